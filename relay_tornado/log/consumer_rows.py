@@ -146,8 +146,7 @@ def _one(raw: sqlite3.Connection, key: Key, consumer: int, *, whole: bool = Fals
         if row is None:
             return None  # it was deleted this moment
         stored = _stored(key, sound(row, _Row))
-        parked = raw.execute(_TRIED, (consumer,)).fetchall() if whole else []
-        again = sound(parked, list[tuple[int, int, Finite, Finite]])
+        again = read_parked(raw.execute(_TRIED, (consumer,)).fetchall() if whole else [])
     except (msgspec.MsgspecError, ValueError, sqlite3.DatabaseError) as error:
         if isinstance(error, sqlite3.DatabaseError) and not is_damage(error):
             raise
@@ -337,6 +336,11 @@ read_ranges = msgspec.json.Decoder(list[tuple[int, int]]).decode
 """What stands in `done` and in `tried`. Raises MsgspecError."""
 read_gap = msgspec.json.Decoder(_Met).decode
 """What stands in `gap`. Raises MsgspecError."""
+
+
+def read_parked(rows: list[Any]) -> list[tuple[int, int, Finite, Finite]]:
+    """What stands in `parked`: seq, attempts, due, since. Raises sqlite3.DatabaseError."""
+    return sound(rows, list[tuple[int, int, Finite, Finite]])
 
 
 def _untold(last: _Met | None) -> tuple[Gap, ...]:

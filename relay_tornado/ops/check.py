@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -27,7 +28,7 @@ from relay_tornado.ops.check_consumers import check_consumers
 from relay_tornado.ops.check_values import BIG, check_conditions, check_followers
 from relay_tornado.ops.copying import Progress
 from relay_tornado.ops.opening import open_file
-from relay_tornado.ops.reading import read
+from relay_tornado.ops.reading import Step, read
 from relay_tornado.ranges import Ranges
 from relay_tornado.storage import lock, migrate
 from relay_tornado.storage import witness as witnesses
@@ -122,9 +123,9 @@ def check(path: Path, progress: Progress, *, full: bool = False) -> Report:
         _within(report, "the logs", lambda: _Logs(raw, report, names, progress).check())
         _within(report, "the consumers", lambda: _check_consumers(raw, report, names))
         report.schema = migrate.version(raw)
-        with contextlib.closing(_model(report.schema)) as model:
-            _within(report, "the schema", lambda: _check_schema(raw, report, model))
-            _within(report, "the small tables", lambda: check_conditions(raw, model, partial(_tell_value, report)))
+        with contextlib.closing(model(report.schema)) as empty:
+            _within(report, "the schema", lambda: _check_schema(raw, report, empty))
+            _within(report, "the small tables", lambda: check_conditions(raw, empty, partial(_tell_value, report)))
         _within(report, "what goes with events", lambda: _check_followers(raw, report))
     report.seconds = time.monotonic() - begun
     return report
@@ -187,27 +188,43 @@ def _within(report: Report, what: str, look: Callable[[], None]) -> None:
         report.add("damage", "unreadable", f"{what} can't be read to the end ({error})", RESTORE)
 
 
-def _model(version: int) -> sqlite3.Connection:
+def model(version: int) -> sqlite3.Connection:
     """An empty database with the schema of this version."""
-    model = sqlite3.connect(":memory:")
+    made = sqlite3.connect(":memory:")
     if version == migrate.latest():
-        model.executescript(migrate.schema())
+        made.executescript(migrate.schema())
     else:
         for step in migrate.steps()[:version]:
-            model.executescript(step.script)
-    return model
+            made.executescript(step.script)
+    return made
 
 
 def _check_schema(raw: sqlite3.Connection, report: Report, model: sqlite3.Connection) -> None:
-    """What a file of its version has to have; what it has beyond that is no finding."""
-    sql = "SELECT type, name FROM main.sqlite_schema WHERE name NOT LIKE 'sqlite_%'"
-    for kind, name in sorted(set(model.execute(sql)) - set(raw.execute(sql))):
+    """What a file of its version has to have, as it has to be; what it has beyond that is no finding, but for triggers,
+    which change what is done to it."""
+    sql = "SELECT type, name, sql FROM main.sqlite_schema WHERE name NOT LIKE 'sqlite_%'"
+    wanted = {(kind, name): _words(text) for kind, name, text in model.execute(sql)}
+    found = {(kind, name): _words(text) for kind, name, text in raw.execute(sql)}
+    for kind, name in sorted(wanted.keys() - found.keys()):
         mend = (
             f"stop the relay, run the statement CREATE … {name} of the relay's schema.sql on the file with SQLite's "
             "own shell, and check again; somebody removed it, so compare with a backup what else was changed"
         )
         why = ", which keeps events as they are" if kind == "trigger" else ""
         report.add("damage", "schema", f"the {kind} {name} is missing{why}", RESTORE if kind == "table" else mend)
+    for kind, name in sorted(wanted.keys() & found.keys()):
+        if wanted[kind, name] != found[kind, name]:
+            report.add("damage", "schema", f"the {kind} {name} is another one than the relay's", RESTORE)
+    for kind, name in sorted(found.keys() - wanted.keys()):
+        if kind == "trigger":
+            report.add(
+                "damage", "schema", f"the trigger {name} is none of the relay's: nobody knows what it does", RESTORE
+            )
+
+
+def _words(text: str | None) -> str:
+    """A statement without its blanks: a migrated table has others."""
+    return "".join((text or "").split())
 
 
 def _check_pages(raw: sqlite3.Connection, report: Report, full: bool, progress: Progress) -> None:
@@ -359,7 +376,8 @@ class _Logs:
         held, newest = 0, 0.0
         least, most = self._stretch(row)
         missing = Ranges([(row.first, least - 1), (most + 1, row.head)])
-        for step in read(self._raw, row.key, least, most, epochs or [Epoch("", 1)]):
+        holes: list[tuple[int, int]] = []
+        for step in self._steps(row, least, most, epochs or [Epoch("", 1)], holes):
             held += step.bytes
             for seq, event in enumerate(step.found.events, step.start):
                 if event is None:
@@ -371,6 +389,7 @@ class _Logs:
                 newest = max(newest, event.received_at)
             self._done += step.end - step.start + 1
             self._progress("checking events", self._done, self._total)
+        missing = Ranges(chain(missing, holes))
         self._report.events += max(row.head - row.first + 1 - len(missing), 0)
         self._report.bytes += held
         kept = self._first(row)
@@ -398,6 +417,22 @@ class _Logs:
                 message = f"its newest event is of the future, {_AND_SO_ARE_OTHERS}"
                 how = "look at the machine's clock; where that was right, the file is damaged, and a new bucket helps"
                 self._tell("warning", "time", row, message, how)
+
+    def _steps(
+        self, row: Row, start: int, most: int, epochs: list[Epoch], holes: list[tuple[int, int]]
+    ) -> Iterator[Step]:
+        """The events from `start` to `most`; long holes between them are passed over, and told."""
+        sql = "SELECT min(seq) FROM event WHERE log = ? AND seq BETWEEN ? AND ?"
+        while start <= most:
+            for step in read(self._raw, row.key, start, most, epochs):
+                yield step
+                start = step.end + 1
+                if not step.found.stubs and not any(step.found.events):
+                    break
+            found = one(self._raw, sql, row.key, start, most)
+            there = start if found is None else most + 1 if found[0] is None else found[0]
+            holes.append((start, there - 1))
+            start = there
 
     def _stretch(self, row: Row) -> tuple[int, int]:
         """Where a log's events begin and end, by what is there: what its row says may be damaged, and far off."""

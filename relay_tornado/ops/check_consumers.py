@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import zip_longest
 
 import msgspec
 
-from relay_tornado.log.consumer_rows import read_gap, read_ranges
+from relay_tornado.log.consumer_rows import read_gap, read_parked, read_ranges
 from relay_tornado.model import BucketId
 from relay_tornado.progress import WINDOW
 from relay_tornado.ranges import Ranges
@@ -63,14 +64,21 @@ def _problems(
         yield "has a record of what it is done with that can't be understood"
     else:
         settled = Ranges(ranges)
-        if list(settled) != ranges or any(not floor < begin <= end <= head for begin, end in ranges):
+        if any(not floor < begin <= end <= head for begin, end in ranges) or _differ(settled, ranges):
             yield f"is done with {str(ranges[:5])[1:-1]}, which does not go with its floor {floor} and the head {head}"
     if gap is not None:
         try:
             read_gap(gap)
         except msgspec.MsgspecError:
             yield "has a record of its last gap that can't be understood"
-    parked = [seq for (seq,) in raw.execute("SELECT seq FROM parked WHERE consumer = ? ORDER BY 1", (consumer,))]
+    rows = raw.execute(
+        "SELECT seq, attempts, due, since FROM parked WHERE consumer = ? ORDER BY 1", (consumer,)
+    ).fetchall()
+    parked = [row[0] for row in rows]
+    try:
+        read_parked(rows)
+    except sqlite3.DatabaseError:
+        yield "has a record of what it tries again that can't be understood"
     strange = [seq for seq in parked if seq > head or seq < 1]
     if strange:
         yield f"tries event {strange[0]} again, which its log does not hold"
@@ -86,7 +94,11 @@ def _problems(
         # Where an event has left, what it was to a consumer follows a moment later.
         out.cut_below(first)
         held = set(parked)
-        if list(Ranges(ranges)) != ranges or any(end > head for _, end in ranges) or len(out) > WINDOW + len(held):
+        if (
+            any(not 0 < begin <= end <= head for begin, end in ranges)
+            or _differ(Ranges(ranges), ranges)
+            or len(out) > WINDOW + len(held)
+        ):
             yield f"is trying {str(ranges[:5])[1:-1]}, which does not go with its floor {floor} and the head {head}"
         elif done_with := [
             seq
@@ -101,3 +113,8 @@ def _problems(
     ).fetchone()
     if row is not None:
         yield f"gave up event {row[0]}, which its log never held"
+
+
+def _differ(found: Ranges, ranges: Sequence[tuple[int, int]]) -> bool:
+    """Whether they were not written as they are now. A list of them would be given room for each number in them."""
+    return any(each != other for each, other in zip_longest(found, ranges))

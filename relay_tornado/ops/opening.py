@@ -39,6 +39,7 @@ def open_file(path: Path) -> sqlite3.Connection:
         found = migrate.check(raw, path, migrate.latest())
         if found == 0:
             raise StartupError(f"{path} is empty: no relay has written to it (yet).")
+        _check_tables(raw, path)
         if found < migrate.latest():
             _complete(raw)
         return raw
@@ -79,6 +80,18 @@ def _prepared(address: str) -> sqlite3.Connection:
         raw.close()
         raise
     return raw
+
+
+def _check_tables(raw: sqlite3.Connection, path: Path) -> None:
+    """Raises StartupError where a view stands for a table: what it gives may have no end."""
+    views = {name.lower() for (name,) in raw.execute("SELECT name FROM main.sqlite_schema WHERE type = 'view'")}
+    with contextlib.closing(sqlite3.connect(":memory:")) as now:
+        now.executescript(migrate.schema())
+        for (table,) in now.execute("SELECT name FROM sqlite_schema WHERE type = 'table'") if views else ():
+            if table in views:
+                raise StartupError(
+                    f"{path} has a view in the place of the table {table}: no relay made it so. Try another copy."
+                )
 
 
 def _complete(raw: sqlite3.Connection) -> None:

@@ -20,7 +20,7 @@ from relay_tornado.errors import Conflict, Locked, NoSpace, StartupError
 from relay_tornado.ids import new_uuid
 from relay_tornado.ops import copying
 from relay_tornado.ops.backup import Damaged
-from relay_tornado.ops.check import Report, check
+from relay_tornado.ops.check import Report, check, model
 from relay_tornado.ops.copying import Progress
 from relay_tornado.ops.opening import open_file
 from relay_tornado.search import file as search
@@ -93,6 +93,8 @@ def _restore(file: Path, directory: Path, progress: Progress, before: Report) ->
             copying.by_pages(raw, part, descriptor, progress, disk_of(directory).free)
         with contextlib.closing(sqlite3.connect(part, isolation_level=None)) as raw:
             raw.text_factory = decode
+            if before.damaged:
+                _make_triggers(raw)
             paused = _make_own(raw)
             stamp = read_stamp(raw)
             tokens = _tokens(raw)
@@ -147,6 +149,17 @@ def _make_own(raw: sqlite3.Connection) -> tuple[tuple[str, str], ...]:
             )
     raw.execute("COMMIT")
     return tuple(paused)
+
+
+def _make_triggers(raw: sqlite3.Connection) -> None:
+    """The relay's own, and no others: whoever made the file may have put in what changes what is done here."""
+    sql = "SELECT name, sql FROM main.sqlite_schema WHERE type = 'trigger'"
+    for name, _ in raw.execute(sql).fetchall():
+        raw.execute('DROP TRIGGER "{}"'.format(name.replace('"', '""')))
+    with contextlib.closing(model(migrate.version(raw))) as own:
+        for _, text in own.execute(sql):
+            with contextlib.suppress(sqlite3.OperationalError):  # its table is missing
+                raw.execute(text)
 
 
 def _pauses(raw: sqlite3.Connection) -> bool:

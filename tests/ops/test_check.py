@@ -78,6 +78,11 @@ def test_a_newest_event_of_the_future(cli: Runner, file: Path) -> None:
         ("UPDATE log SET last_at = 1.0 WHERE id = 1", "time", "younger"),
         ("UPDATE log SET head = 1 << 48 WHERE id = 1", "hole", f"events 1001 to {1 << 48} are missing"),
         ("UPDATE log SET head = 1 << 49, first = 1 << 48 WHERE id = 1", "hole", f"{1 << 48} to {1 << 49} are missing"),
+        (
+            "UPDATE event SET seq = 1 << 62 WHERE seq = 1000 AND log = 1; UPDATE log SET head = 1 << 62 WHERE id = 1",
+            "hole",
+            f"events 1000 to {(1 << 62) - 1} are missing",
+        ),
         ("UPDATE log SET last_at = 9e18 WHERE id = 1", "time", "of the future"),
         ("UPDATE bucket SET document = '{}' WHERE name = 'orders'", "record", "can't be understood"),
         ("UPDATE bucket SET name = 'other' WHERE name = 'orders'", "record", "another one's"),
@@ -103,6 +108,11 @@ def test_a_newest_event_of_the_future(cli: Runner, file: Path) -> None:
         ("UPDATE consumer SET tried = '[[8, 7]]'", "consumer", "is trying (8, 7), which does not go with"),
         ("UPDATE consumer SET tried = '[[7, 1001]]'", "consumer", "the head 1000"),
         ("UPDATE consumer SET tried = '[[2, 3]]'", "consumer", "is trying event 3, which it is done with"),
+        ("UPDATE consumer SET done = '[[5, 9223372036854775806]]'", "consumer", "does not go with"),
+        ("UPDATE consumer SET done = '[[5, 18446744073709551615]]'", "consumer", "does not go with"),
+        ("UPDATE consumer SET tried = '[[1, 9223372036854775806]]'", "consumer", "does not go with"),
+        ("UPDATE consumer SET tried = '[[1, 18446744073709551615]]'", "consumer", "does not go with"),
+        ("UPDATE parked SET due = 9e999", "consumer", "what it tries again that can't be understood"),
         ("UPDATE parked SET seq = 1001 WHERE seq = 6", "consumer", "tries event 1001 again"),
         ("UPDATE parked SET seq = 9 WHERE seq = 6", "consumer", "to get it anyway"),
         ("UPDATE dead_letter SET seq = 1001", "consumer", "gave up event 1001"),
@@ -118,7 +128,7 @@ def test_a_newest_event_of_the_future(cli: Runner, file: Path) -> None:
 )
 def test_what_does_not_agree(cli: Runner, file: Path, statement: str, kind: str, words: str) -> None:
     """Records, epochs and times that contradict each other are damage."""
-    change(file, statement)
+    change(file, *statement.split("; "))
     assert any(each["kind"] == kind and words in each["message"] for each in found(cli)), found(cli)
 
 
