@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import stat
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -129,11 +130,11 @@ def _signature(path: Path) -> tuple[int, ...]:
 
 def _read(path: Path, flag: str) -> bytes:
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # of a pipe everybody would wait for whoever writes to it
+            raise StartupError(f"{path} is a directory, a pipe or a device; {flag} has to name a file")
         return path.read_bytes()
     except FileNotFoundError:
         raise StartupError(f"there is no file {path}, which {flag} names") from None
-    except IsADirectoryError:
-        raise StartupError(f"{path} is a directory; {flag} has to name a file") from None
     except OSError as error:
         raise StartupError(
             f"{path}, which {flag} names, can't be read ({error.strerror}); the relay's own user has to be able to"

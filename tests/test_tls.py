@@ -287,6 +287,11 @@ def _directory(files: Files) -> None:
     files.key.mkdir()
 
 
+def _pipe(files: Files) -> None:
+    files.key.unlink()
+    os.mkfifo(files.key)
+
+
 def _mismatch(files: Files) -> None:
     files.put_key(issue("other"))
 
@@ -324,7 +329,8 @@ def _encrypted(files: Files) -> None:
     ("spoil", "words"),
     [
         (_missing, r"there is no file .*cert\.pem, which --tls-cert names"),
-        (_directory, r"key\.pem is a directory; --tls-key has to name a file"),
+        (_directory, r"key\.pem is a directory, a pipe or a device; --tls-key has to name a file"),
+        (_pipe, r"key\.pem is a directory, a pipe or a device; --tls-key has to name a file"),
         (_mismatch, r"the key in .*key\.pem does not belong to the first certificate in .*cert\.pem"),
         (_swapped, r"cert\.pem holds no certificate in PEM form"),
         (_der, r"cert\.pem holds no certificate in PEM form"),

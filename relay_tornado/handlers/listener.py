@@ -36,7 +36,7 @@ from relay_tornado.transport.direct import READ_SIZE, Direct, DirectConnection
 ACCEPT = 64
 """Most connections that are accepted in one turn of the loop."""
 WELCOME = 8
-"""Most connections that are handed to Tornado in one turn of the loop."""
+"""Most connections that are handed to Tornado, or are accepted for a handshake of TLS, in one turn of the loop."""
 RESERVED_DESCRIPTORS = 128
 """Descriptors kept from connections: the database's files, the control socket, the log, what libraries open."""
 
@@ -220,7 +220,7 @@ class Listener:
         _Serving(stream, self._parameters, stream).start_serving(self._delegate)
 
     def _accept(self, listening: socket.socket, events: int) -> None:
-        for _ in range(ACCEPT):
+        for _ in range(ACCEPT if self._entrance.certificate is None else WELCOME):
             try:
                 connection, address = _accepted(listening)
             except (BlockingIOError, InterruptedError):

@@ -9,8 +9,9 @@ import pytest
 from tornado.web import Application
 
 from relay_tornado.handlers.connection import Connection
-from relay_tornado.handlers.listener import WELCOME, Listener
+from relay_tornado.handlers.listener import WELCOME, Entrance, Listener
 from relay_tornado.settings import Settings
+from relay_tornado.tls import Certificate
 from relay_tornado.transport.direct import DirectConnection
 from tests.failing import once
 from tests.waiting import until
@@ -47,6 +48,26 @@ async def test_a_turn_of_the_loop_begins_with_a_few() -> None:
             for each in pair:
                 each.close()
     assert not listener.connections
+
+
+@pytest.mark.parametrize("secure", [False, True])
+async def test_few_handshakes_begin_in_a_turn(secure: bool) -> None:
+    """Each takes a millisecond or two of the processor: over TLS a turn accepts no more than it begins to serve."""
+    entrance = Entrance(certificate=cast("Certificate", Mock()) if secure else None)
+    listener = Listener(Application(), Settings(host="127.0.0.1", port=0), entrance)
+    begun: list[socket.socket] = []
+    listener._begin = lambda accepted, *_: begun.append(accepted)  # type: ignore[method-assign]
+    port = listener.start()
+    clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(3 * WELCOME)]
+    try:
+        (listening,) = listener._sockets
+        listener._accept(listening, 0)
+        assert len(begun) == (WELCOME if secure else len(clients))
+        await until(lambda: len(begun) == len(clients))
+    finally:
+        listener.close()
+        for each in (*clients, *begun):
+            each.close()
 
 
 async def test_one_that_fails_holds_nobody_up() -> None:
