@@ -24,14 +24,15 @@ import structlog
 from relay_tornado.admin.administration import Administration
 from relay_tornado.admin.commands import run_command
 from relay_tornado.errors import Invalid, NotWritable, RelayError
+from relay_tornado.ops.lines import LONGEST
 
 _logger = structlog.get_logger(__name__)
 
 NAME = "relay.sock"
 MAX_PATH = 107
 """Bytes of a Unix socket's path, its closing NUL not counted."""
-MAX_LINE = 192 << 20
-"""Bytes of a request: room for the largest event that may be imported, in base64."""
+MAX_LINE = LONGEST
+"""Bytes of a request."""
 MAX_CONNECTIONS = 16
 IDLE = 60.0
 """Seconds that a connection may wait for its (next) request, or for its answer to be read."""

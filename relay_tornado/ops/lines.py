@@ -21,6 +21,8 @@ from relay_tornado.model import Event
 FORMAT = 1
 BEGINNING = b'{"relay_export":'
 """The first bytes of every export."""
+LONGEST = 192 << 20
+"""Bytes of a line: room for the largest event that may be imported, in base64."""
 LARGEST = 1 << 62
 """No seq is larger, so that a log can go on behind each."""
 

@@ -22,6 +22,7 @@ from websockets.sync.client import ClientConnection, connect
 from relay_tornado.cli import transfer
 from relay_tornado.errors import Invalid, Unavailable
 from relay_tornado.model import Event
+from relay_tornado.ops import lines as forms
 from relay_tornado.ops.export import export
 from relay_tornado.ops.lines import LARGEST, Stub, item_line, parse
 from tests.acceptance.relay import TIMEOUT, Relay
@@ -141,6 +142,17 @@ def test_a_repeated_import_adds_nothing(cli: Runner, tmp_path: Path) -> None:
     assert content(cli, "copy") == content(cli, "orders")
     assert [start for _, start in epochs(cli, "copy")] == [1, 120]
     assert cli.json("check")["findings"] == []
+
+
+def test_a_line_without_end(cli: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more of it is read than an event can take; what comes before is imported."""
+    fill(cli.data, "orders", 3)
+    cli.json("export", "orders", tmp_path / "e.ndjson")
+    monkeypatch.setattr(forms, "LONGEST", 10_000)
+    with (tmp_path / "e.ndjson").open("ab") as file:
+        file.truncate(file.tell() + (1 << 24))
+    assert "line 5 is longer than the 10000 bytes" in cli.refused("import", "copy", tmp_path / "e.ndjson")
+    assert log(cli, "copy")[:2] == (1, 3)
 
 
 def test_an_ephemeral_bucket_takes_no_content(cli: Runner, tmp_path: Path) -> None:
