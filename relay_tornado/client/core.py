@@ -201,6 +201,8 @@ class Core:
     def _received(self, document: Document, size: int) -> None:
         if document.get("type") == "webhook":
             event = messages.read_event(document)
+            if self.options.extended and not event.epoch:
+                raise Malformed("an event whose id is no position")
             if self.options.explicit and self._acks.came(event.id, event.bucket_id, event.attempt):
                 return
             self._names.learn(event.bucket, event.bucket_id, event.epoch)

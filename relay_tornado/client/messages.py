@@ -143,9 +143,15 @@ def read_entries(answer: Document) -> list[Document]:
     entries = answer.get("buckets") or []
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise Malformed("an answer to the subscribe that lists no buckets")
-    if not all("error" in entry or isinstance(entry.get("start", 1), int) for entry in entries):
+    if not all("error" in entry or _begins(entry) for entry in entries):
         raise Malformed("an answer to the subscribe that does not say where it begins")
     return entries
+
+
+def _begins(entry: Document) -> bool:
+    """Whether a bucket's entry says where delivery begins, as a position."""
+    start = entry.get("start", 1)
+    return isinstance(start, int) and parse_place(f"{entry.get('epoch')}-{start - 1}") is not None
 
 
 def read_positions(ping: Document) -> dict[str, str]:

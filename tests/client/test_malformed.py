@@ -42,6 +42,8 @@ BROKEN = json.dumps(webhook("abcdefghijkl-2"))[:-1]
     [
         *("", "3", b"\x00", BROKEN),
         {"type": "webhook", "meta": {}},
+        webhook("../../etc"),
+        webhook(f"abcdefghijkl-{10**25}"),
         webhook("abcdefghijkl-2") | {"body_base64": "%"},
         {"type": "status", "status": "ping", "positions": ["b"]},
         {"type": "status", "status": "ping", "positions": {"b": 5}},
@@ -69,7 +71,17 @@ async def test_what_can_not_be_read_is_asked_for_again(frame: Any) -> None:
     assert asked[1]["B"] == "abcdefghijkl-1"
 
 
-@pytest.mark.parametrize("entry", ["b", ENTRY | {"start": "x"}, ENTRY | {"gap": "x"}])
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "b",
+        ENTRY | {"start": "x"},
+        ENTRY | {"start": 0},
+        ENTRY | {"start": 10**25},
+        ENTRY | {"epoch": None},
+        ENTRY | {"gap": "x"},
+    ],
+)
 def test_an_answer_to_a_subscribe_that_can_not_be_read(entry: Any) -> None:
     """It ends that connection, and not the client."""
 
