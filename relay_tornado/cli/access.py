@@ -3,6 +3,7 @@ data directory, with a token that the command makes for itself and revokes at it
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,7 @@ from typing import Final
 import click
 
 from relay_tornado.cli.client import call, open_relay, place_given
-from relay_tornado.cli.output import Document
+from relay_tornado.cli.output import Document, note
 from relay_tornado.errors import RelayError, Unavailable
 
 LIFE: Final = 7 * 86_400.0
@@ -25,6 +26,16 @@ EVERY: Final = 3600.0
 
 ANY_KEY: Final = "whr"
 """The key with which the secret alone decides."""
+
+
+class _Said(logging.Handler):
+    """What the client logs as lines for people: it quotes the relay, which may be anybody's."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        note(record.getMessage())
+
+
+_SAID: Final = _Said()
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +55,7 @@ def open_access(data: Path, what: str, buckets: Sequence[str] = (), key: str | N
     """What a command (`what`: "relay forward", for the token's description) connects with; `buckets` are all that its
     own token may read (none named: every one); `key` goes with the secret for `--url`. Raises RelayError and
     UsageError."""
+    logging.getLogger("relay_tornado.client").addHandler(_SAID)
     place = place_given()
     if place is not None:
         yield Access(place.url, key or ANY_KEY, place.secret())
