@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import re
+from collections.abc import Awaitable
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from tornado.iostream import IOStream
 
+from relay_tornado.handlers.connection import CHUNKS
 from tests.handlers.edge import INPUT, URL, HeldLog, edge
 from tests.handlers.raw import Raw, request
 from tests.waiting import until
@@ -149,6 +152,36 @@ async def test_chunked(folder: Path | None) -> None:
         assert (await raw.ask(head + sent)).status == 200
         assert (await raw.ask(head + b"0\r\n\r\n")).status == 200
         assert [event.body for event in await site.events()] == [b"".join(chunks), b""]
+
+
+@pytest.mark.gen_test
+async def test_tiny_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a body in chunks of a byte each a few are read in a turn of the loop, however many are there."""
+    loop = asyncio.get_running_loop()
+    turns: list[int] = []
+    begun = False
+
+    def end_turn() -> None:
+        nonlocal begun
+        begun = False
+
+    def count(stream: IOStream, delimiter: bytes, max_bytes: int | None) -> Awaitable[bytes]:
+        nonlocal begun
+        if not begun:
+            begun = True
+            turns.append(0)
+            loop.call_soon(end_turn)
+        turns[-1] += 1
+        return read_until(stream, delimiter, max_bytes)
+
+    read_until = IOStream.read_until
+    monkeypatch.setattr(IOStream, "read_until", count)
+    async with edge() as site, Raw(site.port) as raw:
+        head = b"POST %b HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" % URL
+        assert (await raw.ask(head + b"1\r\na\r\n" * 1000 + b"0\r\n\r\n")).status == 200
+        assert [event.body for event in await site.events()] == [b"a" * 1000]
+    assert sum(turns) == 1001
+    assert max(turns) <= CHUNKS
 
 
 @pytest.mark.gen_test
