@@ -1,8 +1,11 @@
-"""Counts how often somebody looks at one of many."""
+"""Counts how often somebody looks at one of many, and how much is done in one turn of the loop."""
 
 from __future__ import annotations
 
-from typing import ClassVar
+import asyncio
+from typing import Any, ClassVar
+
+import pytest
 
 
 class Compared(str):
@@ -20,3 +23,26 @@ class Compared(str):
 
     def __ne__(self, other: object) -> bool:
         return not self == other
+
+
+def calls_by_turn(monkeypatch: pytest.MonkeyPatch, where: object, name: str) -> list[int]:
+    """How often this function is called, from now on, in each turn of the loop in which it is."""
+    calls: list[int] = []
+    function = getattr(where, name)
+    begun = False
+
+    def end() -> None:
+        nonlocal begun
+        begun = False
+
+    def counted(*args: Any) -> Any:
+        nonlocal begun
+        if not begun:
+            begun = True
+            calls.append(0)
+            asyncio.get_running_loop().call_soon(end)
+        calls[-1] += 1
+        return function(*args)
+
+    monkeypatch.setattr(where, name, counted)
+    return calls

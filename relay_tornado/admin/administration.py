@@ -36,6 +36,7 @@ from relay_tornado.log.consumers import Terms, output_key
 from relay_tornado.log.contract import EventLog
 from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.model import DAY, Bucket, BucketId, Input, Output, Token, counted
+from relay_tornado.pieces import Pieces
 from relay_tornado.registry.contract import Registry
 from relay_tornado.registry.uses import Uses
 from relay_tornado.rescue import Lock
@@ -347,7 +348,7 @@ class Administration:
 
     async def list_clients(self) -> list[dict[str, Any]]:
         """Who is subscribed, and by bucket how many events each is behind the head."""
-        found = []
+        found, pieces = [], Pieces()
         for client in self.clients():
             behind = {}
             for bucket_id, seq in client.positions.items():
@@ -356,6 +357,7 @@ class Administration:
             found.append(
                 {"client_ip": client.client_ip, "token": client.key, "consumer": client.consumer, "behind": behind}
             )
+            await pieces.done(1 + len(behind))
         return found
 
     # upkeep

@@ -6,7 +6,6 @@ answered it is committed. Errors: NotFound, Invalid naming the field, Conflict, 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from math import isfinite, nan
@@ -23,14 +22,12 @@ from relay_tornado.log.contract import EventLog
 from relay_tornado.log.ledgers import Ledger, Ledgers, gap_of, progress_of
 from relay_tornado.log.lineage import epoch_at, position_id
 from relay_tornado.model import Bounds, Bucket, BucketId, Cursor, Earliest, Gap, Last, Latest, Position, Since, Token
+from relay_tornado.pieces import Pieces
 from relay_tornado.progress import AT_ONCE, PARKED, Progress
 from relay_tornado.wire.fields import MAX_SECONDS, Document
 
 MOST: Final = 1_000
 """Events of one replay, and dead letters of one page or one request."""
-
-_TOGETHER: Final = 64
-"""Consumers that are looked at before others have their turn."""
 
 _KINDS: Final = tuple(kind for kind in get_args(Kind) if kind != "events")
 
@@ -73,14 +70,13 @@ class ConsumerAdministration:
         for each in await self._ledgers.store.list(whole=True):
             if _shown(each):
                 stored.setdefault(each.key.bucket_id, []).append(each)
-        found = []
+        found, pieces = [], Pieces()
         for bucket in buckets:
             # A bucket that is deleted meanwhile is left out.
             with suppress(BucketGone):
                 for each in stored.get(bucket.id, ()):
                     found.append((bucket, await self._standing(each, await self._log.bounds(bucket.id))))
-                    if len(found) % _TOGETHER == 0:
-                        await asyncio.sleep(0)
+                    await pieces.done()
         return found
 
     async def delete(self, bucket: Bucket, reference: str) -> Key:

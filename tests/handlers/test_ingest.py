@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import re
-from collections.abc import Awaitable
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from hypothesis import strategies as st
 from tornado.iostream import IOStream
 
 from relay_tornado.handlers.connection import CHUNKS
+from tests.counting import calls_by_turn
 from tests.handlers.edge import INPUT, URL, HeldLog, edge
 from tests.handlers.raw import Raw, request
 from tests.waiting import until
@@ -157,31 +157,13 @@ async def test_chunked(folder: Path | None) -> None:
 @pytest.mark.gen_test
 async def test_tiny_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a body in chunks of a byte each a few are read in a turn of the loop, however many are there."""
-    loop = asyncio.get_running_loop()
-    turns: list[int] = []
-    begun = False
-
-    def end_turn() -> None:
-        nonlocal begun
-        begun = False
-
-    def count(stream: IOStream, delimiter: bytes, max_bytes: int | None) -> Awaitable[bytes]:
-        nonlocal begun
-        if not begun:
-            begun = True
-            turns.append(0)
-            loop.call_soon(end_turn)
-        turns[-1] += 1
-        return read_until(stream, delimiter, max_bytes)
-
-    read_until = IOStream.read_until
-    monkeypatch.setattr(IOStream, "read_until", count)
+    read = calls_by_turn(monkeypatch, IOStream, "read_until")
     async with edge() as site, Raw(site.port) as raw:
         head = b"POST %b HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" % URL
         assert (await raw.ask(head + b"1\r\na\r\n" * 1000 + b"0\r\n\r\n")).status == 200
         assert [event.body for event in await site.events()] == [b"a" * 1000]
-    assert sum(turns) == 1001
-    assert max(turns) <= CHUNKS
+    assert sum(read) == 1001
+    assert max(read) <= CHUNKS
 
 
 @pytest.mark.gen_test

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ from relay_tornado.handlers.rest.schemas import ClientsAnswer, UsageAnswer
 from relay_tornado.log.contract import Extent
 from relay_tornado.log.lineage import position_id
 from relay_tornado.model import Bounds, Bucket
+from relay_tornado.pieces import Pieces
 from relay_tornado.series.series import SPANS
 from relay_tornado.wire.fields import Document
 from relay_tornado.wire.rest import whole
@@ -98,7 +100,7 @@ class UsageHandler(RestHandler):
             "outputs": sum(len(bucket.outputs) for bucket in buckets),
             "webhooks": received,
             "webhooks_stored": stored,
-            "connected_clients": len(clients(self)),
+            "connected_clients": len(await clients(self)),
         }
         plan = {
             "name": "self-hosted",
@@ -117,29 +119,30 @@ class ClientsHandler(RestHandler):
 
     @operation("The clients that are subscribed to buckets of the token", ClientsAnswer())
     async def get(self) -> None:
-        self.answer({"webhook_clients": clients(self), "tunnel_clients": []})
+        self.answer({"webhook_clients": await clients(self), "tunnel_clients": []})
 
 
-def clients(handler: RestHandler) -> list[Document]:
+async def clients(handler: RestHandler) -> list[Document]:
     """The live subscribers as far as the token may know of them: in its buckets, and other tokens' keys left out."""
     token = handler.token
     names = {bucket.id: bucket.name for bucket in handler.rest.stored.buckets(token)}
-    found = []
+    found, pieces = [], Pieces()
     for client in handler.rest.sockets.subscribed:
-        buckets = sorted(names[bucket_id] for bucket_id in client.buckets if bucket_id in names)
-        if not buckets and not token.administrator:
+        positions = {names[key]: seq for key, seq in client.positions.items() if key in names}
+        await pieces.done(1 + len(positions))
+        if not positions and not token.administrator:
             continue
         product = _PRODUCT.match(client.user_agent)
         found.append(
             {
                 "access_token_key": client.key if token.administrator or client.key == token.key else "",
-                "buckets": buckets,
+                "buckets": sorted(positions),
                 "client_ip": client.client_ip,
                 "client_type": product[1] if product else client.user_agent[:100],
                 "client_version": product[2] if product else "",
                 "consumer": client.consumer,
                 "destination": "",
-                "positions": {names[key]: seq for key, seq in client.positions.items() if key in names},
+                "positions": positions,
                 "subscribed_at": int(client.subscribed_at or 0),
             }
         )
@@ -154,10 +157,12 @@ class StatusHandler(RestHandler):
         rest = self.rest
         buckets = rest.stored.buckets(self.token)
         extents = await rest.stored.log.extents([bucket.id for bucket in buckets])
-        listening: dict[str, int] = {}
+        listening: Counter[str] = Counter()
+        pieces = Pieces()
         for client in rest.sockets.subscribed:
-            for bucket_id in client.buckets:
-                listening[bucket_id] = listening.get(bucket_id, 0) + 1
+            there = client.buckets
+            listening.update(there)
+            await pieces.done(1 + len(there))
         slowest: dict[str, ConsumerLevel] = {}
         for level in rest.lags():
             shown = level.events and may_see(self.token, level.consumer)
@@ -172,6 +177,7 @@ class StatusHandler(RestHandler):
             except BucketGone:
                 continue  # deleted meanwhile
             found.append(self._bucket(bucket, bounds, extents, listening, slowest.get(bucket.id)))
+            await pieces.done()
         administration = rest.administration
         self.answer(
             {
@@ -187,7 +193,7 @@ class StatusHandler(RestHandler):
         bucket: Bucket,
         bounds: Bounds,
         extents: Mapping[str, Extent],
-        listening: Mapping[str, int],
+        listening: Counter[str],
         slowest: ConsumerLevel | None,
     ) -> Document:
         extent = extents[bucket.id]
@@ -205,7 +211,7 @@ class StatusHandler(RestHandler):
             "bytes": extent.bytes,
             "oldest_at": extent.oldest_at,
             "newest_at": extent.newest_at,
-            "subscribers": listening.get(bucket.id, 0),
+            "subscribers": listening[bucket.id],
             "lag": lag,
             "rate": self.rest.series.rate(bucket.id, bounds.head - bounds.begin + 1),
         }

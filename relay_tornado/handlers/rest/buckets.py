@@ -14,6 +14,7 @@ from relay_tornado.handlers.rest.queries import DeleteQuery
 from relay_tornado.handlers.rest.schemas import BinAnswer, BucketAnswer, Deleted, InputAnswer, OutputAnswer
 from relay_tornado.handlers.rest.service import changes, shown
 from relay_tornado.model import Bucket
+from relay_tornado.pieces import Pieces
 from relay_tornado.wire.destination import is_public, masked
 from relay_tornado.wire.fields import Document
 from relay_tornado.wire.rest import (
@@ -43,8 +44,11 @@ class BucketsHandler(RestHandler):
 
     @operation("The buckets that the token has, oldest first", BucketAnswer(many=True), large=True)
     async def get(self) -> None:
-        buckets = self.rest.stored.buckets(self.token)
-        self.answer([shown(self.token, "bucket", bucket_document(each)) for each in buckets])
+        found, pieces = [], Pieces()
+        for bucket in self.rest.stored.buckets(self.token):
+            found.append(shown(self.token, "bucket", bucket_document(bucket)))
+            await pieces.done()
+        self.answer(found)
 
     @operation("Make a bucket with one input", BucketAnswer(), status=201, body=BucketFields(), statuses=(412,))
     async def post(self) -> None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, Final
 
+import msgspec
 from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
 from marshmallow import Schema, fields
@@ -50,11 +51,11 @@ class DescriptionHandler(RestHandler):
 
     @operation("This description", None)
     async def get(self) -> None:
-        self.answer(self.rest.description())
+        self.finish(self.rest.description())
 
 
-def describe(handlers: Sequence[type[RestHandler]], settings: Settings) -> Document:
-    """The OpenAPI 3.1 document of these handlers."""
+def describe(handlers: Sequence[type[RestHandler]], settings: Settings) -> bytes:
+    """The OpenAPI 3.1 document of these handlers, encoded."""
     plugin = MarshmallowPlugin(schema_name_resolver=_name)
     spec = APISpec(
         title="relay",
@@ -82,7 +83,7 @@ def describe(handlers: Sequence[type[RestHandler]], settings: Settings) -> Docum
     document: Document = spec.to_dict()
     _open(document)
     refine(document, settings.ingest_buffer)
-    return document
+    return msgspec.json.encode(document) + b"\n"
 
 
 def _operation(path: str, method: str, details: Operation, plugin: MarshmallowPlugin) -> Document:

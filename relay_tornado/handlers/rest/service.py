@@ -37,7 +37,7 @@ class Rest:
     responses: Responses
     callers: Callers
     sockets: Sockets
-    description: Callable[[], Document]
+    description: Callable[[], bytes]
     """Gives the API's own, for /openapi.json."""
     ingest: Ingest
     forwarding: Forwarding

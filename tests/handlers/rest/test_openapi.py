@@ -11,11 +11,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator, validate
 
 from relay_tornado.handlers.rest.scopes import NEEDS, Need
-from tests.handlers.rest.world import world
+from tests.handlers.rest.world import World, world
 
 HERE = Path(__file__).parent
 
@@ -35,11 +36,19 @@ def test_it_is_valid(tmp_path: Path) -> None:
     validate(document, cls=OpenAPIV31SpecValidator)
 
 
+@pytest.mark.gen_test
+async def test_it_is_encoded_once(here: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks for it, which takes no token: it has 300 KB."""
+    first = (await here.call("GET", "/openapi.json", token=None)).document
+    monkeypatch.setattr(msgspec.json, "encode", None)
+    assert (await here.call("GET", "/openapi.json", token=None)).document == first
+
+
 def test_it_is_the_same_in_every_process() -> None:
     """Whatever the order of sets is in it."""
     code = (
         "import msgspec; from relay_tornado.handlers import rest; from relay_tornado.settings import Settings;"
-        " print(msgspec.json.encode(rest.describe(rest.HANDLERS, Settings())))"
+        " print(rest.describe(rest.HANDLERS, Settings()))"
     )
     said = {
         subprocess.run(

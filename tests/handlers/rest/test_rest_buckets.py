@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 
 import pytest
 
+from relay_tornado.delivery.deliver import Delivery
+from relay_tornado.handlers.rest import buckets
+from relay_tornado.handlers.rest.about import StatusHandler
+from relay_tornado.pieces import TOGETHER
+from tests.counting import calls_by_turn
 from tests.handlers.rest.world import World
 
 BUCKET = {
@@ -193,6 +199,32 @@ async def test_connected_clients(here: World) -> None:
         # Each look is a round trip, so the relay has its turn to see the closed socket.
         while (await here.call("GET", "/v1/connected-clients")).document["webhook_clients"]:
             pass
+
+
+@pytest.mark.gen_test
+async def test_thousands_come_in_pieces(here: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many buckets, and of clients that read many, a few are looked at in a turn of the loop."""
+    most = 2 * TOGETHER
+    for number in range(most):
+        await here.bucket(f"b{number}")
+    async with AsyncExitStack() as stack:
+        for _ in range(3):
+            await stack.enter_async_context(here.socket("administrator"))
+
+        for what, (where, name), times, at_once in (
+            ("/v1/buckets", (buckets, "bucket_document"), most, TOGETHER),
+            ("/v1/status", (StatusHandler, "_bucket"), most, TOGETHER),
+            ("/v1/status", (Delivery, "positions"), 3, 1),
+            ("/v1/connected-clients", (Delivery, "positions"), 3, 1),
+            ("/v1/usage", (Delivery, "positions"), 3, 1),
+        ):
+            calls = calls_by_turn(monkeypatch, where, name)
+            assert (await here.call("GET", what)).status == 200
+            assert (sum(calls), max(calls)) == (times, at_once), what
+            monkeypatch.undo()
+        calls = calls_by_turn(monkeypatch, Delivery, "positions")
+        assert [len(each["behind"]) for each in await here.relay.administration.list_clients()] == [most] * 3
+        assert calls == [1, 1, 1]
 
 
 @pytest.mark.gen_test

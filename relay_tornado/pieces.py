@@ -1,0 +1,26 @@
+"""What goes through thousands of things that are all in memory does so in pieces: others have their turn of the loop
+between two."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+TOGETHER: Final = 64
+"""Things of a piece, which takes a millisecond or two: each takes 10 to 30 µs, as all of a bucket's document."""
+
+
+class Pieces:
+    """Counts what one who goes through many is done with."""
+
+    __slots__ = ("_done",)
+
+    def __init__(self) -> None:
+        self._done = 0
+
+    async def done(self, count: int = 1) -> None:
+        """So many more are. Lets the loop go round behind each piece."""
+        self._done += count
+        if self._done >= TOGETHER:
+            self._done = 0
+            await asyncio.sleep(0)
