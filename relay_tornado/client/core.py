@@ -227,7 +227,8 @@ class Core:
             case "gap":
                 self._gap(name, document.get("gap"))
             case "bucket_deleted":
-                left = Left(self._names.find(name))
+                # A relay before 0.5.13 tells the name alone.
+                left = Left(str(document.get("bucket_id") or self._names.find(name)))
                 self.tracker.left(left)
                 self.intake.put(left, SMALL)
                 self.intake.put(Notice("bucket_deleted", f"the bucket {name!r} is gone, for this token", name), SMALL)

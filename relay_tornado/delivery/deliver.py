@@ -105,7 +105,7 @@ class Delivery:
             bucket = placement.bucket
             if self._shared.directory.get(bucket.id) is None or not self.subscription.wants(bucket):
                 self._let_go(bucket.id)
-                self._tell(frames.bucket_deleted(bucket.name))
+                self._tell(frames.bucket_deleted(bucket.name, bucket.id))
             elif (place := self._enter(placement, replaces)) is not None:
                 place.replaying = self.notices.wanted
 
@@ -186,7 +186,7 @@ class Delivery:
     def leave(self, bucket_id: BucketId) -> None:
         """The bucket was deleted, or left the token's scope: delivery ends within it, and who wants to know is told."""
         if self._drop(bucket_id):
-            self._tell(frames.bucket_deleted(self._shared.directory.name(bucket_id)))
+            self._tell(frames.bucket_deleted(self._shared.directory.name(bucket_id), bucket_id))
 
     def rescope(self, token: Token) -> None:
         """The token's record has changed."""

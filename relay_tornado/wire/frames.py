@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from relay_tornado.model import Bucket, Event, Gap, Output
+from relay_tornado.model import Bucket, BucketId, Event, Gap, Output
 from relay_tornado.wire.destination import climbs
 from relay_tornado.wire.headers import canonical, decode, is_shown, is_utf8, latin1
 from relay_tornado.wire.shapes import render
@@ -210,8 +210,8 @@ def gap(bucket_name: str, gap: Gap) -> bytes:
     return _status("gap", bucket_name=bucket_name, gap=gap_fields(gap))
 
 
-def bucket_deleted(bucket_name: str) -> bytes:
-    return _status("bucket_deleted", bucket_name=bucket_name)
+def bucket_deleted(bucket_name: str, bucket_id: BucketId) -> bytes:
+    return _status("bucket_deleted", bucket_name=bucket_name, bucket_id=bucket_id)
 
 
 def consumer_deleted(bucket_name: str, consumer: str) -> bytes:

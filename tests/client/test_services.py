@@ -263,6 +263,32 @@ async def test_a_name_that_another_bucket_has_taken_moves_no_position(positions:
 
 
 @client_test
+async def test_a_name_that_another_bucket_has_taken_ends_no_position() -> None:
+    """Where that other one is deleted before anything else was told of it; it is told by its id."""
+    asked: list[Any] = []
+    done = asyncio.Event()
+    gone = {"type": "status", "status": "bucket_deleted", "bucket_name": "b"}
+
+    async def talk(peer: Peer) -> None:
+        entries = [ENTRY, ENTRY | {"bucket_id": "C", "bucket_name": "c", "epoch": "bcdefghijklm"}]
+        asked.append(await peer.welcome(buckets=entries))
+        if peer.number == 1:
+            await peer.send(webhook("abcdefghijkl-1"))
+            await peer.send(gone | {"bucket_id": "another"}, gone | {"bucket_name": "b", "bucket_id": "C"})
+            return
+        done.set()
+        await peer.stay()
+
+    async with service(talk) as url, at(url, since="earliest") as events:
+        assert (await anext(events)).id == "abcdefghijkl-1"
+        waiting = asyncio.create_task(anext(events))
+        await done.wait()
+        waiting.cancel()
+        await asyncio.wait((waiting,))
+    assert asked[1]["since"] == {"B": "abcdefghijkl-1", "*": "earliest"}
+
+
+@client_test
 async def test_a_busy_application_shows_signs_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
     """While nothing is read the client still says that it is there."""
     monkeypatch.setattr("relay_tornado.client.core.LIFE", 0.02)

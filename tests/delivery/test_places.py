@@ -332,12 +332,12 @@ async def test_a_bucket_that_leaves() -> None:
     reader.messages.clear()
     await world.delete("id-a")
     await quiet()
-    gone = {"type": "status", "status": "bucket_deleted", "bucket_name": "a"}
+    gone = {"type": "status", "status": "bucket_deleted", "bucket_name": "a", "bucket_id": "id-a"}
     assert reader.messages == [gone]
     delivery.rescope(replace(TOKEN, buckets=frozenset()))
     await world.append(1, "id-b")
     await quiet()
-    assert reader.messages == [gone, gone | {"bucket_name": "b"}]
+    assert reader.messages == [gone, gone | {"bucket_name": "b", "bucket_id": "id-b"}]
     assert [message["type"] for message in stock.messages] == ["webhook"]
     # A bucket made anew under the old name is another one, and joins.
     await world.bucket("a", "id-a2")

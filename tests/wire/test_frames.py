@@ -182,7 +182,10 @@ def test_the_extra_path_goes_onto_the_destinations_path(destination: str, path: 
             '{"type":"status","status":"gap","bucket_name":"orders",'
             '"gap":{"from":null,"to":null,"count":null,"reason":"future"}}',
         ),
-        (frames.bucket_deleted("orders"), '{"type":"status","status":"bucket_deleted","bucket_name":"orders"}'),
+        (
+            frames.bucket_deleted("orders", "b-1"),
+            '{"type":"status","status":"bucket_deleted","bucket_name":"orders","bucket_id":"b-1"}',
+        ),
     ],
 )
 def test_status_frames_are_exact(payload: bytes, expected: str) -> None:

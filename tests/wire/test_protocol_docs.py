@@ -66,7 +66,7 @@ MADE = [
     frames.ping({"orders": "k3v9x1q7m2ab-60"}),
     frames.caught_up("orders", "k3v9x1q7m2ab-60"),
     frames.gap("orders", Gap("retention", 12, 40)),
-    frames.bucket_deleted("orders"),
+    frames.bucket_deleted("orders", "4f6a"),
     frames.consumer_deleted("orders", "worker"),
     frames.webhook(EVENT, BUCKET, "Default public endpoint"),
 ]

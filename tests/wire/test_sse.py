@@ -41,7 +41,7 @@ def test_what_a_frame_is_about_is_read_off_its_beginning(body: bytes) -> None:
 def test_status_frames_tell_their_status() -> None:
     """And no id."""
     assert frames.told(frames.caught_up('a"b', "e-1")) == frames.Told("caught_up")
-    assert frames.told(frames.bucket_deleted("a")) == frames.Told("bucket_deleted")
+    assert frames.told(frames.bucket_deleted("a", "b-1")) == frames.Told("bucket_deleted")
     assert frames.told(frames.PING) == frames.Told("ping")
 
 
