@@ -57,13 +57,17 @@ class SqliteUses(Uses):
         if not written:
             return
 
-        def job(raw: sqlite3.Connection) -> None:
-            raw.executemany("UPDATE token SET used_at = ? WHERE key = ?", [(at, key) for key, at in written.items()])
+        def job(raw: sqlite3.Connection) -> list[str]:
+            sql = "UPDATE token SET used_at = ? WHERE key = ?"
+            return [key for key, at in written.items() if not raw.execute(sql, (at, key)).rowcount]
 
         try:
-            await self._database.write(job)
+            gone = await self._database.write(job)
         except RelayError:
             return  # whoever can't write says so; this is no news beside it
         for key, at in written.items():
             if self._unwritten.get(key) == at:
                 del self._unwritten[key]
+        for key in gone:
+            # It was revoked, and a connection with it that was about to close was noted.
+            self.forget(key)

@@ -87,8 +87,8 @@ async def test_uses_are_kept_without_touching_the_record(tmp_path: Path) -> None
         assert (told, registry.revision("token", "a")) == ([], 1)
         await registry.put("token", "a", token("a"))
         await registry.delete("token", "b")
-        uses.note("b", NOW + 60)
-        await uses.write()
+        await uses.write(["b"])
+        assert uses.last("b") is None, "a connection that is about to close is no use of it"
     async with opened(tmp_path) as (registry, uses, _):
         assert (uses.last("a"), uses.last("b")) == (NOW, None)
 
