@@ -73,9 +73,10 @@ class Series:
     async def run(self, levels: Callable[[], Levels]) -> None:
         """Measures every 10 seconds, until it is cancelled; `levels` must be quick. Nothing that fails here reaches
         anybody else."""
+        totals = levels().totals
         try:
-            await self.open(levels().totals)
             try:
+                await self.open(totals)
                 while True:
                     now = self._clock()
                     await asyncio.sleep(file.FINE - now % file.FINE)
