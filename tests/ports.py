@@ -2,6 +2,8 @@
 
 import socket
 import weakref
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 
 def hold_port() -> socket.socket:
@@ -22,3 +24,14 @@ def port_for(owner: object) -> int:
 
 def port_of(held: socket.socket) -> int:
     return int(held.getsockname()[1])
+
+
+@contextmanager
+def silent(host: str, port: int) -> Iterator[None]:
+    """A port whose queue is full: the kernel drops what would connect to it."""
+    with socket.create_server((host, port), backlog=0), ExitStack() as waiting:
+        for _ in range(3):
+            each = waiting.enter_context(socket.socket())
+            each.setblocking(False)
+            each.connect_ex((host, port))
+        yield

@@ -21,7 +21,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"subject", "signatures"}),
     frozenset({"rules"}),
     frozenset({"session", "copies", "progress"}),
-    frozenset({"storage", "metrics", "tls", "notify"}),
+    frozenset({"storage", "metrics", "tls", "notify", "outgoing"}),
     frozenset({"log", "registry"}),
     frozenset({"search", "series"}),
     frozenset({"ops", "doctor"}),
@@ -117,7 +117,7 @@ def test_the_client_is_light() -> None:
     """Importing the client loads none of what a server needs."""
     code = "import sys, relay_tornado.client.sync; print(*{name.split('.')[0] for name in sys.modules})"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
-    heavy = {"tornado", "aiosqlite", "sqlite3", "marshmallow", "structlog", "msgspec", "click", "rich", "aiohttp"}
+    heavy = {"tornado", "aiosqlite", "sqlite3", "marshmallow", "structlog", "msgspec", "click", "rich", "h11"}
     assert not heavy & set(run.stdout.split())
 
 
@@ -127,15 +127,23 @@ def test_a_command_without_a_relay_loads_no_server() -> None:
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     loaded = run.stdout.split()
     assert "relay_tornado.log.sqlite" in loaded
-    assert not [each for each in loaded if each.startswith(("tornado", "aiohttp", "h11", "relay_tornado.handlers"))]
+    assert not [each for each in loaded if each.startswith(("tornado", "h11", "relay_tornado.handlers"))]
 
 
 @pytest.mark.parametrize("path", [path for path in MODULES if _name(path) == "agent"], ids=lambda path: path.name)
 def test_the_agent_imports_no_server_code(path: Path) -> None:
-    """The agent runs where no server does: of the package it knows itself and the client."""
+    """The agent runs where no server does: of the package it knows itself, the client, and what makes requests."""
+    known = ("agent", "client", "outgoing", "wire", "errors", "model")
     for imported in _imports(path):
         root, _, rest = imported.partition(".")
-        assert root != "relay_tornado" or rest.split(".")[0] in ("agent", "client"), f"{path} imports {imported}"
+        assert root != "relay_tornado" or rest.split(".")[0] in known, f"{path} imports {imported}"
+
+
+def test_the_agent_is_light() -> None:
+    """Importing the agent loads none of what serves."""
+    code = "import sys, relay_tornado.agent.engine; print(*{name.split('.')[0] for name in sys.modules})"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert not {"tornado", "aiosqlite", "sqlite3", "marshmallow"} & set(run.stdout.split())
 
 
 def test_the_server_does_not_use_the_client() -> None:

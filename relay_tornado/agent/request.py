@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import ip_address
 from typing import Final
-from urllib.parse import unquote, unquote_to_bytes, urlsplit
-
-from yarl import URL
+from urllib.parse import unquote, urlsplit
 
 from relay_tornado.client.event import EventData
+from relay_tornado.errors import Invalid
+from relay_tornado.wire.destination import Destination, climbs, parse
 
 NOT_FORWARDED: Final = frozenset(
     (
@@ -90,7 +90,7 @@ class Shape:
             url, path = _apart(event)
         else:
             raise NoDestination("its output has no destination: name a URL, or give the output a destination")
-        if _climbs(path):
+        if climbs(path):
             raise Unsendable("its path climbs out of the target's by '..'")
         try:
             base, credentials = split_credentials(url)
@@ -142,8 +142,12 @@ def split_credentials(url: str) -> tuple[str, str]:
         fine = False
     if not mark or not fine or _FORBIDDEN_IN_TARGET.search(clean.encode("utf-8", "replace")):
         raise Unsendable(f"{clean[:200] if mark else url[:200]!r} is no URL like http://localhost:3000/hooks")
-    if not _is_place(f"{scheme}://{place}"):
-        raise Unsendable(f"{place[:200]!r} is no host that can be looked up: look for a slip in its name or address")
+    try:
+        place_of(f"{scheme}://{place}")
+    except (Invalid, ValueError):
+        raise Unsendable(
+            f"{place[:200]!r} is no host that can be looked up: look for a slip in its name or address"
+        ) from None
     if not at:
         return clean, ""
     name, _, password = user.partition(":")
@@ -151,38 +155,13 @@ def split_credentials(url: str) -> tuple[str, str]:
 
 
 @lru_cache
-def _is_place(origin: str) -> bool:
-    """Whether its host can be asked for: a name by its labels' lengths, an address as all four or sixteen bytes."""
-    try:
-        host = URL(origin).raw_host or ""
-        if host.replace(".", "").isdigit():
-            ip_address(host)
-        elif ":" not in host:
-            host.encode("idna")
-    except ValueError:
-        return False
-    return bool(host)
-
-
-def _climbs(path: bytes) -> bool:
-    """Whether some server would take the path for one outside of where it begins, once or twice decoded: anybody who
-    knows an input's URL would reach all of a server of which they are to reach one part. The relay judges alike
-    (`wire.destination`), which is not here where the agent runs."""
-    if b".." not in path and b"%" not in path:
-        return False
-    for _ in range(3):
-        depth = 0
-        for part in re.split(rb"[/\\]", path.partition(b"?")[0])[1:]:
-            # What follows a semicolon is a parameter to some servers.
-            part = part.partition(b";")[0]
-            depth += -1 if part == b".." else 1 if part not in (b"", b".") else 0
-            if depth < 0:
-                return True
-        decoded = unquote_to_bytes(path)
-        if decoded == path:
-            break
-        path = decoded
-    return False
+def place_of(origin: str) -> Destination:
+    """The server of an origin, whose host can be asked for: a name by its labels' lengths, an address as all four or
+    sixteen bytes. Raises Invalid, or ValueError."""
+    place = parse(origin)
+    if place.host.replace(".", "").isdigit():
+        ip_address(place.host)
+    return place
 
 
 def _apart(event: EventData) -> tuple[str, bytes]:

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import os
-import ssl
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import SimpleNamespace
-from typing import Any, Final, Self
-
-import aiohttp
-from aiohttp.abc import AbstractStreamWriter
-from aiohttp.http import StreamWriter
-from aiohttp.payload import Payload
-from yarl import URL
+from typing import Final, Self
 
 from relay_tornado.agent.backoff import is_transient, retry_after_of
-from relay_tornado.agent.request import Request
+from relay_tornado.agent.request import Request, place_of
+from relay_tornado.errors import Invalid
+from relay_tornado.model import KIB
+from relay_tornado.outgoing import transport
+from relay_tornado.outgoing.names import Resolver
+from relay_tornado.outgoing.transport import Bounds, Transport, Unanswered
+from relay_tornado.wire.headers import decode
 
-MOST_BODY: Final = 512 * 1024
+MOST_BODY: Final = 512 * KIB
 """Bytes of an answer's body that are read and given back: as base64 they fit into a message of the socket (1 MiB)."""
-_FIELD: Final = 64 * 1024
-_CHUNK: Final = 64 * 1024
+_BOUNDS: Final = Bounds(MOST_BODY, head=256 * KIB, idle_each=1000, idle_all=1000)
 
 _NOT_BACK: Final = frozenset(
     (
@@ -66,132 +62,56 @@ class Target:
     def __init__(self, timeout: float, verify: bool = True) -> None:
         self._timeout = timeout
         self._verify = verify
-        self._session: aiohttp.ClientSession | None = None
+        self._transport = Transport(Resolver(), _BOUNDS)
 
     async def __aenter__(self) -> Self:
-        trace = aiohttp.TraceConfig()
-        trace.on_connection_reuseconn.append(_reused)
-        context = ssl.create_default_context()
-        if not self._verify:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, ssl=context),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            trace_configs=[trace],
-            max_line_size=_FIELD,
-            max_field_size=_FIELD,
-            timeout=aiohttp.ClientTimeout(total=self._timeout),
-        )
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        assert self._session is not None
-        await self._session.close()
+        await self._transport.close()
 
     async def send(self, request: Request) -> Answer | Trouble:
-        """Sends a request once. Where a kept connection turns out to be closed, once more on another one."""
-        reused = SimpleNamespace(reused=True)
-        result: Answer | Trouble = Trouble("")
-        while reused.reused:
-            reused = SimpleNamespace(reused=False)
-            try:
-                return await self._try(request, reused)
-            except aiohttp.ServerDisconnectedError:
-                result = Trouble("the target closed the connection without an answer")
-            except aiohttp.ClientConnectorCertificateError as error:
-                return Trouble(f"the target's certificate is not trusted: {_words(error.certificate_error)}")
-            except aiohttp.ClientConnectorSSLError as error:
-                return Trouble(f"TLS with the target failed: {_words(error)}")
-            except aiohttp.ClientConnectorError as error:
-                return Trouble(_words(error.os_error))
-            except aiohttp.ClientOSError as error:
-                result = Trouble(_words(error))
-            except TimeoutError:
-                return Trouble(f"no whole answer within {self._timeout:g} s")
-            except aiohttp.ClientPayloadError:
-                return Trouble("the answer broke off")
-            except (aiohttp.InvalidURL, ValueError) as error:
-                # The library is given the origin alone, so this is about the target, and no event is lost by it.
-                return Trouble(f"no request can be made to it: {error}")
-            except aiohttp.ClientError as error:
-                return Trouble(f"the answer is not HTTP: {_words(error)}")
-        return result
-
-    async def _try(self, request: Request, reused: SimpleNamespace) -> Answer:
-        assert self._session is not None
-        url = URL(request.origin)
-        async with self._session.request(
-            # The library has to know whether an answer has a body, and repeats nothing by itself.
-            "HEAD" if request.method == "HEAD" else "POST",
-            url,
-            data=_Exact(request, url.host_port_subcomponent or ""),
-            allow_redirects=False,
-            trace_request_ctx=reused,
-        ) as response:
-            body = bytearray()
-            whole = True
-            async for chunk in response.content.iter_chunked(_CHUNK):
-                body += chunk
-                if len(body) > MOST_BODY:
-                    whole = False
-                    response.close()
-                    break
-            headers: dict[str, list[str]] = {}
-            for name, value in response.headers.items():
-                if name.lower() not in _NOT_BACK:
-                    headers.setdefault(name, []).append(_text(value))
-            wait = retry_after_of(response.headers.get("Retry-After"), response.headers.get("Date"), time.time())
-            return Answer(response.status, headers, bytes(body) if whole else b"", whole, wait)
+        """Sends a request once."""
+        try:
+            place = place_of(request.origin)
+            answer = await self._transport.send(
+                _head(request, place.authority),
+                request.body,
+                place,
+                # Whatever else it is, it says nothing of how the answer is to be read.
+                method="HEAD" if request.method == "HEAD" else "POST",
+                verify=self._verify,
+                timeout=self._timeout,
+            )
+        except Unanswered as error:
+            return Trouble(str(error))
+        except (Invalid, ValueError) as error:
+            # It is about the target, and no event is lost by it.
+            return Trouble(f"no request can be made to it: {error}")
+        if answer.cut == "broken":
+            return Trouble("its answer broke off")
+        if answer.cut == "late":
+            return Trouble(f"its answer did not end within {self._timeout:g} seconds")
+        return _read(answer)
 
 
-class _Exact(Payload):
-    """A whole request, byte for byte: the library's own head, which has the method in upper case and every text as
-    UTF-8, is replaced before it leaves."""
-
-    _autoclose = True
-
-    def __init__(self, request: Request, host: str) -> None:
-        super().__init__(request.body)
-        self._size = len(request.body)
-        lines = [request.method.encode() + b" " + request.target + b" HTTP/1.1"]
-        if not any(name.lower() == b"host" for name, _ in request.headers):
-            lines.append(b"Host: " + host.encode())
-        first = sorted(request.headers, key=lambda field: field[0].lower() != b"host")
-        lines += [name + b": " + value for name, value in first]
-        self._head = b"\r\n".join((*lines, b"", b""))
-
-    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        return bytes(self._value).decode(encoding, errors)
-
-    async def write(self, writer: AbstractStreamWriter) -> None:
-        assert isinstance(writer, StreamWriter)
-        # It is still there: the library sends it together with the body's first bytes.
-        assert writer._headers_buf
-        writer._headers_buf = self._head
-        if self._value:
-            await writer.write(self._value)
+def _head(request: Request, authority: str) -> bytes:
+    """The request's head as it stands, with Host at its beginning."""
+    lines = [request.method.encode() + b" " + request.target + b" HTTP/1.1"]
+    if not any(name.lower() == b"host" for name, _ in request.headers):
+        lines.append(b"Host: " + authority.encode())
+    first = sorted(request.headers, key=lambda field: field[0].lower() != b"host")
+    lines += [name + b": " + value for name, value in first]
+    return b"\r\n".join((*lines, b"", b""))
 
 
-def _text(value: str) -> str:
-    """A header's value with what is not UTF-8 read as Latin-1."""
-    raw = value.encode("utf-8", "surrogateescape")
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        return raw.decode("latin-1")
-
-
-async def _reused(_session: Any, context: Any, _params: Any) -> None:
-    context.trace_request_ctx.reused = True
-
-
-def _words(error: BaseException | None) -> str:
-    """An error of the network for people, without the addresses that the library adds."""
-    if isinstance(error, OSError) and not isinstance(error, ssl.SSLError) and error.errno and error.errno > 0:
-        words = os.strerror(error.errno)
-        return words[:1].lower() + words[1:]
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return str(error) or type(error).__name__
+def _read(answer: transport.Answer) -> Answer:
+    headers: dict[str, list[str]] = {}
+    first: dict[str, str] = {}
+    for raw, value in answer.headers:
+        name = decode(raw)
+        first.setdefault(name.lower(), decode(value))
+        if name.lower() not in _NOT_BACK:
+            headers.setdefault(name, []).append(decode(value))
+    wait = retry_after_of(first.get("retry-after"), first.get("date"), time.time())
+    return Answer(answer.status, headers, b"" if answer.cut else answer.body, not answer.cut, wait)

@@ -16,8 +16,8 @@ from relay_tornado.forwarding.guard import Refused
 from relay_tornado.forwarding.request import encode
 from relay_tornado.forwarding.schedule import retry_after
 from relay_tornado.forwarding.shared import Shared
-from relay_tornado.forwarding.transport import Answer, Unanswered
 from relay_tornado.model import Bucket, Event, Output
+from relay_tornado.outgoing.transport import Answer, Unanswered
 from relay_tornado.wire.destination import Destination, parse
 from relay_tornado.wire.headers import decode
 

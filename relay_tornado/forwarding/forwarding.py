@@ -24,16 +24,18 @@ from relay_tornado.forwarding.forwarder import Forwarder
 from relay_tornado.forwarding.guard import Guard, GuardedResolver, Refused
 from relay_tornado.forwarding.request import encode
 from relay_tornado.forwarding.shared import Answers, Shared
-from relay_tornado.forwarding.transport import Answer, Transport, Unanswered
 from relay_tornado.log.consumers import Key, output_key
 from relay_tornado.log.contract import EventLog
 from relay_tornado.log.ledgers import Ledgers
-from relay_tornado.model import Bucket, BucketId, Event, Output
+from relay_tornado.model import KIB, Bucket, BucketId, Event, Output
+from relay_tornado.outgoing.transport import Answer, Bounds, Transport, Unanswered
 from relay_tornado.proxy import parse_ranges
 from relay_tornado.registry.contract import Kind, Registry
 from relay_tornado.settings import Settings
 from relay_tornado.wire.destination import PORTS, Destination, parse
 
+BOUNDS: Final = Bounds(body=64 * KIB, head=32 * KIB, idle_each=4, idle_all=256)
+"""What is taken of a destination's answer, and kept of connections."""
 _AGAIN: Final = 1.0
 """Seconds until a position that could not be opened is tried again."""
 _ONCE: Final = 10
@@ -84,7 +86,8 @@ class Forwarding:
         self._once = 0
         self._end_watches: list[Callable[[], None]] = []
         self._watch = log.watch(None, self._wake)
-        self._transport = Transport(GuardedResolver(Guard(parse_ranges(settings.forward_allow or ""), own)))
+        resolver = GuardedResolver(Guard(parse_ranges(settings.forward_allow or ""), own))
+        self._transport = Transport(resolver, BOUNDS)
         self._shared = Shared(
             log,
             answers,

@@ -7,23 +7,14 @@ not be called refuses the name that stands for it, whatever else stands behind t
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import socket
-import threading
 from collections.abc import Callable, Collection, Iterable
-from contextlib import suppress
 from ipaddress import IPv6Address, IPv6Network, ip_address, ip_network
-from typing import Any, Final, TypeAlias
+from typing import Final
 
-from relay_tornado.errors import NO_THREAD
+from relay_tornado.outgoing.names import Resolver, Socket, numeric
 from relay_tornado.proxy import Address, Network
-
-Socket: TypeAlias = tuple[int, Any]
-"""An address family and a socket address of it."""
-
-_LOOKUPS: Final = 32
-"""Names that are looked up at once."""
 
 _NEVER: Final = tuple(
     ip_network(each)
@@ -87,46 +78,19 @@ class Guard:
         return False
 
 
-class GuardedResolver:
+class GuardedResolver(Resolver):
     """A resolver that gives only addresses that may be called; `resolve` raises Refused, and OSError."""
 
     def __init__(self, guard: Guard) -> None:
+        super().__init__()
         self._guard = guard
-        self._turns = asyncio.Semaphore(_LOOKUPS)
-        self._pending: dict[tuple[str, int], asyncio.Task[list[Socket]]] = {}
 
     async def resolve(self, host: str, port: int) -> list[Socket]:
         """Every address that the host stands for, each judged."""
-        found = await self._find(host, port)
+        found = await super().resolve(host, port)
         for _, address in found:
             self._guard.judge(str(address[0]), port)
         return found
-
-    async def _find(self, host: str, port: int) -> list[Socket]:
-        try:
-            return _lookup(host, port, socket.AI_NUMERICHOST)
-        except socket.gaierror:
-            pass
-        # One lookup of a name at a time: a name whose servers are slow holds one thread, not all.
-        pending = self._pending.get((host, port))
-        if pending is None:
-            pending = self._pending[host, port] = asyncio.create_task(self._look_up(host, port))
-            pending.add_done_callback(lambda done: self._done(host, port, done))
-        return await asyncio.shield(pending)
-
-    async def _look_up(self, host: str, port: int) -> list[Socket]:
-        async with self._turns:
-            return await _aside(host, port)
-
-    def _done(self, host: str, port: int, done: asyncio.Task[list[Socket]]) -> None:
-        del self._pending[host, port]
-        if not done.cancelled():
-            done.exception()
-
-    def close(self) -> None:
-        """Looks up nothing more."""
-        for pending in self._pending.values():
-            pending.cancel()
 
 
 def literal(host: str, port: int) -> list[str]:
@@ -135,44 +99,9 @@ def literal(host: str, port: int) -> list[str]:
     if name == "localhost" or name.endswith(".localhost"):
         return ["127.0.0.1"]
     try:
-        return [str(address[0]) for _, address in _lookup(host, port, socket.AI_NUMERICHOST)]
+        return [str(address[0]) for _, address in numeric(host, port)]
     except (OSError, UnicodeError):
         return []
-
-
-def _aside(host: str, port: int) -> asyncio.Future[list[Socket]]:
-    """Looks a name up in a thread of its own: a process that ends waits for those of an executor, and whose servers are
-    silent takes half a minute. Raises OSError."""
-    loop = asyncio.get_running_loop()
-    answer: asyncio.Future[list[Socket]] = loop.create_future()
-
-    def end(found: list[Socket] | Exception) -> None:
-        if answer.done():
-            return
-        if isinstance(found, Exception):
-            answer.set_exception(found)
-        else:
-            answer.set_result(found)
-
-    def look() -> None:
-        found: list[Socket] | Exception
-        try:
-            found = _lookup(host, port, 0)
-        except Exception as error:
-            found = error
-        with suppress(RuntimeError):  # the loop may be closed by now
-            loop.call_soon_threadsafe(end, found)
-
-    try:
-        threading.Thread(target=look, name="relay-names", daemon=True).start()
-    except RuntimeError:
-        raise OSError(NO_THREAD) from None
-    return answer
-
-
-def _lookup(host: str, port: int, flags: int) -> list[Socket]:
-    found = socket.getaddrinfo(host, port, socket.AF_UNSPEC, socket.SOCK_STREAM, 0, flags)
-    return [(family, address) for family, _, _, _, address in found]
 
 
 def _unwrapped(address: Address) -> Address:

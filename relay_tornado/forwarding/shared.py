@@ -9,9 +9,9 @@ from typing import Protocol
 from relay_tornado.copies import Subjects
 from relay_tornado.counters import Counters
 from relay_tornado.forwarding.bounds import Memory, Slots
-from relay_tornado.forwarding.transport import Transport
 from relay_tornado.log.contract import EventLog
 from relay_tornado.model import Bucket, BucketId, Cursor, Output, Result
+from relay_tornado.outgoing.transport import Transport
 from relay_tornado.wire.destination import Destination
 
 

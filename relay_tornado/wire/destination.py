@@ -137,7 +137,8 @@ def target(destination: Destination, path: bytes, query: bytes, *, lock_path: bo
 
 
 def climbs(path: bytes) -> bool:
-    """Whether some server would take the path for one outside of where it begins, once or twice decoded."""
+    """Whether some server would take the path for one outside of where it begins, once or twice decoded: anybody who
+    knows an input's URL would reach all of a server of which they are to reach one part."""
     if b".." not in path and b"%" not in path:
         return False
     for _ in range(3):

@@ -177,8 +177,8 @@ def test_a_body_that_is_too_big() -> None:
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        (b"", "without an answer"),
-        (b"nonsense\r\n\r\n", "not HTTP"),
+        (b"", "before it answered"),
+        (b"nonsense\r\n\r\n", "no HTTP"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf", "broke off"),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", ""),
     ],
@@ -194,13 +194,19 @@ def test_no_answer(answer: bytes, words: str) -> None:
 def test_no_answer_in_time() -> None:
     """Neither head nor body may take longer."""
 
-    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def half(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf")
         await reader.read()
 
-    [trouble] = asyncio.run(ask(silent, timeout=0.1))
-    assert trouble == Trouble("no whole answer within 0.1 s")
+    async def without_a_word(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    troubles = [asyncio.run(ask(each, timeout=0.1)) for each in (half, without_a_word)]
+    assert troubles == [
+        [Trouble("its answer did not end within 0.1 seconds")],
+        [Trouble("it did not answer within 0.1 seconds")],
+    ]
 
 
 def test_nobody_there() -> None:
@@ -210,11 +216,11 @@ def test_nobody_there() -> None:
         async with serving(answering()) as url:
             pass
         async with Target(20.0) as target:
-            urls = (url, "http://nowhere.invalid/", "http://a..b/", "http://1.2.3/")
+            urls = (url, "http://nowhere.invalid", "http://a..b", "http://1.2.3")
             return [await target.send(Request("GET", each, b"/", (), b"")) for each in urls]
 
     refused, unknown, *impossible = asyncio.run(run())
-    assert refused == Trouble("connection refused")
+    assert refused == Trouble("it can't be reached: Connection refused")
     assert isinstance(unknown, Trouble)
     assert unknown.transient
     assert [isinstance(each, Trouble) and each.transient for each in impossible] == [True, True]

@@ -8,8 +8,6 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +20,7 @@ from relay_tornado.client import Gap, Notice, Unreachable
 from relay_tornado.client.opener import opener
 from tests.client.peer import ENTRY, Peer, at, one_event, service, webhook
 from tests.client.world import TIMEOUT, Memory, client_test, run
-from tests.ports import hold_port, port_of
+from tests.ports import hold_port, port_of, silent
 from tests.waiting import until
 
 
@@ -181,17 +179,6 @@ def test_a_name_whose_servers_are_silent(monkeypatch: pytest.MonkeyPatch) -> Non
     run(main())
     assert waited == []
     over.set()
-
-
-@contextmanager
-def silent(host: str, port: int) -> Iterator[None]:
-    """A port whose queue is full: the kernel drops what would connect to it."""
-    with socket.create_server((host, port), backlog=0), ExitStack() as waiting:
-        for _ in range(3):
-            each = waiting.enter_context(socket.socket())
-            each.setblocking(False)
-            each.connect_ex((host, port))
-        yield
 
 
 @client_test

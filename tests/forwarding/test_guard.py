@@ -11,8 +11,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from relay_tornado.errors import Invalid
+from relay_tornado.forwarding.forwarding import BOUNDS
 from relay_tornado.forwarding.guard import Guard, GuardedResolver, Refused
-from relay_tornado.forwarding.transport import Transport, Unanswered
+from relay_tornado.outgoing.transport import Transport, Unanswered
 from relay_tornado.proxy import parse_ranges
 from relay_tornado.wire.destination import parse
 from tests.forwarding.target import Target, answer
@@ -277,7 +278,7 @@ async def test_slow_names_hold_one_thread_each(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(socket, "getaddrinfo", slow)
 
-    transport = Transport(GuardedResolver(Guard()))
+    transport = Transport(GuardedResolver(Guard()), BOUNDS)
 
     async def send() -> None:
         with pytest.raises(Unanswered) as failed:
@@ -295,7 +296,7 @@ async def test_slow_names_hold_one_thread_each(monkeypatch: pytest.MonkeyPatch) 
 async def test_without_a_thread_to_look_a_name_up(names: Names) -> None:
     """There was no answer, and it is said why; the next look-up is one of its own."""
 
-    transport = Transport(GuardedResolver(Guard()))
+    transport = Transport(GuardedResolver(Guard()), BOUNDS)
     with no_threads(), pytest.raises(Unanswered, match="it can't be reached: no thread can be started") as failed:
         await transport.send(b"", b"", parse(f"http://{INSIDE}/"), method="GET", verify=True, timeout=60)
     assert failed.value.kind == "unreachable"

@@ -1,12 +1,13 @@
-"""relay_tornado/forwarding/transport.py: whatever a destination does, there is an answer or a reason, in time."""
+"""relay_tornado/outgoing/transport.py: whatever a destination does, there is an answer or a reason, in time."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,20 @@ import pytest
 import trustme
 
 from relay_tornado.errors import Invalid
-from relay_tornado.forwarding.guard import Guard, GuardedResolver
-from relay_tornado.forwarding.transport import MOST_BODY, Answer, Transport, Unanswered, _Connection
-from relay_tornado.proxy import parse_ranges
+from relay_tornado.outgoing.names import Resolver, Socket
+from relay_tornado.outgoing.transport import Answer, Bounds, Transport, Unanswered, _Connection
 from relay_tornado.wire.destination import parse
 from tests.forwarding.target import Got, Target, answer
+from tests.ports import silent
 from tests.waiting import until
 
+BOUNDS = Bounds(body=65_536, head=32_768, idle_each=4, idle_all=256)
 HEAD = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n"
 
 
 @asynccontextmanager
 async def transport() -> AsyncIterator[Transport]:
-    made = Transport(GuardedResolver(Guard(parse_ranges("127.0.0.0/8"))))
+    made = Transport(Resolver(), BOUNDS)
     try:
         yield made
     finally:
@@ -87,7 +89,7 @@ async def test_connections_are_used_again() -> None:
         for data in (
             answer(200, b"", "Connection: close"),
             b"HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n",
-            answer(200, b"x" * (MOST_BODY + 1)),
+            answer(200, b"x" * (BOUNDS.body + 1)),
             answer() + b"more than was asked for",
         ):
             target.answers = lambda got, data=data: data
@@ -133,15 +135,24 @@ async def test_a_connection_that_went_stale() -> None:
 
 @pytest.mark.gen_test
 async def test_answers_are_capped() -> None:
-    """64 KiB of a body are kept and the rest is cut off, and said; as is one that does not end."""
-    async with Target(lambda got: answer(200, b"x" * MOST_BODY)) as target, transport() as made:
+    """So much of a body is kept and the rest is cut off, and why is said; as is one that breaks off or does not end."""
+    async with Target(lambda got: answer(200, b"x" * BOUNDS.body)) as target, transport() as made:
         got = await send(made, target.url)
-        assert (len(got.body), got.cut) == (MOST_BODY, False)
-        target.answers = lambda got: answer(500, b"x" * (10 * MOST_BODY))
+        assert (len(got.body), got.cut) == (BOUNDS.body, "")
+        target.answers = lambda got: answer(500, b"x" * (10 * BOUNDS.body))
         got = await send(made, target.url)
-        assert (got.status, len(got.body), got.cut) == (500, MOST_BODY, True)
-        target.answers = lambda got: b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf"
-        assert await send(made, target.url, timeout=5.0) == Answer(200, [(b"Content-Length", b"10")], b"half", True)
+        assert (got.status, len(got.body), got.cut) == (500, BOUNDS.body, "long")
+        half = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf"
+        target.answers = lambda got: half
+        assert await send(made, target.url, timeout=5.0) == Answer(200, [(b"Content-Length", b"10")], b"half", "late")
+
+        async def breaks_off(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(half)
+            writer.close()
+
+        async with raw(breaks_off) as url:
+            assert await send(made, url) == Answer(200, [(b"Content-Length", b"10")], b"half", "broken")
 
 
 @pytest.mark.gen_test
@@ -157,7 +168,7 @@ async def test_forms_of_answers() -> None:
         ):
             target.answers = lambda got, data=data: data
             got = await send(made, target.url, method=method)
-            assert (got.status, got.body, got.cut) == (status, body, False)
+            assert (got.status, got.body, got.cut) == (status, body, "")
         target.answers = lambda got: answer(200, b"", "X-b: 2", "Set-Cookie: a", "Set-Cookie: b")
         assert (await send(made, target.url)).headers[:3] == [
             (b"X-b", b"2"), (b"Set-Cookie", b"a"), (b"Set-Cookie", b"b"),
@@ -182,11 +193,11 @@ async def test_interim_answers_without_end() -> None:
 
 
 @pytest.mark.gen_test
-@pytest.mark.parametrize("length", [30_000, MOST_BODY + 1])
+@pytest.mark.parametrize("length", [30_000, BOUNDS.body + 1])
 async def test_an_answer_in_tiny_parts_is_read_in_turns(length: int) -> None:
     """A chunk for each byte, all come at once: others have their turns between, and nothing of it is lost."""
     head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
-    connection = _Connection(set())
+    connection = _Connection(set(), BOUNDS)
     asking = asyncio.create_task(connection.ask(b"", b"", "POST"))
     transport = _Paced()
     connection.connection_made(transport)
@@ -197,7 +208,7 @@ async def test_an_answer_in_tiny_parts_is_read_in_turns(length: int) -> None:
         await asyncio.sleep(0)
         turns += 1
     got = asking.result()
-    assert (len(got.body), got.cut) == (min(length, MOST_BODY), length > MOST_BODY)
+    assert (len(got.body), got.cut) == (min(length, BOUNDS.body), "long" if length > BOUNDS.body else "")
     assert turns > 100
     assert transport.reads
 
@@ -285,10 +296,35 @@ async def test_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             assert "certificate is not good" in str(failed)
 
 
+class _Both(Resolver):
+    """Every name stands for two addresses."""
+
+    async def resolve(self, host: str, port: int) -> list[Socket]:
+        return [(socket.AF_INET, (each, port)) for each in ("127.0.0.2", "127.0.0.1")]
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("first", ["silent", "refuses", "speaks no TLS"])
+async def test_an_address_of_several_hides_none_behind_it(first: str) -> None:
+    """One on which nothing answers, not even by a refusal, that refuses, or on which something else is."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("both.test").configure_cert(context)
+    made = Transport(_Both(), BOUNDS)
+    async with Target(tls=context) as target:
+        with ExitStack() as stack:
+            if first == "silent":
+                stack.enter_context(silent("127.0.0.2", target.port))
+            elif first == "speaks no TLS":
+                other = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.2", target.port)
+                stack.callback(other.close)
+            assert (await send(made, f"https://both.test:{target.port}", verify=False, timeout=60.0)).status == 200
+        await made.close()
+
+
 @pytest.mark.gen_test
 async def test_idle_connections_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection that nobody needs is closed after a while; `close` ends those that wait."""
-    monkeypatch.setattr("relay_tornado.forwarding.transport._IDLE", 0.02)
+    monkeypatch.setattr("relay_tornado.outgoing.transport._IDLE", 0.02)
 
     async with Target() as target, transport() as made:
         await send(made, target.url)
@@ -305,7 +341,7 @@ def test_a_request_that_is_cancelled_as_its_connection_is_made(monkeypatch: pyte
 
     async def test() -> None:
         async with Target() as target:
-            made = Transport(GuardedResolver(Guard(parse_ranges("127.0.0.0/8"))))
+            made = Transport(Resolver(), BOUNDS)
             sending = asyncio.create_task(send(made, target.url))
 
             def cancelled(self: _Connection, under: asyncio.BaseTransport) -> None:

@@ -1,4 +1,4 @@
-"""HTTP/1.1 to destinations: the bytes of a request out, an answer of at most `MOST_BODY` bytes in.
+"""HTTP/1.1 to destinations: the bytes of a request out, an answer of a bounded size in.
 
 The head is written as it was made, so that methods, targets and headers arrive as they came; h11 reads the answer.
 Redirects are answers like any other. A connection is used again for the same destination while it is warm.
@@ -14,16 +14,13 @@ from collections.abc import Callable
 from typing import Final, Literal, NamedTuple, TypeAlias, cast
 
 import h11
+from aiohappyeyeballs import start_connection
 
-from relay_tornado.forwarding.guard import GuardedResolver
 from relay_tornado.model import KIB
+from relay_tornado.outgoing.names import Resolver
 from relay_tornado.rescue import Timer
 from relay_tornado.wire.destination import Destination
 
-MOST_BODY: Final = 64 * KIB
-"""Bytes of an answer's body that are read; the rest is cut off."""
-
-_MOST_HEAD: Final = 32 * KIB
 _JOINED: Final = 16 * KIB
 _IDLE: Final = 15.0
 """Seconds for which a connection is kept for the next request; most servers keep it longer."""
@@ -34,20 +31,22 @@ _MOST_INTERIM: Final = 16
 """Interim answers (1xx) before the one that counts; a destination may send them without end."""
 _PARTS: Final = 128
 """Parts of an answer, as chunks of a byte each, that are read before others have their turn: some 5 ms."""
-_IDLE_EACH: Final = 4
-_IDLE_ALL: Final = 256
+_NEXT_ADDRESS: Final = 0.25
+"""Seconds after which the next of a name's addresses is tried, too."""
 
 Kind: TypeAlias = Literal["timeout", "unreachable", "broken"]
+Cut: TypeAlias = Literal["", "long", "broken", "late"]
 _Key: TypeAlias = tuple[str, str, int, bool]
 
 
 class Answer(NamedTuple):
-    """What a destination answered. `cut`: its body was longer, or did not end in time."""
+    """What a destination answered. `cut`: why its body is not whole: it is longer, it broke off, or it did not end in
+    time; "" where it is."""
 
     status: int
     headers: list[tuple[bytes, bytes]]
     body: bytes
-    cut: bool
+    cut: Cut
 
 
 class Unanswered(Exception):
@@ -58,6 +57,16 @@ class Unanswered(Exception):
         self.kind = kind
 
 
+class Bounds(NamedTuple):
+    """Of an answer the bytes that are read of its body, with the rest cut off, and those that its head may have; and
+    the connections that are kept for each destination, and in all."""
+
+    body: int
+    head: int
+    idle_each: int
+    idle_all: int
+
+
 class _Stale(Exception):
     """A connection that was used before was closed by the other side, without a byte of an answer to the request."""
 
@@ -65,8 +74,9 @@ class _Stale(Exception):
 class Transport:
     """Sends requests; however many at once is for the caller to bound. `close` cuts off what is on its way."""
 
-    def __init__(self, resolver: GuardedResolver) -> None:
+    def __init__(self, resolver: Resolver, bounds: Bounds) -> None:
         self._resolver = resolver
+        self._bounds = bounds
         self._idle: dict[_Key, list[_Connection]] = {}
         self._live: set[_Connection] = set()
         self._contexts: dict[bool, ssl.SSLContext] = {}
@@ -74,8 +84,8 @@ class Transport:
     async def send(
         self, head: bytes, body: bytes, destination: Destination, *, method: str, verify: bool, timeout: float
     ) -> Answer:
-        """`head` ends with the empty line. `timeout` is for all of it, in seconds. Raises Unanswered, and Refused where
-        the destination may not be called."""
+        """`head` ends with the empty line. `timeout` is for all of it, in seconds. Raises Unanswered, and what the
+        resolver raises."""
         key = (destination.scheme, destination.host, destination.port, verify)
         connection: _Connection | None = None
         try:
@@ -83,7 +93,7 @@ class Transport:
                 while True:
                     connection = self._warm(key)
                     if connection is None:
-                        connection = await self._dial(destination, verify, timeout)
+                        connection = await self._dial(destination, verify)
                     try:
                         answer = await connection.ask(head, body, method)
                     except _Stale:
@@ -103,30 +113,31 @@ class Transport:
             if connection is not None and not connection.warm:
                 connection.abort()
 
-    async def _dial(self, destination: Destination, verify: bool, timeout: float) -> _Connection:
-        """Of several addresses each has its share of the time, so that one that is silent hides none behind it."""
-        found = await self._resolver.resolve(destination.host, destination.port)
-        if not found:
+    async def _dial(self, destination: Destination, verify: bool) -> _Connection:
+        """One address that is silent, or speaks no TLS, hides none behind it."""
+        resolved = await self._resolver.resolve(destination.host, destination.port)
+        if not resolved:
             raise OSError(f"{destination.host} has no address")
-        loop = asyncio.get_running_loop()
-        problem: OSError | None = None
-        for family, address in found:
-            made = socket.socket(family, socket.SOCK_STREAM)
+        context = self._context(verify) if destination.tls else None
+        found = [(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", address) for family, address in resolved]
+        while True:
+            made = await start_connection(found, happy_eyeballs_delay=_NEXT_ADDRESS)
+            peer = None
             try:
-                made.setblocking(False)
+                peer = made.getpeername()
                 made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                async with asyncio.timeout(timeout / len(found)):
-                    await loop.sock_connect(made, address)
-                context = self._context(verify) if destination.tls else None
-                _, connection = await loop.create_connection(
-                    lambda: _Connection(self._live),
+                _, connection = await asyncio.get_running_loop().create_connection(
+                    lambda: _Connection(self._live, self._bounds),
                     sock=made,
                     ssl=context,
                     server_hostname=destination.server_name if context is not None else None,
                 )
-            except OSError as error:
+            except OSError:
                 made.close()
-                problem = error
+                others = [each for each in found if each[-1] != peer]
+                if len(others) in (0, len(found)):
+                    raise
+                found = others
             except BaseException:
                 made.close()
                 raise
@@ -135,8 +146,6 @@ class Transport:
                 if not connection.closed.done():
                     self._live.add(connection)
                 return connection
-        assert problem is not None
-        raise problem
 
     def _context(self, verify: bool) -> ssl.SSLContext:
         context = self._contexts.get(verify)
@@ -161,7 +170,7 @@ class Transport:
         if not connection.reusable():
             return
         waiting = self._idle.setdefault(key, [])
-        if len(waiting) < _IDLE_EACH and sum(map(len, self._idle.values())) < _IDLE_ALL:
+        if len(waiting) < self._bounds.idle_each and sum(map(len, self._idle.values())) < self._bounds.idle_all:
             waiting.append(connection)
             connection.rest(_IDLE, lambda: self._forget(key, connection))
 
@@ -186,11 +195,12 @@ class Transport:
 class _Connection(asyncio.Protocol):
     """One connection, with one request at a time on it. `warm`: it waits for its next one."""
 
-    def __init__(self, live: set[_Connection]) -> None:
+    def __init__(self, live: set[_Connection], bounds: Bounds) -> None:
         self.warm = False
         self._live = live
+        self._most_body = bounds.body
         self._transport: asyncio.Transport | None = None
-        self._parser = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MOST_HEAD)
+        self._parser = h11.Connection(h11.CLIENT, max_incomplete_event_size=bounds.head)
         self._answer: asyncio.Future[Answer] | None = None
         self._response: h11.Response | None = None
         self._body = bytearray()
@@ -233,7 +243,7 @@ class _Connection(asyncio.Protocol):
 
     def begun(self) -> Answer | None:
         """What has come of an answer whose end has not."""
-        return None if self._response is None else self._made(cut=True)
+        return None if self._response is None else self._made("late")
 
     def reusable(self) -> bool:
         """Whether the next request can go out on it."""
@@ -290,7 +300,7 @@ class _Connection(asyncio.Protocol):
         self._live.discard(self)
         if self._answer is not None:
             if self._response is not None:
-                self._finish(self._made(cut=True))
+                self._finish(self._made("broken"))
             else:
                 why = "closed the connection" if error is None else f"broke the connection off: {_words(error)}"
                 self._fail(f"it {why} before it answered")
@@ -331,13 +341,13 @@ class _Connection(asyncio.Protocol):
                 self._response = event
             elif isinstance(event, h11.Data):
                 self._body += event.data
-                if len(self._body) > MOST_BODY:
-                    del self._body[MOST_BODY:]
-                    self._finish(self._made(cut=True))
+                if len(self._body) > self._most_body:
+                    del self._body[self._most_body :]
+                    self._finish(self._made("long"))
                     return
             elif isinstance(event, h11.EndOfMessage):
                 self._whole = True
-                self._finish(self._made(cut=False))
+                self._finish(self._made(""))
                 return
         self._reads_on = True
         asyncio.get_running_loop().call_soon(self._read_on)
@@ -346,13 +356,13 @@ class _Connection(asyncio.Protocol):
 
     def _misread(self, error: h11.RemoteProtocolError) -> None:
         if self._response is not None:
-            self._finish(self._made(cut=True))
+            self._finish(self._made("broken"))
         elif self._heard:
             self._fail(f"its answer is no HTTP: {error}")
         else:
             self._fail("it closed the connection before it answered")
 
-    def _made(self, *, cut: bool) -> Answer:
+    def _made(self, cut: Cut) -> Answer:
         response = self._response
         assert response is not None
         return Answer(response.status_code, list(response.headers.raw_items()), bytes(self._body), cut)

@@ -1,0 +1,1 @@
+"""Requests to HTTP servers: what a name stands for, and connections on which answers come."""
