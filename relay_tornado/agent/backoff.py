@@ -5,14 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from typing import Final
 
 FIRST: Final = 0.5
 """Seconds before the second try, before it is spread."""
 FACTOR: Final = 2.0
-LONGEST_RETRY_AFTER: Final = 3600.0
-"""Seconds up to which a target's Retry-After is obeyed."""
 
 _TRANSIENT: Final = frozenset({408, 425, 429})
 
@@ -20,25 +17,6 @@ _TRANSIENT: Final = frozenset({408, 425, 429})
 def is_transient(status: int) -> bool:
     """Whether the same request may be answered better later: 408, 425, 429 and 5xx."""
     return status in _TRANSIENT or 500 <= status <= 599
-
-
-def retry_after_of(value: str | None, date: str | None, now: float) -> float:
-    """Seconds that a Retry-After header asks for: a number, or a date after the answer's own, for the target's clock
-    may be another than ours (`now`, unix time); 0 where it asks for nothing that can be understood."""
-    text = (value or "").strip()
-    if text.isascii() and text.isdigit():
-        return min(float(text), LONGEST_RETRY_AFTER)
-    until, since = _unix(text), _unix(date or "")
-    if until is None:
-        return 0.0
-    return min(max(until - (now if since is None else since), 0.0), LONGEST_RETRY_AFTER)
-
-
-def _unix(date: str) -> float | None:
-    try:
-        return parsedate_to_datetime(date).timestamp()
-    except (ValueError, OverflowError):
-        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Self
 
-from relay_tornado.agent.backoff import is_transient, retry_after_of
+from relay_tornado.agent.backoff import is_transient
 from relay_tornado.agent.request import Request, place_of
 from relay_tornado.errors import Invalid
 from relay_tornado.model import KIB
@@ -107,11 +107,9 @@ def _head(request: Request, authority: str) -> bytes:
 
 def _read(answer: transport.Answer) -> Answer:
     headers: dict[str, list[str]] = {}
-    first: dict[str, str] = {}
     for raw, value in answer.headers:
         name = decode(raw)
-        first.setdefault(name.lower(), decode(value))
         if name.lower() not in _NOT_BACK:
             headers.setdefault(name, []).append(decode(value))
-    wait = retry_after_of(first.get("retry-after"), first.get("date"), time.time())
+    wait = answer.retry_after(time.time()) or 0.0
     return Answer(answer.status, headers, b"" if answer.cut else answer.body, not answer.cut, wait)

@@ -14,7 +14,6 @@ from relay_tornado.counters import Outcome
 from relay_tornado.errors import Invalid
 from relay_tornado.forwarding.guard import Refused
 from relay_tornado.forwarding.request import encode
-from relay_tornado.forwarding.schedule import retry_after
 from relay_tornado.forwarding.shared import Shared
 from relay_tornado.model import Bucket, Event, Output
 from relay_tornado.outgoing.transport import Answer, Unanswered
@@ -105,8 +104,7 @@ def _answered(shared: Shared, answer: Answer, seconds: float) -> Try:
         headers.setdefault(decode(name), []).append(decode(value))
     if answer.cut:
         headers[_CUT] = [f"after {len(answer.body)} bytes"]
-    asked = next((decode(value) for name, value in answer.headers if name.lower() == b"retry-after"), None)
-    wait = retry_after(asked, shared.clock()) if outcome == "rejected" else None
+    wait = answer.retry_after(shared.clock()) if outcome == "rejected" else None
     return Try(outcome, answer.status, headers, answer.body, seconds, wait)
 
 

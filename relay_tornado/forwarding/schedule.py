@@ -7,18 +7,14 @@ its schedules until its deadline, which counts from when the event came in.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
 from relay_tornado.model import DAY, Output
 
 QUICK: Final = 3
 """Tries that come one right after the other."""
-LONGEST_RETRY_AFTER: Final = 3600.0
-"""Seconds up to which a destination's Retry-After is obeyed."""
 
 _PAUSES: Final = (1.0, 3.0)
 _FIRST, _FACTOR, _LONGEST = 10.0, 2.0, 900.0
@@ -84,21 +80,6 @@ def begun(received_at: float, since: float | None, deadline: float | None) -> fl
     if since is None or deadline is None or since <= received_at + deadline:
         return received_at
     return since
-
-
-def retry_after(value: str | None, now: float) -> float | None:
-    """The seconds of a Retry-After header, which may be a date, at most `LONGEST_RETRY_AFTER`; None where it says
-    nothing. `now` is in unix seconds."""
-    if value is None:
-        return None
-    value = value.strip()
-    if re.fullmatch(r"[0-9]{1,12}", value):
-        return min(float(value), LONGEST_RETRY_AFTER)
-    try:
-        seconds = parsedate_to_datetime(value).timestamp() - now
-    except (ValueError, OverflowError):
-        return None
-    return min(max(seconds, 0.0), LONGEST_RETRY_AFTER)
 
 
 def _backoff(index: int) -> float:

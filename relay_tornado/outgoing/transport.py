@@ -18,8 +18,10 @@ from aiohappyeyeballs import start_connection
 
 from relay_tornado.model import KIB
 from relay_tornado.outgoing.names import Resolver
+from relay_tornado.outgoing.retry_after import retry_after
 from relay_tornado.rescue import Timer
 from relay_tornado.wire.destination import Destination
+from relay_tornado.wire.headers import decode
 
 _JOINED: Final = 16 * KIB
 _IDLE: Final = 15.0
@@ -47,6 +49,13 @@ class Answer(NamedTuple):
     headers: list[tuple[bytes, bytes]]
     body: bytes
     cut: Cut
+
+    def retry_after(self, now: float) -> float | None:
+        """Seconds after which it wants the request again, at `now` (unix time); None where it says nothing of it."""
+        return retry_after(self._first(b"retry-after"), self._first(b"date"), now)
+
+    def _first(self, name: bytes) -> str | None:
+        return next((decode(value) for each, value in self.headers if each.lower() == name), None)
 
 
 class Unanswered(Exception):

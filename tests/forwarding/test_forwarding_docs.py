@@ -9,6 +9,7 @@ from pathlib import Path
 from relay_tornado.counters import OUTCOMES, Counters, Levels
 from relay_tornado.forwarding import circuit, schedule
 from relay_tornado.metrics import Metrics
+from relay_tornado.outgoing import retry_after
 from relay_tornado.wire.rest import MOST_AT_ONCE
 from tests.cli.runner import Runner
 
@@ -53,7 +54,7 @@ def test_its_numbers() -> None:
     assert f"`seconds` for {schedule.SCHEDULES['seconds'][1] / 60:.0f} minutes" in TEXT
     assert f"`medium` for {schedule.SCHEDULES['medium'][1] / 3600:.0f} hours" in TEXT
     assert f"`long` for {schedule.SCHEDULES[schedule.USUAL][1] / 86400:.0f} days (the default)" in TEXT
-    assert schedule.LONGEST_RETRY_AFTER == 3600
+    assert retry_after.LONGEST == 3600
     assert "obeyed up to an hour" in TEXT
     assert circuit.FAILURES == 10
     assert f"left alone for {circuit.FIRST:.0f} s, then longer, up to {circuit.LONGEST / 60:.0f} minutes" in TEXT

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from relay_tornado.forwarding.circuit import FAILURES, FIRST, LONGEST, Circuit
-from relay_tornado.forwarding.schedule import begun, retry_after, schedule_of
+from relay_tornado.forwarding.schedule import begun, schedule_of
 from relay_tornado.forwarding.throttle import Throttle
 from relay_tornado.ids import new_signing_secret
 from relay_tornado.model import DAY
@@ -86,16 +86,8 @@ def test_deadlines_count_from_when_it_came_in() -> None:
     assert begun(100.0, 500.0, None) == 100.0
 
 
-def test_retry_after() -> None:
-    """Seconds or a date, an hour at most; what is neither is nothing."""
-    assert retry_after("120", 0.0) == 120
-    assert retry_after(" 0 ", 0.0) == 0
-    assert retry_after("999999", 0.0) == 3600
-    assert retry_after("Thu, 01 Jan 1970 00:01:40 GMT", 40.0) == 60
-    assert retry_after("Thu, 01 Jan 1970 00:01:40 GMT", 400.0) == 0
-    assert retry_after("Fri, 01 Jan 2100 00:00:00 GMT", 0.0) == 3600
-    for nothing in (None, "", "soon", "-5", "1.5", "٣", "Thu, 99 Jan 1970 00:01:40 GMT"):
-        assert retry_after(nothing, 0.0) is None
+def test_a_destination_may_ask_for_more() -> None:
+    """Never less than Retry-After."""
     schedule = schedule_of(public("http://h"))
     assert schedule.due(1, 0.0, 0.0, 1.0, 30.0) == 30
     assert schedule.due(1, 0.0, 0.0, 1.0, 0.1) == 1

@@ -183,9 +183,17 @@ async def test_410_disables() -> None:
 
 
 @pytest.mark.gen_test
-async def test_retry_after() -> None:
-    """429 and 503 with Retry-After hold the whole output for so long; no try is used up meanwhile."""
-    answers = iter([answer(429, b"", "Retry-After: 60"), answer(), answer()])
+@pytest.mark.parametrize(
+    "asking",
+    [
+        ("Retry-After: 60",),
+        ("Retry-After: Thu, 01 Jan 1970 00:01:40 GMT", "Date: Thu, 01 Jan 1970 00:00:40 GMT"),
+    ],
+)
+async def test_retry_after(asking: tuple[str, ...]) -> None:
+    """429 and 503 with Retry-After hold the whole output for so long; no try is used up meanwhile. A date is one of the
+    destination's clock, whatever the relay's says."""
+    answers = iter([answer(429, b"", *asking), answer(), answer()])
     async with Target(lambda got: next(answers)) as target, world(public(target.url, retries=1)) as w:
         await w.append(b"1", b"2")
         await w.settled(target, 1)
