@@ -24,6 +24,7 @@ async def test_restart_holds_what_was_held() -> None:
         await w.settled(target, 1)
         await w.restart()
         await w.turn(0.5)
+        await w.idle()
         assert target.bodies == [b"1"]
         for _ in range(2):
             await w.turn(3.1)

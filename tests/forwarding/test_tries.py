@@ -24,6 +24,7 @@ async def test_quick_tries_then_dead() -> None:
         await w.append(b"bad", b"good")
         await w.settled(target, 1)
         await w.turn(0.5)
+        await w.idle()
         assert target.bodies == [b"bad"]
         await w.turn(0.6)
         await w.settled(target, 2)
@@ -64,6 +65,7 @@ async def test_the_retry_schedule_lets_later_ones_pass() -> None:
         await w.settled(target, 4)
         assert target.bodies[-1] == b"2"
         await w.turn(9.0)
+        await w.idle()
         assert len(target.got) == 4
         bad = False
         await w.turn(1.1)
@@ -82,6 +84,7 @@ async def test_the_clock_of_day_is_set_back() -> None:
         await w.settled(target, 1)
         w.back = 3600
         await w.turn(0)
+        await w.idle()
         assert target.bodies == [b"one"]
         await w.turn(1.1)
         await target.until(3)
@@ -173,6 +176,7 @@ async def test_410_disables() -> None:
         await w.idle()
         assert (w.bucket.outputs[0].disabled, w.bucket.outputs[0].disabled_reason) == (True, "410 Gone")
         await w.turn(100)
+        await w.idle()
         assert target.bodies == [b"1"]
         assert (await w.dead())[0].reason == "410 Gone"
         assert (await w.stored(1))[0].status == "failed"
@@ -198,6 +202,7 @@ async def test_retry_after(asking: tuple[str, ...]) -> None:
         await w.append(b"1", b"2")
         await w.settled(target, 1)
         await w.turn(59)
+        await w.idle()
         assert len(target.got) == 1
         await w.turn(1.1)
         await w.settled(target, 3)
@@ -216,11 +221,13 @@ async def test_circuit() -> None:
             assert w.forwarding.circuits_open == 1
             assert len(await w.dead()) == 10
             await w.turn(14)
+            await w.idle()
             assert len(target.got) == 10
             await w.turn(1.1)
             await w.settled(target, 11)
             assert len(target.got) == 11
             await w.turn(16)
+            await w.idle()
             assert len(target.got) == 11, "it is left alone for twice as long"
             up = True
             await w.turn(15)
