@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from relay_tornado.agent.backoff import Backoff
 from relay_tornado.agent.engine import Outcome
 from relay_tornado.agent.target import MOST_BODY, Answer
+from relay_tornado.client.backoff import Backoff
 from relay_tornado.client.errors import Rejected, RelayClientError
 from relay_tornado.client.event import Event
 
@@ -54,7 +54,7 @@ class Answers:
                 return
             else:
                 return
-            await asyncio.sleep(_BACKOFF.wait(tries))
+            await asyncio.sleep(_BACKOFF.delay(tries))
 
 
 def _tell_if_cut(event: Event, outcome: Outcome, problem: Problem) -> None:

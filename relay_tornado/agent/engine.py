@@ -9,9 +9,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol, TypeAlias, TypeVar
 
-from relay_tornado.agent.backoff import Backoff
 from relay_tornado.agent.request import NoDestination, Request, Shape, Unsendable
 from relay_tornado.agent.target import Answer, Target, Trouble
+from relay_tornado.client.backoff import Backoff
 from relay_tornado.client.event import Event
 
 T = TypeVar("T")
@@ -189,7 +189,7 @@ class Agent:
             if self._max_tries is not None and tries >= self._max_tries:
                 return Outcome("failed", result, tries, seconds, request)
             asked = result.retry_after if isinstance(result, Answer) else 0.0
-            wait = self.backoff.wait(tries, asked)
+            wait = max(self.backoff.delay(tries), asked)
             self._witness.retrying(event, request, result, tries, wait)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._ending.wait(), wait)

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Self
 
-from relay_tornado.agent.backoff import is_transient
 from relay_tornado.agent.request import Request, place_of
 from relay_tornado.errors import Invalid
 from relay_tornado.model import KIB
@@ -40,7 +39,8 @@ class Answer:
 
     @property
     def transient(self) -> bool:
-        return is_transient(self.status)
+        """Whether the same request may be answered better later: 408, 425, 429 and 5xx."""
+        return self.status in (408, 425, 429) or 500 <= self.status <= 599
 
     @property
     def good(self) -> bool:

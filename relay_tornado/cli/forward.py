@@ -160,7 +160,7 @@ async def _work(agent: Agent, target: Target, subscribed: Callable[[], Subscript
                 break
             event, trouble = agent.held
             held, tries = event.id, tries + 1 if event.id == held else 1
-            wait = agent.backoff.wait(tries)
+            wait = agent.backoff.delay(tries)
             tally.retrying(event, None, trouble, tries, wait)
             await agent.pause(wait)
 

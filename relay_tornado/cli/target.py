@@ -76,8 +76,8 @@ class Sending:
         hold: bool = False,
     ) -> Agent:
         """Who takes events to the target."""
-        from relay_tornado.agent.backoff import Backoff
         from relay_tornado.agent.engine import Agent
+        from relay_tornado.client.backoff import Backoff
 
         return Agent(
             target,

@@ -137,6 +137,11 @@ def test_which_answers_are_good(status: int, good: bool) -> None:
     assert (answer.status, answer.good) == (status, good)
 
 
+def test_what_passes() -> None:
+    """408, 425, 429 and 5xx are tried again, nothing else."""
+    assert [each for each in range(200, 700) if Answer(each, {}, b"").transient] == [408, 425, 429, *range(500, 600)]
+
+
 def test_an_answer_to_head_has_no_body() -> None:
     """Its length is that of another answer; the connection goes on."""
 
