@@ -7,28 +7,13 @@ from base64 import b64encode
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import ip_address
-from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from relay_tornado.client.event import EventData
 from relay_tornado.errors import Invalid
+from relay_tornado.outgoing.fields import NOT_FORWARDED, is_header, is_method
 from relay_tornado.wire.destination import Destination, climbs, parse
 
-NOT_FORWARDED: Final = frozenset(
-    (
-        *("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection"),
-        *("te", "trailer", "transfer-encoding", "upgrade"),
-        *("content-length", "expect", "host"),
-    )
-)
-"""Header names (in lower case) that are about one hop: the target gets its own Host, the body's true length, and is not
-asked whether it wants a body that is here already."""
-
-NOT_OURS: Final = NOT_FORWARDED - {"host"}
-"""Those that no configuration can give either."""
-
-_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_FORBIDDEN_IN_VALUE = re.compile(rb"[\x00\r\n]")
 _FORBIDDEN_IN_TARGET = re.compile(rb"[\x00-\x20\x7f]")
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 
@@ -82,7 +67,7 @@ class Shape:
 
     def request(self, event: EventData) -> Request:
         """The request for an event. Raises Unsendable."""
-        if not _TOKEN.fullmatch(event.method.encode("utf-8", "replace")):
+        if not is_method(event.method.encode("utf-8", "replace")):
             raise Unsendable(f"the method {event.method[:40]!r} is none that HTTP allows")
         if self.url:
             url, path = self.url, b"" if self.lock_path else event.raw_path
@@ -106,7 +91,7 @@ class Shape:
         if credentials and "authorization" not in ours:
             ours.add("authorization")
             given.append((b"Authorization", credentials.encode()))
-        left_out = {name.encode() for name in NOT_FORWARDED | ours | _named_by_connection(event)}
+        left_out = NOT_FORWARDED | {name.encode() for name in ours | _named_by_connection(event)}
         fields: list[tuple[bytes, bytes]] = []
         dropped: list[str] = []
         for name, value in event.raw_headers:
@@ -120,11 +105,6 @@ class Shape:
         if event.body or "content-length" in event.headers or event.method in _WITH_BODY:
             fields.append((b"Content-Length", b"%d" % len(event.body)))
         return tuple(fields), tuple(dropped)
-
-
-def is_header(name: bytes, value: bytes) -> bool:
-    """Whether a request can have this header."""
-    return _TOKEN.fullmatch(name) is not None and _FORBIDDEN_IN_VALUE.search(value) is None
 
 
 def split_credentials(url: str) -> tuple[str, str]:

@@ -24,13 +24,13 @@ class Header(Lines):
     """A header as "Name: value"; its variable holds one a line."""
 
     def read(self, value: str) -> tuple[str, str]:
-        from relay_tornado.agent.request import NOT_OURS, is_header
+        from relay_tornado.outgoing.fields import NOT_FORWARDED, is_header
 
         name, colon, text = value.partition(":")
         name, text = name.strip(), text.strip()
         if not colon or not is_header(name.encode(), text.encode()):
             self.fail(f'{value!r} is no header: write it like "X-Api-Key: value"')
-        if name.lower() in NOT_OURS:
+        if name.lower().encode() in NOT_FORWARDED - {b"host"}:
             self.fail(f"{name} belongs to the connection, and can't be set")
         return name, text
 

@@ -7,32 +7,24 @@ where the output has a secret.
 
 from __future__ import annotations
 
-import re
 from typing import Final
 
 from relay_tornado.errors import Invalid
 from relay_tornado.ids import format_id
 from relay_tornado.model import Event, Output
+from relay_tornado.outgoing.fields import NOT_FORWARDED, is_header, is_method
 from relay_tornado.signatures import sign
 from relay_tornado.wire import destination as destinations
 from relay_tornado.wire.destination import Destination
-from relay_tornado.wire.headers import HOP_BY_HOP, parse
+from relay_tornado.wire.headers import parse
 
-_OWN: Final = frozenset(
-    (
-        *(name.encode() for name in HOP_BY_HOP),
-        *(b"host", b"connection", b"http2-settings", b"content-length", b"expect"),
-    )
-)
-_TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_NOT_IN_VALUE: Final = re.compile(rb"[\x00\r\n]")
 _BODILESS: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "DELETE"})
 """Methods whose requests say nothing of a body where they have none."""
 
 
 def encode(event: Event, output: Output, destination: Destination, now: float) -> tuple[bytes, bytes]:
     """Head and body of one request at `now` (unix seconds). Raises Invalid where it can't be made."""
-    if not _TOKEN.fullmatch(method := event.method.encode("latin-1", "replace")) or event.method == "CONNECT":
+    if not is_method(method := event.method.encode("latin-1", "replace")) or event.method == "CONNECT":
         raise Invalid(f"the method {event.method[:40]!r} can't be sent")
     target = destinations.target(destination, event.path, event.query, lock_path=output.lock_path)
     own: list[tuple[bytes, bytes]] = []
@@ -49,17 +41,17 @@ def encode(event: Event, output: Output, destination: Destination, now: float) -
         names.add(b"authorization")
     host = next((value for name, value in own if name.lower() == b"host"), destination.authority.encode())
     sent = parse(event.headers)
-    dropped = _OWN | names
+    dropped = NOT_FORWARDED | names
     for each, value in sent:
         if each.lower() == b"connection":
             dropped |= {named.strip().lower() for named in value.split(b",")}
     lines = [b"%b %b HTTP/1.1" % (method, target), b"Host: " + host]
-    lines += [b"%b: %b" % (each, value) for each, value in sent if each.lower() not in dropped and _fits(each, value)]
-    lines += [b"%b: %b" % (each, value) for each, value in own if each.lower() not in _OWN and _fits(each, value)]
+    lines += [
+        b"%b: %b" % (each, value) for each, value in sent if each.lower() not in dropped and is_header(each, value)
+    ]
+    lines += [
+        b"%b: %b" % (each, value) for each, value in own if each.lower() not in NOT_FORWARDED and is_header(each, value)
+    ]
     if event.body or event.method not in _BODILESS:
         lines.append(b"Content-Length: %d" % len(event.body))
     return b"\r\n".join((*lines, b"", b"")), event.body
-
-
-def _fits(name: bytes, value: bytes) -> bool:
-    return _TOKEN.fullmatch(name) is not None and _NOT_IN_VALUE.search(value) is None
