@@ -10,9 +10,9 @@ from relay_tornado.admin.inputs import find_input
 from relay_tornado.admin.outputs import find_output
 from relay_tornado.errors import Forbidden, Invalid
 from relay_tornado.handlers.rest.base import RestHandler, operation
+from relay_tornado.handlers.rest.masking import changes, shown
 from relay_tornado.handlers.rest.queries import DeleteQuery
 from relay_tornado.handlers.rest.schemas import BinAnswer, BucketAnswer, Deleted, InputAnswer, OutputAnswer
-from relay_tornado.handlers.rest.service import changes, shown
 from relay_tornado.model import Bucket
 from relay_tornado.pieces import Pieces
 from relay_tornado.wire.destination import is_public, masked

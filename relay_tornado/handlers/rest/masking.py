@@ -1,0 +1,160 @@
+"""How a token sees buckets, inputs and outputs: without the secrets that are an administrator's; and what it may change
+of them by sending back what it saw."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Literal, TypeAlias
+
+from relay_tornado.errors import Forbidden, Invalid
+from relay_tornado.model import Token
+from relay_tornado.wire.destination import MASK, masked, parse
+from relay_tornado.wire.fields import Document
+
+Kind: TypeAlias = Literal["bucket", "input", "output"]
+"""Of what a document is."""
+
+
+def shown(token: Token, kind: Kind, document: Document) -> Document:
+    """A bucket's, input's or output's document as the token may see it.
+
+    Secrets are there for an administrator's token only: a bucket's `auth`, an input's `verify`, an output's `secret`,
+    the keys in rules; of a public output the login and the query of its destination, and headers whose names say that
+    they are secret.
+    """
+    return document if token.administrator else _CLEARED[kind](document)
+
+
+def changes(token: Token, kind: Kind, before: Document, given: dict[str, Any]) -> dict[str, Any]:
+    """What a client wants changed: what it sent, less what it only read and sent back.
+
+    A token to which the secrets were not shown sends them back empty, and must not clear them by that. `before` is
+    the whole document as it is now. Raises Invalid where what stands for a secret comes in the place of another one,
+    and Forbidden where a secret would go to somebody who may see it.
+    """
+    if token.administrator:
+        return given
+    seen = _CLEARED[kind](before)
+    if kind == "output" and not before["internal"]:
+        given = _with_masked(before, seen, given)
+    wanted = {name: value for name, value in given.items() if name not in seen or value != seen[name]}
+    name, parts = _KEPT.get(kind, ("", ()))
+    if isinstance(wanted.get(name), dict):
+        wanted[name] = {part: each for part, each in wanted[name].items() if each or part not in parts}
+    return wanted
+
+
+_SECRET_HEADER: Final = re.compile("auth|cookie|credential|key|pass|secret|session|signature|token", re.IGNORECASE)
+"""What the names of headers have in them whose values are nobody else's business."""
+_KEPT: Final[Mapping[Kind, tuple[str, tuple[str, ...]]]] = {
+    "bucket": ("auth", ("password", "token")),
+    "input": ("verify", ("secrets",)),
+}
+"""Which parts of which field stay as they are where they come back empty."""
+
+
+def _clear_bucket(document: Document) -> Document:
+    return {
+        **document,
+        "auth": {**document["auth"], "password": "", "token": ""},
+        "inputs": [_clear_input(each) for each in document["inputs"]],
+        "outputs": [_clear_output(each) for each in document["outputs"]],
+    }
+
+
+def _clear_input(document: Document) -> Document:
+    verify = document["verify"]
+    return document if verify is None else {**document, "verify": {**verify, "secrets": []}}
+
+
+def _clear_output(document: Document) -> Document:
+    cleared = {**document, "secret": "", "rules": _clear_rules(document["rules"])}
+    if not document["internal"]:
+        cleared["destination"] = masked(document["destination"])
+        cleared["headers"] = {
+            name: [MASK] * len(values) if _SECRET_HEADER.search(name) else values
+            for name, values in document["headers"].items()
+        }
+    return cleared
+
+
+def _clear_rules(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_clear_rules(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    cleared = {name: _clear_rules(each) for name, each in value.items()}
+    match = cleared.get("match")
+    return {**cleared, "match": {**match, "secret": ""}} if isinstance(match, dict) and match.get("secret") else cleared
+
+
+_CLEARED: Final[Mapping[Kind, Callable[[Document], Document]]] = {
+    "bucket": _clear_bucket,
+    "input": _clear_input,
+    "output": _clear_output,
+}
+"""By its kind the document without its secrets. All else is anybody's own, and stays as it is."""
+
+
+def _with_masked(before: Document, seen: Document, given: dict[str, Any]) -> dict[str, Any]:
+    """What a client wants changed of a public output, with what is stored in the place of what was masked."""
+    destination = given.get("destination", seen["destination"])
+    as_it_was = destination == seen["destination"]
+    if not as_it_was and MASK in str(destination):
+        raise Invalid(
+            f"{MASK} stands for what you may not see: send the URL back as it was, or write all of it", "destination"
+        )
+    headers, kept = _unmasked(before["headers"], given.get("headers", seen["headers"]))
+    keeps = kept or (as_it_was and destination != before["destination"])
+    if given.get("internal") is True and keeps:
+        raise Forbidden(
+            "clients would be told the secrets in its destination or its headers, which you may not see: write them "
+            "anew together with internal"
+        )
+    if kept and not as_it_was and not _same_place(str(destination), before["destination"]):
+        raise Forbidden(
+            "another host would be sent the secrets in its headers, which you may not see: write the headers anew "
+            "together with the destination"
+        )
+    insecure = given.get("tls_verification") is False and before["tls_verification"]
+    if keeps and (insecure or _hosts(headers) != _hosts(before["headers"])):
+        raise Forbidden(
+            "with another Host, or without tls_verification, others could be sent the secrets in its destination or "
+            "its headers, which you may not see: write them anew together with that"
+        )
+    return {**given, "headers": headers} if "headers" in given else given
+
+
+def _hosts(headers: Any) -> list[Any]:
+    """What a Host header says, in whatever form it was sent."""
+    found = headers.items() if isinstance(headers, dict) else ()
+    values = [value for name, value in found if name.lower() == "host"]
+    return [each for value in values for each in (value if isinstance(value, list) else [value])]
+
+
+def _unmasked(stored: dict[str, list[str]], headers: Any) -> tuple[Any, bool]:
+    """The headers with stored values for masked ones, and whether there are any. Raises Invalid."""
+    if not isinstance(headers, dict):
+        return headers, False
+    found, kept = {}, False
+    for name, values in headers.items():
+        found[name] = values
+        if MASK in values if isinstance(values, list) else values == MASK:
+            there = stored.get(name, [])
+            if not _SECRET_HEADER.search(name) or values not in ([MASK] * len(there), MASK) or not there:
+                raise Invalid(
+                    f"{MASK} stands for what you may not see of {name[:80]}: send all its values back as they "
+                    "were, or write all of them",
+                    "headers",
+                )
+            found[name], kept = there, True
+    return found, kept
+
+
+def _same_place(one: str, other: str) -> bool:
+    try:
+        first, second = parse(one), parse(other)
+    except Invalid:
+        return False
+    return (first.scheme, first.host, first.port) == (second.scheme, second.host, second.port)
