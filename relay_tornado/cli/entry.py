@@ -132,6 +132,8 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except click.NoSuchOption as error:
             raise _misplaced(error, error.ctx) from None
+        except click.UsageError as error:
+            raise _superfluous(error, error.ctx) from None
         except RelayError as error:
             raise Failure(in_flags(ctx.invoked_subcommand, _in_commands(str(error)))) from error
         except OSError as error:
@@ -205,6 +207,14 @@ def _misplaced(error: click.NoSuchOption, context: click.Context | None) -> clic
             return click.UsageError(near_only(command, name), context)
         example = f"relay --url URL --secret-file FILE {command} …"
         return click.UsageError(f"{name} stands before the command, as in `{example}`", context)
+    return error
+
+
+def _superfluous(error: click.UsageError, context: click.Context | None) -> click.UsageError:
+    """The error where a bucket stands as an argument, as other commands have it, and this one has an option for it."""
+    named = context is not None and any("--bucket" in each.opts for each in context.command.params)
+    if named and error.message.startswith("Got unexpected extra argument"):
+        return click.UsageError(f"{error.message}: a bucket is named with --bucket", context)
     return error
 
 

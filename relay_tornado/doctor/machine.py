@@ -151,7 +151,7 @@ def database(data: Path, owner: Owner | None = None) -> Finding:
     except (sqlite3.Error, OSError, TypeError) as error:
         return Finding(name, "fail", f"{path} can't be read ({error})", remedy)
     if found is not None:
-        return Finding(name, "ok", f"{found.appended} events were ever stored in it")
+        return Finding(name, "ok", f"events that were ever stored in it: {found.appended}")
     if stamp is not None:
         return Finding(name, "fail", f"{path} is empty, and {stamp.appended} events were stored in it", remedy)
     return Finding(name, "warn", f"{path} is empty: no relay has written to it (yet)", "relay serve makes a new one")

@@ -120,6 +120,8 @@ def test_errors_name_flags(relay: Runner) -> None:
             "--url stands before the command, as in `relay --url URL --secret-file FILE bucket …`",
         ),
         (("listen", "orders", "--secret-file", "x"), "--secret-file stands before the command"),
+        (("logs", "list", "orders"), "Got unexpected extra argument (orders): a bucket is named with --bucket"),
+        (("search", "paid", "orders"), "Got unexpected extra argument (orders): a bucket is named with --bucket"),
         (("backup", "x.db", "--url", "http://x"), "backup works on the relay's own machine only; with --url: bucket"),
         (("--colour", "bucket", "list"), "No such option '--colour'"),
         (("buckets", "list"), "No such command 'buckets'. Did you mean 'bucket'?"),

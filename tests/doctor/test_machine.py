@@ -138,7 +138,7 @@ def test_databases(data: Path) -> None:
     (data / "relay.db").unlink()
     assert machine.database(data).level == "fail"
     fill(data, "orders", 3)
-    assert machine.database(data) == Finding("database", "ok", "3 events were ever stored in it")
+    assert machine.database(data) == Finding("database", "ok", "events that were ever stored in it: 3")
     change(data / "relay.db", "DELETE FROM meta")
     assert machine.database(data).level == "fail"
     (data / "relay.db").write_bytes(b"")
