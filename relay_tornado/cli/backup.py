@@ -20,7 +20,7 @@ from relay_tornado.errors import NotFound, RelayError
 from relay_tornado.model import counted, printable
 
 if TYPE_CHECKING:
-    from relay_tornado.ops.check import Report
+    from relay_tornado.ops.findings import Report
 
 LEAST_URGENT = 19
 """The niceness of work that has time: senders come first."""
@@ -117,6 +117,7 @@ def check(file: Path | None, full: bool, data: Path, as_json: bool) -> None:
     Exit code 0: sound. 3: damage was found. 4: it could not be looked at. With --json each of them prints a document.
     """
     from relay_tornado.ops import check as checking
+    from relay_tornado.ops.findings import Report
     from relay_tornado.ops.opening import locate
 
     place = data if file is None else file
@@ -134,7 +135,7 @@ def check(file: Path | None, full: bool, data: Path, as_json: bool) -> None:
         elif isinstance(error, MemoryError):
             message = NO_MEMORY
         if as_json:
-            print_json(_document(checking.Report(place)) | {"sound": None, "error": message})
+            print_json(_document(Report(place)) | {"sound": None, "error": message})
         raise _NotLookedAt(message) from error
     if space is not None:
         report.findings.append(space)
@@ -153,7 +154,7 @@ def _held(report: Report) -> str:
 
 
 def _space(data: Path) -> Any:
-    from relay_tornado.ops.check import Finding
+    from relay_tornado.ops.findings import Finding
     from relay_tornado.storage.database import NAME
     from relay_tornado.storage.space import disk_of
     from relay_tornado.storage.whereabouts import wal_of

@@ -15,8 +15,9 @@ from pathlib import Path
 from relay_tornado.errors import Conflict, NotFound, RelayError, StartupError, Unavailable
 from relay_tornado.model import MIB
 from relay_tornado.ops import copying
-from relay_tornado.ops.check import Report, check
+from relay_tornado.ops.check import check
 from relay_tornado.ops.copying import Progress
+from relay_tornado.ops.findings import Report
 from relay_tornado.ops.opening import open_file
 from relay_tornado.search import file as search
 from relay_tornado.series import file as series

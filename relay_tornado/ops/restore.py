@@ -20,8 +20,9 @@ from relay_tornado.errors import Conflict, Locked, NoSpace, StartupError
 from relay_tornado.ids import new_uuid
 from relay_tornado.ops import copying
 from relay_tornado.ops.backup import Damaged
-from relay_tornado.ops.check import Report, check, model
+from relay_tornado.ops.check import check, model
 from relay_tornado.ops.copying import Progress
+from relay_tornado.ops.findings import Report
 from relay_tornado.ops.opening import open_file
 from relay_tornado.search import file as search
 from relay_tornado.series import file as series

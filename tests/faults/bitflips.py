@@ -21,7 +21,8 @@ from relay_tornado.ids import format_id, parse_id
 from relay_tornado.log.lineage import place_cursor, position_id
 from relay_tornado.log.sqlite import SqliteEventLog
 from relay_tornado.model import Event, NewEvent
-from relay_tornado.ops.check import Report, check
+from relay_tornado.ops.check import check
+from relay_tornado.ops.findings import Report
 from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
 from relay_tornado.storage.witness import Loss

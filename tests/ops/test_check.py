@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from relay_tornado.errors import StartupError
-from relay_tornado.ops.check import Report, check
+from relay_tornado.ops.check import check
+from relay_tornado.ops.findings import Report
 from relay_tornado.ops.opening import open_file
 from relay_tornado.storage import migrate
 from relay_tornado.storage.witness import Stamp, Witness
@@ -359,7 +360,7 @@ def test_a_bucket_that_is_deleted_between_two_looks(
 
 def test_what_comes_and_leaves_meanwhile_is_no_finding(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Events that retention takes, and a bucket that is deleted, while a live file is read."""
-    from relay_tornado.ops import check as checking
+    from relay_tornado.ops import check_logs as checking
 
     original = checking.read
 

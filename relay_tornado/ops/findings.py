@@ -1,0 +1,56 @@
+"""What a look at a relay's file finds, and what to do about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+Level: TypeAlias = Literal["damage", "warning"]
+
+MOST = 100
+"""Findings of one kind that are told one by one."""
+
+RESTORE = (
+    "stop the relay, keep the directory for whoever wants to look into it, and `relay restore` the newest backup into "
+    "a new one; `relay export` still gets what can be read"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that is not as it should be, and what to do about it. `bucket` is a name or an id, "" for the file."""
+
+    level: Level
+    kind: str
+    message: str
+    advice: str
+    bucket: str = ""
+
+
+@dataclass(slots=True)
+class Report:
+    """What was looked at, and what was found."""
+
+    path: Path
+    schema: int = 0
+    buckets: int = 0
+    consumers: int = 0
+    events: int = 0
+    bytes: int = 0
+    seconds: float = 0.0
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def damage(self) -> list[Finding]:
+        """The findings that are no mere warnings."""
+        return [finding for finding in self.findings if finding.level == "damage"]
+
+    @property
+    def damaged(self) -> bool:
+        return bool(self.damage)
+
+    def add(self, level: Level, kind: str, message: str, advice: str, bucket: str = "") -> None:
+        """Takes a finding in, the first 100 of each kind."""
+        if sum(finding.kind == kind for finding in self.findings) < MOST:
+            self.findings.append(Finding(level, kind, message, advice, bucket))
