@@ -155,21 +155,6 @@ def test_an_answer_to_head_has_no_body() -> None:
     assert [isinstance(each, Answer) and (each.status, each.body) for each in answers] == [(200, b"")] * 2
 
 
-def test_a_redirect_is_an_answer() -> None:
-    """It is not followed."""
-    [answer] = asyncio.run(
-        ask(answering(b"HTTP/1.1 307 Away\r\nLocation: http://192.0.2.1/\r\nContent-Length: 0\r\n\r\n"))
-    )
-    assert isinstance(answer, Answer)
-    assert (answer.status, answer.headers["Location"]) == (307, ["http://192.0.2.1/"])
-
-
-def test_a_kept_connection_that_was_closed() -> None:
-    """The request goes out again at once, on a new one."""
-    answers = asyncio.run(ask(answering(GOOD, b""), times=4))
-    assert [isinstance(each, Answer) and each.status for each in answers] == [200] * 4
-
-
 def test_a_body_that_is_too_big() -> None:
     """It is left out; the status counts."""
     [answer] = asyncio.run(
