@@ -19,7 +19,6 @@ from relay_tornado.handlers.sockets import Sockets
 from relay_tornado.ingest.ingest import Ingest
 from relay_tornado.model import MIB
 from relay_tornado.series.series import Series
-from relay_tornado.wire.fields import Document
 
 BODIES: Final = 64 * MIB
 """Bytes of request bodies that are on their way in at once; over it 503."""
