@@ -22,7 +22,8 @@ class Runner:
     def __call__(self, *arguments: object, input: str | None = None, **variables: str) -> Result:
         """Runs `relay ARGUMENTS` with RELAY_ variables and this standard input (which is no terminal)."""
         cleared: dict[str, str | None] = {name: None for name in os.environ if name.startswith("RELAY_")}
-        environment = {**cleared, "RELAY_DATA": str(self.data), **variables}
+        state = str(self.data.with_name("state-home"))
+        environment = {**cleared, "RELAY_DATA": str(self.data), "XDG_STATE_HOME": state, **variables}
         result = CliRunner(env=environment).invoke(main, [str(each) for each in arguments], input=input)
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
