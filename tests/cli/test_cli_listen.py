@@ -49,10 +49,13 @@ def test_the_end_of_its_token_is_put_off(shared: World, monkeypatch: pytest.Monk
         wait_for(put_off, "the later end")
 
 
-def test_what_the_client_logs_steers_no_terminal(shared: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_the_client_logs_steers_no_terminal(
+    shared: World, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     """It quotes the relay, which may be anybody's: it is a line like all others, with escapes."""
-    with open_access(shared.relay.data, "relay listen"):
-        logging.getLogger("relay_tornado.client").warning("the relay says: %s", "\x1b[2Jno")
+    name = "relay_tornado.client"
+    with open_access(shared.relay.data, "relay listen"), caplog.at_level(logging.WARNING, name):
+        logging.getLogger(name).warning("the relay says: %s", "\x1b[2Jno")
     assert capsys.readouterr().err == "relay: the relay says: \\x1b[2Jno\n"
 
 
