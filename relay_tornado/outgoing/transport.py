@@ -11,6 +11,7 @@ import os
 import socket
 import ssl
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final, Literal, NamedTuple, TypeAlias, cast
 
 import h11
@@ -278,6 +279,7 @@ class _Connection(asyncio.Protocol):
     def abort(self) -> None:
         """Closes it at once."""
         self._end_rest()
+        self._break_off("it was left before it answered")
         if self._transport is not None:
             self._transport.abort()
 
@@ -306,16 +308,26 @@ class _Connection(asyncio.Protocol):
         return False
 
     def connection_lost(self, error: Exception | None) -> None:
+        """However it ends, what came before counts; an answer without a length is whole by that (RFC 9112, 8)."""
         self._live.discard(self)
-        if self._answer is not None:
-            if self._response is not None:
-                self._finish(self._made("broken"))
-            else:
-                why = "closed the connection" if error is None else f"broke the connection off: {_words(error)}"
-                self._fail(f"it {why} before it answered")
+        if error is not None:
+            self._read_left()
+            if self._response is None:
+                self._fail(f"it broke the connection off: {_words(error)} before it answered")
+        self._read(b"")
         self._transport = None
         self._end_rest()
         self.closed.set_result(None)
+
+    def _read_left(self) -> None:
+        """A request that can't be written ends a connection, whatever is still to be read, as why it is refused."""
+        transport = self._transport
+        # The socket is closed after this, but with TLS before.
+        if self._answer is None or transport is None or transport.get_extra_info("sslcontext") is not None:
+            return
+        with suppress(OSError):
+            if left := os.read(transport.get_extra_info("socket").fileno(), self._most_body + _JOINED):
+                self.data_received(left)
 
     def _read(self, data: bytes) -> None:
         if self._answer is None or self._answer.done():
@@ -326,10 +338,11 @@ class _Connection(asyncio.Protocol):
 
     def _read_on(self) -> None:
         self._reads_on = False
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.resume_reading()
         if self._answer is not None and not self._answer.done():
             self._parse()
+        # Not before: TLS that has an end to tell tells it at once, and drops what is not read.
+        if not self._reads_on and self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
 
     def _parse(self) -> None:
         """Takes what has come, a turn's worth of it."""
@@ -364,12 +377,15 @@ class _Connection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def _misread(self, error: h11.RemoteProtocolError) -> None:
+        self._break_off(
+            f"its answer is no HTTP: {error}" if self._heard else "it closed the connection before it answered"
+        )
+
+    def _break_off(self, why: str) -> None:
         if self._response is not None:
             self._finish(self._made("broken"))
-        elif self._heard:
-            self._fail(f"its answer is no HTTP: {error}")
         else:
-            self._fail("it closed the connection before it answered")
+            self._fail(why)
 
     def _made(self, cut: Cut) -> Answer:
         response = self._response

@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 import ssl
+import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
@@ -36,10 +37,12 @@ async def transport() -> AsyncIterator[Transport]:
 
 
 @asynccontextmanager
-async def raw(serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any]) -> AsyncIterator[str]:
+async def raw(
+    serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any], context: ssl.SSLContext | None = None
+) -> AsyncIterator[str]:
     """A server that does as told with each connection; its URL."""
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, limit=1024)
-    yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, limit=1024, ssl=context)
+    yield f"http{'s' if context else ''}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     server.close()
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     for task in tasks:
@@ -269,6 +272,70 @@ async def test_an_answer_before_the_body_is_taken() -> None:
 
     async with raw(early) as url, transport() as made:
         assert (await send(made, url, b"x" * (16 << 20))).status == 413
+
+
+def resets(connection: socket.socket) -> None:
+    """Its end will be no end of what was sent, but a reset."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+@pytest.mark.gen_test
+async def test_an_answer_without_a_length_ends_with_a_reset() -> None:
+    """As where a server took no notice of the body; one with a length broke off."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.0 200 OK\r\n" + (b"Content-Length: 9\r\n" if head[:3] == b"PUT" else b"") + b"\r\nhere")
+        resets(writer.get_extra_info("socket"))
+        writer.transport.abort()
+
+    async with raw(serve) as url, transport() as made:
+        for method, cut in (("POST", ""), ("PUT", "broken")):
+            got = await send(made, url, b"x", method)
+            assert (got.status, got.body, got.cut) == (200, b"here", cut)
+
+
+@pytest.mark.gen_test
+async def test_an_answer_before_a_request_that_cannot_be_written() -> None:
+    """A destination that answers, and closes with the body unread, is heard, though writing fails first."""
+
+    async def meets(reply: bytes) -> Answer:
+        with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as made:
+            there, _ = server.accept()
+            made.setblocking(False)
+            paused, connection = await asyncio.get_running_loop().create_connection(
+                lambda: _Connection(set(), BOUNDS), sock=made
+            )
+            paused.pause_reading()
+            there.sendall(reply)
+            resets(there)
+            there.close()
+            try:
+                return await connection.ask(HEAD % (16 << 20), b"x" * (16 << 20), "POST")
+            finally:
+                await connection.closed
+
+    assert (await meets(answer(413, b"too large"))).status == 413
+    for nothing in (b"", b"HTTP/1.1 4"):
+        with pytest.raises(Unanswered, match="broke the connection off"):
+            await meets(nothing)
+
+
+@pytest.mark.gen_test
+async def test_tiny_parts_over_tls_before_the_end() -> None:
+    """What came before the end of the connection is read, also where others have their turns between."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("localhost").configure_cert(context)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        head = b"HTTP/1.1 200 OK\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+        writer.write(head + b"1\r\nx\r\n" * 20_000 + b"0\r\n\r\n")
+        writer.close()
+
+    async with raw(serve, context) as url, transport() as made:
+        got = await send(made, url, verify=False)
+        assert (len(got.body), got.cut) == (20_000, "")
 
 
 @pytest.mark.gen_test
