@@ -169,8 +169,9 @@ class Transport:
         return context
 
     def _warm(self, key: _Key) -> _Connection | None:
-        while waiting := self._idle.get(key):
-            connection = waiting[-1]
+        for connection in reversed(self._idle.get(key, ())):
+            if connection.sending():
+                continue
             self._forget(key, connection)
             if connection.wake():
                 return connection
@@ -264,6 +265,10 @@ class _Connection(asyncio.Protocol):
             return False
         self._parser.start_next_cycle()
         return True
+
+    def sending(self) -> bool:
+        """Whether its last request is still on its way: who answered before may never read on, and no next one."""
+        return self._transport is not None and self._transport.get_write_buffer_size() > 0
 
     def rest(self, seconds: float, lost: Callable[[], None]) -> None:
         """Waits for `wake`, at most so long; `lost` is called where it is of no use any more."""

@@ -274,6 +274,26 @@ async def test_an_answer_before_the_body_is_taken() -> None:
         assert (await send(made, url, b"x" * (16 << 20))).status == 413
 
 
+@pytest.mark.gen_test
+async def test_a_body_that_is_never_taken_holds_up_no_other_request() -> None:
+    """The connection on which it is still on its way is not used for the next one."""
+    connections = []
+
+    async def early(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(writer)
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer(200, b"there"))
+        try:
+            await asyncio.sleep(60)
+        finally:
+            writer.transport.abort()
+
+    async with raw(early) as url, transport() as made:
+        assert (await send(made, url, b"x" * (16 << 20), timeout=5.0)).body == b"there"
+        assert (await send(made, url, b"x", timeout=5.0)).body == b"there"
+        assert len(connections) == 2
+
+
 def resets(connection: socket.socket) -> None:
     """Its end will be no end of what was sent, but a reset."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
