@@ -16,6 +16,8 @@ from relay_tornado.wire.destination import Destination, climbs, parse
 
 _FORBIDDEN_IN_TARGET = re.compile(rb"[\x00-\x20\x7f]")
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
+_ONCE_OTHERS = re.compile(r"[ßẞς\u200c\u200d]")
+"""Letters of names that stand for others in IDNA 2003, which Python speaks, and for themselves in that of 2008."""
 
 
 class Unsendable(Exception):
@@ -122,6 +124,8 @@ def split_credentials(url: str) -> tuple[str, str]:
         fine = False
     if not mark or not fine or _FORBIDDEN_IN_TARGET.search(clean.encode("utf-8", "replace")):
         raise Unsendable(f"{clean[:200] if mark else url[:200]!r} is no URL like http://localhost:3000/hooks")
+    if _ONCE_OTHERS.search(place):
+        raise Unsendable(f"{place[:200]!r} would be looked up as another name: write it as it is in ASCII (xn--…)")
     try:
         place_of(f"{scheme}://{place}")
     except (Invalid, ValueError):

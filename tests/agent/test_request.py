@@ -190,6 +190,7 @@ def test_headers_that_no_request_has(value: str) -> None:
         (f"http://{'a' * 64}.example/", {}, "no host"),
         ("http://[zz]/", {}, "no URL"),
         ("http://ü..b/", {}, "no host"),
+        ("http://straße.example/", {}, "another name"),
     ],
 )
 def test_what_no_request_can_be_made_of(target: str, fields: Any, words: str) -> None:
