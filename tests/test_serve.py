@@ -15,7 +15,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -107,6 +107,18 @@ def served(folder: Path, *flags: str, stdout: int | None = None, **variables: st
     finally:
         running.process.kill()
         running.process.wait(TIMEOUT)
+
+
+def wait_for_child(parent: int, word: str) -> int:
+    """A child of this process with this word on its command line."""
+    deadline = time.monotonic() + TIMEOUT
+    while time.monotonic() < deadline:
+        for pid in map(int, Path(f"/proc/{parent}/task/{parent}/children").read_text().split()):
+            with suppress(OSError):
+                if word.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
+                    return pid
+        time.sleep(0.002)
+    raise AssertionError(f"no child has {word} on its command line")
 
 
 def shell(line: str) -> str:
@@ -409,6 +421,19 @@ def test_it_ends_whatever_was_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         relay.url()
         assert relay.end() == 0
         assert "error" not in {json.loads(line)["level"] for line in relay.stderr.splitlines()}
+
+
+def test_a_backup_that_hears_nothing_holds_no_stop_up(tmp_path: Path) -> None:
+    """One within a long look at its copy, as a stopped one here, is killed in time for a clean end."""
+    flags = ("--backup-dir", "backups", "--backup-every", "1s", "--drain-timeout", "0")
+    with served(tmp_path, *flags) as relay:
+        relay.url()
+        backup = wait_for_child(relay.process.pid, "backup")
+        os.kill(backup, signal.SIGSTOP)
+        assert relay.end() == 0
+        assert "stop_cut_off" not in relay.stderr
+    with pytest.raises(ProcessLookupError):
+        os.kill(backup, 0)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])

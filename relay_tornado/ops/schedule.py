@@ -24,8 +24,10 @@ from relay_tornado.storage.whereabouts import size_of
 
 RETRY = (60.0, 3600.0)
 """Seconds after which a backup that failed is tried again: at first, and at most."""
-PATIENCE = 10.0
-"""Seconds that a backup has to end when the relay does."""
+PATIENCE = 2.0
+"""Seconds that a backup has to end when the relay does. It hears nothing within a long statement of SQLite's, and late
+where others take the processor, and the stop that waits for it has to be over in time. What a killed one leaves, the
+next one removes."""
 
 _NAME = re.compile(r"relay-([0-9]{8}T[0-9]{6})Z\.db")
 _FORM = "%Y%m%dT%H%M%S"
