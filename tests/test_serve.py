@@ -448,6 +448,39 @@ def test_a_second_signal_changes_nothing(tmp_path: Path, number: int) -> None:
         assert relay.process.returncode == 0
 
 
+def test_the_thread_that_sees_to_an_end_takes_no_signal(tmp_path: Path) -> None:
+    """In the moment in which the loop's handlers are taken away, a second signal would end the process by it."""
+
+    def threads() -> set[Path]:
+        return set(Path(f"/proc/{relay.process.pid}/task").iterdir())
+
+    with served(tmp_path, "--data", "data") as relay:
+        port = int(relay.url().rpartition(":")[2])
+        made = subprocess.run(
+            [*RELAY, "bucket", "create", "b", "--data", "data", "--json"],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            check=True,
+        )
+        path = f"/v1/webhooks/{json.loads(made.stdout)['inputs'][0]['id']}"
+        with socket.create_connection(("127.0.0.1", port)) as sender:
+            sender.sendall(f"POST {path} HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n1".encode())
+            relay.wait_for("listening on")
+            before = threads()
+            relay.process.send_signal(signal.SIGTERM)
+            deadline = time.monotonic() + TIMEOUT
+            while not (new := threads() - before):
+                assert time.monotonic() < deadline
+                time.sleep(0.002)
+            for thread in new:
+                blocked = re.search(r"^SigBlk:\s*(\w+)", (thread / "status").read_text(), re.MULTILINE)
+                assert blocked is not None
+                assert int(blocked[1], 16) >> signal.SIGTERM - 1 & 1
+            sender.sendall(b"2")
+            assert sender.recv(100).startswith(b"HTTP/1.1 200")
+        assert relay.process.wait(TIMEOUT) == 0
+
+
 def test_a_data_directory_that_is_closed_while_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was opened serves on, the gauges among it, and the relay ends as ever."""
     if os.geteuid() == 0:

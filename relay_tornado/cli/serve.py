@@ -40,6 +40,7 @@ _LEAST_DESCRIPTORS = 48
 """What a start opens, and some connections."""
 _OTHERS = (signal.SIGUSR1, signal.SIGUSR2)
 """Signals that have other programs open their logs anew, and the like; one that does not know them is ended by them."""
+_HANDLED = (*STOP, signal.SIGHUP, *_OTHERS)
 _INSTEAD = "the log has the address; `relay ui` prints a link to the page, and `relay token create` makes a token"
 _EXTENSION = 60.0
 """Seconds by which a start that is still at work puts off its time-out."""
@@ -102,11 +103,12 @@ async def _run(settings: Settings, demo: bool, notifier: Notifier, inherited: Se
         _end_within(settings.drain_timeout + _CUT_OFF, loop)
         await relay.stop()
         alive.cancel()
+        await loop.shutdown_default_executor()
         # A second signal, while the interpreter winds down, must not turn a clean end into another exit status. It is
-        # blocked meanwhile: taking the loop's handler away leaves the default one for a moment.
-        handled = (*STOP, signal.SIGHUP, *_OTHERS)
-        signal.pthread_sigmask(signal.SIG_BLOCK, handled)
-        for number in handled:
+        # blocked meanwhile, in every thread that is left: taking the loop's handler away leaves the default one for a
+        # moment.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
+        for number in _HANDLED:
             loop.remove_signal_handler(number)
             signal.signal(number, signal.SIG_IGN)
 
@@ -137,8 +139,10 @@ def _end_within(seconds: float, loop: asyncio.AbstractEventLoop) -> None:
 
     timer = threading.Timer(seconds, cut_off)
     timer.daemon = True
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)  # which the thread has from whoever starts it
     with suppress(RuntimeError, MemoryError):  # there may be no thread to be had
         timer.start()
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
