@@ -56,8 +56,8 @@ class Timer:
         loop = self._arm(at)
         try:
             self._handle = loop.call_at(at, self._over)
-        except MemoryError:
-            say(_log.exception, "timer_not_set")
+        except MemoryError as error:
+            self._tell(error)
 
     def after(self, seconds: float) -> None:
         """So many seconds from now, and at no other time."""
@@ -68,8 +68,8 @@ class Timer:
         loop = self._arm(asyncio.get_running_loop().time())
         try:
             self._handle = loop.call_soon(self._over)
-        except MemoryError:
-            say(_log.exception, "timer_not_set")
+        except MemoryError as error:
+            self._tell(error)
 
     def cancel(self) -> None:
         """It is not called. May be repeated."""
@@ -96,6 +96,10 @@ class Timer:
         self._loop, self.at = asyncio.get_running_loop(), at
         return self._loop
 
+    def _tell(self, error: MemoryError) -> None:
+        assert self._loop is not None
+        self._loop.call_exception_handler({"message": "a timer was not set", "exception": error})
+
     def _forget(self) -> None:
         if self._handle is not None:
             self._handle.cancel()
@@ -119,6 +123,8 @@ def keep_looking() -> Timer:
 
     def look() -> None:
         rounds.after(AGAIN)
+        if rounds._handle is None:  # nobody would look whether this one is late
+            rounds.soon()
         Timer.look()
 
     rounds = Timer(look)

@@ -248,14 +248,18 @@ def test_a_timer_that_the_loop_has_not(loop: str, lost: str, monkeypatch: pytest
         timer, rounds = Timer(lambda: called.append(0.0)), keep_looking()
         running = asyncio.get_running_loop()
         # An event loop of uvloop's can't be changed, so what the timer has of it is.
-        short = SimpleNamespace(time=running.time, call_at=running.call_at, call_soon=running.call_soon)
+        told: list[str] = []
+        short = SimpleNamespace(
+            time=running.time, call_at=running.call_at, call_soon=running.call_soon,
+            call_exception_handler=lambda context: told.append(context["message"]),
+        )  # fmt: skip
         if lost != "call":
             setattr(short, lost, once(getattr(running, lost)))
-        with monkeypatch.context() as patch, capture_logs() as logs:
+        with monkeypatch.context() as patch:
             patch.setattr(module.asyncio, "get_running_loop", lambda: short)
             timer.soon() if lost == "call_soon" else timer.after(0.01)
         timer._loop = running
-        assert [each["event"] for each in logs] == ([] if lost == "call" else ["timer_not_set"])
+        assert told == ([] if lost == "call" else ["a timer was not set"])
         if lost == "call":
             assert timer._handle is not None
             timer._handle.cancel()
@@ -300,6 +304,34 @@ async def test_a_step_without_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [each["event"] for each in logs] == ["timer_failed"]
     rounds.cancel()
     loop.set_exception_handler(before)
+
+
+async def test_the_looks_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where there was no memory to set the next of them, and nobody else would look for it."""
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(module, "AGAIN", 0.01)
+    monkeypatch.setattr(module, "_LATE", 0.05)
+    rounds = keep_looking()
+    monkeypatch.setattr(loop, "call_exception_handler", lambda context: None)
+    usual = loop.call_at
+    tries: list[float] = []
+
+    def call_at(at: float, step: Callable[..., object], *what: Any, **options: Any) -> asyncio.TimerHandle:
+        if step == rounds._over and not tries:
+            tries.append(at)
+            raise MemoryError
+        return usual(at, step, *what, **options)
+
+    monkeypatch.setattr(loop, "call_at", call_at)
+    called: list[int] = []
+    timer = Timer(lambda: called.append(1))
+    with capture_logs():
+        await until(lambda: tries)
+    timer.soon()
+    assert timer._handle is not None
+    timer._handle.cancel()
+    await until(lambda: called)
+    rounds.cancel()
 
 
 async def test_the_looks_themselves_may_be_lost(monkeypatch: pytest.MonkeyPatch) -> None:
