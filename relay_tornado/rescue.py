@@ -56,8 +56,8 @@ class Timer:
         loop = self._arm(at)
         try:
             self._handle = loop.call_at(at, self._over)
-        except MemoryError as error:
-            self._tell(error)
+        except MemoryError:
+            self._lack(loop)
 
     def after(self, seconds: float) -> None:
         """So many seconds from now, and at no other time."""
@@ -68,8 +68,8 @@ class Timer:
         loop = self._arm(asyncio.get_running_loop().time())
         try:
             self._handle = loop.call_soon(self._over)
-        except MemoryError as error:
-            self._tell(error)
+        except MemoryError:
+            self._lack(loop)
 
     def cancel(self) -> None:
         """It is not called. May be repeated."""
@@ -96,9 +96,11 @@ class Timer:
         self._loop, self.at = asyncio.get_running_loop(), at
         return self._loop
 
-    def _tell(self, error: MemoryError) -> None:
-        assert self._loop is not None
-        self._loop.call_exception_handler({"message": "a timer was not set", "exception": error})
+    def _lack(self, loop: asyncio.AbstractEventLoop) -> None:
+        """In an `except`. Has it looked for, by those who look for others, too, which may be lost themselves."""
+        say(_log.exception, "timer_not_set")
+        with suppress(MemoryError):
+            loop.call_soon(Timer.look)
 
     def _forget(self) -> None:
         if self._handle is not None:

@@ -90,6 +90,8 @@ class Space:
             wal = self._wal.stat().st_size if self._wal.exists() else 0
         except OSError:
             return
+        except TypeError as error:  # what Python says of a path where there is no memory to convert it
+            raise MemoryError from error
         self.free = disk.free
         self.least = least = disk.least(self._reserve)
         self.wal = wal

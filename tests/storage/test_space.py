@@ -92,6 +92,17 @@ def test_a_disk_that_does_not_answer_changes_nothing(tmp_path: Path, monkeypatch
     assert not Space(tmp_path / "relay.db", 256 * MIB).low()
 
 
+def test_a_look_that_there_is_no_memory_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python says of a path that it can't convert that it is none."""
+
+    def statvfs(path: Path) -> Disk:
+        raise TypeError("statvfs: path should be string, bytes, os.PathLike or integer, not PosixPath")
+
+    monkeypatch.setattr(os, "statvfs", statvfs)
+    with pytest.raises(MemoryError):
+        Space(tmp_path / "relay.db", 0).low()
+
+
 def test_what_comes_between_two_looks_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A burst within one second does not run past the reserve: what was taken in counts, written or not."""
     monkeypatch.setattr(os, "statvfs", lambda path: Disk(266 * MIB // 4096, 4096, 100 * GIB // 4096))
