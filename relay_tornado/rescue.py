@@ -161,10 +161,13 @@ class Lock(asyncio.Lock):
     def release(self) -> None:
         try:
             super().release()
-        except MemoryError as error:  # it is released by then
+        except MemoryError as error:
             asyncio.get_running_loop().call_exception_handler({"message": "a task was not woken", "exception": error})
-            # There may have been none to find out who waits; and behind him all others would wait.
-            surely(self._wake_up_first)  # type: ignore[attr-defined]
+            if self.locked():  # there was none for the call
+                Timer(self.release).after(AGAIN)
+            else:
+                # There may have been none to find out who waits; and behind him all others would wait.
+                surely(self._wake_up_first)  # type: ignore[attr-defined]
 
 
 def surely(step: Callable[..., Any], *arguments: Any) -> None:

@@ -134,6 +134,19 @@ async def test_who_waits_for_a_lock_is_found(monkeypatch: pytest.MonkeyPatch) ->
     await until(waiting[1].done)
 
 
+async def test_a_lock_is_released(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where there is no memory to call what releases it."""
+    monkeypatch.setattr("relay_tornado.rescue.AGAIN", 0.001)
+    lock = Lock()
+    await lock.acquire()
+    with monkeypatch.context() as patch:
+        patch.setattr(asyncio.Lock, "release", once(asyncio.Lock.release))
+        lock.release()
+    assert lock.locked()
+    waiting = asyncio.create_task(lock.acquire())
+    await until(waiting.done)
+
+
 async def test_what_has_to_be_done_is_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """As often as memory is short for it; other errors are its caller's, and are raised at once."""
     monkeypatch.setattr("relay_tornado.rescue.AGAIN", 0.001)
