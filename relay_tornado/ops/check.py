@@ -65,9 +65,9 @@ def check(path: Path, progress: Progress, *, full: bool = False) -> Report:
         _within(report, "the logs", lambda: Logs(raw, report, names, progress).check())
         _within(report, "the consumers", lambda: _check_consumers(raw, report, names))
         report.schema = migrate.version(raw)
-        with contextlib.closing(model(report.schema)) as empty:
-            _within(report, "the schema", lambda: _check_schema(raw, report, empty))
-            _within(report, "the small tables", lambda: check_conditions(raw, empty, partial(_tell_value, report)))
+        with contextlib.closing(migrate.empty(report.schema)) as model:
+            _within(report, "the schema", lambda: _check_schema(raw, report, model))
+            _within(report, "the small tables", lambda: check_conditions(raw, model, partial(_tell_value, report)))
         _within(report, "what goes with events", lambda: _check_followers(raw, report))
     report.seconds = time.monotonic() - begun
     return report
@@ -128,17 +128,6 @@ def _within(report: Report, what: str, look: Callable[[], None]) -> None:
         look()
     except (sqlite3.DatabaseError, TypeError, ValueError) as error:
         report.add("damage", "unreadable", f"{what} can't be read to the end ({error})", RESTORE)
-
-
-def model(version: int) -> sqlite3.Connection:
-    """An empty database with the schema of this version."""
-    made = sqlite3.connect(":memory:")
-    if version == migrate.latest():
-        made.executescript(migrate.schema())
-    else:
-        for step in migrate.steps()[:version]:
-            made.executescript(step.script)
-    return made
 
 
 def _check_schema(raw: sqlite3.Connection, report: Report, model: sqlite3.Connection) -> None:

@@ -85,9 +85,10 @@ def _prepared(address: str) -> sqlite3.Connection:
 def _check_tables(raw: sqlite3.Connection, path: Path) -> None:
     """Raises StartupError where a view stands for a table: what it gives may have no end."""
     views = {name.lower() for (name,) in raw.execute("SELECT name FROM main.sqlite_schema WHERE type = 'view'")}
-    with contextlib.closing(sqlite3.connect(":memory:")) as now:
-        now.executescript(migrate.schema())
-        for (table,) in now.execute("SELECT name FROM sqlite_schema WHERE type = 'table'") if views else ():
+    if not views:
+        return
+    with contextlib.closing(migrate.empty(migrate.latest())) as now:
+        for (table,) in now.execute("SELECT name FROM sqlite_schema WHERE type = 'table'"):
             if table in views:
                 raise StartupError(
                     f"{path} has a view in the place of the table {table}: no relay made it so. Try another copy."
@@ -96,8 +97,7 @@ def _check_tables(raw: sqlite3.Connection, path: Path) -> None:
 
 def _complete(raw: sqlite3.Connection) -> None:
     """Puts temporary views before the tables of an older schema, with the columns that came later."""
-    with contextlib.closing(sqlite3.connect(":memory:")) as now:
-        now.executescript(migrate.schema())
+    with contextlib.closing(migrate.empty(migrate.latest())) as now:
         for (table,) in now.execute("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"):
             there = [row[1] for row in raw.execute(f"PRAGMA main.table_info({table})")]
             if not there:

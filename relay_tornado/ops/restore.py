@@ -20,7 +20,7 @@ from relay_tornado.errors import Conflict, Locked, NoSpace, StartupError
 from relay_tornado.ids import new_uuid
 from relay_tornado.ops import copying
 from relay_tornado.ops.backup import Damaged
-from relay_tornado.ops.check import check, model
+from relay_tornado.ops.check import check
 from relay_tornado.ops.copying import Progress
 from relay_tornado.ops.findings import Report
 from relay_tornado.ops.opening import open_file
@@ -157,7 +157,7 @@ def _make_triggers(raw: sqlite3.Connection) -> None:
     sql = "SELECT name, sql FROM main.sqlite_schema WHERE type = 'trigger'"
     for name, _ in raw.execute(sql).fetchall():
         raw.execute('DROP TRIGGER "{}"'.format(name.replace('"', '""')))
-    with contextlib.closing(model(migrate.version(raw))) as own:
+    with contextlib.closing(migrate.empty(migrate.version(raw))) as own:
         for _, text in own.execute(sql):
             with contextlib.suppress(sqlite3.OperationalError):  # its table is missing
                 raw.execute(text)

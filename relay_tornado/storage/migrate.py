@@ -53,6 +53,17 @@ def latest() -> int:
     return steps()[-1].version
 
 
+def empty(version: int) -> sqlite3.Connection:
+    """An empty database in memory, with the schema of this version."""
+    made = sqlite3.connect(":memory:")
+    if version == latest():
+        made.executescript(schema())
+    else:
+        for step in steps()[:version]:
+            made.executescript(step.script)
+    return made
+
+
 def version(raw: sqlite3.Connection) -> int:
     return int(raw.execute("PRAGMA user_version").fetchone()[0])
 
