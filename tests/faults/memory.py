@@ -16,7 +16,7 @@ What no relay can mend is counted apart. Where the interpreter's own `accept` fi
 called, it raises, and has lost the descriptor by then, so that this one's connection stays open (`LOST_BY_PYTHON`). And
 a library in C may end the process at once: msgspec does, as it decodes. Then the relay is started again, and all that
 it acknowledged has to be there. A callback that the loop has no memory to call is lost; what depends on one looks again
-by itself, and a stop is cut off where it waits for one (tests/test_serve.py). SQLite's memory is not Python's:
+by itself, and a stop is cut off where it waits for one (tests/test_serve_ends.py). SQLite's memory is not Python's:
 tests/storage/test_recovery.py has what its want of it does.
 """
 

@@ -1,0 +1,184 @@
+"""How `relay serve` ends: in order and in time, whatever is in its way."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests.serving import RELAY, TIMEOUT, Served, served, shell
+
+SILENT = """
+import socket, sys, threading
+real = socket.getaddrinfo
+def getaddrinfo(*asked, **more):
+    if asked[0] == "silent.test" and not asked[5] & socket.AI_NUMERICHOST:
+        print("looking it up", file=sys.stderr, flush=True)
+        threading.Event().wait()
+    return real(*asked, **more)
+socket.getaddrinfo = getaddrinfo
+from relay_tornado.cli.entry import main
+main()
+"""
+"""A relay for which the servers of one name never answer."""
+
+LOST = """
+import asyncio
+from relay_tornado.app import Relay
+from relay_tornado.cli import entry, serve
+async def never():
+    while True:
+        try:
+            await asyncio.get_running_loop().create_future()
+        except asyncio.CancelledError:
+            pass
+async def start(self, start=Relay.start):
+    await start(self)
+    {lose}
+Relay.start = start
+serve._CUT_OFF = 0.2
+entry.main()
+"""
+"""A relay in which something is lost that the end of it waits for."""
+
+
+def wait_for_child(parent: int, word: str) -> int:
+    """A child of this process with this word on its command line."""
+    deadline = time.monotonic() + TIMEOUT
+    while time.monotonic() < deadline:
+        for pid in map(int, Path(f"/proc/{parent}/task/{parent}/children").read_text().split()):
+            with suppress(OSError):
+                if word.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
+                    return pid
+        time.sleep(0.002)
+    raise AssertionError(f"no child has {word} on its command line")
+
+
+@pytest.mark.parametrize(
+    "lose",
+    ["self._stack.push_async_callback(never)", "self.lost = asyncio.create_task(never(), name='lost')"],
+    ids=["waited for by the stop", "waited for behind it"],
+)
+def test_it_ends_whatever_was_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lose: str) -> None:
+    """A stop that waits for what never comes is over a while after the drain's time, with 1, and the log says so; the
+    next start finds all in order."""
+    monkeypatch.setattr(Served, "program", [sys.executable, "-W", "error", "-c", LOST.format(lose=lose)])
+    with served(tmp_path, "--drain-timeout", "0.1") as relay:
+        relay.url()
+        assert relay.end() == 1
+        assert json.loads(relay.stderr.splitlines()[-1])["event"] == "stop_cut_off"
+    monkeypatch.undo()
+    with served(tmp_path) as relay:
+        relay.url()
+        assert relay.end() == 0
+        assert "error" not in {json.loads(line)["level"] for line in relay.stderr.splitlines()}
+
+
+def test_a_backup_that_hears_nothing_holds_no_stop_up(tmp_path: Path) -> None:
+    """One within a long look at its copy, as a stopped one here, is killed in time for a clean end."""
+    flags = ("--backup-dir", "backups", "--backup-every", "1s", "--drain-timeout", "0")
+    with served(tmp_path, *flags) as relay:
+        relay.url()
+        backup = wait_for_child(relay.process.pid, "backup")
+        os.kill(backup, signal.SIGSTOP)
+        assert relay.end() == 0
+        assert "stop_cut_off" not in relay.stderr
+    with pytest.raises(ProcessLookupError):
+        os.kill(backup, 0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
+def test_a_second_signal_changes_nothing(tmp_path: Path, number: int) -> None:
+    """Who is impatient and signals again while the relay ends gets the same clean end."""
+    with served(tmp_path) as relay:
+        relay.url()
+        relay.process.send_signal(signal.SIGTERM)
+        while relay.process.poll() is None:
+            relay.process.send_signal(number)
+            time.sleep(0.002)
+        assert relay.process.returncode == 0
+
+
+def test_the_thread_that_sees_to_an_end_takes_no_signal(tmp_path: Path) -> None:
+    """In the moment in which the loop's handlers are taken away, a second signal would end the process by it."""
+
+    def threads() -> set[Path]:
+        return set(Path(f"/proc/{relay.process.pid}/task").iterdir())
+
+    with served(tmp_path, "--data", "data") as relay:
+        port = int(relay.url().rpartition(":")[2])
+        made = subprocess.run(
+            [*RELAY, "bucket", "create", "b", "--data", "data", "--json"],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            check=True,
+        )
+        path = f"/v1/webhooks/{json.loads(made.stdout)['inputs'][0]['id']}"
+        with socket.create_connection(("127.0.0.1", port)) as sender:
+            head = f"POST {path} HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n"
+            sender.sendall(head.encode())
+            assert sender.recv(100).startswith(b"HTTP/1.1 100")
+            before = threads()
+            relay.process.send_signal(signal.SIGTERM)
+            deadline = time.monotonic() + TIMEOUT
+            while not (new := threads() - before):
+                assert time.monotonic() < deadline
+                time.sleep(0.002)
+            for thread in new:
+                blocked = re.search(r"^SigBlk:\s*(\w+)", (thread / "status").read_text(), re.MULTILINE)
+                assert blocked is not None
+                assert int(blocked[1], 16) >> signal.SIGTERM - 1 & 1
+            sender.sendall(b"12")
+            assert sender.recv(100).startswith(b"HTTP/1.1 200")
+        assert relay.process.wait(TIMEOUT) == 0
+
+
+def test_a_data_directory_that_is_closed_while_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was opened serves on, the gauges among it, and the relay ends as ever."""
+    if os.geteuid() == 0:
+        if shutil.which("setpriv") is None:
+            pytest.skip("there is no setpriv, and root may go into any directory")
+        bound = "--bounding-set=-dac_override,-dac_read_search"
+        monkeypatch.setattr(Served, "program", ["setpriv", bound, *RELAY])
+    data = tmp_path / "data"
+    with served(tmp_path, "--data", str(data), "--metrics-port", "0") as relay:
+        url = relay.url()
+        port = relay.wait_for(r'"metrics_port": (\d+)')[1]
+        data.chmod(0)
+        try:
+            for asked in (f"{url}/readyz", f"http://127.0.0.1:{port}/metrics"):
+                with urllib.request.urlopen(asked, timeout=TIMEOUT) as answer:
+                    assert answer.status == 200
+            assert relay.end() == 0, relay.stderr
+        finally:
+            data.chmod(0o700)
+    with served(tmp_path, "--data", str(data)) as relay:
+        relay.url()
+        assert relay.end() == 0
+
+
+def test_a_name_whose_servers_are_silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An output's name that is being looked up keeps the relay from no clean end, however long that takes."""
+    for line in ("bucket create orders --json", "output create orders --public --destination http://silent.test/"):
+        shell(f"{shlex.join(RELAY)} {line} --data {tmp_path / 'relay-data'}")
+    shown = shell(f"{shlex.join(RELAY)} bucket show orders --json --data {tmp_path / 'relay-data'}")
+    monkeypatch.setattr(Served, "program", [sys.executable, "-W", "error", "-c", SILENT])
+    with served(tmp_path) as relay:
+        url = f"{relay.url()}/v1/webhooks/{json.loads(shown)['inputs'][0]['id']}"
+        with urllib.request.urlopen(url, b"x", timeout=TIMEOUT) as answer:
+            assert answer.status == 200
+        relay.wait_for("looking it up")
+        assert relay.end() == 0
