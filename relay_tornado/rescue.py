@@ -11,6 +11,8 @@ and whoever looks finds those that are late.
 from __future__ import annotations
 
 import asyncio
+import logging
+import sys
 import types
 from collections.abc import Callable
 from contextlib import suppress
@@ -140,6 +142,23 @@ def rescue(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         loop.call_soon(_look, loop)
     with suppress(MemoryError):  # there may be none for words
         loop.default_exception_handler(context)
+
+
+class Lookout(logging.Handler):
+    """Has the loop look for lost tasks where a want of memory is logged: what it kept from its end may have been waking
+    one, in a library's code, and the loop hears of no exception that somebody catches."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(logging.ERROR)
+        self._loop = loop
+
+    def emit(self, record: logging.LogRecord) -> None:
+        told: Any = record.msg.get("exc_info") if isinstance(record.msg, dict) else record.exc_info
+        if isinstance(told, tuple):
+            told = told[1]
+        with suppress(MemoryError, RuntimeError):  # the loop may have ended
+            if _tells_of_want(told if isinstance(told, BaseException) else sys.exception() if told else None):
+                self._loop.call_soon_threadsafe(_look, self._loop)
 
 
 def wake(future: asyncio.Future[T], outcome: T | BaseException) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import io
 import json
@@ -13,7 +14,10 @@ import structlog
 
 from relay_tornado.ids import new_secret
 from relay_tornado.log_output import configure, redact
+from relay_tornado.rescue import Lookout
 from relay_tornado.settings import Settings
+from tests.failing import once
+from tests.waiting import until
 
 
 @pytest.fixture(autouse=True)
@@ -135,3 +139,25 @@ def test_failed_handshakes_are_not_logged() -> None:
     logging.getLogger("tornado.general").warning("SSL Error on %s %s: %s", 7, "peer", "nonsense")
     logging.getLogger("tornado.general").warning("something else")
     assert [line["event"] for line in lines(stream)] == ["something else"]
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["the relay's", "a library's"])
+@pytest.mark.gen_test
+async def test_a_want_of_memory_has_lost_tasks_looked_for(own: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library wakes who waits, and what fails at that is caught and logged: the loop is told of nothing."""
+    loop = asyncio.get_running_loop()
+    opened()
+    logging.getLogger().addHandler(Lookout(loop))
+    future: asyncio.Future[None] = loop.create_future()
+    waiting = loop.create_task(asyncio.wait_for(future, None))
+    await asyncio.sleep(0)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "call_soon", once(loop.call_soon))
+        try:
+            future.set_result(None)
+        except MemoryError as error:
+            if own:
+                structlog.get_logger("relay_tornado").error("handler_failed", exc_info=error)
+            else:
+                logging.getLogger("tornado.application").error("Uncaught exception", exc_info=True)
+    await until(waiting.done)

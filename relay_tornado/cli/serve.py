@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import logging
 import os
 import resource
 import shlex
@@ -28,7 +29,7 @@ from relay_tornado.garbage import restrain
 from relay_tornado.log_output import configure
 from relay_tornado.model import Bucket
 from relay_tornado.notify import Notifier, inherited_sockets
-from relay_tornado.rescue import rescue
+from relay_tornado.rescue import Lookout, rescue
 from relay_tornado.settings import Settings
 
 _log = structlog.get_logger(__name__)
@@ -77,6 +78,7 @@ async def _run(settings: Settings, demo: bool, notifier: Notifier, inherited: Se
     told_to_stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(rescue)
+    logging.getLogger().addHandler(Lookout(loop))
     for number in STOP:
         loop.add_signal_handler(number, told_to_stop.set)
     for other in _OTHERS:

@@ -338,7 +338,8 @@ def run(folder: Path, step: int = 1, kinds: Sequence[str] = tuple(KINDS)) -> Out
     with StarvedRelay(folder / "starved", **TIMES) as relay:
         world = World(relay, relay.create_bucket("orders"), relay.create_token(), outcome)
         asyncio.run(_starve(world, step, kinds))
-        outcome.expect(relay.stop() == 0, "the relay did not end with 0")
+        code = relay.stop()
+        outcome.expect(code == 0, f"the relay ended with {code}: {relay.said()[-2000:]}")
         check = relay.run("check")
         outcome.expect(check.returncode == 0, f"relay check says {check.stdout} {check.stderr}")
     outcome.expect(world.failed > 0, "no allocation failed")
