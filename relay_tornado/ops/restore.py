@@ -116,12 +116,17 @@ def _restore(file: Path, directory: Path, progress: Progress, before: Report) ->
         refusal = copying.refusal(error, descriptor, directory) if isinstance(error, sqlite3.Error) else None
         if refusal is not None:
             raise refusal from error
-        raise StartupError(f"{file} could not be restored ({error}); nothing was left in {directory}.") from error
+        why = error if isinstance(error, sqlite3.Error) else _damaged_record(before) or error
+        raise StartupError(f"{file} could not be restored ({why}); nothing was left in {directory}.") from error
     finally:
         os.close(descriptor)
         for suffix in copying.ENDS:
             part.with_name(part.name + suffix).unlink(missing_ok=True)
     return Restored(directory / NAME, after, stamp.database, tokens, paused, disabled)
+
+
+def _damaged_record(before: Report) -> str:
+    return next((finding.message for finding in before.damage if finding.kind == "record"), "")
 
 
 def _make_own(raw: sqlite3.Connection) -> tuple[tuple[str, str], ...]:

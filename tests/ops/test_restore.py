@@ -242,10 +242,12 @@ def test_a_damaged_backup_is_restored_all_the_same(cli: Runner, file: Path, tmp_
 
 
 def test_damage_that_no_restore_gets_over(cli: Runner, file: Path, tmp_path: Path) -> None:
-    """A record that nobody understands might be that of an output: nothing is left, and no traceback."""
+    """A record that nobody understands might be that of an output: it is named, and nothing is left."""
     change(file, "UPDATE bucket SET document = '[3]'")
     new = restored(cli, tmp_path)
-    assert "could not be restored" in new.refused("restore", file, "--damaged")
+    said = new.refused("restore", file, "--damaged")
+    assert "could not be restored (the record of bucket " in said
+    assert "can't be understood (Expected `object`, got `array`)" in said
     assert {path.name for path in new.data.iterdir()} == {"relay.lock"}
 
 
