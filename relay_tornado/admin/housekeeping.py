@@ -13,7 +13,7 @@ from relay_tornado.errors import BucketGone, Conflict, RelayError, Unavailable
 from relay_tornado.log.contract import EventLog
 from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.log.retention import RetentionClock
-from relay_tornado.model import Bucket, Retention
+from relay_tornado.model import Bucket, BucketId, Retention
 from relay_tornado.registry.contract import Registry
 from relay_tornado.settings import Settings
 
@@ -45,6 +45,8 @@ class Housekeeping:
         self._registry = registry
         self._interval = settings.retention_interval
         self._clock = RetentionClock(settings.retention_grace)
+        self._overtaken: dict[BucketId, int] = {}
+        """By bucket, how many events left that some consumer is not done with, since that was told."""
 
     async def reconcile(self) -> None:
         """Drops each log without a bucket: deleting is two steps with no transaction around them, and this completes
@@ -88,7 +90,10 @@ class Housekeeping:
         if by_age:
             await self._expire()
         left = 0
-        for bucket in self._registry.list("bucket"):
+        buckets = self._registry.list("bucket")
+        for gone in self._overtaken.keys() - {bucket.id for bucket in buckets}:
+            del self._overtaken[gone]
+        for bucket in buckets:
             try:
                 left += await self._trim(bucket, by_age)
             except BucketGone:
@@ -124,14 +129,26 @@ class Housekeeping:
             await self._log.forget_repeats(bucket.id)
         floor = await self._needed(bucket, by_age) if keep.wait_for_consumers else None
         left = await self._log.trim(bucket.id, keep, floor)
+        forced = 0
         if keep.wait_for_consumers and keep.hard_max_bytes is not None:
             forced = await self._log.trim(bucket.id, Retention(None, None, keep.hard_max_bytes), None)
-            if forced and floor is not None:
-                _logger.warning("consumers_overtaken", bucket_id=bucket.id, bucket=bucket.name, events=forced)
             left += forced
+        if forced or bucket.id in self._overtaken:
+            await self._tell_overtaken(bucket, floor, forced)
         if left:
             self._ledgers.trimmed(bucket.id, (await self._log.bounds(bucket.id)).first)
         return left
+
+    async def _tell_overtaken(self, bucket: Bucket, floor: int | None, forced: int) -> None:
+        """Logs that so many events left although they were waited for, once until nobody lacks one any more."""
+        behind = 0 if floor is None else max(0, (await self._log.bounds(bucket.id)).first - floor)
+        taken = min(forced, behind)
+        if taken and bucket.id not in self._overtaken:
+            _logger.warning("consumers_overtaken", bucket_id=bucket.id, bucket=bucket.name, events=taken)
+        if behind:
+            self._overtaken[bucket.id] = self._overtaken.get(bucket.id, 0) + taken
+        elif events := self._overtaken.pop(bucket.id, 0):
+            _logger.info("consumers_overtaken_no_more", bucket_id=bucket.id, bucket=bucket.name, events=events)
 
     async def _needed(self, bucket: Bucket, by_age: bool) -> int | None:
         """The oldest seq that is waited for. With a token that has expired nobody can come; it counts while the clock

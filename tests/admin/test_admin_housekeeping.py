@@ -357,6 +357,38 @@ async def test_waiting_has_an_end(world: World) -> None:
 
 
 @pytest.mark.gen_test
+async def test_who_is_overtaken_is_told_of_once(world: World) -> None:
+    """And that it is over, with how many events it were, once nobody lacks one any more; then it may begin anew."""
+    size = event(b"x" * 100).size
+    keep = {"max_bytes": None, "wait_for_consumers": True, "hard_max_bytes": 4 * size}
+    bucket = await world.administration.create_bucket("orders", retention=keep)
+    ledgers = await consumer(world, bucket, 0)
+    told: list[tuple[str, int]] = []
+
+    async def passes(*counts: int) -> None:
+        for count in counts:
+            for _ in range(count):
+                await world.log.append(bucket.id, event(b"x" * 100))
+            with capture_logs() as logs:
+                await world.administration.housekeeping.trim_all()
+            told.extend((each["event"], each["events"]) for each in logs)
+
+    await passes(4, 3, 0, 2)
+    assert told == [("consumers_overtaken", 3)]
+    await ledgers.delete(Key(bucket.id, "client", "worker"))
+    await consumer(world, bucket, 7)
+    await passes(2)
+    assert told == [("consumers_overtaken", 3), ("consumers_overtaken_no_more", 5)]
+    told.clear()
+    await passes(1, 0)
+    assert told == [("consumers_overtaken", 1)]
+    await world.administration.delete_bucket("orders")
+    await passes(0)
+    assert told == [("consumers_overtaken", 1)]
+    assert world.administration.housekeeping._overtaken == {}
+
+
+@pytest.mark.gen_test
 async def test_waiting_has_an_end_where_nobody_is_waited_for(world: World) -> None:
     """The hard limit counts in a bucket without a consumer, too, and nobody is overtaken there."""
     size = event(b"x" * 100).size
