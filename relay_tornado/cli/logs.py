@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from relay_tornado.cli.answers import left_over
 from relay_tornado.cli.client import Caller, open_relay
 from relay_tornado.cli.common import Group, header_rows
 from relay_tornado.cli.errors import Failure
@@ -19,7 +20,6 @@ from relay_tornado.cli.flags import in_flags
 from relay_tornado.cli.options import Number, Read, options_of, relay_options, unix_time
 from relay_tornado.cli.output import Document, note, print_fields, print_json, print_page, when
 from relay_tornado.errors import RelayError
-from relay_tornado.ids import parse_id
 from relay_tornado.model import STATUSES, counted, printable
 from relay_tornado.settings import parse_duration
 
@@ -219,7 +219,7 @@ def _each(relay: Caller, ids: Sequence[str], orders: Document, made: list[str]) 
 
 def _range(relay: Caller, bucket: str, wanted: Document, orders: Document, made: list[str]) -> str:
     """The same for a range of a bucket."""
-    problem = ""
+    problem, first = "", wanted.get("first", 1)
     while not problem:
         try:
             # Where the first request's bound is met, later ones must not meet the copies themselves.
@@ -227,19 +227,19 @@ def _range(relay: Caller, bucket: str, wanted: Document, orders: Document, made:
                 newest = relay.call("logs.list", bucket=bucket, limit=1)["data"]
                 wanted["last"] = int(newest[0]["seq"]) if newest else 0
             answer = relay.call("logs.resend_range", bucket=bucket, **wanted, **orders)
+            made += answer["ids"]
+            for gap in answer.get("skipped", ()):
+                note(f"not sent: {gap['from']} to {gap['to']}, whose content is not there ({gap['reason']})")
+            left = left_over(answer, first)
         except RelayError as error:
             if not made:
                 raise
             problem = in_flags("logs", str(error))
             break
-        made += answer["ids"]
-        for gap in answer.get("skipped", ()):
-            note(f"not sent: {gap['from']} to {gap['to']}, whose content is not there ({gap['reason']})")
-        if "next_cursor" not in answer:
+        if left is None:
             return ""
-        wanted["cursor"] = answer["next_cursor"]
+        first, wanted["cursor"] = left, answer["next_cursor"]
         problem = answer.get("problem", "")
-    first = parse_id(wanted["cursor"].partition("..")[0]).seq + 1
     return f"broken off: {problem}; the same command with --first {first} --last {wanted['last']} goes on there"
 
 

@@ -111,9 +111,9 @@ class Remote:
 
     def _refused(self, error: urllib.error.HTTPError, method: str) -> NoReturn:
         try:
-            document = json.loads(error.read())
+            document = answers.decode(error.read())
             message = str(document["message"])[:_LONGEST]
-        except (ValueError, RecursionError, KeyError, TypeError, OSError, HTTPException):
+        except (ValueError, KeyError, TypeError, OSError, HTTPException):
             raise Unavailable(f"{self.url} {_stranger(error, method)}") from None
         if error.code == 405 or message == _NO_PATH:
             raise Refused(

@@ -12,6 +12,7 @@ import click
 from click.core import ParameterSource
 
 from relay_tornado.cli.access import open_access
+from relay_tornado.cli.answers import left_over, onward
 from relay_tornado.cli.client import Caller, open_relay
 from relay_tornado.cli.conditions import Condition, joined
 from relay_tornado.cli.errors import Failure
@@ -23,7 +24,6 @@ from relay_tornado.cli.progress import Progress, show_progress
 from relay_tornado.cli.span import Course, find_span
 from relay_tornado.cli.target import SENDING, Sending, sending_options, shape_of
 from relay_tornado.errors import RelayError
-from relay_tornado.ids import parse_id
 from relay_tornado.model import counted
 
 if TYPE_CHECKING:
@@ -189,10 +189,11 @@ def _resend(relay: Caller, course: Course, output: str, rules: Any) -> _Order:
             answer = relay.call("logs.resend_range", bucket=course.span.bucket["id"], **wanted)
             course.sent += len(answer["ids"])
             course.missing += sum(gap["count"] or 0 for gap in answer.get("skipped", ()))
-            if "next_cursor" not in answer:
+            left = left_over(answer, first)
+            if left is None:
                 return
-            wanted["cursor"] = answer["next_cursor"]
-            yield parse_id(answer["next_cursor"].partition("..")[0]).seq + 1
+            first, wanted["cursor"] = left, answer["next_cursor"]
+            yield left
             if answer.get("problem"):
                 raise Failure(f"broken off: {answer['problem']}")
 
@@ -211,11 +212,13 @@ def _replay(relay: Caller, course: Course, command: str, pace: Pace, **to: Any) 
             answer = relay.call(command, first=at, **wanted)
             course.sent += answer["scheduled"]
             wanted["anchor"] = answer["anchor"]
-            at = answer["next"]
+            reached, at = at, answer["next"]
             if at is not None:
                 yield at
                 if answer["full"]:
                     time.sleep(_FULL)
+                else:
+                    onward(at, reached)
 
     return order
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import inspect
+import json
 import socket
 import ssl
 import subprocess
@@ -19,6 +20,7 @@ import pytest
 import trustme
 
 from relay_tornado.admin.commands import COMMANDS
+from relay_tornado.cli import answers
 from relay_tornado.cli.remote import Remote
 from tests.cli.runner import Runner
 from tests.cli.server import Server, serving
@@ -302,6 +304,50 @@ def test_an_answer_without_end(relay: Runner, monkeypatch: pytest.MonkeyPatch, a
     monkeypatch.setattr("relay_tornado.client.opener.LARGEST", 1 << 20)
     with saying(answer, forever) as url:
         assert "like a relay: is the URL right?" in relay.refused("bucket", "list", RELAY_URL=url, RELAY_SECRET="x")
+
+
+@pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\n\r\n", b"HTTP/1.1 500 Error\r\n\r\n"])
+def test_an_answer_of_many_values(relay: Runner, monkeypatch: pytest.MonkeyPatch, head: bytes) -> None:
+    """It takes little on its way, and would take forty times that as a document; what texts hold is no value."""
+    monkeypatch.setattr("relay_tornado.cli.answers._MOST", 1000)
+    with saying(head + b"[%s]" % b",".join([b"[]"] * 1000)) as url:
+        assert "like a relay: is the URL right?" in relay.refused("bucket", "list", RELAY_URL=url, RELAY_SECRET="x")
+    text = '"[{,' * 1000
+    for document in ({"body": text}, [text, text], [1] * 999):
+        assert answers.decode(json.dumps(document).encode()) == document
+    for document in ([{}] * 1000, [text, *range(1000)]):
+        with pytest.raises(ValueError, match="too many values"):
+            answers.decode(json.dumps(document).encode())
+
+
+PAGE = {
+    "id": "b",
+    "name": "orders",
+    "inputs": [],
+    "outputs": [{"id": "o", "name": "worker", "internal": True}],
+    "data": [{"id": "abcdefghijkl-9"}],
+    "ids": [],
+    "next_cursor": "abcdefghijkl-0..abcdefghijkl-9",
+    "scheduled": 0,
+    "next": 1,
+    "full": False,
+    "anchor": None,
+}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "logs resend --bucket orders --last 9",
+        "replay orders --from earliest --to-output worker",
+        "replay orders --from earliest --to-consumer worker",
+    ],
+)
+def test_pages_without_end(relay: Runner, command: str) -> None:
+    """One that leaves all that it was to do is the last one that is asked for."""
+    with saying(b"HTTP/1.1 200 OK\r\n\r\n" + json.dumps(PAGE).encode()) as url:
+        said = relay.refused(*command.split(), RELAY_URL=url, RELAY_SECRET="x")
+    assert said == "the relay did nothing from seq 1 on, and does not say why"
 
 
 @pytest.mark.parametrize(
