@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.needs import needs
 from tests.serving import RELAY, TIMEOUT, Served, served, shell
 
 SILENT = """
@@ -34,6 +35,17 @@ from relay_tornado.cli.entry import main
 main()
 """
 """A relay for which the servers of one name never answer."""
+
+LOADING = """
+import importlib, time
+from relay_tornado.cli import entry
+def load(name):
+    print("loading it", flush=True)
+    time.sleep(600)
+importlib.import_module = load
+entry.main()
+"""
+"""A relay whose parts take their time to be loaded."""
 
 LOST = """
 import asyncio
@@ -85,6 +97,24 @@ def test_it_ends_whatever_was_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         relay.url()
         assert relay.end() == 0
         assert "error" not in {json.loads(line)["level"] for line in relay.stderr.splitlines()}
+
+
+def test_told_before_it_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the first process of a container, too, which no signal ends that it does not handle."""
+    needs("unshare", "install util-linux")
+    inside = ["unshare", "-p", "-f"]
+    if subprocess.run([*inside, "true"], stderr=subprocess.DEVNULL, timeout=TIMEOUT).returncode:
+        pytest.skip("no processes of their own can be had: it takes root")
+    monkeypatch.setattr(Served, "program", [*inside, sys.executable, "-W", "error", "-c", LOADING])
+    with served(tmp_path) as unshare:
+        unshare.wait_for("loading it")
+        first = wait_for_child(unshare.process.pid, "serve")
+        try:
+            os.kill(first, signal.SIGTERM)
+            assert unshare.process.wait(TIMEOUT) == 128 + signal.SIGTERM
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(first, signal.SIGKILL)
 
 
 def test_a_backup_that_hears_nothing_holds_no_stop_up(tmp_path: Path) -> None:

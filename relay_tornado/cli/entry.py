@@ -1,14 +1,16 @@
 """The group of all commands: each is imported when it is asked for, and every error becomes one line and an exit code.
 
 Exit codes: 0 done; 1 the relay refused or failed (the line on stderr says why); 2 the command line is wrong;
-130 stopped by Ctrl-C.
+130 stopped by Ctrl-C; 143, as the first process of a container, ended by SIGTERM before it was at work.
 """
 
 from __future__ import annotations
 
 import errno
 import importlib
+import os
 import re
+import signal
 import sys
 from pathlib import Path
 from typing import Any, ClassVar, Final
@@ -43,6 +45,9 @@ _NOT_MAPPED: Final = "failed to map segment from shared object"
 
 _ODD: Final = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
 """What comes of a document that is none of a relay's, where a list stands for a text, or nothing."""
+
+_TERMINATED: Final = 128 + signal.SIGTERM
+"""The exit code of a process that this signal has ended, as a shell tells it."""
 
 _REASON: Final = 200
 """Characters of such an error that are shown."""
@@ -87,6 +92,9 @@ class Commands(click.Group):
     def main(self, *args: Any, **extra: Any) -> Any:
         open_closed()
         escape_unknown()
+        if os.getpid() == 1:
+            # The kernel ends the first process of a container by no signal that it does not handle itself.
+            signal.signal(signal.SIGTERM, lambda *_: os._exit(_TERMINATED))
         return super().main(*args, **extra)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
