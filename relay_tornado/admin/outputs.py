@@ -13,7 +13,7 @@ from relay_tornado.ids import new_uuid
 from relay_tornado.model import Bucket, Output
 from relay_tornado.rules import compile_rules
 from relay_tornado.signatures import Verifier
-from relay_tornado.wire.destination import parse
+from relay_tornado.wire.destination import parse_new
 from relay_tornado.wire.fields import load_with_extra
 from relay_tornado.wire.rest import MOST_AT_ONCE, OutputFields
 
@@ -124,7 +124,7 @@ def _check_free(bucket: Bucket, output: Output) -> None:
 
 def _check_destination(url: str) -> None:
     try:
-        parse(url)
+        parse_new(url)
     except Invalid as error:
         raise Invalid(
             f"{error.problem}; an output that the relay itself forwards to has a URL like https://example.org/hook; or "

@@ -12,12 +12,10 @@ from urllib.parse import unquote, urlsplit
 from relay_tornado.client.event import EventData
 from relay_tornado.errors import Invalid
 from relay_tornado.outgoing.fields import NOT_FORWARDED, is_header, is_method
-from relay_tornado.wire.destination import Destination, climbs, parse
+from relay_tornado.wire.destination import Destination, climbs, parse_new
 
 _FORBIDDEN_IN_TARGET = re.compile(rb"[\x00-\x20\x7f]")
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
-_ONCE_OTHERS = re.compile(r"[ßẞς\u200c\u200d]")
-"""Letters of names that stand for others in IDNA 2003, which Python speaks, and for themselves in that of 2008."""
 
 
 class Unsendable(Exception):
@@ -124,14 +122,12 @@ def split_credentials(url: str) -> tuple[str, str]:
         fine = False
     if not mark or not fine or _FORBIDDEN_IN_TARGET.search(clean.encode("utf-8", "replace")):
         raise Unsendable(f"{clean[:200] if mark else url[:200]!r} is no URL like http://localhost:3000/hooks")
-    if _ONCE_OTHERS.search(place):
-        raise Unsendable(f"{place[:200]!r} would be looked up as another name: write it as it is in ASCII (xn--…)")
     try:
         place_of(f"{scheme}://{place}")
-    except (Invalid, ValueError):
-        raise Unsendable(
-            f"{place[:200]!r} is no host that can be looked up: look for a slip in its name or address"
-        ) from None
+    except Invalid as error:
+        raise Unsendable(error.problem) from None
+    except ValueError:
+        raise Unsendable(f"{place[:200]!r} is no host that can be looked up: look for a slip in its address") from None
     if not at:
         return clean, ""
     name, _, password = user.partition(":")
@@ -142,7 +138,7 @@ def split_credentials(url: str) -> tuple[str, str]:
 def place_of(origin: str) -> Destination:
     """The server of an origin, whose host can be asked for: a name by its labels' lengths, an address as all four or
     sixteen bytes. Raises Invalid, or ValueError."""
-    place = parse(origin)
+    place = parse_new(origin)
     if place.host.replace(".", "").isdigit():
         ip_address(place.host)
     return place

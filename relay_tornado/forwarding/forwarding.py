@@ -32,7 +32,7 @@ from relay_tornado.outgoing.transport import Answer, Bounds, Transport, Unanswer
 from relay_tornado.proxy import parse_ranges
 from relay_tornado.registry.contract import Kind, Registry
 from relay_tornado.settings import Settings
-from relay_tornado.wire.destination import PORTS, Destination, parse
+from relay_tornado.wire.destination import PORTS, Destination, parse_new
 
 BOUNDS: Final = Bounds(body=64 * KIB, head=32 * KIB, idle_each=4, idle_all=256)
 """What is taken of a destination's answer, and kept of connections."""
@@ -110,7 +110,7 @@ class Forwarding:
         """Sends an event to a URL, as a public output with that destination would, once and at once; returns the answer
         and the seconds that it took. Nothing is stored. Raises Invalid, Forbidden, Overloaded, and NotSent where nobody
         answered."""
-        destination = parse(url, "url")
+        destination = parse_new(url, "url")
         if self._once >= _ONCE:
             raise Overloaded("too many events are being sent to URLs: send this one again in a moment")
         if self._leads_back(destination):

@@ -18,6 +18,7 @@ MASK: Final = "***"
 """What stands for a part that somebody may not see."""
 
 _HOST: Final = re.compile(r"[0-9A-Za-z._:%~-]+")
+_NO_HOST: Final = "{!r} is no host that can be looked up: look for a slip in its name"
 _LABEL: Final = 63
 """Characters between two dots of a name, at most (RFC 1035, 2.3.4)."""
 _NAME: Final = 253
@@ -27,6 +28,8 @@ _NOT_PUBLIC: Final = frozenset(
     ("localhost", "local", "localdomain", "internal", "lan", "home", "corp", "private", "arpa", "test", "invalid")
 )
 """Last parts of names that are looked up within a network alone."""
+_ONCE_OTHERS: Final = re.compile(r"[ßẞς\u200c\u200d]")
+"""Letters of names that stand for others in IDNA 2003, which Python speaks, and for themselves in that of 2008."""
 PORTS: Final = {"http": 80, "https": 443}
 
 
@@ -70,9 +73,9 @@ def parse(url: str, field: str = "destination") -> Destination:
         try:
             host = host.encode("idna").decode()
         except UnicodeError:
-            raise Invalid(f"{host!r} is no host name", field) from None
+            raise Invalid(_NO_HOST.format(host), field) from None
     if not _HOST.fullmatch(host) or not (":" in host or _is_name(host)):
-        raise Invalid(f"{host!r} is no host name", field)
+        raise Invalid(_NO_HOST.format(host), field)
     login = ""
     if parts.username is not None:
         user, password = unquote(parts.username), unquote(parts.password or "")
@@ -88,6 +91,16 @@ def parse(url: str, field: str = "destination") -> Destination:
         _safe(parts.path.encode()) or b"/",
         _safe(parts.query.encode()),
     )
+
+
+def parse_new(url: str, field: str = "destination") -> Destination:
+    """The same of a URL that somebody names now: its host must not be looked up as another name, as those that are
+    stored may be, and so go where they went. Raises Invalid naming the field."""
+    destination = parse(url, field)
+    host = urlsplit(url.strip()).hostname or ""
+    if _ONCE_OTHERS.search(host):
+        raise Invalid(f"{host!r} would be looked up as another name: write it as it is in ASCII (xn--…)", field)
+    return destination
 
 
 def is_public(url: Any) -> bool:

@@ -299,6 +299,20 @@ def test_an_error_about_a_destination_quotes_no_login() -> None:
 
 
 @pytest.mark.gen_test
+async def test_a_host_that_is_looked_up_as_another_name(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is refused for a public output, but where it is stored and something else is changed."""
+    await world.administration.create_bucket("orders")
+    wrong = {"internal": False, "destination": "https://straße.example/hook"}
+    with pytest.raises(Invalid, match="another name: write it as it is in ASCII"):
+        await world.administration.create_output("orders", **wrong)
+    with monkeypatch.context() as patch:
+        patch.setattr("relay_tornado.admin.outputs.parse_new", parse)
+        _, made = await world.administration.create_output("orders", **wrong)
+    _, changed = await world.administration.set_output(made.id, name="other")
+    assert (changed.name, changed.destination) == ("other", wrong["destination"])
+
+
+@pytest.mark.gen_test
 async def test_what_is_wanted_is_judged_by_what_is_written(world: World) -> None:
     """Options that follow from the bucket follow from the one that they change, also where another came first."""
     bucket = await world.administration.create_bucket("orders")

@@ -18,7 +18,7 @@ import trustme
 from relay_tornado.errors import Invalid
 from relay_tornado.outgoing.names import Resolver, Socket
 from relay_tornado.outgoing.transport import Answer, Bounds, Transport, Unanswered, _Connection
-from relay_tornado.wire.destination import parse
+from relay_tornado.wire.destination import parse, parse_new
 from tests.forwarding.target import Got, Target, answer
 from tests.ports import silent
 from tests.waiting import until
@@ -458,3 +458,18 @@ def test_destinations() -> None:
     for wrong in ("", "h/x", "ftp://h", "http://", "http://h:x", "http://h:99999", "http://a b/", "http://[::1"):
         with pytest.raises(Invalid):
             parse(wrong)
+
+
+def test_a_host_that_is_looked_up_as_another_name() -> None:
+    """By the rules of 2003, which Python follows: who names it now is told; one that is stored goes where it went."""
+    assert parse("http://straße.example/").host == "strasse.example"
+    for wrong in (
+        "http://straße.example/",
+        "http://u:p@βόλος.com:8/",
+        "http://STRAẞE.example",
+        "http://a\u200db.example",
+    ):
+        with pytest.raises(Invalid, match="another name: write it as it is in ASCII"):
+            parse_new(wrong)
+    for fine in ("http://bücher.example/", "http://xn--strae-oqa.example/", "http://ß:ß@h/ß?ß", "http://😀.example"):
+        assert parse_new(fine) == parse(fine)
