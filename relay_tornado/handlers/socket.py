@@ -32,6 +32,10 @@ _TEXT: Final = 0x1
 _CLOSE: Final = 0x8
 _OPCODES: Final = frozenset({_TEXT, 0x2, _CLOSE, 0x9, 0xA})
 
+BARE: Final = 16
+"""Most frames of one socket that are no whole message, as pings and pieces, which are read in one turn of the loop.
+Tornado reads 256, and as many of every other socket's before anything else has its turn."""
+
 _NO_HEADERS: Final = HTTPHeaders()
 _NO_UI: Final = ObjectDict()
 _KEPT: Final = ("application", "ws_connection")
@@ -67,12 +71,13 @@ class _Protocol(WebSocketProtocol13):
     protocol."""
 
     # Where its own dict has more than 30 keys, it shares them with no other's, and takes five times as much.
-    __slots__ = ("_framing", "_receiving")
+    __slots__ = ("_bare", "_framing", "_receiving")
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         # Whether a frame is read: what Tornado aborts for then is that frame, or the end of the stream.
         self._framing = False
+        self._bare = 0
 
     async def accept_connection(self, handler: WebSocketHandler) -> None:
         try:
@@ -117,6 +122,10 @@ class _Protocol(WebSocketProtocol13):
             await super()._receive_frame()
         finally:
             self._framing = False
+        self._bare += 1
+        if self._bare >= BARE:
+            self._bare = 0
+            await asyncio.sleep(0)
 
     def _handle_message(self, opcode: int, data: bytes) -> asyncio.Future[Any] | None:
         if opcode not in _OPCODES or (opcode == _CLOSE and len(data) == 1):
@@ -130,6 +139,8 @@ class _Protocol(WebSocketProtocol13):
                 self._abort()
                 return None
         self._framing = False
+        if opcode < _CLOSE:
+            self._bare = -1
         return super()._handle_message(opcode, data)
 
     def _run_callback(self, callback: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

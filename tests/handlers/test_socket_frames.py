@@ -7,11 +7,14 @@ import asyncio
 import pytest
 import websockets
 from tornado.web import Application
+from tornado.websocket import WebSocketProtocol13
 
 from relay_tornado.handlers.listener import Listener
+from relay_tornado.handlers.socket import BARE
 from relay_tornado.settings import Settings
+from tests.counting import calls_by_turn
 from tests.faults.echo import RelayEcho
-from tests.faults.frames import CLOSE, REFUSED
+from tests.faults.frames import CLOSE, PING, REFUSED, TEXT, close, frame
 from tests.handlers.edge import Edge, edge
 from tests.handlers.raw import TIMEOUT, Raw
 from tests.handlers.sockets import HANDSHAKE
@@ -45,6 +48,23 @@ async def test_who_breaks_the_protocol_is_told(data: bytes, codes: frozenset[int
     async with edge() as site:
         assert await closes(site, data + more) in codes
         await until(lambda: site.site.sockets.count == 0)
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [frame(PING, b"hi") * 999, frame(TEXT, b"{", fin=False) + frame(0, b" ", fin=False) * 998],
+    ids=["pings", "pieces"],
+)
+async def test_tiny_frames(monkeypatch: pytest.MonkeyPatch, frames: bytes) -> None:
+    """Of those that are no whole message a few are read in a turn of the loop, however many are there."""
+    read = calls_by_turn(monkeypatch, WebSocketProtocol13, "_receive_frame")
+    async with edge() as site, Raw(site.port) as client:
+        client.send(HANDSHAKE)
+        await client.reader.readuntil(b"\r\n\r\n")
+        client.send(frames + close(1000))
+        assert (await client.closed()).endswith(b"\x88\x02\x03\xe8")
+    assert sum(read) == 1000
+    assert max(read) <= BARE
 
 
 async def test_the_echo_of_the_row_autobahn() -> None:
