@@ -268,9 +268,12 @@ class _Offline:
         from relay_tornado.cli.options import settings_from_environment
         from relay_tornado.engine import open_administration
         from relay_tornado.log_output import configure
+        from relay_tornado.storage import migrate
 
         settings = settings_from_environment(data)
         configure(dataclasses.replace(settings, log_format="console", log_level="warning"))
+        path = data / DATABASE
+        before, newest = migrate.version_of(path), migrate.latest()
         self._runner = asyncio.Runner()
         self._context = open_administration(settings)
         try:
@@ -278,6 +281,11 @@ class _Offline:
         except BaseException:
             self._runner.close()
             raise
+        if 0 < before < newest:
+            note(
+                f"{path} was brought from version {before} to {newest}, which an older relay refuses; "
+                f"{migrate.copy_of(path, newest)} is a copy of what it was"
+            )
 
     def call(self, command: str, arguments: dict[str, Any]) -> Any:
         from relay_tornado.admin.commands import run_command

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import sqlite3
 from pathlib import Path
 
 import click
@@ -39,7 +37,7 @@ def command(data: Path, as_json: bool) -> None:
         opened = await database.Database.open(settings)
         await opened.close()
 
-    before = _version(path)
+    before = migrate.version_of(path)
     asyncio.run(run())
     after = migrate.latest()
     copy = migrate.copy_of(path, after) if 0 < before < after else None
@@ -50,12 +48,3 @@ def command(data: Path, as_json: bool) -> None:
     else:
         kept = "" if copy is None else f"; {copy} is a copy of what it was"
         click.echo(f"{path} was brought from version {before} to {after}{kept}")
-
-
-def _version(path: Path) -> int:
-    """The schema's version that the file says; 0 where it can't be read, as opening it will then explain."""
-    try:
-        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as raw:
-            return int(raw.execute("PRAGMA user_version").fetchone()[0])
-    except sqlite3.Error:
-        return 0

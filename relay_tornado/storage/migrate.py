@@ -68,6 +68,15 @@ def version(raw: sqlite3.Connection) -> int:
     return int(raw.execute("PRAGMA user_version").fetchone()[0])
 
 
+def version_of(path: Path) -> int:
+    """The version that the file says; 0 where it can't be read, as opening it will then explain."""
+    try:
+        with contextlib.closing(sqlite3.connect(uri(path, "ro"), uri=True)) as raw:
+            return version(raw)
+    except sqlite3.Error:
+        return 0
+
+
 def check(raw: sqlite3.Connection, path: Path, newest: int) -> int:
     """The file's version, 0 for a new file. Raises NewerSchema, and StartupError where it is no relay's file."""
     found = version(raw)

@@ -114,7 +114,7 @@ def test_how_outputs_are_let_go_on(cli: Runner, tmp_path: Path) -> None:
     for file, command in ((tmp_path / "now.db", "output resume OUTPUT"), (old, "output set OUTPUT --enabled")):
         new = Runner(tmp_path / f"from-{file.stem}")
         assert f"`relay {command}`" in new("restore", file).stdout
-        (output,) = new.json("output", "list")
+        (output,) = json.loads(new("output", "list", "--json").stdout)
         assert output["paused"] or output["disabled"]
         new(*command.replace("OUTPUT", output["id"]).split())
         (output,) = new.json("output", "list")

@@ -116,9 +116,21 @@ def test_an_old_file_before_it_is_migrated(cli: Runner, tmp_path: Path) -> None:
     assert new.json("restore", tmp_path / "b.db")["events"] == EVENTS
     for path in (cli.data / "relay.db", tmp_path / "b.db", new.data / "relay.db"):
         assert rows(path, "PRAGMA user_version") == [(1,)]
-    assert new.json("import", "copy", tmp_path / "e")["imported"] == EVENTS
+    assert new("import", "copy", tmp_path / "e").exit_code == 0
+    assert rows(new.data / "relay.db", "SELECT count(*) FROM event") == [(2 * EVENTS,)]
     assert rows(new.data / "relay.db", "PRAGMA user_version") == [(migrate.latest(),)]
     assert new.json("check")["findings"] == []
+
+
+def test_a_command_that_brings_an_old_file_up(cli: Runner) -> None:
+    """Whoever only looked reads once that an older relay refuses the file now, and where it is as it was."""
+    first_schema(cli.data)
+    listed = cli("bucket", "list")
+    copy = migrate.copy_of(cli.data / "relay.db", migrate.latest())
+    assert (listed.exit_code, "orders" in listed.stdout) == (0, True)
+    assert f"from version 1 to {migrate.latest()}, which an older relay refuses; {copy} is a copy" in listed.stderr
+    assert rows(copy, "PRAGMA user_version") == [(1,)]
+    assert cli("bucket", "list").stderr == ""
 
 
 def archived(commit: str, folder: Path) -> Path:
