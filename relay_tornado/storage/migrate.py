@@ -125,8 +125,8 @@ def migrate(raw: sqlite3.Connection, path: Path, todo: Sequence[Step]) -> None:
         except sqlite3.Error as error:
             raise StartupError(
                 f"{path} could not be migrated to version {step.version} ({error}). It is of version {version(raw)} "
-                f"now, and {copy} is a copy of version {original}, as it was before. Free some space and start again; "
-                "to go back to the relay that wrote it, see Upgrade in docs/backup.md."
+                f"now, and {copy} is a copy of version {original}, as it was before. Look at the disk and the space on "
+                "it, and start again; to go back to the relay that wrote it, see Upgrade in docs/backup.md."
             ) from error
         _log.info("database_migrated", path=str(path), version=step.version, copy=str(copy))
 
@@ -142,22 +142,32 @@ def _interrupted(raw: sqlite3.Connection, copy: Path) -> int | None:
 
 
 def backup(raw: sqlite3.Connection, target: Path) -> Path:
-    """Copies the database, whole or not at all: into a file beside the target, synced, then renamed."""
+    """Copies the database whole or not at all, into a file beside the target, synced, then renamed: page by page, so
+    that damage in one keeps nobody from an upgrade."""
     part = target.with_name(target.name + ".part")
-    part.unlink(missing_ok=True)
-    os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     try:
-        raw.execute("VACUUM INTO ?", (str(part),))
-    except sqlite3.Error as error:
-        for end in ("", "-journal"):
-            part.with_name(part.name + end).unlink(missing_ok=True)
+        _remove(part)
+        os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        with contextlib.closing(sqlite3.connect(part, isolation_level=None)) as copy:
+            copy.execute("PRAGMA journal_mode = OFF")
+            raw.backup(copy)
+            copy.execute("PRAGMA journal_mode = DELETE")  # the header says WAL, as the source's does
+        sync(part)
+        part.replace(target)
+        sync(target.parent)
+    except (sqlite3.Error, OSError) as error:
+        with contextlib.suppress(OSError):
+            _remove(part)
         raise StartupError(
-            f"no copy could be made before migrating ({error}): {target.parent} needs room for one more relay.db."
+            f"no copy could be made before migrating ({error}): look at the disk of {target.parent}, which needs room "
+            "for one more relay.db."
         ) from error
-    sync(part)
-    part.replace(target)
-    sync(target.parent)
     return target
+
+
+def _remove(part: Path) -> None:
+    for end in ("", "-journal", "-wal", "-shm"):
+        part.with_name(part.name + end).unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:

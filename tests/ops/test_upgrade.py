@@ -133,6 +133,51 @@ def test_a_command_that_brings_an_old_file_up(cli: Runner) -> None:
     assert cli("bucket", "list").stderr == ""
 
 
+def damage(path: Path, held: bytes) -> None:
+    """Makes the page that holds this malformed; where it lay before there may be some of it left further ahead."""
+    with closing(sqlite3.connect(path)) as raw:
+        (size,) = raw.execute("PRAGMA page_size").fetchone()
+        raw.execute("PRAGMA wal_checkpoint (TRUNCATE)")
+    at = path.read_bytes().rindex(held) // size * size
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write(b"\xff" * 8)
+
+
+def damaged_file(data: Path, version: int) -> Path:
+    """One of the first release, brought to this version, in which a page of events is malformed."""
+    path = first_schema(data)
+    with closing(sqlite3.connect(path, isolation_level=None)) as raw:
+        for step in migrate.steps()[1:version]:
+            raw.executescript(step.script)
+    damage(path, body(20))
+    return path
+
+
+def test_an_old_file_with_a_damaged_page(cli: Runner) -> None:
+    """Of its events those on the page are lost, as they were under the older relay, and the copy has what there was."""
+    path = damaged_file(cli.data, 3)
+    before = path.read_bytes()
+    migrated = cli("migrate")
+    assert migrated.exit_code == 0, migrated.output
+    assert rows(path, "SELECT seq FROM event WHERE rowid = 50") == [(50,)]
+    copy = migrate.copy_of(path, migrate.latest())
+    assert rows(copy, "PRAGMA user_version") == [(3,)]
+    assert copy.read_bytes()[100:] == before[100:]
+    assert {each.name for each in cli.data.glob("*.before-*")} == {copy.name}
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_damaged_page_that_a_step_has_to_read(cli: Runner, tmp_path: Path, version: int) -> None:
+    """SQLite looks at every event there. It is refused as what it is, stays as it was, and the events can be got."""
+    path = damaged_file(cli.data, version)
+    refused = cli("migrate").output
+    assert f"could not be migrated to version {version + 1} (database disk image is malformed)" in refused
+    assert rows(path, "PRAGMA user_version") == [(version,)]
+    cli("export", "orders", tmp_path / "e", "--after", "49")
+    assert json.loads((tmp_path / "e").read_text().splitlines()[1])["seq"] == 50
+
+
 def archived(commit: str, folder: Path) -> Path:
     """The program as it was at a commit; skips where the history is not here."""
     if shutil.which("git") is None or not (ROOT / ".git").exists():

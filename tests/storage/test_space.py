@@ -139,6 +139,16 @@ def test_a_copy_that_has_no_room(small_disk: Path) -> None:
         assert raw.execute("SELECT length(x) FROM filler").fetchone() == (14 * MIB,)
 
 
+def test_a_copy_that_can_not_have_its_name(tmp_path: Path) -> None:
+    """Nothing is left behind either where only its last step fails."""
+    (tmp_path / "copy.db").mkdir()
+    with closing(sqlite3.connect(tmp_path / "relay.db", isolation_level=None)) as raw:
+        raw.execute("CREATE TABLE filler (x)")
+        with pytest.raises(StartupError, match=r"no copy could be made .*Is a directory"):
+            migrate.backup(raw, tmp_path / "copy.db")
+    assert {path.name for path in tmp_path.iterdir()} == {"relay.db", "copy.db"}
+
+
 @pytest.mark.gen_test
 async def test_a_full_disk(small_disk: Path) -> None:
     """For real: senders are told NoSpace, reads go on, what was acknowledged is there, and freeing space ends it."""
