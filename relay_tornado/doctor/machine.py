@@ -24,6 +24,7 @@ from relay_tornado.errors import StartupError
 from relay_tornado.model import KIB, MIB
 from relay_tornado.storage import start
 from relay_tornado.storage import witness as witnesses
+from relay_tornado.storage.connection import NEWER_SQLITE, old_sqlite
 from relay_tornado.storage.database import NAME
 from relay_tornado.storage.lock import Owner
 from relay_tornado.storage.space import disk_of
@@ -37,8 +38,6 @@ SYNCS: Final = 32
 SLOW_SYNC: Final = 0.010
 VERY_SLOW_SYNC: Final = 0.100
 """Seconds of the median sync: every commit waits for one."""
-
-LEAST_SQLITE: Final = (3, 38, 0)
 
 _OWN: Final = re.compile(r"relay\.(lock|sock|witness)|(relay|search|series)\.db([-.].*)?|sessions\.(json|new)")
 """The names of a relay's own files: nothing is said about others that lie in its directory."""
@@ -355,8 +354,6 @@ def _synchronised() -> bool | None:
 
 
 def _sqlite() -> Finding:
-    says = f"SQLite {sqlite3.sqlite_version}"
-    if sqlite3.sqlite_version_info < LEAST_SQLITE:
-        least = ".".join(map(str, LEAST_SQLITE))
-        return Finding("sqlite", "fail", f"{says} is older than {least}", "use a Python that comes with a newer one")
-    return Finding("sqlite", "ok", says)
+    if (old := old_sqlite()) is not None:
+        return Finding("sqlite", "fail", old, NEWER_SQLITE)
+    return Finding("sqlite", "ok", f"SQLite {sqlite3.sqlite_version}")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from relay_tornado.errors import NotFound, StartupError
 from relay_tornado.storage import migrate, rights, wal
-from relay_tornado.storage.connection import uri
+from relay_tornado.storage.connection import check_sqlite, guard_schema, uri
 from relay_tornado.storage.damage import decode, unquoted
 from relay_tornado.storage.database import NAME
 from relay_tornado.storage.lock import read_owner
@@ -32,6 +32,7 @@ def open_file(path: Path) -> sqlite3.Connection:
 
     What an older file lacks reads as its default. Raises StartupError (NewerSchema among it) where it can't be read.
     """
+    check_sqlite()
     raw = None
     try:
         wal.check_not_empty(path)
@@ -71,7 +72,7 @@ def _prepared(address: str) -> sqlite3.Connection:
     raw.text_factory = decode
     try:
         raw.execute("PRAGMA busy_timeout = 5000")
-        raw.execute("PRAGMA trusted_schema = OFF")
+        guard_schema(raw)
         raw.execute("PRAGMA cell_size_check = ON")
         raw.execute("PRAGMA temp_store = MEMORY")
         with unquoted():

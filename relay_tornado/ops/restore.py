@@ -28,6 +28,7 @@ from relay_tornado.search import file as search
 from relay_tornado.series import file as series
 from relay_tornado.storage import lock, migrate, rights
 from relay_tornado.storage import witness as witnesses
+from relay_tornado.storage.connection import guard_schema
 from relay_tornado.storage.damage import decode
 from relay_tornado.storage.database import NAME
 from relay_tornado.storage.lock import Lock
@@ -93,6 +94,7 @@ def _restore(file: Path, directory: Path, progress: Progress, before: Report) ->
         with contextlib.closing(open_file(file)) as raw:
             copying.by_pages(raw, part, descriptor, progress, disk_of(directory).free)
         with contextlib.closing(sqlite3.connect(part, isolation_level=None)) as raw:
+            guard_schema(raw)
             raw.text_factory = decode
             if before.damaged:
                 _make_triggers(raw)

@@ -13,6 +13,7 @@ from relay_tornado.errors import RelayError, Unavailable
 from relay_tornado.log.consumers import Gaps
 from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.model import Gap
+from relay_tornado.storage.connection import guard_schema
 from tests.log.stores import KEY, there
 from tests.log.test_sqlite_consumers import begin, floors
 from tests.log.worlds import SqliteWorld, event
@@ -269,6 +270,7 @@ async def test_a_damaged_record_of_gaps_keeps_no_change_from_being_stored(disk: 
 
     def set_gap(text: str | None) -> None:
         with closing(sqlite3.connect(disk.database.path)) as raw, raw:
+            guard_schema(raw)
             raw.execute("UPDATE consumer SET gap = ?", (text,))
 
     def changes() -> Changes:

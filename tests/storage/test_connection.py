@@ -14,6 +14,7 @@ import pytest
 from relay_tornado.errors import StartupError
 from relay_tornado.ops.opening import open_file
 from relay_tornado.settings import Settings
+from relay_tornado.storage import connection as connections
 from relay_tornado.storage.connection import Connection
 from relay_tornado.storage.database import NAME, Database
 from tests.storage.faults import no_threads
@@ -33,6 +34,39 @@ async def test_a_text_that_is_malformed_is_not_quoted(tmp_path: Path) -> None:
             await connection.run(lambda raw: raw.execute("SELECT * FROM absent"))
     finally:
         await connection.close()
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("first", [connections.JUDGES_JSON, (99, 0, 0)], ids=["as it is", "old"])
+async def test_documents_are_held_against_what_json_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: tuple[int, int, int]
+) -> None:
+    """By SQLite or, where that is too old for it, by the relay: NULL may stand where there is no document."""
+    monkeypatch.setattr(connections, "JUDGES_JSON", first)
+
+    def work(raw: sqlite3.Connection) -> None:
+        raw.execute("CREATE TABLE t (document TEXT CHECK (json_valid(document))) STRICT")
+        raw.executemany("INSERT INTO t VALUES (?)", [(None,), ('{"a": [1]}',)])
+        for text in ("", "{a", "[" * 10**5):
+            with pytest.raises(sqlite3.IntegrityError, match="json_valid"):
+                raw.execute("INSERT INTO t VALUES (?)", (text,))
+
+    connection = await Connection.writer(tmp_path / "file.db")
+    try:
+        await connection.run(work)
+    finally:
+        await connection.close()
+
+
+def test_a_sqlite_that_is_too_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is that which is told, before anything is made."""
+    monkeypatch.setattr(connections, "LEAST_SQLITE", (99, 1, 2))
+    said = r"SQLite [\d.]+ is older than 99\.1\.2: use a Python that comes with a newer one\."
+    with pytest.raises(StartupError, match=said):
+        asyncio.run(Database.open(replace(Settings(), data=tmp_path)))
+    with pytest.raises(StartupError, match=said):
+        open_file(tmp_path / NAME)
+    assert not list(tmp_path.iterdir())
 
 
 class NoWal(sqlite3.Connection):

@@ -12,6 +12,7 @@ import pytest
 
 from relay_tornado.settings import Settings
 from relay_tornado.storage import migrate
+from relay_tornado.storage.connection import guard_schema
 from relay_tornado.storage.database import Database
 
 NAME = 'it\'s "odd"\n\U0001f600'
@@ -105,6 +106,7 @@ async def test_everything_is_there_after_a_migration(version: int, tmp_path: Pat
     settings = replace(Settings(), data=tmp_path)
     path = tmp_path / "relay.db"
     with closing(sqlite3.connect(path, isolation_level=None)) as raw:
+        guard_schema(raw)
         raw.execute("PRAGMA auto_vacuum = INCREMENTAL")
         raw.execute("PRAGMA journal_mode = WAL")
         for step in migrate.steps()[:version]:
@@ -130,5 +132,6 @@ async def test_everything_is_there_after_a_migration(version: int, tmp_path: Pat
     copy = held(migrate.copy_of(path, migrate.latest()))
     assert copy.keys() == held(path).keys() or version < 3
     with closing(sqlite3.connect(path)) as raw:
+        guard_schema(raw)
         assert raw.execute("PRAGMA foreign_key_check").fetchall() == []
         assert raw.execute("PRAGMA integrity_check").fetchall() == [("ok",)]

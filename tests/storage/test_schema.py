@@ -13,6 +13,7 @@ import pytest
 from relay_tornado.errors import NewerSchema, StartupError
 from relay_tornado.settings import Settings
 from relay_tornado.storage import migrate
+from relay_tornado.storage.connection import JUDGES_JSON, guard_schema
 from relay_tornado.storage.database import Database
 from relay_tornado.storage.migrate import Step
 
@@ -34,6 +35,7 @@ def shape(raw: sqlite3.Connection) -> dict[str, object]:
 def raw() -> Iterator[sqlite3.Connection]:
     """A new file's schema with one log `1` that has events 1 to 5."""
     with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as made:
+        guard_schema(made)
         migrate.create(made)
         made.execute("INSERT INTO log (bucket) VALUES ('b')")
         for seq in range(1, 6):
@@ -191,7 +193,7 @@ async def test_a_new_file_has_the_settings(settings: Settings) -> None:
             "busy_timeout": 5000,
             "foreign_keys": 1,
             "journal_size_limit": 64 << 20,
-            "trusted_schema": 0,
+            "trusted_schema": int(sqlite3.sqlite_version_info < JUDGES_JSON),
             "wal_autocheckpoint": 0,
             "auto_vacuum": 2,
         }
