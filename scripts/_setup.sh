@@ -1,9 +1,9 @@
 # Sourced by the scripts beside it (POSIX sh): keeps .venv as requirements.lock and setup.cfg say.
 # Afterwards $root is the clone and $venv its virtual environment. Whatever is said here goes to stderr.
 
-root=$(cd "$(dirname "$0")/.." && pwd)
+root=$(dirname "$(dirname "$(readlink -f "$0")")")
 venv=$root/.venv
-unset PYTHONHOME PIP_USER PIP_TARGET PIP_PREFIX PIP_REQUIRE_VIRTUALENV
+unset PYTHONHOME PYTHONPATH PIP_USER PIP_TARGET PIP_PREFIX PIP_REQUIRE_VIRTUALENV
 
 setup_say() { echo "set-up: $*" >&2; }
 
@@ -45,10 +45,10 @@ setup_find_python() {
             command -v "$candidate"
             return 0
         fi
-        bare="$bare $version"
+        bare=${bare:-$version}
     done
     if [ -n "$bare" ]; then
-        setup_say "Python$bare is here without its venv module; on Debian or Ubuntu: apt-get install python3-venv"
+        setup_say "Python $bare is here without its venv module; on Debian or Ubuntu: apt-get install python3-venv"
     else
         setup_say "Python 3.11 to 3.14 is needed and none is on the PATH.${old:+ (Found:${old%;}.)}"
         setup_say "Install one, for example: apt-get install python3 python3-venv"
@@ -81,9 +81,14 @@ setup_install() {
 
 if ! setup_is_current; then
     (
+        if ! [ -w "$root" ]; then
+            setup_say "$root is not $(id -un)'s to write in: run this once as its owner, or clone it anew"
+            exit 1
+        fi
         # One at a time: whoever comes second finds the work done.
         if command -v flock >/dev/null 2>&1; then
             exec 9>"$root/.venv.lock"
+            flock -n 9 || setup_say "waiting for another set-up of this clone"
             flock 9
         fi
         setup_is_current || setup_install

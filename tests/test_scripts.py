@@ -1,5 +1,6 @@
 """scripts/: set-up from a fresh clone, without a network: stand-ins for Python record what is asked of them."""
 
+import fcntl
 import os
 import re
 import shutil
@@ -10,8 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.acceptance.relay import wait_for
+from tests.needs import needs
+
 ROOT = Path(__file__).parent.parent
-TOOLS = ("sh", "dirname", "cat", "cksum", "flock", "rm", "mkdir", "chmod", "cp")
+TOOLS = ("sh", "dirname", "cat", "cksum", "flock", "rm", "mkdir", "chmod", "cp", "readlink", "id")
 
 PYTHON = """#!/bin/sh
 # Stands in for a Python {version}: makes "virtual environments" that hold a copy of itself, and notes each call.
@@ -52,10 +56,13 @@ class Clone:
         path.write_text(text)
         path.chmod(path.stat().st_mode | stat.S_IXUSR)
 
-    def serve(self) -> subprocess.CompletedProcess[str]:
+    def environment(self) -> dict[str, str]:
+        return {"PATH": str(self.bin), "CALLS": str(self.calls), "RELAY": str(self.relay)}
+
+    def serve(self, *start: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
         self.calls.write_text("")
-        environment = {"PATH": str(self.bin), "CALLS": str(self.calls), "RELAY": str(self.relay)}
-        command = [str(self.root / "scripts/serve"), "--port", "0"]
+        command = [*(start or [self.root / "scripts/serve"]), "--port", "0"]
+        environment = self.environment() | variables
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
 
     def installs(self) -> int:
@@ -120,6 +127,55 @@ def test_a_moved_clone_gets_a_new_venv(clone: Clone) -> None:
     assert "making .venv" in clone.serve().stderr
 
 
+def test_a_way_by_a_symlink_is_no_move(clone: Clone, tmp_path: Path) -> None:
+    """Neither to the clone, whose .venv may be in use, nor to the script itself."""
+    clone.python("python3", "3.12")
+    clone.serve()
+    (tmp_path / "link").symlink_to(clone.root)
+    (tmp_path / "start").symlink_to(clone.root / "scripts/serve")
+    for script in (tmp_path / "link/scripts/serve", tmp_path / "start"):
+        run = clone.serve(script)
+        assert (run.stdout, run.stderr) == ("relay serve --port 0\n", "")
+
+
+def test_the_packages_of_another_python_are_not_seen(clone: Clone) -> None:
+    """pip would take those for installed that PYTHONPATH has, and the relay would run with them."""
+    clone.python("python3", "3.12")
+    clone.relay.write_text('#!/bin/sh\necho "${PYTHONPATH-none} ${PYTHONHOME-none}"\n')
+    run = clone.serve(PYTHONPATH="/elsewhere", PYTHONHOME="/elsewhere")
+    assert run.stdout == "none none\n"
+
+
+def test_a_second_set_up_says_that_it_waits(clone: Clone) -> None:
+    """For the first one, whose work it finds done."""
+    needs("flock", "install util-linux")
+    clone.python("python3", "3.12")
+    with (clone.root / ".venv.lock").open("w") as lock, (clone.root / "said").open("w+") as said:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with subprocess.Popen([clone.root / "scripts/serve"], env=clone.environment(), stderr=said) as second:
+            try:
+                wait_for(
+                    lambda: "waiting for another set-up" in Path(said.name).read_text(), "the second one to say so"
+                )
+            finally:
+                fcntl.flock(lock, fcntl.LOCK_UN)
+    assert second.returncode == 0
+
+
+def test_a_clone_that_can_not_be_written(clone: Clone) -> None:
+    """It is said whose matter that is, and nothing is tried."""
+    clone.python("python3", "3.12")
+    clone.root.chmod(0o555)
+    if os.access(clone.root, os.W_OK):
+        needs("setpriv", "install util-linux, or run this as an ordinary user")
+        bare = str(shutil.which("setpriv"))
+        run = clone.serve(bare, "--bounding-set=-dac_override", clone.root / "scripts/serve")
+    else:
+        run = clone.serve()
+    assert (run.returncode, run.stdout, clone.calls.read_text()) == (1, "", "")
+    assert "to write in: run this once as its owner" in run.stderr
+
+
 def test_the_first_python_that_fits_is_taken(clone: Clone) -> None:
     """One that is too new, free-threaded or without venv is passed over."""
     clone.python("python3", "3.15")
@@ -159,8 +215,10 @@ def test_no_python_that_fits(clone: Clone) -> None:
 def test_python_without_venv(clone: Clone) -> None:
     """Debian's Python without python3-venv: the message names the package."""
     clone.python("python3", "3.12", no_venv=1)
+    clone.python("python3.12", "3.12", no_venv=1)
     run = clone.serve()
     assert run.returncode == 1
+    assert "Python 3.12 is here without" in run.stderr
     assert "apt-get install python3-venv" in run.stderr
 
 
