@@ -9,10 +9,13 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -130,6 +133,30 @@ def test_every_command_in_the_order_that_it_stands_there(shell: Shell) -> None:
             said = shell.run(block.text)
     assert '"status": "ready"' in said
     shell.stop()
+
+
+def test_an_upgrade_leaves_nothing_of_the_old_version(tmp_path: Path) -> None:
+    """By the lines of the page a program is built anew where an older one was built before."""
+    (lines,) = [block.text.splitlines() for block in blocks() if "git pull" in block.text]
+    pip = f"{shlex.quote(sys.executable)} -m pip wheel --quiet --no-index --no-build-isolation --wheel-dir wheels"
+    commands = [
+        line.replace("/opt/relay/bin/pip install", pip)
+        for line in lines
+        if line.startswith("rm ") or " . " in f"{line} "
+    ]
+    assert sum(pip in line for line in commands) == 1
+    for name in ("pyproject.toml", "setup.cfg", "README.md", "LICENSE", "schema.sql"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    shutil.copytree(ROOT / "relay_tornado", tmp_path / "relay_tornado", symlinks=True)
+    old = tmp_path / "relay_tornado" / "of_the_old_version.py"
+    held = []
+    for make in (old.touch, old.unlink):
+        make()
+        subprocess.run("\n".join(commands), shell=True, cwd=tmp_path, check=True, timeout=TIMEOUT)
+        (wheel,) = (tmp_path / "wheels").iterdir()
+        with zipfile.ZipFile(wheel) as packed:
+            held.append([name for name in packed.namelist() if old.name in name])
+    assert held == [[f"relay_tornado/{old.name}"], []]
 
 
 def test_a_file_that_was_deleted_under_a_running_relay_is_saved(shell: Shell) -> None:
