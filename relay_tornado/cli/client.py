@@ -24,6 +24,7 @@ from click.core import ParameterSource
 from relay_tornado.cli import answers
 from relay_tornado.cli.answers import Refused
 from relay_tornado.cli.errors import ASKED
+from relay_tornado.cli.imports import structlog_alone
 from relay_tornado.cli.output import note
 from relay_tornado.errors import Locked, NotFound, Unavailable
 from relay_tornado.storage.lock import read_owner
@@ -261,6 +262,7 @@ class _Offline:
 
     def __init__(self, data: Path) -> None:
         """Raises StartupError, Locked among it."""
+        structlog_alone()
         # Imported here: a command that finds a running relay needs none of it, and starts faster.
         import asyncio
         import dataclasses

@@ -31,6 +31,7 @@ from relay_tornado.cli.errors import (
     near_only,
 )
 from relay_tornado.cli.flags import in_flags
+from relay_tornado.cli.imports import structlog_alone
 from relay_tornado.cli.streams import escape_unknown, open_closed
 from relay_tornado.errors import NO_THREAD, RelayError
 
@@ -104,6 +105,8 @@ class Commands(click.Group):
         if cmd_name not in self.places:
             return None
         module, name = self.places[cmd_name][0].split(":")
+        if cmd_name == "serve":
+            structlog_alone()
         command: click.Command = getattr(importlib.import_module(module), name)
         return command
 

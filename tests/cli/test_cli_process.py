@@ -127,6 +127,19 @@ def test_commands_start_fast(server: Relay, arguments: tuple[str, ...]) -> None:
     assert (run.returncode, run.stderr) == (0, "[]\n")
 
 
+def test_the_relays_own_code_takes_no_rich_along(tmp_path: Path) -> None:
+    """What logs takes structlog alone; who prints a table finds rich all the same."""
+    environment = Relay(tmp_path / "data").environment()
+    taken = []
+    for arguments in (("bucket", "create", "orders"), ("serve", "--help"), ("bucket", "list")):
+        command = [sys.executable, "-c", IMPORTS, *arguments]
+        run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIMEOUT)
+        assert run.returncode == 0, run.stderr
+        modules = run.stderr.splitlines()[-1]
+        taken.append(("structlog" in modules, "rich" in modules))
+    assert taken == [(True, False), (True, False), (True, True)]
+
+
 def test_the_module_is_the_command() -> None:
     """`python -m relay_tornado` is `relay`."""
     command = [sys.executable, "-m", "relay_tornado", "--version"]
