@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +37,18 @@ def found(cli: Runner, *arguments: object) -> Any:
     return report["findings"]
 
 
+@pytest.fixture(scope="session")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data of a relay with 1,000 events in one bucket and 5 in another, made once, to be copied."""
+    data = tmp_path_factory.mktemp("filled") / "data"
+    consume(data, fill(data, "orders", 1000))
+    fill(data, "billing", 5)
+    return data
+
+
 @pytest.fixture
-def file(cli: Runner) -> Path:
-    """The file of a relay with 1,000 events in one bucket and 5 in another."""
-    consume(cli.data, fill(cli.data, "orders", 1000))
-    fill(cli.data, "billing", 5)
+def file(cli: Runner, filled: Path) -> Path:
+    """The file of such a relay, with a token."""
+    shutil.copytree(filled, cli.data)
     cli.json("token", "create")
     return cli.data / "relay.db"
