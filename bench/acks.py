@@ -112,7 +112,7 @@ def main(quick: bool) -> None:
     for _ in range(1 if quick else 7):
         for way in WAYS:
             with tempfile.TemporaryDirectory() as folder:
-                found[way].append(asyncio.run(measure(Path(folder), way, 0.3 if quick else 4)))
+                found[way].append(asyncio.run(measure(Path(folder), way, 0.1 if quick else 4)))
     click.echo(f"{'':16}{'events/s':>10}{'acks/s':>10}{'commits/s':>11}{'p50 ms':>8}{'p99 ms':>8}{'CPU':>6}")
     for way, runs in found.items():
         columns = [statistics.median(getattr(run, name) for run in runs) for name in Measured.__slots__]

@@ -160,13 +160,13 @@ def _each(
 
 def run(quick: bool) -> dict[str, list[dict[str, Any]]]:
     """Measures, prints the tables and returns their rows."""
-    seconds, rounds = (0.5, 1) if quick else (4.0, 3)
+    seconds, rounds = (0.2, 1) if quick else (4.0, 3)
     with folder() as data:
         return {
             "ingest beside peers": _ingest(data / "1", rounds, seconds),
             "ingest with subscribers": _with_subscribers(data / "2", rounds, seconds),
             "crowd": _crowd(data / "3", rounds, seconds, 50 if quick else CROWD),
-            "replay beside peers": _replay(data / "4", rounds, 2_000 if quick else REPLAY),
+            "replay beside peers": _replay(data / "4", rounds, 500 if quick else REPLAY),
             "memory over connections": _memory(data / "6", (10, 50) if quick else CROWDS),
             "rate over connections": _curve(data / "7", rounds, seconds, CURVE[:2] if quick else CURVE),
             "way": _way(data / "5", rounds, seconds),

@@ -43,7 +43,7 @@ def measure(
 
 def run(quick: bool) -> list[dict[str, Any]]:
     """Measures, prints the table and returns its rows."""
-    seconds, rounds = (0.3, 1) if quick else (3.0, 3)
+    seconds, rounds = (0.1, 1) if quick else (3.0, 3)
     rows = []
     with folder() as data, PinnedRelay(data / "data") as relay, Plain(data, False) as plain, Plain(data, True) as fast:
         path = relay.create_bucket("bench")
