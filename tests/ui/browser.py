@@ -79,18 +79,46 @@ class Watch:
 
 
 @contextmanager
-def watched(browser: Browser, url: str, **options: Any) -> Iterator[tuple[Page, Watch]]:
-    """A page in a context of its own (as a private window), watched until its end; `options` are those of
-    `Browser.new_context`."""
+def window(browser: Browser, url: str, **options: Any) -> Iterator[BrowserContext]:
+    """A context of its own, as a private window; `options` are those of `Browser.new_context`."""
     context: BrowserContext = browser.new_context(base_url=url, reduced_motion="reduce", **options)
     context.set_default_timeout(TIMEOUT)
+    try:
+        yield context
+    finally:
+        context.close()
+
+
+@contextmanager
+def watched_in(context: BrowserContext, url: str) -> Iterator[tuple[Page, Watch]]:
+    """A page in a window, which is watched until its end."""
     watch = Watch(url)
     context.on("page", watch.over)
     try:
         yield context.new_page(), watch
         watch.check()
     finally:
-        context.close()
+        context.remove_listener("page", watch.over)
+
+
+@contextmanager
+def watched(browser: Browser, url: str, **options: Any) -> Iterator[tuple[Page, Watch]]:
+    """The same in a window of its own."""
+    with window(browser, url, **options) as context, watched_in(context, url) as pair:
+        yield pair
+
+
+def cleared(context: BrowserContext, url: str) -> None:
+    """Leaves of a window its first page, and nothing of what was done in others: they are closed, and what the relay
+    at this URL has stored is gone."""
+    first, *others = context.pages
+    for page in others:
+        page.close()
+    context.clear_cookies()
+    context.clear_permissions()
+    client = context.new_cdp_session(first)
+    client.send("Storage.clearDataForOrigin", {"origin": url, "storageTypes": "all"})
+    client.detach()
 
 
 def until(page: Page, condition: Callable[[], Any], what: str) -> None:
@@ -105,9 +133,9 @@ def until(page: Page, condition: Callable[[], Any], what: str) -> None:
     wait_for(met, what)
 
 
-def sign_in(page: Page, relay: Relay, secret: str) -> Response | None:
-    """Gives the page's context a session of this token, and opens the page."""
+def sign_in(page: Page, relay: Relay, secret: str, path: str = "/ui/") -> Response | None:
+    """Gives the page's context a session of this token, and opens the page there."""
     page.goto("about:blank")  # what the page asks meanwhile would be with the session that ends here
     answer = page.request.post("/ui/session", data={"secret": secret}, headers={"Origin": relay.url})
     assert answer.status == 200, answer.text()
-    return page.goto("/ui/")
+    return page.goto(path)

@@ -12,7 +12,7 @@ from tests.acceptance.relay import Relay
 from tests.needs import needs
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, BrowserContext, Page
 
     from tests.ui.browser import Watch
     from tests.ui.sending import Sender
@@ -42,18 +42,37 @@ def chromium() -> Iterator[Browser]:
         yield browser
 
 
-@pytest.fixture
-def watched_page(chromium: Browser, relay: Relay) -> Iterator[tuple[Page, Watch]]:
-    from tests.ui.browser import watched
+@pytest.fixture(scope="module")
+def window(chromium: Browser, relay: Relay) -> Iterator[BrowserContext]:
+    """A window for the tests of a module: to open one and to close it takes the processor longer than most tests do. An
+    empty page keeps it open."""
+    from tests.ui.browser import window
 
-    with watched(chromium, relay.url) as pair:
-        yield pair
+    with window(chromium, relay.url) as opened:
+        opened.new_page()
+        yield opened
+
+
+@pytest.fixture
+def watched_page(request: pytest.FixtureRequest, chromium: Browser, relay: Relay) -> Iterator[tuple[Page, Watch]]:
+    from tests.ui.browser import cleared, watched, watched_in
+
+    if request.node.get_closest_marker("own_window"):
+        with watched(chromium, relay.url) as pair:
+            yield pair
+        return
+    window: BrowserContext = request.getfixturevalue("window")
+    try:
+        with watched_in(window, relay.url) as pair:
+            yield pair
+    finally:
+        cleared(window, relay.url)
 
 
 @pytest.fixture
 def page(watched_page: tuple[Page, Watch]) -> Page:
-    """A page in a private window of its own, nobody signed in, nothing opened. At the end the test fails where the
-    page had an error, said something on the console, or asked another host for something."""
+    """A page, nobody signed in, nothing opened, nothing stored. At the end the test fails where the page had an error,
+    said something on the console, or asked another host for something."""
     return watched_page[0]
 
 
@@ -88,7 +107,6 @@ def events(page: Page, relay: Relay, administrator: str, sender: Sender) -> Page
     from tests.ui.sending import live
 
     page.set_viewport_size({"width": 1400, "height": 900})
-    sign_in(page, relay, administrator)
-    page.goto(f"/ui/buckets/{sender.name}")
+    sign_in(page, relay, administrator, f"/ui/buckets/{sender.name}")
     live(page)
     return page

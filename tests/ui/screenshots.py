@@ -110,8 +110,7 @@ def show(demo: Demo, names: list[str], into: Path) -> None:
             width, height = picture.size
             look = {"color_scheme": "dark" if picture.dark else "light", "viewport": {"width": width, "height": height}}
             with watched(browser, demo.relay.url, **look) as (page, _):
-                sign_in(page, demo.relay, demo.administrator[1])
-                page.goto("/ui/" + picture.path.format(**ids))
+                sign_in(page, demo.relay, demo.administrator[1], "/ui/" + picture.path.format(**ids))
                 settled(page)
                 page.wait_for_timeout(1000)
                 picture.act(page)

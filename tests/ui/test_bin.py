@@ -84,7 +84,6 @@ def test_who_may_make_no_bucket(page: Page, relay: Relay) -> None:
     """A token of some buckets is told why it can't make a bin, before it tries."""
     relay.create_bucket("narrow")
     _, secret = relay.create_token("--bucket", "narrow")
-    sign_in(page, relay, secret)
-    page.goto("/ui/bin")
+    sign_in(page, relay, secret, "/ui/bin")
     expect(page.get_by_text("An administrator's token makes one.")).to_be_visible()
     expect(page.get_by_role("button", name="Make a request bin")).to_have_count(0)

@@ -474,6 +474,7 @@ def test_long_names_fit_a_phone_everywhere(chromium: Browser, relay: Relay, admi
         expect(page.get_by_role("heading", name="%2E", exact=True)).to_be_visible()
 
 
+@pytest.mark.own_window
 def test_a_bucket_that_somebody_else_changes(signed_in: Page, watch: Watch, relay: Relay) -> None:
     """Renamed while one looks at it, it goes on under its new name, with what was not saved; deleted, it says so."""
     watch.expected.append("status of 404")

@@ -24,8 +24,7 @@ def demo(relay: Relay) -> Iterator[Demo]:
 
 @pytest.fixture
 def clients(page: Page, relay: Relay, demo: Demo) -> Page:
-    sign_in(page, relay, demo.administrator[1])
-    page.goto("/ui/clients")
+    sign_in(page, relay, demo.administrator[1], "/ui/clients")
     return page
 
 

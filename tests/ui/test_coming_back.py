@@ -75,8 +75,7 @@ def test_closing_an_event_on_a_phone(page: Page, relay: Relay, administrator: st
     for index in range(120):
         sender.send(f"/{index}")
     page.set_viewport_size({"width": 390, "height": 844})
-    sign_in(page, relay, administrator)
-    page.goto(f"/ui/buckets/{sender.name}")
+    sign_in(page, relay, administrator, f"/ui/buckets/{sender.name}")
     live(page)
     expect(rows(page).first).to_contain_text("/119")
     before = scroll(page, 2000)
@@ -158,8 +157,7 @@ def test_what_an_event_covers(
     """Where it stands over the list, Tab and screen readers reach it and the rail, and nothing below it."""
     sender.send("/x", b"{}")
     page.set_viewport_size({"width": width, "height": 900})
-    sign_in(page, relay, administrator)
-    page.goto(f"/ui/buckets/{sender.name}")
+    sign_in(page, relay, administrator, f"/ui/buckets/{sender.name}")
     rows(page).first.click()
     expect(page.get_by_role("article")).to_be_visible()
     search = page.get_by_label("Search paths, headers and bodies")

@@ -30,8 +30,7 @@ def test_only_rows_in_sight_are_in_the_document(page: Page, relay: Relay, admini
     """Of 700 events a few dozen rows are drawn; End and Home go to the oldest and the newest."""
     for index in range(700):
         sender.send(f"/{index}")
-    sign_in(page, relay, administrator)
-    page.goto(f"/ui/buckets/{sender.name}")
+    sign_in(page, relay, administrator, f"/ui/buckets/{sender.name}")
     expect(rows(page).first).to_contain_text("/699")
     assert rows(page).count() < 80
     box = page.get_by_role("listbox")
@@ -233,8 +232,7 @@ def test_no_part_scrolls_sideways(
     )
     page.emulate_media(color_scheme=scheme)
     page.set_viewport_size({"width": width, "height": 844})
-    sign_in(page, relay, administrator)
-    page.goto(f"/ui/buckets/{sender.name}")
+    sign_in(page, relay, administrator, f"/ui/buckets/{sender.name}")
     wide = "document.documentElement.scrollWidth"
     expect(rows(page)).to_have_count(1)
     assert page.evaluate(wide) <= width
@@ -281,8 +279,7 @@ def test_a_long_path_leaves_the_buttons_in_sight(page: Page, relay: Relay, admin
     path = "/" + "x" * 4000
     sender.send(path)
     page.set_viewport_size({"width": 390, "height": 844})
-    sign_in(page, relay, administrator)
-    page.goto(f"/ui/events/{sender.events()[0]['id']}")
+    sign_in(page, relay, administrator, f"/ui/events/{sender.events()[0]['id']}")
     expect(page.get_by_role("button", name="Send again")).to_be_in_viewport(ratio=1)
     heading = page.get_by_role("heading", level=1)
     heading.get_by_role("button", name="more characters").click()
@@ -331,8 +328,7 @@ def test_a_thumb_selects(page: Page, relay: Relay, administrator: str, sender: S
     """All of a row's beginning selects it, not the small box alone: what is pressed beside that opens the event."""
     sender.send("/x")
     page.set_viewport_size({"width": width, "height": 844})
-    sign_in(page, relay, administrator)
-    page.goto(f"/ui/buckets/{sender.name}")
+    sign_in(page, relay, administrator, f"/ui/buckets/{sender.name}")
     row = rows(page).first
     expect(row).to_be_visible()
     height = row.evaluate("(row) => row.offsetHeight")
@@ -352,8 +348,7 @@ def test_on_a_phone_what_belongs_together_stands_together(
         sender.send("/x", json.dumps({"the_customer_of_this_order": {"preferred_language": value}}).encode())
     left, right = (each["id"] for each in sender.events())
     page.set_viewport_size({"width": 390, "height": 844})
-    sign_in(page, relay, administrator)
-    page.goto(f"/ui/compare/{left}/{right}")
+    sign_in(page, relay, administrator, f"/ui/compare/{left}/{right}")
     cells = page.get_by_role("region", name="Differences of the bodies").get_by_role("cell")
     expect(cells).to_have_text(['"one"', '"another"'])
     assert sum(cell.evaluate("(cell) => cell.offsetWidth") for cell in cells.all()) > 200

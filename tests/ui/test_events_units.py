@@ -351,6 +351,7 @@ FOLLOW_SILENT = """async () => {
 }"""
 
 
+@pytest.mark.own_window
 def test_a_stream_that_falls_silent_is_opened_again(page: Page) -> None:
     """A connection may be dead without the browser's knowing: the signs of life that are missing tell."""
     page.route("**/v1/buckets/orders", lambda route: route.fulfill(json={}))

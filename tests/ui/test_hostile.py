@@ -113,8 +113,7 @@ def test_an_inputs_answer_is_no_page_of_the_relay(
 def test_what_the_policy_forbids(page: Page, watch: Watch, relay: Relay, administrator: str) -> None:
     """Should markup get into the page after all, its scripts don't run, its styles don't apply, and it calls nobody."""
     watch.expected.append("Content Security Policy|violates the following")
-    sign_in(page, relay, administrator)
-    page.goto("/ui/there-is-no-such-part")
+    sign_in(page, relay, administrator, "/ui/there-is-no-such-part")
     done = page.evaluate(
         """async (url) => {
             const add = (name, attributes) => {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from playwright.sync_api import Page, Route, expect
 
 from tests.acceptance.relay import Relay, wait_for
@@ -54,6 +55,7 @@ def test_numbers_and_plots(signed_in: Page) -> None:
     expect(page.get_by_role("img", name="Errors in 10 s, now: overloaded 5, too large 0")).to_be_visible()
 
 
+@pytest.mark.own_window
 def test_numbers_on_a_connection_that_died(signed_in: Page) -> None:
     """Where no answer comes the page says so, asks again, and goes on."""
     page = signed_in
@@ -107,8 +109,7 @@ def test_a_token_of_some_buckets(page: Page, relay: Relay) -> None:
         demo.send(3)
         asked: list[str] = []
         page.on("request", lambda request: asked.append(request.url))
-        sign_in(page, relay, demo.worker[1])
-        page.goto("/ui/overview")
+        sign_in(page, relay, demo.worker[1], "/ui/overview")
         expect(page.get_by_role("img", name=re.compile("^Events per minute, now: events [0-9]+"))).to_be_visible()
         expect(page.locator(".tile").filter(has_text="Subscribers")).to_contain_text("2 buckets")
         assert not [url for url in asked if "/v1/series" in url]
@@ -164,8 +165,7 @@ def test_a_page_that_is_left_while_its_plots_come(signed_in: Page) -> None:
 def test_one_bucket(page: Page, relay: Relay) -> None:
     """Is one."""
     relay.create_bucket("alone")
-    sign_in(page, relay, relay.create_token("--bucket", "alone")[1])
-    page.goto("/ui/overview")
+    sign_in(page, relay, relay.create_token("--bucket", "alone")[1], "/ui/overview")
     expect(page.locator(".tile").filter(has_text="Subscribers").get_by_text("1 bucket", exact=True)).to_be_visible()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from playwright.sync_api import Page, Route, expect
 
 from tests.ui.browser import Watch
@@ -62,6 +63,7 @@ def test_selecting_moves_nothing(events: Page, sender: Sender) -> None:
         assert rows(events).last.bounding_box() == selected
 
 
+@pytest.mark.own_window
 def test_an_event_that_leaves_while_it_is_read(events: Page, watch: Watch, sender: Sender) -> None:
     """It is still shown, with the word that it is kept no longer, and it is asked for no more."""
     watch.expected.append("status of 404")
@@ -124,6 +126,7 @@ def test_an_event_that_takes_long(events: Page, sender: Sender) -> None:
     expect(article).to_have_css("opacity", "1")
 
 
+@pytest.mark.own_window
 def test_a_relay_that_is_back(events: Page, watch: Watch, sender: Sender) -> None:
     """Is noticed soon, also by what is asked for seldom while it is there."""
     watch.expected.append("ERR_")

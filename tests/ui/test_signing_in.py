@@ -137,8 +137,7 @@ def test_revoking_a_token_ends_an_open_page(page: Page, watch: Watch, relay: Rel
     watch.expected.append("status of 401")
     relay.create_bucket("followed")
     key, secret = relay.create_token("--bucket", "followed")
-    sign_in(page, relay, secret)
-    page.goto(NO_PART)
+    sign_in(page, relay, secret, NO_PART)
     signed(page)
     stream = page.evaluate("() => document.querySelector('script[type=module]').src.replace('app.js', 'stream.js')")
     page.evaluate(
@@ -160,8 +159,7 @@ def test_a_token_sees_its_own_buckets_only(page: Page, watch: Watch, relay: Rela
     watch.expected.append("status of 40[34]")
     relay.create_bucket("hers")
     relay.create_bucket("not hers")
-    sign_in(page, relay, relay.create_token("--bucket", "hers", "--description", "hers alone")[1])
-    page.goto(NO_PART)
+    sign_in(page, relay, relay.create_token("--bucket", "hers", "--description", "hers alone")[1], NO_PART)
     expect(page.get_by_text("hers alone")).to_be_visible()
     assert names(page) == ["hers"]
     for path in ("/v1/tokens", "/v1/buckets/not%20hers", "/v1/stream?bucket=not%20hers"):
@@ -173,8 +171,7 @@ def test_an_expired_token_signs_out(page: Page, watch: Watch, relay: Relay) -> N
     """When its time comes, the session is over."""
     watch.expected.append("status of 401")
     key, secret = relay.create_token("--expires", "1h")
-    sign_in(page, relay, secret)
-    page.goto(NO_PART)
+    sign_in(page, relay, secret, NO_PART)
     signed(page)
     ends = time.time() + 1
     options = {"method": "PUT", "headers": {"Content-Type": "application/json"}, "body": f'{{"expires_at": {ends}}}'}
@@ -244,8 +241,7 @@ def test_a_restart_in_the_middle(tmp_path: Path, chromium: Browser) -> None:
         secret = own.create_token()[1]
         with watched(chromium, own.url) as (here, watch):
             watch.expected += ["ERR_", "status of 503"]
-            sign_in(here, own, secret)
-            here.goto(NO_PART)
+            sign_in(here, own, secret, NO_PART)
             signed(here)
             stream = here.evaluate(
                 "() => document.querySelector('script[type=module]').src.replace('app.js', 'stream.js')"

@@ -56,8 +56,7 @@ def test_a_session_that_ends(page: Page, other: Page, watch: Watch, relay: Relay
     """The tab that hears of it from the relay says so to the others, also where these ask for nothing."""
     watch.expected.append("status of 401")
     key, secret = relay.create_token()
-    sign_in(page, relay, secret)
-    page.goto(NO_PART)
+    sign_in(page, relay, secret, NO_PART)
     other.goto(NO_PART)
     signed(page)
     signed(other)
@@ -92,8 +91,7 @@ def test_another_token(page: Page, other: Page, watch: Watch, relay: Relay, admi
     that were left."""
     watch.expected.append("status of 40[0134]")
     sender.send("/seen-by-the-first-alone")
-    sign_in(page, relay, administrator)
-    page.goto(f"/ui/buckets/{sender.name}")
+    sign_in(page, relay, administrator, f"/ui/buckets/{sender.name}")
     rows(page).locator(".tick").click()
     page.get_by_role("link", name="Connect").click()
     (event,) = sender.events()
@@ -121,8 +119,7 @@ def test_another_token(page: Page, other: Page, watch: Watch, relay: Relay, admi
 def test_a_bucket(page: Page, other: Page, relay: Relay, administrator: str, how: str) -> None:
     """That one tab makes, or deletes, the other shows, with what is typed there untouched."""
     relay.create_bucket(f"old {how}")
-    sign_in(page, relay, administrator)
-    page.goto("/ui/tokens")
+    sign_in(page, relay, administrator, "/ui/tokens")
     page.get_by_role("button", name="New token").click()
     dialog = page.get_by_role("dialog")
     dialog.get_by_label("Description").fill("half a desc")

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.acceptance.relay import Relay
@@ -57,8 +58,7 @@ def test_copying_without_a_clipboard(page: Page, relay: Relay, administrator: st
     once. What can't be copied is said to be so."""
     page.add_init_script(NO_CLIPBOARD)
     relay.create_bucket("copied")
-    sign_in(page, relay, administrator)
-    page.goto("/ui/tokens?bucket=copied")
+    sign_in(page, relay, administrator, "/ui/tokens?bucket=copied")
     page.get_by_role("button", name="Make the token").click()
     dialog = page.get_by_role("dialog", name="The secret, this once")
     button = dialog.get_by_role("button", name="Copy secret")
@@ -136,13 +136,13 @@ def test_what_may_have_been_done(events: Page, watch: Watch, sender: Sender) -> 
     )
 
 
+@pytest.mark.own_window
 def test_an_event_by_a_slow_relay(page: Page, relay: Relay, administrator: str, sender: Sender) -> None:
     """What became of it is there at last, though each answer takes longer than the page waits between two looks."""
     sender.send("/x")
     (event,) = sender.events()
     page.clock.install()
-    sign_in(page, relay, administrator)
-    page.goto(f"/ui/events/{event['id']}")
+    sign_in(page, relay, administrator, f"/ui/events/{event['id']}")
     expect(page.get_by_text("Nobody has said yet")).to_be_visible()
     expect(page.get_by_role("button", name="Send again")).to_be_enabled()
     held: list[Route] = []
@@ -188,8 +188,7 @@ def test_times_say_their_zone(chromium: Browser, relay: Relay, administrator: st
     (event,) = sender.events()
     with watched(chromium, relay.url, timezone_id="Asia/Kolkata") as (page, watch):
         watch.expected.append("status of 400")
-        sign_in(page, relay, administrator)
-        page.goto(f"/ui/events/{event['id']}")
+        sign_in(page, relay, administrator, f"/ui/events/{event['id']}")
         expect(page.get_by_text(re.compile(r"UTC\+5:30"))).to_be_visible()
         expect(page.locator(".facts time").last).to_have_attribute("title", re.compile(r" UTC\+5:30$"))
         page.goto(f"/ui/compare/{event['id']}/{event['id']}")
@@ -210,8 +209,7 @@ def test_yesterdays_events_say_so(chromium: Browser, relay: Relay, administrator
     noon = f"Etc/GMT{time.gmtime().tm_hour - 12:+d}"  # where it is about that now
     with watched(chromium, relay.url, timezone_id=noon) as (page, _):
         page.clock.install()
-        sign_in(page, relay, administrator)
-        page.goto(f"/ui/buckets/{sender.name}")
+        sign_in(page, relay, administrator, f"/ui/buckets/{sender.name}")
         when = rows(page).first.locator(".when")
         expect(when).to_have_text(re.compile(r"^\d\d:\d\d:\d\d$"))
         page.clock.fast_forward("24:00:00")
