@@ -1,6 +1,7 @@
 """What a test needs of the machine: where it is missing the test is skipped, and says what to install."""
 
 import asyncio
+import ctypes
 import os
 import shutil
 
@@ -16,6 +17,16 @@ def needs(tool: str, remedy: str) -> None:
     """Skips the running test where the program `tool` is missing; `remedy` says what to install."""
     if shutil.which(tool) is None:
         pytest.skip(f"{tool} is missing: {remedy}")
+
+
+def needs_browser() -> None:
+    """Skips the running test where Chromium is missing, or the library that Playwright's driver needs."""
+    remedy = "apt-get install chromium libatomic1"
+    needs("chromium", remedy)
+    try:
+        ctypes.CDLL("libatomic.so.1")
+    except OSError:
+        pytest.skip(f"libatomic is missing: {remedy}")
 
 
 def needs_root(remedy: str) -> None:

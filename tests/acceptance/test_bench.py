@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bench import peers
-from tests.needs import needs
+from tests.needs import needs, needs_browser
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -45,7 +45,7 @@ def test_what_acks_cost() -> None:
 @pytest.mark.heavy
 def test_the_page(tmp_path: Path) -> None:
     """`python -m bench.ui --quick` measures the first load, an event's way to the screen, memory, and open pages."""
-    needs("chromium", "apt-get install chromium")
+    needs_browser()
     command = [sys.executable, "-m", "bench.ui", "--quick", "--json", str(tmp_path / "figures.json")]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=560)
     assert run.returncode == 0, run.stderr

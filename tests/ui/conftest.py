@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.acceptance.relay import Relay
-from tests.needs import needs
+from tests.needs import needs_browser
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
@@ -34,7 +34,7 @@ def administrator(relay: Relay) -> str:
 @pytest.fixture(scope="package")
 def chromium() -> Iterator[Browser]:
     """One browser for the folder, which is a package for that: it must have ended before other tests run a loop."""
-    needs("chromium", "apt-get install chromium")
+    needs_browser()
     pytest.importorskip("playwright.sync_api", reason="playwright is missing: pip install -e '.[dev]'")
     from tests.ui.browser import chromium
 
