@@ -154,10 +154,9 @@ class Lookout(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         told: Any = record.msg.get("exc_info") if isinstance(record.msg, dict) else record.exc_info
-        if isinstance(told, tuple):
-            told = told[1]
+        error = sys.exception() if told is True else told[1] if isinstance(told, tuple) else told
         with suppress(MemoryError, RuntimeError):  # the loop may have ended
-            if _tells_of_want(told if isinstance(told, BaseException) else sys.exception() if told else None):
+            if _tells_of_want(error or None):
                 self._loop.call_soon_threadsafe(_look, self._loop)
 
 

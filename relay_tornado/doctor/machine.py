@@ -24,8 +24,8 @@ from relay_tornado.errors import StartupError
 from relay_tornado.model import KIB, MIB
 from relay_tornado.storage import start
 from relay_tornado.storage import witness as witnesses
-from relay_tornado.storage.connection import NEWER_SQLITE, old_sqlite
 from relay_tornado.storage.database import NAME
+from relay_tornado.storage.library import NEWER_SQLITE, old_sqlite
 from relay_tornado.storage.lock import Owner
 from relay_tornado.storage.space import disk_of
 from relay_tornado.storage.whereabouts import wal_of

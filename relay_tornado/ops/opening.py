@@ -12,9 +12,10 @@ from pathlib import Path
 
 from relay_tornado.errors import NotFound, StartupError
 from relay_tornado.storage import migrate, rights, wal
-from relay_tornado.storage.connection import check_sqlite, guard_schema, uri
+from relay_tornado.storage.connection import uri
 from relay_tornado.storage.damage import decode, unquoted
 from relay_tornado.storage.database import NAME
+from relay_tornado.storage.library import check_sqlite, guard_schema
 from relay_tornado.storage.lock import read_owner
 from relay_tornado.storage.whereabouts import wal_of
 

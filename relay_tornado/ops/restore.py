@@ -28,9 +28,9 @@ from relay_tornado.search import file as search
 from relay_tornado.series import file as series
 from relay_tornado.storage import lock, migrate, rights
 from relay_tornado.storage import witness as witnesses
-from relay_tornado.storage.connection import guard_schema
 from relay_tornado.storage.damage import decode
 from relay_tornado.storage.database import NAME
+from relay_tornado.storage.library import guard_schema
 from relay_tornado.storage.lock import Lock
 from relay_tornado.storage.space import disk_of
 from relay_tornado.storage.witness import Witness, read_stamp

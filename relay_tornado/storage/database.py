@@ -15,7 +15,8 @@ from relay_tornado.errors import NoSpace, RelayError, Unavailable, Unknown
 from relay_tornado.rescue import say, wake
 from relay_tornado.settings import Settings
 from relay_tornado.storage import start, wal
-from relay_tornado.storage.connection import Connection, Factory, check_sqlite
+from relay_tornado.storage.connection import Connection, Factory
+from relay_tornado.storage.library import check_sqlite
 from relay_tornado.storage.lock import Lock
 from relay_tornado.storage.riders import Rider
 from relay_tornado.storage.space import Space

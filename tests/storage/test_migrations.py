@@ -12,8 +12,8 @@ import pytest
 
 from relay_tornado.settings import Settings
 from relay_tornado.storage import migrate
-from relay_tornado.storage.connection import guard_schema
 from relay_tornado.storage.database import Database
+from relay_tornado.storage.library import guard_schema
 
 NAME = 'it\'s "odd"\n\U0001f600'
 
