@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import http.client
 import http.server
 import inspect
 import json
-import re
 import socket
 import ssl
 import subprocess
@@ -267,7 +267,7 @@ def saying(answer: bytes, forever: bytes = b"", every: float = 0.0) -> Iterator[
             thread.join(60)
 
 
-BY_PIECES = "does not answer like a relay|broke off"
+TOO_LARGE = "broke off" if hasattr(http.client, "_MIN_READ_BUF_SIZE") else "does not answer like a relay"
 """A Python that reads what is announced piece by piece, as Debian 12's and newer ones do, meets the end first."""
 
 
@@ -283,15 +283,15 @@ BY_PIECES = "does not answer like a relay|broke off"
         (b"HTTP/1.1 301 Moved\r\nLocation: https://relay.test/v1\r\n\r\n", "redirects to https://relay.test/v1: is"),
         (b"HTTP/1.1 502 Bad Gateway\r\n\r\n<html>", "whose relay is away or slow: try again"),
         (b"HTTP/1.1 413 Too Large\r\n\r\n<html>", "takes no request so large"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n", BY_PIECES),
-        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffffffffff\r\n", BY_PIECES),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n", TOO_LARGE),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffffffffff\r\n", TOO_LARGE),
         (b'HTTP/1.1 200 OK\r\n\r\n{"error": "no such page"}', "does not answer like a relay"),
     ],
 )
 def test_what_is_no_whole_answer(relay: Runner, answer: bytes, words: str) -> None:
     """Another program's port, and an answer that breaks off, are said in one line."""
     with saying(answer) as url:
-        assert re.search(words, relay.refused("bucket", "list", RELAY_URL=url, RELAY_SECRET="x"))
+        assert words in relay.refused("bucket", "list", RELAY_URL=url, RELAY_SECRET="x")
 
 
 @pytest.mark.parametrize(

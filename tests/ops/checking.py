@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sqlite3
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from relay_tornado.storage.library import JUDGES_JSON
 from tests.cli.runner import Runner
 from tests.ops.filling import change as change_without_triggers
 from tests.ops.filling import consume, fill, rows
+
+OLD = sqlite3.sqlite_version_info < JUDGES_JSON
+"""Whether this SQLite tells some damage otherwise, and the check more of it."""
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,7 @@ from relay_tornado.ops.opening import open_file
 from relay_tornado.storage import migrate
 from relay_tornado.storage.witness import Stamp, Witness
 from tests.cli.runner import Runner
-from tests.ops.checking import change, found
+from tests.ops.checking import OLD, change, found
 from tests.ops.checking import file as file
 from tests.ops.checking import filled as filled
 from tests.ops.checking import no_niceness as no_niceness
@@ -181,7 +181,8 @@ def test_a_flipped_bit_anywhere(tmp_path: Path) -> None:
 def test_a_text_of_a_record_that_is_malformed(cli: Runner, file: Path) -> None:
     """It would be JSON with a strange character in it, and the relay does not start with that."""
     change(file, "UPDATE bucket SET document = CAST(replace(CAST(document AS BLOB), 'orders', x'ff') AS TEXT)")
-    assert {each["kind"] for each in found(cli)} == {"unreadable"}
+    kinds = [each["kind"] for each in found(cli)]
+    assert kinds == ["unreadable"] or (OLD and set(kinds) == {"unreadable"})
 
 
 def test_a_damaged_page(cli: Runner, file: Path) -> None:
@@ -192,7 +193,8 @@ def test_a_damaged_page(cli: Runner, file: Path) -> None:
         raw.seek((int(str(page)) + 40) * int(str(size)))
         raw.write(b"\xa5" * int(str(size)))
     findings = found(cli)
-    assert {"pages", "unreadable"} & {each["kind"] for each in findings}
+    kinds = {each["kind"] for each in findings}
+    assert "pages" in kinds or (OLD and "unreadable" in kinds)
     assert any("restore" in each["advice"] for each in findings)
 
 
