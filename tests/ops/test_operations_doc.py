@@ -159,6 +159,15 @@ def test_an_upgrade_leaves_nothing_of_the_old_version(tmp_path: Path) -> None:
     assert held == [[f"relay_tornado/{old.name}"], []]
 
 
+def test_nothing_is_installed_without_a_hash() -> None:
+    """Neither what the relay needs nor, for its own build, what makes a wheel of it."""
+    installs = [line for block in blocks() for line in block.text.splitlines() if "pip install" in line]
+    assert installs
+    for line in installs:
+        assert "--require-hashes" in line or {"--no-deps", "--no-build-isolation"} < set(line.split())
+    assert "\nsetuptools==" in (ROOT / "requirements-serve.lock").read_text()
+
+
 def test_a_file_that_was_deleted_under_a_running_relay_is_saved(shell: Shell) -> None:
     """The steps of RelayNotReady, where there is what they are for."""
     needs("curl", "apt-get install curl")
