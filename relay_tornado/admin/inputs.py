@@ -15,7 +15,6 @@ from relay_tornado.ids import new_uuid
 from relay_tornado.model import ANY_OUTPUT, Bucket, Input, Verify
 from relay_tornado.registry.routes import RESERVED
 from relay_tornado.signatures import Verifier
-from relay_tornado.wire.answers import BODILESS
 from relay_tornado.wire.fields import load_with_extra
 from relay_tornado.wire.rest import MAX_BODY_TEXT, InputFields
 
@@ -82,7 +81,10 @@ def _changed(bucket: Bucket, before: Input, options: Mapping[str, Any]) -> Input
         given["rate_limit"] = changed_rate_limit(before.rate_limit, given["rate_limit"])
     if given.get("verify") is not None:
         given["verify"] = _verify(before.verify, given["verify"])
-    changed = _check_answer(dataclasses.replace(before, **given))
+    size = len(given.get("body", "").encode())
+    if size > MAX_BODY_TEXT:
+        raise Invalid(f"has {size} bytes; {MAX_BODY_TEXT} are allowed", "body")
+    changed = dataclasses.replace(before, **given)
     first = "/" + changed.path_prefix.removeprefix("/").partition("/")[0].lower()
     if not changed.custom_domain and first in RESERVED:
         raise Invalid(f"{first} is the relay's own: choose another prefix", "path_prefix")
@@ -94,18 +96,6 @@ def _changed(bucket: Bucket, before: Input, options: Mapping[str, Any]) -> Input
             "response_from_output",
         )
     return changed
-
-
-def _check_answer(value: Input) -> Input:
-    """The input itself, where its status and its body go together. Raises Invalid."""
-    size = len(value.body.encode())
-    if size > MAX_BODY_TEXT:
-        raise Invalid(f"has {size} bytes; {MAX_BODY_TEXT} are allowed", "body")
-    if value.body and value.status_code in BODILESS:
-        raise Invalid(
-            f"an answer with status {value.status_code} has none: clear the body, or use another status", "body"
-        )
-    return value
 
 
 def _domain(text: str) -> str:

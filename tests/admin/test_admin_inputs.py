@@ -69,8 +69,6 @@ async def test_refused_headers(open_memory: OpenWorld, name: str) -> None:
         ({"body": "x" * 250_001}, "body"),
         ({"body": "ü" * 125_001}, "body"),
         ({"body": "\udcff"}, "body"),
-        ({"status_code": 204, "body": "x"}, "body"),
-        ({"status_code": 304, "body": "x"}, "body"),
         ({"headers": {"X-A": "a\r\nSet-Cookie: b"}}, "headers"),
         ({"headers": {"X-A": ["fine", "a\nb"]}}, "headers"),
         ({"headers": {"X-A": "a\x00"}}, "headers"),
@@ -119,17 +117,6 @@ async def test_bad_answers(open_memory: OpenWorld, options: dict[str, Any], fiel
             await world.administration.set_input("orders", **options)
         assert caught.value.field == field
         assert world.registry.get("bucket", bucket.id) == bucket
-
-
-@pytest.mark.gen_test
-async def test_a_status_without_body_needs_the_body_cleared(world: World) -> None:
-    """What was set before counts, too."""
-    await world.administration.create_bucket("orders")
-    await world.administration.set_input("orders", body="x" * 250_000)
-    with pytest.raises(Invalid, match="clear the body"):
-        await world.administration.set_input("orders", status_code=204)
-    _, changed = await world.administration.set_input("orders", status_code=204, body="")
-    assert (changed.status_code, changed.body) == (204, "")
 
 
 @pytest.mark.gen_test

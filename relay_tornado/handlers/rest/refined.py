@@ -13,7 +13,7 @@ from relay_tornado.admin.samples import SAMPLES
 from relay_tornado.handlers.rest.schemas import NUMBERED
 from relay_tornado.handlers.rest.tokens import ScopesBody, TokenBody
 from relay_tornado.model import STATUSES
-from relay_tornado.wire.answers import BODILESS, NOT_CONFIGURABLE
+from relay_tornado.wire.answers import NOT_CONFIGURABLE
 from relay_tornado.wire.fields import MAX_COUNT, Document, StockFields
 from relay_tornado.wire.rest import AuthFields, BucketFields, InputFields, OutputFields
 
@@ -177,10 +177,6 @@ def refine(document: Document, max_body: int) -> None:
         {"properties": {"provider": {"const": each.provider}, "event": {"const": each.event}}} for each in SAMPLES
     ]
     schemas["BucketFields"]["properties"]["max_body"]["maximum"] = max_body
-    schemas["InputFields"]["not"] = {
-        "required": ["body", "status_code"],
-        "properties": {"body": {"type": "string", "minLength": 1}, "status_code": {"enum": sorted(BODILESS)}},
-    }
     schemas["OutputFields"]["anyOf"] = [
         {"properties": {"internal": {"enum": [True, None]}}},
         {

@@ -273,6 +273,21 @@ async def test_a_bucket_goes_without_force_with_its_first_input_alone(here: Worl
             assert (await here.call("DELETE", path)).status == 200
 
 
+@pytest.mark.gen_test
+async def test_a_body_beside_a_status_that_has_none(here: World) -> None:
+    """It is kept, and goes out with another status: 204 and 304 go without, whatever is set."""
+    bucket = await here.bucket("orders")
+    path = f"/v1/buckets/orders/inputs/{bucket.inputs[0].id}"
+    for status, sent in ((200, b"thanks"), (204, b""), (304, b""), (200, b"thanks")):
+        for fields in ({"status_code": status, "body": "thanks"}, {"status_code": status}):
+            changed = await here.call("PUT", path, fields)
+            assert (changed.status, changed.document.get("body")) == (200, "thanks"), changed.document
+        answer = await here.fetch("POST", f"/v1/webhooks/{bucket.inputs[0].id}", b"", {})
+        assert (answer.code, answer.body) == (status, sent)
+    made = await here.call("POST", "/v1/buckets/orders/inputs", {"status_code": 204, "body": "thanks"})
+    assert (made.status, made.document["body"]) == (201, "thanks")
+
+
 @pytest.mark.parametrize(
     ("text", "seconds"),
     [
