@@ -100,13 +100,12 @@ class Forwarder:
         """Requests that are out."""
         return self._lanes.trying
 
-    @property
-    def full(self) -> bool:
-        """Whether as many events wait as may, beside those that are out."""
+    def full(self, coming: int) -> bool:
+        """Whether as many events wait as may, beside those that are out; `coming` ones are not in the log yet."""
         depth = self._lanes.throttle.depth
         if depth is None or not self.active:
             return False
-        head, most = self._shared.head(self.bucket.id), depth + self.trying
+        head, most = self._shared.head(self.bucket.id), depth + self.trying - coming
         return head - self.ledger.progress.floor >= most and self.ledger.progress.pending(head) >= most
 
     def reaches(self, event: Event) -> bool:

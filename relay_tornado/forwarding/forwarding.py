@@ -141,10 +141,11 @@ class Forwarding:
             if output in (None, number)
         )
 
-    def full(self, bucket_id: BucketId) -> bool:
-        """Whether so many events of the bucket wait for one of its outputs that it takes no more."""
+    def full(self, bucket_id: BucketId, coming: int) -> bool:
+        """Whether so many events of the bucket wait for one of its outputs, with the `coming` ones, that it takes no
+        more."""
         forwarders = self._forwarders.get(bucket_id)
-        return forwarders is not None and any(each.full for each in forwarders.values())
+        return forwarders is not None and any(each.full(coming) for each in forwarders.values())
 
     @property
     def trying(self) -> int:

@@ -8,14 +8,14 @@ import hashlib
 import hmac
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import structlog
 
 from relay_tornado.errors import Invalid
 from relay_tornado.limits import Limiter
-from relay_tornado.model import Bucket, BucketAuth, BucketId, Input, NewEvent, RateLimit, Verify
+from relay_tornado.model import Bucket, BucketAuth, BucketId, Input, NewEvent, Output, RateLimit, Verify
 from relay_tornado.registry.routes import Routes
 from relay_tornado.settings import Settings
 from relay_tornado.signatures import Verdict, Verifier
@@ -81,11 +81,11 @@ class Endpoint:
         "bucket",
         "challenge",
         "dedupe_headers",
-        "forwards",
         "input",
         "limiters",
         "max_body",
         "plain",
+        "queues",
         "reject",
         "too_large",
         "waits",
@@ -118,7 +118,7 @@ class Endpoint:
         self.dedupe_headers = tuple((name.lower().encode(), _header_pattern(name)) for name in names)
         self.window = 0.0 if bucket.dedupe is None else bucket.dedupe.window
         self.waits = bool(input.response_from_output)
-        self.forwards = any(not output.internal for output in bucket.outputs)
+        self.queues = any(map(_queues, bucket.outputs))
         self.plain = self._verify is None and not self.dedupe_headers and not bucket.ephemeral
 
     def authorized(self, headers: bytes) -> bytes | None:
@@ -136,6 +136,12 @@ class Endpoint:
         """What was let in by its limits is not stored, as far as its sender is told."""
         for limiter in self.limiters:
             limiter.give_back()
+
+
+def _queues(output: Output) -> bool:
+    """Whether so many events only may wait for it."""
+    throttle = output.throttle
+    return not output.internal and isinstance(throttle, Mapping) and bool(throttle.get("max_queue_depth"))
 
 
 def _verifier(verify: Verify) -> Callable[[bytes, bytes, float], Verdict]:

@@ -19,6 +19,7 @@ import asyncio
 import hashlib
 import math
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
@@ -73,10 +74,11 @@ class Ingest:
         answers: Answers,
         clock: Callable[[], float] = time.monotonic,
         counters: Counters | None = None,
-        queue_full: Callable[[BucketId], bool] = lambda bucket_id: False,
+        queue_full: Callable[[BucketId, int], bool] = lambda bucket_id, coming: False,
     ) -> None:
         """`clock` gives seconds and never goes back; rates are measured by it. `counters` takes up the refusals,
-        `queue_full` says whether too many events of a bucket wait for one of its outputs."""
+        `queue_full` says whether too many events of a bucket wait for one of its outputs, with so many more that are
+        being committed."""
         self.counters = Counters() if counters is None else counters
         self.log = log
         self.answers = answers
@@ -86,6 +88,7 @@ class Ingest:
         self._clock = clock
         self.full = error_answer(Overloaded())
         self._queue_full = queue_full
+        self._coming: Counter[BucketId] = Counter()
 
     def begin(self, head: Head, place: Place | None = None) -> Upload | Answer:
         """An upload to feed, or at once the answer: unknown input 404, wrong credentials 401, too long 413, too many
@@ -120,7 +123,7 @@ class Ingest:
                 if isinstance(judged, Answer):
                     return judged
                 event = judged
-            self.log.submit(endpoint.bucket.id, event, done)
+            self.submit(endpoint, event, done)
             spent = False
         finally:
             if spent:
@@ -150,8 +153,7 @@ class Ingest:
         if self.buffered + declared > self.capacity:
             self.counters.rejected("overloaded")
             return self.full
-        if endpoint.forwards and self._queue_full(endpoint.bucket.id):
-            self.counters.rejected("queue_full")
+        if self.crowded(endpoint):
             return _QUEUE_FULL
         if endpoint.limiters:
             now = self._clock()
@@ -162,6 +164,38 @@ class Ingest:
             for limiter in endpoint.limiters:
                 limiter.take()
         return allowed
+
+    def crowded(self, endpoint: Endpoint) -> bool:
+        """Whether the bucket takes no more, since so many events wait for one of its outputs."""
+        bucket_id = endpoint.bucket.id
+        if not endpoint.queues or not self._queue_full(bucket_id, self._coming[bucket_id]):
+            return False
+        self.counters.rejected("queue_full")
+        return True
+
+    def submit(self, endpoint: Endpoint, event: NewEvent, done: Done) -> None:
+        """Hands an event to the log; where a queue is bounded it counts as one that waits from here on, or all that
+        come in before a commit would find room there."""
+        bucket_id = endpoint.bucket.id
+        if not endpoint.queues:
+            self.log.submit(bucket_id, event, done)
+            return
+
+        def settled(outcome: Appended | BaseException) -> None:
+            self._came(bucket_id)
+            done(outcome)
+
+        self._coming[bucket_id] += 1
+        try:
+            self.log.submit(bucket_id, event, settled)
+        except BaseException:
+            self._came(bucket_id)
+            raise
+
+    def _came(self, bucket_id: BucketId) -> None:
+        self._coming[bucket_id] -= 1
+        if not self._coming[bucket_id]:
+            del self._coming[bucket_id]
 
     def allow(self, endpoint: Endpoint, headers: bytes, size: int) -> bytes | Answer:
         """As `_admit`, by what the input and its bucket ask for, and not by how much comes in."""
@@ -291,7 +325,7 @@ class Upload:
             answered(answer)
 
         try:
-            ingest.log.submit(endpoint.bucket.id, event, appended)
+            ingest.submit(endpoint, event, appended)
         except BaseException:
             if spent:
                 endpoint.give_back()
@@ -303,6 +337,8 @@ class Upload:
         refusal = self._look_again(body)
         if refusal is not None:
             return refusal
+        if self._ingest.crowded(self._place.endpoint):
+            return _QUEUE_FULL
         return self._ingest.judge(self._place, head.method, self._headers, body, head.remote_ip, self._digest)
 
     def _look_again(self, body: bytes) -> Answer | None:

@@ -11,7 +11,7 @@ import random
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,30 @@ async def test_a_full_queue_answers_429(tmp_path: Path) -> None:
                 while (await raw.ask(request(path, b"again"))).status != 200:  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
             await target.until(4)
+
+
+@pytest.mark.parametrize("transport", ["direct", "tornado"])
+@pytest.mark.gen_test
+async def test_a_burst_fills_a_queue_no_further(tmp_path: Path, transport: str) -> None:
+    """Of those that come in at once, before the first of them is committed, as many are taken as may wait."""
+    gate = asyncio.Event()
+    throttle = {"enabled": True, "mode": "concurrency", "max_concurrent": 1, "max_queue_depth": 5}
+    async with (
+        Target(once_open(gate)) as target,
+        started(tmp_path, transport=transport) as relay,
+        AsyncExitStack() as stack,
+    ):
+        bucket = await relay.administration.create_bucket("orders")
+        await relay.administration.create_output("orders", destination=target.url, internal=False, throttle=throttle)
+        path = f"/v1/webhooks/{bucket.inputs[0].id}".encode()
+        await target_ready(relay)
+        senders = [await stack.enter_async_context(Raw(relay.port)) for _ in range(20)]
+        assert (await senders[0].ask(request(path, b"first"))).status == 200
+        await target.until(1)
+        replies = await asyncio.gather(*(each.ask(request(path, b"burst")) for each in senders))
+        assert sorted(each.status for each in replies) == [200] * 5 + [429] * 15
+        gate.set()
+        await target.until(6)
 
 
 async def target_ready(relay: Relay) -> None:

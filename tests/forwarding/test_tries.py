@@ -251,9 +251,9 @@ async def test_queue_depth_and_deadline() -> None:
     }
     async with Target(once_open(gate)) as target, world(public(target.url, throttle=throttle)) as w:
         await w.append(b"1", b"2")
-        assert not w.forwarding.full(B)
+        assert not w.forwarding.full(B, 0)
         await w.append(b"3")
-        assert w.forwarding.full(B)
+        assert w.forwarding.full(B, 0)
         await target.until(1)
         w.now += 6
         gate.set()
@@ -261,6 +261,6 @@ async def test_queue_depth_and_deadline() -> None:
         assert target.bodies == [b"1"]
         assert [letter.reason for letter in await w.dead()] == ["deadline", "deadline"]
         assert [each.status for each in await w.stored(2)] == ["failed"]
-        assert not w.forwarding.full(B)
+        assert not w.forwarding.full(B, 0)
         await w.append(b"4")
         await target.until(2)
