@@ -115,6 +115,7 @@ def migrate(raw: sqlite3.Connection, path: Path, todo: Sequence[Step]) -> None:
     if not todo:
         return
     copy = copy_of(path, todo[-1].version)
+    _log.info("database_migrating", path=str(path), version=found, to=todo[-1].version, bytes=path.stat().st_size)
     original = _interrupted(raw, copy)
     if original is None:
         original = found
@@ -132,11 +133,12 @@ def migrate(raw: sqlite3.Connection, path: Path, todo: Sequence[Step]) -> None:
 
 
 def _interrupted(raw: sqlite3.Connection, copy: Path) -> int | None:
-    """The version of a copy that holds what the file holds, before some of the steps; None where there is no such."""
+    """The version of a copy that holds what the file holds, before none or some of the steps; None where there is no
+    such."""
     try:
         with contextlib.closing(sqlite3.connect(uri(copy, "ro"), uri=True)) as earlier:
             found = version(earlier)
-            return found if found < version(raw) and read_stamp(earlier) == read_stamp(raw) else None
+            return found if found <= version(raw) and read_stamp(earlier) == read_stamp(raw) else None
     except sqlite3.Error:
         return None
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from relay_tornado.errors import NewerSchema, StartupError
 from relay_tornado.settings import Settings
@@ -308,6 +309,28 @@ def test_the_copy_of_an_interrupted_migration_stays(tmp_path: Path) -> None:
         raw.execute("UPDATE meta SET commits = 1")
         migrate.migrate(raw, path, STEPS)
     assert _version(copy) == 2
+
+
+def test_a_copy_is_made_once(tmp_path: Path) -> None:
+    """A start that was killed in the first step has left a whole copy: the next one needs neither the time nor the
+    room for a second one beside it."""
+    path, copy = tmp_path / "relay.db", tmp_path / "relay.db.before-v3"
+    with contextlib.closing(_older(path)) as raw:
+        with pytest.raises(StartupError, match="of version 1 now"):
+            migrate.migrate(raw, path, (STEPS[0], Step(2, "INSERT INTO nowhere VALUES (1);"), STEPS[2]))
+        made = copy.stat().st_ino
+        migrate.migrate(raw, path, STEPS)
+    assert copy.stat().st_ino == made
+    assert _version(copy) == 1
+
+
+def test_it_is_said_before_it_begins(tmp_path: Path) -> None:
+    """Copying and changing a large file takes minutes in which nothing else is said."""
+    path, broken = tmp_path / "relay.db", (STEPS[0], Step(2, "INSERT INTO nowhere VALUES (1);"))
+    with contextlib.closing(_older(path)) as raw, capture_logs() as said, pytest.raises(StartupError):
+        migrate.migrate(raw, path, broken)
+    assert [each["event"] for each in said] == ["database_migrating"]
+    assert said[0]["bytes"] == path.stat().st_size
 
 
 def _version(path: Path) -> int:
