@@ -35,7 +35,9 @@ class TokenPositions:
 
     async def begin(self, before: Token | None, token: Token, but: Collection[str] = ()) -> Collection[str]:
         """At the head of each bucket where the token is to have one and had none. Returns the ids of all that are not
-        ephemeral."""
+        ephemeral, where it is to have some."""
+        if not token.durable:
+            return ()
         buckets = {bucket.id: bucket for bucket in self._buckets() if not bucket.ephemeral}
         for bucket in buckets.values():
             if bucket.id not in but and token.keeps_position(bucket) and not _had(before, bucket):
@@ -43,7 +45,7 @@ class TokenPositions:
         return buckets
 
     async def follow(self, bucket: Bucket, first: int, but: Collection[str] = ()) -> Collection[str]:
-        """At the first event, `first`, of a bucket that is being made. Returns the keys of all tokens."""
+        """At the first event, `first`, of a bucket that is being made. Returns the keys of all that are durable."""
         tokens = self._tokens()
         for token in tokens.values():
             if token.key not in but and token.keeps_position(bucket) and not token.expired(self._clock()):
@@ -51,7 +53,7 @@ class TokenPositions:
         return tokens
 
     async def stay(self, before: Bucket, bucket: Bucket, but: Collection[str] = ()) -> Collection[str]:
-        """At the head of a bucket that is ephemeral no longer. Returns the keys of all tokens."""
+        """At the head of a bucket that is ephemeral no longer. Returns the keys of all that are durable."""
         tokens = self._tokens()
         for token in tokens.values() if before.ephemeral else ():
             if token.key not in but and token.keeps_position(bucket) and not token.expired(self._clock()):
@@ -75,7 +77,7 @@ class TokenPositions:
 
     async def end(self, before: Token, token: Token | None) -> None:
         """Removes those that the token has no more; as `fade`."""
-        for bucket in self._buckets():
+        for bucket in self._buckets() if before.durable else ():
             if before.keeps_position(bucket) and not _had(token, bucket):
                 await self._remove(_key(bucket, before))
 
@@ -111,7 +113,9 @@ class TokenPositions:
         return self._registry.list("bucket")
 
     def _tokens(self) -> dict[str, Token]:
-        return {token.key: token for token in self._registry.list("token")}
+        """Those that are durable, by their keys. Of the others there may be as many as buckets: nobody looks at each
+        of them in each of those."""
+        return {token.key: token for token in self._registry.list("token") if token.durable}
 
     async def _make_at_head(self, bucket: Bucket, token: Token) -> None:
         with suppress(BucketGone):

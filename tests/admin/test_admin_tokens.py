@@ -12,7 +12,7 @@ from relay_tornado.admin.consumers import ConsumerAdministration
 from relay_tornado.errors import Invalid, NoSpace, NotFound, Unauthorized
 from relay_tornado.ids import hash_secret, new_secret
 from relay_tornado.log.consumers import Key, Terms
-from relay_tornado.model import Gap, Token
+from relay_tornado.model import Bucket, Gap, Token
 from relay_tornado.registry.access import Access
 from relay_tornado.registry.contract import Kind
 from relay_tornado.wire.rest import token_document
@@ -282,6 +282,31 @@ async def test_lacking_positions_are_made_at_a_start(world: World) -> None:
     await world.administration.reconcile()
     assert await positions(world, token.key) == {"older": 1, "younger": 0}
     assert await positions(world, gone.key) == {"older": 0}
+
+
+@pytest.mark.gen_test
+async def test_tokens_without_positions_are_not_looked_at_in_each_bucket(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A start with 20,000 of both would look 400 million times, and its service manager would hear nothing of it."""
+    looks = 0
+
+    def keeps_position(token: Token, bucket: Bucket) -> bool:
+        nonlocal looks
+        looks += 1
+        return token.durable
+
+    monkeypatch.setattr(Token, "keeps_position", keeps_position)
+    for number in range(20):
+        await world.administration.create_token()
+        await world.administration.create_bucket(f"bucket-{number}")
+    await world.administration.reconcile()
+    assert looks == 0
+    durable, _ = await world.administration.create_token(durable=True)
+    begun = looks
+    await world.administration.reconcile()
+    assert looks - begun <= 2 * 20
+    assert durable.key in {each.key.name for each in await world.consumers.list()}
 
 
 @pytest.mark.gen_test
