@@ -51,6 +51,27 @@ def print_table(rows: Iterable[Mapping[str, str]]) -> None:
     """A table on stdout, from its rows: what stands in each column. No id and no URL is broken, so that it can be
     copied: only the last column goes on in further lines, between words. Where the terminal is too narrow for that,
     each row is one line, which the terminal breaks; where there is no terminal, it always is. Nothing for no rows."""
+    cells = [{column: printable(cell) for column, cell in row.items()} for row in rows]
+    if not cells:
+        return
+    if sys.stdout.isatty():
+        _print_drawn(cells)
+    else:
+        _print_plain(cells)
+
+
+def _print_plain(rows: Sequence[Mapping[str, str]]) -> None:
+    """Aligned lines: what draws for terminals takes a millisecond a row, and there may be thousands."""
+    from rich.cells import cell_len
+
+    lines = [list(rows[0]), *(list(row.values()) for row in rows)]
+    widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        padded = (cell + " " * (width - cell_len(cell)) for cell, width in zip(line, widths, strict=True))
+        click.echo("  ".join(padded).rstrip())
+
+
+def _print_drawn(rows: Sequence[Mapping[str, str]]) -> None:
     from rich import box
     from rich.cells import cell_len
     from rich.console import Console
@@ -58,24 +79,20 @@ def print_table(rows: Iterable[Mapping[str, str]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD if sys.stdout.isatty() else None, pad_edge=False, header_style="bold")
-    cells = [{column: printable(cell) for column, cell in row.items()} for row in rows]
-    if not cells:
-        return
-    columns = list(cells[0])
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    columns = list(rows[0])
     for column in columns:
-        texts = [column, *(row[column] for row in cells)]
+        texts = [column, *(row[column] for row in rows)]
         least = max(map(cell_len, texts))
         last = column == columns[-1]
         if last:
             least = min(least, max([_PROSE, *(cell_len(word) for text in texts for word in text.split())]))
         table.add_column(column, min_width=least, no_wrap=not last, overflow="fold")
-    for row in cells:
+    for row in rows:
         # As Text, not as markup: what users and senders wrote is shown, not obeyed.
         table.add_row(*map(Text, row.values()))
     console = Console(highlight=False)
-    needed = Measurement.get(console, console.options.update(max_width=_ONE_LINE), table).minimum
-    if not sys.stdout.isatty() or needed > console.width:
+    if Measurement.get(console, console.options.update(max_width=_ONE_LINE), table).minimum > console.width:
         console.width = _ONE_LINE
     with console.capture() as capture:
         console.print(table)

@@ -281,6 +281,17 @@ def test_a_table_without_rows_and_with_empty_cells(capsys: pytest.CaptureFixture
     assert capsys.readouterr().out == "   B\nx\n"
 
 
+def test_many_rows_where_there_is_no_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each is an aligned line of its own, wide letters included; nothing is drawn, which takes long for thousands."""
+    monkeypatch.setattr("rich.table.Table", None)
+    print_table([{"NAME": "日本" * (number % 2), "ID": str(number)} for number in range(5000)])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:3] == ["NAME  ID", "      0", "日本  1"]
+    assert len(lines) == 5001
+
+
 def test_a_checkpoint_that_is_no_file(relay: Runner, tmp_path: Path) -> None:
     """It is said before anything is read from it, or laid beside it."""
     relay("bucket", "create", "orders")
