@@ -129,7 +129,8 @@ class Connection(IOStream):
     after the one that is worked on.
 
     A client that closes its half of the connection while its request is worked on may still read: it gets the answers
-    to what it has sent, unless that is what `halves` rules out. Nor is it held for long, for it may be gone.
+    to what it has sent, frames of a WebSocket among that, unless that is what `halves` rules out. Nor is it held for
+    long, for it may be gone.
     """
 
     halves = True
@@ -261,7 +262,7 @@ class Connection(IOStream):
                 # What is read may have come whole just before, as Tornado does not look at it behind each part: who
                 # reads next finds the end again.
                 return size_or_none if self._find_read_pos() is None else None
-            if self._request in (_ANSWER, _BODY):
+            if self._request in (_ANSWER, _BODY) or (self._request is _OPEN and self._read_buffer_size):
                 self._end_reading()
                 return None
         return size_or_none

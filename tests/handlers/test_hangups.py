@@ -24,7 +24,7 @@ from relay_tornado.model import Token
 from relay_tornado.transport import direct
 from tests.handlers.edge import URL, Edge, edge
 from tests.handlers.raw import Raw, request
-from tests.handlers.sockets import HANDSHAKE, Client
+from tests.handlers.sockets import HANDSHAKE, Client, masked
 from tests.handlers.test_ingest import HeldLog
 from tests.waiting import until
 
@@ -89,6 +89,30 @@ async def test_a_socket_whose_client_has_left_takes_no_place(how: str) -> None:
         assert site.site.sockets.count == 0
         async with websockets.connect(f"ws://127.0.0.1:{site.port}/v1/socket", proxy=None) as served:
             await (await served.ping())
+
+
+PING = bytes((0x89, 0x80)) + bytes(4)
+CLOSE = bytes((0x88, 0x82)) + bytes(4) + (1000).to_bytes(2, "big")
+WRONG = masked({"action": "auth", "key": "a", "secret": "b"})
+
+
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.parametrize(
+    ("frames", "answer"),
+    [(CLOSE, b"\x88\x02\x03\xe8"), (PING + CLOSE, b"\x8a\x00\x88\x02\x03\xe8"), (WRONG + CLOSE, b"unauthorized")],
+    ids=["close", "ping, close", "auth, close"],
+)
+async def test_who_says_good_bye_and_nothing_more_is_answered(frames: bytes, answer: bytes) -> None:
+    """A WebSocket's client may close its half of the connection behind its close frame, and still wait for the
+    relay's."""
+    async with edge() as site, Raw(site.port) as client:
+        client.send(HANDSHAKE)
+        assert (await client.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101")
+        client.send(frames)
+        client.writer.write_eof()
+        assert (await client.closed()).endswith(answer)
+        await nobody(site)
+        assert site.site.sockets.count == 0
 
 
 async def test_a_socket_that_can_not_be_opened_takes_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
