@@ -123,10 +123,13 @@ def test_real_series(signed_in: Page, relay: Relay) -> None:
 
 
 def test_what_could_not_be_loaded_comes_by_itself(signed_in: Page, relay: Relay, watch: Watch) -> None:
-    """A page, and a bucket's tab, that were first gone to while the relay was down."""
+    """A page, and a bucket's tab, that were first gone to while the relay was down. Each try has an address of its own:
+    most browsers remember that a module could not be loaded, and never ask for the same one again."""
     page = signed_in
     watch.expected.append("ERR_CONNECTION_REFUSED")
     parts = re.compile("/pages/(overview|settings)[.]js")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url) if parts.search(request.url) else None)
     relay.create_bucket("away")
     page.goto("/ui/buckets/away")
     for link, there in (("Overview", page.locator(".tile")), ("Settings", page.get_by_label("Description"))):
@@ -136,6 +139,8 @@ def test_what_could_not_be_loaded_comes_by_itself(signed_in: Page, relay: Relay,
         page.unroute(parts)
         expect(there.first).to_be_visible()
         page.go_back()
+    assert len(asked) >= 4
+    assert len(set(asked)) == len(asked)
 
 
 def test_a_page_that_is_left_while_its_plots_come(signed_in: Page) -> None:

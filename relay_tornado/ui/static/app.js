@@ -1,25 +1,25 @@
 // The page's frame: who is signed in, the rail, and the part that the address names.
 import { html, render, signal, useEffect, useRef, useState } from "./lib.js";
 import { session, signOut, signedOut, who } from "./api.js";
+import { part } from "./code.js";
 import { Loaded, Toasts, dialogs, tell } from "./parts/basic.js";
 import { ShownOnce } from "./parts/secret.js";
 import { link, match, place } from "./router.js";
 import { SignIn, withCode } from "./pages/signin.js";
 
-const component = (load) => () => load().then((module) => module.default);
-const bucketPage = component(() => import("./pages/bucket.js"));
-const binPage = component(() => import("./pages/bin.js"));
+const bucketPage = part(import.meta.resolve("./pages/bucket.js"));
+const binPage = part(import.meta.resolve("./pages/bin.js"));
 
 /** Each page is loaded when it is gone to: its pattern, its component, and the rail's entry that it belongs to. */
 const PAGES = [
-  ["/", component(() => import("./pages/buckets.js")), "buckets"],
+  ["/", part(import.meta.resolve("./pages/buckets.js")), "buckets"],
   ["/buckets/:bucket", bucketPage, "buckets"],
   ["/buckets/:bucket/:tab", bucketPage, "buckets"],
-  ["/events/:id", component(() => import("./pages/event.js")), "buckets"],
-  ["/compare/:left/:right", component(() => import("./pages/compare.js")), "buckets"],
-  ["/overview", component(() => import("./pages/overview.js")), "overview"],
-  ["/clients", component(() => import("./pages/clients.js")), "clients"],
-  ["/tokens", component(() => import("./pages/tokens.js")), "tokens"],
+  ["/events/:id", part(import.meta.resolve("./pages/event.js")), "buckets"],
+  ["/compare/:left/:right", part(import.meta.resolve("./pages/compare.js")), "buckets"],
+  ["/overview", part(import.meta.resolve("./pages/overview.js")), "overview"],
+  ["/clients", part(import.meta.resolve("./pages/clients.js")), "clients"],
+  ["/tokens", part(import.meta.resolve("./pages/tokens.js")), "tokens"],
   ["/bin", binPage, "bin"],
   ["/bin/:bucket", binPage, "bin"],
 ];

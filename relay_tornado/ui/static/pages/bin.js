@@ -1,6 +1,7 @@
 // A request bin: a bucket for a day, made by one press, with its URL and what arrives there.
 import { html } from "../lib.js";
 import { get, post, put, session, v1 } from "../api.js";
+import { part } from "../code.js";
 import { Badge, Button, Copy, Loaded, Problem, Time, tell, useLoaded } from "../parts/basic.js";
 import { bucketLink, inputUrls } from "../parts/names.js";
 import { go, link } from "../router.js";
@@ -11,7 +12,7 @@ const isBin = ({ name, expires_at: expiry }) => name.startsWith("bin-") && expir
 const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 
 /** The events of a bucket, by the same parts as in its own page; loaded while the bin is made. */
-const loadEvents = () => import("./events.js").then((module) => module.Events ?? module.default);
+const loadEvents = part(import.meta.resolve("./events.js"));
 
 function Line({ text, label, large = false }) {
   return html`<div class=${`bin-url${large ? " large" : ""}`}><code>${text}</code><${Copy} text=${text} label=${label} /></div>`;

@@ -1,6 +1,7 @@
 // One bucket: how it stands, and the tabs with what it holds and how it is set.
 import { html, useEffect, useRef } from "../lib.js";
 import { get, v1 } from "../api.js";
+import { part } from "../code.js";
 import { Badge, Empty, Loaded, Problem, Time, bytes, number, useLoaded, useTitle } from "../parts/basic.js";
 import { behind, useNames } from "../parts/called.js";
 import { unsaved } from "../parts/form.js";
@@ -11,12 +12,12 @@ import { Lag } from "./buckets.js";
 
 /** Each tab is loaded when it is gone to: its name in the address, its text, its component, and the forms that are in it. */
 const TABS = [
-  ["events", "Events", () => import("./events.js").then((module) => module.Events ?? module.default)],
-  ["connect", "Connect", () => import("./connect.js").then((module) => module.default)],
-  ["inputs", "Inputs", () => import("./inputs.js").then((module) => module.default)],
-  ["outputs", "Outputs", () => import("./outputs.js").then((module) => module.default)],
-  ["consumers", "Consumers", () => import("../parts/consumers.js").then((module) => module.Consumers)],
-  ["settings", "Settings", () => import("./settings.js").then((module) => module.default)],
+  ["events", "Events", part(import.meta.resolve("./events.js"))],
+  ["connect", "Connect", part(import.meta.resolve("./connect.js"))],
+  ["inputs", "Inputs", part(import.meta.resolve("./inputs.js"))],
+  ["outputs", "Outputs", part(import.meta.resolve("./outputs.js"))],
+  ["consumers", "Consumers", part(import.meta.resolve("../parts/consumers.js"), "Consumers")],
+  ["settings", "Settings", part(import.meta.resolve("./settings.js"))],
 ];
 
 const GONE = new Error("This bucket is not there any more: it was deleted, or your token does not have it any more.");

@@ -1,5 +1,6 @@
 // A plot of series over time, by uPlot, which is loaded with the first one. Its values stand in a table, too, for whoever can't see it.
 import { html, useEffect, useMemo, useRef, useState } from "../lib.js";
+import { code } from "../code.js";
 import { bytes } from "./basic.js";
 import { zone } from "./zone.js";
 
@@ -60,7 +61,7 @@ let loading;
 
 function load() {
   loading ??= Promise.all([
-    import("../vendor/uplot.js"),
+    code(import.meta.resolve("../vendor/uplot.js")),
     new Promise((resolve, reject) => {
       const sheet = document.createElement("link");
       sheet.rel = "stylesheet";
