@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from playwright.sync_api import (
@@ -44,6 +46,21 @@ def chromium() -> Iterator[Browser]:
             yield browser
         finally:
             browser.close()
+
+
+@contextmanager
+def keeping_nothing(browser: Browser, profile: Path) -> Iterator[BrowserContext]:
+    """A window of a second Chromium, with this new folder for its profile, that was told to let no page keep anything:
+    no cookie, no storage."""
+    (profile / "Default").mkdir(parents=True)
+    settings = {"profile": {"default_content_setting_values": {"cookies": 2}}}
+    (profile / "Default" / "Preferences").write_text(json.dumps(settings))
+    opened = browser.browser_type.launch_persistent_context(profile, executable_path=CHROMIUM, args=list(_FLAGS))
+    opened.set_default_timeout(TIMEOUT)
+    try:
+        yield opened
+    finally:
+        opened.close()
 
 
 @dataclass

@@ -13,7 +13,7 @@ from pathlib import Path
 from playwright.sync_api import Browser, Page, expect
 
 from tests.acceptance.relay import Relay
-from tests.ui.browser import Watch, sign_in, watched
+from tests.ui.browser import Watch, keeping_nothing, sign_in, watched, watched_in
 
 NO_PART = "/ui/there-is-no-such-part"
 """A place at which the frame alone is loaded."""
@@ -52,6 +52,31 @@ def test_by_a_secret(page: Page, watch: Watch, administrator: str) -> None:
     expect(page.get_by_role("alert")).to_have_count(0)
     page.context.add_cookies([cookie])  # type: ignore[list-item]
     page.reload()
+    signed_out(page)
+
+
+def test_where_no_cookie_is_kept(chromium: Browser, relay: Relay, administrator: str, tmp_path: Path) -> None:
+    """A browser that lets the page keep nothing shows it all the same, and it says why nobody is signed in."""
+    with keeping_nothing(chromium, tmp_path / "profile") as window, watched_in(window, relay.url) as (page, watch):
+        watch.expected.append("status of 401")
+        page.goto(f"{relay.url}{NO_PART}")
+        page.get_by_label("A token's secret").fill(administrator)
+        page.get_by_role("button", name="Sign in").click()
+        expect(page.get_by_text("This browser keeps no cookie of this page")).to_be_visible()
+        page.goto(relay.command("ui")["url"].replace("/ui/#", f"{NO_PART}#"))
+        expect(page.get_by_role("alert")).to_contain_text("This browser keeps no cookie of this page")
+        signed_out(page)
+
+
+def test_without_storage(page: Page, relay: Relay, administrator: str) -> None:
+    """As where a browser has cookies and nothing else: the page's light or dark is not kept, and all the rest works."""
+    page.add_init_script("""for (const name of ["localStorage", "BroadcastChannel"]) {
+      Object.defineProperty(window, name, { get() { throw new DOMException("insecure", "SecurityError"); } });
+    }""")
+    sign_in(page, relay, administrator)
+    page.get_by_role("button", name="Light / dark").click()
+    expect(page.locator("html")).to_have_attribute("data-theme", "dark")
+    page.get_by_role("button", name="Sign out").click()
     signed_out(page)
 
 

@@ -13,11 +13,21 @@ export const changed = signal(0);
 
 const SESSION = "/ui/session";
 const CHANGES = /^\/v1\/(bins|buckets|tokens)(\/[^/]+(\/(inputs|outputs|rotate)(\/[^/]+)?)?)?$/;
+const NO_COOKIE = "This browser keeps no cookie of this page, and without it nobody can be signed in: allow cookies here, and sign in again.";
 const ENDED = "You were signed out: the session has ended, or its token was revoked or has expired.";
 const AGAIN = 2_000;
 
 /** What is said there: "in" where one signed in, "out" by one's own doing, "ended" where the relay said so, "changed". */
-const tabs = new BroadcastChannel("relay");
+const tabs = channel();
+
+/** The channel to the other tabs. A browser that was told to keep nothing for this page may have none: then a tab is alone. */
+function channel() {
+  try {
+    return new BroadcastChannel("relay");
+  } catch {
+    return { postMessage() {} };
+  }
+}
 
 function end(why) {
   signedOut.value = why;
@@ -100,9 +110,13 @@ export async function who() {
   }
 }
 
-/** Signs in with a token's secret or with a one-time code. */
+/** Signs in with a token's secret or with a one-time code, and looks whether the browser kept the cookie. */
 export async function signIn(credentials) {
-  session.value = await ask("POST", SESSION, { body: credentials, unreached: "" });
+  const answer = await ask("POST", SESSION, { body: credentials, unreached: "" });
+  await get(SESSION).catch(({ status }) => {
+    if (status === 401) throw new ApiError(status, { message: NO_COOKIE });
+  });
+  session.value = answer;
   signedOut.value = "";
   tabs.postMessage("in");
 }

@@ -63,13 +63,22 @@ NARROW.addEventListener("change", () => {
   narrow.value = NARROW.matches;
 });
 
+/** What `use` does with what the browser keeps for the page; nothing where it was told to keep nothing: then asking for it throws. */
+function kept(use) {
+  try {
+    return use(localStorage);
+  } catch {
+    return null;
+  }
+}
+
 /** Who is signed in, and what can be done about it: below the rail, in a narrow window below the page. */
 function Foot() {
   const theme = () => {
     const root = document.documentElement;
     const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
     root.dataset.theme = dark ? "light" : "dark";
-    localStorage.setItem("theme", root.dataset.theme);
+    kept((storage) => storage.setItem("theme", root.dataset.theme));
   };
   return html`<div class="foot"><span class="cut" title=${session.value.key}>${session.value.description || session.value.key}</span>
     <span class="row"><button type="button" class="button tiny" onClick=${theme}>Light / dark</button>
@@ -126,7 +135,7 @@ new MutationObserver(() => {
   (dialog?.querySelector("button") ?? document.getElementById("main"))?.focus({ preventScroll: true });
 }).observe(document.body, { childList: true, subtree: true });
 
-const theme = localStorage.getItem("theme");
+const theme = kept((storage) => storage.getItem("theme"));
 if (theme === "light" || theme === "dark") document.documentElement.dataset.theme = theme;
 const root = document.getElementById("app");
 root.replaceChildren();
