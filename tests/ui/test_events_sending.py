@@ -182,12 +182,17 @@ def test_sent_again_once(events: Page, sender: Sender) -> None:
     events.route("**/action", hold)
     dialog = events.get_by_role("dialog")
     send = dialog.get_by_role("button", name=re.compile("^Send"))
-    for way in ("double click", "key"):
+    for way in ("double click", "two clicks", "key"):
         events.get_by_role("button", name="Send again").click()
         if way == "key":
             send.press("Enter")
-        else:
+        elif way == "double click":
             send.dblclick()
+        else:  # what a double click is in other browsers, where its second press meets another element
+            send.hover()
+            for _ in range(2):
+                events.mouse.down()
+                events.mouse.up()
         expect(dialog.get_by_role("button", name="Stop")).to_be_visible()
         if way == "key":
             expect(send).to_be_focused()
@@ -201,8 +206,8 @@ def test_sent_again_once(events: Page, sender: Sender) -> None:
     events.get_by_role("button", name="Send again").click()
     send.dblclick()
     expect(dialog).to_contain_text("1 of 1 done, 1 sent.")
-    expect(rows(events)).to_have_count(4)
-    assert len(sender.events()) == 4
+    expect(rows(events)).to_have_count(5)
+    assert len(sender.events()) == 5
 
 
 def test_an_edit_is_not_lost(events: Page, sender: Sender) -> None:

@@ -12,8 +12,14 @@ function Choice({ kind, now, onKind, title, children }) {
     ${kind === now && children && html`<div class="stack choice-more">${children}</div>`}</div>`;
 }
 
-/** The second press of a double click is none: what it meets was somewhere else before the first. */
-const once = (press) => (event) => event.detail < 2 && press();
+/** A press within so many milliseconds and pixels of another one is its double click. */
+const DOUBLE = 500;
+const SLIP = 8;
+
+/** Whether a press is the second one of a double click, which is none: what it meets was somewhere else before the first. Where it meets another
+ *  element, only Chromium counts it as a second one. */
+const isSecond = (press, first) => press.detail > 1 || (press.detail > 0 && first !== null && press.timeStamp - first.timeStamp < DOUBLE
+  && Math.hypot(press.clientX - first.clientX, press.clientY - first.clientY) < SLIP);
 
 /** How far it is, and what came of it. */
 function Progress({ state, running, problem, onStop }) {
@@ -24,7 +30,7 @@ function Progress({ state, running, problem, onStop }) {
     <div class="row"><span class="grow" role="status">
       ${number(state.done)} of ${number(state.total)} done, ${number(state.sent)} sent${failed}${running ? "" : problem ? ". Stopped." : "."}${
         problem === "stopped" ? " What was on its way may have been sent." : ""}</span>
-      ${running && html`<button type="button" class="button danger" onClick=${once(onStop)}>Stop</button>`}</div>
+      ${running && html`<button type="button" class="button danger" onClick=${onStop}>Stop</button>`}</div>
     ${problem && problem !== "stopped" && html`<${Problem} error=${problem} />`}
     ${state.failed.length > 0 && html`<ul class="note warn small failures">
       ${state.failed.slice(0, 50).map(({ id, message }, index) => html`<li key=${index}><code>${id}</code> ${message}</li>`)}
@@ -46,6 +52,7 @@ export function SendAgain({ bucket, events, range, onClose }) {
   const [span, setSpan] = useState(range);
   const [run, setRun] = useState(null);
   const abort = useRef(null);
+  const pressed = useRef(null);
   const [consumers, problem] = useLoaded(async (signal) => {
     const all = await get(v1("buckets", bucket.id, "consumers"), undefined, signal);
     return all.filter((each) => each.ack !== "receipt");
@@ -53,6 +60,10 @@ export function SendAgain({ bucket, events, range, onClose }) {
   const chosen = consumer || (consumers?.length ? reference(consumers[0]) : "");
   useEffect(() => () => abort.current?.abort(), []);
 
+  const press = (event) => {
+    if (isSecond(event, pressed.current)) event.preventDefault();
+    else pressed.current = event;
+  };
   const send = async (event) => {
     event.preventDefault();
     if (run?.running) return;
@@ -103,9 +114,9 @@ export function SendAgain({ bucket, events, range, onClose }) {
         <${Field} label="URL" type="url" required placeholder="https://staging.example.org/hook" value=${url}
           onInput=${(event) => setUrl(event.target.value.trim())} hint="The relay sends it, once, and keeps nothing of the answer." /><//>
     </fieldset>
-    ${run && html`<${Progress} ...${run} onStop=${() => abort.current.abort()} />`}
+    ${run && html`<${Progress} ...${run} onStop=${(event) => isSecond(event, pressed.current) || abort.current.abort()} />`}
     <div class="row"><span class="grow"></span>${!run?.running && html`<${Button} onPress=${onClose}>${run ? "Close" : "Cancel"}<//>`}
       <${Button} kind="first" type="submit" disabled=${missing} aria-disabled=${run?.running ? "true" : undefined}
-        onPress=${(event) => event.detail > 1 && event.preventDefault()}>${run ? "Send once more" : "Send"}<//></div>
+        onPress=${press}>${run ? "Send once more" : "Send"}<//></div>
   </form><//>`;
 }
