@@ -70,12 +70,11 @@ _Parameter: TypeAlias = Callable[[Subject], bytes | None]
 
 
 class Rules:
-    """Compiled rules. `document` is what they were compiled from, as it was given."""
+    """Compiled rules."""
 
-    __slots__ = ("_test", "document")
+    __slots__ = ("_test",)
 
-    def __init__(self, document: Any, test: _Test | None) -> None:
-        self.document = document
+    def __init__(self, test: _Test | None) -> None:
         self._test = test
 
     @property
@@ -94,7 +93,7 @@ def compile_rules(document: Any, path: str = "rules") -> Rules:
 
     Raises Invalid naming the node that does not fit, as in `rules.and[1].match.regex: …`.
     """
-    return Rules(document, None if _says_nothing(document) else _Compiler().node(document, path))
+    return Rules(None if _says_nothing(document) else _Compiler().node(document, path))
 
 
 def rest(seconds: float) -> float:

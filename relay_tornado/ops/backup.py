@@ -37,11 +37,7 @@ _WAYS = (copying.in_steps, copying.by_pages)
 
 
 class Damaged(RelayError):
-    """What was written, or what it was written from, is not sound. `report` says what is wrong."""
-
-    def __init__(self, message: str, report: Report) -> None:
-        super().__init__(message)
-        self.report = report
+    """What was written, or what it was written from, is not sound."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +131,7 @@ def _copied(source: Path, part: Path, descriptor: int, progress: Progress, room:
         return report
     raise Damaged(
         f"the copy is not sound, and was removed: {report.damage[0].message}. `relay check` says what the "
-        "relay's own file is like.",
-        report,
+        "relay's own file is like."
     )
 
 

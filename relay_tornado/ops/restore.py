@@ -69,8 +69,7 @@ def restore(file: Path, directory: Path, progress: Progress, *, damaged: bool = 
     if before.damaged and not damaged:
         raise Damaged(
             f"{file} is not sound: {before.damage[0].message}. Restore another backup, or this one as it is with "
-            f"--damaged; `relay check {file}` says all.",
-            before,
+            f"--damaged; `relay check {file}` says all."
         )
     held = Lock.acquire(directory)
     try:
@@ -105,7 +104,7 @@ def _restore(file: Path, directory: Path, progress: Progress, before: Report) ->
         after = check(part, progress)
         new = [finding for finding in after.damage if finding not in before.damage]
         if new:
-            raise Damaged(f"the restored file is not sound, and was removed: {new[0].message}", after)
+            raise Damaged(f"the restored file is not sound, and was removed: {new[0].message}")
         os.fsync(descriptor)
         witness = Witness.open(directory / witnesses.NAME)
         try:

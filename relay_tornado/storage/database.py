@@ -95,11 +95,6 @@ class Database:
         return database
 
     @property
-    def id(self) -> str:
-        """Names this database for good; a copy of it has the same."""
-        return self._writer.stamp.database
-
-    @property
     def loss(self) -> Loss | None:
         """What is known to be missing: found by the witness at this start, or after an error since."""
         return self._writer.loss or self._loss

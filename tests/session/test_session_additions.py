@@ -6,8 +6,9 @@ from collections.abc import Mapping
 import pytest
 
 from relay_tornado.errors import CloseCode, Conflict, NotFound
-from relay_tornado.model import Cursor
+from relay_tornado.model import Cursor, NewEvent
 from relay_tornado.session import Answered, Close, Deliver, Ping, Respond, Send, Session, Settle, Subscribe
+from relay_tornado.subject import Subject
 from relay_tornado.wire import control
 from relay_tornado.wire.acks import Ack, Nak
 from tests.session.talk import (
@@ -110,7 +111,9 @@ def test_a_filter_is_compiled_before_anything_changes() -> None:
     (effect,) = session.received(json.dumps({"action": "subscribe", "filter": {"and": [MATCH]}}))
     assert isinstance(effect, Subscribe)
     assert effect.filter is not None
-    assert effect.filter.document == {"and": [MATCH]}
+    for kind, passes in ((b"a", True), (b"b", False)):
+        event = NewEvent("input", "POST", b"", b"", b"X-Kind: " + kind + b"\r\n", b"", "127.0.0.1")
+        assert effect.filter.matches(Subject(event)) is passes
     for nothing in (None, {}, {"and": []}):
         (effect,) = session.received(json.dumps({"action": "subscribe", "filter": nothing, "outputs": "none"}))
         assert isinstance(effect, Subscribe)

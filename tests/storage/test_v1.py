@@ -80,7 +80,7 @@ async def test_a_file_of_version_1_is_migrated(tmp_path: Path) -> None:
     write(settings.data / "relay.db")
     database = await Database.open(settings)
     try:
-        assert database.id == "the-file"
+        assert await database.read(lambda raw: raw.execute("SELECT id FROM meta").fetchone()) == ("the-file",)
         log = await SqliteEventLog.open(database, settings)
         registry = await SqliteRegistry.open(database)
         deliveries = SqliteDeliveries(database, settings)
