@@ -28,6 +28,7 @@ from relay_tornado.search.file import Place, State, Stretch
 from relay_tornado.search.pacing import Pacing
 from relay_tornado.storage import beside
 from relay_tornado.storage.connection import Connection
+from relay_tornado.storage.damage import code_of
 from relay_tornado.storage.whereabouts import Whereabouts
 
 SEGMENTS: Final = 32
@@ -49,6 +50,8 @@ _FULL: Final = 0.8
 """The part of its bound up to which older events are taken in."""
 _SEARCHES: Final = 16
 """Look-ups that may wait for one another."""
+_USELESS: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR})
+"""Of a file that is damaged, no database, of another version, or gone: another one would help."""
 
 T = TypeVar("T")
 
@@ -148,7 +151,7 @@ class Index:
                     await self._follow()
                 except sqlite3.DatabaseError as error:
                     await self._close()
-                    if _is_useless(error):
+                    if code_of(error) in _USELESS:
                         _log.warning("search_index_made_anew", reason=str(error))
                         with suppress(OSError):  # else it is of no use the next time, too
                             beside.remove(self.path)
@@ -377,11 +380,3 @@ def _shrink(raw: sqlite3.Connection) -> int:
         return 0
     file.drop_segment(raw, segment)
     return file.used(raw)
-
-
-def _is_useless(error: sqlite3.DatabaseError) -> bool:
-    """Whether another file would help: this one is damaged, no database, of another version, or gone."""
-    code = getattr(error, "sqlite_errorcode", None)
-    return (
-        code is None or code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or code == sqlite3.SQLITE_ERROR
-    )
