@@ -47,9 +47,10 @@ class FileCheckpoint:
             descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except FileNotFoundError:
             return None
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise ValueError(f"{self.path} is no regular file: name another one")
         with os.fdopen(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise ValueError(f"{self.path} is no regular file: name another one")
             content = file.read(MAX_SIZE + 1)
         if len(content) > MAX_SIZE:
             raise ValueError(f"{self.path} is too large for a checkpoint: name another file")

@@ -269,6 +269,9 @@ async def test_a_checkpoint_that_fails_is_told(shared: World, tmp_path: Path) ->
     async with shared.subscribe(bucket, checkpoint=tmp_path / "bad") as events:
         with pytest.raises(RelayClientError, match="delete it"):
             await anext(events)
+    async with shared.subscribe(bucket, checkpoint=tmp_path) as events:
+        with pytest.raises(CheckpointError, match=r"can't be read: .* is no regular file"):
+            await anext(events)
 
 
 # gaps
