@@ -39,6 +39,23 @@ def test_a_plain_loop(shared: World, tmp_path: Path) -> None:
         events.next(timeout=0.3)
 
 
+def test_acks(shared: World) -> None:
+    """What is acknowledged does not come again; what is given back does, at once or later."""
+    bucket = shared.bucket()
+    shared.send("1", "2", "3", bucket=bucket)
+    with at(shared, bucket, since="earliest", consumer="worker") as events:
+        one, two, three = next(events), next(events), next(events)
+        two.nak(0.01)
+        again = next(events)
+        assert (again.text, again.attempt) == ("2", 2)
+        one.nak()
+        assert next(events).text == "1"
+        three.ack(everything=True)
+    shared.send("4", bucket=bucket)
+    with at(shared, bucket, consumer="worker") as events:
+        assert [next(events).text for _ in range(3)] == ["1", "2", "4"]
+
+
 def test_errors_come_out(shared: World) -> None:
     """What the asynchronous client raises, this one does; wrong arguments at once."""
     with subscribe(shared.relay.url, shared.key, "wrong") as events, pytest.raises(Refused):

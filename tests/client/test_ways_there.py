@@ -8,6 +8,7 @@ import socket
 import ssl
 import threading
 import time
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +18,10 @@ import pytest
 import trustme
 
 from relay_tornado.client import Gap, Notice, Unreachable
+from relay_tornado.client.address import Address
 from relay_tornado.client.opener import opener
+from relay_tornado.client.options import Options
+from relay_tornado.client.rest import put_answer
 from tests.client.peer import ENTRY, Peer, at, one_event, service, webhook
 from tests.client.world import TIMEOUT, Memory, client_test, run
 from tests.ports import hold_port, port_of, silent
@@ -104,6 +108,36 @@ async def test_a_proxy_that_cannot_be_one(monkeypatch: pytest.MonkeyPatch, proxy
             with pytest.raises(Unreachable, match="the proxy's URL") as error:
                 await anext(others)
         assert "hidden" not in str(error.value)
+
+
+@client_test
+@pytest.mark.parametrize("named", [None, True, "http://127.0.0.1:{}"])
+async def test_an_answer_over_rest_goes_the_same_way(monkeypatch: pytest.MonkeyPatch, named: Any) -> None:
+    """Through the proxy that `proxy` or the environment names, or straight with None."""
+    asked: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append((await reader.readuntil(b"\r\n")).split()[1])
+        await reader.readuntil(b"}")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        monkeypatch.setenv("http_proxy", "http://127.0.0.1:1" if named is None else f"http://127.0.0.1:{port}")
+        if isinstance(named, str):
+            named = named.format(port)
+            monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+        options = Options(key="key", secret="secret", proxy=named)
+        rest = f"http://127.0.0.1:{port}" if named is None else "http://relay.test"
+        address = Address("ws://relay.test/v1/socket", f"{rest}/v1")
+        await put_answer(address, options, "E-1", 200, b"", {}, TIMEOUT)
+        assert asked == [b"/v1/logs/E-1" if named is None else b"http://relay.test/v1/logs/E-1"]
+        for nowhere in ("http://127.0.0.1:1", "socks5://127.0.0.1"):
+            with pytest.raises(OSError, match=r"refused|unknown url type"):
+                await put_answer(address, replace(options, proxy=nowhere), "E-1", 200, b"", {}, TIMEOUT)
 
 
 @pytest.mark.parametrize("proxy", [None, True])

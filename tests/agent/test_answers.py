@@ -1,0 +1,92 @@
+"""The target's answers on their way back, to a service that a test writes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from relay_tornado.agent import answers
+from relay_tornado.agent.answers import TRIES, Answers
+from relay_tornado.agent.engine import Outcome
+from relay_tornado.agent.target import Answer
+from relay_tornado.client.backoff import Backoff
+from tests.client.peer import AUTHENTICATED, ENTRY, Peer, at, service, webhook
+from tests.client.world import client_test
+
+ID = "abcdefghijkl-1"
+STORED = {"type": "status", "status": "responded", "id": ID}
+
+
+def refused(code: str) -> dict[str, Any]:
+    return {"type": "status", "status": "error", "id": ID, "code": code, "message": f"it is {code}"}
+
+
+def outcome(whole: bool = True) -> Outcome:
+    return Outcome("delivered", Answer(200, {}, b"fine" if whole else b"", whole=whole), 1, 0.1, None)
+
+
+@client_test
+@pytest.mark.parametrize(
+    ("said", "tries", "told"),
+    [
+        ([STORED], 1, []),
+        ([refused("unavailable"), refused("no_space"), STORED], 3, []),
+        ([refused("not_found")], 1, [f"the answer to {ID} was not stored: it is not_found"]),
+        ([refused("overloaded")] * TRIES, TRIES, [f"the answer to {ID} was not stored: it is overloaded"]),
+        ([None], 1, [f"the answer to {ID} was not stored: the relay was away for too long"]),
+        ([4001], 1, [f"the answer to {ID} was not stored: the relay refuses this client: no more (4001)"]),
+    ],
+    ids=["stored", "later", "never", "given up", "silent", "the token ended"],
+)
+async def test_an_answer_is_given_until_it_is_stored(
+    monkeypatch: pytest.MonkeyPatch, said: list[Any], tries: int, told: list[str]
+) -> None:
+    """Again where that may help; what can't be stored is told once, and given up."""
+    monkeypatch.setattr(answers, "_BACKOFF", Backoff(first=0.01, longest=0.01))
+    monkeypatch.setattr(answers, "PATIENCE", 0.5 if said == [None] else answers.PATIENCE)
+    left, came = list(said), []
+
+    async def talk(peer: Peer) -> None:
+        if peer.number == 1:
+            await peer.welcome(buckets=[ENTRY])
+            await peer.send(webhook(ID))
+            await peer.stay()
+            return
+        assert (await peer.receive())["action"] == "auth"
+        await peer.send(AUTHENTICATED)
+        async for text in peer.socket:
+            came.append(text)
+            word = left.pop(0)
+            if isinstance(word, int):
+                await peer.socket.close(word, "no more")
+            elif word is not None:
+                await peer.send(word)
+
+    problems: list[str] = []
+    async with service(talk) as url, at(url) as events:
+        await Answers(problems.append).give(await anext(events), outcome())
+    assert (len(came), problems) == (tries, told)
+
+
+@client_test
+async def test_an_answer_that_is_too_large() -> None:
+    """Its status goes back without the body, which is told."""
+    came = []
+
+    async def talk(peer: Peer) -> None:
+        if peer.number == 1:
+            await peer.welcome(buckets=[ENTRY])
+            await peer.send(webhook(ID))
+            await peer.stay()
+            return
+        assert (await peer.receive())["action"] == "auth"
+        await peer.send(AUTHENTICATED)
+        came.append(await peer.receive())
+        await peer.send(STORED)
+
+    problems: list[str] = []
+    async with service(talk) as url, at(url) as events:
+        await Answers(problems.append).give(await anext(events), outcome(whole=False))
+    assert [each["action"] for each in came] == ["respond"]
+    assert problems == [f"the answer to {ID} goes back without its body, which is over 512 KiB"]
