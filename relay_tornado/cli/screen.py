@@ -72,11 +72,19 @@ class Screen:
             self._draw()
 
     def _clear(self) -> None:
-        if self._place is not None and self._status:
-            self._place.write(_CLEAR)
-            self._place.flush()
+        if self._status:
+            self._write(_CLEAR)
 
     def _draw(self) -> None:
-        if self._place is not None and self._status:
-            self._place.write(self._status[: shutil.get_terminal_size().columns - 1])
-            self._place.flush()
+        if self._status:
+            self._write(self._status[: shutil.get_terminal_size().columns - 1])
+
+    def _write(self, text: str) -> None:
+        """A terminal that is gone gets nothing more."""
+        if self._place is not None:
+            try:
+                self._place.write(text)
+                self._place.flush()
+            except OSError:
+                place, self._place = self._place, None
+                drop_output(place)

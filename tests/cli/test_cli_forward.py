@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -99,6 +101,25 @@ def test_lines_stand_above_the_status(monkeypatch: pytest.MonkeyPatch) -> None:
     screen.status("x" * 99)
     screen.status("")
     assert terminal.getvalue() == "connected\r\x1b[Kone\nconnected\r\x1b[K" + "x" * 19 + "\r\x1b[K"
+
+
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_a_terminal_that_is_gone(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Its window was closed, and the command goes on, as after `disown`: whatever it says, nothing is raised."""
+    ours, theirs = pty.openpty()
+    with os.fdopen(theirs, "w") as terminal:
+        monkeypatch.setattr(sys, "stdout", io.StringIO())
+        monkeypatch.setattr(sys, "stderr", io.StringIO())
+        monkeypatch.setattr(sys, name, terminal)
+        screen = Screen()
+        screen.status("connected")
+        os.close(ours)
+        screen.line("one")
+        screen.note("two")
+        screen.status("away")
+        screen.line("three")
+        screen.close()
+        assert not screen.live
 
 
 def test_no_status_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
