@@ -146,6 +146,21 @@ async def test_bad_options(open_memory: OpenWorld, options: dict[str, Any], fiel
 
 
 @pytest.mark.gen_test
+async def test_a_name_is_one_output_s(world: World) -> None:
+    """Clients look outputs up by their names: no other one of its bucket may be made or called so."""
+    for bucket in ("orders", "billing"):
+        await world.administration.create_bucket(bucket)
+        await world.administration.create_output(bucket, name="worker")
+    _, other = await world.administration.create_output("orders", name="other")
+    with pytest.raises(Conflict, match="'orders' has an output 'worker' already"):
+        await world.administration.create_output("orders", name="worker")
+    with pytest.raises(Conflict, match="'orders' has an output 'worker' already"):
+        await world.administration.set_output(other.id, name="worker")
+    _, same = await world.administration.set_output(other.id, name="other")
+    assert same.name == "other"
+
+
+@pytest.mark.gen_test
 async def test_rules_are_set_and_removed(world: World) -> None:
     """None takes them away; errors name the node."""
     await world.administration.create_bucket("orders")

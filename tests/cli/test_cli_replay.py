@@ -23,6 +23,13 @@ def shop(relay: Runner) -> Runner:
     return relay
 
 
+def test_a_bucket_without_events(relay: Runner) -> None:
+    """There is no range in it."""
+    relay.json("bucket", "create", "shop")
+    answer = relay("replay", "shop", "--from", "earliest", "--to-consumer", "worker")
+    assert (answer.exit_code, "no event is kept in shop" in answer.output) == (1, True), answer.output
+
+
 def test_a_range_of_more_than_one_request(shop: Runner) -> None:
     """All of it, to a consumer and to an output: the command goes on until there is no more."""
     answer = shop("replay", "shop", "--from", "earliest", "--to-consumer", "worker")
