@@ -7,6 +7,7 @@ import sqlite3
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
@@ -196,7 +197,8 @@ class Series:
                 if self._connection is connection:  # else somebody let go of it before
                     await self.close()
                     if type(error) is sqlite3.DatabaseError:
-                        beside.remove(self.path)  # another one is made at the next try
+                        with suppress(OSError):  # else it is of no use the next time, too
+                            beside.remove(self.path)
             return None
 
     async def _opened(self) -> Connection | None:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -247,15 +248,17 @@ async def test_sums_means_and_the_worst(world: World) -> None:
     assert found["events"] == pytest.approx(3 / 29)
 
 
-@pytest.mark.parametrize("harm", ["no database", "another version", "taken away", "a directory"])
+@pytest.mark.parametrize("harm", ["no database", "another version", "taken away", "a directory", "not to be removed"])
 @pytest.mark.gen_test
 async def test_a_file_that_fails_disturbs_nobody(tmp_path: Path, harm: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Measures are dropped, reads find nothing, and where another file helps there is one at the next try."""
     monkeypatch.setattr("relay_tornado.series.series._AGAIN", 0.0)
     world = World(tmp_path)
     path = world.series.path
-    if harm == "no database":
+    if harm in ("no database", "not to be removed"):
         path.write_bytes(b"this is no database" * 1000)
+        if harm == "not to be removed":
+            monkeypatch.setattr("relay_tornado.storage.beside.remove", Mock(side_effect=PermissionError(path)))
     elif harm == "another version":
         with closing(sqlite3.connect(path)) as raw:
             raw.execute("PRAGMA user_version = 99")
@@ -269,7 +272,7 @@ async def test_a_file_that_fails_disturbs_nobody(tmp_path: Path, harm: str, monk
             each.unlink()
         await world.go(20, events=1)
     _, _, found = await world.series.whole("hour")
-    assert len(points(found["events"])) == (0 if harm == "a directory" else 2)
+    assert len(points(found["events"])) == (0 if harm in ("a directory", "not to be removed") else 2)
     assert sum(world.rate("b")) == (4 if harm == "taken away" else 2)
     await world.series.close()
 
