@@ -142,11 +142,14 @@ class Administration:
     async def create_bin(self) -> Bucket:
         """Makes a request bin: a bucket to see what arrives, with a name of its own, that ends in a day unless it is
         kept. Raises Conflict where there are too many of them."""
-        bins = [each for each in self.list_buckets() if each.name.startswith(_BIN) and each.expires_at]
-        if len(bins) >= MAX_BINS:
-            raise Conflict(f"there are {len(bins)} request bins already, and no more are made: delete one, or keep one")
-        name = _BIN + "".join(secrets.choice(_BIN_ALPHABET) for _ in range(8))
-        return await self.create_bucket(name, description="A request bin", expires_at=time.time() + DAY)
+        async with self._turn(_BIN):  # one that is being made can't be counted yet
+            bins = [each for each in self.list_buckets() if each.name.startswith(_BIN) and each.expires_at]
+            if len(bins) >= MAX_BINS:
+                raise Conflict(
+                    f"there are {len(bins)} request bins already, and no more are made: delete one, or keep one"
+                )
+            name = _BIN + "".join(secrets.choice(_BIN_ALPHABET) for _ in range(8))
+            return await self.create_bucket(name, description="A request bin", expires_at=time.time() + DAY)
 
     async def set_bucket(self, reference: str, wanted: Wanted | None = None, /, **options: Any) -> Bucket:
         """Changes a bucket; options: `BucketFields`, or what `wanted` gives."""
@@ -402,7 +405,7 @@ class Administration:
             raise Conflict("the bucket is being changed by others all the time: try again")
 
     def _turn(self, key: str) -> Lock:
-        """What one change of a bucket (by id) or token (by key) at a time holds."""
+        """What one change of a bucket (by id) or token (by key) at a time holds, and who makes a bin (`_BIN`)."""
         return self._turns.setdefault(key, Lock())
 
     async def _begin_outputs(self, before: Bucket, changed: Bucket) -> None:

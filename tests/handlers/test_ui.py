@@ -388,6 +388,13 @@ async def test_request_bins(here: World) -> None:
 
 
 @pytest.mark.gen_test
+async def test_request_bins_that_are_made_at_once(here: World) -> None:
+    """Those that are being made are counted, too."""
+    made = await asyncio.gather(*(here.call("POST", "/v1/bins") for _ in range(30)))
+    assert sorted(each.status for each in made) == [201] * 20 + [412] * 10
+
+
+@pytest.mark.gen_test
 async def test_files_that_can_not_be_read_are_read_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As without descriptors: who has not seen them yet is told so, and they are given out as they were."""
     (tmp_path / "index.html").write_text("first")
