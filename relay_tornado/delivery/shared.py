@@ -13,6 +13,7 @@ from relay_tornado.delivery.group import Groups
 from relay_tornado.delivery.receipts import Receipts
 from relay_tornado.delivery.subscription import Directory
 from relay_tornado.delivery.turns import Turns
+from relay_tornado.limits import LogLimit
 from relay_tornado.log.contract import EventLog
 from relay_tornado.log.ledgers import Ledgers
 
@@ -31,5 +32,7 @@ class Shared:
     counters: Counters
     groups: Groups
     receipts: Receipts
+    gap_lines: LogLimit = field(default_factory=LogLimit)
+    """Of the log, on what subscribers miss."""
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     """Of the deliveries that are at work, ended ones in their last write too."""

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from relay_tornado.errors import CursorLost
 from relay_tornado.log.consumers import Key
 from relay_tornado.model import Event, Gap, Retention
 from tests.delivery import virtual
-from tests.delivery.world import Reader, World, quiet, until
+from tests.delivery.world import TOKEN, Reader, World, quiet, until
 
 
 @pytest.mark.gen_test
@@ -23,6 +24,18 @@ async def test_a_future_cursor_is_told() -> None:
     _, _, (answer,) = await world.subscribe("orders", since=f"{epoch}-3")
     assert answer["gap"]["reason"] == "future"
     assert answer["start"] == 1
+
+
+@pytest.mark.gen_test
+async def test_the_log_says_who_misses_events() -> None:
+    """With the bucket, and the key of the token."""
+    world = World()
+    await world.bucket()
+    await world.append(2)
+    with capture_logs() as logs:
+        await world.subscribe("orders", since="zzzzzzzzzzzz-3")
+    lines = [each for each in logs if each["event"] == "subscriber_missed_events"]
+    assert [(each["bucket"], each["token"], each["reason"]) for each in lines] == [("orders", TOKEN.key, "reset")]
 
 
 @pytest.mark.gen_test
