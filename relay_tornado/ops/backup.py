@@ -81,33 +81,43 @@ def make(source: Path, target: Path, progress: Progress, *, force: bool = False,
 @contextlib.contextmanager
 def _written(part: Path, target: Path) -> Iterator[int]:
     """The file to write into, for nobody else; nothing is left of it where it was not renamed."""
-    try:
-        descriptor = os.open(part, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise StartupError(f"{part} can't be made ({error.strerror}): choose another place for it.") from error
-    try:
-        busy = Conflict(f"another backup is being made as {target}: let it finish, or name another file")
+    busy = Conflict(f"another backup is being made as {target}: let it finish, or name another file")
+    with contextlib.ExitStack() as opened:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            with contextlib.suppress(FileNotFoundError):
+                left = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+                opened.callback(os.close, left)
+                _hold(left, part, busy)
+                part.unlink()
+            descriptor = copying.create(part)
+        except FileExistsError:
             raise busy from None
-        if not _is_at(descriptor, part):  # whoever held it until now has renamed or removed it
-            raise busy
-        os.fchmod(descriptor, 0o600)
+        except OSError as error:
+            raise StartupError(f"{part} can't be made ({error.strerror}): choose another place for it.") from error
+        opened.callback(os.close, descriptor)
+        _hold(descriptor, part, busy)
         try:
             yield descriptor
         finally:
             if _is_at(descriptor, part):  # behind a rename another backup may have begun there
-                for suffix in copying.ENDS:
-                    part.with_name(part.name + suffix).unlink(missing_ok=True)
-    finally:
-        os.close(descriptor)
+                copying.remove(part)
+
+
+def _hold(descriptor: int, part: Path, busy: Conflict) -> None:
+    """Locks the open file for as long as it is open. Raises `busy` where somebody else holds it, or it is another one
+    by now: whoever held it has renamed or removed it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise busy from None
+    if not _is_at(descriptor, part):
+        raise busy
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
     """Whether the open file is the one that has this name now."""
     try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
+        return os.path.samestat(os.fstat(descriptor), path.lstat())
     except FileNotFoundError:
         return False
 

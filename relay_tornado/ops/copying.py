@@ -94,6 +94,18 @@ class Pace:
         return took
 
 
+def create(part: Path) -> int:
+    """Opens a new file, for its owner alone. One that is there may be another user's, who has it open, or lead to
+    another file: that is no place for a copy. Raises OSError."""
+    return os.open(part, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+
+
+def remove(part: Path) -> None:
+    """Removes a copy, where it is there, with what SQLite put beside it. Raises OSError."""
+    for end in ENDS:
+        part.with_name(part.name + end).unlink(missing_ok=True)
+
+
 def in_steps(raw: sqlite3.Connection, part: Path, descriptor: int, progress: Progress, room: int) -> None:
     """Copies the database behind `raw` into the empty file `part`, open as `descriptor`, and syncs it.
 

@@ -87,9 +87,9 @@ def _restore(file: Path, directory: Path, progress: Progress, before: Report) ->
     part = directory / _PART
     if (long := rights.too_long(part)) is not None:
         raise StartupError(f"{part} can't be made: {long}.")
-    descriptor = os.open(part, os.O_CREAT | os.O_TRUNC | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    part.unlink(missing_ok=True)
+    descriptor = copying.create(part)
     try:
-        os.fchmod(descriptor, 0o600)
         with contextlib.closing(open_file(file)) as raw:
             copying.by_pages(raw, part, descriptor, progress, disk_of(directory).free)
         with contextlib.closing(sqlite3.connect(part, isolation_level=None)) as raw:
@@ -121,8 +121,7 @@ def _restore(file: Path, directory: Path, progress: Progress, before: Report) ->
         raise StartupError(f"{file} could not be restored ({why}); nothing was left in {directory}.") from error
     finally:
         os.close(descriptor)
-        for suffix in copying.ENDS:
-            part.with_name(part.name + suffix).unlink(missing_ok=True)
+        copying.remove(part)
     return Restored(directory / NAME, after, stamp.database, tokens, paused, disabled)
 
 

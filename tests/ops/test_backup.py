@@ -118,6 +118,19 @@ def test_two_backups_of_one_name(cli: Runner, tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "b.db").stat().st_mode) == 0o600
 
 
+def test_another_users_file_is_not_written_to(cli: Runner, tmp_path: Path) -> None:
+    """In a directory like /tmp somebody else may have made the file first, who has it open, or lead to another one."""
+    fill(cli.data, "orders", 3)
+    part, other = tmp_path / "b.db.part", tmp_path / "other"
+    other.write_bytes(b"somebody's")
+    part.hardlink_to(other)
+    cli.json("backup", tmp_path / "b.db")
+    part.symlink_to(other)
+    assert "can't be made" in cli.refused("backup", tmp_path / "b.db", "--force")
+    assert other.read_bytes() == b"somebody's"
+    assert not (tmp_path / "b.db").is_symlink()
+
+
 def test_a_backup_that_was_made_meanwhile_is_left_alone(
     cli: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -137,9 +137,12 @@ def test_only_an_empty_directory(cli: Runner, file: Path, tmp_path: Path) -> Non
         assert "runs on" in new.refused("restore", file)
     finally:
         held.release()
-    (new.data / "relay.db.restoring").write_bytes(b"half of it")
+    other = tmp_path / "other"
+    other.write_bytes(b"somebody's")
+    (new.data / "relay.db.restoring").symlink_to(other)
     (new.data / "relay.witness").write_bytes(b"")
     assert new.json("restore", file)["events"] == 30
+    assert other.read_bytes() == b"somebody's"
     assert "not empty" in new.refused("restore", file)
     plain = Runner(tmp_path / "file")
     plain.data.write_text("a file")
