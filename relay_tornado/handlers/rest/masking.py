@@ -42,6 +42,8 @@ def changes(token: Token, kind: Kind, before: Document, given: dict[str, Any]) -
     name, parts = _KEPT.get(kind, ("", ()))
     if isinstance(wanted.get(name), dict):
         wanted[name] = {part: each for part, each in wanted[name].items() if each or part not in parts}
+    if kind == "input":
+        _refuse_other_provider(before["verify"], wanted.get("verify"))
     return wanted
 
 
@@ -95,6 +97,17 @@ _CLEARED: Final[Mapping[Kind, Callable[[Document], Document]]] = {
     "output": _clear_output,
 }
 """By its kind the document without its secrets. All else is anybody's own, and stays as it is."""
+
+
+def _refuse_other_provider(before: Document | None, wanted: Any) -> None:
+    """Raises Forbidden where secrets that stay would be another provider's: GitLab's stand in each of its events."""
+    if before is None or not isinstance(wanted, dict) or "secrets" in wanted:
+        return
+    if wanted.get("provider", before["provider"]) != before["provider"]:
+        raise Forbidden(
+            "as another provider's, the secrets, which you may not see, could stand in events: write them anew "
+            "together with the provider"
+        )
 
 
 def _with_masked(before: Document, seen: Document, given: dict[str, Any]) -> dict[str, Any]:

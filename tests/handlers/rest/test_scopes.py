@@ -278,6 +278,9 @@ async def test_secrets_are_shown_to_administrators_only(here: World) -> None:
     partly = {"verify": {"provider": "github", "secrets": [], "on_failure": "mark"}}
     where = f"{path}/inputs/{things['input']}"
     assert (await here.call("PUT", where, partly, "scoped with API")).status == 200
+    # GitLab's secret stands in its events, which this token reads.
+    for provider in ({"provider": "gitlab"}, {"provider": "gitlab", "secrets": []}):
+        assert (await here.call("PUT", where, {"verify": provider}, "scoped with API")).status == 403
     after = (await here.call("GET", path)).document
     assert (after["auth"].pop("username"), before["auth"].pop("username")) == ("new", "u")
     marked, verify = (each["inputs"][0]["verify"].pop("on_failure") for each in (after, before))
@@ -287,6 +290,8 @@ async def test_secrets_are_shown_to_administrators_only(here: World) -> None:
     assert after["outputs"][0]["rules"] == before["outputs"][0]["rules"]
     assert after["outputs"][0]["secret"] == before["outputs"][0]["secret"]
     assert after["description"] == "mine"
+    anew = {"verify": {"provider": "gitlab", "secrets": ["my own"]}}
+    assert (await here.call("PUT", where, anew, "scoped with API")).status == 200
 
 
 @pytest.mark.gen_test
