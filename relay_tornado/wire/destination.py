@@ -23,6 +23,9 @@ _LABEL: Final = 63
 """Characters between two dots of a name, at most (RFC 1035, 2.3.4)."""
 _NAME: Final = 253
 _NOT_IN_PLACE: Final = re.compile(r"[\s\x00-\x1f\x7f]")
+_DIVIDES: Final = re.compile(rb"[/\\]")
+_END: Final = re.compile(rb"[;?#\x00]")
+"""Behind these a part of a path goes on as something else, a parameter say, to some servers."""
 _NOT_IN_TARGET: Final = re.compile(rb"[\x00-\x20\x7f]")
 _NOT_PUBLIC: Final = frozenset(
     ("localhost", "local", "localdomain", "internal", "lan", "home", "corp", "private", "arpa", "test", "invalid")
@@ -151,22 +154,27 @@ def target(destination: Destination, path: bytes, query: bytes, *, lock_path: bo
 
 def climbs(path: bytes) -> bool:
     """Whether some server would take the path for one outside of where it begins, once or twice decoded: anybody who
-    knows an input's URL would reach all of a server of which they are to reach one part."""
-    if b".." not in path and b"%" not in path:
+    knows an input's URL would reach all of a server of which they are to reach one part.
+
+    Servers differ in what divides a path, so a level is only what is one to each of them, and a ".." what is one to
+    any.
+    """
+    if b".." not in _decoded(path):
         return False
-    for _ in range(3):
-        depth = 0
-        for part in re.split(rb"[/\\]", path.partition(b"?")[0])[1:]:
-            # What follows a semicolon is a parameter to some servers.
-            part = part.partition(b";")[0]
-            depth += -1 if part == b".." else 1 if part not in (b"", b".") else 0
-            if depth < 0:
-                return True
-        decoded = unquote_to_bytes(path)
-        if decoded == path:
-            break
-        path = decoded
+    depth = 0
+    for part in path.split(b"/"):
+        inner = [_END.split(each, 1)[0] for each in _DIVIDES.split(_decoded(part))]
+        if above := inner.count(b".."):
+            depth -= above
+        elif any(each not in (b"", b".") for each in inner):
+            depth += 1
+        if depth < 0:
+            return True
     return False
+
+
+def _decoded(path: bytes) -> bytes:
+    return unquote_to_bytes(unquote_to_bytes(path)) if b"%" in path else path
 
 
 def _is_name(host: str) -> bool:

@@ -168,6 +168,13 @@ async def test_redirects_are_not_followed() -> None:
         assert trap.connections == 0
 
 
+OUT = (
+    *(b"/../x", b"/a/../../x", b"/%2e%2e/x", b"/%252e%252e/x", b"/..%2fx", b"/..\\x", b"/..;/x"),
+    # Each was followed out of its place by nginx, or is by servers that decode dots, and no slashes.
+    *(b"/..#", b"/a\\b/../../x", b"/%5ca%5c/..%2f../x", b"/%3f%2f..%2f..%2fx", b"/a%2fb/%2e%2e/%2e%2e/x"),
+)
+
+
 @pytest.mark.gen_test
 async def test_what_a_sender_appends_changes_no_address() -> None:
     """Path and query that look like another host go to the destination as a path; one that climbs out is not sent."""
@@ -177,7 +184,7 @@ async def test_what_a_sender_appends_changes_no_address() -> None:
             await w.append(b"1", path=b"//" + inside + b"/x", query=b"@" + inside)
             await w.append(b"2", path=b"/@" + inside)
             await w.append(b"3", path=b"/a b\r\nHost: evil", query=b"x#y")
-            for path in (b"/../x", b"/a/../../x", b"/%2e%2e/x", b"/%252e%252e/x", b"/..%2fx", b"/..\\x", b"/..;/x"):
+            for path in OUT:
                 await w.append(b"out", path=path)
             await w.append(b"4", path=b"/a/../b")
             await w.settled(good, 4)
@@ -187,7 +194,7 @@ async def test_what_a_sender_appends_changes_no_address() -> None:
                 b"/hook/a%20b%0D%0AHost:%20evil?x#y",
                 b"/hook/a/../b",
             ]
-            assert w.counters.forward_attempts["invalid"] == 7
+            assert w.counters.forward_attempts["invalid"] == len(OUT)
             assert w.counters.forward_attempts["refused"] == 0
         assert trap.connections == 0
 
