@@ -129,7 +129,7 @@ def _copied(source: Path, part: Path, descriptor: int, progress: Progress, room:
         for copy in _WAYS:
             os.ftruncate(descriptor, 0)
             try:
-                copy(raw, part, descriptor, progress, room)
+                copy(raw, source.parent, part, descriptor, progress, room)
             except sqlite3.DatabaseError as error:
                 if copy is _WAYS[-1] or isinstance(error, sqlite3.OperationalError):
                     raise

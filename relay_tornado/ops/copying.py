@@ -7,8 +7,8 @@ what came and left meanwhile is made up for in a last one, together with everyth
 
 `by_pages` is for a file that nobody writes to: page by page, as it is.
 
-Both pause after each step for several times as long as it took, and have the disk write what there is bit by bit: one
-big sync at the end would make every commit wait for it.
+Both have the disk write what there is bit by bit: one big sync at the end would make every commit wait for it. Where a
+relay runs on the directory that is copied from, both pause after each step for several times as long as it took.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TypeAlias
 
-from relay_tornado.errors import NoSpace
+from relay_tornado.errors import NoSpace, NotWritable
 from relay_tornado.model import MIB
 from relay_tornado.storage.connection import uri
 from relay_tornado.storage.damage import code_of
+from relay_tornado.storage.lock import read_owner
 from relay_tornado.storage.space import free_pages
 
 Progress: TypeAlias = Callable[[str, int, int], None]
@@ -41,7 +42,7 @@ STEP = 0.003
 SYNC = MIB // 8
 """Bytes after which what was written goes to the disk."""
 REST = 6.0
-"""How long to pause after each step, as a multiple of what the step took."""
+"""How long to pause after each step for a relay's sake, as a multiple of what the step took."""
 
 _BIG = ("event", "delivery")
 _COPYING = "copying"
@@ -72,9 +73,10 @@ write_out = _find_sync_file_range()
 
 
 class Pace:
-    """What goes on between two steps."""
+    """What goes on between two steps of copying from `directory`."""
 
-    def __init__(self, descriptor: int, total: int, progress: Progress) -> None:
+    def __init__(self, directory: Path, descriptor: int, total: int, progress: Progress) -> None:
+        self._directory = directory
         self._descriptor = descriptor
         self._total = total
         self._progress = progress
@@ -82,14 +84,15 @@ class Pace:
         self._resumed = time.monotonic()
 
     def step(self) -> float:
-        """Syncs and pauses; returns how long the step took."""
+        """Syncs, and pauses beside a relay, which may start or end meanwhile; returns how long the step took."""
         took = time.monotonic() - self._resumed
         written = os.fstat(self._descriptor).st_size
         if written - self._synced >= SYNC:
             self._synced = written
             write_out(self._descriptor)
             self._progress(_COPYING, min(written, self._total), self._total)
-        time.sleep((time.monotonic() - self._resumed) * REST)
+        if _serves(self._directory):
+            time.sleep((time.monotonic() - self._resumed) * REST)
         self._resumed = time.monotonic()
         return took
 
@@ -106,13 +109,23 @@ def remove(part: Path) -> None:
         part.with_name(part.name + end).unlink(missing_ok=True)
 
 
-def in_steps(raw: sqlite3.Connection, part: Path, descriptor: int, progress: Progress, room: int) -> None:
-    """Copies the database behind `raw` into the empty file `part`, open as `descriptor`, and syncs it.
+def _serves(directory: Path) -> bool:
+    """Whether a relay runs on it, or may."""
+    try:
+        return read_owner(directory) is not None
+    except (OSError, NotWritable):
+        return True
+
+
+def in_steps(
+    raw: sqlite3.Connection, directory: Path, part: Path, descriptor: int, progress: Progress, room: int
+) -> None:
+    """Copies the database behind `raw`, of `directory`, into the empty file `part`, open as `descriptor`, and syncs it.
 
     It holds all that was committed when this was called, and is a state that the database was in. Raises NoSpace
     where it needs more than `room` bytes, sqlite3.Error and OSError.
     """
-    pace = _pace(raw, part, descriptor, progress, room)
+    pace = _pace(raw, directory, part, descriptor, progress, room)
     with _attached(raw, part):
         columns = _make_tables(raw)
         ends = {table: _rows(raw, table, columns[table], pace) for table in _BIG if table in columns}
@@ -216,7 +229,9 @@ def _make_up_deliveries(raw: sqlite3.Connection, columns: str, ends: Sequence[in
         )
 
 
-def by_pages(raw: sqlite3.Connection, part: Path, descriptor: int, progress: Progress, room: int) -> None:
+def by_pages(
+    raw: sqlite3.Connection, directory: Path, part: Path, descriptor: int, progress: Progress, room: int
+) -> None:
     """The same as `in_steps`, but every page as it is."""
     with contextlib.closing(sqlite3.connect(part, isolation_level=None)) as target:
         target.execute("PRAGMA synchronous = OFF")
@@ -224,7 +239,7 @@ def by_pages(raw: sqlite3.Connection, part: Path, descriptor: int, progress: Pro
         raw.execute("BEGIN")
         try:
             raw.execute("SELECT 1 FROM main.meta").fetchone()  # from here on nothing that others commit is seen
-            pace = _pace(raw, part, descriptor, progress, room)
+            pace = _pace(raw, directory, part, descriptor, progress, room)
             raw.backup(target, pages=PAGES, progress=lambda *_: pace.step() and None)
         finally:
             raw.execute("ROLLBACK")
@@ -248,12 +263,12 @@ def refusal(error: sqlite3.Error, descriptor: int, path: Path) -> OSError | None
     return None
 
 
-def _pace(raw: sqlite3.Connection, part: Path, descriptor: int, progress: Progress, room: int) -> Pace:
+def _pace(raw: sqlite3.Connection, directory: Path, part: Path, descriptor: int, progress: Progress, room: int) -> Pace:
     """Raises NoSpace where a copy takes more bytes than there are."""
     _, needed = free_pages(raw)
     if needed > room:
         raise no_room(part, f": {needed} bytes are needed, {max(room, 0)} may be used")
-    return Pace(descriptor, needed, progress)
+    return Pace(directory, descriptor, needed, progress)
 
 
 def no_room(part: Path, numbers: str = "") -> NoSpace:

@@ -91,7 +91,7 @@ def _restore(file: Path, directory: Path, progress: Progress, before: Report) ->
     descriptor = copying.create(part)
     try:
         with contextlib.closing(open_file(file)) as raw:
-            copying.by_pages(raw, part, descriptor, progress, disk_of(directory).free)
+            copying.by_pages(raw, file.parent, part, descriptor, progress, disk_of(directory).free)
         with contextlib.closing(sqlite3.connect(part, isolation_level=None)) as raw:
             guard_schema(raw)
             raw.text_factory = decode

@@ -23,6 +23,7 @@ from relay_tornado.ops import copying
 from relay_tornado.ops.backup import make
 from relay_tornado.ops.check import check
 from relay_tornado.ops.opening import open_file
+from relay_tornado.ops.restore import restore
 from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
 from relay_tornado.storage.lock import Lock
@@ -185,8 +186,10 @@ def test_a_backup_that_fails_leaves_nothing(
     fill(cli.data, "orders", 50)
     (tmp_path / "b.db").write_bytes(b"precious")
 
-    def broken(raw: sqlite3.Connection, part: Path, descriptor: int, progress: object, room: int) -> None:
-        way(raw, part, descriptor, quiet, room)
+    def broken(
+        raw: sqlite3.Connection, directory: Path, part: Path, descriptor: int, progress: object, room: int
+    ) -> None:
+        way(raw, directory, part, descriptor, quiet, room)
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("relay_tornado.ops.backup._WAYS", (broken,))
@@ -228,8 +231,10 @@ def test_what_comes_to_be_there_meanwhile_stays(cli: Runner, tmp_path: Path, mon
     """A file that somebody makes under that name while the copy is written is not overwritten either."""
     fill(cli.data, "orders", 5)
 
-    def slow(raw: sqlite3.Connection, part: Path, descriptor: int, progress: object, room: int) -> None:
-        copying.by_pages(raw, part, descriptor, quiet, room)
+    def slow(
+        raw: sqlite3.Connection, directory: Path, part: Path, descriptor: int, progress: object, room: int
+    ) -> None:
+        copying.by_pages(raw, directory, part, descriptor, quiet, room)
         (tmp_path / "b.db").write_bytes(b"precious")
 
     monkeypatch.setattr("relay_tornado.ops.backup._WAYS", (slow,))
@@ -275,8 +280,10 @@ def test_a_copy_that_is_not_sound_is_no_backup(cli: Runner, tmp_path: Path, monk
     """What is lost between the file and its copy is found by the check, and the copy is removed."""
     fill(cli.data, "orders", 50)
 
-    def lossy(raw: sqlite3.Connection, part: Path, descriptor: int, progress: object, room: int) -> None:
-        copying.by_pages(raw, part, descriptor, quiet, room)
+    def lossy(
+        raw: sqlite3.Connection, directory: Path, part: Path, descriptor: int, progress: object, room: int
+    ) -> None:
+        copying.by_pages(raw, directory, part, descriptor, quiet, room)
         change(part, "DELETE FROM event WHERE seq = 7")
 
     steps = (lossy, lossy)
@@ -332,7 +339,7 @@ def test_steps_make_a_state_that_was(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
         def copy() -> None:
             with closing(open_file(settings.data / "relay.db")) as raw:
-                copying.in_steps(raw, part, descriptor, quiet, 1 << 40)
+                copying.in_steps(raw, settings.data, part, descriptor, quiet, 1 << 40)
 
         await asyncio.to_thread(copy)
         await log.close()
@@ -384,13 +391,31 @@ def test_deliveries_whose_ids_are_used_again(tmp_path: Path, monkeypatch: pytest
         descriptor = os.open(part, os.O_CREAT | os.O_RDWR, 0o600)
         try:
             with closing(open_file(source)) as reader:
-                copying.in_steps(reader, part, descriptor, quiet, 1 << 40)
+                copying.in_steps(reader, source.parent, part, descriptor, quiet, 1 << 40)
         finally:
             os.close(descriptor)
     assert steps > 3
     there = rows(part, "SELECT * FROM delivery ORDER BY id")
     assert there == rows(source, "SELECT * FROM delivery ORDER BY id")
     assert (len(there), sum(row[5] == "sent" for row in there)) == (257, 120)
+
+
+@pytest.mark.parametrize("serves", [True, False])
+def test_it_rests_for_a_relay_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serves: bool) -> None:
+    """A backup pauses behind each step where a relay runs on the directory, and a restore of it never does: nobody
+    is there whom it could disturb."""
+    fill(tmp_path / "data", "orders", 200)
+    rests: list[float] = []
+    monkeypatch.setattr("relay_tornado.ops.copying.time.sleep", rests.append)
+    held = Lock.acquire(tmp_path / "data")
+    if not serves:
+        held.release()
+    make(tmp_path / "data" / "relay.db", tmp_path / "b.db", quiet)
+    held.release()
+    assert bool(rests) == serves
+    rests.clear()
+    restore(tmp_path / "b.db", tmp_path / "new", quiet)
+    assert rests == []
 
 
 def test_no_relay_is_disturbed_or_needed(tmp_path: Path) -> None:
