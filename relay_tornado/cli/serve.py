@@ -85,7 +85,8 @@ async def _run(settings: Settings, demo: bool, notifier: Notifier, inherited: Se
         loop.add_signal_handler(other, _ignored, other)
     relay = Relay(settings, inherited)
     loop.add_signal_handler(signal.SIGHUP, relay.reload)
-    await _start(relay, notifier)
+    if not await _start(relay, notifier, told_to_stop):
+        return
     restrain()
     alive = asyncio.create_task(notifier.keep_alive())
     try:
@@ -115,13 +116,19 @@ async def _run(settings: Settings, demo: bool, notifier: Notifier, inherited: Se
             signal.signal(number, signal.SIG_IGN)
 
 
-async def _start(relay: Relay, notifier: Notifier) -> None:
-    """Starts the relay, however long a backup and a migration before it take: the service manager is told."""
-    starting = asyncio.create_task(relay.start())
+async def _start(relay: Relay, notifier: Notifier, told_to_stop: asyncio.Event) -> bool:
+    """Starts the relay, however long a copy and a migration before it take: the service manager is told. Returns
+    whether it started: what is told to stop meanwhile does not."""
+    starting, stopping = asyncio.create_task(relay.start()), asyncio.create_task(told_to_stop.wait())
+    stopping.add_done_callback(lambda _: starting.cancel())
     while not starting.done():
         notifier.extend(_EXTENSION)
         await asyncio.wait((starting,), timeout=_EXTENSION / 3)
+    stopping.cancel()
+    if starting.cancelled():
+        return False
     await starting
+    return True
 
 
 def _ignored(number: signal.Signals) -> None:

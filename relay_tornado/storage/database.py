@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -72,7 +73,9 @@ class Database:
             opened.callback(witness.close)
             connection = await Connection.writer(path, factory)
             opened.push_async_callback(connection.close)
-            stamp = await connection.run(lambda raw: start.prepare(raw, path))
+            halted = threading.Event()  # who is cancelled waits for no copy's end
+            opened.callback(halted.set)
+            stamp = await connection.run(lambda raw: start.prepare(raw, path, halted.is_set))
             if not verdict.holds:
                 witness.untold = verdict.loss
                 witness.restart(stamp)

@@ -12,7 +12,7 @@ import contextlib
 import os
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -25,7 +25,14 @@ from relay_tornado.ids import new_uuid
 from relay_tornado.storage.connection import uri
 from relay_tornado.storage.witness import read_stamp
 
+PAGES = 4096
+"""Pages after which a copy looks whether it is to go on: 16 MiB."""
+
 _log = structlog.get_logger(__name__)
+
+
+def never() -> bool:
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +115,9 @@ def copy_of(path: Path, version: int) -> Path:
     return path.with_name(f"{path.name}.before-v{version}")
 
 
-def migrate(raw: sqlite3.Connection, path: Path, todo: Sequence[Step]) -> None:
-    """Runs the steps above the file's version, after a copy of it. Raises StartupError where one fails."""
+def migrate(raw: sqlite3.Connection, path: Path, todo: Sequence[Step], halted: Callable[[], bool] = never) -> None:
+    """Runs the steps above the file's version, after a copy of it. Raises StartupError where one fails, and where the
+    copy is `halted`."""
     found = version(raw)
     todo = [step for step in todo if step.version > found]
     if not todo:
@@ -119,7 +127,7 @@ def migrate(raw: sqlite3.Connection, path: Path, todo: Sequence[Step]) -> None:
     original = _interrupted(raw, copy)
     if original is None:
         original = found
-        backup(raw, copy)
+        backup(raw, copy, halted)
     for step in todo:
         try:
             _script(raw, step.script)
@@ -143,23 +151,30 @@ def _interrupted(raw: sqlite3.Connection, copy: Path) -> int | None:
         return None
 
 
-def backup(raw: sqlite3.Connection, target: Path) -> Path:
+def backup(raw: sqlite3.Connection, target: Path, halted: Callable[[], bool] = never) -> Path:
     """Copies the database whole or not at all, into a file beside the target, synced, then renamed: page by page, so
-    that damage in one keeps nobody from an upgrade."""
+    that damage in one keeps nobody from an upgrade. Raises StartupError, also where it is `halted` in between."""
     part = target.with_name(target.name + ".part")
+
+    def go_on(*_: int) -> None:
+        if halted():
+            raise StartupError(f"the copy {target} was not made to its end; nothing was changed")
+
     try:
         _remove(part)
         os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         with contextlib.closing(sqlite3.connect(part, isolation_level=None)) as copy:
             copy.execute("PRAGMA journal_mode = OFF")
-            raw.backup(copy)
+            raw.backup(copy, pages=PAGES, progress=go_on)
             copy.execute("PRAGMA journal_mode = DELETE")  # the header says WAL, as the source's does
         sync(part)
         part.replace(target)
         sync(target.parent)
-    except (sqlite3.Error, OSError) as error:
+    except (sqlite3.Error, OSError, StartupError) as error:
         with contextlib.suppress(OSError):
             _remove(part)
+        if isinstance(error, StartupError):
+            raise
         raise StartupError(
             f"no copy could be made before migrating ({error}): look at the disk of {target.parent}, which needs room "
             "for one more relay.db."

@@ -13,6 +13,7 @@ import shutil
 import sqlite3
 import struct
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,15 +111,15 @@ def _keep_wal(path: Path) -> str | None:
     return str(copy)
 
 
-def prepare(raw: sqlite3.Connection, path: Path) -> Stamp:
-    """Makes the schema in a new file, or migrates an older one. Runs on the writer's connection.
+def prepare(raw: sqlite3.Connection, path: Path, halted: Callable[[], bool]) -> Stamp:
+    """Makes the schema in a new file, or migrates an older one, unless it is `halted`. Runs on the writer's connection.
 
     Raises NewerSchema, StartupError or sqlite3.Error.
     """
     if migrate.check(raw, path, migrate.latest()) == 0:
         migrate.create(raw)
     else:
-        migrate.migrate(raw, path, migrate.steps())
+        migrate.migrate(raw, path, migrate.steps(), halted)
         raw.execute("UPDATE meta SET version = ? WHERE version <> ?", (__version__, __version__))
     keep_statements_in_memory(raw)
     return read_stamp(raw)

@@ -289,6 +289,43 @@ def test_a_migration_that_is_killed_starts_again(new_relay: Callable[..., Relay]
     assert rows(path.with_name(f"relay.db.before-v{migrate.latest()}"), "PRAGMA user_version") == [(1,)]
 
 
+STOPPED = """
+import os, signal, time
+from relay_tornado.storage import migrate
+backup, looks = migrate.backup, []
+def told(raw, target, halted):
+    def until_it_hears():
+        looks.append(0)
+        os.kill(os.getpid(), signal.SIGTERM)
+        while not halted():
+            time.sleep(0.01)
+        return True
+    try:
+        return backup(raw, target, until_it_hears)
+    finally:
+        print(len(looks), "looks")
+migrate.PAGES, migrate.backup = 1, told
+from relay_tornado.cli import main
+main(["serve", "--port", "0"])
+"""
+
+
+def test_a_stop_while_the_copy_is_made(new_relay: Callable[..., Relay], tmp_path: Path) -> None:
+    """It waits for no more than the next pages, nothing is left of the copy, and the next start does it."""
+    path = first_schema(tmp_path / "data")
+    relay = new_relay()
+    done = subprocess.run(
+        [sys.executable, "-c", STOPPED], env=relay.environment(), capture_output=True, text=True, timeout=TIMEOUT
+    )
+    assert (done.returncode, done.stdout) == (0, "1 looks\n"), done.stderr
+    assert "Traceback" not in done.stderr
+    assert rows(path, "PRAGMA user_version") == [(1,)]
+    assert [each.name for each in relay.data.iterdir() if "before" in each.name] == []
+    relay.start()
+    asyncio.run(serves_the_old_events(relay, relay.create_token()))
+    assert relay.stop() == 0
+
+
 def test_an_older_relay_refuses_this_ones_file(new_relay: Callable[..., Relay], tmp_path: Path) -> None:
     """The first release itself refuses a migrated file, names the version, and leaves it as it is; the copy that was
     made before the migration starts under it."""
