@@ -98,15 +98,72 @@ def test_a_pile_of_marks(page: Page, hostile: Hostile) -> None:
     expect(page.get_by_label("Body, in base64")).to_be_visible()
 
 
-def test_a_text_in_parts(page: Page, hostile: Hostile) -> None:
-    """Each part is a block of its own, cut behind a line where there is one, and nothing of it is lost."""
-    body = "\u05d0a1 " * 20_000 + "\n" + "\u05d0a1 " * 40_000 + "end"
+def copied(page: Page) -> str:
+    """What is copied of the text that is shown, all of it."""
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.evaluate("getSelection().selectAllChildren(document.querySelector('pre.code'))")
+    page.keyboard.press("Control+c")
+    return str(page.evaluate("navigator.clipboard.readText()"))
+
+
+def laid_out(place: Locator) -> int:
+    """How many pieces of texts there the browser has laid out: those in sight, and some around."""
+    seen = "({firstElementChild}) => firstElementChild.checkVisibility({contentVisibilityAuto: true})"
+    return int(place.locator(".piece").evaluate_all(f"(all) => all.filter({seen}).length"))
+
+
+@pytest.mark.parametrize(
+    ("body", "pieces"),
+    [
+        ("\u05d0a" * 40_000, 80),
+        ("\u05d0a1 " * 20_000, 80),
+        ("\U0001e900\u0301" * 20_000, 40),
+        ("\u05d0" + "a\u0301\u0302" * 9_000, 28),
+        ("\n" + ("\u05d0" * 400 + "\n") * 100 + "\nend", 50),
+    ],
+    ids=["letters", "words", "pairs", "marks", "lines"],
+)
+def test_a_text_from_right_to_left(page: Page, hostile: Hostile, body: str, pieces: int) -> None:
+    """Which took seconds, is in pieces, of which those in sight are laid out; it is copied as it came."""
     article = hostile.open("text/plain", body.encode())
-    parts = article.locator("pre.code > div")
+    shown = article.locator("pre.code .piece")
+    expect(shown).to_have_count(pieces)
+    texts = shown.all_text_contents()
+    assert max(map(len, texts)) <= 1000
+    assert not any(each.startswith(("\u0301", "\u0302")) for each in texts)
+    assert {each.get_attribute("dir") for each in shown.locator("bdi").all()[-2:]} == {"rtl"}
+    assert 0 < laid_out(article) < 25
+    assert copied(page) == body
+
+
+def test_many_texts_from_right_to_left(page: Page, hostile: Hostile) -> None:
+    """In tables and trees it is no other."""
+    value = "\u05d0a" * 1000
+    article = hostile.open(FORM, f"a={value}&".encode() * 200)
+    expect(article.locator("td .piece")).to_have_count(400)
+    assert 0 < laid_out(article) < 50
+    article = hostile.open("application/json", json.dumps([[value] * 100] * 8, ensure_ascii=False).encode())
+    expect(article.locator(".json-tree .piece").first).to_be_visible()
+    assert 0 < laid_out(article) < 50
+
+
+def test_a_heavy_text_is_edited_in_base64(page: Page, hostile: Hostile) -> None:
+    """A text area shows all of it at once. By the button it is text all the same."""
+    hostile.open("text/plain", ("\u05d0a" * 10_001).encode()).get_by_role("button", name="Edit and send").click()
+    expect(page.get_by_label("Body, in base64")).to_be_visible()
+    hostile.open("text/plain", ("\u05d0a" * 10_000).encode()).get_by_role("button", name="Edit and send").click()
+    expect(page.get_by_label("Body", exact=True)).to_have_value("\u05d0a" * 10_000)
+
+
+def test_a_text_in_parts(page: Page, hostile: Hostile) -> None:
+    """Each part is a block of its own, cut behind a line where there is one; what is copied is what came."""
+    body = "abc " * 20_000 + "\n" + "abc " * 40_000 + "end"
+    article = hostile.open("text/plain", body.encode())
+    parts = article.locator("pre.code > .part")
     expect(parts).to_have_count(1)
     article.get_by_role("button", name="Show more of it").click()
     expect(parts).to_have_count(3)
-    assert "".join(parts.evaluate_all("(all) => all.map((each) => each.textContent)")) == body
+    assert copied(page) == body
     assert parts.first.evaluate("(element) => element.textContent.length") == 80_001
     expect(article.get_by_role("button", name="Show more of it")).to_have_count(0)
 

@@ -18,7 +18,7 @@ const NAMES = new Map([
 ]);
 
 /** Whether so many marks stand on one character that no browser can draw it. */
-export const hasPile = (text) => PILE.test(text);
+const hasPile = (text) => PILE.test(text);
 
 export const hasHidden = (text) => HIDDEN.test(text) || hasPile(text);
 
@@ -58,3 +58,21 @@ export const shown = (text) => (hasHidden(text) ? bracketed(cut(text)) : text);
 
 /** The first `most` characters of a text, or one fewer: both halves of a pair, or none. */
 export const beginning = (text, most) => (text.length <= most ? text : text.slice(0, most - Number(/[\ud800-\udbff]/.test(text[most - 1]))));
+
+const RIGHT_TO_LEFT = /[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefe\u{10800}-\u{10fff}\u{1e800}-\u{1efff}]/u;
+/** Characters that are soon laid out, whatever they are. */
+const SOON = 100;
+/** Characters that take the best part of a second where such letters are among them. */
+const HEAVY = 20_000;
+/** The first thousand characters of what is left, or fewer: up to a line's end, or a space, or at least not before a mark of the last letter. */
+const PIECE = /.{1,1000}$|.{1,999}\n|.{1,999} |.{1,1000}(?!\p{M})|.{1,1000}/gsu;
+
+/** Whether a browser stands still over a text where it is shown as a whole. */
+export const isHeavy = (text) => hasPile(text) || (text.length > HEAVY && RIGHT_TO_LEFT.test(text));
+
+/** The pieces of a text whose letters run from right to left here and there: for them browsers take a hundred times as long as for others. None where
+ *  it needs no pieces. */
+export const pieces = (text) => (text.length > SOON && RIGHT_TO_LEFT.test(text) ? text.match(PIECE) : []);
+
+/** The direction of a text, by its first letter. */
+export const directionOf = (text) => (RIGHT_TO_LEFT.test(/\p{L}/u.exec(text)?.[0] ?? "") ? "rtl" : "ltr");

@@ -9,7 +9,7 @@ import { JsonError, parseJson, printJson } from "../event/json.js";
 import { beginning } from "../event/plain.js";
 import { prettyXml } from "../event/xml.js";
 import { bytes as size, useLoaded } from "./basic.js";
-import { Plain, Short, useFirst } from "./plain.js";
+import { Long, Plain, Short, useFirst } from "./plain.js";
 import { Tree } from "./tree.js";
 
 const PART = 100_000;
@@ -36,8 +36,8 @@ function partsOf(text, count) {
 function Text({ text, label }) {
   const [count, setCount] = useState(1);
   const [parts, left] = useMemo(() => partsOf(text, count), [text, count]);
-  return html`<pre class="code" tabindex="0" aria-label=${label}>${parts.map((part, index) => html`<div key=${index}><${Plain}
-    text=${part} lines /></div>`)}</pre>
+  return html`<pre class="code" tabindex="0" aria-label=${label}>${parts.map((part, index) => html`<span class="part" key=${index}><${Long}
+    text=${part} lines /></span>`)}</pre>
     ${left > 0 && html`<button type="button" class="button tiny" onClick=${() => setCount(count + 2)}>
       Show more of it (${size(left)} left)</button>`}`;
 }

@@ -4,7 +4,7 @@ import { ask, v1 } from "../api.js";
 import { bodyOf, encode, fromBase64, toBase64, utf8 } from "../event/bytes.js";
 import { CONNECTION } from "../event/curl.js";
 import { headersOf } from "../event/headers.js";
-import { hasPile } from "../event/plain.js";
+import { isHeavy } from "../event/plain.js";
 import { Dialog, Field, tell } from "./basic.js";
 import { FormFoot, useForm } from "./form.js";
 
@@ -24,7 +24,7 @@ export function parseHeaders(text) {
   });
 }
 
-/** How a body is edited: as text where it is one that a text area gives back as it is, else in base64. */
+/** How a body is edited: as text where it is one that a text area gives back as it is, and soon shows, else in base64. */
 function begin(log) {
   if (!log) return { text: '{"hello": "world"}', form: "text", ends: "\n" };
   const bytes = bodyOf(log);
@@ -32,7 +32,7 @@ function begin(log) {
   const plain = text === null ? "" : text.replaceAll("\r\n", "\n");
   const ends = text?.includes("\r\n") ? "\r\n" : "\n";
   // Line ends of two kinds would come out as one.
-  if (text === null || plain.replaceAll("\n", ends) !== text || CONTROL.test(plain) || hasPile(plain)) {
+  if (text === null || plain.replaceAll("\n", ends) !== text || CONTROL.test(plain) || isHeavy(plain)) {
     return { text: toBase64(bytes), form: "base64", ends: "\n" };
   }
   return { text: plain, form: "text", ends };
