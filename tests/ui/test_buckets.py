@@ -273,6 +273,17 @@ def test_outputs_and_their_rules(signed_in: Page, watch: Watch) -> None:
     expect(card(page, "shop")).to_have_count(0)
 
 
+def test_headings_of_sections(signed_in: Page) -> None:
+    """They name groups, and are no legends: WebKit draws those on the border, whatever the sheet says."""
+    page = signed_in
+    make(page, "sections")
+    page.goto("/ui/buckets/sections/settings")
+    for name, field in (("The bucket", "Description"), ("What is kept", "Number of events"), ("Rate", "Events")):
+        group = page.get_by_role("group", name=name, exact=True)
+        expect(group.get_by_label(field)).to_be_visible()
+        assert group.locator("legend").count() == 0
+
+
 def test_settings_and_what_is_not_saved(signed_in: Page) -> None:
     """Changes outlive another tab until they are saved; a bucket that would expire is kept with one button."""
     page = signed_in

@@ -17,8 +17,9 @@ function Notes({ id, hint, wrong }) {
 
 /** A group of fields with a heading. */
 export function Section({ title, hint, children }) {
-  return html`<fieldset class="section"><legend>${title}</legend>${hint && html`<p class="soft small">${hint}</p>`}<div
-      class="stack">${children}</div></fieldset>`;
+  const id = useId();
+  return html`<div class="section" role="group" aria-labelledby=${id}><span class="label" id=${id}>${title}</span>
+    ${hint && html`<p class="soft small">${hint}</p>`}<div class="stack">${children}</div></div>`;
 }
 
 /** The same, closed until somebody wants it, or until there is something in it. */
