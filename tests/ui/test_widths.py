@@ -152,7 +152,7 @@ def test_larger_text(wide: Page, long: Sender) -> None:
 
 
 def test_what_closes_an_event(wide: Page, long: Sender) -> None:
-    """Stands at its top on a phone, in one line with what goes to the next one."""
+    """Stands at its top on a phone, in one line with what goes to the next one; in larger letters below that."""
     (event,) = long.events()
     wide.set_viewport_size({"width": 360, "height": 700})
     wide.goto(f"/ui/buckets/{long.name}?event={event['id']}")
@@ -163,3 +163,7 @@ def test_what_closes_an_event(wide: Page, long: Sender) -> None:
     assert at
     assert newer
     assert abs((at["y"] + at["height"] / 2) - (newer["y"] + newer["height"] / 2)) < 4
+    wide.evaluate(TWICE)
+    for width in (360, 1400):
+        wide.set_viewport_size({"width": width, "height": 1000})
+        expect(close).to_be_in_viewport(ratio=1)
