@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from typing import Final
 
 from relay_tornado.model import RateLimit
@@ -84,3 +85,9 @@ class LogLimit:
             return None
         left_out, self._at, self._left_out = self._left_out, now, 0
         return left_out
+
+    def tell(self, log: Callable[..., object], event: str, **what: object) -> None:
+        """Logs it where that may be, with how many lines were left out before."""
+        left_out = self.due()
+        if left_out is not None:
+            log(event, **what, **({"left_out": left_out} if left_out else {}))

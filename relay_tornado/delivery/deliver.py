@@ -445,26 +445,8 @@ class Delivery:
             self._tell(frames.unsubscribed((bucket.name,)))
 
     def _missing(self, bucket_id: BucketId, gap: Gap) -> None:
-        self.lacks(bucket_id, gap)
+        self._shared.misses(self.subscription.token.key, bucket_id, gap)
         self.missed(bucket_id, gap)
-
-    def lacks(self, bucket_id: BucketId, gap: Gap) -> None:
-        """The client misses events: that is counted, and logged with who it is, though not each time, as it may come
-        back all the time."""
-        shared = self._shared
-        shared.counters.gaps[gap.reason] += 1
-        left_out = shared.gap_lines.due()
-        if left_out is not None:
-            say(
-                _log.warning,
-                "subscriber_missed_events",
-                bucket=shared.directory.name(bucket_id),
-                token=self.subscription.token.key,
-                reason=gap.reason,
-                first=gap.from_seq,
-                last=gap.to_seq,
-                **({"left_out": left_out} if left_out else {}),
-            )
 
     async def _refuse(self) -> None:
         """Events are missing, and the client does not want to go on: it is told, and that was all."""

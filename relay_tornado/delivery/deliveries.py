@@ -142,7 +142,7 @@ class Deliveries:
         for placement in placements:
             if placement.gap is not None and placement.ledger is None:
                 # A consumer's gaps are counted when it meets them.
-                delivery.lacks(placement.bucket.id, placement.gap)
+                self._shared.misses(token.key, placement.bucket.id, placement.gap)
         if replaces is not None:
             replaces.end()
             placements = [_with_untold(placement, replaces, request, kept) for placement in placements]

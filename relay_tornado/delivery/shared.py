@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from functools import partial
+
+import structlog
 
 from relay_tornado.counters import Counters
 from relay_tornado.delivery.dispatch import Dispatcher
@@ -16,6 +19,10 @@ from relay_tornado.delivery.turns import Turns
 from relay_tornado.limits import LogLimit
 from relay_tornado.log.contract import EventLog
 from relay_tornado.log.ledgers import Ledgers
+from relay_tornado.model import BucketId, Gap
+from relay_tornado.rescue import say
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +39,20 @@ class Shared:
     counters: Counters
     groups: Groups
     receipts: Receipts
-    gap_lines: LogLimit = field(default_factory=LogLimit)
-    """Of the log, on what subscribers miss."""
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     """Of the deliveries that are at work, ended ones in their last write too."""
+    _gap_lines: LogLimit = field(default_factory=LogLimit)
+
+    def misses(self, token: str, bucket_id: BucketId, gap: Gap) -> None:
+        """A client of the token with this key misses events: that is counted, and logged with who it is, though not
+        each time, as it may come back all the time."""
+        self.counters.gaps[gap.reason] += 1
+        say(
+            partial(self._gap_lines.tell, _log.warning),
+            "subscriber_missed_events",
+            bucket=self.directory.name(bucket_id),
+            token=token,
+            reason=gap.reason,
+            first=gap.from_seq,
+            last=gap.to_seq,
+        )

@@ -133,9 +133,7 @@ class Sockets:
 
     def tell(self, event: str, **what: Any) -> None:
         """Logs what it takes no token to cause: at most once a second, with how many lines were left out before."""
-        left_out = self._log_limit.due()
-        if left_out is not None:
-            _log.info(event, **what, **({"left_out": left_out} if left_out else {}))
+        self._log_limit.tell(_log.info, event, **what)
 
     def counted(self, sender: str) -> str | None:
         """What a connection from this address is counted under among its like, None where it is not."""

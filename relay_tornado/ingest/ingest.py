@@ -167,8 +167,10 @@ class Ingest:
 
     def crowded(self, endpoint: Endpoint) -> bool:
         """Whether the bucket takes no more, since so many events wait for one of its outputs."""
+        if not endpoint.queues:
+            return False
         bucket_id = endpoint.bucket.id
-        if not endpoint.queues or not self._queue_full(bucket_id, self._coming[bucket_id]):
+        if not self._queue_full(bucket_id, self._coming[bucket_id]):
             return False
         self.counters.rejected("queue_full")
         return True

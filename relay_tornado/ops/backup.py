@@ -21,7 +21,7 @@ from relay_tornado.ops.findings import Report
 from relay_tornado.ops.opening import open_file
 from relay_tornado.search import file as search
 from relay_tornado.series import file as series
-from relay_tornado.storage import migrate, rights
+from relay_tornado.storage import migrate, parts, rights
 from relay_tornado.storage.damage import code_of
 from relay_tornado.storage.space import disk_of
 
@@ -89,7 +89,7 @@ def _written(part: Path, target: Path) -> Iterator[int]:
                 opened.callback(os.close, left)
                 _hold(left, part, busy)
                 part.unlink()
-            descriptor = copying.create(part)
+            descriptor = parts.create(part)
         except FileExistsError:
             raise busy from None
         except OSError as error:
@@ -100,7 +100,7 @@ def _written(part: Path, target: Path) -> Iterator[int]:
             yield descriptor
         finally:
             if _is_at(descriptor, part):  # behind a rename another backup may have begun there
-                copying.remove(part)
+                parts.remove(part)
 
 
 def _hold(descriptor: int, part: Path, busy: Conflict) -> None:

@@ -33,8 +33,6 @@ from relay_tornado.storage.space import free_pages
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Is told what is being done, how much of it is done, and how much there is in all."""
 
-ENDS = ("", "-journal", "-wal", "-shm")
-"""What SQLite puts behind a file's name; also beside one that is made, for a moment, where its source says WAL."""
 PAGES = 64
 """Pages in one step: 256 KiB."""
 STEP = 0.003
@@ -95,18 +93,6 @@ class Pace:
             time.sleep((time.monotonic() - self._resumed) * REST)
         self._resumed = time.monotonic()
         return took
-
-
-def create(part: Path) -> int:
-    """Opens a new file, for its owner alone. One that is there may be another user's, who has it open, or lead to
-    another file: that is no place for a copy. Raises OSError."""
-    return os.open(part, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
-
-
-def remove(part: Path) -> None:
-    """Removes a copy, where it is there, with what SQLite put beside it. Raises OSError."""
-    for end in ENDS:
-        part.with_name(part.name + end).unlink(missing_ok=True)
 
 
 def _serves(directory: Path) -> bool:

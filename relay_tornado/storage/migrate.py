@@ -22,6 +22,7 @@ import structlog
 from relay_tornado import __version__
 from relay_tornado.errors import NewerSchema, StartupError
 from relay_tornado.ids import new_uuid
+from relay_tornado.storage import parts
 from relay_tornado.storage.connection import uri
 from relay_tornado.storage.witness import read_stamp
 
@@ -161,8 +162,8 @@ def backup(raw: sqlite3.Connection, target: Path, halted: Callable[[], bool] = n
             raise StartupError(f"the copy {target} was not made to its end; nothing was changed")
 
     try:
-        _remove(part)
-        os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        parts.remove(part)
+        os.close(parts.create(part))
         with contextlib.closing(sqlite3.connect(part, isolation_level=None)) as copy:
             copy.execute("PRAGMA journal_mode = OFF")
             raw.backup(copy, pages=PAGES, progress=go_on)
@@ -170,21 +171,15 @@ def backup(raw: sqlite3.Connection, target: Path, halted: Callable[[], bool] = n
         sync(part)
         part.replace(target)
         sync(target.parent)
-    except (sqlite3.Error, OSError, StartupError) as error:
-        with contextlib.suppress(OSError):
-            _remove(part)
-        if isinstance(error, StartupError):
-            raise
+    except (sqlite3.Error, OSError) as error:
         raise StartupError(
             f"no copy could be made before migrating ({error}): look at the disk of {target.parent}, which needs room "
             "for one more relay.db."
         ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            parts.remove(part)  # where it was not renamed
     return target
-
-
-def _remove(part: Path) -> None:
-    for end in ("", "-journal", "-wal", "-shm"):
-        part.with_name(part.name + end).unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:
