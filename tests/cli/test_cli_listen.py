@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import pty
-import select
 import shlex
 import signal
 import socket
@@ -21,6 +18,7 @@ from relay_tornado.cli.access import open_access
 from tests.acceptance.relay import wait_for
 from tests.cli.listening import clients, command, lines, listen, listening
 from tests.cli.runner import Runner
+from tests.cli.terminal import on_terminal
 from tests.client.conftest import shared as shared
 from tests.client.conftest import world as world
 from tests.client.world import TIMEOUT, World
@@ -265,26 +263,8 @@ def test_it_comes_back(world: World, tmp_path: Path) -> None:
 # on a terminal
 
 
-def on_terminal(world: World, *arguments: object) -> tuple[str, int]:
-    """What a person sees of it, and its exit code."""
-    master, slave = pty.openpty()
-    environment = world.relay.environment() | {"TERM": "xterm", "COLUMNS": "100", "LINES": "40"}
-    with subprocess.Popen(
-        command("listen", *arguments), env=environment, stdin=slave, stdout=slave, stderr=slave
-    ) as process:
-        os.close(slave)
-        seen = b""
-        deadline = time.monotonic() + TIMEOUT
-        while time.monotonic() < deadline and select.select([master], [], [], TIMEOUT)[0]:
-            try:
-                data = os.read(master, 65536)
-            except OSError:
-                break
-            if not data:
-                break
-            seen += data
-        os.close(master)
-        return seen.decode(), process.wait(TIMEOUT)
+def shown(world: World, *arguments: object) -> tuple[str, int]:
+    return on_terminal(command("listen", *arguments), world.relay.environment())
 
 
 def test_for_people(shared: World) -> None:
@@ -292,7 +272,7 @@ def test_for_people(shared: World) -> None:
     bucket = shared.bucket()
     shared.send('{"n": {"m": 1}}', bucket=bucket, path="/p?q=1", X_Kind="[bold]a[/bold]")
     shared.send("\x1b[2Jevil\x07\nsecond", b"\xff\xfe", "", "x\n" * 100, bucket=bucket, path="/%1b")
-    seen, code = on_terminal(shared, bucket, "--since", "earliest", "--max", 5)
+    seen, code = shown(shared, bucket, "--since", "earliest", "--max", 5)
     assert code == 0
     assert "connected; waiting for events" in seen
     assert "POST" in seen
@@ -309,6 +289,6 @@ def test_json_on_a_terminal(shared: World) -> None:
     """With --json a terminal gets lines of JSON, too."""
     bucket = shared.bucket()
     shared.send("1", bucket=bucket)
-    seen, code = on_terminal(shared, bucket, "--since", "earliest", "--max", 1, "--json")
+    seen, code = shown(shared, bucket, "--since", "earliest", "--max", 1, "--json")
     assert code == 0
     assert json.loads(seen.splitlines()[-1])["body"] == "1"

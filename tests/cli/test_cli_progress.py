@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import pty
 import re
 import sys
 
 import pytest
 
 from relay_tornado.cli import progress
+from tests.cli.terminal import on_terminal
 
 SAYING = """
 from relay_tornado.cli.progress import show_progress
@@ -20,29 +20,10 @@ with show_progress(False) as progress:
 """
 
 
-def on_a_terminal(*command: str) -> tuple[int, str]:
-    """The exit code, and what the terminal got, without what moves the cursor and colours."""
-    pid, descriptor = pty.fork()
-    if pid == 0:  # pragma: no cover
-        os.environ["TERM"] = "xterm"
-        os.environ["COLUMNS"] = "120"
-        os.execv(sys.executable, [sys.executable, *command])
-    got = b""
-    while True:
-        try:
-            data = os.read(descriptor, 1 << 16)
-        except OSError:  # the other end is closed
-            break
-        if not data:
-            break
-        got += data
-    os.close(descriptor)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", got.decode())
-
-
 def test_a_bar_shows_words_as_they_are() -> None:
     """What looks like rich's markup is none: a target's own words may stand there."""
-    status, shown = on_a_terminal("-c", SAYING)
+    seen, status = on_terminal([sys.executable, "-c", SAYING], os.environ, columns=120)
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen)  # without what moves the cursor, and colours
     assert status == 0, shown
     assert "the target answered [/red] and [bold]more" in shown
     assert "25 %" in shown
