@@ -12,8 +12,10 @@ import os
 import re
 import signal
 import sys
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, ClassVar, Final
+from urllib.parse import urlsplit
 
 import click
 from click.core import ParameterSource
@@ -257,13 +259,19 @@ def main(context: click.Context, url: str | None, secret: str | None, secret_fil
         from relay_tornado.cli.options import Url
 
         base = Url().read(url).removesuffix("/v1")
-        context.obj = Place(base, said, lambda: _secret(secret, secret_file))
+        context.obj = Place(base, said, cache(partial(_secret, base, secret, secret_file)))
 
 
-def _secret(secret: str | None, file: Path | None) -> str:
+def _secret(url: str, secret: str | None, file: Path | None) -> str:
+    """What goes to the relay at this URL. Raises UsageError."""
     from relay_tornado.cli.output import note
     from relay_tornado.cli.secret import read_secret
+    from relay_tornado.client.address import parse_address
 
+    try:
+        address = parse_address(url)
+    except ValueError as error:
+        raise click.UsageError(f"--url: {error}") from None
     # A variable may have the line end of the file that it was made from.
     found = (read_secret("secret", secret, file) or "").strip()
     if not found:
@@ -272,4 +280,6 @@ def _secret(secret: str | None, file: Path | None) -> str:
         raise click.UsageError("the secret holds what none does: a token's has signs of ASCII alone")
     if _KEY.fullmatch(found):
         note("this secret looks like a token's key: the secret stood beside it when it was made, as sk-rly_…")
+    if not (address.secure or address.local):
+        note(f"the secret goes to {urlsplit(url).hostname} without TLS: use https where you can")
     return found

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 from click.core import ParameterSource
 
-from relay_tornado.cli.access import Access, open_access
-from relay_tornado.cli.client import place_given
+from relay_tornado.cli.access import open_access
 from relay_tornado.cli.common import held
 from relay_tornado.cli.conditions import Condition, joined
 from relay_tornado.cli.errors import STDOUT, Failure, about, drop_output
@@ -97,7 +96,6 @@ def listen(
         nullcontext() if checkpoint is None else held(checkpoint, in_use),
         open_access(data, "relay listen", buckets, key) as access,
     ):
-        _warn(access)
         try:
             subscription = sync.subscribe(
                 access.url,
@@ -165,14 +163,6 @@ class _Notices:
             self._away = False
         elif notice.kind != "caught_up":
             note(notice.message)
-
-
-def _warn(access: Access) -> None:
-    from relay_tornado.client.address import parse_address
-
-    address = parse_address(access.url)
-    if place_given() is not None and not address.secure and not address.local:
-        note("the secret goes to the relay without TLS: use https where you can")
 
 
 @contextmanager

@@ -14,13 +14,14 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from http.client import HTTPException, IncompleteRead
 from typing import Any, Final, NoReturn
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
 import relay_tornado
 from relay_tornado.cli import answers
 from relay_tornado.cli.answers import Refused
-from relay_tornado.cli.output import Document, note
+from relay_tornado.cli.output import Document
 from relay_tornado.cli.parts import find_part
+from relay_tornado.client.address import tls_trouble
 from relay_tornado.client.opener import opener
 from relay_tornado.errors import BucketGone, Invalid, NotFound, Unavailable
 
@@ -36,8 +37,6 @@ _LONGEST: Final = 2000
 _AWAY: Final = frozenset({502, 503, 504})
 """What a proxy answers while the relay behind it is away, or slow."""
 
-_LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
-
 
 class Remote:
     """The relay at a URL, for a token's secret. It has the form of cli/client.py's `Relay`, and a method for each
@@ -47,9 +46,6 @@ class Remote:
         self.url = url
         self._secret = secret
         self._opener = opener(None)
-        parts = urlsplit(url)
-        if parts.scheme == "http" and parts.hostname not in _LOOPBACK:
-            note(f"the secret goes to {parts.hostname} without TLS: use https where you can")
 
     def call(self, command: str, **arguments: Any) -> Any:
         run = getattr(self, command.replace(".", "_", 1), None)
@@ -90,8 +86,6 @@ class Remote:
                     "SSL_CERT_FILE names a file with further authorities"
                 ) from None
             if isinstance(error.reason, ssl.SSLError):
-                from relay_tornado.client.address import tls_trouble  # here: what is around it takes its time
-
                 raise Unavailable(tls_trouble(error.reason, self.url)[0]) from None
             reason = getattr(error.reason, "strerror", None) or error.reason
             raise Unavailable(f"{self.url} can't be reached: {reason}") from None

@@ -417,11 +417,30 @@ def test_a_line_end_is_no_part_of_a_secret(relay: Runner, tmp_path: Path) -> Non
     assert "ASCII" in relay.misused("bucket", "list", RELAY_URL="http://127.0.0.1:1", RELAY_SECRET="a\nb")
 
 
-@pytest.mark.parametrize("arguments", [("bucket", "list"), ("apply", "f.toml")])
-def test_plain_http_to_elsewhere_is_said(relay: Runner, tmp_path: Path, arguments: tuple[str, ...]) -> None:
-    """The secret would be readable on its way."""
-    (tmp_path / "f.toml").write_text("")
-    arguments = tuple(str(tmp_path / each) if each.endswith(".toml") else each for each in arguments)
-    result = relay("--url", "http://relay.invalid", "--secret", "x", *arguments)
-    assert result.exit_code == 1
-    assert "without TLS" in result.stderr
+def test_plain_http_to_elsewhere_is_said(relay: Runner, tmp_path: Path) -> None:
+    """The secret would be readable on its way, whatever reads it."""
+    with serving(tmp_path / "remote") as server:
+        url = server.url.replace("127.0.0.1", "127.1")
+        for command in ("bucket list", "listen orders", "forward orders http://127.0.0.1:9"):
+            said = relay("--url", url, "--secret", "x", *command.split())
+            assert said.exit_code == 1
+            assert said.stderr.count("the secret goes to 127.1 without TLS") == 1, command
+
+
+def test_a_secret_is_read_once(relay: Runner, tmp_path: Path) -> None:
+    """However often a command asks the relay: standard input has it once, and nobody is asked for it again."""
+    (tmp_path / "relay.toml").write_text("[buckets.orders]\n")
+    with serving(tmp_path / "remote") as server:
+        url = server.url.replace("127.0.0.1", "127.1")
+        for command in (f"apply {tmp_path / 'relay.toml'}", "input delete orders --yes", "bucket delete orders --yes"):
+            done = relay("--url", url, "--secret", "-", *command.split(), input=server.secret + "\n")
+            assert done.exit_code == 0, done.output
+            assert done.stderr.count("without TLS") == 1, command
+
+
+@pytest.mark.parametrize("command", ["bucket list", "listen orders", "forward orders http://127.0.0.1:9"])
+def test_a_url_with_more_than_a_place(relay: Runner, command: str) -> None:
+    """The secret goes by itself."""
+    for url in ("http://user:password@127.0.0.1:1", "http://127.0.0.1:1?token=x"):
+        said = relay.misused("--url", url, "--secret", "x", *command.split())
+        assert "--url: the relay's URL has no user, password, query or fragment" in said
