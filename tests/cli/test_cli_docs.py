@@ -80,33 +80,41 @@ def test_settings_that_take_zero_are_named() -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_is_documented(name: str) -> None:
-    """Its section has an example, each of its options with flag and variable, and its arguments."""
-    command, text = COMMANDS[name], section(name)
-    said = re.search(r"options\s+are\s+those\s+of\s+`(relay [a-z]+ create)`", text)
-    if said is not None:
-        text += section(said[1])
-    assert re.search(rf"^```\n(.*\n)*{name}.*\n(.*\n)*```$", text, re.MULTILINE), "there is no example"
+    """Its section, or another that it names, has each of its own options, and its arguments; where it has such, there
+    is an example. A row of a table has the option's variable."""
+    command, own = COMMANDS[name], section(name)
+    others = re.findall(r"(?:as\s+for|those\s+of)\s+`(relay [a-z ]+)`", own)
+    text = own + "".join(map(section, others))
+    rows = dict(re.findall(r"^\| `(--[a-z-]+)[^|]*\| `([^`]*)` \|", own, re.MULTILINE))
     for option in options(command):
-        if option.name in SETTINGS and name == "relay serve":
+        if option.name in SHARED or (option.name in SETTINGS and name == "relay serve"):
             continue
         for each in (*option.opts, *option.secondary_opts):
-            assert f"`{each}" in text, f"{each} is not in the section {name}, or not in that of relay bucket create"
-        if option.name not in SHARED:
-            assert f"`{option.envvar}`" in text
+            assert f"`{each}" in text, f"{each} is not in the section {name}, nor in {others}"
+        assert rows.get(option.opts[0], option.envvar) == option.envvar
+    if rows:
+        assert re.search(rf"^```\n(.*\n)*{name}.*\n(.*\n)*```$", own, re.MULTILINE), "there is no example"
     for argument in command.params:
         if isinstance(argument, click.Argument):
             assert argument.human_readable_name in text
 
 
 def test_shared_options_are_documented() -> None:
-    """What several commands take alike stands in one table."""
+    """What several commands take alike stands in one table, which says which of them do."""
     text = (DOCS / "commands.md").read_text()
+    own = {name: {each.opts[0] for each in options(command)} for name, command in COMMANDS.items()}
     for name, its_variable in (
         ("--data", "RELAY_DATA"),
         ("--json", "RELAY_JSON"),
         ("--public-url", "RELAY_PUBLIC_URL"),
     ):
-        assert re.search(rf"^\| `{name}[^|]*\| `{its_variable}` \|", text, re.MULTILINE)
+        row = re.search(rf"^\| `{name}[^|]*\| `{its_variable}` \| (.*)$", text, re.MULTILINE)
+        assert row is not None
+        named = re.findall(r"`(relay [a-z ]+)`", row[1]) or ["relay"]
+        for command in set(COMMANDS) - {"relay serve"}:
+            takes = any(f"{command} ".startswith(f"{each} ") for each in named)
+            takes = takes and not ("but `delete`" in row[1] and command.endswith(" delete"))
+            assert (name in own[command]) == takes, command
 
 
 def test_no_command_or_option_is_documented_that_is_not_there() -> None:
