@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from base64 import b64decode
@@ -13,8 +12,9 @@ from typing import Any
 import click
 
 from relay_tornado.cli.answers import left_over
-from relay_tornado.cli.client import Caller, open_relay
+from relay_tornado.cli.client import Caller, call, open_relay
 from relay_tornado.cli.common import Group, header_rows
+from relay_tornado.cli.conditions import Condition
 from relay_tornado.cli.errors import Failure
 from relay_tornado.cli.flags import in_flags
 from relay_tornado.cli.options import Number, Read, options_of, relay_options, unix_time
@@ -113,8 +113,7 @@ def list_(data: Path, as_json: bool, **params: Any) -> None:
 @relay_options
 def show(id: str, data: Path, as_json: bool) -> None:
     """Show the event with the id ID, or one copy of it, with its latest delivery."""
-    with open_relay(data) as relay:
-        found = relay.call("logs.show", id=id)
+    found = call(data, "logs.show", id=id)
     if as_json:
         print_json(found)
         return
@@ -170,7 +169,7 @@ def _beginning(answer: bytes) -> str:
 @_option("--last", type=Number(min=1), help="Up to this seq.")
 @_SINCE
 @_UNTIL
-@_option("--filter", help="Only events that match these rules (JSON), as an output's.")
+@_option("--filter", type=Condition(), help="Only events like header:X=Y, or that match rules as JSON.")
 @_OUTPUT
 @_FORCE
 @relay_options
@@ -184,8 +183,6 @@ def resend(
         raise click.UsageError("name events by their ids, or a bucket with --bucket")
     if ids and wanted:
         raise click.UsageError(f"--{next(iter(wanted))} belongs to --bucket: leave it out with ids")
-    if "filter" in wanted:
-        wanted["filter"] = _parse(wanted["filter"])
     everything = bucket is not None and not wanted
     question = f"Send every event of {printable(bucket or '')} again?"
     if everything and sys.stdin.isatty() and not click.confirm(question, err=True):
@@ -241,10 +238,3 @@ def _range(relay: Caller, bucket: str, wanted: Document, orders: Document, made:
         first, wanted["cursor"] = left, answer["next_cursor"]
         problem = answer.get("problem", "")
     return f"broken off: {problem}; the same command with --first {first} --last {wanted['last']} goes on there"
-
-
-def _parse(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise click.UsageError(f"--filter: is no JSON: {error}") from None

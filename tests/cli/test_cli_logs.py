@@ -62,8 +62,7 @@ def check(relay: Runner, output: str, **variables: str) -> None:
     assert "no log" in relay.refused("logs", "show", "k3v9x1q7m2ab-9", **variables)
     (copy,) = relay.json("logs", "resend", first, "--output", "worker", "--force", **variables)["ids"]
     assert relay.json("logs", "show", copy, **variables)["resend_of"] == first
-    rules = {"match": {"type": "value", "value": "order", "parameter": {"source": "header", "name": "X-Kind"}}}
-    arguments = ("--bucket", "orders", "--last", "3", "--filter", json.dumps(rules), "--output", output)
+    arguments = ("--bucket", "orders", "--last", "3", "--filter", "header:X-Kind=order", "--output", output)
     assert "no output" in relay.refused("logs", "resend", first, "--output", "nobody", **variables)
     ids = relay.json("logs", "resend", *arguments, **variables)["ids"]
     assert [relay.json("logs", "show", each, **variables)["body"] for each in ids] == ["body 1", "body 2"]
