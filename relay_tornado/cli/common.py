@@ -14,7 +14,7 @@ from typing import Any, Final
 import click
 
 from relay_tornado.cli.client import call
-from relay_tornado.cli.errors import Failure, file_words
+from relay_tornado.cli.errors import Failure, file_words, text_of
 from relay_tornado.cli.options import NONE, Lines, together
 from relay_tornado.cli.output import Document, print_answer
 from relay_tornado.cli.parts import find_part
@@ -94,13 +94,11 @@ def header_rows(document: Document) -> list[tuple[str, str]]:
 
 
 def read_text(option: str, file: Path) -> str:
-    """The text of a file, or of standard input for "-", with its line ends as they are. Raises UsageError."""
+    """The text of a file, or of standard input for "-". Raises UsageError."""
     try:
-        content = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
-        return content.decode()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise click.UsageError(f"{option}: {file} can't be read: {reason}") from None
+        return text_of(file, sys.stdin.buffer.read if str(file) == "-" else file.read_bytes)
+    except ValueError as error:
+        raise click.UsageError(f"{option}: {error}") from None
 
 
 def ask(yes: bool, question: str, what: str = "it", otherwise: str = "nothing was deleted") -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from relay_tornado.cli.errors import text_of
 from relay_tornado.cli.options import Lines
 from relay_tornado.cli.output import Document
 
@@ -27,10 +28,9 @@ class Condition(Lines):
         text = value.strip()
         if text.startswith("@"):
             try:
-                text = Path(text[1:]).read_text()
-            except (OSError, UnicodeDecodeError) as error:
-                reason = error.strerror if isinstance(error, OSError) else "it is no text"
-                self.fail(f"{text[1:]} can't be read: {reason}")
+                text = text_of(text[1:], Path(text[1:]).read_bytes)
+            except ValueError as error:
+                self.fail(str(error))
         elif not text.startswith("{"):
             short = _short(text)
             if short is None:

@@ -6,7 +6,7 @@ import errno
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Final
@@ -107,6 +107,19 @@ def is_printing(error: OSError) -> bool:
     """Whether it came of what prints. Where Python buffers nothing, nothing is left for `drop_output` to find."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     return bool(frames) and frames[-1].f_globals.get("__name__") in (click.echo.__module__, "rich.console")
+
+
+def text_of(name: Path | str, read: Callable[[], bytes]) -> str:
+    """What is read, as UTF-8 with its line ends as they are. Raises ValueError that says why it can't be."""
+    try:
+        return read().decode()
+    except OSError as error:
+        reason = error.strerror
+    except UnicodeDecodeError:
+        reason = "it is not UTF-8 text"
+    except ValueError:
+        reason = "a name has no NUL"
+    raise ValueError(f"{name} can't be read: {reason}")
 
 
 @contextmanager

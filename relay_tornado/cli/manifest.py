@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from marshmallow import Schema
 
+from relay_tornado.cli.errors import text_of
 from relay_tornado.cli.options import NONE, date_time
 from relay_tornado.errors import Invalid
 from relay_tornado.rules import compile_rules
@@ -162,12 +163,9 @@ def _secret(value: Any, path: tuple[str, ...], key: str, folder: Path) -> Any:
         return os.environ[value["env"]]
     if set(value) == {"file"} and isinstance(value["file"], str):
         try:
-            return (folder / value["file"]).read_bytes().decode().removesuffix("\n").removesuffix("\r")
-        except UnicodeDecodeError:
-            raise Invalid(f"{value['file']} can't be read: it is not UTF-8 text", where) from None
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "a name has no NUL"
-            raise Invalid(f"{value['file']} can't be read: {reason}", where) from None
+            return text_of(value["file"], (folder / value["file"]).read_bytes).removesuffix("\n").removesuffix("\r")
+        except ValueError as error:
+            raise Invalid(str(error), where) from None
     raise Invalid('must be a text, { env = "NAME" } or { file = "PATH" }', where)
 
 

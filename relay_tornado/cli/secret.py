@@ -11,7 +11,7 @@ from typing import Final
 
 import click
 
-from relay_tornado.cli.errors import STDOUT, Failure, file_words
+from relay_tornado.cli.errors import STDOUT, Failure, file_words, text_of
 from relay_tornado.cli.streams import is_closed
 
 _STDOUT: Final = 1
@@ -40,10 +40,9 @@ def read_secret(name: str, value: str | None, file: Path | None) -> str | None:
         raise click.UsageError(f"--{name} and --{name}-file both give the {name}: leave one of them out")
     if file is not None:
         try:
-            return file.read_bytes().decode().removesuffix("\n").removesuffix("\r")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-            raise click.UsageError(f"--{name}-file: {file} can't be read: {reason}") from None
+            return text_of(file, file.read_bytes).removesuffix("\n").removesuffix("\r")
+        except ValueError as error:
+            raise click.UsageError(f"--{name}-file: {error}") from None
     if value != "-":
         return value
     if sys.stdin.isatty():

@@ -10,8 +10,6 @@ import click
 import pytest
 
 from relay_tornado.cli.conditions import Condition, joined
-from tests.client.conftest import shared as shared
-from tests.client.conftest import world as world
 
 
 def parameter(source: str, name: str) -> dict[str, str]:
@@ -40,9 +38,10 @@ def test_conditions(text: str, rules: dict[str, Any], tmp_path: Path) -> None:
 def test_several_conditions(tmp_path: Path) -> None:
     """All of them have to hold; none is no filter."""
     (tmp_path / "list").write_text("[]")
+    (tmp_path / "latin").write_bytes(b"\xe9")
     assert joined(()) is None
     assert joined(({"a": 1},)) == {"a": 1}
     assert joined(({"a": 1}, {"b": 2})) == {"and": [{"a": 1}, {"b": 2}]}
-    for wrong in ("x", "header=a", "cookie:a=b", "[]", '{"a"', "payload.a", f"@{tmp_path}/list"):
+    for wrong in ("x", "header=a", "cookie:a=b", "[]", '{"a"', "payload.a", f"@{tmp_path}/list", f"@{tmp_path}/latin"):
         with pytest.raises(click.BadParameter):
             Condition().read(wrong)
