@@ -17,26 +17,14 @@ from relay_tornado.cli.common import Group, header_rows
 from relay_tornado.cli.conditions import Condition
 from relay_tornado.cli.errors import Failure
 from relay_tornado.cli.flags import in_flags
-from relay_tornado.cli.options import Number, Read, options_of, relay_options, unix_time
+from relay_tornado.cli.options import Number, options_of, relay_options
 from relay_tornado.cli.output import Document, note, print_fields, print_json, print_page, when
+from relay_tornado.cli.positions import Past
 from relay_tornado.errors import RelayError
 from relay_tornado.model import STATUSES, counted, printable
-from relay_tornado.settings import parse_duration
 
 _ANSWER = 500
 """Characters of an answer that are shown."""
-
-
-class Past(Read):
-    """A time that was, as unix seconds: 2h ago, 1790000000, 2026-12-31 or 2026-12-31T12:00+01:00."""
-
-    name = "time"
-
-    def read(self, value: str) -> float:
-        try:
-            return max(0.0, unix_time(value.strip(), lambda text: -parse_duration(text.removesuffix("ago"))))
-        except ValueError:
-            self.fail(f"{value!r} is not a time like 2h (ago), 2026-12-31 or 1790000000")
 
 
 def _nothing_found(since: float | None, until: float | None) -> str:

@@ -9,15 +9,27 @@ from typing import Any, Final, Literal
 
 import click
 
-from relay_tornado.cli.logs import Past
-from relay_tornado.cli.options import Read
+from relay_tornado.cli.options import Read, unix_time
 from relay_tornado.cli.output import when
 from relay_tornado.errors import Invalid
 from relay_tornado.ids import parse_id
+from relay_tornado.settings import parse_duration
 
 _COUNT: Final = re.compile("[0-9]{1,18}")
 
 FORM: Final = "an id, 2h (ago), 2026-12-31T12:00, unix seconds, last:100, {}earliest or latest"
+
+
+class Past(Read):
+    """A time that was, as unix seconds: 2h ago, 1790000000, 2026-12-31 or 2026-12-31T12:00+01:00."""
+
+    name = "time"
+
+    def read(self, value: str) -> float:
+        try:
+            return max(0.0, unix_time(value.strip(), lambda text: -parse_duration(text.removesuffix("ago"))))
+        except ValueError:
+            self.fail(f"{value!r} is not a time like 2h (ago), 2026-12-31 or 1790000000")
 
 
 @dataclass(frozen=True, slots=True)

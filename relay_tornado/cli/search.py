@@ -7,9 +7,10 @@ from typing import Any
 
 import click
 
-from relay_tornado.cli.logs import Past, print_events
+from relay_tornado.cli.logs import print_events
 from relay_tornado.cli.options import Number, options_of, relay_options
 from relay_tornado.cli.output import note
+from relay_tornado.cli.positions import Past
 from relay_tornado.model import STATUSES
 
 _option = options_of("SEARCH")
