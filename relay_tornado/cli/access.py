@@ -24,9 +24,6 @@ while its machine sleeps, as over a weekend."""
 EVERY: Final = 3600.0
 """Seconds after which it does so."""
 
-ANY_KEY: Final = "whr"
-"""The key with which the secret alone decides."""
-
 
 class _Said(logging.Handler):
     """What the client logs as lines for people: it quotes the relay, which may be anybody's."""
@@ -40,10 +37,11 @@ _SAID: Final = _Said()
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """The relay's base URL (http or https), and what to authenticate with. The secret is in no repr."""
+    """The relay's base URL (http or https), and what to authenticate with: without a key the secret alone. It is in no
+    repr."""
 
     url: str
-    key: str
+    key: str | None
     secret: str
 
     def __repr__(self) -> str:
@@ -58,7 +56,7 @@ def open_access(data: Path, what: str, buckets: Sequence[str] = (), key: str | N
     logging.getLogger("relay_tornado.client").addHandler(_SAID)
     place = place_given()
     if place is not None:
-        yield Access(place.url, key or ANY_KEY, place.secret())
+        yield Access(place.url, key, place.secret())
         return
     if key is not None:
         raise click.UsageError("--key goes with --url and a secret: the relay on this machine needs neither")
