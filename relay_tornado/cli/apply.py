@@ -71,7 +71,7 @@ def _rehearse(file: Path, manifest: list[DeclaredBucket], steps: list[Step], buc
     from relay_tornado.cli.rehearsal import Rehearsal  # here, so that other commands start faster
 
     with closing(Rehearsal(buckets)) as rehearsal:
-        _Run(rehearsal, manifest, buckets, f"{file}: ", rehearsed=True).do(steps)
+        _Run(rehearsal, manifest, buckets, file).do(steps)
 
 
 class _Run:
@@ -82,12 +82,10 @@ class _Run:
         relay: Caller,
         manifest: list[DeclaredBucket],
         buckets: list[Document],
-        said: str = "",
-        *,
-        rehearsed: bool = False,
+        rehearsed: Path | None = None,
     ) -> None:
+        """`rehearsed` is the file where nothing is changed yet, and what fails is to be mended in it."""
         self._relay = relay
-        self._said = said
         self._rehearsed = rehearsed
         self._outputs = {(b["name"], each["name"]): each["id"] for b in buckets for each in reversed(b["outputs"])}
         self._ids = {bucket["name"]: bucket["id"] for bucket in buckets}
@@ -101,13 +99,13 @@ class _Run:
                 self._do(step)
             except RelayError as error:
                 done = steps.index(step)
-                so_far = ""
-                if self._rehearsed:
-                    so_far = " (nothing was changed)"
-                elif done:
-                    so_far = f" ({done} of {counted(len(steps), 'change')} made; apply the file again after mending it)"
                 where = f"{step.kind} {step.name}" + ("" if step.kind == "bucket" else f" of {step.bucket}")
-                raise Failure(f"{self._said}{where}: {error}{so_far}") from None
+                said = f"{where}: {error}"
+                if self._rehearsed is not None:
+                    said = f"{self._rehearsed}: {said} (nothing was changed)"
+                elif done:
+                    said += f" ({done} of {counted(len(steps), 'change')} made; apply the file again after mending it)"
+                raise Failure(said) from None
 
     def _do(self, step: Step) -> None:
         call, options = self._relay.call, self._resolved(step)
