@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -37,15 +37,11 @@ _SAID: Final = _Said()
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """The relay's base URL (http or https), and what to authenticate with: without a key the secret alone. It is in no
-    repr."""
+    """The relay's base URL (http or https), and what to authenticate with: without a key the secret alone."""
 
     url: str
     key: str | None
-    secret: str
-
-    def __repr__(self) -> str:
-        return f"Access({self.url!r})"
+    secret: str = field(repr=False)
 
 
 @contextmanager

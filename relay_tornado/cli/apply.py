@@ -35,9 +35,7 @@ def apply(file: Path, dry_run: bool, prune: bool, yes: bool, data: Path, as_json
         try:
             buckets = relay.call("bucket.list")
         except NotFound:
-            if not dry_run:
-                raise
-            buckets = []  # there is no data directory yet
+            buckets = []  # a dry run, and there is no data directory yet
         steps = plan(manifest, buckets, prune=prune)
         _rehearse(file, manifest, steps, buckets)
     if not as_json:

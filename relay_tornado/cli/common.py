@@ -29,13 +29,10 @@ class Group(click.Group):
     """A group of commands, which lists each with its whole first sentence."""
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        rows = []
-        for name in self.list_commands(ctx):
-            command = self.get_command(ctx, name)
-            if command is not None:
-                rows.append((name, command.get_short_help_str(_WHOLE)))
         with formatter.section("Commands"):
-            formatter.write_dl(rows)
+            formatter.write_dl(
+                [(name, each.get_short_help_str(_WHOLE)) for name, each in sorted(self.commands.items())]
+            )
 
 
 def program() -> str:

@@ -144,9 +144,9 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except click.NoSuchOption as error:
-            raise _misplaced(error, error.ctx) from None
+            raise _misplaced(error, error.ctx or ctx) from None
         except click.UsageError as error:
-            raise _superfluous(error, error.ctx) from None
+            raise _superfluous(error, error.ctx or ctx) from None
         except RelayError as error:
             raise Failure(in_flags(ctx.invoked_subcommand, _in_commands(str(error)))) from error
         except OSError as error:
@@ -205,10 +205,8 @@ def _is_text(argument: str) -> bool:
     return True
 
 
-def _misplaced(error: click.NoSuchOption, context: click.Context | None) -> click.UsageError:
+def _misplaced(error: click.NoSuchOption, context: click.Context) -> click.UsageError:
     """The error where an option stands on the wrong side of the command."""
-    if context is None:
-        return error
     name = error.option_name
     if isinstance(context.command, click.Group):
         if name in _BEHIND:
@@ -223,9 +221,9 @@ def _misplaced(error: click.NoSuchOption, context: click.Context | None) -> clic
     return error
 
 
-def _superfluous(error: click.UsageError, context: click.Context | None) -> click.UsageError:
+def _superfluous(error: click.UsageError, context: click.Context) -> click.UsageError:
     """The error where a bucket stands as an argument, as other commands have it, and this one has an option for it."""
-    named = context is not None and any("--bucket" in each.opts for each in context.command.params)
+    named = any("--bucket" in each.opts for each in context.command.params)
     if named and error.message.startswith("Got unexpected extra argument"):
         return click.UsageError(f"{error.message}: a bucket is named with --bucket", context)
     return error
