@@ -127,35 +127,6 @@ def test_a_migration_needs_the_relay_stopped(server: Relay, relay: Runner) -> No
     assert f"process {server.pid}" in relay.refused("migrate")
 
 
-def test_with_and_without_a_server_it_is_the_same(relay: Runner) -> None:
-    """The same commands print the same through a relay and without one, and each sees what the other did."""
-
-    def talk() -> list[Any]:
-        made = relay.json("bucket", "create", "orders", "--retention-events", "5")
-        wrong = relay.refused("bucket", "set", "orders", "--auth", "basic")
-        taken = relay.refused("bucket", "create", "orders")
-        changed = relay.json("bucket", "set", "orders", "--max-body", "1MiB")
-        answer = relay.json("input", "set", "orders", "--body", "x")
-        listed = relay.json("bucket", "list")
-        assert listed[-1] == {**changed, "inputs": [answer], "updated_at": listed[-1]["updated_at"]}
-        return [made, wrong, taken, changed, answer]
-
-    def shape(value: Any) -> Any:
-        if isinstance(value, dict):
-            kept = {key: shape(item) for key, item in value.items() if key not in ("id", "bucket_id")}
-            return {key: item for key, item in kept.items() if not key.endswith("_at")}
-        return [shape(item) for item in value] if isinstance(value, list) else value
-
-    without = talk()
-    relay.json("bucket", "set", "orders", "--name", "before")
-    with Relay(relay.data) as server:
-        through = talk()
-        assert [bucket["name"] for bucket in relay.json("bucket", "list")] == ["before", "orders"]
-        assert server.stop() == 0
-    assert [bucket["name"] for bucket in relay.json("bucket", "list")] == ["before", "orders"]
-    assert shape(without) == shape(through)
-
-
 def test_a_directory_with_a_long_path(relay: Runner) -> None:
     """Where the control socket can't lie in it, relay.lock says where it is; it is gone with the relay."""
     relay.data = relay.data.with_name("x" * 120)

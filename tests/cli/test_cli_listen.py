@@ -16,6 +16,7 @@ import pytest
 
 from relay_tornado.cli.access import open_access
 from tests.acceptance.relay import wait_for
+from tests.agent.world import kept
 from tests.cli.listening import clients, command, lines, listen, listening
 from tests.cli.runner import Runner
 from tests.cli.terminal import on_terminal
@@ -219,12 +220,6 @@ def test_what_could_not_be_printed_comes_again(shared: World, tmp_path: Path, ho
         left = run(tmp_path / "left", "", stdout=writer)
     assert (left.returncode, left.stderr) == (0, "")
     assert kept(tmp_path / "left").endswith("-0")
-
-
-def kept(checkpoint: Path) -> str:
-    """The position in a checkpoint of one bucket."""
-    [bucket] = json.loads(checkpoint.read_text())["buckets"].values()
-    return str(bucket["id"])
 
 
 def test_it_comes_back(world: World, tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ def scenario(relay: Runner, **variables: str) -> dict[str, Any]:
 
     seen: dict[str, Any] = {}
     seen["create"] = run("bucket", "create", "orders", "--description", "d", "--dedupe", "auto")
+    seen["taken"] = relay.refused("bucket", "create", "orders", **variables)
     seen["list"] = run("bucket", "list")
     seen["show"] = run("bucket", "show", "orders")
     seen["set"] = run("bucket", "set", "orders", "--retention-age", "7d", "--name", "shop")
@@ -89,14 +90,15 @@ def shape(value: Any) -> Any:
     return [shape(each) for each in value] if isinstance(value, list) else value
 
 
-def test_the_same_as_locally(relay: Runner, tmp_path: Path) -> None:
-    """Every command prints over REST what it prints on the data directory."""
-    local = scenario(relay)
-    with serving(tmp_path / "remote") as server:
+def test_the_same_every_way(relay: Runner, tmp_path: Path) -> None:
+    """Every command prints through a running relay, and over REST, what it prints on the data directory itself."""
+    alone = scenario(relay)
+    with serving(tmp_path / "near") as server:
+        through = scenario(Runner(server.data))
         remote = scenario(Runner(tmp_path / "none"), **at(server))
-    assert set(local) == set(remote)
-    for name in local:
-        assert shape(local[name]) == shape(remote[name]), name
+    assert set(alone) == set(through) == set(remote)
+    for name in alone:
+        assert shape(alone[name]) == shape(through[name]) == shape(remote[name]), name
     assert not (tmp_path / "none").exists()
 
 
