@@ -26,6 +26,10 @@ _NOT_IN_PLACE: Final = re.compile(r"[\s\x00-\x1f\x7f]")
 _DIVIDES: Final = re.compile(rb"[/\\]")
 _END: Final = re.compile(rb"[;?#\x00]")
 """Behind these a part of a path goes on as something else, a parameter say, to some servers."""
+_PASSED_OVER: Final = b"\t\r\n"
+"""What URLs are read without by WHATWG's rules, as by those of Node and Python, once a server has decoded it."""
+_UNICODE: Final = re.compile(rb"%u([0-9A-Fa-f]{4})")
+"""A character's code, as Jetty and IIS read it in a path, and no standard has it."""
 _NOT_IN_TARGET: Final = re.compile(rb"[\x00-\x20\x7f]")
 _NOT_PUBLIC: Final = frozenset(
     ("localhost", "local", "localdomain", "internal", "lan", "home", "corp", "private", "arpa", "test", "invalid")
@@ -156,17 +160,17 @@ def climbs(path: bytes) -> bool:
     """Whether some server would take the path for one outside of where it begins, once or twice decoded: anybody who
     knows an input's URL would reach all of a server of which they are to reach one part.
 
-    Servers differ in what divides a path, so a level is only what is one to each of them, and a ".." what is one to
-    any.
+    Servers differ in what divides a path, and in whether they look for parameters before they decode it or after. So a
+    level is only what is one to each of them, and a ".." what is one to any.
     """
-    if b".." not in _decoded(path):
+    if (b"." not in path and b"%" not in path) or b".." not in _decoded(path):
         return False
     depth = 0
     for part in path.split(b"/"):
         inner = [_END.split(each, 1)[0] for each in _DIVIDES.split(_decoded(part))]
         if above := inner.count(b".."):
             depth -= above
-        elif any(each not in (b"", b".") for each in inner):
+        elif inner[0] not in (b"", b"."):
             depth += 1
         if depth < 0:
             return True
@@ -174,7 +178,13 @@ def climbs(path: bytes) -> bool:
 
 
 def _decoded(path: bytes) -> bytes:
-    return unquote_to_bytes(unquote_to_bytes(path)) if b"%" in path else path
+    for _ in range(2):
+        path = unquote_to_bytes(_UNICODE.sub(_character, path.translate(None, _PASSED_OVER)))
+    return path.translate(None, _PASSED_OVER)
+
+
+def _character(found: re.Match[bytes]) -> bytes:
+    return chr(int(found[1], 16)).encode(errors="surrogatepass")
 
 
 def _is_name(host: str) -> bool:

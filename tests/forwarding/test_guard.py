@@ -172,6 +172,8 @@ OUT = (
     *(b"/../x", b"/a/../../x", b"/%2e%2e/x", b"/%252e%252e/x", b"/..%2fx", b"/..\\x", b"/..;/x"),
     # Each was followed out of its place by nginx, or is by servers that decode dots, and no slashes.
     *(b"/..#", b"/a\\b/../../x", b"/%5ca%5c/..%2f../x", b"/%3f%2f..%2f..%2fx", b"/a%2fb/%2e%2e/%2e%2e/x"),
+    # By Jetty 9; by Tomcat, which looks for parameters before it decodes; by what makes a URL of a decoded path.
+    *(b"/%u002e%u002e/x", b"/..%u002fx", b"/;%2fa/../x", b"/;a=%5cb/../x", b"/..%09/x", b"/%252e%0d./x", b"/.\t./x"),
 )
 
 
