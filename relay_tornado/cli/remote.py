@@ -14,7 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from http.client import HTTPException, IncompleteRead
 from typing import Any, Final, NoReturn
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import relay_tornado
 from relay_tornado.cli import answers
@@ -46,6 +47,10 @@ class Remote:
         self.url = url
         self._secret = secret
         self._opener = opener(None)
+        parts = urlsplit(url)
+        proxied = parts.scheme in getproxies() and not proxy_bypass(parts.netloc)
+        # What is wrong may be there.
+        self._asked = f" (it was asked through the proxy that {parts.scheme}_proxy names)" if proxied else ""
 
     def call(self, command: str, **arguments: Any) -> Any:
         return getattr(self, command.replace(".", "_", 1))(**arguments)
@@ -85,7 +90,7 @@ class Remote:
             if isinstance(error.reason, ssl.SSLError):
                 raise Unavailable(tls_trouble(error.reason, self.url)[0]) from None
             reason = getattr(error.reason, "strerror", None) or error.reason
-            raise Unavailable(f"{self.url} can't be reached: {reason}") from None
+            raise Unavailable(f"{self.url} can't be reached: {reason}{self._asked}") from None
         except (OSError, IncompleteRead) as error:
             # Not in a URLError: the request has left.
             what = (
@@ -97,7 +102,7 @@ class Remote:
         except (ValueError, HTTPException):
             found = None
         if not isinstance(found, kind):
-            raise Unavailable(f"{self.url} does not answer like a relay: is the URL right?")
+            raise Unavailable(f"{self.url} does not answer like a relay: is the URL right?{self._asked}")
         return found
 
     def _refused(self, error: urllib.error.HTTPError, method: str) -> NoReturn:
@@ -105,7 +110,7 @@ class Remote:
             document = answers.decode(error.read())
             message = str(document["message"])[:_LONGEST]
         except (ValueError, KeyError, TypeError, OSError, HTTPException):
-            raise Unavailable(f"{self.url} {_stranger(error, method)}") from None
+            raise Unavailable(f"{self.url} {_stranger(error, method)}{self._asked}") from None
         if error.code == 405 or message == _NO_PATH:
             raise Refused(
                 f"{self.url} does not have what this command needs: is it a relay older than this program, which is "

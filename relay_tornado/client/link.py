@@ -30,7 +30,7 @@ CLOSING: Final = 0.5
 """Seconds that the closing handshake may take."""
 NEXT_ADDRESS: Final = 0.25
 """Seconds until the next of a name's addresses is tried beside the one before, as RFC 8305 has it."""
-_PROXY: Final = "the proxy's URL (https_proxy, all_proxy, … in the environment, or the option)"
+_PROXY: Final = "the proxy's URL (https_proxy, http_proxy, … in the environment, or the option)"
 _PASSING: Final = frozenset({408, 425, 429})
 """HTTP statuses below 500 that pass by themselves."""
 _LATER: Final = frozenset({"unavailable", "overloaded", "unknown", "no_space"})
@@ -205,8 +205,11 @@ async def dial(address: Address, options: Options, known: bool) -> Link:
     Raises Cut and Unreachable.
     """
     arguments: dict[str, Any] = {"ssl": options.ssl} if options.ssl is not None and address.secure else {}
+    through = ""
     try:
-        if not _by_proxy(address, options):
+        if _by_proxy(address, options):
+            through = " through the proxy"
+        else:
             arguments["sock"] = await _reach(address, options.open_timeout)
         made = await _Connect(
             address.socket,
@@ -237,7 +240,7 @@ async def dial(address: Address, options: Options, known: bool) -> Link:
             message, plain = tls_trouble(error, address.socket)
             raise (Unreachable if plain else Cut)(message) from None
         reason = (getattr(error, "strerror", None) or str(error)) or type(error).__name__
-        raise Cut(f"{address.socket} can't be reached: {reason}") from None
+        raise Cut(f"{address.socket} can't be reached{through}: {reason}") from None
     except (InvalidProxy, ImportError) as error:
         # Its URL may hold a password.
         raise Unreachable(f"{_PROXY} can't be used: {error.msg}") from None

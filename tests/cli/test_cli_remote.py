@@ -179,6 +179,20 @@ def test_a_certificate_that_is_not_trusted(relay: Runner, tmp_path: Path) -> Non
     assert "SSL_CERT_FILE" in said
 
 
+def test_a_proxy_is_named_where_it_may_be_the_cause(relay: Runner) -> None:
+    """Where it is asked, and only there: what it says, or that it can't be reached, looks like the relay's doing."""
+    through = "(it was asked through the proxy that http_proxy names)"
+    there = {"RELAY_URL": "http://127.0.0.1:1", "RELAY_SECRET": "x", "no_proxy": "relay.test"}
+    with saying(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n") as proxy:
+        said = relay.refused("bucket", "list", **there, http_proxy=proxy)
+    assert "answers 407" in said
+    assert through in said
+    there["http_proxy"] = "http://127.0.0.1:2"
+    assert f"refused {through}" in relay.refused("bucket", "list", **there)
+    there["no_proxy"] = "127.0.0.1"
+    assert "proxy" not in relay.refused("bucket", "list", **there)
+
+
 def test_which_relay_is_meant(relay: Runner, tmp_path: Path) -> None:
     """A flag wins over a variable, two flags contradict each other, and local commands say that they are."""
     url = {"RELAY_URL": "http://127.0.0.1:1", "RELAY_SECRET": "x"}

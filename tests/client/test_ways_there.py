@@ -84,7 +84,7 @@ async def test_the_environments_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
             waiting = asyncio.ensure_future(anext(events))
             await until(lambda: said, "the proxy's refusal")
             waiting.cancel()
-        assert "can't be reached" in said[0]
+        assert "can't be reached through the proxy: proxy rejected connection: HTTP 403" in said[0]
         async with at(url, proxy=None) as events:
             await anext(events)
     assert asked[0].startswith(b"CONNECT localhost:")
