@@ -151,7 +151,7 @@ def target(destination: Destination, path: bytes, query: bytes, *, lock_path: bo
     if path and not lock_path:
         if climbs(path):
             raise Invalid("the event's path climbs out of the destination's by '..'")
-        base = base.rstrip(b"/") + (path if path.startswith(b"/") else b"/" + path)
+        base = base.removesuffix(b"/") + (path if path.startswith(b"/") else b"/" + path)
     queries = b"&".join(each for each in (destination.query, query) if each)
     return _safe(base) + (b"?" + _safe(queries) if queries else b"")
 

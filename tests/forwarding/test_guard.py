@@ -179,10 +179,11 @@ OUT = (
 
 @pytest.mark.gen_test
 async def test_what_a_sender_appends_changes_no_address() -> None:
-    """Path and query that look like another host go to the destination as a path; one that climbs out is not sent."""
+    """Path and query that look like another host go to the destination as a path; one that climbs out is not sent.
+    Of the destination's own path but one slash makes room for that of the event's."""
     async with Target() as trap, Target(host="127.0.0.2") as good:
         inside = f"127.0.0.1:{trap.port}".encode()
-        async with world(public(f"{good.url}/hook", retries=-1), forward_allow="127.0.0.2/32") as w:
+        async with world(public(f"{good.url}/hook//", retries=-1), forward_allow="127.0.0.2/32") as w:
             await w.append(b"1", path=b"//" + inside + b"/x", query=b"@" + inside)
             await w.append(b"2", path=b"/@" + inside)
             await w.append(b"3", path=b"/a b\r\nHost: evil", query=b"x#y")
@@ -191,10 +192,10 @@ async def test_what_a_sender_appends_changes_no_address() -> None:
             await w.append(b"4", path=b"/a/../b")
             await w.settled(good, 4)
             assert [got.target for got in good.got] == [
-                b"/hook//" + inside + b"/x?@" + inside,
-                b"/hook/@" + inside,
-                b"/hook/a%20b%0D%0AHost:%20evil?x#y",
-                b"/hook/a/../b",
+                b"/hook///" + inside + b"/x?@" + inside,
+                b"/hook//@" + inside,
+                b"/hook//a%20b%0D%0AHost:%20evil?x#y",
+                b"/hook//a/../b",
             ]
             assert w.counters.forward_attempts["invalid"] == len(OUT)
             assert w.counters.forward_attempts["refused"] == 0
