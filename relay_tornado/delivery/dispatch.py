@@ -265,9 +265,10 @@ class Dispatcher:
         return in_time
 
     def _leave(self, place: Place) -> None:
-        """What there is is left to the subscriber."""
-        if place.subscriber.mark(place.bucket_id):
-            self._live[place.bucket_id].pop(place, None)
+        """What there is is left to the subscriber, unless it has gone since the pass began."""
+        live = self._live.get(place.bucket_id, {})
+        if place in live and place.subscriber.mark(place.bucket_id):
+            del live[place]
 
     def _in_time(self, events: Sequence[Event]) -> Sequence[Event]:
         """As many of the events as rules can look at, and the cache encode, in one slice of time."""

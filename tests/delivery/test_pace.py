@@ -5,7 +5,9 @@ import time
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
+from relay_tornado.delivery import dispatch
 from relay_tornado.delivery.flight import CHUNK, LEAST_CHUNK, Flight
 from relay_tornado.delivery.frames import FrameCache
 from relay_tornado.model import Event
@@ -95,6 +97,37 @@ async def test_the_fast_path_gives_the_loop_back() -> None:
             await world.append(1)
     assert turns > 3
     await until(lambda: all(reader.seqs() == [1, 2] for reader in readers))
+
+
+@pytest.mark.gen_test
+async def test_a_crowd_that_leaves_amid_a_pass_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two slices of it all are gone who were in the bucket: the next bucket has its turn at once."""
+    monkeypatch.setattr(dispatch, "SLICE", 0.0)
+    world = World()
+    await world.bucket()
+    await world.bucket("others")
+    crowd = [await world.subscribe("orders") for _ in range(40)]
+    other, _, _ = await world.subscribe("others")
+    await until(lambda: not any(delivery.busy for delivery in world.deliveries._live))
+
+    def leave() -> None:
+        for _, delivery, _ in crowd:
+            world.deliveries.end(delivery)
+
+    first = crowd[0][0]
+    send = first.send_now
+
+    def last(data: bytes) -> bool:
+        asyncio.get_running_loop().call_soon(leave)
+        return send(data)
+
+    first.send_now = last  # type: ignore[method-assign]
+    with capture_logs() as logs:
+        await world.append(1)
+        await world.append(1, "id-others")
+        await until(lambda: other.seqs("others") == [1], turns=200)
+    assert sum(len(reader.seqs()) for reader, _, _ in crowd) < len(crowd)
+    assert logs == []
 
 
 @pytest.mark.gen_test
