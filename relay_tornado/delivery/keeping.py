@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from relay_tornado.delivery.receipts import Held
 from relay_tornado.delivery.subscription import Directory, Placement, Reached, Subscription, place_all
-from relay_tornado.errors import BucketGone, Conflict, NotFound
+from relay_tornado.errors import Conflict, NotFound
 from relay_tornado.log import consumers
 from relay_tornado.log.consumers import Key, Kind, Terms, span, too_many
 from relay_tornado.log.contract import EventLog
@@ -170,7 +170,7 @@ def _telling(placement: Placement) -> Placement:
 
 async def open_kept(ledgers: Ledgers, keeper: Keeper, bucket_id: BucketId, opened: Opened, *new: Any) -> Ledger | None:
     """The keeper's consumer in a bucket, opened as it is, or as a `new` one, and then among those `opened`; None where
-    there is none."""
+    there is none, or the bucket is gone."""
     try:
         ledger = await ledgers.open(keeper.key(bucket_id), *new)
     except NotFound:
@@ -198,11 +198,9 @@ async def _kept(
     bucket_id = placement.bucket.id
     if ledger is not None:
         return replace(placement, ledger=ledger)
-    try:
-        ledger = await open_kept(ledgers, keeper, bucket_id, opened, placement.start - 1, keeper.terms())
-    except BucketGone:
+    ledger = await open_kept(ledgers, keeper, bucket_id, opened, placement.start - 1, keeper.terms())
+    if ledger is None:
         return placement
-    assert ledger is not None
     if not keeper.has(bucket_id):
         # The token was revoked meanwhile, and what it had here was removed before this was made.
         await ledgers.delete(ledger.key)

@@ -246,11 +246,12 @@ class Ledgers:
         return ledger
 
     async def agree(self, ledger: Ledger, terms: Terms) -> None:
-        """These are the consumer's terms from now on, for all who use it. Nothing changes where it is gone. Raises what
-        the store raises."""
+        """These are the consumer's terms from now on, for all who use it. Nothing changes where it is gone, or its
+        bucket is. Raises what the store raises."""
         async with self._locks.setdefault(ledger.key, Lock()):
             if not ledger.gone and terms != ledger.terms:
-                ledger.terms = (await self.store.create(ledger.key, 0, terms, self.clock())).terms
+                with suppress(BucketGone):
+                    ledger.terms = (await self.store.create(ledger.key, 0, terms, self.clock())).terms
 
     def close(self, ledger: Ledger) -> None:
         """Whoever opened it uses it no longer. What it changed was saved before."""

@@ -1,4 +1,4 @@
-"""relay_tornado/delivery/keeping.py: a durable token's consumers, where the token goes meanwhile."""
+"""relay_tornado/delivery/keeping.py: consumers whose token or bucket goes while they are opened."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from relay_tornado.errors import NoSpace
-from relay_tornado.log.consumers import Key, Stored
+from relay_tornado.log.consumers import Key, Stored, Terms
 from relay_tornado.log.ledgers import Ledger
 from tests.delivery.test_receipts import DURABLE, KEY
 from tests.delivery.virtual import day, virtual_test
 from tests.delivery.virtual import event_loop as event_loop
-from tests.delivery.world import World
+from tests.delivery.world import World, until
 
 
 async def durable() -> World:
@@ -40,6 +40,56 @@ async def test_a_token_that_is_revoked_leaves_nothing_behind() -> None:
     assert "consumer" not in answer
     assert await world.consumers.get(KEY) is None
     assert world.ledgers.find(KEY) is None
+    world.deliveries.end(delivery)
+
+
+@pytest.mark.parametrize("there", [True, False])
+@virtual_test
+async def test_a_bucket_that_is_deleted_meanwhile_ends_in_itself(there: bool) -> None:
+    """Whether its consumer is made at that moment, or is put on other terms: the client has the other buckets."""
+    world = World(clock=day)
+    await world.bucket()
+    await world.bucket("others")
+    if there:
+        await world.consumers.create(Key("id-orders", "client", "w"), 0, Terms(), 0.0)
+    create = world.consumers.create
+
+    async def late(key: Key, *how: Any) -> Stored:
+        if key.bucket_id == "id-orders":
+            await world.delete(key.bucket_id)
+        return await create(key, *how)
+
+    world.consumers.create = late  # type: ignore[method-assign]
+    reader, delivery, answers = await world.subscribe("orders", "others", consumer="w", ack_wait=5)
+    await world.append(1, "id-others")
+    await until(lambda: reader.seqs("others") == [1], turns=500)
+    said = [*answers, *reader.statuses()]
+    ended = [
+        each["bucket_name"] for each in said if {"not_found", "bucket_deleted"}.intersection(map(str, each.values()))
+    ]
+    assert ended == ["orders"]
+    assert reader.ends == []
+    world.deliveries.end(delivery)
+
+
+@virtual_test
+async def test_a_bucket_that_is_deleted_as_it_joins_ends_in_itself() -> None:
+    """Delivery goes on in the others, and nothing is said to have failed."""
+    world = World(clock=day)
+    await world.bucket("others")
+    reader, delivery, _ = await world.subscribe(consumer="w")
+    create = world.consumers.create
+
+    async def late(key: Key, *how: Any) -> Stored:
+        await world.delete(key.bucket_id)
+        return await create(key, *how)
+
+    world.consumers.create = late  # type: ignore[method-assign]
+    await world.bucket()
+    await world.append(1, "id-others")
+    await until(lambda: reader.seqs("others") == [1] and not delivery.busy, turns=500)
+    assert reader.ends == []
+    assert "id-orders" not in delivery.positions()
     world.deliveries.end(delivery)
 
 
