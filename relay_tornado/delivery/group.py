@@ -116,7 +116,6 @@ class Group:
         """The connection takes part no longer. What it had goes to the `heir`, or to the others at once. May be
         repeated, and is to be where it fails."""
         self._waiting.pop(member, None)
-        member.in_flight.forget(member)
         if not self.lock.locked():
             self._give_back()
         if heir is not None:
@@ -391,11 +390,8 @@ class Group:
                     member.receiver.missed(bucket_id, ledger.gap)
         if ledger.progress.generation != self._generation:
             self._generation = ledger.progress.generation
-            now = self._groups.ledgers.clock()
             for item in list(self._out.values()):
-                ledger.progress.fail(item.taken, AT_ONCE, now)
                 self._drop(item)
-            ledger.save()
             self._place.seq, self._place.epoch = ledger.progress.reached, ""
         self._wake()
 

@@ -227,12 +227,6 @@ class InFlight:
         """This one waits until there is room."""
         self._short[member] = None
 
-    def forget(self, member: Member) -> None:
-        """This one has left."""
-        self._short.pop(member, None)
-        if not self._short:
-            self._timer.cancel()
-
     def adopt(self, old: Member, new: Member) -> None:
         """Takes over what the connection had as another member before."""
         before = old.in_flight

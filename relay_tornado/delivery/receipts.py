@@ -62,7 +62,6 @@ class Held:
         """The place has a position of the consumer as it is now."""
         self.generation = self.ledger.progress.generation
         self.pinged = self.ledger.progress.floor
-        self.place.given = 0
 
     def settled(self, head: int) -> bool:
         """Whether there is nothing to come, and everything that came is known to have been read."""
@@ -112,7 +111,7 @@ class Receipt:
         """Of what the pings say of this position only that counts which lies up to `head`."""
         for _, moved in self._pings:
             moved[:] = [(each, min(seq, head) if each is held else seq, since) for each, seq, since in moved]
-        held.pinged, held.place.given = min(held.pinged, head), min(held.place.given, head)
+        held.pinged = min(held.pinged, head)
 
     def ponged(self, payload: bytes) -> None:
         """A pong came; one to a ping of somebody else's is none of ours."""

@@ -204,6 +204,24 @@ def test_who_reads_by_receipt_is_told(tmp_path: Path, monkeypatch: pytest.Monkey
     asyncio.run(test())
 
 
+def test_a_receipt_of_what_comes_instead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It counts as any other, although its position was told before: that was of what is lost."""
+    monkeypatch.setattr(receipts, "INTERVAL", 0.01)
+
+    async def test() -> None:
+        async with world(tmp_path) as here:
+            reader, delivery = await _read_by_receipt(here, stored=False)
+            await here.lose(8)
+            await here.append(b"new 1", b"new 2")
+            await until(lambda: bodies(reader)[-1] == "new 2")
+            async with asyncio.timeout(60):
+                while (await here.consumers.list())[0].floor < 10:
+                    delivery.ponged(reader.pings[-1])
+                    await asyncio.sleep(0.01)
+
+    asyncio.run(test())
+
+
 @pytest.mark.gen_test
 async def test_who_shares_a_consumer_is_told(tmp_path: Path) -> None:
     """As any other client that had what is lost, and it is kept with the consumer."""

@@ -243,6 +243,44 @@ async def test_a_seek_reaches_who_is_connected() -> None:
 
 
 @virtual_test
+async def test_what_is_read_once_more_counts_once_more() -> None:
+    """Also where everything was read, and nothing new comes."""
+    world = World(clock=day)
+    await world.bucket()
+    await with_row(world)
+    one = await client(world, "orders")
+    await world.append(5)
+    await one.answer(5)
+    assert await floor(world) == 5
+    async with world.ledgers.using(KEY) as ledger:
+        ledger.progress.seek(2)
+        ledger.tell()
+    await one.answer(5)
+    assert one.reader.seqs() == [1, 2, 3, 4, 5, 3, 4, 5]
+    assert await floor(world) == 5
+
+
+@virtual_test
+async def test_who_has_left_leaves_nothing_behind() -> None:
+    """Whoever stays on the consumer keeps nothing of them; and when the last one has left nobody does."""
+    world = World(clock=day)
+    await world.bucket()
+    await with_row(world)
+    one = await client(world, "orders")
+    ledger = world.ledgers.find(KEY)
+    assert ledger is not None
+    for _ in range(3):
+        other = await client(world, "orders")
+        await world.append(1)
+        await other.answer(2)
+        other.leave()
+    assert len(ledger._watchers) == 1
+    one.leave()
+    everybody = world.deliveries._receipts
+    assert not any((ledger._watchers, everybody._held, everybody._heads, everybody._active))
+
+
+@virtual_test
 async def test_a_named_receipt_consumer() -> None:
     """Without a durable token: the answer tells of it, `since` counts where it is made, deletion is told."""
     world = World(clock=day)
