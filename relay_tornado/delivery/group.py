@@ -289,7 +289,6 @@ class Group:
             numbers = set(copies.numbers) or None
             self.ledger.progress.begin(one)
             self._out[one.seq] = member.in_flight.give(member, one, epoch, numbers, now)
-        self._arm()
         frames = [each.copies.frames for each in given]
         counters = self._groups.counters
         counters.deliveries += len(frames)

@@ -8,7 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from relay_tornado.errors import CursorLost
-from relay_tornado.log.consumers import Key
+from relay_tornado.log.consumers import Key, Terms
 from relay_tornado.model import Event, Gap, Retention
 from tests.delivery import virtual
 from tests.delivery.world import TOKEN, Reader, World, quiet, until
@@ -301,6 +301,25 @@ def test_a_receipt_consumer_that_is_overtaken_meets_a_gap() -> None:
         assert world.ledgers.counters.gaps["retention"] == 1
 
     virtual.run(test)
+
+
+@pytest.mark.gen_test
+async def test_one_ping_asks_whether_a_gap_was_read() -> None:
+    """Not one behind every write that follows."""
+    world = World()
+    await world.bucket()
+    await world.append(5)
+    await world.consumers.create(Key("id-orders", "client", "w"), 0, Terms(), 0.0)
+    await world.log.trim("id-orders", Retention(max_events=2), None)
+    reader, delivery, (answer,) = await world.subscribe("orders", consumer="w")
+    assert answer["gap"]["count"] == 3
+    for count in range(3, 6):
+        await world.append(1)
+        await until(lambda count=count: len(reader.seqs()) == count)
+    assert len(reader.pings) == 1
+    delivery.ponged(reader.pings[0])
+    _, _, (answer,) = await world.subscribe("orders", consumer="w")
+    assert answer["gap"] is None
 
 
 def test_what_is_on_its_way_is_no_gap() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from relay_tornado.delivery.deliver import Delivery
 from relay_tornado.log.consumers import Key, Terms
+from relay_tornado.log.ledgers import Ledger
 from relay_tornado.model import Output, Retention
 from relay_tornado.wire import control
 from tests.delivery.virtual import START, day, run, virtual_test
@@ -258,6 +259,47 @@ async def test_what_is_read_once_more_counts_once_more() -> None:
     await one.answer(5)
     assert one.reader.seqs() == [1, 2, 3, 4, 5, 3, 4, 5]
     assert await floor(world) == 5
+
+
+@virtual_test
+async def test_a_bucket_that_is_deleted_as_its_consumer_is_moved() -> None:
+    """Delivery goes on in the others: there is nowhere to go any more."""
+    world = World(clock=day)
+    await world.bucket()
+    await world.bucket("others")
+    await with_row(world)
+    one = await client(world)
+    await world.append(3)
+    await quiet()
+    async with world.ledgers.using(KEY) as ledger:
+        ledger.progress.seek(1)
+        ledger.tell()
+    await world.delete("id-orders")
+    await world.append(1, "id-others")
+    await until(lambda: one.reader.seqs("others") == [1], turns=500)
+    assert one.reader.ends == []
+
+
+@virtual_test
+async def test_who_leaves_as_it_gets_a_consumer_has_none() -> None:
+    """A bucket that is ephemeral no longer has one for the durable token whose client is just going."""
+    world = World(clock=day)
+    await world.bucket(ephemeral=True)
+    one = await client(world, "orders")
+    await quiet()
+    await with_row(world)
+    opened = world.ledgers.open
+
+    async def slow(key: Key, *how: Any) -> Ledger:
+        ledger = await opened(key, *how)
+        one.leave()
+        return ledger
+
+    world.ledgers.open = slow  # type: ignore[method-assign]
+    await world.change(ephemeral=False)
+    await until(lambda: one.reader.closed, turns=500)
+    await quiet()
+    assert world.ledgers.find(KEY) is None
 
 
 @virtual_test
