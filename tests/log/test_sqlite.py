@@ -19,6 +19,7 @@ from relay_tornado.log.appends import Appends, Batch
 from relay_tornado.log.batch import Entry
 from relay_tornado.log.lineage import Placed, place_cursor
 from relay_tornado.log.state import LogState
+from relay_tornado.log.tail import Tail
 from relay_tornado.model import Bounds, Cursor, Gap, NewEvent
 from relay_tornado.storage import writer as writers
 from tests.failing import once as fails_once
@@ -279,10 +280,14 @@ async def test_of_a_log_that_was_dropped_nothing_is_kept(disk: SqliteWorld) -> N
     """However many were made and dropped, memory holds those that are there."""
     await make(disk.log)
     held = len(disk.log._epochs), len(disk.log._opened), len(disk.log._logs)
+    disk.log._tail = Tail(0)  # so that they are read from the file
     for _ in range(20):
         await make(disk.log, "c", events=2)
+        await read_all(disk.log, "c")
+        assert disk.log._pages.used > 0
         await disk.log.drop("c")
     assert (len(disk.log._epochs), len(disk.log._opened), len(disk.log._logs)) == held
+    assert disk.log._pages.used == 0
 
 
 @log_test

@@ -15,6 +15,7 @@ from relay_tornado.log import rows
 from relay_tornado.log.lineage import Placed, place_cursor
 from relay_tornado.log.loading import load
 from relay_tornado.log.sqlite import SqliteEventLog
+from relay_tornado.log.tail import Tail
 from relay_tornado.model import Appended, Cursor, Gap, Retention
 from relay_tornado.storage import writer as writers
 from relay_tornado.storage.database import Database
@@ -196,6 +197,42 @@ async def test_published_events_that_are_gone(faulty: SqliteWorld, faults: Fault
     assert place.epoch != epoch
     assert place_cursor(await faulty.log.bounds("b"), Cursor(epoch, 5)) == Placed(3, Gap("reset", 4, 5))
     assert [e.body for e in await read_all(faulty.log, after=3)] == [b"new"]
+
+
+@log_test
+async def test_what_was_read_of_what_is_gone_is_not_read_again(faulty: SqliteWorld, faults: Faults) -> None:
+    """Pages that hold it are let go of: what comes under its seqs is read from the file."""
+    faulty.log._tail = Tail(0)
+    await make(faulty.log, events=5)
+    assert len(await read_all(faulty.log)) == 5
+    with behind(faulty) as raw:
+        raw.execute("DELETE FROM event WHERE seq > 3")
+        raw.execute("UPDATE log SET head = 3")
+    faults.before = once("INSERT OR FAIL INTO event", sqlite3.SQLITE_IOERR)
+    with pytest.raises(Unavailable):
+        await faulty.log.append("b", event())
+    await settled(faulty)
+    await faulty.log.append("b", event(b"new"))
+    assert [e.body for e in await read_all(faulty.log, after=2)] == [b"0003", b"new"]
+
+
+@log_test
+async def test_the_epoch_of_a_commit_of_unknown_outcome_is_found(faulty: SqliteWorld, faults: Faults) -> None:
+    """It is in the file, and the ids of what it holds are good."""
+    await make(faulty.log)
+    with behind(faulty) as raw:
+        raw.execute("INSERT INTO epoch SELECT 'zzzzzzzzzzzz', id, 1 FROM log")
+    faults.before = once("INSERT OR FAIL INTO event", sqlite3.SQLITE_IOERR)
+    with pytest.raises(Unavailable):
+        await faulty.log.append("b", event())
+    await settled(faulty)
+    faults.after = once("COMMIT", sqlite3.SQLITE_IOERR)
+    with pytest.raises(Unknown):
+        await faulty.log.append("b", event())
+    await settled(faulty)
+    (stored,) = await read_all(faulty.log)
+    assert stored.epoch != "zzzzzzzzzzzz"
+    assert await faulty.log.find(stored.epoch) == "b"
 
 
 @log_test
