@@ -163,6 +163,20 @@ async def test_a_change_of_auth_and_dedupe_while_the_body_comes() -> None:
     assert [event.headers for event in await bench.events()] == [b"webhook-id: 1\r\n"]
 
 
+@pytest.mark.gen_test
+async def test_credentials_that_are_asked_for_while_the_body_comes() -> None:
+    """They are not stored either."""
+    bench = await Bench().open()
+    headers = b"A: b\r\nAuthorization: Bearer s3cret\r\n"
+    upload = bench.ingest.begin(Head("POST", b"/v1/webhooks/in-1", headers, 4, "192.0.2.7"))
+    assert isinstance(upload, Upload)
+    after = dataclasses.replace(BUCKET, auth=BucketAuth("token", token="s3cret"))
+    await bench.registry.put("bucket", BUCKET.id, after)
+    assert upload.feed(b"body") is None
+    assert (await finish(upload)).status == 200
+    assert [event.headers for event in await bench.events()] == [b"A: b\r\n"]
+
+
 @pytest.mark.parametrize("target", [b"/v1/webhooks/in-2", b"/v1/webhooks/", b"/v1/webhooks/%69n-1", b"/other"])
 @pytest.mark.gen_test
 async def test_an_unknown_input(target: bytes) -> None:
