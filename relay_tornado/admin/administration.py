@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 
 import structlog
 
-from relay_tornado.admin.buckets import changed_bucket, new_bucket
+from relay_tornado.admin.buckets import changed_bucket, check_size, new_bucket
 from relay_tornado.admin.consumers import ConsumerAdministration
 from relay_tornado.admin.durable import TokenPositions
 from relay_tornado.admin.housekeeping import Housekeeping
@@ -269,6 +269,7 @@ class Administration:
         await self._change(
             lambda: self.find_bucket(bucket.id),
             lambda found: with_disabled_output(found, output, reason, self._clock()),
+            bounded=False,
         )
 
     async def delete_output(self, reference: str, bucket: str | None = None, /) -> Output:
@@ -379,8 +380,11 @@ class Administration:
             # There is no such bucket for anybody; only its rows still take space.
             _logger.warning("bucket_log_kept", bucket_id=bucket_id, reason=str(error), hint="removed at the next start")
 
-    async def _change(self, find: Callable[[], Bucket], change: Callable[[Bucket], Bucket]) -> Bucket:
-        """One change of a bucket at a time, with the positions that go with it."""
+    async def _change(
+        self, find: Callable[[], Bucket], change: Callable[[Bucket], Bucket], *, bounded: bool = True
+    ) -> Bucket:
+        """One change of a bucket at a time, with the positions that go with it. `bounded`: Conflict where it makes the
+        record too large."""
         async with self._turn(find().id):
             for _ in range(_ATTEMPTS):
                 bucket = find()
@@ -388,6 +392,8 @@ class Administration:
                 changed = change(bucket)
                 if changed is bucket:
                     return bucket
+                if bounded:
+                    check_size(bucket, changed)
                 await self._begin_outputs(bucket, changed)
                 begun = await self._positions.stay(bucket, changed)
                 try:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
-from relay_tornado.errors import Invalid
+import msgspec
+
+from relay_tornado.errors import Conflict, Invalid
 from relay_tornado.ids import new_uuid
-from relay_tornado.model import Bucket, BucketAuth, Dedupe, Input, RateLimit, Retention
+from relay_tornado.model import MIB, Bucket, BucketAuth, Dedupe, Input, RateLimit, Retention
 from relay_tornado.settings import Settings
 from relay_tornado.wire.fields import load_with_extra
 from relay_tornado.wire.headers import is_name
@@ -17,6 +19,10 @@ from relay_tornado.wire.rest import BucketFields
 
 DEFAULT_INPUT = "Default public endpoint"
 MAX_NAME = 100
+MAX_RECORD: Final = 4 * MIB
+"""Bytes of a bucket with its inputs and outputs, which is written and told as a whole at each change."""
+_TIMES: Final = 256
+"""Bytes by which times and flags may lengthen a record."""
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
@@ -64,6 +70,20 @@ def changed_bucket(bucket: Bucket, options: Mapping[str, Any], settings: Setting
         )
     changed = dataclasses.replace(bucket, **given)
     return bucket if changed == bucket else dataclasses.replace(changed, updated_at=now)
+
+
+def check_size(bucket: Bucket, changed: Bucket) -> None:
+    """Raises Conflict where the change makes the record too large. One that was too large before may stay as large."""
+    size = _size(changed)
+    if size > MAX_RECORD and ((before := _size(bucket)) <= MAX_RECORD or size > before + _TIMES):
+        raise Conflict(
+            f"the bucket {bucket.name!r} would have {size} bytes with its inputs and outputs, and {MAX_RECORD} are all "
+            "that one may have: shorten what its inputs answer, delete some, or put them into another bucket"
+        )
+
+
+def _size(bucket: Bucket) -> int:
+    return len(msgspec.json.encode(bucket))
 
 
 def _check_name(name: str) -> None:

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from relay_tornado.admin.buckets import MAX_RECORD
 from relay_tornado.errors import BucketGone, Conflict, Invalid, NotFound, Unavailable, Unknown
-from relay_tornado.model import DAY, BucketAuth, Dedupe, Retention
+from relay_tornado.model import DAY, Bucket, BucketAuth, Dedupe, Retention
 from relay_tornado.wire.rest import bucket_document
 from tests.admin.world import OpenWorld, World, event
 
@@ -366,3 +367,56 @@ async def test_when_it_expires(open_memory: OpenWorld) -> None:
         assert longer.expires_at == world.now + 60
         kept = await world.administration.set_bucket("trial", expires_at=None)
         assert kept.expires_at is None
+
+
+async def _filled(world: World, bodies: int, size: int = 250_000) -> Bucket:
+    """The bucket "orders" with as many inputs more, whose answers have so many bytes: put, as an older relay did."""
+    bucket = await world.administration.create_bucket("orders")
+    (first,) = bucket.inputs
+    large = (dataclasses.replace(first, id=f"input-{n}", body="x" * size) for n in range(bodies))
+    bucket = dataclasses.replace(bucket, inputs=(first, *large))
+    await world.registry.put("bucket", bucket.id, bucket)
+    return bucket
+
+
+@pytest.mark.gen_test
+async def test_a_record_has_a_bound(world: World) -> None:
+    """Whoever would make it larger is told what to do, and nothing is stored; what the relay says itself of an output
+    always is."""
+    relay = world.administration
+    await _filled(world, MAX_RECORD // 250_000)
+    _, output = await relay.create_output("orders", destination="https://example.org/", internal=False)
+    await relay.create_input("orders", body="x" * (MAX_RECORD % 250_000 - 16_000))
+    full = relay.find_bucket("orders")
+    for change in (
+        relay.create_input("orders", body="x" * 20_000),
+        relay.set_input(full.inputs[0].id, body="x" * 20_000),
+        relay.create_output("orders", more="x" * 20_000),
+        relay.set_output(output.id, more="x" * 20_000),
+        relay.set_bucket("orders", more="x" * 20_000),
+    ):
+        with pytest.raises(Conflict, match=r"'orders' would have 4\d{6} bytes .* 4194304 are all .*: shorten what"):
+            await change
+    assert relay.find_bucket("orders") == full
+    await relay.disable_output(full, output, "r" * 20_000)
+    assert relay.find_bucket("orders").outputs[0].disabled
+
+
+@pytest.mark.gen_test
+async def test_a_record_from_before_its_bound(world: World) -> None:
+    """It may be changed, so long as it does not get larger, and made smaller."""
+    relay = world.administration
+    bucket = await _filled(world, 20)
+    world.now += 0.123456
+    await relay.set_bucket("orders", suspended=True)
+    await relay.set_bucket("orders", suspended=False)
+    with pytest.raises(Conflict, match="shorten what"):
+        await relay.set_bucket("orders", description="d" * 300)
+    with pytest.raises(Conflict, match="shorten what"):
+        await relay.create_input("orders")
+    await relay.delete_input("input-0")
+    await relay.set_input("input-1", body="")
+    assert len(relay.find_bucket("orders").inputs) == len(bucket.inputs) - 1
+    for n in range(2, 5):
+        await relay.set_input(f"input-{n}", body="")
+    await relay.create_input("orders")

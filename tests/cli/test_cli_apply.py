@@ -288,6 +288,21 @@ def test_what_the_relay_would_refuse(relay: Runner, tmp_path: Path, text: str, s
     assert relay.json("bucket", "list") == before
 
 
+def test_a_bucket_that_would_be_too_large(relay: Runner, tmp_path: Path) -> None:
+    """The input that there is no room for is named before the first change is made; a command says the same of it."""
+    relay.json("bucket", "create", "other")
+    (tmp_path / "body").write_text("x" * 250_000)
+    inputs = "".join(f"[buckets.new.inputs.i{n:02}]\nbody = '{'x' * 250_000}'\n" for n in range(17))
+    message = relay.refused("apply", manifest(tmp_path, inputs))
+    assert "input i16 of new: the bucket 'new' would have 42" in message
+    assert message.endswith("or put them into another bucket (nothing was changed)")
+    assert [each["name"] for each in relay.json("bucket", "list")] == ["other"]
+    fits = inputs[: inputs.index("[buckets.new.inputs.i16]")]
+    relay.json("apply", manifest(tmp_path, fits))
+    refused = relay.refused("input", "create", "new", "--body-file", tmp_path / "body")
+    assert refused.startswith("the bucket 'new' would have 42")
+
+
 def test_an_id_declared_twice(relay: Runner, tmp_path: Path) -> None:
     """An input's id that the file gives to two buckets is refused by its key."""
     path = manifest(tmp_path, "[buckets.a.inputs.x]\n[buckets.b.inputs.x]\n")

@@ -253,3 +253,16 @@ async def test_any_field_may_be_sent(here: World) -> None:
         assert (changed.status, changed.document["self"]) == (200, 2)
     changed = await here.call("PUT", "/v1/buckets/orders", {**odd, "self": 2})
     assert {name: changed.document[name] for name in odd} == {**odd, "self": 2}
+
+
+@pytest.mark.gen_test
+async def test_a_bucket_that_gets_too_large(here: World) -> None:
+    """One input too many is refused with what to do, and the others stay."""
+    await here.call("POST", "/v1/buckets", {"name": "orders"})
+    for _ in range(16):
+        made = await here.call("POST", "/v1/buckets/orders/inputs", {"body": "x" * 250_000})
+        assert made.status == 201
+    refused = await here.call("POST", "/v1/buckets/orders/inputs", {"body": "x" * 250_000})
+    assert (refused.status, refused.document["code"]) == (412, "conflict")
+    assert "shorten what its inputs answer" in refused.document["message"]
+    assert len((await here.call("GET", "/v1/buckets/orders")).document["inputs"]) == 17
