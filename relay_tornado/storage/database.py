@@ -173,9 +173,10 @@ class Database:
         """How many bytes the disk may still lose before events are refused; below 0 where they are."""
         return self.space.room
 
-    async def shrink(self) -> None:
-        """Copies the WAL into the file and cuts it to nothing, as far as readers allow. Raises Unavailable."""
-        await self._writer.shrink()
+    async def shrink(self) -> bool:
+        """Copies the WAL into the file and cuts it to nothing, where readers allow it. Returns whether they did. Raises
+        Unavailable."""
+        return await self._writer.shrink()
 
     def refusal(self, coming: int = 0, waiting: int = 0) -> RelayError | None:
         """The error with which `coming` bytes of events have to be refused now, or None; `waiting` bytes were taken in

@@ -34,6 +34,8 @@ _SPAN: Final = 1.0
 """Seconds over which it is judged whether the relay is busy meanwhile: one commit beside one step says nothing."""
 _URGENT: Final = 1.0
 """Seconds between two looks while senders are refused for want of space."""
+_HELD: Final = 5
+"""Looks in a row at which a reader holds the WAL back: the relay's own readers are done by then."""
 
 _WARN_EVERY: Final = DAY
 
@@ -58,6 +60,7 @@ class Upkeep:
         self._much = much
         self._warned = float("-inf")
         self._problem = ""
+        self._held = 0
 
     async def run(self) -> None:
         """A look every interval; one that fails is logged, and the next one comes."""
@@ -91,13 +94,12 @@ class Upkeep:
                 break
 
     async def _make_room(self) -> None:
-        """Senders are refused: the WAL and every free page go back to the disk until there is room again."""
-        await self._database.shrink()
+        """Senders are refused: the WAL and every free page go back to the disk until there is room again. Where a
+        reader holds the WAL back, giving pages back would only make it longer."""
         given = 0
         free, _ = await self._database.read(free_pages)
-        while free and self._database.space.low():
+        while await self._emptied() and free and self._database.space.low():
             await self._database.write(give_back)
-            await self._database.shrink()
             left, _ = await self._database.read(free_pages)
             if left >= free:  # as in a file that was made without auto_vacuum
                 break
@@ -105,6 +107,20 @@ class Upkeep:
             free = left
         if given:
             _log.info("space_given_back", bytes=given, urgent=True)
+
+    async def _emptied(self) -> bool:
+        """Whether the WAL is empty; the log says where something keeps it from that for some time."""
+        if await self._database.shrink():
+            self._held = 0
+            return True
+        self._held += 1
+        if self._held == _HELD:
+            _log.warning(
+                "wal_held_back",
+                bytes=self._database.space.wal,
+                hint="a program beside the relay reads relay.db, as an open sqlite3: end it, and this space is free",
+            )
+        return False
 
     def _is_much(self, free: int, size: int) -> bool:
         return free >= self._much and free * SHARE >= size

@@ -65,6 +65,10 @@ _GATHER = 0.002
 _RIDE = 8
 """About how many pages those who ride along change."""
 
+_BRIEF = 100
+"""Milliseconds for which a checkpoint that is to empty the WAL waits for readers: meanwhile nothing is written, and who
+reads from outside may take for ever."""
+
 _BROKEN = "the task that writes has failed: see the log, and restart the relay"
 
 _BACKOFF = (0.05, 5.0)
@@ -102,10 +106,10 @@ class Writer:
         self._work: Work | None = None
         self._ride: Ride | None = None
         """What was taken, and is still to be told how it ended."""
-        self._awaits_locks = True
+        self._patience = PATIENCE
         self._damage_again = 0.0
         self._idle: asyncio.Future[None] | None = None
-        self._shrinking: asyncio.Future[None] | None = None
+        self._shrinking: asyncio.Future[bool] | None = None
         self._closing = asyncio.Event()
         self._task = asyncio.get_running_loop().create_task(self._run(), name="relay-writer")
 
@@ -134,15 +138,16 @@ class Writer:
         if self._idle is not None and not self._idle.done():
             wake(self._idle, None)
 
-    async def shrink(self) -> None:
-        """Copies the WAL into the file and cuts it to nothing, as far as readers allow. Raises the `refusal`."""
+    async def shrink(self) -> bool:
+        """Copies the WAL into the file and cuts it to nothing, where readers allow it. Returns whether they did. Raises
+        the `refusal`."""
         refusal = self.refusal
         if refusal is not None:
             raise again(refusal)
         if self._shrinking is None:
             self._shrinking = asyncio.get_running_loop().create_future()
         self.notify()
-        await asyncio.shield(self._shrinking)
+        return await asyncio.shield(self._shrinking)
 
     async def close(self) -> None:
         """Commits what is queued, copies the WAL into the file and lets go of it. May be repeated."""
@@ -177,15 +182,14 @@ class Writer:
             self._close()
             self._forsake(_BROKEN)
             self.riders.close()
-            self._shrunk()
+            self._shrunk(False)
             self._reject(Unavailable(CLOSED))
             self._connection.abandon()
 
     async def _turn(self) -> bool:
         """Does what is next; where that is nothing, waits for something. False where nothing comes any more."""
         if self._shrinking is not None:
-            await self._checkpoint("TRUNCATE")
-            self._shrunk()
+            self._shrunk(await self._checkpoint("TRUNCATE", _BRIEF))
         await self._gather()
         self._work = work = self._next()
         if work is None:
@@ -302,22 +306,22 @@ class Writer:
     def _begin_at_once(self, raw: sqlite3.Connection) -> bool:
         """Begins a transaction, where nothing is wrong and nobody else, who would be waited for, writes to the file."""
         try:
-            self._await_locks(raw, False)
+            self._await_locks(raw, 0)
             raw.execute("BEGIN IMMEDIATE")
         except (sqlite3.Error, MemoryError):
             return False
         return True
 
-    def _await_locks(self, raw: sqlite3.Connection, wait: bool) -> None:
-        """Whether what comes next waits for a lock that somebody else holds: on the thread it does."""
-        if self._awaits_locks != wait:
-            raw.execute(f"PRAGMA busy_timeout = {PATIENCE if wait else 0}")
-            self._awaits_locks = wait
+    def _await_locks(self, raw: sqlite3.Connection, patience: int) -> None:
+        """How many milliseconds what comes next waits for a lock that somebody else holds; in the loop none."""
+        if self._patience != patience:
+            raw.execute(f"PRAGMA busy_timeout = {patience}")
+            self._patience = patience
 
     def _transact(self, raw: sqlite3.Connection, work: Work, ride: Ride | None = None) -> Result:
         """Runs on the thread. Never raises: what is raised there might not reach the loop as it is."""
         try:
-            self._await_locks(raw, True)
+            self._await_locks(raw, PATIENCE)
             raw.execute("BEGIN IMMEDIATE")
             if ride is not None:
                 ride.write(raw)
@@ -407,7 +411,7 @@ class Writer:
         with contextlib.suppress(sqlite3.Error):
             await self._connection.close()
         self._connection = await Connection.writer(self._path, self._factory)
-        self._awaits_locks = True
+        self._patience = PATIENCE
         await self._connection.run(keep_statements_in_memory)
         stamp, kept = await self._connection.run(
             lambda raw: (read_stamp(raw), [keeper.read(raw) for keeper in self.keepers])
@@ -442,27 +446,29 @@ class Writer:
 
     # checkpoints and the end
 
-    async def _checkpoint(self, mode: str) -> None:
-        """Copies what it can of the WAL into the file; a reader's snapshot may hold some of it back until later."""
+    async def _checkpoint(self, mode: str, patience: int = 0) -> bool:
+        """Copies what it can of the WAL into the file; a reader's snapshot may hold some of it back until later.
+        Returns whether nobody was in the way, within so many milliseconds."""
         try:
-            _, pages, copied = await self._connection.run(lambda raw: self._copy(raw, mode))
+            busy, pages, copied = await self._connection.run(lambda raw: self._copy(raw, mode, patience))
         except Exception as error:  # there is no memory for it, say
             say(_log.warning, "checkpoint_failed", error=str(error) or repr(error))
             self._checkpoints.failed()
-            return
+            return False
         self._checkpoints.copied(max(pages - copied, 0))
+        return not busy
 
-    def _copy(self, raw: sqlite3.Connection, mode: str) -> Any:
+    def _copy(self, raw: sqlite3.Connection, mode: str, patience: int) -> Any:
         if mode != "PASSIVE":
-            self._await_locks(raw, True)
+            self._await_locks(raw, patience)
         return raw.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
 
-    def _shrunk(self) -> None:
+    def _shrunk(self, whole: bool) -> None:
         shrinking, self._shrinking = self._shrinking, None
         if shrinking is not None and not shrinking.done():
-            wake(shrinking, None)
+            wake(shrinking, whole)
 
     async def _finish(self) -> None:
-        await self._checkpoint("TRUNCATE")
+        await self._checkpoint("TRUNCATE", PATIENCE)
         with contextlib.suppress(sqlite3.Error):
             await self._connection.close()

@@ -249,6 +249,45 @@ def test_a_full_disk_gets_its_pages_back_at_once(tmp_path: Path, monkeypatch: py
     assert (head, room > 0) == (401, True)
 
 
+def test_a_wal_that_a_reader_holds_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a program beside the relay reads, nobody waits for it who writes, no page is given back, which would only
+    make the WAL longer, and the log says once what holds the space. Then all of it is free by itself."""
+    monkeypatch.setattr("relay_tornado.storage.upkeep._URGENT", 0.01)
+    monkeypatch.setattr("relay_tornado.storage.connection.PATIENCE", 600_000)
+    monkeypatch.setattr("relay_tornado.storage.writer.PATIENCE", 600_000)
+
+    def statvfs(path: Path) -> Any:
+        return Disk(0, 4096, 1 << 31)
+
+    async def run() -> tuple[int, int]:
+        async with opened(tmp_path) as (database, log):
+            await fill(log, 400)
+            with contextlib.closing(sqlite3.connect(tmp_path / "relay.db", isolation_level=None)) as reader:
+                reader.execute("BEGIN")
+                assert reader.execute("SELECT head FROM log").fetchall() == [(400,)]
+                await log.trim("b", Retention(max_events=3), None)
+                monkeypatch.setattr("relay_tornado.storage.space.os.statvfs", statvfs)
+                await until(lambda: database.problem)
+                free, _ = await database.read(free_pages)
+                upkeep = Upkeep(database)
+                task = asyncio.create_task(upkeep.run())
+                await until(lambda: upkeep._held > 7)
+                await database.write(lambda raw: None)
+                kept, _ = await database.read(free_pages)
+                reader.execute("COMMIT")
+            await until(lambda: upkeep._held == 0)
+            await until(lambda: (tmp_path / "relay.db-wal").stat().st_size == 0)
+            task.cancel()
+            await asyncio.wait([task])
+            return free, kept
+
+    with capture_logs() as logs:
+        free, kept = asyncio.run(asyncio.wait_for(run(), 60))
+    assert kept == free > 0
+    (said,) = (each for each in logs if each["event"] == "wal_held_back")
+    assert said["bytes"] > 0
+
+
 def test_a_file_that_gives_no_pages_back_is_let_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One made without auto_vacuum, as by SQLite's `.recover`, is tried once a look; nothing counts as given."""
 
