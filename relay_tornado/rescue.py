@@ -10,6 +10,7 @@ and whoever looks finds those that are late.
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import logging
 import sys
@@ -195,6 +196,12 @@ def surely(step: Callable[..., Any], *arguments: Any) -> None:
     except MemoryError:
         Timer(partial(surely, step, *arguments)).after(AGAIN)
         say(_log.exception, "done_again")
+
+
+def begin_thread(work: Callable[[], object]) -> None:
+    """Begins a thread that ends with the process at the latest. Whoever starts a `threading.Thread` waits until it
+    runs, and for ever where there is no memory for that. Raises RuntimeError where there is no thread to be had."""
+    _thread.start_new_thread(work, ())
 
 
 def say(log: Callable[..., Any], event: str, **what: Any) -> None:

@@ -48,7 +48,7 @@ entry.main()
 """A relay whose parts take their time to be loaded."""
 
 LOST = """
-import asyncio
+import asyncio, threading
 from relay_tornado.app import Relay
 from relay_tornado.cli import entry, serve
 async def never():
@@ -81,8 +81,12 @@ def wait_for_child(parent: int, word: str) -> int:
 
 @pytest.mark.parametrize(
     "lose",
-    ["self._stack.push_async_callback(never)", "self.lost = asyncio.create_task(never(), name='lost')"],
-    ids=["waited for by the stop", "waited for behind it"],
+    [
+        "self._stack.push_async_callback(never)",
+        "self.lost = asyncio.create_task(never(), name='lost')",
+        "self._stack.push_async_callback(never); threading.Thread._bootstrap_inner = lambda self: None",
+    ],
+    ids=["waited for by the stop", "waited for behind it", "no memory for a thread's beginning"],
 )
 def test_it_ends_whatever_was_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lose: str) -> None:
     """A stop that waits for what never comes is over a while after the drain's time, with 1, and the log says so; the

@@ -11,7 +11,7 @@ import shlex
 import signal
 import socket
 import sys
-import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from typing import Any
@@ -29,7 +29,7 @@ from relay_tornado.garbage import restrain
 from relay_tornado.log_output import configure
 from relay_tornado.model import Bucket
 from relay_tornado.notify import Notifier, inherited_sockets
-from relay_tornado.rescue import Lookout, rescue
+from relay_tornado.rescue import Lookout, begin_thread, rescue
 from relay_tornado.settings import Settings
 
 _log = structlog.get_logger(__name__)
@@ -140,17 +140,16 @@ def _end_within(seconds: float, loop: asyncio.AbstractEventLoop) -> None:
     was acknowledged is stored."""
 
     def cut_off() -> None:
+        time.sleep(seconds)
         try:
             waiting = sorted(task.get_name() for task in asyncio.all_tasks(loop))
             _log.error("stop_cut_off", waiting=waiting, consequence="the next start finds the file as after a crash")
         finally:
             os._exit(1)
 
-    timer = threading.Timer(seconds, cut_off)
-    timer.daemon = True
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)  # which the thread has from whoever starts it
     with suppress(RuntimeError, MemoryError):  # there may be no thread to be had
-        timer.start()
+        begin_thread(cut_off)
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 

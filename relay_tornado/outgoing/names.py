@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import threading
 from contextlib import suppress
 from typing import Any, Final, TypeAlias
 
 from relay_tornado.errors import NO_THREAD
+from relay_tornado.rescue import begin_thread
 
 Socket: TypeAlias = tuple[int, Any]
 """An address family and a socket address of it."""
 
 _LOOKUPS: Final = 32
 """Names that are looked up at once."""
+_LONGEST: Final = 60.0
+"""Seconds after which an answer is not waited for any more: there may have been no memory to give it, or to ask."""
 
 
 class Resolver:
@@ -38,7 +40,7 @@ class Resolver:
         return await asyncio.shield(pending)
 
     async def _look_up(self, host: str, port: int) -> list[Socket]:
-        async with self._turns:
+        async with self._turns, asyncio.timeout(_LONGEST):
             return await _aside(host, port)
 
     def _done(self, host: str, port: int, done: asyncio.Task[list[Socket]]) -> None:
@@ -81,7 +83,7 @@ def _aside(host: str, port: int) -> asyncio.Future[list[Socket]]:
             loop.call_soon_threadsafe(end, found)
 
     try:
-        threading.Thread(target=look, name="relay-names", daemon=True).start()
+        begin_thread(look)
     except RuntimeError:
         raise OSError(NO_THREAD) from None
     return answer
