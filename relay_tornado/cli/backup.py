@@ -47,9 +47,7 @@ def backup(file: Path, force: bool, data: Path, as_json: bool) -> None:
     check_rights(data)
     settings = settings_from_environment(data)
     os.nice(LEAST_URGENT)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what was written so far is removed
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # else `nohup` has it go on
-        signal.signal(signal.SIGHUP, signal.default_int_handler)
+    _tidy_up()
     with show_progress(as_json) as progress:
         made = make(locate(data), file, progress, force=force, reserve=settings.reserve)
     report = made.report
@@ -74,6 +72,7 @@ def restore(file: Path, damaged: bool, data: Path, as_json: bool) -> None:
         path = locate(file)
     except NotFound:
         raise Failure(f"there is no backup {file}: name the file that `relay backup` wrote") from None
+    _tidy_up()
     with show_progress(as_json) as progress:
         restored = restoring.restore(path, data, progress, damaged=damaged)
     report = restored.report
@@ -147,6 +146,13 @@ def check(file: Path | None, full: bool, data: Path, as_json: bool) -> None:
         _print_findings(report)
     if report.damaged:
         raise click.exceptions.Exit(DAMAGED)
+
+
+def _tidy_up() -> None:
+    """Whatever ends the command does it as Ctrl-C, so that what was written so far is removed."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # else `nohup` has it go on
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
 
 
 def _held(report: Report) -> str:

@@ -253,25 +253,31 @@ main()
 """
 
 
-def signalled(cli: Runner, file: Path, name: str, *before: str) -> subprocess.CompletedProcess[str]:
-    command = [*before, sys.executable, "-c", SIGNALLED, "backup", str(file), "--data", str(cli.data)]
-    return subprocess.run(command, env={**os.environ, "END_BY": name}, capture_output=True, text=True, timeout=TIMEOUT)
+HEARS = "import os, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+"""Runs what hears of a terminal that goes: the tests may be run by what has that ignored."""
+
+
+def signalled(data: Path, command: str, file: Path, name: str, *before: str) -> subprocess.CompletedProcess[str]:
+    line = [*before, sys.executable, "-c", SIGNALLED, command, str(file), "--data", str(data)]
+    return subprocess.run(line, env={**os.environ, "END_BY": name}, capture_output=True, text=True, timeout=TIMEOUT)
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
-def test_a_backup_that_is_told_to_end_leaves_nothing(cli: Runner, tmp_path: Path, name: str) -> None:
-    """As where the relay ends meanwhile, that makes it, or the terminal goes."""
+def test_a_copy_that_is_told_to_end_leaves_nothing(cli: Runner, tmp_path: Path, name: str) -> None:
+    """As where the relay ends meanwhile, that makes a backup, or the terminal goes."""
     fill(cli.data, "orders", 50)
-    hears = "import os, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
-    # The tests may be run by what has it ignored.
-    done = signalled(cli, tmp_path / "b.db", name, sys.executable, "-c", hears)
+    done = signalled(cli.data, "backup", tmp_path / "b.db", name, sys.executable, "-c", HEARS)
     assert (done.returncode, done.stdout) == (130, ""), done.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"data"}
+    cli.json("backup", tmp_path / "b.db")
+    done = signalled(tmp_path / "new", "restore", tmp_path / "b.db", name, sys.executable, "-c", HEARS)
+    assert (done.returncode, done.stdout) == (130, ""), done.stderr
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {"relay.lock"}
 
 
 def test_a_backup_that_outlives_its_terminal(cli: Runner, tmp_path: Path) -> None:
     fill(cli.data, "orders", 50)
-    done = signalled(cli, tmp_path / "b.db", "SIGHUP", "nohup")
+    done = signalled(cli.data, "backup", tmp_path / "b.db", "SIGHUP", "nohup")
     assert done.returncode == 0, done.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"data", "b.db"}
 
