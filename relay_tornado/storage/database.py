@@ -201,13 +201,18 @@ class Database:
     async def close(self) -> None:
         """Commits what is queued, copies the WAL into the file, syncs the witness and lets go. May be repeated."""
         self._closing = True
-        if self._syncing is not None:
-            self._syncing.cancel()
-            await asyncio.wait([self._syncing])
-        await self._writer.close()
-        readers, self._readers = self._readers, []
-        for reader in readers:
-            await reader.close()
+        readers = self._readers
+        try:
+            if self._syncing is not None:
+                self._syncing.cancel()
+                await asyncio.wait([self._syncing])
+            await self._writer.close()
+            self._readers = []
+            for reader in readers:
+                await reader.close()
+        finally:  # cancelled, as by Ctrl-C: let no thread keep the process from ending
+            for reader in readers:
+                reader.abandon()
         try:
             self._witness.sync()
         except OSError as error:

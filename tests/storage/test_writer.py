@@ -8,6 +8,7 @@ import errno
 import sqlite3
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import aiosqlite
@@ -280,6 +281,31 @@ async def test_shrinking_while_a_transaction_gathers(settings: Settings) -> None
     await asyncio.sleep(0)
     await asyncio.wait_for(database.shrink(), 60)
     await database.close()
+
+
+def test_a_close_that_is_cancelled(tmp_path: Path) -> None:
+    """At whatever step, as by Ctrl-C at the end of a command: no thread is left that would keep the process alive."""
+
+    async def closed(steps: int) -> bool:
+        database = await Database.open(Settings(data=tmp_path))
+        closing = asyncio.create_task(database.close())
+        for _ in range(steps):
+            await asyncio.sleep(0.001)
+        closing.cancel()
+        await asyncio.wait([closing])
+        if closing.cancelled():
+            database._lock.release()
+        return closing.cancelled()
+
+    before = set(threading.enumerate())
+    steps = 0
+    while asyncio.run(asyncio.wait_for(closed(steps), 60)):
+        left = set(threading.enumerate()) - before
+        for thread in left:
+            thread.join(10)
+        assert not [each for each in left if each.is_alive()], f"after {steps} steps"
+        steps += 1
+    assert steps
 
 
 class Endless:
