@@ -109,7 +109,7 @@ class Writer:
         self._patience = PATIENCE
         self._damage_again = 0.0
         self._idle: asyncio.Future[None] | None = None
-        self._shrinking: asyncio.Future[bool] | None = None
+        self._shrinking: list[asyncio.Future[bool]] = []
         self._closing = asyncio.Event()
         self._task = asyncio.get_running_loop().create_task(self._run(), name="relay-writer")
 
@@ -144,10 +144,10 @@ class Writer:
         refusal = self.refusal
         if refusal is not None:
             raise again(refusal)
-        if self._shrinking is None:
-            self._shrinking = asyncio.get_running_loop().create_future()
+        shrunk: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._shrinking.append(shrunk)
         self.notify()
-        return await asyncio.shield(self._shrinking)
+        return await shrunk
 
     async def close(self) -> None:
         """Commits what is queued, copies the WAL into the file and lets go of it. May be repeated."""
@@ -188,7 +188,7 @@ class Writer:
 
     async def _turn(self) -> bool:
         """Does what is next; where that is nothing, waits for something. False where nothing comes any more."""
-        if self._shrinking is not None:
+        if self._shrinking:
             self._shrunk(await self._checkpoint("TRUNCATE", _BRIEF))
         await self._gather()
         self._work = work = self._next()
@@ -230,7 +230,7 @@ class Writer:
             await self._checkpoint("PASSIVE")
 
     def _called(self) -> bool:
-        return self._waiting() > 0 or self._shrinking is not None or self.closed
+        return self._waiting() > 0 or bool(self._shrinking) or self.closed
 
     async def _gather(self) -> None:
         """Goes around the loop as long as more comes in each time: who was answered sends the next, and what a sync
@@ -464,9 +464,10 @@ class Writer:
         return raw.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
 
     def _shrunk(self, whole: bool) -> None:
-        shrinking, self._shrinking = self._shrinking, None
-        if shrinking is not None and not shrinking.done():
-            wake(shrinking, whole)
+        while self._shrinking:
+            shrunk = self._shrinking.pop()
+            if not shrunk.done():
+                wake(shrunk, whole)
 
     async def _finish(self) -> None:
         await self._checkpoint("TRUNCATE", PATIENCE)
