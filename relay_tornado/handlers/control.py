@@ -25,6 +25,7 @@ from relay_tornado.admin.administration import Administration
 from relay_tornado.admin.commands import run_command
 from relay_tornado.errors import Invalid, NotWritable, RelayError
 from relay_tornado.ops.lines import LONGEST
+from relay_tornado.rescue import AGAIN, say
 
 _logger = structlog.get_logger(__name__)
 
@@ -62,7 +63,7 @@ class ControlServer:
         self._directory = directory
         self._path: Path | None = None
         self._folder: Path | None = None
-        self._server: asyncio.Server | None = None
+        self._accepting: asyncio.Task[None] | None = None
         self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._waiting: set[asyncio.Task[None]] = set()
 
@@ -88,16 +89,20 @@ class ControlServer:
                 f"the control socket {path} can't be made ({error.strerror}): give the user that runs the relay the "
                 "right to write to its directory"
             ) from None
+        listener.listen()
+        listener.setblocking(False)
         self._path = path
-        self._server = await asyncio.start_unix_server(self._connected, sock=listener, limit=MAX_LINE)
+        self._accepting = accepting = asyncio.create_task(self._accept(listener), name="relay-control")
+        accepting.add_done_callback(lambda _: listener.close())
         return path
 
     async def close(self) -> None:
         """Ends: running commands finish, and the socket is removed. May be repeated."""
-        server, self._server = self._server, None
-        if server is None:
+        accepting, self._accepting = self._accepting, None
+        if accepting is None:
             return
-        server.close()
+        accepting.cancel()
+        await asyncio.wait((accepting,))
         for task in self._waiting:
             task.cancel()
         if self._connections:
@@ -106,7 +111,6 @@ class ControlServer:
                 self._connections[task].transport.abort()
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
-        await server.wait_closed()
         if self._path is not None:
             with contextlib.suppress(OSError):  # the next relay here replaces it
                 self._path.unlink()
@@ -127,6 +131,25 @@ class ControlServer:
             self._folder.rmdir()
             self._folder = Path(tempfile.mkdtemp(prefix="relay-", dir="/tmp"))
         return self._folder / NAME
+
+    async def _accept(self, listener: socket.socket) -> None:
+        """By the socket itself: a server of the loop's may accept nothing more where it once had no memory to."""
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                connection, _ = await loop.sock_accept(listener)
+                await self._take(connection)
+            except (OSError, MemoryError) as error:
+                say(_logger.warning, "control_not_accepted", error=repr(error), again_in=AGAIN)
+                await asyncio.sleep(AGAIN)
+
+    async def _take(self, connection: socket.socket) -> None:
+        try:
+            reader, writer = await asyncio.open_unix_connection(sock=connection, limit=MAX_LINE)
+            asyncio.create_task(self._connected(reader, writer))  # noqa: RUF006 - it notes itself
+        except BaseException:
+            connection.close()
+            raise
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -165,7 +188,7 @@ class ControlServer:
         await self._send(writer, CLOSING)
 
     def _is_closing(self) -> bool:
-        return self._server is None
+        return self._accepting is None
 
     async def _answer(self, line: bytes) -> dict[str, Any]:
         try:

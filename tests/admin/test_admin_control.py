@@ -21,6 +21,7 @@ from relay_tornado.errors import NotWritable
 from relay_tornado.handlers import control
 from relay_tornado.handlers.control import ControlServer
 from tests.admin.world import OpenWorld, World
+from tests.failing import once
 from tests.needs import needs_root
 from tests.waiting import until
 
@@ -113,6 +114,24 @@ async def test_lines_are_bounded(open_memory: OpenWorld, tmp_path: Path, monkeyp
     async with open_memory() as world, serving(world, tmp_path) as (_, path), connected(path) as client:
         assert "1000 bytes at most" in (await client.ask(b"x" * 3000))["error"]["message"]
         assert await client.answer() is None
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("lacking", ["StreamReader", "StreamReaderProtocol"])
+async def test_connections_are_accepted_behind_one_that_there_was_no_memory_for(
+    open_memory: OpenWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacking: str
+) -> None:
+    """That one is closed, and the next one served."""
+    monkeypatch.setattr(control, "AGAIN", 0.01)
+    async with open_memory() as world, serving(world, tmp_path) as (_, path):
+        with monkeypatch.context() as patch, socket.socket(socket.AF_UNIX) as turned_away:
+            turned_away.setblocking(False)
+            patch.setattr(asyncio.streams, lacking, once(getattr(asyncio.streams, lacking)))
+            loop = asyncio.get_running_loop()
+            await loop.sock_connect(turned_away, os.fspath(path))
+            assert await asyncio.wait_for(loop.sock_recv(turned_away, 1), TIMEOUT) == b""
+        async with connected(path) as client:
+            assert "result" in await client.call("relay.info")
 
 
 @pytest.mark.gen_test
