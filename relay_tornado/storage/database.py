@@ -87,6 +87,7 @@ class Database:
             for _ in range(_READERS):
                 database._readers.append(await Connection.reader(path, factory))
                 database._reading.append(0)
+            database._syncing = asyncio.get_running_loop().create_task(database._sync_witness(), name="relay-witness")
         except (sqlite3.Error, OSError) as error:
             await opened.aclose()
             raise start.refusal(path, error) from error
@@ -94,7 +95,6 @@ class Database:
             await opened.aclose()
             raise
         opened.pop_all()
-        database._syncing = asyncio.get_running_loop().create_task(database._sync_witness(), name="relay-witness")
         return database
 
     @property

@@ -8,6 +8,7 @@ import errno
 import sqlite3
 import threading
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -306,6 +307,35 @@ def test_a_close_that_is_cancelled(tmp_path: Path) -> None:
         assert not [each for each in left if each.is_alive()], f"after {steps} steps"
         steps += 1
     assert steps
+
+
+def test_an_open_that_lacks_memory_for_a_task(tmp_path: Path) -> None:
+    """Whichever it is, nothing is held, and no thread is left that would keep the process alive."""
+
+    async def opened(after: int) -> None:
+        loop, calls = asyncio.get_running_loop(), count()
+        create_task = loop.create_task
+
+        def create(coroutine: Any, **options: Any) -> asyncio.Task[Any]:
+            if next(calls) == after:
+                coroutine.close()
+                raise MemoryError
+            return create_task(coroutine, **options)
+
+        loop.create_task = create  # type: ignore[method-assign,assignment]
+        await (await Database.open(Settings(data=tmp_path))).close()
+
+    before = set(threading.enumerate())
+    for after in count():
+        try:
+            asyncio.run(asyncio.wait_for(opened(after), 60))
+            break
+        except MemoryError:
+            left = set(threading.enumerate()) - before
+            for thread in left:
+                thread.join(10)
+            assert not [each for each in left if each.is_alive()], f"after {after} tasks"
+    assert after > 1
 
 
 class Endless:
