@@ -210,7 +210,7 @@ class Connection(IOStream):
         """Reads a head, as Tornado does for each request, and gives Tornado what it needs of it."""
         self._request = _IDLE
         self._paced = False
-        if self.last:
+        if self.last and not self._ahead:
             self.close()
         if self.closed():
             # What came behind the last request is not looked at: nobody would be answered.

@@ -9,7 +9,7 @@ import resource
 import socket
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -45,6 +45,11 @@ MAX_OTHER_BODY = 64 << 10
 
 LAST_WORDS = 1.0
 """Seconds for which a stop waits for those that only linger."""
+
+ON_ITS_WAY = 0.5
+"""Seconds for which a stop keeps idle connections where the service manager listens on: a request may be on its way,
+whose sender would be reset. Where it does not, others are refused meanwhile, and only what is all but here is read."""
+ALL_BUT_HERE = 0.05
 
 _ACCEPT_PAUSE = 0.2
 _SWEEP = 1.0
@@ -142,30 +147,37 @@ class Listener:
         return int(self._sockets[0].getsockname()[1])
 
     def stop(self) -> None:
-        """Accepts no more, closes what is idle, and lets each busy connection finish the request it is on."""
+        """Accepts no more, and lets each connection finish the request that it is on, or that comes next."""
         self._parameters.no_keep_alive = True
         for listening in self._sockets:
             self._loop.remove_handler(listening)
             listening.close()
         self._sockets = []
-        for connection in tuple(self.connections):
+        for connection in self.connections:
             connection.last = True
-            if not connection.busy:
-                connection.close()
         while self._arriving:
             self._arriving.popleft().socket.close()
         self._closed.set()
 
     async def drained(self) -> None:
-        """Returns once no connection is open, and none lingers any more, or for long."""
-        while self.connections or self._arriving:
-            self._closed.clear()
-            await self._closed.wait()
+        """Returns once no connection is open, and none lingers any more, or for long. One that is idle is closed, if
+        nothing comes in a moment."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(ON_ITS_WAY if self._entrance.inherited else ALL_BUT_HERE):
+                await self._none_of(self.connections, self._arriving)
+        for connection in tuple(self.connections):
+            if not connection.busy:
+                connection.close()
+        await self._none_of(self.connections, self._arriving)
         with suppress(TimeoutError):
             async with asyncio.timeout(LAST_WORDS):
-                while self.lingering:
-                    self._closed.clear()
-                    await self._closed.wait()
+                await self._none_of(self.lingering)
+
+    async def _none_of(self, *held: Sized) -> None:
+        """Returns once none of these holds any."""
+        while any(held):
+            self._closed.clear()
+            await self._closed.wait()
 
     def close(self) -> None:
         """Closes everything at once."""
@@ -217,6 +229,7 @@ class Listener:
 
     def _serve(self, stream: Connection) -> None:
         self.connections.add(stream)
+        stream.last = self._parameters.no_keep_alive
         _Serving(stream, self._parameters, stream).start_serving(self._delegate)
 
     def _accept(self, listening: socket.socket, events: int) -> None:

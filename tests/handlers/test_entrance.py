@@ -16,6 +16,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from relay_tornado.errors import StartupError
+from relay_tornado.handlers import listener
 from relay_tornado.handlers.connection import Connection
 from relay_tornado.handlers.listener import Entrance
 from relay_tornado.ids import hash_secret, new_secret, new_uuid
@@ -199,8 +200,9 @@ async def test_who_cuts_a_stream_over_tls_takes_no_place(
 async def test_a_stop_ends_a_handshake_that_never_comes(certificate: Certificate) -> None:
     """A client that connects and says nothing does not hold up the end."""
     async with edge(entrance=Entrance(certificate)) as site, Raw(site.port) as silent:
-        site.site.listener.stop()
+        stopping = asyncio.create_task(site.site.stop())
         await silent.closed(reset=True)
+        await stopping
 
 
 @pytest.mark.gen_test
@@ -295,6 +297,42 @@ async def test_a_socket_that_listens_already_is_used() -> None:
             assert site.port == listening.getsockname()[1]
             reply = await client.ask(request(b"/healthz", method=b"GET"))
             assert (reply.status, json.loads(reply.body)["status"]) == (200, "ok")
+
+
+@pytest.mark.gen_test
+async def test_a_stop_answers_what_is_on_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the service manager listens on, nobody is to notice a restart: what comes on a connection that is new, was
+    used before, or has sent half of a head, is answered, and the connection closed then; who comes later waits."""
+    monkeypatch.setattr(listener, "ON_ITS_WAY", TIMEOUT, raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.setblocking(False)
+        handed = listening.dup()
+        port = listening.getsockname()[1]
+        async with (
+            edge(entrance=Entrance(inherited=[handed]), drain_timeout=TIMEOUT) as site,
+            Raw(port) as new,
+            Raw(port) as used,
+            Raw(port) as half,
+            Raw(port) as other,
+        ):
+            assert (await used.ask(request(URL, b"before"))).status == 200
+            half.send(request(URL, b"half")[:30])
+            await until(lambda: len(site.site.listener.connections) == 4)
+            stopping = asyncio.create_task(site.site.stop())
+            await until(lambda: handed.fileno() == -1)
+            half.send(request(URL, b"half")[30:])
+            new.send(request(URL, b"new"))
+            used.send(request(URL, b"used"))
+            other.send(request(b"/healthz", method=b"GET"))
+            for sender in (new, used, half, other):
+                reply = await sender.reply()
+                assert (reply.status, reply.header("Connection")) == (200, "close")
+                assert await sender.closed() == b""
+            await stopping
+            async with Raw(port):
+                late, _ = listening.accept()
+                late.close()
+            assert len(await site.events()) == 4
 
 
 @pytest.mark.gen_test

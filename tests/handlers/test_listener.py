@@ -133,7 +133,7 @@ async def test_an_address_that_the_machine_has_not(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.gen_test
 async def test_accepted_requests_finish() -> None:
-    """At the end accepted requests are answered and their connections closed; idle ones close at once, and nobody
+    """At the end accepted requests are answered and their connections closed; idle ones close in a moment, and nobody
     new is let in."""
     log = HeldLog()
     async with edge(log=log) as site, Raw(site.port) as idle, Raw(site.port) as busy, Raw(site.port) as sending:
