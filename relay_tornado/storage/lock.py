@@ -149,7 +149,7 @@ def _refusal(directory: Path, error: OSError) -> str:
     advice = {
         errno.EACCES: "give the user that runs the relay the right to write there",
         errno.EPERM: "give the user that runs the relay the right to write there",
-        errno.EROFS: "the file system is mounted read-only; mount it read-write",
+        errno.EROFS: f"the file system is mounted read-only; {rights.READ_ONLY}",
         errno.ENOTDIR: "a part of the path is a file; name a directory",
         errno.EEXIST: "it is a file; name a directory",
         errno.ENOSPC: "the disk is full; free some space",

@@ -15,6 +15,9 @@ _ENOUGH: Final = 16
 _LONGEST: Final = 504
 """Bytes of the longest full path that SQLite opens: it has 512, and makes files with longer names beside it."""
 
+READ_ONLY: Final = "mount it read-write, or name it in ReadWritePaths= of the service's unit"
+"""What to do where a file system can't be written: systemd shows a service most of the machine so."""
+
 
 def descriptors_lack() -> bool:
     """Whether this process, or the machine, has too few descriptors left: SQLite keeps to itself why it was refused a
@@ -46,7 +49,7 @@ def advice(directory: Path) -> str | None:
     database = directory / "relay.db"
     wal = wal_of(database)
     if wal.parent.is_dir() and os.statvfs(wal.parent).f_flag & os.ST_RDONLY:
-        return f"{wal.parent} is mounted read-only: mount it read-write, or copy it to another disk, and name that"
+        return f"{wal.parent} is mounted read-only: {READ_ONLY}, or copy it to another disk, and name that"
     files = (directory / "relay.lock", database, wal, beside(database, "-shm"), directory / "relay.witness")
     shut = [path for path in files if path.exists() and not os.access(path, os.R_OK | os.W_OK, effective_ids=True)]
     if not shut:

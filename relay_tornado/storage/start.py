@@ -183,7 +183,7 @@ def refusal(path: Path, error: sqlite3.Error | OSError) -> StartupError:
         errno.EROFS,
         errno.EISDIR,
     ):
-        mend = None if number == errno.EROFS else rights.advice(path.parent)
+        mend = rights.READ_ONLY if number == errno.EROFS else rights.advice(path.parent)
         if mend is not None:
             return NotWritable(f"{path} can't be opened for writing ({error}): {mend}")
         return NotWritable(

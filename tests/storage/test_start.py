@@ -7,6 +7,8 @@ import os
 import resource
 import shutil
 import sqlite3
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from relay_tornado.ops.stats import stats
 from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
 from relay_tornado.storage.space import Space
+from tests.needs import needs, needs_root
 from tests.storage.jobs import names, put
 
 COLUMNS = ("id", "commits", "appended")
@@ -241,3 +244,23 @@ async def test_too_few_descriptors(settings: Settings) -> None:
         said.add(str(error.value))
     assert len(said) == 1
     assert "no more files can be opened" in said.pop()
+
+
+@pytest.mark.parametrize("linked", [False, True], ids=["directory", "file"])
+def test_what_only_this_service_may_not_write(settings: Settings, tmp_path: Path, linked: bool) -> None:
+    """As systemd shows a unit most of the machine: where the data lies there, the start says how the unit names it."""
+    needs("unshare", "apt-get install util-linux")
+    needs_root("it mounts a directory read-only")
+    shut = tmp_path / "shut"
+    (shut / "data").mkdir(parents=True)
+    data = settings.data if linked else shut / "data"
+    if linked:
+        data.mkdir()
+        (shut / "events.db").touch()
+        (data / "relay.db").symlink_to(shut / "events.db")
+    mount = 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" && shift && exec "$@"'
+    serve = [sys.executable, "-m", "relay_tornado", "serve", "--port", "0", "--data", str(data)]
+    command = ["unshare", "--mount", "sh", "-c", mount, "sh", str(shut), *serve]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "mount it read-write, or name it in ReadWritePaths= of the service's unit" in done.stderr
