@@ -13,6 +13,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import structlog
@@ -29,6 +30,9 @@ PATIENCE = 2.0
 where others take the processor, and the stop that waits for it has to be over in time. What a killed one leaves, the
 next one removes."""
 
+_FIRST_TO_GO = "1000"
+"""What Linux's proc(5) has for the process to be killed before all others where memory is short, as the relay would be,
+which is the larger one: a backup is made again."""
 _NAME = re.compile(r"relay-([0-9]{8}T[0-9]{6})Z\.db")
 _FORM = "%Y%m%dT%H%M%S"
 
@@ -169,6 +173,7 @@ async def _run(arguments: Sequence[str], settings: Settings) -> None:
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
     )
+    _put_first(process.pid)
     try:
         _, said = await process.communicate()
     except asyncio.CancelledError:
@@ -177,6 +182,11 @@ async def _run(arguments: Sequence[str], settings: Settings) -> None:
     if process.returncode:
         text = said.decode(errors="replace").strip()
         raise _Failed(text.splitlines()[-1].removeprefix("relay: ") if text else f"exit code {process.returncode}")
+
+
+def _put_first(pid: int) -> None:
+    with suppress(OSError):
+        Path(f"/proc/{pid}/oom_score_adj").write_text(_FIRST_TO_GO)
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

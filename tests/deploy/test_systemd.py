@@ -63,6 +63,11 @@ def test_no_service_is_given_up(file: Path) -> None:
     assert lines.index("[Unit]") < lines.index("StartLimitIntervalSec=0") < lines.index("[Service]")
 
 
+def test_a_backup_that_is_killed_for_want_of_memory_ends_alone() -> None:
+    """systemd stops a whole service where the kernel killed a part of it, unless it is told not to."""
+    assert "OOMPolicy=continue" in (UNITS / "relay.service").read_text().splitlines()
+
+
 def test_a_directory_that_is_missing_keeps_no_relay_from_its_start() -> None:
     """What else it may write may lie on a disk that is not mounted yet: systemd passes over it only where told to."""
     for file in (UNITS / "relay.service", ROOT / "docs" / "operations.md"):

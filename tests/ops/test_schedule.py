@@ -276,6 +276,35 @@ def test_a_backup_has_the_relays_directory(tmp_path: Path, monkeypatch: pytest.M
     assert rows(path, "SELECT count(*) FROM event") == [(3,)]
 
 
+def test_where_memory_is_short_a_backup_ends_and_not_the_relay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel kills it first, which is a backup that failed."""
+    scores: list[str] = []
+    start = asyncio.create_subprocess_exec
+
+    async def started(program: str, *_: str, **options: Any) -> asyncio.subprocess.Process:
+        process = await start(program, "-c", "import time; time.sleep(600)", **options)
+        wait = process.communicate
+
+        async def communicate() -> tuple[bytes, bytes]:
+            scores.append(Path(f"/proc/{process.pid}/oom_score_adj").read_text())
+            process.kill()
+            return await wait()
+
+        monkeypatch.setattr(process, "communicate", communicate)
+        return process
+
+    async def give_up(_: float) -> None:
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", started)
+    monkeypatch.setattr(asyncio, "sleep", give_up)
+    made = Backups(replace(Settings(), data=tmp_path / "data"), tmp_path / "backups")
+    with capture_logs() as logs, pytest.raises(asyncio.CancelledError):
+        asyncio.run(made.run())
+    assert scores == ["1000\n"]
+    assert [each["event"] for each in logs] == ["backup_failed"]
+
+
 def test_an_older_one_that_can_not_be_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """That is a warning; the others are removed, and the new one counts."""
     clock = Clock(monkeypatch, 2_000_000_000.0)
