@@ -6,11 +6,13 @@ import logging
 import re
 import sys
 from collections.abc import MutableMapping
+from logging.handlers import SysLogHandler
 from typing import IO, Any
 
 import structlog
 
 from relay_tornado.ids import SECRET_PREFIX
+from relay_tornado.notify import in_journal
 from relay_tornado.settings import Settings
 
 _SECRETS = (
@@ -59,8 +61,17 @@ def _passes(record: logging.LogRecord) -> bool:
     return not str(record.msg).startswith("SSL Error on ")
 
 
+class _ForJournal(structlog.stdlib.ProcessorFormatter):
+    """Each record with its level before it, as the journal takes it: `<4>` is a warning's."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        level = SysLogHandler.priority_names.get(record.levelname.lower(), SysLogHandler.LOG_WARNING)
+        return f"<{level}>{super().format(record)}"
+
+
 def configure(settings: Settings, stream: IO[str] | None = None) -> None:
-    """Sends every log line to `stream` (stderr): for people on a terminal, as JSON lines elsewhere."""
+    """Sends every log line to `stream` (stderr): for people on a terminal, as JSON lines elsewhere; each with its level
+    before it to systemd's journal."""
     stream = sys.stderr if stream is None else stream
     console = settings.log_format == "console" or (settings.log_format == "auto" and stream.isatty())
     shared: list[Any] = [
@@ -75,7 +86,7 @@ def configure(settings: Settings, stream: IO[str] | None = None) -> None:
     )
     handler = logging.StreamHandler(stream)
     handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
+        (_ForJournal if in_journal(stream) else structlog.stdlib.ProcessorFormatter)(
             foreign_pre_chain=[structlog.stdlib.PositionalArgumentsFormatter(), *shared],
             processors=[
                 structlog.processors.format_exc_info,

@@ -1,6 +1,7 @@
-"""What the service manager is told, and what it hands over: systemd's sd_notify(3) and sd_listen_fds(3).
+"""What the service manager is told, and what it hands over: systemd's sd_notify(3), sd_listen_fds(3) and journal.
 
-Both are a few lines over a socket and two variables, and stable since 2013. Outside systemd nothing happens.
+These are a few lines over a socket and some variables, and stable since 2013, the journal's since 2017. Outside
+systemd nothing happens.
 """
 
 from __future__ import annotations
@@ -8,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import MutableMapping
-from typing import Final
+from collections.abc import Mapping, MutableMapping
+from typing import IO, Final
 
 import structlog
 
@@ -83,3 +84,13 @@ def inherited_sockets(environ: MutableMapping[str, str] = os.environ) -> list[so
         inherited.setblocking(False)
         sockets.append(inherited)
     return sockets
+
+
+def in_journal(stream: IO[str], environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether systemd's journal has what is written to the stream: it reads a line's level off its beginning, by
+    sd-daemon(3)."""
+    try:
+        found = os.fstat(stream.fileno())
+    except (OSError, ValueError):  # it is no file, or closed
+        return False
+    return environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"

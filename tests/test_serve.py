@@ -47,6 +47,23 @@ def test_a_signal_that_means_nothing_to_it(tmp_path: Path, number: signal.Signal
         assert relay.end() == 0
 
 
+@pytest.mark.parametrize(("journal", "levels"), [("$(stat -L -c %d:%i /dev/fd/2)", ["<6>", "<4>"]), ("1:1", ["", ""])])
+def test_its_levels_in_the_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, journal: str, levels: list[str]
+) -> None:
+    """Where systemd says that its journal has stderr, a line begins with its level; not where that is another file."""
+    script = f'export JOURNAL_STREAM={journal}; exec "$@"'
+    monkeypatch.setattr(Served, "program", ["sh", "-c", script, "sh", *RELAY])
+    with served(tmp_path) as relay:
+        relay.url()
+        relay.process.send_signal(signal.SIGUSR1)
+        relay.wait_for('"signal_ignored"')
+        assert relay.end() == 0
+    lines = [line.partition("{") for line in relay.stderr.splitlines()]
+    found = {json.loads(brace + rest)["event"]: level for level, brace, rest in lines}
+    assert [found["started"], found["signal_ignored"]] == levels
+
+
 def test_as_many_descriptors_as_there_may_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each connection is one: the soft limit, which is meant for other programs, is raised."""
     monkeypatch.setattr(Served, "program", ["sh", "-c", 'ulimit -S -n 256; exec "$@"', "sh", *RELAY])
