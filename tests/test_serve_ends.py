@@ -60,6 +60,9 @@ async def never():
 async def start(self, start=Relay.start):
     await start(self)
     {lose}
+def unbegun(*arguments, end=serve._end_within):
+    threading.Thread._bootstrap_inner = lambda self: None
+    end(*arguments)
 Relay.start = start
 serve._CUT_OFF = 0.2
 entry.main()
@@ -84,7 +87,7 @@ def wait_for_child(parent: int, word: str) -> int:
     [
         "self._stack.push_async_callback(never)",
         "self.lost = asyncio.create_task(never(), name='lost')",
-        "self._stack.push_async_callback(never); threading.Thread._bootstrap_inner = lambda self: None",
+        "self._stack.push_async_callback(never); serve._end_within = unbegun",
     ],
     ids=["waited for by the stop", "waited for behind it", "no memory for a thread's beginning"],
 )
