@@ -126,7 +126,7 @@ class Connection(IOStream):
     proxy says so.
 
     `deadline` is the time (monotonic) at which the sweep lets it `expire`. `last` is whether no request is to be read
-    after the one that is worked on.
+    after the one that is worked on, or that is the first.
 
     A client that closes its half of the connection while its request is worked on may still read: it gets the answers
     to what it has sent, frames of a WebSocket among that, unless that is what `halves` rules out. Nor is it held for
@@ -208,10 +208,10 @@ class Connection(IOStream):
 
     async def read_until_regex(self, regex: bytes, max_bytes: int | None = None) -> bytes:
         """Reads a head, as Tornado does for each request, and gives Tornado what it needs of it."""
+        if self.last and self._request is not _IDLE:
+            self.close()
         self._request = _IDLE
         self._paced = False
-        if self.last and not self._ahead:
-            self.close()
         if self.closed():
             # What came behind the last request is not looked at: nobody would be answered.
             raise StreamClosedError

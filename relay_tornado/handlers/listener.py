@@ -155,9 +155,6 @@ class Listener:
         self._sockets = []
         for connection in self.connections:
             connection.last = True
-        while self._arriving:
-            self._arriving.popleft().socket.close()
-        self._closed.set()
 
     async def drained(self) -> None:
         """Returns once no connection is open, and none lingers any more, or for long. One that is idle is closed, if
@@ -183,6 +180,8 @@ class Listener:
         """Closes everything at once."""
         self.stop()
         self._sweeper.cancel()
+        while self._arriving:
+            self._arriving.popleft().socket.close()
         for connection in tuple(self.connections):
             connection.close()
         self.lingering.close()

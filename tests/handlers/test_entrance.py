@@ -8,6 +8,7 @@ import socket
 import ssl
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
@@ -18,7 +19,7 @@ from websockets.exceptions import ConnectionClosed
 from relay_tornado.errors import StartupError
 from relay_tornado.handlers import listener
 from relay_tornado.handlers.connection import Connection
-from relay_tornado.handlers.listener import Entrance
+from relay_tornado.handlers.listener import Entrance, Listener
 from relay_tornado.ids import hash_secret, new_secret, new_uuid
 from relay_tornado.model import MIB, Token
 from relay_tornado.proxy import ProxyTrust
@@ -333,6 +334,28 @@ async def test_a_stop_answers_what_is_on_its_way(monkeypatch: pytest.MonkeyPatch
                 late, _ = listening.accept()
                 late.close()
             assert len(await site.events()) == 4
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize(("step", "secure"), [("_serve", False), ("_serve", True), ("hand_over", False)])
+async def test_a_stop_answers_who_was_let_in_just_before(
+    monkeypatch: pytest.MonkeyPatch, certificate: Certificate, tls: ssl.SSLContext, step: str, secure: bool
+) -> None:
+    """In the same turn of the loop: Tornado has read nothing yet of its connection, or is still to get it."""
+    monkeypatch.setattr(listener, "ALL_BUT_HERE", TIMEOUT)
+    taken = getattr(Listener, step)
+
+    def last(self: Listener, *arguments: Any) -> None:
+        asyncio.get_running_loop().call_soon(self.stop)
+        taken(self, *arguments)
+
+    monkeypatch.setattr(Listener, step, last)
+    entrance = Entrance(certificate if secure else None)
+    settings = {"transport": "direct"} if step == "hand_over" else {}
+    async with edge(entrance=entrance, **settings) as site, Raw(site.port, tls=tls if secure else None) as sender:
+        reply = await sender.ask(request(b"/healthz", method=b"GET"))
+        assert (reply.status, reply.header("Connection")) == (200, "close")
+        assert await sender.closed() == b""
 
 
 @pytest.mark.gen_test
