@@ -26,8 +26,9 @@ _NOT_IN_PLACE: Final = re.compile(r"[\s\x00-\x1f\x7f]")
 _DIVIDES: Final = re.compile(rb"[/\\]")
 _END: Final = re.compile(rb"[;?#\x00]")
 """Behind these a part of a path goes on as something else, a parameter say, to some servers."""
-_PASSED_OVER: Final = b"\t\r\n"
-"""What URLs are read without by WHATWG's rules, as by those of Node and Python, once a server has decoded it."""
+_PASSED_OVER: Final = bytes(range(1, 0x21))
+"""What URLs are read without by WHATWG's rules, once a server has decoded it: tabs and line ends anywhere, by Python,
+too, and by Node the others and spaces at the end."""
 _UNICODE: Final = re.compile(rb"%u([0-9A-Fa-f]{4})")
 """A character's code, as Jetty and IIS read it in a path, and no standard has it."""
 _NOT_IN_TARGET: Final = re.compile(rb"[\x00-\x20\x7f]")

@@ -185,6 +185,7 @@ def test_headers_that_no_request_has(value: str) -> None:
         ("http://localhost/hooks", {"path": "/%u002e%u002e/x"}, "climbs out"),
         ("http://localhost/hooks", {"path": "/;%2fa/../x"}, "climbs out"),
         ("http://localhost/hooks", {"path": "/..%09/x"}, "climbs out"),
+        ("http://localhost/hooks", {"path": "/..%20"}, "climbs out"),
         ("", {"path": "/../x", "destination": "http://localhost/hooks/../x?a"}, "climbs out"),
         ("", {}, "no destination"),
         ("", {"destination": "ftp://localhost"}, "no URL"),

@@ -174,6 +174,7 @@ OUT = (
     *(b"/..#", b"/a\\b/../../x", b"/%5ca%5c/..%2f../x", b"/%3f%2f..%2f..%2fx", b"/a%2fb/%2e%2e/%2e%2e/x"),
     # By Jetty 9; by Tomcat, which looks for parameters before it decodes; by what makes a URL of a decoded path.
     *(b"/%u002e%u002e/x", b"/..%u002fx", b"/;%2fa/../x", b"/;a=%5cb/../x", b"/..%09/x", b"/%252e%0d./x", b"/.\t./x"),
+    *(b"/..%20", b"/..%2501", b"/..%00%20"),
 )
 
 
