@@ -11,7 +11,8 @@ import asyncio
 import errno
 import sqlite3
 import threading
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Generator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar, cast
@@ -19,6 +20,7 @@ from typing import Any, TypeAlias, TypeVar, cast
 import aiosqlite
 
 from relay_tornado.errors import NO_THREAD
+from relay_tornado.rescue import begin_thread
 from relay_tornado.storage.damage import unquoted
 from relay_tornado.storage.library import guard_schema
 
@@ -26,6 +28,9 @@ T = TypeVar("T")
 
 Factory: TypeAlias = Callable[..., sqlite3.Connection]
 """What makes the raw connection: `sqlite3.Connection`, or a class of a test that fails where told to."""
+
+_Steps: TypeAlias = Generator[Any, None, aiosqlite.Connection]
+"""What an awaitable goes through in the loop."""
 
 JOURNAL_LIMIT = 64 << 20
 """Bytes that the WAL file keeps at most when it is used from its start again."""
@@ -37,6 +42,9 @@ _STATEMENTS = 256
 
 sqlite3.register_adapter(bytes, bytes)
 """Otherwise sqlite3 looks at each value of bytes for a way to adapt it, in vain, which costs more than binding it."""
+
+_BEGINS = 10.0
+"""Seconds until a thread that does not say that it runs counts as none."""
 
 _JOIN = 2.0
 
@@ -88,21 +96,20 @@ class Connection:
             made.append(factory(*args, **options))
             return made[-1]
 
+        proxy = aiosqlite.connect(
+            uri(path, mode),
+            uri=True,
+            isolation_level=None,
+            cached_statements=_STATEMENTS,
+            factory=make,
+            check_same_thread=False,  # for `here`
+        )
         try:
-            proxy = await aiosqlite.connect(
-                uri(path, mode),
-                uri=True,
-                isolation_level=None,
-                cached_statements=_STATEMENTS,
-                factory=make,
-                check_same_thread=False,  # for `here`
-            )
+            await _go_on(await _begin_thread_of(proxy))
         except sqlite3.Error:
             for thread in threads:  # it is on its way out, and must be gone before the loop is
                 thread.join()
             raise
-        except RuntimeError as error:
-            raise OSError(errno.EAGAIN, NO_THREAD) from error
         connection = cls(proxy, made[-1], threads[-1])
         try:
             await connection.run(prepare)
@@ -140,6 +147,46 @@ class Connection:
             self._closed = True
             self._proxy.stop()
             self._thread.join(_JOIN)
+
+
+async def _begin_thread_of(proxy: aiosqlite.Connection) -> _Steps:
+    """What `await proxy` does at once, which is to begin its thread: that waits until it runs, and for ever where there
+    is no memory for it, so it is called in another one. Returns what is left to be done. Raises OSError."""
+    loop = asyncio.get_running_loop()
+    begun: asyncio.Future[_Steps] = loop.create_future()
+
+    def end(found: _Steps | Exception) -> None:
+        if isinstance(found, Exception):
+            if not begun.done():
+                begun.set_exception(found)
+        elif begun.done():
+            found.close()
+        else:
+            begun.set_result(found)
+
+    def begin() -> None:
+        found: _Steps | Exception
+        try:
+            found = proxy.__await__()
+        except Exception as error:
+            found = error
+        with suppress(RuntimeError):  # the loop may be closed by now
+            loop.call_soon_threadsafe(end, found)
+
+    try:
+        begin_thread(begin)
+        async with asyncio.timeout(_BEGINS):
+            return await begun
+    except BaseException as error:
+        proxy.stop()  # one that begins later ends at once
+        if isinstance(error, RuntimeError | TimeoutError):
+            raise OSError(errno.EAGAIN, NO_THREAD) from error
+        raise
+
+
+@types.coroutine
+def _go_on(steps: _Steps) -> _Steps:
+    return (yield from steps)
 
 
 def uri(path: Path, mode: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from relay_tornado.storage import library
 from relay_tornado.storage.connection import Connection
 from relay_tornado.storage.database import NAME, Database
 from tests.storage.faults import no_threads
+from tests.waiting import until
 
 
 @pytest.mark.gen_test
@@ -114,3 +116,36 @@ async def test_no_thread_can_be_started(tmp_path: Path) -> None:
     with no_threads(), pytest.raises(StartupError, match=r"relay.db can't be opened: no thread .*raise the limit"):
         await Database.open(settings)
     await (await Database.open(settings)).close()
+
+
+@pytest.mark.gen_test
+async def test_a_thread_that_says_nothing_of_its_beginning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There was no memory for that, say: it counts as none, and later there is one."""
+    settings = replace(Settings(), data=tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("relay_tornado.storage.connection._BEGINS", 0.01)
+        patch.setattr("relay_tornado.storage.connection.begin_thread", lambda work: None)
+        with pytest.raises(StartupError, match=r"relay.db can't be opened: no thread "):
+            await Database.open(settings)
+    await (await Database.open(settings)).close()
+
+
+@pytest.mark.gen_test
+async def test_a_thread_that_begins_too_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop does not stand still for it; once nobody waits for it any more it ends at once, and opens nothing."""
+    may, ended = threading.Event(), threading.Event()
+    bootstrap = threading.Thread._bootstrap  # type: ignore[attr-defined]
+
+    def late(thread: threading.Thread) -> None:
+        may.wait(20)
+        bootstrap(thread)
+        ended.set()
+
+    with monkeypatch.context() as patch:
+        patch.setattr("relay_tornado.storage.connection._BEGINS", 0.01)
+        patch.setattr("threading.Thread._bootstrap", late)
+        with pytest.raises(OSError, match="no thread"):
+            await Connection.writer(tmp_path / "file.db")
+        may.set()
+        await until(ended.is_set)
+    assert not (tmp_path / "file.db").exists()
