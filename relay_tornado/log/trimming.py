@@ -1,6 +1,7 @@
 """How events leave a log on SQLite, and what is kept of them with them: in small steps, between which appends go on.
 
-A log that was dropped is gone at once, and its rows leave in the background.
+A log that was dropped is gone at once, and its rows leave in the background. Nothing leaves while that would only take
+of the disk's reserve, which is for what can't wait (`Database.squeezed`).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ T = TypeVar("T")
 _Look: TypeAlias = Callable[[sqlite3.Connection], bool]
 
 _AGAIN = 60.0
-"""Seconds until rows that could not be removed are tried again."""
+"""Seconds until rows that could not be removed, or were not to be, are tried again."""
 
 _log = structlog.get_logger(__name__)
 
@@ -53,6 +54,8 @@ class Trimming:
         ):
             if not state.weighed and weighing.doubtful(state, keep):
                 await self._weigh(state)
+            if self._database.squeezed:
+                break
             step = await self._database.write(
                 lambda raw: reclaim.delete_oldest(raw, state.key, keep, oldest, floor),
                 lambda step: self._trimmed(state, step),
@@ -107,7 +110,7 @@ class Trimming:
     async def _forget(self, old: _Look, forget: _Look) -> None:
         """Where something is `old`, has it removed in steps, until `forget` says that nothing is left."""
         if await self._read(old):
-            while not await self._database.write(forget):
+            while not self._database.squeezed and not await self._database.write(forget):
                 pass
 
     async def _read(self, job: Callable[[sqlite3.Connection], T]) -> T:
@@ -124,11 +127,12 @@ class Trimming:
     async def _delete_dropped(self, key: int) -> None:
         while True:
             try:
-                if await self._database.write(lambda raw: reclaim.delete_dropped(raw, key)):
-                    return
+                while not self._database.squeezed:
+                    if await self._database.write(lambda raw: reclaim.delete_dropped(raw, key)):
+                        return
             except (RelayError, sqlite3.Error) as error:
                 _log.warning("purge_waits", error=str(error))
-                await asyncio.sleep(_AGAIN)
+            await asyncio.sleep(_AGAIN)
 
     async def close(self) -> None:
         """Purges nothing more."""

@@ -31,6 +31,7 @@ NAME = "relay.db"
 
 _READERS = 2
 _WITNESS_INTERVAL = 1.0
+_PART = 4
 _NO_SPACE = "the disk is nearly full; free some space, or let old events leave earlier"
 
 _log = structlog.get_logger(__name__)
@@ -172,6 +173,12 @@ class Database:
     def room(self) -> int:
         """How many bytes the disk may still lose before events are refused; below 0 where they are."""
         return self.space.room
+
+    @property
+    def squeezed(self) -> bool:
+        """Whether space is low, and a good part of what should be free is in a WAL that can't be emptied, as somebody
+        reads the file: whatever is deleted then makes it longer, and frees nothing."""
+        return self._writer.held_back and self._space.low() and self._space.wal > self._space.least // _PART
 
     async def shrink(self) -> bool:
         """Copies the WAL into the file and cuts it to nothing, where readers allow it. Returns whether they did. Raises

@@ -109,6 +109,8 @@ class Writer:
         self._patience = PATIENCE
         self._damage_again = 0.0
         self._idle: asyncio.Future[None] | None = None
+        self.held_back = False
+        """Whether something kept the WAL from being emptied when that was asked for last."""
         self._shrinking: list[asyncio.Future[bool]] = []
         self._closing = asyncio.Event()
         self._task = asyncio.get_running_loop().create_task(self._run(), name="relay-writer")
@@ -189,7 +191,8 @@ class Writer:
     async def _turn(self) -> bool:
         """Does what is next; where that is nothing, waits for something. False where nothing comes any more."""
         if self._shrinking:
-            self._shrunk(await self._checkpoint("TRUNCATE", _BRIEF))
+            self.held_back = not await self._checkpoint("TRUNCATE", _BRIEF)
+            self._shrunk(not self.held_back)
         await self._gather()
         self._work = work = self._next()
         if work is None:

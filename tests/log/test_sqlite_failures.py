@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 from collections.abc import Callable
 from typing import Any
@@ -319,6 +320,49 @@ async def test_low_space(disk: SqliteWorld, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.undo()
     assert not disk.database.problem
     assert (await disk.log.append("b", event())).seq == 11
+
+
+@log_test
+async def test_low_space_that_a_reader_holds(disk: SqliteWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a program beside the relay keeps the WAL from being emptied, whatever is deleted makes it longer: nothing
+    is, neither by retention nor of a log that was dropped, and what can't wait is written. Then it goes on."""
+    monkeypatch.setattr("relay_tornado.log.trimming._AGAIN", 0.01)
+    await make(disk.log, events=600)
+    await make(disk.log, "c", events=600)
+    dropped = disk.log._logs["c"].key
+    path = disk.database.path
+
+    def rows_of_dropped() -> Any:
+        with contextlib.closing(sqlite3.connect(path)) as raw:
+            return raw.execute("SELECT count(*) FROM event WHERE log = ?", (dropped,)).fetchone()[0]
+
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        assert reader.execute("SELECT count(*) FROM log").fetchone() == (2,)
+        assert await disk.log.trim("b", Retention(None, 500, None), None) == 100
+        monkeypatch.setattr(Space, "_look", _full)
+        disk.database.space._next_look = 0
+        assert "disk" in disk.database.problem
+        assert not await disk.database.shrink()
+        before = disk.database.commits
+        assert await disk.log.trim("b", Retention(None, 100, None), None) == 0
+        assert disk.database.commits == before
+        await disk.log.drop("c")
+        assert disk.database.commits == before + 1
+        await asyncio.sleep(0.05)
+        assert disk.database.commits == before + 1
+        assert rows_of_dropped() == 600
+        reader.execute("COMMIT")
+    assert await disk.database.shrink()
+    assert await disk.log.trim("b", Retention(None, 100, None), None) == 400
+    await until(lambda: not disk.log._trimming._purges)
+    assert rows_of_dropped() == 0
+
+
+def _full(space: Space, waiting: int) -> None:
+    """A disk that has nothing left; of a few KiB, the WAL takes a good part."""
+    space._low, space.free, space.least = True, 0, 1 << 14
+    space.wal = space._wal.stat().st_size
 
 
 @log_test
