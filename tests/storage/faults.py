@@ -45,6 +45,7 @@ class _Faulty(sqlite3.Connection):
         cursor = super().execute(sql, *args)
         code = self.faults.after(sql)
         if code is not None:
+            cursor.close()  # as SQLite's own errors do
             raise error(code)
         return cursor
 
