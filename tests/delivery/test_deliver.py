@@ -1,5 +1,6 @@
 """relay_tornado/delivery: what a subscriber gets, in which order, and what it is told."""
 
+import asyncio
 import random
 from dataclasses import replace
 from typing import Any
@@ -29,6 +30,42 @@ async def test_live_events_come_in_order_and_once() -> None:
     assert not reader.writes
     assert reader.at_once == 5
     assert reader.statuses() == []
+
+
+@pytest.mark.gen_test
+async def test_who_is_at_work_is_waited_for() -> None:
+    """Until its write is over; what has nothing to do is not remembered."""
+    world = World()
+    await world.bucket()
+    await world.append(3)
+    slow = Reader()
+    slow.paused = True
+    await world.subscribe("orders", since="earliest", reader=slow)
+    await until(lambda: slow.waiting > 0)
+    ended = asyncio.ensure_future(world.deliveries.ended())
+    await quiet()
+    assert not ended.done()
+    slow.resume()
+    await ended
+    quick, delivery, _ = await world.subscribe("orders", since="earliest")
+    await until(lambda: quick.seqs() == [1, 2, 3] and not delivery.busy)
+    await quiet()
+    assert not world.deliveries._shared.tasks
+
+
+@pytest.mark.gen_test
+async def test_who_is_closed_in_the_middle_of_a_write_is_behind_nobody() -> None:
+    """It counts for nothing any more, before whoever opened it says so."""
+    world = World()
+    await world.bucket()
+    await world.append(3)
+    slow = Reader()
+    slow.paused = True
+    await world.subscribe("orders", since="earliest", reader=slow)
+    await until(lambda: slow.waiting > 0)
+    assert world.deliveries.lag() == {"id-orders": 3}
+    slow.close()
+    await until(lambda: world.deliveries.lag() == {})
 
 
 @pytest.mark.gen_test

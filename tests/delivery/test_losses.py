@@ -137,15 +137,24 @@ async def test_what_comes_instead_of_what_is_lost_reaches_who_is_there(tmp_path:
 
 
 @pytest.mark.gen_test
-async def test_who_is_slow_gets_nothing_of_what_is_lost(tmp_path: Path) -> None:
-    """What was read for it before the loss and is not written yet is not written any more."""
+@pytest.mark.parametrize("live", [False, True])
+async def test_who_is_slow_gets_nothing_of_what_is_lost(tmp_path: Path, live: bool) -> None:
+    """What was read for it before the loss and is not written yet is not written any more, whether it had been up to
+    date before."""
     async with world(tmp_path) as here:
         large = [b"%d" % number + b"x" * 100_000 for number in range(1, 11)]
-        await here.append(*large)
         reader = Reader()
+        if live:
+            await here.subscribe(Earliest(), reader)
+            await until(reader.statuses)
+        else:
+            await here.append(*large)
         reader.paused = True
-        reader, delivery = await here.subscribe(Earliest(), reader)
-        await until(lambda: delivery.busy and reader.writes)
+        if live:
+            await asyncio.gather(*(here.log.append("b", event(body)) for body in large))
+        else:
+            await here.subscribe(Earliest(), reader)
+        await until(lambda: reader.waiting)
         await here.lose(1)
         await here.append(b"new 2", b"new 3")
         reader.resume()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
+from typing import Any
 
 import pytest
 
 from relay_tornado.errors import CursorLost
-from relay_tornado.log import reclaim
+from relay_tornado.log import reclaim, weighing
 from relay_tornado.log.lineage import Placed, place_cursor
 from relay_tornado.model import Cursor, Retention
 from tests.log.worlds import MANY, SqliteWorld, World, event, fill, make, read_all
@@ -62,6 +63,30 @@ async def test_trim_by_bytes(world: World) -> None:
     await world.reopen()
     assert await world.log.trim("b", Retention(None, None, 10 * size), None) == 0
     assert await world.log.trim("b", Retention(None, None, 0), None) == 10
+
+
+@log_test
+async def test_a_log_that_is_dropped_meanwhile(disk: SqliteWorld) -> None:
+    """The drop is the transaction before a step's: nothing is left to leave."""
+    await make(disk.log, events=600)
+    _, left = await asyncio.gather(disk.log.drop("b"), disk.log.trim("b", Retention(None, 599, None), None))
+    assert left == 0
+
+
+@log_test
+async def test_what_a_log_holds_is_counted_once(disk: SqliteWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not before each step: it reads all of it."""
+    await make(disk.log, events=600)
+    counted: list[object] = []
+    error = weighing.error
+
+    def count(*arguments: Any) -> Any:
+        counted.append(arguments)
+        return error(*arguments)
+
+    monkeypatch.setattr(weighing, "error", count)
+    assert await disk.log.trim("b", Retention(None, None, 0), None) == 600
+    assert len(counted) == 1
 
 
 @log_test
