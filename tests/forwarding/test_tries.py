@@ -254,6 +254,9 @@ async def test_queue_depth_and_deadline() -> None:
         assert not w.forwarding.full(B, 0)
         await w.append(b"3")
         assert w.forwarding.full(B, 0)
+        for paused in (True, False):
+            await w.change(public(target.url, throttle=throttle, paused=paused))
+            assert w.forwarding.full(B, 0) is not paused
         await target.until(1)
         w.now += 6
         gate.set()
