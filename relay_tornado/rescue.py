@@ -204,6 +204,35 @@ def begin_thread(work: Callable[[], object]) -> None:
     _thread.start_new_thread(work, ())
 
 
+def aside(work: Callable[[], T], drop: Callable[[T], object] = lambda _: None) -> asyncio.Future[T]:
+    """Does work that blocks in a thread of its own; what comes of it once nobody waits any more is dropped. Where
+    memory is short nothing may come: wait for a while. Raises RuntimeError where there is no thread to be had."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+
+    def end(found: T) -> None:
+        if done.done():
+            drop(found)
+        else:
+            done.set_result(found)
+
+    def fail(error: Exception) -> None:
+        if not done.done():
+            done.set_exception(error)
+
+    def run() -> None:
+        step: Callable[[], object]
+        try:
+            step = partial(end, work())
+        except Exception as error:
+            step = partial(fail, error)
+        with suppress(RuntimeError):  # the loop may be closed by now
+            loop.call_soon_threadsafe(step)
+
+    begin_thread(run)
+    return done
+
+
 def say(log: Callable[..., Any], event: str, **what: Any) -> None:
     """Logs it, where there is memory for words."""
     with suppress(MemoryError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import types
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -13,7 +14,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from relay_tornado import rescue as module
-from relay_tornado.rescue import Lock, Timer, _at, keep_looking, rescue, surely, wake
+from relay_tornado.rescue import Lock, Timer, _at, aside, keep_looking, rescue, surely, wake
 from tests.failing import once
 from tests.needs import uvloops
 from tests.waiting import until
@@ -159,6 +160,26 @@ async def test_what_has_to_be_done_is_done_again(monkeypatch: pytest.MonkeyPatch
     assert [entry["event"] for entry in logs] == ["done_again"] * 3
     with pytest.raises(ZeroDivisionError):
         surely(lambda: 1 // 0)
+
+
+async def test_work_in_a_thread_of_its_own() -> None:
+    """What it returns or raises comes back, or is dropped where nobody waits any more."""
+    assert await aside(lambda: 7) == 7
+    with pytest.raises(ZeroDivisionError):
+        await aside(lambda: 1 // 0)
+    may = threading.Event()
+    dropped: list[int] = []
+
+    def late() -> int:
+        may.wait(60)
+        return 8
+
+    waiting = aside(late, dropped.append)
+    failing = aside(lambda: late() // 0)
+    waiting.cancel()
+    failing.cancel()
+    may.set()
+    await until(lambda: dropped == [8])
 
 
 async def test_what_failed_over_it_tells_of_want_too() -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from contextlib import suppress
+from functools import partial
 from typing import Any, Final, TypeAlias
 
 from relay_tornado.errors import NO_THREAD
-from relay_tornado.rescue import begin_thread
+from relay_tornado.rescue import aside
 
 Socket: TypeAlias = tuple[int, Any]
 """An address family and a socket address of it."""
@@ -32,7 +32,8 @@ class Resolver:
             return numeric(host, port)
         except socket.gaierror:
             pass
-        # One lookup of a name at a time: a name whose servers are slow holds one thread, not all.
+        # One lookup of a name at a time: a name whose servers are slow, which may take half a minute, holds one thread,
+        # not all, and nobody who ends waits for it, as for those of an executor.
         pending = self._pending.get((host, port))
         if pending is None:
             pending = self._pending[host, port] = asyncio.create_task(self._look_up(host, port))
@@ -40,8 +41,11 @@ class Resolver:
         return await asyncio.shield(pending)
 
     async def _look_up(self, host: str, port: int) -> list[Socket]:
-        async with self._turns, asyncio.timeout(_LONGEST):
-            return await _aside(host, port)
+        try:
+            async with self._turns, asyncio.timeout(_LONGEST):
+                return await aside(partial(_lookup, host, port, 0))
+        except RuntimeError:
+            raise OSError(NO_THREAD) from None
 
     def _done(self, host: str, port: int, done: asyncio.Task[list[Socket]]) -> None:
         del self._pending[host, port]
@@ -57,36 +61,6 @@ class Resolver:
 def numeric(host: str, port: int) -> list[Socket]:
     """The address that a host is, without a look-up. Raises OSError where it is a name."""
     return _lookup(host, port, socket.AI_NUMERICHOST)
-
-
-def _aside(host: str, port: int) -> asyncio.Future[list[Socket]]:
-    """Looks a name up in a thread of its own: a process that ends waits for those of an executor, and whose servers are
-    silent takes half a minute. Raises OSError."""
-    loop = asyncio.get_running_loop()
-    answer: asyncio.Future[list[Socket]] = loop.create_future()
-
-    def end(found: list[Socket] | Exception) -> None:
-        if answer.done():
-            return
-        if isinstance(found, Exception):
-            answer.set_exception(found)
-        else:
-            answer.set_result(found)
-
-    def look() -> None:
-        found: list[Socket] | Exception
-        try:
-            found = _lookup(host, port, 0)
-        except Exception as error:
-            found = error
-        with suppress(RuntimeError):  # the loop may be closed by now
-            loop.call_soon_threadsafe(end, found)
-
-    try:
-        begin_thread(look)
-    except RuntimeError:
-        raise OSError(NO_THREAD) from None
-    return answer
 
 
 def _lookup(host: str, port: int, flags: int) -> list[Socket]:

@@ -20,7 +20,7 @@ from typing import Any, TypeAlias, TypeVar, cast
 import aiosqlite
 
 from relay_tornado.errors import NO_THREAD
-from relay_tornado.rescue import begin_thread
+from relay_tornado.rescue import aside
 from relay_tornado.storage.damage import unquoted
 from relay_tornado.storage.library import guard_schema
 
@@ -136,7 +136,11 @@ class Connection:
         """Waits for what is running, closes and ends the thread. May be repeated. Raises sqlite3.Error."""
         if not self._closed:
             self._closed = True
-            await self._proxy.close()
+            try:
+                await self._proxy.close()
+            except asyncio.CancelledError:
+                self._thread.join(_JOIN)  # it is told to end, and must be gone before the loop is
+                raise
 
     def abandon(self) -> None:
         """Closes without `await`, for when everything is being cancelled: the thread would keep the process alive.
@@ -152,31 +156,9 @@ class Connection:
 async def _begin_thread_of(proxy: aiosqlite.Connection) -> _Steps:
     """What `await proxy` does at once, which is to begin its thread: that waits until it runs, and for ever where there
     is no memory for it, so it is called in another one. Returns what is left to be done. Raises OSError."""
-    loop = asyncio.get_running_loop()
-    begun: asyncio.Future[_Steps] = loop.create_future()
-
-    def end(found: _Steps | Exception) -> None:
-        if isinstance(found, Exception):
-            if not begun.done():
-                begun.set_exception(found)
-        elif begun.done():
-            found.close()
-        else:
-            begun.set_result(found)
-
-    def begin() -> None:
-        found: _Steps | Exception
-        try:
-            found = proxy.__await__()
-        except Exception as error:
-            found = error
-        with suppress(RuntimeError):  # the loop may be closed by now
-            loop.call_soon_threadsafe(end, found)
-
     try:
-        begin_thread(begin)
         async with asyncio.timeout(_BEGINS):
-            return await begun
+            return await aside(proxy.__await__, lambda steps: steps.close())
     except BaseException as error:
         proxy.stop()  # one that begins later ends at once
         if isinstance(error, RuntimeError | TimeoutError):

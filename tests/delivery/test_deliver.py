@@ -32,16 +32,22 @@ async def test_live_events_come_in_order_and_once() -> None:
     assert reader.statuses() == []
 
 
+async def stuck(world: World) -> Reader:
+    """Somebody in the middle of a write of three events."""
+    await world.bucket()
+    await world.append(3)
+    reader = Reader()
+    reader.paused = True
+    await world.subscribe("orders", since="earliest", reader=reader)
+    await until(lambda: reader.waiting > 0)
+    return reader
+
+
 @pytest.mark.gen_test
 async def test_who_is_at_work_is_waited_for() -> None:
     """Until its write is over; what has nothing to do is not remembered."""
     world = World()
-    await world.bucket()
-    await world.append(3)
-    slow = Reader()
-    slow.paused = True
-    await world.subscribe("orders", since="earliest", reader=slow)
-    await until(lambda: slow.waiting > 0)
+    slow = await stuck(world)
     ended = asyncio.ensure_future(world.deliveries.ended())
     await quiet()
     assert not ended.done()
@@ -57,12 +63,7 @@ async def test_who_is_at_work_is_waited_for() -> None:
 async def test_who_is_closed_in_the_middle_of_a_write_is_behind_nobody() -> None:
     """It counts for nothing any more, before whoever opened it says so."""
     world = World()
-    await world.bucket()
-    await world.append(3)
-    slow = Reader()
-    slow.paused = True
-    await world.subscribe("orders", since="earliest", reader=slow)
-    await until(lambda: slow.waiting > 0)
+    slow = await stuck(world)
     assert world.deliveries.lag() == {"id-orders": 3}
     slow.close()
     await until(lambda: world.deliveries.lag() == {})
