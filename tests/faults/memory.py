@@ -337,7 +337,11 @@ def run(folder: Path, step: int = 1, kinds: Sequence[str] = tuple(KINDS)) -> Out
     outcome = Outcome()
     with StarvedRelay(folder / "starved", **TIMES) as relay:
         world = World(relay, relay.create_bucket("orders"), relay.create_token(), outcome)
-        asyncio.run(_starve(world, step, kinds))
+        try:
+            asyncio.run(_starve(world, step, kinds))
+        except AssertionError as error:
+            error.add_note(relay.said()[-4000:])
+            raise
         code = relay.stop()
         outcome.expect(code == 0, f"the relay ended with {code}: {relay.said()[-2000:]}")
         check = relay.run("check")
