@@ -267,7 +267,10 @@ def saying(answer: bytes, forever: bytes = b"", every: float = 0.0) -> Iterator[
             while True:
                 connection, _ = listening.accept()
                 with connection, suppress(OSError):
-                    connection.recv(65536)
+                    # All of it: an end amid what is not read is a reset, which may overtake the answer.
+                    with connection.makefile("rb") as request:
+                        request.readline()
+                        request.read(int(http.client.parse_headers(request).get("Content-Length", "0")))
                     connection.sendall(answer)
                     while forever:
                         connection.sendall(forever)
