@@ -15,8 +15,6 @@ from relay_tornado.model import counted, printable
 
 Document = dict[str, Any]
 
-_ONE_LINE: Final = 1 << 20
-"""Columns: more than any row has."""
 _PROSE: Final = 24
 """Columns in which words are broken into lines that can still be read."""
 
@@ -49,55 +47,53 @@ def print_fields(pairs: Iterable[tuple[str, str | None]]) -> None:
 
 def print_table(rows: Iterable[Mapping[str, str]]) -> None:
     """A table on stdout, from its rows: what stands in each column. No id and no URL is broken, so that it can be
-    copied: only the last column goes on in further lines, between words. Where the terminal is too narrow for that,
-    each row is one line, which the terminal breaks; where there is no terminal, it always is. Nothing for no rows."""
+    copied: on a terminal the last column goes on in further lines, between words. Where the terminal is too narrow for
+    that, each row is one line, which the terminal breaks; where there is no terminal, it always is. Nothing for no
+    rows."""
+    from rich.cells import cell_len
+
     cells = [{column: printable(cell) for column, cell in row.items()} for row in rows]
     if not cells:
         return
+    lines = [list(cells[0]), *(list(row.values()) for row in cells)]
+    widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
     if sys.stdout.isatty():
-        _print_drawn(cells)
-    else:
-        _print_plain(cells)
+        _print_drawn(lines, widths)
+        return
+    for line in lines:
+        click.echo(_aligned(line, widths))
 
 
-def _print_plain(rows: Sequence[Mapping[str, str]]) -> None:
-    """Aligned lines: what draws for terminals takes a millisecond a row, and there may be thousands."""
+def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
     from rich.cells import cell_len
 
-    lines = [list(rows[0]), *(list(row.values()) for row in rows)]
-    widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        padded = (cell + " " * (width - cell_len(cell)) for cell, width in zip(line, widths, strict=True))
-        click.echo("  ".join(padded).rstrip())
+    padded = (cell + " " * (width - cell_len(cell)) for cell, width in zip(cells, widths, strict=True))
+    return "  ".join(padded).rstrip()
 
 
-def _print_drawn(rows: Sequence[Mapping[str, str]]) -> None:
-    from rich import box
+def _print_drawn(lines: Sequence[Sequence[str]], widths: Sequence[int]) -> None:
+    """By hand: rich's own table takes a millisecond a row, and there may be thousands."""
     from rich.cells import cell_len
     from rich.console import Console
-    from rich.measure import Measurement
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    columns = list(rows[0])
-    for column in columns:
-        texts = [column, *(row[column] for row in rows)]
-        least = max(map(cell_len, texts))
-        last = column == columns[-1]
-        if last:
-            least = min(least, max([_PROSE, *(cell_len(word) for text in texts for word in text.split())]))
-        table.add_column(column, min_width=least, no_wrap=not last, overflow="fold")
-    for row in rows:
-        # As Text, not as markup: what users and senders wrote is shown, not obeyed.
-        table.add_row(*map(Text, row.values()))
     console = Console(highlight=False)
-    if Measurement.get(console, console.options.update(max_width=_ONE_LINE), table).minimum > console.width:
-        console.width = _ONE_LINE
+    *before, last = widths
+    room = console.width - sum(before) - 2 * len(before)
+    words = max(cell_len(word) for line in lines for word in ["", *line[-1].split()])
+    if room >= min(last, max(_PROSE, words)):
+        last = min(last, room)
+    widths = [*before, last]
     with console.capture() as capture:
-        console.print(table)
-    for line in capture.get().splitlines():
-        click.echo(line.rstrip())
+        # As Text, not as markup: what users and senders wrote is shown, not obeyed.
+        console.print(Text(_aligned(lines[0], widths), "bold"), soft_wrap=True, end="")
+    click.echo(capture.get())
+    click.echo(("-" if console.options.ascii_only else "─") * min(sum(widths) + 2 * len(before), console.width))
+    for *cells, text in lines[1:]:
+        parts = [text] if cell_len(text) <= last else [each.plain for each in Text(text).wrap(console, last)]
+        for part in parts:
+            click.echo(_aligned([*cells, part], widths))
+            cells = [""] * len(before)
 
 
 def print_list(found: Sequence[Any], rows: Iterable[Mapping[str, str]], nothing: str, as_json: bool) -> None:

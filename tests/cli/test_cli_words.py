@@ -281,15 +281,28 @@ def test_a_table_without_rows_and_with_empty_cells(capsys: pytest.CaptureFixture
     assert capsys.readouterr().out == "   B\nx\n"
 
 
-def test_many_rows_where_there_is_no_terminal(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("terminal", "head"),
+    [(False, ["NAME  ID"]), (True, ["\x1b[1mNAME  ID\x1b[0m", "─" * 10])],
+    ids=["pipe", "terminal"],
+)
+def test_many_rows(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], terminal: bool, head: list[str]
 ) -> None:
-    """Each is an aligned line of its own, wide letters included; nothing is drawn, which takes long for thousands."""
+    """Each is an aligned line of its own, wide letters included, on a terminal as elsewhere; only a cell that is too
+    long for that is broken by rich, which takes long for thousands."""
+    wraps = []
+    monkeypatch.setattr("rich.text.Text.wrap", lambda text, *given, **named: wraps.append(text) or [text])
     monkeypatch.setattr("rich.table.Table", None)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
     print_table([{"NAME": "日本" * (number % 2), "ID": str(number)} for number in range(5000)])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[:3] == ["NAME  ID", "      0", "日本  1"]
-    assert len(lines) == 5001
+    assert lines[: len(head)] == head
+    assert lines[len(head) :][:2] == ["      0", "日本  1"]
+    assert len(lines) == 5000 + len(head)
+    assert len(wraps) <= 1  # of the head
 
 
 def test_a_checkpoint_that_is_no_file(relay: Runner, tmp_path: Path) -> None:
