@@ -7,16 +7,21 @@ import dataclasses
 import json
 import threading
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from relay_tornado.app import Relay
 from relay_tornado.log_output import configure
 from relay_tornado.settings import Settings
 
 TIMEOUT = 90.0
+
+WAYS = pytest.mark.parametrize("way", ["control socket", "REST", "data directory"])
+"""By which commands reach a relay, or what it left; see `reaching`."""
 
 
 class Server:
@@ -57,6 +62,11 @@ class Server:
         assert not self._thread.is_alive()
         self._loop.close()
 
+    @property
+    def variables(self) -> dict[str, str]:
+        """Those by which commands reach it over HTTP."""
+        return {"RELAY_URL": self.url, "RELAY_SECRET": self.secret}
+
     def ask(self, coroutine: Any) -> Any:
         """Runs a coroutine of the relay's in its loop."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(TIMEOUT)
@@ -90,3 +100,20 @@ def serving(data: Path) -> Iterator[Server]:
         yield server
     finally:
         server.close()
+
+
+@contextmanager
+def reaching(data: Path, way: str, prepare: Callable[[Server], object] | None = None) -> Iterator[dict[str, str]]:
+    """The variables by which commands reach a relay on this directory in one of `WAYS`, once it is prepared. By the
+    data directory none runs any more, or where there is nothing to prepare none ever did."""
+    with ExitStack() as stack:
+        variables: dict[str, str] = {}
+        if prepare is not None or way != "data directory":
+            server = stack.enter_context(serving(data))
+            if prepare is not None:
+                prepare(server)
+            if way == "REST":
+                variables = server.variables
+        if way == "data directory":
+            stack.close()
+        yield variables

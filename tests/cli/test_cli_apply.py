@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,7 @@ import pytest
 from relay_tornado.cli.manifest import DeclaredBucket
 from relay_tornado.cli.plan import plan
 from tests.cli.runner import Runner
-from tests.cli.server import serving
+from tests.cli.server import WAYS, reaching, serving
 
 WHOLE = """
 [buckets.orders]
@@ -43,19 +41,6 @@ rules = { match = { type = "value", parameter = { source = "header", name = "X-K
 """
 
 
-@contextmanager
-def way(relay: Runner, name: str) -> Iterator[dict[str, str]]:
-    """The variables by which a command reaches a relay."""
-    if name == "data directory":
-        yield {}
-        return
-    with serving(relay.data) as server:
-        yield {"RELAY_URL": server.url, "RELAY_SECRET": server.secret} if name == "REST" else {}
-
-
-WAYS = pytest.mark.parametrize("name", ["control socket", "REST", "data directory"])
-
-
 def manifest(folder: Path, text: str) -> Path:
     path = folder / "relay.toml"
     path.write_text(text)
@@ -68,14 +53,14 @@ def steps(answer: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 
 @WAYS
-def test_made_once(relay: Runner, tmp_path: Path, name: str) -> None:
+def test_made_once(relay: Runner, tmp_path: Path, way: str) -> None:
     """Everything is made, a dry run before it changes nothing, and a second time there is nothing to change."""
     path = manifest(tmp_path, WHOLE)
-    with way(relay, name) as variables:
+    with reaching(relay.data, way) as variables:
         variables = {**variables, "GITHUB_SECRET": "hidden-secret"}
         dry = relay.json("apply", path, "--dry-run", **variables)
         assert dry["applied"] is False
-        assert name != "data directory" or not relay.data.exists()
+        assert way != "data directory" or not relay.data.exists()
         first = relay.json("apply", path, **variables)
         assert first["applied"] is True
         assert first["changes"] == dry["changes"]
@@ -133,10 +118,10 @@ def test_the_secrets_in_a_destination_are_not_told(relay: Runner, tmp_path: Path
 
 
 @WAYS
-def test_changed(relay: Runner, tmp_path: Path, name: str) -> None:
+def test_changed(relay: Runner, tmp_path: Path, way: str) -> None:
     """Only what differs is set, and told with its values, but for secrets; nothing is deleted."""
     path = manifest(tmp_path, WHOLE)
-    with way(relay, name) as variables:
+    with reaching(relay.data, way) as variables:
         variables = {**variables, "GITHUB_SECRET": "hidden-secret"}
         relay.json("apply", path, **variables)
         for text, other in (("7d", "8d"), ("status_code = 202", "status_code = 204"), ('"order"', '"hidden-order"')):
@@ -159,9 +144,9 @@ def test_changed(relay: Runner, tmp_path: Path, name: str) -> None:
 
 
 @WAYS
-def test_pruned(relay: Runner, tmp_path: Path, name: str) -> None:
+def test_pruned(relay: Runner, tmp_path: Path, way: str) -> None:
     """With --prune what is not declared goes, in declared parts only, and not without a yes."""
-    with way(relay, name) as variables:
+    with reaching(relay.data, way) as variables:
         relay.json("bucket", "create", "orders", **variables)
         relay.json("input", "create", "orders", "--name", "extra", **variables)
         relay.json("output", "create", "orders", "--name", "old", **variables)
@@ -312,9 +297,9 @@ def test_an_id_declared_twice(relay: Runner, tmp_path: Path) -> None:
 
 @WAYS
 @pytest.mark.parametrize("keep", ["[buckets.old]\n[buckets.old.inputs]\n", ""])
-def test_an_id_moves(relay: Runner, tmp_path: Path, name: str, keep: str) -> None:
+def test_an_id_moves(relay: Runner, tmp_path: Path, way: str, keep: str) -> None:
     """An input's id goes to another bucket: with --prune, as what has it is deleted before it is made."""
-    with way(relay, name) as variables:
+    with reaching(relay.data, way) as variables:
         relay.json("apply", manifest(tmp_path, "[buckets.old.inputs.moved]\npath_prefix = '/m'\n"), **variables)
         moved = f"[buckets.aaa.inputs.moved]\npath_prefix = '/m'\n{keep}"
         path = manifest(tmp_path, moved)

@@ -12,7 +12,7 @@ from websockets.sync.client import connect
 from relay_tornado.cli.consumer import waited_words
 from relay_tornado.storage.lock import Lock
 from tests.cli.runner import Runner
-from tests.cli.server import Server, serving
+from tests.cli.server import WAYS, Server, reaching, serving
 
 
 def work(server: Server, acks: int) -> None:
@@ -41,19 +41,18 @@ def work(server: Server, acks: int) -> None:
     server.ask(gone())
 
 
-@pytest.mark.parametrize("way", ["control socket", "REST", "data directory"])
+@WAYS
 def test_show_move_and_handle_what_was_given_up(relay: Runner, way: str) -> None:
     """All commands, in words and as JSON; with as many ids as one likes."""
     made = relay.json("bucket", "create", "orders")
-    with serving(relay.data) as server:
+
+    def prepare(server: Server) -> None:
         for n in range(3):
             server.send(made["inputs"][0]["id"], b"body %d" % n)
         work(server, 1)
-        if way != "data directory":
-            variables = {"RELAY_URL": server.url, "RELAY_SECRET": server.secret} if way == "REST" else {}
-            check(relay, **variables)
-            return
-    check(relay)
+
+    with reaching(relay.data, way, prepare) as variables:
+        check(relay, **variables)
 
 
 def check(relay: Runner, **variables: str) -> None:

@@ -58,7 +58,7 @@ def test_an_output_that_is_not_there(relay: Runner, tmp_path: Path) -> None:
     relay.json("output", "create", "orders", "--name", "shop", "--public", "--destination", "https://shop.example.org/")
     relay.json("output", "create", "orders", "--name", "worker")
     with serving(relay.data) as server:
-        for place in ({}, {"RELAY_URL": server.url, "RELAY_SECRET": server.secret}):
+        for place in ({}, server.variables):
             said = relay.refused("forward", "orders", URL, "--output", "nope", **place, **state)
             assert said == "there is no output 'nope' in orders: it has shop, worker"
             said = relay.refused("forward", "orders", URL, "--output", "shop", **place, **state)

@@ -16,22 +16,21 @@ from relay_tornado.cli import logs as commands
 from relay_tornado.errors import Overloaded, RelayError, Unavailable
 from tests.acceptance.relay import wait_for
 from tests.cli.runner import Runner
-from tests.cli.server import Server, serving
+from tests.cli.server import WAYS, Server, reaching, serving
 
 
-@pytest.mark.parametrize("way", ["control socket", "REST", "data directory"])
+@WAYS
 def test_list_show_resend(relay: Runner, way: str) -> None:
     """Events are found, shown with their answer, and sent again one by one and by a range."""
     made = relay.json("bucket", "create", "orders")
     output = relay.json("output", "create", "orders", "--name", "worker")
-    with serving(relay.data) as server:
+
+    def prepare(server: Server) -> None:
         for n in range(3):
             server.send(made["inputs"][0]["id"], b"body %d" % n, **{"X-Kind": "order" if n else "other"})
-        if way != "data directory":
-            variables = {"RELAY_URL": server.url, "RELAY_SECRET": server.secret} if way == "REST" else {}
-            check(relay, output["id"], **variables)
-            return
-    check(relay, output["id"])
+
+    with reaching(relay.data, way, prepare) as variables:
+        check(relay, output["id"], **variables)
 
 
 def test_nothing_among_the_newest(relay: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +76,7 @@ def test_why_a_delivery_failed(relay: Runner) -> None:
     with serving(relay.data) as server:
         public = ("output", "create", "orders", "--public", "--retries", "-1", "--destination", "http://127.0.0.1:9/")
         assert "will not send" in relay(*public).stderr
-        remote = {"RELAY_URL": server.url, "RELAY_SECRET": server.secret}
+        remote = server.variables
         assert "unless it is set to: 127.0.0.1 is not a public" in relay(*public, "--name", "two", **remote).stderr
         server.send(made["inputs"][0]["id"], b"x")
         log = wait_for(lambda: relay.json("logs", "list", "--status", "failed")["data"], "the delivery to fail")[0]

@@ -94,7 +94,7 @@ def test_a_bucket_with_several_names_none_of_them(relay: Runner, made: dict[str,
 
     check()
     with serving(relay.data) as server:
-        check(RELAY_URL=server.url, RELAY_SECRET=server.secret)
+        check(**server.variables)
 
 
 def namesakes(relay: Runner) -> list[str]:
@@ -131,7 +131,7 @@ def test_a_name_that_several_have_names_none_of_them(relay: Runner) -> None:
 
     check()
     with serving(relay.data) as server:
-        check(RELAY_URL=server.url, RELAY_SECRET=server.secret)
+        check(**server.variables)
         server.send(relay.json("input", "list", "orders")[0]["id"], b"x")
         assert said in relay.refused("replay", "orders", "--from", "earliest", "--to-output", "a")
 

@@ -24,7 +24,7 @@ from relay_tornado.admin.commands import COMMANDS
 from relay_tornado.cli import answers
 from relay_tornado.cli.remote import Remote
 from tests.cli.runner import Runner
-from tests.cli.server import Server, serving
+from tests.cli.server import serving
 
 
 def test_its_commands_are_the_relays() -> None:
@@ -36,11 +36,6 @@ def test_its_commands_are_the_relays() -> None:
         taken = inspect.signature(run).parameters.values()
         named = {each.name for each in taken if each.kind is not each.VAR_KEYWORD}
         assert named <= inspect.signature(COMMANDS[name]).parameters.keys()
-
-
-def at(server: Server) -> dict[str, str]:
-    """The variables that lead to a server."""
-    return {"RELAY_URL": server.url, "RELAY_SECRET": server.secret}
 
 
 def scenario(relay: Runner, **variables: str) -> dict[str, Any]:
@@ -95,7 +90,7 @@ def test_the_same_every_way(relay: Runner, tmp_path: Path) -> None:
     alone = scenario(relay)
     with serving(tmp_path / "near") as server:
         through = scenario(Runner(server.data))
-        remote = scenario(Runner(tmp_path / "none"), **at(server))
+        remote = scenario(Runner(tmp_path / "none"), **server.variables)
     assert set(alone) == set(through) == set(remote)
     for name in alone:
         assert shape(alone[name]) == shape(through[name]) == shape(remote[name]), name
@@ -115,22 +110,22 @@ def test_for_people(relay: Runner, tmp_path: Path) -> None:
 def test_errors(relay: Runner, tmp_path: Path) -> None:
     """What the relay refuses comes out in its words, with exit code 1."""
     with serving(tmp_path / "remote") as server:
-        relay.json("bucket", "create", "orders", **at(server))
-        assert "already" in relay.refused("bucket", "create", "orders", **at(server))
-        assert "no bucket 'x'" in relay.refused("bucket", "show", "x", **at(server))
+        relay.json("bucket", "create", "orders", **server.variables)
+        assert "already" in relay.refused("bucket", "create", "orders", **server.variables)
+        assert "no bucket 'x'" in relay.refused("bucket", "show", "x", **server.variables)
         for command in (("bucket", "show", "x"), ("logs", "list", "--bucket", "x"), ("input", "create", "x")):
-            for way in (at(server), {"RELAY_DATA": str(tmp_path / "remote")}):
+            for way in (server.variables, {"RELAY_DATA": str(tmp_path / "remote")}):
                 said = relay.refused(*command, **way)
                 assert "relay bucket list" in said
                 assert "/v1" not in said
-        assert "no input" in relay.refused("input", "set", "x", "--name", "n", **at(server))
-        wrong = {**at(server), "RELAY_SECRET": "sk-rly_wrong"}
+        assert "no input" in relay.refused("input", "set", "x", "--name", "n", **server.variables)
+        wrong = {**server.variables, "RELAY_SECRET": "sk-rly_wrong"}
         assert "wrong, revoked or expired" in relay.refused("bucket", "list", **wrong)
-        (token,) = relay.json("token", "list", **at(server))
-        said = relay("bucket", "list", **{**at(server), "RELAY_SECRET": token["key"]}).stderr.splitlines()
+        (token,) = relay.json("token", "list", **server.variables)
+        said = relay("bucket", "list", **{**server.variables, "RELAY_SECRET": token["key"]}).stderr.splitlines()
         assert ["looks like a token's key" in said[0], "wrong, revoked or expired" in said[1]] == [True, True]
-        scoped = relay.json("token", "create", "--bucket", "orders", **at(server))
-        limited = {**at(server), "RELAY_SECRET": scoped["secret"]}
+        scoped = relay.json("token", "create", "--bucket", "orders", **server.variables)
+        limited = {**server.variables, "RELAY_SECRET": scoped["secret"]}
         assert [each["name"] for each in relay.json("bucket", "list", **limited)] == ["orders"]
         assert "administrator" in relay.refused("token", "list", **limited)
 

@@ -9,21 +9,21 @@ import pytest
 from relay_tornado.admin import searching
 from relay_tornado.search.index import Covered, Index
 from tests.cli.runner import Runner
-from tests.cli.server import serving
+from tests.cli.server import WAYS, Server, reaching, serving
 
 
-@pytest.mark.parametrize("way", ["control socket", "REST", "data directory"])
+@WAYS
 def test_search(relay: Runner, way: str) -> None:
     """By text and by options, newest first, with a cursor, as a table or as JSON."""
     made = relay.json("bucket", "create", "orders")
     relay.json("bucket", "create", "other")
-    with serving(relay.data) as server:
+
+    def prepare(server: Server) -> None:
         for number in range(3):
             server.send(made["inputs"][0]["id"], b'{"ref": "ORD-%d"}' % number, **{"X-Kind": "order"})
-        if way != "data directory":
-            check(relay, {"RELAY_URL": server.url, "RELAY_SECRET": server.secret} if way == "REST" else {})
-            return
-    check(relay, {})
+
+    with reaching(relay.data, way, prepare) as variables:
+        check(relay, variables)
 
 
 def check(relay: Runner, variables: dict[str, str]) -> None:

@@ -98,7 +98,7 @@ def test_errors_name_flags(relay: Runner) -> None:
         relay.json("bucket", "create", name)
     check()
     with serving(relay.data) as server:
-        check(RELAY_URL=server.url, RELAY_SECRET=server.secret)
+        check(**server.variables)
         for command in (("listen", "Orders"), ("forward", "Orders", "http://127.0.0.1:9")):
             said = relay(*command)
             assert (said.exit_code, said.stderr.splitlines()[-1]) == (

@@ -19,16 +19,10 @@ from tornado.httpclient import AsyncHTTPClient
 from tests.acceptance.relay import TIMEOUT, Relay, wait_for
 from tests.deploy.fronts import behind
 from tests.handlers.sockets import Client
+from tests.pairs import write_pair
 
 SOCKETS = 200
 CA = trustme.CA()
-
-
-def write_pair(folder: Path) -> None:
-    """A new certificate with a new key, put in place as renewals do: the key first."""
-    leaf = CA.issue_cert("127.0.0.1")
-    leaf.private_key_pem.write_to_path(folder / "key.pem")
-    (folder / "cert.pem").write_bytes(b"".join(blob.bytes() for blob in leaf.cert_chain_pems))
 
 
 @pytest.fixture
@@ -40,8 +34,8 @@ def tls() -> ssl.SSLContext:
 
 @pytest.fixture
 def secure(tmp_path: Path) -> Iterator[Relay]:
-    write_pair(tmp_path)
-    with Relay(tmp_path / "data", tls_cert=tmp_path / "cert.pem", tls_key=tmp_path / "key.pem") as relay:
+    certificate, key = write_pair(tmp_path, CA.issue_cert("127.0.0.1"))
+    with Relay(tmp_path / "data", tls_cert=certificate, tls_key=key) as relay:
         yield relay
 
 
@@ -91,7 +85,7 @@ def test_a_renewed_certificate_drops_no_socket(secure: Relay, tls: ssl.SSLContex
         async with AsyncExitStack() as stack:
             gate = asyncio.Semaphore(20)
             clients = await asyncio.gather(*(subscriber(stack, gate) for _ in range(count)))
-            write_pair(tmp_path)
+            write_pair(tmp_path, CA.issue_cert("127.0.0.1"))
             if how == "SIGHUP":
                 assert secure.process is not None
                 secure.process.send_signal(signal.SIGHUP)

@@ -25,6 +25,7 @@ from relay_tornado.model import Token
 from relay_tornado.tls import Certificate
 from tests.deploy.fronts import behind
 from tests.handlers.edge import Edge, edge
+from tests.pairs import write_pair
 
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -198,11 +199,8 @@ async def test_a_socket_that_gives_another_answer(last: str | None) -> None:
 async def test_certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One of an authority that nobody knows fails; a known one says how long it lasts."""
     ca = trustme.CA()
-    leaf = ca.issue_cert("127.0.0.1")
-    leaf.private_key_pem.write_to_path(tmp_path / "key.pem")
-    (tmp_path / "cert.pem").write_bytes(b"".join(blob.bytes() for blob in leaf.cert_chain_pems))
+    certificate = Certificate(*write_pair(tmp_path, ca.issue_cert("127.0.0.1")))
     ca.cert_pem.write_to_path(tmp_path / "ca.pem")
-    certificate = Certificate(tmp_path / "cert.pem", tmp_path / "key.pem")
     async with edge(entrance=Entrance(certificate)) as site:
         place = Place(f"https://127.0.0.1:{site.port}", "i-1")
         said = await examined(place)
@@ -219,11 +217,9 @@ async def test_certificates_that_end(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """Two weeks before that it is a warning; the rest is looked at until clients refuse it."""
     ca, now = trustme.CA(), datetime.now(UTC)
     leaf = ca.issue_cert("127.0.0.1", not_before=now - timedelta(30), not_after=now + timedelta(days))
-    leaf.private_key_pem.write_to_path(tmp_path / "key.pem")
-    leaf.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
     ca.cert_pem.write_to_path(tmp_path / "ca.pem")
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
-    async with edge(entrance=Entrance(Certificate(tmp_path / "cert.pem", tmp_path / "key.pem"))) as site:
+    async with edge(entrance=Entrance(Certificate(*write_pair(tmp_path, leaf)))) as site:
         said = await examined(Place(f"https://127.0.0.1:{site.port}", "i-1"))
     assert (said["certificate"].level, "url" in said) == (level, level != "fail")
 

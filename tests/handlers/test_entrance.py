@@ -27,6 +27,7 @@ from relay_tornado.tls import Certificate
 from tests.handlers.edge import URL, edge
 from tests.handlers.raw import TIMEOUT, Raw, request
 from tests.handlers.sockets import HANDSHAKE, Client, masked
+from tests.pairs import write_pair
 from tests.waiting import until
 
 pytestmark = pytest.mark.usefixtures("transport")
@@ -34,16 +35,9 @@ pytestmark = pytest.mark.usefixtures("transport")
 CA = trustme.CA()
 
 
-def write_pair(folder: Path, **options: object) -> None:
-    leaf = CA.issue_cert("127.0.0.1", **options)  # type: ignore[arg-type]
-    leaf.private_key_pem.write_to_path(folder / "key.pem")
-    (folder / "cert.pem").write_bytes(b"".join(blob.bytes() for blob in leaf.cert_chain_pems))
-
-
 @pytest.fixture
 def certificate(tmp_path: Path) -> Certificate:
-    write_pair(tmp_path)
-    return Certificate(tmp_path / "cert.pem", tmp_path / "key.pem")
+    return Certificate(*write_pair(tmp_path, CA.issue_cert("127.0.0.1")))
 
 
 @pytest.fixture
@@ -71,7 +65,7 @@ async def test_webhooks_and_sockets_go_over_tls(certificate: Certificate, tls: s
             async with Raw(site.port, tls=tls) as sender:
                 assert (await sender.ask(request(URL, body))).status == 200
                 assert (await client.hear())["body"] == body.decode()
-                write_pair(tmp_path, key_type=trustme.KeyType.RSA)
+                write_pair(tmp_path, CA.issue_cert("127.0.0.1", key_type=trustme.KeyType.RSA))
                 assert certificate.reload()
                 assert (await sender.ask(request(URL, b"on the old connection"))).status == 200
             async with Raw(site.port, tls=tls) as sender:

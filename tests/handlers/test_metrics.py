@@ -27,6 +27,7 @@ from relay_tornado.settings import Settings
 from tests.handlers.edge import URL, edge
 from tests.handlers.raw import Raw, request
 from tests.handlers.sockets import Client
+from tests.pairs import write_pair
 
 Samples = dict[tuple[str, str], float]
 
@@ -176,12 +177,11 @@ async def test_what_is_wrong_is_measured(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(ConsumerLevels, "EVERY", 0.05)
     ends = datetime.now(UTC) + timedelta(30)
     leaf = trustme.CA().issue_cert("127.0.0.1", not_after=ends)
-    leaf.private_key_pem.write_to_path(tmp_path / "key.pem")
-    leaf.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+    certificate, key = write_pair(tmp_path, leaf)
     (tmp_path / "backups").mkdir()
     (tmp_path / "backups" / name_at(1_000_000_000)).write_bytes(bytes(77))
     settings = Settings(port=0, metrics_port=0, data=tmp_path / "data", backup_dir=tmp_path / "backups")
-    files = {"tls_cert": tmp_path / "cert.pem", "tls_key": tmp_path / "key.pem"}
+    files = {"tls_cert": certificate, "tls_key": key}
     relay = Relay(dataclasses.replace(settings, **files, forward_allow="127.0.0.0/8", backup_every=7200.0))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         away = f"http://127.0.0.1:{taken.getsockname()[1]}/"
