@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import sqlite3
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 
 import structlog
 
@@ -89,13 +89,16 @@ class Housekeeping:
         by_age = self._clock.by_age()
         if by_age:
             await self._expire()
+        # With a token that has expired nobody can come; it counts while the clock is in doubt.
+        now = self._now()
+        over = [token.key for token in self._registry.list("token") if by_age and token.expired(now)]
         left = 0
         buckets = self._registry.list("bucket")
         for gone in self._overtaken.keys() - {bucket.id for bucket in buckets}:
             del self._overtaken[gone]
         for bucket in buckets:
             try:
-                left += await self._trim(bucket, by_age)
+                left += await self._trim(bucket, by_age, over)
             except BucketGone:
                 continue  # deleted since the list was read
             except (RelayError, sqlite3.Error) as error:
@@ -122,12 +125,13 @@ class Housekeeping:
             else:
                 _logger.info("bucket_expired", bucket_id=bucket.id, bucket=bucket.name)
 
-    async def _trim(self, bucket: Bucket, by_age: bool) -> int:
+    async def _trim(self, bucket: Bucket, by_age: bool, over: Collection[str]) -> int:
+        """Those who come by the tokens with these keys are not waited for."""
         age = self._clock.age(bucket.retention.max_age) if by_age else None
         keep = dataclasses.replace(bucket.retention, max_age=age)
         if by_age:
             await self._log.forget_repeats(bucket.id)
-        floor = await self._needed(bucket, by_age) if keep.wait_for_consumers else None
+        floor = await self._ledgers.store.floor(bucket.id, but=over) if keep.wait_for_consumers else None
         left = await self._log.trim(bucket.id, keep, floor)
         forced = 0
         if keep.wait_for_consumers and keep.hard_max_bytes is not None:
@@ -149,13 +153,6 @@ class Housekeeping:
             self._overtaken[bucket.id] = self._overtaken.get(bucket.id, 0) + taken
         elif events := self._overtaken.pop(bucket.id, 0):
             _logger.info("consumers_overtaken_no_more", bucket_id=bucket.id, bucket=bucket.name, events=events)
-
-    async def _needed(self, bucket: Bucket, by_age: bool) -> int | None:
-        """The oldest seq that is waited for. With a token that has expired nobody can come; it counts while the clock
-        is in doubt."""
-        now = self._now()
-        over = [token.key for token in self._registry.list("token") if by_age and token.expired(now)]
-        return await self._ledgers.store.floor(bucket.id, but=over)
 
     async def run(self) -> None:
         """A pass every interval, until it is cancelled; a pass that fails is logged, and the next one comes."""

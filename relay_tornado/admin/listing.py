@@ -21,6 +21,7 @@ from relay_tornado.log.contract import EventLog, Outline
 from relay_tornado.log.deliveries import Deliveries
 from relay_tornado.log.lineage import position_id
 from relay_tornado.model import MIB, Bounds, Bucket, Output, Token
+from relay_tornado.pieces import Pieces
 from relay_tornado.wire.fields import Document
 from relay_tornado.wire.logs import RECEIVED
 
@@ -130,9 +131,10 @@ class Listing:
         return buckets, output_of(buckets[0], wanted.output)
 
     async def _places(self, buckets: Sequence[Bucket], wanted: Filter) -> list[_Place]:
-        places = []
+        places, pieces = [], Pieces()
         log = self._stored.log
         for bucket in buckets:
+            await pieces.done()
             try:
                 bounds = await log.bounds(bucket.id)
                 low, high = bounds.first, bounds.head
@@ -300,8 +302,10 @@ class _Merged:
         """Bytes of events that were read to be judged."""
 
     async def next(self) -> _Item | None:
+        pieces = Pieces()
         while self._new:
             await self._push(self._new.pop(), deque())
+            await pieces.done()
         if not self._heap:
             return None
         _, _, waiting = heapq.heappop(self._heap)

@@ -20,6 +20,7 @@ from relay_tornado.errors import BucketGone
 from relay_tornado.log.contract import Outline
 from relay_tornado.log.lineage import position_id
 from relay_tornado.model import MIB, Bounds, Bucket, Event, Token
+from relay_tornado.pieces import Pieces
 from relay_tornado.search.index import Covered, Index
 from relay_tornado.search.text import Query, Turns, parse_query, text_of
 from relay_tornado.wire import headers
@@ -78,8 +79,9 @@ class Searching:
         buckets = [self._stored.bucket(token, bucket)] if bucket else self._stored.buckets(token)
         begin = await self._stored.key(buckets, cursor) if cursor else None
         budget = _Budget()
-        runs = []
+        runs, pieces = [], Pieces()
         for each in buckets:
+            await pieces.done()
             try:
                 bounds = await self._stored.log.bounds(each.id)
             except BucketGone:

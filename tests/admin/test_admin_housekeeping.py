@@ -437,6 +437,18 @@ async def test_retention_waits_for_no_token_that_has_expired(open_world: OpenWor
 
 
 @pytest.mark.gen_test
+async def test_tokens_are_looked_at_once_for_all_buckets(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there are thousands of both, each of the one for each of the other would take minutes."""
+    for name in ("orders", "billing", "stock"):
+        await world.administration.create_bucket(name, retention=WAITING)
+    asked = []
+    listed = world.registry.list
+    monkeypatch.setattr(world.registry, "list", lambda kind: asked.append(kind) or listed(kind))
+    await world.administration.housekeeping.trim_all()
+    assert asked.count("token") == 1
+
+
+@pytest.mark.gen_test
 async def test_a_deleted_bucket_takes_its_consumers_along(world: World) -> None:
     """Whoever uses one is told that it is gone."""
     bucket = await world.administration.create_bucket("orders")

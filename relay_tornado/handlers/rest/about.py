@@ -86,7 +86,9 @@ class UsageHandler(RestHandler):
     async def get(self) -> None:
         buckets = self.rest.stored.buckets(self.token)
         stored = received = 0
+        pieces = Pieces()
         for bucket in buckets:
+            await pieces.done()
             try:
                 bounds = await self.rest.stored.log.bounds(bucket.id)
             except BucketGone:

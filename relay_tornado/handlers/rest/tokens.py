@@ -13,6 +13,7 @@ from relay_tornado.errors import Forbidden, Invalid
 from relay_tornado.handlers.rest.base import RestHandler, operation
 from relay_tornado.handlers.rest.schemas import Deleted, NewTokenAnswer, TokenAnswer
 from relay_tornado.model import Token
+from relay_tornado.pieces import Pieces
 from relay_tornado.wire.fields import Choice, Document, Flag, Number, StockFields, Text, load
 from relay_tornado.wire.rest import deleted_document, moment
 
@@ -57,7 +58,11 @@ class TokensHandler(RestHandler):
     @operation("All tokens, without their secrets", TokenAnswer(many=True))
     async def get(self) -> None:
         administration = self.rest.administration
-        self.answer([administration.describe_token(token) for token in administration.list_tokens()])
+        found, pieces = [], Pieces()
+        for token in administration.list_tokens():
+            found.append(administration.describe_token(token))
+            await pieces.done()
+        self.answer(found)
 
     @operation("Make a token; its secret is shown this once", NewTokenAnswer(), status=201, body=_BODY)
     async def post(self) -> None:

@@ -7,9 +7,12 @@ from contextlib import AsyncExitStack
 
 import pytest
 
+from relay_tornado.admin.administration import Administration
+from relay_tornado.admin.listing import _Merged
 from relay_tornado.delivery.deliver import Delivery
 from relay_tornado.handlers.rest import buckets
 from relay_tornado.handlers.rest.about import StatusHandler
+from relay_tornado.log.sqlite import SqliteEventLog
 from relay_tornado.pieces import TOGETHER
 from tests.counting import calls_by_turn
 from tests.handlers.rest.world import World
@@ -203,10 +206,13 @@ async def test_connected_clients(here: World) -> None:
 
 @pytest.mark.gen_test
 async def test_thousands_come_in_pieces(here: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of many buckets, and of clients that read many, a few are looked at in a turn of the loop."""
+    """Of many buckets and tokens, and of clients that read many, a few are looked at in a turn of the loop."""
     most = 2 * TOGETHER
     for number in range(most):
         await here.bucket(f"b{number}")
+    administration = here.relay.administration
+    while len(administration.list_tokens()) < most:
+        await administration.create_token()
     async with AsyncExitStack() as stack:
         for _ in range(3):
             await stack.enter_async_context(here.socket("administrator"))
@@ -217,6 +223,11 @@ async def test_thousands_come_in_pieces(here: World, monkeypatch: pytest.MonkeyP
             ("/v1/status", (Delivery, "positions"), 3, 1),
             ("/v1/connected-clients", (Delivery, "positions"), 3, 1),
             ("/v1/usage", (Delivery, "positions"), 3, 1),
+            ("/v1/usage", (SqliteEventLog, "bounds"), most, TOGETHER),
+            ("/v1/tokens", (Administration, "describe_token"), most, TOGETHER),
+            ("/v1/logs", (SqliteEventLog, "bounds"), most, TOGETHER),
+            ("/v1/logs", (_Merged, "_push"), most, TOGETHER),
+            ("/v1/search", (SqliteEventLog, "bounds"), most, TOGETHER),
         ):
             calls = calls_by_turn(monkeypatch, where, name)
             assert (await here.call("GET", what)).status == 200
