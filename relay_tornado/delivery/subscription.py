@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
@@ -13,6 +14,7 @@ from relay_tornado.log.contract import EventLog
 from relay_tornado.log.ledgers import Ledger
 from relay_tornado.log.lineage import epoch_at, gap_up_to, gap_within, place_cursor
 from relay_tornado.model import Bounds, Bucket, BucketId, Cursor, Earliest, Gap, Last, Latest, Position, Since, Token
+from relay_tornado.pieces import Pieces
 from relay_tornado.registry.contract import Registry
 from relay_tornado.rules import Rules
 from relay_tornado.wire import control, frames
@@ -199,9 +201,15 @@ async def place_all(
     every bucket for which it is asked, see `named`. `later`: they join a subscription whose other buckets were placed
     before, new ones at their first event. `floors` count before anything that is asked, `first` where nothing is.
     """
-    held = [(bucket, bounds) for bucket in buckets if (bounds := await _bounds(log, bucket.id)) is not None]
+    pieces = Pieces()
+    held = []
+    for bucket in buckets:
+        with suppress(BucketGone):
+            held.append((bucket, await log.bounds(bucket.id)))
+        await pieces.done()
     placements = []
     for bucket, bounds in held:
+        await pieces.done()
         position = request.position(bucket.id, bucket.name)
         floor = floors.get(bucket.id)
         if floor is not None:
@@ -223,13 +231,6 @@ async def place_all(
             reached = Reached(reached.seq + 1)
         placements.append(Placement(bucket, bounds, reached, gap))
     return placements
-
-
-async def _bounds(log: EventLog, bucket_id: BucketId) -> Bounds | None:
-    try:
-        return await log.bounds(bucket_id)
-    except BucketGone:
-        return None
 
 
 async def _judge(

@@ -214,9 +214,11 @@ async def test_thousands_come_in_pieces(here: World, monkeypatch: pytest.MonkeyP
     while len(administration.list_tokens()) < most:
         await administration.create_token()
     async with AsyncExitStack() as stack:
+        looked_at = calls_by_turn(monkeypatch, SqliteEventLog, "bounds")
         for _ in range(3):
             await stack.enter_async_context(here.socket("administrator"))
-
+        assert max(looked_at) == TOGETHER
+        monkeypatch.undo()
         for what, (where, name), times, at_once in (
             ("/v1/buckets", (buckets, "bucket_document"), most, TOGETHER),
             ("/v1/status", (StatusHandler, "_bucket"), most, TOGETHER),
