@@ -136,7 +136,7 @@ class Administration:
         except RelayError:
             await self._drop_log(bucket.id)
             raise
-        await self._positions.complete(self._positions.follow(bucket, first, followed))
+        await self._positions.complete(followed, self._positions.follow(bucket, first, followed))
         return bucket
 
     async def create_bin(self) -> Bucket:
@@ -307,7 +307,7 @@ class Administration:
         except RelayError:
             await self._positions.end(token, None)
             raise
-        await self._positions.complete(self._positions.begin(None, token, begun))
+        await self._positions.complete(begun, self._positions.begin(None, token, begun))
         return token, secret
 
     async def set_token(self, key: str, /, **options: Any) -> Token:
@@ -406,7 +406,7 @@ class Administration:
                         raise
                     continue
                 await self._positions.fade(bucket, changed)
-                await self._positions.complete(self._positions.stay(bucket, changed, begun))
+                await self._positions.complete(begun, self._positions.stay(bucket, changed, begun))
                 return changed
             raise Conflict("the bucket is being changed by others all the time: try again")
 
@@ -445,7 +445,7 @@ class Administration:
                         raise
                     continue
                 await self._positions.end(token, changed)
-                await self._positions.complete(self._positions.begin(token, changed, begun))
+                await self._positions.complete(begun, self._positions.begin(token, changed, begun))
                 return changed
             raise Conflict("the token is being changed by others all the time: try again")
 

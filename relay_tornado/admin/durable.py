@@ -23,9 +23,9 @@ _log = structlog.get_logger(__name__)
 
 
 class TokenPositions:
-    """Makes and removes them. What makes some raises Unavailable, NoSpace and Unknown, and returns where it looked, so
-    that it need not look there again (`but`). A token that has expired gets none in a bucket that is made or changed:
-    it would only keep its events."""
+    """Makes and removes them. What makes some raises Unavailable, NoSpace and Unknown, and returns those that it made
+    but for `but`, which it makes no more. A token that has expired gets none in a bucket that is made or changed: it
+    would only keep its events."""
 
     def __init__(self, log: EventLog, registry: Registry, ledgers: Ledgers, clock: Callable[[], float]) -> None:
         self._log = log
@@ -33,40 +33,47 @@ class TokenPositions:
         self._ledgers = ledgers
         self._clock = clock
 
-    async def begin(self, before: Token | None, token: Token, but: Collection[str] = ()) -> Collection[str]:
-        """At the head of each bucket where the token is to have one and had none. Returns the ids of all that are not
-        ephemeral, where it is to have some."""
-        if not token.durable:
-            return ()
-        buckets = {bucket.id: bucket for bucket in self._buckets() if not bucket.ephemeral}
-        for bucket in buckets.values():
-            if bucket.id not in but and token.keeps_position(bucket) and not _had(before, bucket):
+    async def begin(self, before: Token | None, token: Token, but: Collection[Key] = ()) -> Collection[Key]:
+        """At the head of each bucket where the token is to have one and had none."""
+        made: set[Key] = set()
+        for bucket in self._buckets() if token.durable else ():
+            key = _key(bucket, token)
+            if key not in but and token.keeps_position(bucket) and not _had(before, bucket):
                 await self._make_at_head(bucket, token)
-        return buckets
+                made.add(key)
+        return made
 
-    async def follow(self, bucket: Bucket, first: int, but: Collection[str] = ()) -> Collection[str]:
-        """At the first event, `first`, of a bucket that is being made. Returns the keys of all that are durable."""
-        tokens = self._tokens()
-        for token in tokens.values():
-            if token.key not in but and token.keeps_position(bucket) and not token.expired(self._clock()):
-                await self._make(bucket, token, first - 1)
-        return tokens
+    async def follow(self, bucket: Bucket, first: int, but: Collection[Key] = ()) -> Collection[Key]:
+        """At the first event, `first`, of a bucket that is being made."""
+        following = self._following(bucket, but)
+        for token in following.values():
+            await self._make(bucket, token, first - 1)
+        return following
 
-    async def stay(self, before: Bucket, bucket: Bucket, but: Collection[str] = ()) -> Collection[str]:
-        """At the head of a bucket that is ephemeral no longer. Returns the keys of all that are durable."""
-        tokens = self._tokens()
-        for token in tokens.values() if before.ephemeral else ():
-            if token.key not in but and token.keeps_position(bucket) and not token.expired(self._clock()):
-                await self._make_at_head(bucket, token)
-        return tokens
+    async def stay(self, before: Bucket, bucket: Bucket, but: Collection[Key] = ()) -> Collection[Key]:
+        """At the head of a bucket that is ephemeral no longer."""
+        following = self._following(bucket, but) if before.ephemeral else {}
+        for token in following.values():
+            await self._make_at_head(bucket, token)
+        return following
 
-    async def complete(self, positions: Awaitable[object]) -> None:
+    def _following(self, bucket: Bucket, but: Collection[Key]) -> dict[Key, Token]:
+        tokens = {_key(bucket, token): token for token in self._tokens().values() if token.keeps_position(bucket)}
+        now = self._clock()
+        return {key: token for key, token in tokens.items() if key not in but and not token.expired(now)}
+
+    async def complete(self, made: Collection[Key], positions: Awaitable[Collection[Key]]) -> None:
         """Positions again, once their record is put: of a bucket and a token that are made at the same time, neither
-        saw the other before. What fails now is made by the token's client, or at the next start."""
+        saw the other before. What fails now is made by the token's client, or at the next start. And of those that were
+        `made` before it, removes what is not to be there any more: whoever took it from the token could not see it."""
         try:
             await positions
         except RelayError as error:
             _log.warning("token_positions_lacking", reason=str(error))
+        for key in made:
+            bucket, token = self._registry.get("bucket", key.bucket_id), self._registry.get("token", key.name)
+            if bucket is not None and not _had(token, bucket):
+                await self._remove(key)
 
     async def fade(self, before: Bucket, bucket: Bucket) -> None:
         """Removes those in a bucket that is ephemeral from now on. What can't be removed is so at the next start."""

@@ -428,6 +428,36 @@ async def test_a_bucket_and_a_token_made_at_the_same_time(world: World) -> None:
         assert len(await positions(world, token.key)) == number + 1
 
 
+@pytest.mark.parametrize("made", ["bucket", "stored again", "token", "durable"])
+@pytest.mark.gen_test
+async def test_a_position_that_is_taken_away_as_it_is_made(world: World, made: str) -> None:
+    """Whoever revokes the token, or makes the bucket ephemeral, just then does not see what is made: it leaves all the
+    same, and retention waits for nobody who can't come."""
+    administration = world.administration
+    await administration.create_bucket("orders", ephemeral=made == "stored again")
+    token, _ = await administration.create_token(durable=made in ("bucket", "stored again"))
+    put = world.registry.put
+
+    async def late(*arguments: Any, **options: Any) -> Any:
+        world.registry.put = put  # type: ignore[method-assign]
+        if made in ("bucket", "stored again"):
+            await administration.revoke_token(token.key)
+        else:
+            await administration.set_bucket("orders", ephemeral=True)
+        return await put(*arguments, **options)
+
+    world.registry.put = late  # type: ignore[method-assign, assignment]
+    if made == "bucket":
+        await administration.create_bucket("billing")
+    elif made == "stored again":
+        await administration.set_bucket("orders", ephemeral=False)
+    elif made == "token":
+        await administration.create_token(durable=True)
+    else:
+        await administration.set_token(token.key, durable=True)
+    assert await world.consumers.list() == []
+
+
 @pytest.mark.gen_test
 async def test_a_bucket_without_its_positions_is_not_made(world: World) -> None:
     """Where they can't be stored, nobody finds the bucket, and its log is dropped."""
