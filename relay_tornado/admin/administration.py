@@ -149,7 +149,7 @@ class Administration:
                     f"there are {len(bins)} request bins already, and no more are made: delete one, or keep one"
                 )
             name = _BIN + "".join(secrets.choice(_BIN_ALPHABET) for _ in range(8))
-            return await self.create_bucket(name, description="A request bin", expires_at=time.time() + DAY)
+            return await self.create_bucket(name, description="A request bin", expires_at=self._clock() + DAY)
 
     async def set_bucket(self, reference: str, wanted: Wanted | None = None, /, **options: Any) -> Bucket:
         """Changes a bucket; options: `BucketFields`, or what `wanted` gives."""

@@ -420,3 +420,9 @@ async def test_a_record_from_before_its_bound(world: World) -> None:
     for n in range(2, 5):
         await relay.set_input(f"input-{n}", body="")
     await relay.create_input("orders")
+
+
+@pytest.mark.gen_test
+async def test_a_bin_ends_a_day_from_now(world: World) -> None:
+    """By the clock by which it is found to have ended."""
+    assert (await world.administration.create_bin()).expires_at == world.now + DAY
