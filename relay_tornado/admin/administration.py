@@ -32,7 +32,7 @@ from relay_tornado.admin.stored import bucket_of
 from relay_tornado.admin.tokens import changed_token, new_token, no_such_token, rotated_token
 from relay_tornado.errors import BucketGone, Conflict, NotFound, RelayError, Unknown
 from relay_tornado.ids import new_epoch
-from relay_tornado.log.consumers import Terms, output_key
+from relay_tornado.log.consumers import Key, Terms, output_key
 from relay_tornado.log.contract import EventLog
 from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.model import DAY, Bucket, BucketId, Input, Output, Token, counted
@@ -394,7 +394,7 @@ class Administration:
                     return bucket
                 if bounded:
                     check_size(bucket, changed)
-                await self._begin_outputs(bucket, changed)
+                outputs = await self._begin_outputs(bucket, changed)
                 begun = await self._positions.stay(bucket, changed)
                 try:
                     await self._registry.put("bucket", bucket.id, changed, expect=revision)
@@ -402,6 +402,9 @@ class Administration:
                     raise  # the change may be there after all; `reconcile` sees which it is
                 except RelayError as error:
                     await self._positions.fade(changed, bucket)
+                    for key in outputs:
+                        with suppress(RelayError):  # it goes at the next start, or as the output becomes public
+                            await self.ledgers.delete(key)
                     if not isinstance(error, Conflict) or self._registry.revision("bucket", bucket.id) == revision:
                         raise
                     continue
@@ -414,18 +417,22 @@ class Administration:
         """What one change of a bucket (by id) or token (by key) at a time holds, and who makes a bin (`_BIN`)."""
         return self._turns.setdefault(key, Lock())
 
-    async def _begin_outputs(self, before: Bucket, changed: Bucket) -> None:
+    async def _begin_outputs(self, before: Bucket, changed: Bucket) -> Sequence[Key]:
         """A position at the head for each output that becomes public: before it is seen, so that it gets what comes
-        from then on, whatever happens in between."""
+        from then on, whatever happens in between. Returns those."""
         public = {output.n for output in before.outputs if not output.internal}
-        begun = [output for output in changed.outputs if not output.internal and output.n not in public]
+        begun = [
+            output_key(changed.id, output.n)
+            for output in changed.outputs
+            if not output.internal and output.n not in public
+        ]
         if begun:
             head = (await self._log.bounds(changed.id)).head
-            for output in begun:
-                key = output_key(changed.id, output.n)
+            for key in begun:
                 # One that is there is of an output that is not public (any more), or of a change that failed.
                 await self.ledgers.delete(key)
                 await self.ledgers.store.create(key, head, Terms(), self._clock())
+        return begun
 
     async def _change_token(self, key: str, change: Callable[[Token], Token]) -> Token:
         """As `_change`."""

@@ -386,3 +386,25 @@ async def test_what_is_made_meanwhile_is_not_deleted_without_force(world: World)
     assert len(administration.find_bucket("orders").outputs) == 1
     world.registry.delete = delete  # type: ignore[method-assign]
     await administration.delete_bucket("orders", force=True)
+
+
+@pytest.mark.gen_test
+async def test_a_public_output_that_is_not_made_keeps_no_position(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Retention would wait for it until the next start."""
+    await world.administration.create_bucket("orders")
+    _, internal = await world.administration.create_output("orders", destination="https://example.org/a")
+    positions = []
+
+    async def fail(*arguments: object, **options: object) -> None:
+        positions.extend(await world.consumers.list())
+        raise NoSpace("the disk is full")
+
+    monkeypatch.setattr(world.registry, "put", fail)
+    with pytest.raises(NoSpace):
+        await world.administration.create_output("orders", internal=False, destination="https://example.org/b")
+    with pytest.raises(NoSpace):
+        await world.administration.set_output(internal.id, internal=False)
+    assert [each.key.name for each in positions] == ["2", "1"]
+    assert await world.consumers.list() == []
