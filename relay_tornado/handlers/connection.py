@@ -16,6 +16,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from tornado.http1connection import HTTP1Connection
+from tornado.httputil import HTTPServerRequest
 from tornado.ioloop import IOLoop
 from tornado.iostream import IOStream, SSLIOStream, StreamClosedError, UnsatisfiableReadError
 
@@ -434,6 +436,14 @@ class Connection(IOStream):
 
     def __str__(self) -> str:
         return self.remote_ip
+
+
+def stream_of(request: HTTPServerRequest) -> Connection:
+    """The connection that a request came by."""
+    connection = request.connection
+    assert isinstance(connection, HTTP1Connection)
+    assert isinstance(connection.stream, Connection)
+    return connection.stream
 
 
 class TlsConnection(Connection, SSLIOStream):

@@ -16,13 +16,12 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
-from tornado.http1connection import HTTP1Connection
 from tornado.httputil import HTTPServerRequest
 
 from relay_tornado.admin.sessions import Session, Sessions
 from relay_tornado.errors import Forbidden, Unauthorized
 from relay_tornado.handlers.base import BEARER
-from relay_tornado.handlers.connection import Connection
+from relay_tornado.handlers.connection import stream_of
 from relay_tornado.ids import hash_secret
 from relay_tornado.model import Token
 from relay_tornado.registry.access import API_KEY, Access
@@ -130,20 +129,14 @@ def challenges(request: HTTPServerRequest) -> Iterable[str]:
 def distrusted_proxy(request: HTTPServerRequest) -> str | None:
     """The address of a proxy near by that says for whom it asks, and whose word does not count; None where there is
     none."""
-    connection, address = request.connection, request.remote_ip or ""
-    if "X-Forwarded-For" not in request.headers or not isinstance(connection, HTTP1Connection):
+    address = request.remote_ip or ""
+    if "X-Forwarded-For" not in request.headers or stream_of(request).proxied:
         return None
-    stream = connection.stream
-    trusted = isinstance(stream, Connection) and stream.proxied
-    return None if trusted or ipaddress.ip_address(address).is_global else address
+    return None if ipaddress.ip_address(address).is_global else address
 
 
 def _host(request: HTTPServerRequest) -> str:
-    connection = request.connection
-    assert isinstance(connection, HTTP1Connection)
-    stream = connection.stream
-    forwarded = stream.forwarded_host if isinstance(stream, Connection) else None
-    return forwarded or request.headers.get("Host", "")
+    return stream_of(request).forwarded_host or request.headers.get("Host", "")
 
 
 def _origin(url: str | None) -> str:

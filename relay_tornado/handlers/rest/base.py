@@ -16,7 +16,7 @@ from tornado.web import stream_request_body
 
 from relay_tornado.errors import Forbidden, Invalid, Overloaded, RelayError
 from relay_tornado.handlers.base import JsonHandler
-from relay_tornado.handlers.connection import Connection
+from relay_tornado.handlers.connection import stream_of
 from relay_tornado.handlers.credentials import Caller, challenges
 from relay_tornado.handlers.rest.payload import check_size, parse
 from relay_tornado.handlers.rest.scopes import NEEDS, Need
@@ -155,7 +155,7 @@ class RestHandler(JsonHandler):
             self._reads = key
             if waited:
                 await self._authorize()  # the same, while it waited
-                if self._stream().closed():
+                if stream_of(self.request).closed():
                     raise Overloaded("its client did not wait for the answer")
 
     def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
@@ -172,7 +172,7 @@ class RestHandler(JsonHandler):
         key, self._reads = self._reads, None
         if key is None:
             return super().finish(chunk)
-        stream = self._stream()
+        stream = stream_of(self.request)
         try:
             return super().finish(chunk)
         finally:
@@ -252,20 +252,12 @@ class RestHandler(JsonHandler):
         return challenges(self.request)
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
-        connection = self.request.connection
-        if isinstance(connection, HTTP1Connection) and isinstance(connection.stream, Connection):
-            stream = connection.stream
-            if stream.receiving:
-                # Tornado closes a connection behind an answer that comes before the request was read to its end.
-                self.set_header("Connection", "close")
-                stream.linger()
+        stream = stream_of(self.request)
+        if stream.receiving:
+            # Tornado closes a connection behind an answer that comes before the request was read to its end.
+            self.set_header("Connection", "close")
+            stream.linger()
         super().write_error(status_code, **kwargs)
-
-    def _stream(self) -> Connection:
-        connection = self.request.connection
-        assert isinstance(connection, HTTP1Connection)
-        assert isinstance(connection.stream, Connection)
-        return connection.stream
 
     def _let_go(self) -> None:
         held, self._held = self._held, 0
