@@ -325,9 +325,9 @@ class Session:
         seconds = f"{self._settings.stuck_timeout:g} s"
         return self._close(CloseCode.TOO_SLOW, f"too slow: no sign of life for {seconds}; reconnect to go on")
 
-    def going_away(self, reason: str, code: int = CloseCode.GOING_AWAY) -> Effects:
+    def going_away(self, reason: str) -> Effects:
         """The relay, or what it reads from, is not there for a while."""
-        return self._close(code, reason)
+        return self._close(CloseCode.GOING_AWAY, reason)
 
     def ended(self) -> None:
         """The socket is gone."""

@@ -101,8 +101,8 @@ class Conversation(Connected):
     def token_expired(self) -> None:
         self._act(self._session.token_expired())
 
-    def close(self, code: int, reason: str) -> None:
-        self._act(self._session.going_away(reason, code))
+    def send_away(self, reason: str) -> None:
+        self._act(self._session.going_away(reason))
 
     def ended(self) -> None:
         """The socket is closed."""

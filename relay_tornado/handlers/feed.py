@@ -158,7 +158,7 @@ class Feed(Connected):
             self._session.held.discard(self)
         self._sockets.forget(self)
 
-    def close(self, code: int, reason: str) -> None:
+    def send_away(self, reason: str) -> None:
         self._end("going_away", reason)
 
     def token_changed(self, token: Token | None) -> None:

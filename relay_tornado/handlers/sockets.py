@@ -29,7 +29,7 @@ from relay_tornado.registry.contract import Kind, Registry
 from relay_tornado.rescue import Timer
 from relay_tornado.settings import Settings
 
-_GOING_AWAY: Final = (CloseCode.GOING_AWAY, "the relay is going away: come back")
+_AWAY: Final = "the relay is going away: come back"
 
 _SUBSCRIBING: Final = 8
 """Most messages a turn of the loop of those who have not subscribed yet."""
@@ -79,7 +79,8 @@ class Connected(ABC):
     def token_expired(self) -> None: ...
 
     @abstractmethod
-    def close(self, code: int, reason: str) -> None: ...
+    def send_away(self, reason: str) -> None:
+        """Its client is to come back later."""
 
 
 class Sockets:
@@ -143,7 +144,7 @@ class Sockets:
         """Why there is no room for one more connection that is counted so, as a close code and its reason."""
         settings = self.settings
         if self._closing:
-            return _GOING_AWAY
+            return CloseCode.GOING_AWAY, _AWAY
         if len(self._live) >= settings.max_sockets:
             return CloseCode.TOO_MANY, f"too many sockets: the relay takes {settings.max_sockets}; come back later"
         most = settings.max_sockets_per_address
@@ -185,7 +186,7 @@ class Sockets:
         is cut off after 5 seconds."""
         self._closing = True
         for conversation in list(self._live):
-            conversation.close(*_GOING_AWAY)
+            conversation.send_away(_AWAY)
         try:
             while self._live:
                 self._emptied.clear()
@@ -219,7 +220,7 @@ class Sockets:
             except Exception:
                 _log.exception("connection_not_told")
                 with suppress(Exception):
-                    conversation.close(*_GOING_AWAY)
+                    conversation.send_away(_AWAY)
 
     def _look_at_expiry(self) -> None:
         """Closes the sockets of tokens, and of rotated secrets, that have expired; looks again soon while there are

@@ -37,7 +37,7 @@ class Connection(Connected):
     def token_expired(self) -> None:
         self.told.append("expired")
 
-    def close(self, code: int, reason: str) -> None:
+    def send_away(self, reason: str) -> None:
         self.told.append("closed")
 
 
