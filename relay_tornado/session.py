@@ -256,19 +256,11 @@ class Session:
 
     def unsubscribed(self, request: control.Unsubscribe, error: RelayError | None = None) -> Effects:
         """The last `Unsubscribe` is carried out, or (`error`) it is not."""
-        if self.state == "closing":
-            return ()
-        if error is not None:
-            return self._problem(error.code, str(error))
-        return (Send(frames.unsubscribed(request.buckets)),)
+        return self._outcome(frames.unsubscribed(request.buckets), error)
 
     def responded(self, request: control.Respond, error: RelayError | None = None) -> Effects:
         """The last `Respond` is carried out: the answer is kept, or (`error`) it is not."""
-        if self.state == "closing":
-            return ()
-        if error is not None:
-            return self._problem(error.code, str(error))
-        return (Send(frames.responded(format_id(request.id.epoch, request.id.seq, request.id.output))),)
+        return self._outcome(frames.responded(format_id(request.id.epoch, request.id.seq, request.id.output)), error)
 
     def settled(self, request: Ack | Nak, found: bool) -> Effects:
         """The last `Settle` is handed on; an event that was `found` has no answer."""
@@ -341,6 +333,11 @@ class Session:
             return ()
         self.state = "closing"
         return (Close(code, reason),)
+
+    def _outcome(self, told: bytes, error: RelayError | None) -> Effects:
+        if self.state == "closing":
+            return ()
+        return (Send(told),) if error is None else self._problem(error.code, str(error))
 
     def _problem(self, code: str, text: str) -> Effects:
         return (Send(frames.error(code, text)),) if self.extended else self._ignored(text)
