@@ -15,7 +15,7 @@ import asyncio
 import logging
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final, TypeAlias, TypeVar
@@ -187,6 +187,14 @@ class Lock(asyncio.Lock):
             else:
                 # There may have been none to find out who waits; and behind him all others would wait.
                 surely(self._wake_up_first)  # type: ignore[attr-defined]
+
+    def __aexit__(self, kind: object, error: object, traceback: object) -> Coroutine[Any, Any, None]:
+        # Before a coroutine is made, for which there may be no memory, as for a tuple of what is given here.
+        self.release()
+        return _nothing()
+
+
+async def _nothing() -> None: ...
 
 
 def surely(step: Callable[..., Any], *arguments: Any) -> None:

@@ -7,6 +7,7 @@ import threading
 import types
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,6 +18,7 @@ from relay_tornado import rescue as module
 from relay_tornado.rescue import Lock, Timer, _at, aside, keep_looking, rescue, surely, wake
 from tests.failing import once
 from tests.needs import uvloops
+from tests.starving import each_failing
 from tests.waiting import until
 
 pytestmark = pytest.mark.gen_test
@@ -146,6 +148,28 @@ async def test_a_lock_is_released(monkeypatch: pytest.MonkeyPatch) -> None:
     assert lock.locked()
     waiting = asyncio.create_task(lock.acquire())
     await until(waiting.done)
+
+
+async def test_a_lock_is_released_wherever_memory_is_short() -> None:
+    """Whichever allocation fails between its being taken and let go of."""
+    locks: list[Lock] = []
+
+    def make() -> Callable[[], None]:
+        locks.append(lock := Lock())
+
+        async def hold() -> None:
+            async with lock:
+                assert lock.locked()
+
+        def step() -> None:
+            with suppress(StopIteration):
+                hold().send(None)
+
+        return step
+
+    for n in each_failing(make):
+        await until(lambda: not locks[-1].locked(), f"the lock, where allocation {n} failed", 20)
+    assert len(locks) > 2
 
 
 async def test_what_has_to_be_done_is_done_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ import structlog
 
 from relay_tornado.counters import ConsumerLevel, Counters
 from relay_tornado.model import BucketId
+from relay_tornado.rescue import Lock
 from relay_tornado.series import file
 from relay_tornado.storage import beside
 from relay_tornado.storage.connection import Connection
@@ -63,7 +64,7 @@ class Series:
         self._counters = counters
         self._clock = clock
         self._connection: Connection | None = None
-        self._opening = asyncio.Lock()
+        self._opening = Lock()
         self._retry = 0.0
         self._before = _Counted(counters)
         self._totals: dict[BucketId, int] = {}
