@@ -1,5 +1,5 @@
-"""A worker on a consumer: acks each event once it is dealt with, and prints its body then. Arguments: the socket's URL,
-key, secret, and the fields of its subscribe message as JSON."""
+"""A worker on a consumer: prints each event's body once it is dealt with, and acks it then, so that what was acked was
+said. Arguments: the socket's URL, key, secret, and the fields of its subscribe message as JSON."""
 
 import json
 import sys
@@ -8,6 +8,7 @@ import time
 from websockets.sync.client import connect
 
 url, key, secret, fields = sys.argv[1:]
+sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
 with connect(url, proxy=None, open_timeout=60, ping_interval=None) as socket:
     socket.send(json.dumps({"action": "auth", "key": key, "secret": secret}))
     socket.recv()
@@ -16,8 +17,7 @@ with connect(url, proxy=None, open_timeout=60, ping_interval=None) as socket:
         frame = json.loads(message)
         if frame["type"] == "webhook":
             time.sleep(0.002)
-            socket.send(json.dumps({"action": "ack", "id": frame["meta"]["id"]}))
             sys.stdout.write(f"{frame['body']}\n")
+            socket.send(json.dumps({"action": "ack", "id": frame["meta"]["id"]}))
         else:
             sys.stdout.write(f"status {frame['status']}\n")
-        sys.stdout.flush()
