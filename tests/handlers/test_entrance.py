@@ -325,7 +325,7 @@ async def test_a_stop_answers_what_is_on_its_way(monkeypatch: pytest.MonkeyPatch
                 assert await sender.closed() == b""
             await stopping
             async with Raw(port):
-                late, _ = listening.accept()
+                late, _ = await asyncio.get_running_loop().sock_accept(listening)
                 late.close()
             assert len(await site.events()) == 4
 
