@@ -163,20 +163,20 @@ class RestHandler(JsonHandler):
             super().send_error(status_code, **kwargs)
         finally:
             # There may be no memory for an answer either.
-            key, self._reads = self._reads, None
-            if key is not None:
-                self.rest.reads.leave(key)
+            self._leave()
 
     def finish(self, chunk: str | bytes | dict[str, Any] | None = None) -> Future[None]:
         """Sends the answer. A large one counts until its client has read it, or is gone."""
-        key, self._reads = self._reads, None
-        if key is None:
+        if self._reads is None:
             return super().finish(chunk)
         stream = stream_of(self.request)
         try:
-            return super().finish(chunk)
-        finally:
-            stream.when_written(functools.partial(self.rest.reads.leave, key))
+            written = super().finish(chunk)
+            stream.when_written(self._leave)
+        except BaseException:
+            self._leave()
+            raise
+        return written
 
     def answer(self, document: Any, status: int = 200) -> None:
         """Finishes with a JSON document, which may be large."""
@@ -258,6 +258,11 @@ class RestHandler(JsonHandler):
             self.set_header("Connection", "close")
             stream.linger()
         super().write_error(status_code, **kwargs)
+
+    def _leave(self) -> None:
+        key, self._reads = self._reads, None
+        if key is not None:
+            self.rest.reads.leave(key)
 
     def _let_go(self) -> None:
         held, self._held = self._held, 0

@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from relay_tornado.errors import Overloaded
+from relay_tornado.handlers.connection import Connection
 from relay_tornado.handlers.rest import reads
 from relay_tornado.handlers.rest.logs import LogsHandler
 from relay_tornado.handlers.rest.reads import AT_ONCE, Reads
@@ -67,6 +68,22 @@ async def test_who_lost_its_right_while_it_waited(here: World) -> None:
         asking[0].writer.transport.abort()
         assert (await asking[-1].reply()).status == 401
     await until(lambda: (held._running, held._waiting) == ({}, {}))
+
+
+@pytest.mark.gen_test
+async def test_who_can_not_be_told_that_its_answer_has_left(here: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its place is free all the same, however often there is no memory for that."""
+    assert here.relay._site is not None
+    await here.bucket("orders")
+
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Connection, "when_written", fail)
+        for _ in range(AT_ONCE):
+            assert (await here.call("GET", "/v1/logs")).status == 200
+    assert here.relay._site.rest.reads._running == {}
 
 
 @pytest.mark.gen_test
