@@ -18,6 +18,7 @@ from relay_tornado.log import rows
 from relay_tornado.log.state import LogState
 from relay_tornado.log.tail import OVERHEAD
 from relay_tornado.model import MIB, Event
+from relay_tornado.rescue import AGAIN
 
 LEVELS = (256, 64, 16, 4, 1)
 BLOCK_BYTES = 1 * MIB
@@ -120,7 +121,10 @@ class Pages:
                 task = asyncio.get_running_loop().create_task(self._fetch(key, state, seq))
                 self._coming[times, key] = task
                 task.add_done_callback(partial(self._arrived, times, key, state))
-            block = await asyncio.shield(task)
+            while not task.done():
+                # Where memory is short nobody may be told of its end. Who is cancelled leaves it to the others.
+                await asyncio.wait((task,), timeout=AGAIN)
+            block = task.result()
             if times == self._forgotten or state.gone or seq > state.head:
                 return block
 

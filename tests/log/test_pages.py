@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +74,39 @@ async def test_a_block_that_is_just_there_is_not_read_again(io_loop: IOLoop, tmp
     block = await pages.load(state, 1)
     assert found == [block]
     assert reads == 1
+    await world.close()
+
+
+@log_test
+@pytest.mark.parametrize("shared", [False, True])
+async def test_who_is_not_told_that_a_block_has_come(
+    io_loop: IOLoop, tmp_path: Path, shared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there is no memory for that, they get it all the same, whoever read it."""
+    monkeypatch.setattr("relay_tornado.log.pages.AGAIN", 0.01)
+    world = await reopened(tmp_path, 10)
+    pages, state = world.log._pages, world.log._logs["b"]
+    loop, lost = asyncio.get_running_loop(), count()
+    waiting = [asyncio.ensure_future(pages.load(state, 1)) for _ in range(1 + shared)]
+    await asyncio.sleep(0)
+    call_soon = loop.call_soon
+
+    def losing(callback: Any, *arguments: Any, **options: Any) -> asyncio.Handle:
+        # Futures call back with themselves; those who wait are told after the cache.
+        if (
+            arguments
+            and isinstance(arguments[0], asyncio.Task)
+            and not isinstance(callback, partial)
+            and not next(lost)
+        ):
+            raise MemoryError
+        return call_soon(callback, *arguments, **options)
+
+    loop.set_exception_handler(lambda loop, context: None)
+    monkeypatch.setattr(loop, "call_soon", losing)
+    await until(lambda: all(each.done() for each in waiting), "the block", 20)
+    assert next(lost) > 0
+    assert {each.result() for each in waiting} == {pages.peek(state, 1)}
     await world.close()
 
 
