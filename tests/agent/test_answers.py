@@ -46,17 +46,15 @@ async def gave_the_event(peer: Peer) -> bool:
         ([refused("unavailable"), refused("no_space"), STORED], 3, []),
         ([refused("not_found")], 1, [f"the answer to {ID} was not stored: it is not_found"]),
         ([refused("overloaded")] * TRIES, TRIES, [f"the answer to {ID} was not stored: it is overloaded"]),
-        ([None], 1, [f"the answer to {ID} was not stored: the relay was away for too long"]),
         ([4001], 1, [f"the answer to {ID} was not stored: the relay refuses this client: no more (4001)"]),
     ],
-    ids=["stored", "later", "never", "given up", "silent", "the token ended"],
+    ids=["stored", "later", "never", "given up", "the token ended"],
 )
 async def test_an_answer_is_given_until_it_is_stored(
     monkeypatch: pytest.MonkeyPatch, said: list[Any], tries: int, told: list[str]
 ) -> None:
     """Again where that may help; what can't be stored is told once, and given up."""
     monkeypatch.setattr(answers, "_BACKOFF", Backoff(first=0.01, longest=0.01))
-    monkeypatch.setattr(answers, "PATIENCE", 0.5 if said == [None] else answers.PATIENCE)
     left, came = list(said), []
 
     async def talk(peer: Peer) -> None:
@@ -67,13 +65,28 @@ async def test_an_answer_is_given_until_it_is_stored(
             word = left.pop(0)
             if isinstance(word, int):
                 await peer.socket.close(word, "no more")
-            elif word is not None:
+            else:
                 await peer.send(word)
 
     problems: list[str] = []
     async with service(talk) as url, at(url) as events:
         await Answers(problems.append).give(await anext(events), outcome())
     assert (len(came), problems) == (tries, told)
+
+
+@client_test
+async def test_a_relay_that_says_nothing_to_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is given up after a while, which is told."""
+    monkeypatch.setattr(answers, "PATIENCE", 0.5)
+
+    async def talk(peer: Peer) -> None:
+        if not await gave_the_event(peer):
+            await peer.stay()
+
+    problems: list[str] = []
+    async with service(talk) as url, at(url) as events:
+        await Answers(problems.append).give(await anext(events), outcome())
+    assert problems == [f"the answer to {ID} was not stored: the relay was away for too long"]
 
 
 @client_test
