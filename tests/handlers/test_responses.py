@@ -83,7 +83,8 @@ class Desk:
 
         async def work() -> None:
             while True:
-                log_id = json.loads(await client.socket.recv())["meta"]["id"]
+                (event,) = await events(client, 1)
+                log_id = event["meta"]["id"]
                 body = json.dumps({"id": log_id, **answer}).encode()
                 # As the Go agent sends it, with no Content-Type.
                 head = b"Authorization: Basic %b\r\n" % credentials
