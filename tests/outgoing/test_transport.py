@@ -20,7 +20,7 @@ from relay_tornado.outgoing.names import Resolver, Socket
 from relay_tornado.outgoing.transport import Answer, Bounds, Transport, Unanswered, _Connection
 from relay_tornado.wire.destination import parse, parse_new
 from tests.forwarding.target import Got, Target, answer
-from tests.ports import silent
+from tests.ports import hold_port, port_for, port_of, silent
 from tests.waiting import until
 
 BOUNDS = Bounds(body=65_536, head=32_768, idle_each=4, idle_all=256)
@@ -118,7 +118,9 @@ async def test_a_word_about_idleness_is_no_answer() -> None:
 @pytest.mark.gen_test
 async def test_a_connection_that_went_stale() -> None:
     """Where the other side closed an idle connection, the request goes out on a new one, and is no failed try."""
-    async with Target() as target, transport() as made:
+    target = Target()
+    target.port = port_for(target)
+    async with target, transport() as made:
         await send(made, target.url)
         await target.close()
         await target.open()
@@ -220,7 +222,6 @@ async def test_an_answer_in_tiny_parts_is_read_in_turns(length: int) -> None:
 async def test_what_goes_wrong() -> None:
     """Nobody there, nothing said, no HTTP, a head without an end: each with its reason, none hangs."""
     async with Target() as target, transport() as made:
-        gone = target.url
         target.answers = lambda got: None
         assert (await fails(made, target.url)).kind == "broken"
         target.answers = lambda got: b"SSH-2.0-OpenSSH\r\n\r\n"
@@ -234,11 +235,12 @@ async def test_what_goes_wrong() -> None:
 
         target.answers = never
         assert (await fails(made, target.url, timeout=0.05)).kind == "timeout"
-    async with transport() as made:
-        failed = await fails(made, gone)
-        assert (failed.kind, str(failed)) == ("unreachable", "it can't be reached: Connection refused")
-        failed = await fails(made, "http://nowhere.invalid/")
-        assert failed.kind == "unreachable"
+    with hold_port() as held:
+        async with transport() as made:
+            failed = await fails(made, f"http://127.0.0.1:{port_of(held)}")
+            assert (failed.kind, str(failed)) == ("unreachable", "it can't be reached: Connection refused")
+            failed = await fails(made, "http://nowhere.invalid/")
+            assert failed.kind == "unreachable"
 
 
 @pytest.mark.gen_test
