@@ -15,6 +15,7 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -25,7 +26,7 @@ from relay_tornado.errors import Unauthorized
 from relay_tornado.ids import hash_secret
 from relay_tornado.model import DAY, Token
 from relay_tornado.registry.contract import Kind, Registry
-from relay_tornado.rescue import Lock
+from relay_tornado.rescue import Lock, aside
 from relay_tornado.storage.migrate import sync
 
 _log = structlog.get_logger(__name__)
@@ -43,6 +44,9 @@ OWNER: Final = Token(key="", secret_hash="", created_at=0.0, description="the re
 """Who came by a code: whoever may run commands on the relay's machine, and so may see and do everything."""
 
 NAME: Final = "sessions.json"
+
+_STORES: Final = 10.0
+"""Seconds that storing may take. Where memory is short nothing may come of it, not even an error."""
 
 _NOT_SIGNED_IN: Final = "nobody is signed in here (any more): sign in again"
 _WRONG_CODE: Final = "this link was used already, or is too old: print another one with `relay ui`"
@@ -87,6 +91,8 @@ class Sessions:
         self._codes: dict[str, float] = {}
         self._sessions: dict[str, Session] = {}
         self._storing = Lock()
+        self._newest = b""
+        """What the file is to hold."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._end_watch = registry.watch(self._changed)
         self._load()
@@ -141,6 +147,8 @@ class Sessions:
         """Follows the registry no longer, and waits until the file is written. May be repeated."""
         self._end_watch()
         await asyncio.gather(*self._tasks)
+        async with self._storing:
+            pass
 
     async def _begin(self, token: Token, secret_hash: str) -> tuple[str, Session]:
         now = self._clock()
@@ -205,18 +213,23 @@ class Sessions:
         """Writes the file anew. Where that fails, sessions are right until the next start, and the log says so."""
         async with self._storing:
             stored = msgspec.convert(list(self._sessions.values()), list[_Stored], from_attributes=True)
+            self._newest = msgspec.json.encode(stored)
             try:
-                await asyncio.to_thread(_write, self._path, msgspec.json.encode(stored))
+                async with asyncio.timeout(_STORES):
+                    await aside(partial(self._write, self._newest))
+            except TimeoutError:
+                _log.warning("sessions_not_stored", reason=f"it was not done within {_STORES:g} s")
             except (OSError, RuntimeError) as error:  # no thread can be started
                 _log.warning("sessions_not_stored", reason=str(error))
 
-
-def _write(path: Path, data: bytes) -> None:
-    made = path.with_suffix(".new")
-    descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(descriptor)
-    made.replace(path)
-    sync(path.parent)
+    def _write(self, data: bytes) -> None:
+        """In a thread of its own. One that is so late that there is something newer leaves the file alone."""
+        made = self._path.with_suffix(".new")
+        descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(descriptor)
+        if data is self._newest:
+            made.replace(self._path)
+            sync(self._path.parent)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from relay_tornado.admin import sessions as module
 from relay_tornado.admin.sessions import CODE_LIFE, LIFE, NAME, Sessions
@@ -229,3 +231,21 @@ async def test_without_a_thread_to_store_it_it_is_good(world: World) -> None:
     with no_threads():
         cookie, _ = await world.sessions.begin(token, secret)
     assert world.is_good(cookie)
+
+
+@pytest.mark.gen_test
+async def test_a_thread_of_which_nothing_comes_holds_nobody_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory may be too short for it to begin. One that begins late brings back nobody who signed out meanwhile."""
+    late: list[Callable[[], object]] = []
+    token, secret = await world.token()
+    with monkeypatch.context() as patch, capture_logs() as logs:
+        patch.setattr("relay_tornado.rescue.begin_thread", late.append)
+        patch.setattr(module, "_STORES", 0.01)
+        cookie, _ = await world.sessions.begin(token, secret)
+    assert world.is_good(cookie)
+    assert [each["event"] for each in logs] == ["sessions_not_stored"]
+    await world.sessions.end(cookie)
+    for work in late:
+        work()
+    await world.restart()
+    assert not world.is_good(cookie)
