@@ -25,6 +25,7 @@ from typing import TypeAlias
 
 from relay_tornado.errors import NoSpace, NotWritable
 from relay_tornado.model import MIB
+from relay_tornado.storage import migrate
 from relay_tornado.storage.connection import uri
 from relay_tornado.storage.damage import code_of
 from relay_tornado.storage.lock import read_owner
@@ -229,8 +230,7 @@ def by_pages(
             raw.backup(target, pages=PAGES, progress=lambda *_: pace.step() and None)
         finally:
             raw.execute("ROLLBACK")
-        # The header says WAL, as the source's does; a copy is one file, and can be read where nothing can be written.
-        target.execute("PRAGMA journal_mode = DELETE")
+        migrate.to_one_file(target)  # which can be read where nothing can be written
     os.fsync(descriptor)
 
 

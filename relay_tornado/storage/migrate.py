@@ -167,7 +167,7 @@ def backup(raw: sqlite3.Connection, target: Path, halted: Callable[[], bool] = n
         with contextlib.closing(sqlite3.connect(part, isolation_level=None)) as copy:
             copy.execute("PRAGMA journal_mode = OFF")
             raw.backup(copy, pages=PAGES, progress=go_on)
-            copy.execute("PRAGMA journal_mode = DELETE")  # the header says WAL, as the source's does
+            to_one_file(copy)
         sync(part)
         part.replace(target)
         sync(target.parent)
@@ -180,6 +180,11 @@ def backup(raw: sqlite3.Connection, target: Path, halted: Callable[[], bool] = n
         with contextlib.suppress(OSError):
             parts.remove(part)  # where it was not renamed
     return target
+
+
+def to_one_file(copy: sqlite3.Connection) -> None:
+    """Has the header of a copy not say WAL any more, as the source's does. Raises sqlite3.Error."""
+    copy.executescript("PRAGMA journal_mode = DELETE")  # `execute` would stop at its row, before it commits
 
 
 def sync(path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +16,8 @@ from relay_tornado.settings import Settings
 from relay_tornado.storage import migrate
 from relay_tornado.storage.database import Database
 from relay_tornado.storage.library import guard_schema
+from tests.acceptance.relay import TIMEOUT
+from tests.needs import needs
 
 NAME = 'it\'s "odd"\n\U0001f600'
 
@@ -135,3 +139,41 @@ async def test_everything_is_there_after_a_migration(version: int, tmp_path: Pat
         guard_schema(raw)
         assert raw.execute("PRAGMA foreign_key_check").fetchall() == []
         assert raw.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+COPY = """
+import sqlite3, sys
+from pathlib import Path
+from relay_tornado.errors import StartupError
+from relay_tornado.storage.migrate import backup
+
+try:
+    backup(sqlite3.connect(sys.argv[1]), Path(sys.argv[2]))
+except StartupError:
+    sys.exit(7)
+"""
+
+
+def test_a_copy_whose_last_write_fails_is_none(tmp_path: Path) -> None:
+    """Each sync of it fails once: it is made as one file, which needs no write-ahead log, or it is told."""
+    needs("strace", "install strace")
+    source, target, seen = tmp_path / "relay.db", tmp_path / "copy.db", tmp_path / "seen"
+    with closing(sqlite3.connect(source)) as raw:
+        raw.execute("PRAGMA journal_mode = WAL").fetchall()
+        raw.execute("CREATE TABLE one (x)")
+    refused = 0
+    for place in range(1, 20):
+        strace = ["strace", "-qq", "-o", str(seen), "-P", f"{target}.part", "-P", f"{target}.part-journal"]
+        strace += ["-e", "trace=fdatasync", "-e", f"inject=fdatasync:error=EIO:when={place}"]
+        command = [*strace, sys.executable, "-c", COPY, str(source), str(target)]
+        ended = subprocess.run(command, timeout=TIMEOUT, check=False).returncode
+        assert [path.name for path in tmp_path.glob("copy*")] == ([] if ended else ["copy.db"]), place
+        if ended:
+            assert ended == 7
+            refused += 1
+        else:
+            assert target.read_bytes()[18:20] == b"\1\1", place
+            target.unlink()
+        if "INJECTED" not in seen.read_text():
+            break
+    assert refused
