@@ -122,8 +122,8 @@ class Administration:
     # buckets
 
     async def create_bucket(self, name: str, first: int = 1, /, **options: Any) -> Bucket:
-        """Makes a bucket with its log, which begins with the seq `first`, and one input; options: `BucketFields`.
-        Conflict where the name is taken."""
+        """Makes a bucket with its log, which begins with the seq `first`, and one input; options: `BucketFields`, and
+        `default_input`, which is false for none. Conflict where the name is taken."""
         bucket = new_bucket(name, options, self.settings, self._clock())
         self._check_free(bucket.name)
         # The log first: nobody knows the id yet, and a bucket that can be seen can be appended to.

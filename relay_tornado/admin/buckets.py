@@ -31,13 +31,19 @@ _AUTH_PARTS: Mapping[str, tuple[str, ...]] = {"none": (), "basic": ("username", 
 
 
 def new_bucket(name: str, options: Mapping[str, Any], settings: Settings, now: float) -> Bucket:
-    """A bucket with one input and the settings' retention where the options say nothing else. Raises Invalid."""
+    """A bucket with one input, but by `default_input` false, and the settings' retention where the options say nothing
+    else. Raises Invalid."""
     if "name" in options:
         raise Invalid("is given twice", "name")
+    chosen = {**options, "name": name}
+    with_input = chosen.pop("default_input", None)
+    if not isinstance(with_input, bool | None):
+        raise Invalid("must be true or false.", "default_input")
     retention = Retention(settings.retention_age, settings.retention_events, settings.retention_bytes)
     first = Input(id=new_uuid(), name=DEFAULT_INPUT, created_at=now, updated_at=now)
-    bare = Bucket(id=new_uuid(), name="", created_at=now, updated_at=now, retention=retention, inputs=(first,))
-    return changed_bucket(bare, {**options, "name": name}, settings, now)
+    inputs = () if with_input is False else (first,)
+    bare = Bucket(id=new_uuid(), name="", created_at=now, updated_at=now, retention=retention, inputs=inputs)
+    return changed_bucket(bare, chosen, settings, now)
 
 
 def changed_bucket(bucket: Bucket, options: Mapping[str, Any], settings: Settings, now: float) -> Bucket:

@@ -109,12 +109,9 @@ class _Run:
         call, options = self._relay.call, self._resolved(step)
         match step.action, step.kind:
             case "create", "bucket":
-                made = call("bucket.create", name=step.name, options=options)
-                self._ids[step.name] = made["id"]
                 if step.name in self._named:
-                    # Nobody knows its URL yet, and the file names the inputs that are wanted.
-                    for each in made["inputs"]:
-                        call("input.delete", input=each["id"], bucket=made["id"])
+                    options = {**options, "default_input": False}
+                self._ids[step.name] = call("bucket.create", name=step.name, options=options)["id"]
             case "change", "bucket":
                 call("bucket.set", bucket=step.id, options=options)
             case "create", kind:

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from relay_tornado.admin.administration import Administration
 from relay_tornado.cli.manifest import DeclaredBucket
 from relay_tornado.cli.plan import plan
+from relay_tornado.errors import Unavailable
 from tests.cli.runner import Runner
 from tests.cli.server import WAYS, reaching, serving
 
@@ -312,12 +314,29 @@ def test_an_id_moves(relay: Runner, tmp_path: Path, way: str, keep: str) -> None
         assert relay.json("apply", path, "--prune", "--yes", **variables)["changes"] == []
 
 
-def test_a_bucket_that_is_made_without_inputs(relay: Runner, tmp_path: Path) -> None:
+@WAYS
+def test_a_bucket_that_is_made_without_inputs(relay: Runner, tmp_path: Path, name: str) -> None:
     """An empty table declares that there are none: so it is made, and so it is found the next time."""
     path = manifest(tmp_path, "[buckets.a]\n[buckets.a.inputs]\n[buckets.b]\n")
+    with way(relay, name) as variables:
+        relay.json("apply", path, **variables)
+        assert [len(each["inputs"]) for each in relay.json("bucket", "list", **variables)] == [0, 1]
+        assert relay.json("apply", path, "--prune", "--yes", **variables)["changes"] == []
+
+
+def test_one_that_is_broken_off_leaves_nothing_else(
+    relay: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bucket is never there with an input that has to be taken away in a step of its own."""
+
+    async def broken(*_: object, **__: object) -> None:
+        raise Unavailable("the disk fails")
+
+    monkeypatch.setattr(Administration, "delete_input", broken)
+    path = manifest(tmp_path, "[buckets.a.inputs.x]\n")
     relay.json("apply", path)
-    assert [len(each["inputs"]) for each in relay.json("bucket", "list")] == [0, 1]
-    assert relay.json("apply", path, "--prune", "--yes")["changes"] == []
+    (made,) = relay.json("bucket", "list")
+    assert [each["id"] for each in made["inputs"]] == ["x"]
 
 
 def test_an_answering_output_is_replaced(relay: Runner, tmp_path: Path) -> None:

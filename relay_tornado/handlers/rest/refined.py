@@ -97,6 +97,7 @@ _ROUNDED: Final[Document] = {
     "maximum": MAX_COUNT,
     "pattern": _DIGITS,
 }
+_DEFAULT_INPUT: Final[Document] = {"type": ["boolean", "null"], "description": "Whether it has an input at first."}
 _PLAIN: Final[list[Document]] = [{"type": "string"}, {"type": "number"}, {"type": "boolean"}]
 _PROPERTIES: Final[Document] = {
     "BucketFields": {
@@ -198,6 +199,7 @@ def refine(document: Document, max_body: int) -> None:
         if name == "Bucket":
             made["required"] = ["name"]
             made["properties"]["name"] = made["properties"]["name"]["anyOf"][0]
+            made["properties"]["default_input"] = _DEFAULT_INPUT
         else:
             _add(schemas[f"{name}Fields"]["properties"], "name", _NAMED)
     _add(schemas["NewInput"]["properties"], "id", {"pattern": "^[A-Za-z0-9_-]{0,64}$", "maxLength": 64})

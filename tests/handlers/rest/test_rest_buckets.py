@@ -61,6 +61,19 @@ async def test_a_buckets_life(here: World) -> None:
 
 
 @pytest.mark.gen_test
+async def test_a_bucket_without_an_input(here: World) -> None:
+    """Made so where that is asked for, which is no field that it keeps; null asks for nothing."""
+    made = [
+        (await here.call("POST", "/v1/buckets", {"name": f"b{each}", "default_input": each})).document
+        for each in (False, True, None)
+    ]
+    assert [len(each["inputs"]) for each in made] == [0, 1, 1]
+    assert not any("default_input" in each for each in made)
+    refused = await here.call("POST", "/v1/buckets", {"name": "b", "default_input": "no"})
+    assert (refused.status, refused.document["field"]) == (400, "default_input")
+
+
+@pytest.mark.gen_test
 async def test_go_zero_values(here: World) -> None:
     """An `auth` that was never filled in is none, also in a change; an empty type with a password is refused."""
     zero = {"type": "", "username": "", "password": "", "token": ""}
