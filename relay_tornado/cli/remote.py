@@ -98,7 +98,7 @@ class Remote:
                 if isinstance(error, TimeoutError)
                 else "broke off its answer"
             )
-            raise Unavailable(f"{self.url} {what}{_again(method)}") from None
+            raise Unavailable(f"{self.url} {what}{_again(method)}{self._asked}") from None
         except (ValueError, HTTPException):
             found = None
         if not isinstance(found, kind):

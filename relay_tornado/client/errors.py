@@ -51,8 +51,8 @@ class Rejected(RelayClientError):
 
 
 class Unreachable(RelayClientError):
-    """Nothing at the URL can become this relay by waiting: a wrong URL, a proxy's that can't be used, a certificate
-    that is not trusted."""
+    """Nothing at the URL can become this relay by waiting: a wrong URL, a proxy's that can't be used, or its login,
+    a certificate that is not trusted."""
 
 
 class NotExtended(RelayClientError):

@@ -8,11 +8,19 @@ import socket
 import ssl
 import time
 from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from typing import Any, Final
 
 from aiohappyeyeballs import start_connection
 from websockets.asyncio.client import ClientConnection, connect, get_proxy  # type: ignore[attr-defined]
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidProxy, InvalidStatus, WebSocketException
+from websockets.exceptions import (
+    ConnectionClosed,
+    InvalidHandshake,
+    InvalidProxy,
+    InvalidProxyStatus,
+    InvalidStatus,
+    WebSocketException,
+)
 from websockets.uri import parse_uri
 
 import relay_tornado
@@ -235,6 +243,11 @@ async def dial(address: Address, options: Options, known: bool) -> Link:
     except ssl.SSLCertVerificationError as error:
         message = f"the certificate of {address.socket} is not trusted: {error.verify_message}"
         raise (Cut if known else Unreachable)(message) from None
+    except InvalidProxyStatus as error:
+        status = error.response.status_code
+        if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED and not known:
+            raise Unreachable(f"the proxy wants a login ({status}): put the right one into {_PROXY}") from None
+        raise Cut(f"{address.socket} can't be reached through the proxy, which answers {status}") from None
     except (OSError, EOFError, InvalidHandshake) as error:
         if address.secure and not known and isinstance(error, ssl.SSLError | ConnectionResetError):
             message, plain = tls_trouble(error, address.socket)

@@ -174,7 +174,7 @@ def test_a_certificate_that_is_not_trusted(relay: Runner, tmp_path: Path) -> Non
     assert "SSL_CERT_FILE" in said
 
 
-def test_a_proxy_is_named_where_it_may_be_the_cause(relay: Runner) -> None:
+def test_a_proxy_is_named_where_it_may_be_the_cause(relay: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where it is asked, and only there: what it says, or that it can't be reached, looks like the relay's doing."""
     through = "(it was asked through the proxy that http_proxy names)"
     there = {"RELAY_URL": "http://127.0.0.1:1", "RELAY_SECRET": "x", "no_proxy": "relay.test"}
@@ -182,6 +182,13 @@ def test_a_proxy_is_named_where_it_may_be_the_cause(relay: Runner) -> None:
         said = relay.refused("bucket", "list", **there, http_proxy=proxy)
     assert "answers 407" in said
     assert through in said
+    with saying(b"") as proxy:
+        said = relay.refused("bucket", "list", **there, http_proxy=proxy)
+    assert said == f"http://127.0.0.1:1 broke off its answer: try again {through}"
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setattr("relay_tornado.cli.answers.ANSWER", 0.1)
+        said = relay.refused("bucket", "list", **there, http_proxy=f"http://127.0.0.1:{silent.getsockname()[1]}")
+    assert said == f"http://127.0.0.1:1 gave no answer within 0.1 s: try again {through}"
     there["http_proxy"] = "http://127.0.0.1:2"
     assert f"refused {through}" in relay.refused("bucket", "list", **there)
     there["no_proxy"] = "127.0.0.1"

@@ -19,6 +19,7 @@ import trustme
 
 from relay_tornado.client import Gap, Notice, Unreachable
 from relay_tornado.client.address import Address
+from relay_tornado.client.link import Cut, dial
 from relay_tornado.client.opener import opener
 from relay_tornado.client.options import Options
 from relay_tornado.client.rest import put_answer
@@ -84,10 +85,33 @@ async def test_the_environments_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
             waiting = asyncio.ensure_future(anext(events))
             await until(lambda: said, "the proxy's refusal")
             waiting.cancel()
-        assert "can't be reached through the proxy: proxy rejected connection: HTTP 403" in said[0]
+        assert "can't be reached through the proxy, which answers 403" in said[0]
         async with at(url, proxy=None) as events:
             await anext(events)
     assert asked[0].startswith(b"CONNECT localhost:")
+
+
+@client_test
+async def test_a_login_that_the_proxy_refuses() -> None:
+    """It is said at once, and not tried again, which may lock who it is; a relay that was reached is come back to."""
+    logins: list[bool] = []
+
+    async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked = await reader.readuntil(b"\r\n\r\n")
+        logins.append(b"proxy-authorization: basic" in asked.lower())
+        writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    async with service(one_event) as url, await asyncio.start_server(proxy, "127.0.0.1", 0) as server:
+        way = f"http://me:hidden@127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with at(url, proxy=way) as events:
+            with pytest.raises(Unreachable, match=r"the proxy wants a login \(407\)") as error:
+                await anext(events)
+        assert "hidden" not in str(error.value)
+        assert logins == [True]
+        address, options = Address(url.replace("http:", "ws:"), url), Options(key="key", secret="secret", proxy=way)
+        with pytest.raises(Cut, match="407"):
+            await dial(address, options, known=True)
 
 
 @client_test
