@@ -16,7 +16,7 @@ from relay_tornado.forwarding.forwarding import Forwarding
 from relay_tornado.handlers.site import Site
 from relay_tornado.log.contract import EventLog
 from relay_tornado.model import BucketId
-from relay_tornado.ops.schedule import Backups, name_at
+from relay_tornado.ops.schedule import Backups
 from relay_tornado.registry.contract import Registry
 from relay_tornado.series.series import Levels
 from relay_tornado.settings import Settings
@@ -109,13 +109,13 @@ class Gauges:
 
     def _made(self) -> counters.Backups:
         backups = self.backups
-        if backups is None or self.settings.backup_dir is None:
+        if backups is None:
             return counters.Backups()
         newest = backups.newest
         return counters.Backups(
             interval=self.settings.backup_every,
             last_success=0.0 if newest is None else newest,
-            last_size=None if newest is None else size_of(self.settings.backup_dir / name_at(newest)),
+            last_size=backups.size,
             last_seconds=backups.seconds,
             last_ok=not backups.problem,
         )

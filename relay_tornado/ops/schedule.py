@@ -1,6 +1,7 @@
 """Backups that `relay serve` makes by itself: one every so often, the newest so many kept.
 
 Each is made by a process of its own, `relay backup`, so that it shares neither memory nor interpreter with the relay.
+What else is done in their directory is done aside: its disk may be slow, or a server's that does not answer.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import Final, TypeVar
 
 import structlog
 
-from relay_tornado.errors import StartupError
+from relay_tornado.errors import NO_THREAD, StartupError
+from relay_tornado.rescue import aside
 from relay_tornado.settings import Settings
 from relay_tornado.storage import migrate
 from relay_tornado.storage.whereabouts import size_of
@@ -30,11 +34,16 @@ PATIENCE = 2.0
 where others take the processor, and the stop that waits for it has to be over in time. What a killed one leaves, the
 next one removes."""
 
+_ANSWERS: Final = 120.0
+"""Seconds that the directory's disk has for whatever is done there but a backup."""
+
 _FIRST_TO_GO = "1000"
 """What Linux's proc(5) has for the process to be killed before all others where memory is short, as the relay would be,
 which is the larger one: a backup is made again."""
 _NAME = re.compile(r"relay-([0-9]{8}T[0-9]{6})Z\.db")
 _FORM = "%Y%m%dT%H%M%S"
+
+T = TypeVar("T")
 
 _log = structlog.get_logger(__name__)
 
@@ -97,12 +106,13 @@ def _held(path: Path) -> bool:
 
 
 class Backups:
-    """Makes them until it is cancelled. `newest` is when the newest one was begun, None while there is none; `seconds`
-    how long the last one of this process took, None before it; `problem` says why the last try failed, "" where it did
-    not."""
+    """Makes them until it is cancelled. `newest` is when the newest one was begun, and `size` its bytes, None while
+    there is none; `seconds` how long the last one of this process took, None before it; `problem` says why the last
+    try failed, "" where it did not."""
 
     def __init__(self, settings: Settings, directory: Path, clock: Callable[[], float] = time.time) -> None:
         self.newest: float | None = None
+        self.size: int | None = None
         self.seconds: float | None = None
         self.problem = ""
         self._settings = settings
@@ -116,10 +126,8 @@ class Backups:
         retry = RETRY[0]
         while True:
             try:
-                self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
                 now = self._clock()
-                # A clock that was wrong once must not keep backups from being made.
-                self.newest = max((at for at, _ in backups(self._directory) if at <= now), default=None)
+                self.newest, self.size = await self._aside(partial(self._look, now))
                 # Somebody may take each away as soon as it is made.
                 last = max((at for at in (self.newest, self._begun) if at is not None and at <= now), default=None)
                 due = 0.0 if last is None else last + self._settings.backup_every
@@ -139,12 +147,33 @@ class Backups:
                 retry = RETRY[0]
 
     async def _make(self) -> None:
-        _sweep(self._directory)
+        await self._aside(partial(_sweep, self._directory))
         begun, started = self._clock(), time.monotonic()
         target = self._directory / name_at(begun)
         await _run(["backup", str(target), "--json"], self._settings)
         self.newest = self._begun = begun
         self.seconds = round(time.monotonic() - started, 1)
+        await self._aside(partial(self._made, target, begun))
+
+    async def _aside(self, work: Callable[[], T]) -> T:
+        """Does what may take long without holding anybody up. Raises _Failed and OSError."""
+        try:
+            async with asyncio.timeout(_ANSWERS):
+                return await aside(work)
+        except TimeoutError:
+            raise _Failed(f"the disk of {self._directory} gave no answer within {_ANSWERS:g} s") from None
+        except RuntimeError:
+            raise _Failed(NO_THREAD) from None
+
+    def _look(self, now: float) -> tuple[float | None, int | None]:
+        """The newest one that lies there, and its bytes."""
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # A clock that was wrong once must not keep backups from being made.
+        past = [each for each in backups(self._directory) if each[0] <= now]
+        return (past[-1][0], size_of(past[-1][1])) if past else (None, None)
+
+    def _made(self, target: Path, begun: float) -> None:
+        """Tells of it, and lets go of older ones."""
         _log.info("backup_made", file=str(target), bytes=size_of(target), seconds=self.seconds)
         # One of the future is neither counted nor removed: the clock that named it was wrong, or is now.
         past = [path for at, path in backups(self._directory) if at <= begun and path != target]

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import fcntl
 import signal
+import threading
 import urllib.request
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,7 +19,7 @@ from structlog.testing import capture_logs
 from relay_tornado.ops import schedule
 from relay_tornado.ops.schedule import Backups, backups, name_at
 from relay_tornado.settings import Settings
-from tests.acceptance.relay import Relay, wait_for
+from tests.acceptance.relay import TIMEOUT, Relay, wait_for
 from tests.ops.filling import fill, rows
 
 
@@ -329,6 +330,39 @@ def test_an_older_one_that_can_not_be_removed(tmp_path: Path, monkeypatch: pytes
         ("backup_not_removed", str(past[1])),
         ("backup_removed", str(past[0])),
     ]
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_a_disk_that_is_slow_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, silent: bool) -> None:
+    """While an older one is being removed the relay goes on; where the disk does not answer at all, the log says so."""
+    clock = Clock(monkeypatch, 2_000_000_000.0)
+    maker = Backups(replace(Settings(), data=tmp_path, backup_keep=1), tmp_path, clock)
+    old = tmp_path / name_at(clock.now - 1_000_000)
+    old.write_bytes(b"an older one")
+    went_on, unlink = threading.Event(), Path.unlink
+    gone: list[bool] = []
+
+    async def run(arguments: list[str], _: Settings) -> None:
+        if clock.slept:
+            raise asyncio.CancelledError
+        Path(arguments[1]).write_bytes(b"a backup")
+        monkeypatch.setattr(schedule, "_ANSWERS", 0.05 if silent else TIMEOUT)
+        asyncio.get_running_loop().call_later(0.01, went_on.set)
+
+    def unlinked(path: Path, missing_ok: bool = False) -> None:
+        if silent:
+            wait_for(lambda: maker.problem, "the failure to be told")
+        gone.append(silent or went_on.wait(10))
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(schedule, "_run", run)
+    monkeypatch.setattr(Path, "unlink", unlinked)
+
+    with capture_logs() as logs, pytest.raises(asyncio.CancelledError):
+        asyncio.run(maker.run())
+    wait_for(lambda: gone == [True] and not old.exists(), "it to be removed")
+    failed = [each["reason"] for each in logs if each["event"] == "backup_failed"]
+    assert failed[:1] == ([f"the disk of {tmp_path} gave no answer within 0.05 s"] if silent else [])
 
 
 @pytest.mark.parametrize("ignored", [False, True])
