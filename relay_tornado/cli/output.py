@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -33,8 +34,9 @@ def print_answer(answer: Any, words: str, as_json: bool) -> None:
 
 
 def note(text: str) -> None:
-    """A line for people on stderr."""
-    click.echo(f"relay: {printable(text)}", err=True)
+    """A line for people on stderr. Where it can't be written, as on a full disk, what it tells of goes on."""
+    with suppress(OSError):
+        click.echo(f"relay: {printable(text)}", err=True)
 
 
 def print_fields(pairs: Iterable[tuple[str, str | None]]) -> None:

@@ -6,7 +6,6 @@ import errno
 import shutil
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from typing import IO
 
 import click
@@ -53,8 +52,7 @@ class Screen:
     def note(self, text: str) -> None:
         """A line for people on stderr."""
         self._clear()
-        with suppress(OSError):
-            note(text)
+        note(text)
         self._draw()
 
     def close(self) -> None:

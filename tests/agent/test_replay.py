@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -20,13 +20,21 @@ from tests.agent.world import Agent, Target, logs, send
 QUICK = ("--max-delay", "0.05")
 
 
-def replay(relay: Relay, secret: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """`relay replay` over the network."""
+def replay(
+    relay: Relay, secret: str, *arguments: str, errors: int | IO[bytes] = subprocess.PIPE
+) -> subprocess.CompletedProcess[str]:
+    """`relay replay` over the network, whose notes go to `errors`."""
     environment = relay.environment() | {"RELAY_SECRET": secret}
     del environment["RELAY_DATA"]
     command = [sys.executable, "-m", "relay_tornado", "--url", relay.url, "replay", *arguments]
     return subprocess.run(
-        command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TIMEOUT
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        text=True,
+        timeout=TIMEOUT,
     )
 
 
@@ -106,6 +114,17 @@ def test_what_the_target_says(relay: Relay, secret: str, target: Target) -> None
     assert f"{ids[2]}: the target answered 404" in run.stderr
     assert f"{ids[3]} failed: 503" in run.stderr
     assert target.numbers() == [1, 2, 3, 3, 4, 4]
+
+
+def test_notes_that_can_not_be_written(relay: Relay, secret: str, target: Target) -> None:
+    """As on a full disk: the work goes on, and says what came of it as if they had been."""
+    path = relay.create_bucket("mute")
+    for number, answer in enumerate(("404", "503 200", "200"), 1):
+        send(relay, path, number, X_Answer=answer)
+    with Path("/dev/full").open("wb") as full:
+        run = replay(relay, secret, "mute", "--from", "earliest", "--to-url", target.url, *QUICK, errors=full)
+    assert (run.returncode, run.stdout) == (0, "2 of 3 events sent again, 1 refused\n")
+    assert target.numbers() == [1, 2, 2, 3]
 
 
 def test_events_that_have_left(relay: Relay, secret: str, target: Target) -> None:
