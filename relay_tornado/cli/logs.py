@@ -15,7 +15,7 @@ from relay_tornado.cli.answers import left_over
 from relay_tornado.cli.client import Caller, call, open_relay
 from relay_tornado.cli.common import Group, header_rows
 from relay_tornado.cli.conditions import Condition
-from relay_tornado.cli.errors import Failure
+from relay_tornado.cli.errors import Failure, unless_seen
 from relay_tornado.cli.flags import in_flags
 from relay_tornado.cli.options import Number, options_of, relay_options
 from relay_tornado.cli.output import Document, note, print_fields, print_json, print_page, when
@@ -178,11 +178,13 @@ def resend(
     made: list[str] = []
     with open_relay(data) as relay:
         problem = _each(relay, ids, orders, made) if bucket is None else _range(relay, bucket, wanted, orders, made)
-    if as_json:
-        print_json({"status": "resent", "ids": made} | ({"problem": problem} if problem else {}))
-    elif made:
-        click.echo(f"Sent {counted(len(made), 'event')} again: {made[0]}" + (f" … {made[-1]}" if len(made) > 1 else ""))
-    else:
+    done = f"sent {counted(len(made), 'event')} again"
+    with unless_seen(f"{done}; {problem}" if problem else done):
+        if as_json:
+            print_json({"status": "resent", "ids": made} | ({"problem": problem} if problem else {}))
+        elif made:
+            click.echo(f"{done.capitalize()}: {made[0]}" + (f" … {made[-1]}" if len(made) > 1 else ""))
+    if not made and not as_json:
         note(_nothing_found(wanted.get("since"), wanted.get("until")))
     if problem:
         raise Failure(problem)

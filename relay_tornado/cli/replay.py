@@ -15,7 +15,7 @@ from relay_tornado.cli.access import open_access
 from relay_tornado.cli.answers import left_over, onward
 from relay_tornado.cli.client import Caller, open_relay
 from relay_tornado.cli.conditions import Condition, joined
-from relay_tornado.cli.errors import Failure
+from relay_tornado.cli.errors import Failure, unless_seen
 from relay_tornado.cli.options import Read, options_of, relay_options
 from relay_tornado.cli.output import Document, note, print_json
 from relay_tornado.cli.parts import find_output
@@ -127,14 +127,14 @@ def replay(
 
 def _tell(course: Course, as_json: bool) -> None:
     """What became of it; the exit code says whether all of it was done."""
-    if as_json:
-        print_json(course.document)
-    else:
-        words = [f"{course.sent} of {counted(course.span.count, 'event')} {course.verb}"]
-        words += [
-            f"{getattr(course, name)} {name}" for name in ("refused", "failed", "missing") if getattr(course, name)
-        ]
-        click.echo(", ".join(words))
+    words = [f"{course.sent} of {counted(course.span.count, 'event')} {course.verb}"]
+    words += [f"{getattr(course, name)} {name}" for name in ("refused", "failed", "missing") if getattr(course, name)]
+    done = ", ".join(words)
+    with unless_seen(f"{done}; {_how_to_go_on(course)}" if course.stopped else done):
+        if as_json:
+            print_json(course.document)
+        else:
+            click.echo(done)
     if course.stopped:
         note(_how_to_go_on(course))
         raise click.exceptions.Exit(130)

@@ -18,6 +18,7 @@ from tests.acceptance.relay import TIMEOUT, wait_for
 from tests.cli.runner import Runner
 from tests.cli.server import serving
 from tests.needs import needs, needs_root
+from tests.ops.filling import fill
 from tests.ports import hold_port, port_of
 
 
@@ -136,6 +137,28 @@ def test_a_full_standard_output_is_named(relay: Runner, arguments: tuple[str, ..
     assert run.returncode == 1
     assert run.stderr.startswith("relay: standard output: the disk is full")
     assert run.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("logs", "resend", "--bucket", "shop"),
+        ("replay", "shop", "--from", "earliest", "--to-output", "worker"),
+        ("replay", "shop", "--from", "earliest", "--to-url", "http://127.0.0.1:1/", "--max-tries", "1"),
+    ],
+)
+def test_what_was_sent_is_said_in_any_case(relay: Runner, arguments: tuple[str, ...], form: list[str]) -> None:
+    """Whoever took it for undone would send it twice."""
+    fill(relay.data, "shop", 3)
+    relay.json("output", "create", "shop", "--name", "worker")
+    with serving(relay.data):
+        run = shell(">/dev/full", *arguments, *form, RELAY_DATA=str(relay.data))
+    said = "0 of 3 events sent again, 3 failed" if "--to-url" in arguments else "3 events"
+    assert run.returncode == 1
+    last = run.stderr.splitlines()[-1]
+    assert last.startswith("relay: standard output: the disk is full")
+    assert said in last
 
 
 @pytest.mark.parametrize("redirection", [">&-", ">/dev/full"])
