@@ -279,7 +279,8 @@ class Forwarder:
                 del ready  # as large as the event
                 await self._judge(taken, epoch, received_at, tried, lane)
         except BaseException as error:
-            # Nothing is known of it: it goes out again.
+            # Nothing is known of it: it goes out again, also to a destination that said it is gone.
+            self._gone = False
             self.ledger.progress.release(taken)
             self.ledger.save()
             if not isinstance(error, asyncio.CancelledError):

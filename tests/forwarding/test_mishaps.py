@@ -35,6 +35,21 @@ async def test_no_memory_for_a_moment(place: Any, name: str, monkeypatch: pytest
         assert w.forwarder().ledger.progress.floor == 2
 
 
+@pytest.mark.parametrize("name", ["_bury", "_disable"])
+@pytest.mark.gen_test
+async def test_no_memory_to_say_that_a_destination_is_gone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked once more, and the output is disabled then."""
+    async with Target(lambda got: answer(410)) as target, world(public(target.url)) as w:
+        monkeypatch.setattr(forwarder.Forwarder, name, once(getattr(forwarder.Forwarder, name)))
+        await w.append(b"1", b"2")
+        await w.settled(target, 1)
+        assert w.disabled == []
+        await w.turn(1.1)
+        await w.settled(target, 2)
+        assert w.disabled == ["410 Gone"]
+        assert target.bodies == ([b"1", b"1"] if name == "_bury" else [b"1", b"2"])
+
+
 @pytest.mark.gen_test
 async def test_one_finds_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """While the circuit is open there is one try at a time, also behind an event that can't be sent at all."""
