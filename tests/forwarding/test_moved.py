@@ -53,6 +53,23 @@ async def test_what_waited_for_the_old_destination(status: int) -> None:
 
 
 @pytest.mark.gen_test
+async def test_what_waits_for_a_paused_output_that_moved() -> None:
+    """What is due at once is so after a restart, too, though nothing was sent in between."""
+    async with (
+        Target(lambda got: answer(500, b"", "Retry-After: 3600")) as old,
+        Target() as new,
+        world(public(old.url)) as w,
+    ):
+        await w.append(b"1")
+        await w.settled(old, 1)
+        await w.change(public(new.url, paused=True))
+        await w.consumers.saved()
+        await w.restart()
+        await w.change(public(new.url))
+        await until(lambda: new.bodies == [b"1"])
+
+
+@pytest.mark.gen_test
 async def test_another_change_leaves_the_waiting_alone() -> None:
     """The destination is the same, and wants to be left alone."""
     async with Target(lambda got: answer(500, b"", "Retry-After: 3600")) as target, world(public(target.url)) as w:

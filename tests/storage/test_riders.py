@@ -14,6 +14,7 @@ from relay_tornado.errors import Conflict, NoSpace, Unavailable, Unknown
 from relay_tornado.settings import Settings
 from relay_tornado.storage import riders
 from relay_tornado.storage.database import Database
+from relay_tornado.storage.writer import Writer
 from tests.failing import lose_timers
 from tests.failing import once as once_more
 from tests.storage.faults import Faults, always, once
@@ -195,6 +196,22 @@ async def test_it_survives_the_file_being_opened_anew(
         await database.write(put("lost"))
     await until(lambda: rider.told[-1:] == ["landed"])
     assert await database.read(names) == ["rider"]
+
+
+@storage_test
+async def test_it_rides_again_where_nobody_knows_how_it_ended(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the writer had no memory to tell of a transaction, who rode in it is told to ask again."""
+    rider = Passenger(database)
+    rider.sql = rider.sql.replace("INSERT", "INSERT OR IGNORE")
+    monkeypatch.setattr(Writer, "_tell", once_more(Writer._tell))
+    database.ride(rider)
+    with capture_logs(), pytest.raises(Unknown):
+        await database.write(put("work"))
+    await until(lambda: rider.told[-1:] == ["landed"])
+    assert rider.told == ["bumped", "landed"]
+    assert await database.read(names) == ["rider", "work"]
 
 
 @storage_test
