@@ -146,6 +146,8 @@ class SqliteConsumers:
     # as a rider, see `storage.riders`
 
     def board(self) -> bool:
+        if self._flying:
+            self.bumped()  # there was no memory for that before
         some = self._alone & self._pending.keys()
         keys = list(islice(some, 1)) if some else list(islice(self._pending, _TOGETHER))
         self._at = self._clock()

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from relay_tornado.changes import Changes, Dead, Parked
+from relay_tornado.errors import Conflict
 from relay_tornado.log import consumer_rows, reclaim
 from relay_tornado.log.consumers import Key, Terms
 from relay_tornado.log.ledgers import Ledgers
@@ -122,6 +123,23 @@ async def test_changes_are_asked_for_until_they_are_had(disk: SqliteWorld, monke
     await until(lambda: floors(disk.database.path) == {"worker": 20, "other": 20})
     for ledger in opened:
         ledgers.close(ledger)
+
+
+@log_test
+async def test_what_was_not_stored_waits_for_memory(disk: SqliteWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there was none to take it back as its transaction failed, what is saved later does not stand for it."""
+    store = await begin(disk, "worker")
+    monkeypatch.setattr(store, "bumped", fails_once(fails_once(store.bumped)))
+
+    def refuse(raw: sqlite3.Connection) -> None:
+        raise Conflict("no")
+
+    store.save(KEY, lambda: Changes(parked={5: Parked(1, 100.0, 1.0)}))
+    with pytest.raises(Conflict):
+        await disk.database.write(refuse)
+    store.save(KEY, lambda: Changes(parked={7: Parked(1, 100.0, 1.0)}))
+    await store.saved()
+    assert list((await there(store)).parked) == [5, 7]
 
 
 @log_test
