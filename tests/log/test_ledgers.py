@@ -275,3 +275,34 @@ async def test_a_consumer_that_comes_back_too_late_is_told(world: World, ledgers
     assert await missing(ledgers, ledger) == ([(4, RETENTION)], Gap("retention", 5, 8))
     assert ledger.progress.floor == 8
     ledgers.close(ledger)
+
+
+@log_test
+async def test_what_left_before_a_loss_says_nothing_after_it(world: World, ledgers: Ledgers) -> None:
+    """The log's numbers come again: what left under them was another event."""
+    await make(world.log, events=9)
+    ledger = await ledgers.open(KEY, 0, TERMS)
+    ledger.given = lambda: 5
+    ledger.leave(6)
+    ledgers.lost("b", 2)
+    ledger.given = lambda: 0
+    ledger.leave()
+    assert ledger.progress.floor == 2
+    assert [each.seq for each in ledger.progress.take(4, 9, 999.0)] == [3, 4]
+    ledgers.close(ledger)
+
+
+@log_test
+async def test_a_deleted_consumer_s_gap_is_not_another_one_s(world: World, ledgers: Ledgers) -> None:
+    """A client that is told of it has read under one that is gone: that of the same name has its own to tell."""
+    await make(world.log, events=9)
+    gap = Gap("retention", 1, 3)
+    before = await ledgers.open(KEY, 0, TERMS)
+    before.met(gap, 1.0)
+    await ledgers.delete(KEY)
+    after = await ledgers.open(KEY, 0, TERMS)
+    after.met(gap, 2.0)
+    ledgers.told(before, [gap])
+    ledgers.close(before)
+    ledgers.close(after)
+    assert list((await there(ledgers.store)).untold) == [gap]

@@ -23,6 +23,7 @@ from relay_tornado.storage.database import Database
 from relay_tornado.storage.space import Space
 from tests.log.worlds import MANY, SqliteWorld, behind, event, fill, make, read_all
 from tests.storage.faults import Faults, always, once
+from tests.storage.jobs import put
 from tests.waiting import until
 
 log_test = pytest.mark.gen_test
@@ -328,6 +329,7 @@ async def test_low_space_that_a_reader_holds(disk: SqliteWorld, monkeypatch: pyt
     is, neither by retention nor of a log that was dropped, and what can't wait is written. Then it goes on."""
     monkeypatch.setattr("relay_tornado.log.trimming._AGAIN", 0.01)
     await make(disk.log, events=600)
+    await disk.log.append("b", event(dedupe=b"d", dedupe_window=0.001))
     await make(disk.log, "c", events=600)
     dropped = disk.log._logs["c"].key
     path = disk.database.path
@@ -339,13 +341,14 @@ async def test_low_space_that_a_reader_holds(disk: SqliteWorld, monkeypatch: pyt
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as reader:
         reader.execute("BEGIN")
         assert reader.execute("SELECT count(*) FROM log").fetchone() == (2,)
-        assert await disk.log.trim("b", Retention(None, 500, None), None) == 100
+        assert await disk.log.trim("b", Retention(None, 500, None), None) == 101
         monkeypatch.setattr(Space, "_look", _full)
         disk.database.space._next_look = 0
         assert "disk" in disk.database.problem
         assert not await disk.database.shrink()
         before = disk.database.commits
         assert await disk.log.trim("b", Retention(None, 100, None), None) == 0
+        await disk.log.forget_repeats("b")
         assert disk.database.commits == before
         await disk.log.drop("c")
         assert disk.database.commits == before + 1
@@ -357,6 +360,38 @@ async def test_low_space_that_a_reader_holds(disk: SqliteWorld, monkeypatch: pyt
     assert await disk.log.trim("b", Retention(None, 100, None), None) == 400
     await until(lambda: not disk.log._trimming._purges)
     assert rows_of_dropped() == 0
+
+
+@log_test
+async def test_rows_that_can_not_leave(faulty: SqliteWorld, faults: Faults, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of a log that was dropped are tried again until they are gone, by one task, however often the file is
+    opened anew meanwhile; and by none from the close of the log on."""
+
+    def tasks() -> int:
+        return sum(task.get_name().startswith("relay-purge") for task in asyncio.all_tasks())
+
+    await make(faulty.log, events=3)
+    await make(faulty.log, "c", events=3)
+    with capture_logs() as logs:
+        monkeypatch.setattr("relay_tornado.log.trimming._AGAIN", 0.01)
+        faults.before = always("DELETE FROM event", sqlite3.SQLITE_IOERR)
+        await faulty.log.drop("b")
+        await until(lambda: [each["event"] for each in logs].count("purge_waits") == 3)
+        assert tasks() == 1
+        faults.heal()
+        await until(lambda: not tasks())
+        monkeypatch.setattr("relay_tornado.log.trimming._AGAIN", 3600.0)
+        faults.before = once("DELETE FROM event", sqlite3.SQLITE_IOERR)
+        await faulty.log.drop("c")
+        await until(lambda: [each["event"] for each in logs].count("purge_waits") == 4)
+    assert await faulty.database.read(lambda raw: raw.execute("SELECT bucket FROM log").fetchall()) == [("c",)]
+    await faulty.log.close()
+    assert not tasks()
+    faults.before = once("INSERT INTO bucket", sqlite3.SQLITE_IOERR)
+    with pytest.raises(Unavailable):
+        await faulty.database.write(put("a"))
+    await faulty.database.write(put("a"))
+    assert not tasks()
 
 
 def _full(space: Space, waiting: int) -> None:
