@@ -7,10 +7,12 @@ no destination keeps another one waiting. Beyond that they share.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from typing import Final
 
 from relay_tornado.model import KIB
+from relay_tornado.rescue import Timer
 
 SMALL: Final = 64 * KIB
 """Bytes up to which an event does not count."""
@@ -25,7 +27,8 @@ class Memory:
         self._most = most
         self.used = 0
         self._by: dict[object, int] = {}
-        self._waiting: list[asyncio.Future[None]] = []
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._timer = Timer(self._wake)
 
     def take(self, owner: object, size: int) -> bool:
         """Whether there is room; what was taken is given back. One event always fits where nothing is held."""
@@ -47,8 +50,12 @@ class Memory:
             self._by[owner] = left
         else:
             del self._by[owner]
-        waiting, self._waiting = self._waiting, []
-        for woken in waiting:
+        if self._waiting:
+            self._timer.soon()
+
+    def _wake(self) -> None:
+        while self._waiting:
+            woken = self._waiting.popleft()
             if not woken.done():
                 woken.set_result(None)
 

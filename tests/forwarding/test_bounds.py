@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from functools import partial
 
 import pytest
 
-from relay_tornado.forwarding.bounds import Slots
+from relay_tornado import rescue
+from relay_tornado.forwarding.bounds import SMALL, Memory, Slots
+from tests.failing import once
 
 
 @pytest.mark.gen_test
@@ -38,3 +41,22 @@ async def test_who_needs_a_slot_no_more_keeps_it_from_nobody() -> None:
     for _ in range(9):
         await asyncio.sleep(0)
     assert taken == ["first", "second", "third"]
+
+
+@pytest.mark.gen_test
+async def test_all_who_wait_for_memory_are_woken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where there was none to wake one of them."""
+    monkeypatch.setattr(rescue, "AGAIN", 0.01)
+    monkeypatch.setattr(rescue, "_LATE", 0.01)
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(rescue.rescue)
+    rounds = rescue.keep_looking()
+    memory = Memory(2 * SMALL)
+    assert memory.take("one", 2 * SMALL)
+    waiting = [asyncio.create_task(memory.room()) for _ in range(3)]
+    await asyncio.sleep(0)
+    monkeypatch.setattr(loop, "call_soon", once(loop.call_soon, after=1))
+    with suppress(MemoryError):
+        memory.give_back("one", 2 * SMALL)
+    await asyncio.gather(*waiting)
+    rounds.cancel()
