@@ -4,17 +4,22 @@ and neither an event nor a place."""
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from relay_tornado.copies import Goes
+from relay_tornado.errors import Unavailable
 from relay_tornado.forwarding import attempt, forwarder, lanes
 from relay_tornado.model import Retention
 from tests.failing import once
 from tests.forwarding.target import Got, Target, answer
-from tests.forwarding.world import B, public, world
+from tests.forwarding.world import B, World, public, world
 from tests.waiting import until
+
+RULES = {"match": {"type": "value", "parameter": {"source": "header", "name": "X-Kind"}, "value": "order"}}
 
 
 @pytest.mark.parametrize(
@@ -96,3 +101,96 @@ async def test_what_retention_overtook_leaves_nothing() -> None:
         await w.settled(target, 1)
         progress = w.forwarder().ledger.progress
         assert (target.bodies, progress.floor, progress.out, progress._gone) == ([b"3"], 3, 0, {})
+
+
+@pytest.mark.gen_test
+async def test_an_output_that_can_not_be_disabled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its destination is asked nothing more, and what comes waits."""
+
+    async def refused(self: World, *told: Any) -> None:
+        raise Unavailable("no")
+
+    monkeypatch.setattr(World, "_disable", refused)
+    async with Target(lambda got: answer(410)) as target, world(public(target.url)) as w:
+        await w.append(b"1", b"2")
+        await w.settled(target, 1)
+        await w.turn(100)
+        await w.idle()
+        assert target.bodies == [b"1"]
+        assert [letter.seq for letter in await w.dead()] == [1]
+        assert [each.status for each in await w.stored(1)] == ["failed"]
+
+
+@pytest.mark.gen_test
+async def test_an_event_that_can_not_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is read again a second later, and sent before those behind it."""
+    async with Target() as target, world(public(target.url)) as w:
+        peek, reads = w.log.peek, []
+
+        async def read(*asked: Any) -> Any:
+            reads.append(asked)
+            if len(reads) == 1:
+                raise Unavailable("no")
+            return peek(*asked)
+
+        monkeypatch.setattr(w.log, "peek", lambda *asked: [])
+        monkeypatch.setattr(w.log, "read", read)
+        await w.append(b"1", b"2")
+        with capture_logs() as logs:
+            await w.idle()
+        assert [each["event"] for each in logs] == ["event_not_read"]
+        assert (target.bodies, len(reads)) == ([], 1)
+        await w.turn(1.1)
+        await w.settled(target, 2)
+        assert target.bodies == [b"1", b"2"]
+
+
+@pytest.mark.gen_test
+async def test_what_is_held_is_no_more() -> None:
+    """Whether retention took the event that later ones waited for, or somebody moved the position past it."""
+    async with Target(lambda got: answer(500)) as target, world(public(target.url)) as w:
+        await w.append(b"1", b"2", b"3")
+        await w.settled(target, 1)
+        await w.log.trim(B, Retention(None, 1, None), None)
+        await w.turn(1.1)
+        await w.settled(target, 2)
+        assert target.bodies == [b"1", b"3"]
+        ledger = w.forwarder().ledger
+        ledger.progress.seek(3)
+        ledger.save()
+        ledger.tell()
+        await w.append(b"4")
+        await w.settled(target, 3)
+        assert target.bodies == [b"1", b"3", b"4"]
+
+
+@pytest.mark.parametrize("change", [{"paused": True}, {"rules": RULES}])
+@pytest.mark.gen_test
+async def test_a_change_while_an_event_waits_for_memory(change: dict[str, Any]) -> None:
+    """What counts is how the output is once there is room."""
+    gate = asyncio.Event()
+
+    async def slow(got: Got) -> bytes:
+        await gate.wait()
+        return answer()
+
+    body = b"x" * 100_000
+    async with Target(slow) as one, Target() as other:
+        outputs = public(one.url), public(other.url, 2)
+        async with world(outputs[0], forward_buffer=1) as w:
+            await w.append(body)
+            await one.until(1)
+            await w.change(*outputs)
+            await until(lambda: 2 in w.forwarding._forwarders[B])
+            await w.append(body)
+            await until(lambda: w.forwarder(2).trying == 1)
+            assert other.bodies == []
+            await w.change(outputs[0], replace(outputs[1], **change))
+            gate.set()
+            await w.settled(one, 2)
+            await w.idle(2)
+            assert other.bodies == []
+            await w.change(*outputs)
+            await w.append(b"last")
+            await w.settled(other, 2 if "paused" in change else 1)
+            assert other.bodies == ([body, b"last"] if "paused" in change else [b"last"])
