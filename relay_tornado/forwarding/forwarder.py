@@ -143,11 +143,10 @@ class Forwarder:
         while self._tasks:
             await asyncio.wait(self._tasks)
 
-    async def cut_off(self) -> None:
+    def cut_off(self) -> None:
         """Ends what is out, as if it had not been sent."""
         for task in self._tasks:
             task.cancel()
-        await self.ended()
 
     def _take_over(self, bucket: Bucket, output: Output) -> None:
         """All of it, or nothing where it raises."""

@@ -205,8 +205,8 @@ class Forwarding:
         waiting = set(self._leaving.values())
         if waiting:
             await asyncio.wait(waiting, timeout=grace)
-            for each in list(self._leaving):
-                await each.cut_off()
+            for each in self._leaving:
+                each.cut_off()
             await asyncio.wait(waiting)
         await self._transport.close()
 
