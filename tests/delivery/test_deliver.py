@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from relay_tornado.delivery.deliver import Delivery
 from relay_tornado.delivery.frames import FrameCache
 from relay_tornado.errors import Unavailable
+from relay_tornado.wire import control
 from tests.delivery.world import Reader, World, quiet, run, until
 
 
@@ -57,6 +58,16 @@ async def test_who_is_at_work_is_waited_for() -> None:
     await until(lambda: quick.seqs() == [1, 2, 3] and not delivery.busy)
     await quiet()
     assert not world.deliveries._shared.tasks
+
+
+@pytest.mark.gen_test
+async def test_who_has_unsubscribed_is_behind_nobody() -> None:
+    """However long its connection stays."""
+    world = World()
+    await stuck(world)
+    (delivery,) = world.deliveries._live
+    delivery.unsubscribe(control.Unsubscribe(("orders",)))
+    assert world.deliveries.lag() == {}
 
 
 @pytest.mark.gen_test

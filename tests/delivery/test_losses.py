@@ -123,6 +123,25 @@ async def test_who_had_what_is_lost_is_told_and_misses_nothing_new(tmp_path: Pat
 
 
 @pytest.mark.gen_test
+async def test_who_does_not_want_to_go_on_gets_nothing_behind_a_loss(tmp_path: Path) -> None:
+    """Also where there is something new by the time that it looks."""
+    async with world(tmp_path) as here:
+        await here.append(*OLD[:9])
+        reader, _ = await here.subscribe(Earliest(), on_gap="fail")
+        await until(lambda: len(bodies(reader)) == 9)
+        reader.paused = True
+        await here.append(OLD[9])
+        await until(lambda: reader.waiting)
+        await here.lose(8)
+        await here.append(b"new 1", b"new 2")
+        reader.resume()
+        await until(lambda: reader.ends)
+        assert reader.ends == ["gap_refused"]
+        assert bodies(reader) == [each.decode() for each in OLD]
+        assert gaps(reader) == RESET
+
+
+@pytest.mark.gen_test
 async def test_what_comes_instead_of_what_is_lost_reaches_who_is_there(tmp_path: Path) -> None:
     """Its sender may wait for an answer, though the seq is one that the subscriber began behind."""
     async with world(tmp_path) as here:
