@@ -315,10 +315,10 @@ def test_an_id_moves(relay: Runner, tmp_path: Path, way: str, keep: str) -> None
 
 
 @WAYS
-def test_a_bucket_that_is_made_without_inputs(relay: Runner, tmp_path: Path, name: str) -> None:
+def test_a_bucket_that_is_made_without_inputs(relay: Runner, tmp_path: Path, way: str) -> None:
     """An empty table declares that there are none: so it is made, and so it is found the next time."""
     path = manifest(tmp_path, "[buckets.a]\n[buckets.a.inputs]\n[buckets.b]\n")
-    with way(relay, name) as variables:
+    with reaching(relay.data, way) as variables:
         relay.json("apply", path, **variables)
         assert [len(each["inputs"]) for each in relay.json("bucket", "list", **variables)] == [0, 1]
         assert relay.json("apply", path, "--prune", "--yes", **variables)["changes"] == []
