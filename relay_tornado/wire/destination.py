@@ -26,9 +26,11 @@ _NOT_IN_PLACE: Final = re.compile(r"[\s\x00-\x1f\x7f]")
 _DIVIDES: Final = re.compile(rb"[/\\]")
 _END: Final = re.compile(rb"[;?#\x00]")
 """Behind these a part of a path goes on as something else, a parameter say, to some servers."""
-_PASSED_OVER: Final = bytes(range(1, 0x21))
+_PASSED_OVER: Final = bytes(range(1, 0x21)) + b"+"
 """What URLs are read without by WHATWG's rules, once a server has decoded it: tabs and line ends anywhere, by Python,
-too, and by Node the others and spaces at the end."""
+too, and the others and spaces at the end by Node, and by Java and .NET; a + is a space where it is decoded as one."""
+_NO_BREAK: Final = re.compile(rb"\xc2\xa0|\xef\xbb\xbf")
+"""U+A0 and U+FEFF, which Node's url.resolve takes for spaces."""
 _UNICODE: Final = re.compile(rb"%u([0-9A-Fa-f]{4})")
 """A character's code, as Jetty and IIS read it in a path, and no standard has it."""
 _NOT_IN_TARGET: Final = re.compile(rb"[\x00-\x20\x7f]")
@@ -181,7 +183,7 @@ def climbs(path: bytes) -> bool:
 def _decoded(path: bytes) -> bytes:
     for _ in range(2):
         path = unquote_to_bytes(_UNICODE.sub(_character, path.translate(None, _PASSED_OVER)))
-    return path.translate(None, _PASSED_OVER)
+    return _NO_BREAK.sub(b"", path.translate(None, _PASSED_OVER))
 
 
 def _character(found: re.Match[bytes]) -> bytes:
