@@ -49,6 +49,18 @@ def chromium() -> Iterator[Browser]:
 
 
 @contextmanager
+def with_scrollbars(browser: Browser) -> Iterator[Browser]:
+    """A second Chromium, whose pages have scroll bars that take room, as on most desktops."""
+    opened = browser.browser_type.launch(
+        executable_path=CHROMIUM, args=list(_FLAGS), ignore_default_args=["--hide-scrollbars"]
+    )
+    try:
+        yield opened
+    finally:
+        opened.close()
+
+
+@contextmanager
 def keeping_nothing(browser: Browser, profile: Path) -> Iterator[BrowserContext]:
     """A window of a second Chromium, with this new folder for its profile, that was told to let no page keep anything:
     no cookie, no storage."""

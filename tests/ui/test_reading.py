@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 
 import pytest
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
-from tests.ui.browser import Watch
+from tests.acceptance.relay import Relay
+from tests.ui.browser import Watch, sign_in, watched, with_scrollbars
 from tests.ui.sending import Sender, rows
 
 
@@ -61,6 +62,19 @@ def test_selecting_moves_nothing(events: Page, sender: Sender) -> None:
         events.get_by_role("button", name="Clear").click()
         expect(events.get_by_text("1 selected")).to_have_count(0)
         assert rows(events).last.bounding_box() == selected
+
+
+def test_selecting_makes_no_row_narrower(chromium: Browser, relay: Relay, administrator: str, sender: Sender) -> None:
+    """Where scroll bars take room: the page is longer then than its window, and has one."""
+    sender.send()
+    with with_scrollbars(chromium) as browser, watched(browser, relay.url) as (page, _):
+        sign_in(page, relay, administrator, f"/ui/buckets/{sender.name}")
+        row = rows(page).first
+        expect(row).to_be_visible()
+        before = row.bounding_box()
+        row.locator(".tick").click()
+        expect(page.get_by_text("1 selected")).to_be_visible()
+        assert row.bounding_box() == before
 
 
 @pytest.mark.own_window
