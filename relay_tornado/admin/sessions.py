@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -93,6 +94,7 @@ class Sessions:
         self._storing = Lock()
         self._newest = b""
         """What the file is to hold."""
+        self._writing = threading.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._end_watch = registry.watch(self._changed)
         self._load()
@@ -223,13 +225,15 @@ class Sessions:
                 _log.warning("sessions_not_stored", reason=str(error))
 
     def _write(self, data: bytes) -> None:
-        """In a thread of its own. One that is so late that there is something newer leaves the file alone."""
+        """In a thread of its own, which may be late: one at a time, and only what is the newest by then."""
         made = self._path.with_suffix(".new")
-        descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(descriptor)
-        if data is self._newest:
+        with self._writing:
+            if data is not self._newest:
+                return
+            descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(descriptor)
             made.replace(self._path)
             sync(self._path.parent)

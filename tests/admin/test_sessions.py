@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import stat
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from relay_tornado.admin.tokens import new_token, rotated_token
 from relay_tornado.errors import Unauthorized
 from relay_tornado.model import Token
 from relay_tornado.registry.memory import MemoryRegistry
+from tests.acceptance.relay import TIMEOUT
 from tests.storage.faults import no_threads
 
 NOW = 1_800_000_000.0
@@ -249,3 +252,33 @@ async def test_a_thread_of_which_nothing_comes_holds_nobody_up(world: World, mon
         work()
     await world.restart()
     assert not world.is_good(cookie)
+
+
+@pytest.mark.gen_test
+async def test_a_write_that_is_late_spoils_no_newer_one(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow disk holds it up with the file open: what it writes then is not what the file holds in the end."""
+    token, secret = await world.token()
+    gone, _ = await world.sessions.begin(token, secret)
+    held, go_on, ended = threading.Event(), threading.Event(), threading.Semaphore(0)
+    write, fdopen = world.sessions._write, os.fdopen
+
+    def counted(data: bytes) -> None:
+        write(data)
+        ended.release()
+
+    def opened(*arguments: Any) -> Any:
+        if not held.is_set():
+            held.set()
+            go_on.wait(TIMEOUT)
+        return fdopen(*arguments)
+
+    monkeypatch.setattr(world.sessions, "_write", counted)
+    monkeypatch.setattr(os, "fdopen", opened)
+    monkeypatch.setattr(module, "_STORES", 0.2)
+    kept, _ = await world.sessions.begin(token, secret)
+    assert held.is_set()
+    await world.sessions.end(gone)
+    go_on.set()
+    assert [ended.acquire(timeout=TIMEOUT) for _ in range(2)] == [True, True]
+    await world.restart()
+    assert [world.is_good(gone), world.is_good(kept)] == [False, True]
