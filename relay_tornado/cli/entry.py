@@ -98,7 +98,10 @@ class Commands(click.Group):
         if os.getpid() == 1:
             # The kernel ends the first process of a container by no signal that it does not handle itself.
             signal.signal(signal.SIGTERM, lambda *_: os._exit(_TERMINATED))
-        return super().main(*args, **extra)
+        try:
+            return super().main(*args, **extra)
+        finally:
+            drop_output(sys.stderr)  # with it, Python would have an exit code of its own
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.places)

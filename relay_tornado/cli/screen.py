@@ -58,7 +58,6 @@ class Screen:
     def close(self) -> None:
         """Nothing more is shown."""
         self.status("")
-        drop_output(sys.stderr)
         if self._mute:
             drop_output()
 

@@ -24,7 +24,7 @@ def replay(
     relay: Relay, secret: str, *arguments: str, errors: int | IO[bytes] = subprocess.PIPE
 ) -> subprocess.CompletedProcess[str]:
     """`relay replay` over the network, whose notes go to `errors`."""
-    environment = relay.environment() | {"RELAY_SECRET": secret}
+    environment = relay.environment() | {"RELAY_SECRET": secret, "PYTHONUNBUFFERED": ""}
     del environment["RELAY_DATA"]
     command = [sys.executable, "-m", "relay_tornado", "--url", relay.url, "replay", *arguments]
     return subprocess.run(

@@ -161,6 +161,15 @@ def test_what_was_sent_is_said_in_any_case(relay: Runner, arguments: tuple[str, 
     assert said in last
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_standard_error_is_no_failure(relay: Runner, unbuffered: str) -> None:
+    """The exit code says what came of it, whatever Python keeps of a line that can't be written."""
+    relay.json("bucket", "create", "orders")
+    for arguments, code in ((("logs", "list"), 0), (("bucket", "show", "none"), 1)):
+        run = shell("2>/dev/full", *arguments, RELAY_DATA=str(relay.data), PYTHONUNBUFFERED=unbuffered)
+        assert (run.returncode, run.stdout) == (code, "")
+
+
 @pytest.mark.parametrize("redirection", [">&-", ">/dev/full"])
 def test_no_secret_is_made_that_nobody_would_see(relay: Runner, redirection: str) -> None:
     """The one before stays good."""
