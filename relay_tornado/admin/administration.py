@@ -299,8 +299,8 @@ class Administration:
     async def create_token(self, /, **options: Any) -> tuple[Token, str]:
         """Makes a token; options: `TokenFields`. Returns it with its secret, which nobody can find out again."""
         token, secret = new_token(options, self._registry.list("bucket"), self._clock())
-        begun = await self._positions.begin(None, token)
         try:
+            begun = await self._positions.begin(None, token)
             await self._registry.put("token", token.key, token, expect=0)
         except Unknown:
             raise  # the token may be there after all; `reconcile` sees which it is
@@ -395,8 +395,8 @@ class Administration:
                 if bounded:
                     check_size(bucket, changed)
                 outputs = await self._begin_outputs(bucket, changed)
-                begun = await self._positions.stay(bucket, changed)
                 try:
+                    begun = await self._positions.stay(bucket, changed)
                     await self._registry.put("bucket", bucket.id, changed, expect=revision)
                 except Unknown:
                     raise  # the change may be there after all; `reconcile` sees which it is
@@ -441,8 +441,8 @@ class Administration:
                 token = self.find_token(key)
                 revision = self._registry.revision("token", key)
                 changed = change(token)
-                begun = await self._positions.begin(token, changed)
                 try:
+                    begun = await self._positions.begin(token, changed)
                     await self._registry.put("token", key, changed, expect=revision)
                 except Unknown:
                     raise  # as in `_change`

@@ -64,10 +64,11 @@ class TokenPositions:
 
     async def complete(self, made: Collection[Key], positions: Awaitable[Collection[Key]]) -> None:
         """Positions again, once their record is put: of a bucket and a token that are made at the same time, neither
-        saw the other before. What fails now is made by the token's client, or at the next start. And of those that were
-        `made` before it, removes what is not to be there any more: whoever took it from the token could not see it."""
+        saw the other before. What fails now is made by the token's client, or at the next start. And of all these, with
+        those that were `made` before, removes what is not to be there any more: whoever took it from the token could
+        not see it."""
         try:
-            await positions
+            made = {*made, *await positions}
         except RelayError as error:
             _log.warning("token_positions_lacking", reason=str(error))
         for key in made:

@@ -1,7 +1,7 @@
 """Tokens: their scope, their secret, and who gets in with them."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -455,6 +455,56 @@ async def test_a_position_that_is_taken_away_as_it_is_made(world: World, made: s
         await administration.create_token(durable=True)
     else:
         await administration.set_token(token.key, durable=True)
+    assert await world.consumers.list() == []
+
+
+@pytest.mark.gen_test
+async def test_a_position_that_is_taken_away_as_it_is_completed(world: World) -> None:
+    """Its token is made while the bucket is, and revoked right as the bucket gives it its position."""
+    administration = world.administration
+    put, create = world.registry.put, world.consumers.create
+    made: list[Token] = []
+
+    async def with_token(*arguments: Any, **options: Any) -> Any:
+        world.registry.put = put  # type: ignore[method-assign]
+        made.append((await administration.create_token(durable=True))[0])
+        return await put(*arguments, **options)
+
+    async def without(*arguments: Any) -> Any:
+        await administration.revoke_token(made[0].key)
+        return await create(*arguments)
+
+    world.registry.put = with_token  # type: ignore[method-assign, assignment]
+    world.consumers.create = without  # type: ignore[method-assign, assignment]
+    await administration.create_bucket("orders")
+    assert await world.consumers.list() == []
+
+
+@pytest.mark.parametrize("made", ["token", "durable", "stored again"])
+@pytest.mark.gen_test
+async def test_a_disk_that_gets_full_between_two_positions(world: World, made: str) -> None:
+    """The first of them is removed again, as nothing comes of the change: retention would wait for it."""
+    administration = world.administration
+    for name in ("orders", "billing"):
+        await administration.create_bucket(name, ephemeral=made == "stored again")
+    tokens = [(await administration.create_token(durable=made == "stored again"))[0] for _ in range(2)]
+    create = world.consumers.create
+    stored: list[Any] = []
+
+    async def last(*arguments: Any) -> Any:
+        if stored:
+            raise NoSpace("the disk is full")
+        stored.append(await create(*arguments))
+
+    world.consumers.create = last  # type: ignore[method-assign, assignment]
+    changes: dict[str, Callable[[], Awaitable[object]]] = {
+        "token": lambda: administration.create_token(durable=True),
+        "durable": lambda: administration.set_token(tokens[0].key, durable=True),
+        "stored again": lambda: administration.set_bucket("orders", ephemeral=False),
+    }
+    with pytest.raises(NoSpace):
+        await changes[made]()
+    assert len(stored) == 1
     assert await world.consumers.list() == []
 
 
