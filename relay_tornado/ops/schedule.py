@@ -131,10 +131,8 @@ class Backups:
                 # Somebody may take each away as soon as it is made.
                 last = max((at for at in (self.newest, self._begun) if at is not None and at <= now), default=None)
                 due = 0.0 if last is None else last + self._settings.backup_every
-                if due > now:
-                    await asyncio.sleep(min(due - now, RETRY[1]))
-                    continue
-                await self._make()
+                if due <= now:
+                    await self._make()
             except Exception as error:
                 known = isinstance(error, OSError | _Failed)
                 self.problem = reason = str(error) if known else repr(error)
@@ -145,6 +143,8 @@ class Backups:
             else:
                 self.problem = ""
                 retry = RETRY[0]
+                if due > now:
+                    await asyncio.sleep(min(due - now, RETRY[1]))
 
     async def _make(self) -> None:
         await self._aside(partial(_sweep, self._directory))

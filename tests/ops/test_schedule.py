@@ -306,6 +306,27 @@ def test_where_memory_is_short_a_backup_ends_and_not_the_relay(tmp_path: Path, m
     assert [each["event"] for each in logs] == ["backup_failed"]
 
 
+def test_a_disk_that_was_away_for_a_while_is_no_failed_backup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once it is there again, and nothing is due, nothing is wrong any more."""
+    clock = Clock(monkeypatch, 2_000_000_000.0)
+    maker = Backups(replace(Settings(), data=tmp_path, backup_every=86_400.0), tmp_path, clock)
+    made = making(monkeypatch, clock, until=2)
+    look, problems = maker._look, list[str]()
+
+    def looked(now: float) -> tuple[float | None, int | None]:
+        problems.append(maker.problem)
+        if len(problems) == 3:
+            raise OSError(errno.EIO, "Input/output error", str(tmp_path))
+        return look(now)
+
+    monkeypatch.setattr(maker, "_look", looked)
+    with capture_logs() as logs, pytest.raises(asyncio.CancelledError):
+        asyncio.run(maker.run())
+    assert len(made) == 2
+    assert [each["again_in"] for each in logs if each["event"] == "backup_failed"] == [60.0]
+    assert [bool(each) for each in problems[:6]] == [False, False, False, True, False, False]
+
+
 def test_an_older_one_that_can_not_be_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """That is a warning; the others are removed, and the new one counts."""
     clock = Clock(monkeypatch, 2_000_000_000.0)
@@ -351,7 +372,7 @@ def test_a_disk_that_is_slow_holds_nobody_up(tmp_path: Path, monkeypatch: pytest
 
     def unlinked(path: Path, missing_ok: bool = False) -> None:
         if silent:
-            wait_for(lambda: maker.problem, "the failure to be told")
+            wait_for(lambda: any(each["event"] == "backup_failed" for each in logs), "the failure to be told")
         gone.append(silent or went_on.wait(10))
         unlink(path, missing_ok)
 
