@@ -97,9 +97,9 @@ class Delivery:
         """These buckets are being placed, so they need not join."""
         self._expected = dict.fromkeys((*self._expected, *bucket_ids))
 
-    def take(self, placements: Iterable[Placement], replaces: Delivery | None = None) -> None:
+    def take(self, placements: Iterable[Placement], replaces: Delivery | None, ends: Mapping[BucketId, int]) -> None:
         """Takes the positions that the answer to subscribe tells, and from the one that it replaces what the client
-        still has to answer for."""
+        still has to answer for. `ends` are where logs may have come to end again while that was judged."""
         self._expected = ()
         for placement in placements:
             bucket = placement.bucket
@@ -108,6 +108,7 @@ class Delivery:
                 self._tell(frames.bucket_deleted(bucket.name, bucket.id))
             elif (place := self._enter(placement, replaces)) is not None:
                 place.replaying = self.notices.wanted
+                place.lost = ends.get(bucket.id)
 
     def start(self) -> None:
         """The answer to subscribe is out: delivery begins."""

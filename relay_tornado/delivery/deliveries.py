@@ -66,6 +66,8 @@ class Deliveries:
             self._receipts,
         )
         self._live: set[Delivery] = set()
+        self._ends: dict[Delivery, dict[BucketId, int]] = {}
+        """Where logs may have come to end again, by deliveries whose positions are being judged."""
         self._end_watch = registry.watch(self._changed)
         ledgers.store.watch_losses(self._lost)
 
@@ -107,6 +109,7 @@ class Deliveries:
         delivery = Delivery(self._shared, outlet, subscription, extended=extended, keeper=keeper, ping=ping)
         # From here on the delivery hears of what changes, so that nothing is missed while its positions are judged.
         self._live.add(delivery)
+        self._ends[delivery] = {}
         try:
             answers = await self._begin(delivery, request, token, keeper, replaces, kept, going_on)
         except BaseException as error:
@@ -115,6 +118,8 @@ class Deliveries:
                 # Somebody made it this moment, and the one before has ended: the client has to come anew.
                 raise Unavailable(str(error)) from None
             raise
+        finally:
+            del self._ends[delivery]
         return delivery, answers
 
     async def _begin(
@@ -138,7 +143,7 @@ class Deliveries:
         placements = await place_kept(
             self._log, self._ledgers, keeper, placed, request, kept, going_on, delivery.opened
         )
-        delivery.take(placements, replaces)
+        delivery.take(placements, replaces, self._ends[delivery])
         for placement in placements:
             if placement.gap is not None and placement.ledger is None:
                 # A consumer's gaps are counted when it meets them.
@@ -215,6 +220,8 @@ class Deliveries:
         self._cache.forget(bucket_id)
         self._receipts.lost(bucket_id, head)
         self._dispatcher.lost(bucket_id, head)
+        for ends in self._ends.values():
+            ends[bucket_id] = min(head, ends.get(bucket_id, head))
 
     def _changed(self, kind: Kind, key: str) -> None:
         if kind != "bucket":

@@ -51,10 +51,14 @@ class World:
         for body in bodies:
             await self.log.append("b", event(body))
 
-    async def subscribe(self, since: Any, reader: Reader | None = None, **fields: Any) -> tuple[Reader, Delivery]:
+    async def subscribe(
+        self, since: Any, reader: Reader | None = None, replaces: Delivery | None = None, **fields: Any
+    ) -> tuple[Reader, Delivery]:
         reader = reader or Reader()
         request = control.Subscribe(since=since, **fields)
-        delivery, _ = await self.deliveries.subscribe(reader, request, TOKEN, extended=True, ping=reader.ping)
+        delivery, _ = await self.deliveries.subscribe(
+            reader, request, TOKEN, extended=True, replaces=replaces, ping=reader.ping
+        )
         delivery.start()
         return reader, delivery
 
@@ -120,6 +124,33 @@ async def test_who_had_what_is_lost_is_told_and_misses_nothing_new(tmp_path: Pat
         await until(lambda: len(bodies(again)) == 11)
         assert bodies(again) == [*(each.decode() for each in OLD[:8]), "new 1", "new 2", "new 3"]
         assert gaps(again) == []
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("since", [Latest(), "kept"])
+async def test_a_loss_while_a_position_is_judged(tmp_path: Path, since: Any) -> None:
+    """By a log that still had what is lost: other events have those seqs, and none of them is missed."""
+    async with world(tmp_path) as here:
+        await here.append(*OLD)
+        bounds = here.log.bounds
+        reader, before = await here.subscribe(Latest())
+
+        async def late(bucket_id: str) -> Any:
+            found = await bounds(bucket_id)
+            here.log.bounds = bounds  # type: ignore[method-assign]
+            await here.lose(8)
+            await here.append(b"new 1")
+            return found
+
+        here.log.bounds = late  # type: ignore[method-assign]
+        if since == "kept":
+            await here.subscribe(None, reader, replaces=before)
+        else:
+            reader, _ = await here.subscribe(since)
+        await here.append(b"new 2", b"new 3")
+        await until(lambda: bodies(reader)[-1:] == ["new 3"])
+        assert bodies(reader) == ["new 1", "new 2", "new 3"]
+        assert gaps(reader) == RESET
 
 
 @pytest.mark.gen_test
