@@ -158,7 +158,7 @@ class Deliveries:
                 answers.setdefault(bucket.id, _answer(found[bucket.id], keeper))
             elif bucket is not None and bucket.id in refused:
                 answers.setdefault(bucket.id, refused[bucket.id])
-            else:
+            elif request.buckets:
                 answers[name] = not_found(name)
         return list(answers.values())
 

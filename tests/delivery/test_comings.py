@@ -53,6 +53,28 @@ async def test_a_bucket_made_while_positions_are_judged_is_not_missed() -> None:
 
 
 @pytest.mark.gen_test
+@pytest.mark.parametrize("named", [False, True])
+async def test_a_bucket_deleted_while_positions_are_judged(named: bool) -> None:
+    """Who asked for it hears that it is not there; who asked for all, nothing of one that nobody named."""
+    world = World()
+    await world.bucket("a")
+    await world.bucket("b")
+    bounds = world.log.bounds
+
+    async def slow(bucket_id: str) -> Any:
+        found = await bounds(bucket_id)
+        if bucket_id == "id-a":
+            await world.delete("id-b")
+        return found
+
+    world.log.bounds = slow  # type: ignore[method-assign]
+    _, _, answers = await world.subscribe(*(("a", "b") if named else ()))
+    missing = {"bucket_name": "b", "error": "not_found"}
+    assert [answer for answer in answers if "error" in answer] == ([missing] if named else [])
+    assert len(answers) == 1 + named
+
+
+@pytest.mark.gen_test
 async def test_a_new_bucket_that_changes_at_once_is_still_new() -> None:
     """Its first event comes although it, or the token, was changed before it was placed."""
     world = World()
