@@ -1,21 +1,15 @@
 """`relay` on a fresh data directory."""
 
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import structlog
 
-from tests.cli.runner import Runner
+from tests.cli.runner import Runner, logging_as_before
 
 
 @pytest.fixture
 def relay(tmp_path: Path) -> Iterator[Runner]:
-    """Runs commands in this process; the data directory is not there yet. Logging is as before at the end."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield Runner(tmp_path / "data")
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    structlog.reset_defaults()
+    """Runs commands in this process; the data directory is not there yet."""
+    with logging_as_before():
+        yield Runner(tmp_path / "data")

@@ -1,16 +1,34 @@
 """Runs `relay …` inside the test's process, for what needs no process of its own."""
 
 import json
+import logging
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+import structlog
 from click.testing import CliRunner, Result
 
 from relay_tornado.cli import main
 
 _NEW = re.compile(r"(relay: made a new data directory [^\n]*\n)?")
+
+
+@contextmanager
+def logging_as_before() -> Iterator[None]:
+    """At its end, whatever a relay or a command in this process made of it."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        structlog.reset_defaults()
 
 
 class Runner:
@@ -24,7 +42,9 @@ class Runner:
         cleared: dict[str, str | None] = {name: None for name in os.environ if name.startswith("RELAY_")}
         state = str(self.data.with_name("state-home"))
         environment = {**cleared, "RELAY_DATA": str(self.data), "XDG_STATE_HOME": state, **variables}
-        result = CliRunner(env=environment).invoke(main, [str(each) for each in arguments], input=input)
+        # The test's process stays as urgent as it is, and hears signals as before.
+        with patch("os.nice"), patch("relay_tornado.cli.backup._tidy_up"):
+            result = CliRunner(env=environment).invoke(main, [str(each) for each in arguments], input=input)
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
         return result

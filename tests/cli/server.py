@@ -17,6 +17,7 @@ import pytest
 from relay_tornado.app import Relay
 from relay_tornado.log_output import configure
 from relay_tornado.settings import Settings
+from tests.cli.runner import logging_as_before
 
 TIMEOUT = 90.0
 
@@ -94,12 +95,13 @@ class Server:
 @contextmanager
 def serving(data: Path) -> Iterator[Server]:
     """A relay on this directory."""
-    server = Server(data)
-    server.start()
-    try:
-        yield server
-    finally:
-        server.close()
+    with logging_as_before():
+        server = Server(data)
+        server.start()
+        try:
+            yield server
+        finally:
+            server.close()
 
 
 @contextmanager

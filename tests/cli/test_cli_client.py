@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import json
+import logging
 import os
 import signal
 import socket
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from relay_tornado.cli import client, transfer
 from relay_tornado.handlers import control
@@ -249,6 +251,16 @@ def test_a_directory_that_was_moved_while_a_relay_runs_on_it(short: Path) -> Non
         assert "stop" not in said
         elsewhere.rename(there)
         assert Runner(there).json("bucket", "list") == []
+
+
+def test_a_relay_in_this_process_leaves_logging_as_it_was(short: Path) -> None:
+    """What comes after it would say all it says to a stream that is gone."""
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    with serving(short / "data"):
+        assert (root.handlers, root.level) != before
+    assert (root.handlers, root.level) == before
+    assert not structlog.is_configured()
 
 
 def test_a_server_that_starts_in_between(relay: Runner, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sqlite3
 from pathlib import Path
@@ -18,12 +17,6 @@ from tests.ops.filling import consume, fill, rows
 
 OLD = sqlite3.sqlite_version_info < JUDGES_JSON
 """Whether this SQLite tells some damage otherwise, and the check more of it."""
-
-
-@pytest.fixture(autouse=True)
-def no_niceness(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The commands run in the test's own process, which stays as urgent as it is."""
-    monkeypatch.setattr(os, "nice", lambda by: by)
 
 
 def change(path: Path, *statements: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import signal
 import sqlite3
 import stat
 import subprocess
@@ -39,13 +40,6 @@ def quiet(what: str, done: int, total: int) -> None:
     pass
 
 
-@pytest.fixture(autouse=True)
-def no_niceness(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The commands run in the test's own process, which stays as urgent as it is."""
-    monkeypatch.setattr(os, "nice", lambda by: by)
-    monkeypatch.setattr("signal.signal", lambda number, handler: None)
-
-
 def test_a_backup_is_the_data(cli: Runner, tmp_path: Path) -> None:
     """Every row of every table, in one file for its owner only that needs nothing beside it; nothing else is left."""
     consume(cli.data, fill(cli.data, "orders", 700, resend_of="k3v9x1q7m2ab-4", verdict="checked"))
@@ -67,6 +61,31 @@ def test_a_backup_is_the_data(cli: Runner, tmp_path: Path) -> None:
     assert rows(tmp_path / "b.db", "PRAGMA journal_mode") == [("delete",)]
     assert stat.S_IMODE((tmp_path / "b.db").stat().st_mode) == 0o600
     assert {path.name for path in tmp_path.iterdir()} == {"b.db", "data"}
+
+
+GIVES_WAY = """
+import atexit, os
+from relay_tornado.cli.entry import main
+
+atexit.register(lambda: print(os.nice(0)))
+main()
+"""
+
+
+def test_senders_come_first(cli: Runner, tmp_path: Path) -> None:
+    """A process that makes or checks a copy is not urgent; one that runs the command beside others stays as it was."""
+    fill(cli.data, "orders", 3)
+
+    def this() -> list[object]:
+        return [os.nice(0), *map(signal.getsignal, (signal.SIGTERM, signal.SIGHUP))]
+
+    before = this()
+    for arguments in (["backup", tmp_path / "b.db"], ["check", tmp_path / "b.db"]):
+        line = [sys.executable, "-c", GIVES_WAY, *arguments, "--data", cli.data]
+        done = subprocess.run(line, capture_output=True, text=True, timeout=TIMEOUT)
+        assert done.stdout.splitlines()[-1] == "19", done.stderr
+        cli.json(*arguments, *(["--force"] if "backup" in arguments else []))
+        assert this() == before
 
 
 def test_nothing_is_overwritten(cli: Runner, tmp_path: Path) -> None:

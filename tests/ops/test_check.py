@@ -22,7 +22,6 @@ from tests.cli.runner import Runner
 from tests.ops.checking import OLD, change, found
 from tests.ops.checking import file as file
 from tests.ops.checking import filled as filled
-from tests.ops.checking import no_niceness as no_niceness
 from tests.ops.filling import consume, fill, rows
 
 

@@ -28,7 +28,6 @@ from tests.acceptance.relay import TIMEOUT
 from tests.cli.runner import Runner
 from tests.needs import needs
 from tests.ops.filling import change, consume, fill, rows
-from tests.ops.test_backup import no_niceness as no_niceness
 from tests.ops.test_upgrade import first_schema
 
 
