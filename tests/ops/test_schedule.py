@@ -391,8 +391,7 @@ def test_a_relay_that_ends_while_one_is_made_ends_it_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ignored: bool
 ) -> None:
     """The command is ended and waited for, and that is no failure to be tried again; a deaf one is killed."""
-    if ignored:
-        monkeypatch.setattr(schedule, "PATIENCE", 0.1)
+    monkeypatch.setattr(schedule, "PATIENCE", 0.1 if ignored else TIMEOUT)
     settings = replace(Settings(), data=tmp_path)
     made: list[asyncio.subprocess.Process] = []
     start = asyncio.create_subprocess_exec
