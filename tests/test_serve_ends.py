@@ -83,6 +83,16 @@ def wait_for_child(parent: int, word: str) -> int:
     raise AssertionError(f"no child has {word} on its command line")
 
 
+def stop_child(parent: int, word: str) -> int | None:
+    """The same one, stopped; None where it ended before that."""
+    child = wait_for_child(parent, word)
+    try:
+        os.kill(child, signal.SIGSTOP)
+    except ProcessLookupError:
+        return None
+    return child
+
+
 @pytest.mark.parametrize(
     "lose",
     [
@@ -130,8 +140,7 @@ def test_a_backup_that_hears_nothing_holds_no_stop_up(tmp_path: Path) -> None:
     flags = ("--backup-dir", "backups", "--backup-every", "1s", "--drain-timeout", "0")
     with served(tmp_path, *flags) as relay:
         relay.url()
-        backup = wait_for_child(relay.process.pid, "backup")
-        os.kill(backup, signal.SIGSTOP)
+        backup = wait_for(lambda: stop_child(relay.process.pid, "backup"), "a backup that has not ended yet")
         assert relay.end() == 0
         assert "stop_cut_off" not in relay.stderr
     with pytest.raises(ProcessLookupError):
