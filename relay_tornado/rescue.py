@@ -33,6 +33,9 @@ _LATE: Final = 1.0
 Lost: TypeAlias = dict[asyncio.Task[Any], object]
 """Tasks, and what each of them is at."""
 
+_looks: Final[list[Lost]] = []
+"""What was found, and is still to be looked at once more."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -259,12 +262,16 @@ def _look(loop: asyncio.AbstractEventLoop) -> None:
     found = {task: _at(task) for task in asyncio.all_tasks(loop) if _waits_for_nothing(task)}
     # Whoever of them is in the loop's queue now has its turn before this.
     loop.call_soon(_revive, loop, found)
+    _looks.append(found)
 
 
 def _revive(loop: asyncio.AbstractEventLoop, found: Lost) -> None:
+    _looks[:] = [each for each in _looks if each is not found]
     for task, before in found.items():
         if before is not None and not task.done() and _waits_for_nothing(task) and _at(task) is before:
             _schedule(loop, task)
+            for others in _looks:  # one that has two steps in the queue takes both, and each time from then on
+                others.pop(task, None)
 
 
 def _waits_for_nothing(task: asyncio.Task[Any]) -> bool:

@@ -83,6 +83,37 @@ async def test_a_lost_task_may_be_cancelled() -> None:
         await lost
 
 
+async def test_a_lost_task_is_found_by_two() -> None:
+    """It goes on once: one that is stepped twice is cancelled twice later, and what it does at its end, too."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[None] = loop.create_future()
+    forever: asyncio.Future[None] = loop.create_future()
+    ends: list[str] = []
+
+    async def work() -> None:
+        await future
+        try:
+            await forever
+        finally:
+            ends.append("begun")
+            for _ in range(3):
+                await asyncio.sleep(0)
+            await asyncio.sleep(0.001)
+            ends.append("done")
+
+    lost = loop.create_task(work())
+    await asyncio.sleep(0)
+    _lose(future, None)
+    for _ in range(2):
+        rescue(loop, {"message": "", "exception": MemoryError()})
+    for _ in range(10):
+        await asyncio.sleep(0)
+    lost.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await lost
+    assert ends == ["begun", "done"]
+
+
 async def test_who_could_not_be_woken_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there is no memory to schedule a wake-up, the one who waits goes on all the same."""
     loop = asyncio.get_running_loop()
