@@ -12,7 +12,7 @@ import math
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
@@ -352,13 +352,14 @@ class Index:
     async def _close(self) -> None:
         self._whole = False
         self._state = State()
-        for connection in (self._reader, self._writer):
-            if connection is not None:
-                try:
-                    await connection.close()
-                except sqlite3.Error as error:
-                    _log.warning("search_index_not_closed", reason=str(error))
+        connections = [each for each in (self._writer, self._reader) if each is not None]
         self._reader = self._writer = None
+        try:
+            async with AsyncExitStack() as closing:  # each, whatever the other one raises: its thread keeps the process
+                for connection in connections:
+                    closing.push_async_callback(connection.close)
+        except sqlite3.Error as error:
+            _log.warning("search_index_not_closed", reason=str(error))
 
 
 def _size(found: Sequence[_Found]) -> int:

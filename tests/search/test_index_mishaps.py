@@ -15,6 +15,7 @@ from relay_tornado.errors import NO_THREAD
 from relay_tornado.search import file, index
 from relay_tornado.storage import beside
 from relay_tornado.storage.connection import Connection
+from tests.failing import once
 from tests.log.conftest import disk as disk
 from tests.log.worlds import SqliteWorld, behind
 from tests.search.indexing import at_once as at_once
@@ -205,3 +206,20 @@ async def test_a_reader_that_could_not_be_opened_is_opened_later(
     async with indexed(world, tmp_path) as made:
         await caught_up(made, world)
     assert failed
+
+
+@log_test
+async def test_a_reader_that_can_not_be_closed_keeps_no_writer(
+    world: SqliteWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread of a connection that is left open keeps the process from its end."""
+    await fill(world, 1)
+    async with indexed(world, tmp_path) as made:
+        await caught_up(made, world)
+        reader, writer = made._reader, made._writer
+        assert reader is not None
+        assert writer is not None
+        monkeypatch.setattr(reader, "close", once(reader.close))
+    monkeypatch.undo()
+    await reader.close()
+    await until(lambda: not writer._thread.is_alive(), "the end of its thread")
