@@ -11,14 +11,14 @@ from relay_tornado.forwarding import circuit, schedule
 from relay_tornado.metrics import Metrics
 from relay_tornado.outgoing import retry_after
 from relay_tornado.wire.rest import MOST_AT_ONCE
+from tests.cli.conftest import relay as relay
 from tests.cli.runner import Runner
 
 TEXT = (Path(__file__).parents[2] / "docs" / "forwarding.md").read_text()
 
 
-def test_its_commands(tmp_path: Path) -> None:
+def test_its_commands(relay: Runner, tmp_path: Path) -> None:
     """Each does what it is there for, one after the other, and the file declares what the relay then has."""
-    relay = Runner(tmp_path / "data")
     block = re.search(r"^```\n(relay .*?)^```", TEXT, re.MULTILINE | re.DOTALL)
     assert block is not None
     for line in block[1].splitlines():
