@@ -1,0 +1,342 @@
+"""The positions of durable tokens (`admin.durable`), as tokens and buckets come, change and go."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from relay_tornado.admin.consumers import ConsumerAdministration
+from relay_tornado.errors import NoSpace
+from relay_tornado.log.consumers import Key, Terms
+from relay_tornado.model import Bucket, Gap, Token
+from relay_tornado.registry.contract import Kind
+from relay_tornado.wire.rest import token_document
+from tests.admin.world import World, event
+
+
+async def positions(world: World, key: str) -> dict[str, int]:
+    """By bucket's name, where the consumers of a durable token are."""
+    names = {bucket.id: bucket.name for bucket in world.administration.list_buckets()}
+    found = [each for each in await world.consumers.list() if each.key.kind == "token" and each.key.name == key]
+    assert all(each.terms.receipt for each in found)
+    return {names[each.key.bucket_id]: each.floor for each in found}
+
+
+@pytest.mark.gen_test
+async def test_a_durable_token_has_positions(world: World) -> None:
+    """At the head of every bucket that it reads, from when it is durable or gets the bucket on; they leave with it."""
+    administration = world.administration
+    orders = await administration.create_bucket("orders")
+    await administration.create_bucket("billing")
+    await administration.create_bucket("brief", ephemeral=True)
+    await world.log.append(orders.id, event())
+    every, _ = await administration.create_token(durable=True)
+    assert token_document(every)["durable"] is True
+    assert await positions(world, every.key) == {"orders": 1, "billing": 0}
+    await administration.create_bucket("later")
+    await administration.create_bucket("fleeting", ephemeral=True)
+    assert await positions(world, every.key) == {"orders": 1, "billing": 0, "later": 0}
+
+    one, _ = await administration.create_token(buckets=["billing"])
+    assert await positions(world, one.key) == {}
+    await administration.set_token(one.key, durable=True)
+    assert await positions(world, one.key) == {"billing": 0}
+    await world.log.append(orders.id, event())
+    await administration.set_token(one.key, buckets=["orders", "billing"])
+    assert await positions(world, one.key) == {"orders": 2, "billing": 0}
+    await administration.set_token(one.key, buckets=["orders"], description="other")
+    assert await positions(world, one.key) == {"orders": 2}
+    await administration.rotate_token(one.key)
+    assert await positions(world, one.key) == {"orders": 2}
+    await administration.set_token(one.key, durable=False)
+    assert await positions(world, one.key) == {}
+    await administration.revoke_token(every.key)
+    assert await positions(world, every.key) == {}
+
+
+@pytest.mark.gen_test
+async def test_positions_of_no_token_leave_at_a_start(world: World) -> None:
+    """What a crash left between a token's record and its positions; those of tokens that have some stay."""
+    bucket = await world.administration.create_bucket("orders")
+    durable, _ = await world.administration.create_token(durable=True)
+    plain, _ = await world.administration.create_token()
+    for name in ("nobody", plain.key):
+        await world.consumers.create(Key(bucket.id, "token", name), 0, Terms(receipt=True), 0)
+    await world.consumers.create(Key(bucket.id, "client", "nobody"), 0, Terms(), 0)
+    await world.administration.reconcile()
+    left = {each.key[1:] for each in await world.consumers.list()}
+    assert left == {("token", durable.key), ("client", "nobody")}
+
+
+@pytest.mark.gen_test
+async def test_lacking_positions_are_made_at_a_start(world: World) -> None:
+    """In a bucket that is younger than the token at its first event, in another one at the head; none for a token that
+    has expired."""
+    older = await world.administration.create_bucket("older")
+    world.now += 10
+    token, _ = await world.administration.create_token(durable=True)
+    gone, _ = await world.administration.create_token(durable=True, expires_at=int(world.now) + 5)
+    world.now += 10
+    younger = await world.administration.create_bucket("younger")
+    assert await positions(world, gone.key) == {"older": 0}
+    for bucket in (older, younger):
+        await world.log.append(bucket.id, event())
+        await world.consumers.delete(Key(bucket.id, "token", token.key))
+    await world.administration.reconcile()
+    assert await positions(world, token.key) == {"older": 1, "younger": 0}
+    assert await positions(world, gone.key) == {"older": 0}
+
+
+@pytest.mark.gen_test
+async def test_tokens_without_positions_are_not_looked_at_in_each_bucket(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A start with 20,000 of both would look 400 million times, and its service manager would hear nothing of it."""
+    looks = 0
+
+    def keeps_position(token: Token, bucket: Bucket) -> bool:
+        nonlocal looks
+        looks += 1
+        return token.durable
+
+    monkeypatch.setattr(Token, "keeps_position", keeps_position)
+    for number in range(20):
+        await world.administration.create_token()
+        await world.administration.create_bucket(f"bucket-{number}")
+    await world.administration.reconcile()
+    assert looks == 0
+    durable, _ = await world.administration.create_token(durable=True)
+    begun = looks
+    await world.administration.reconcile()
+    assert looks - begun <= 2 * 20
+    assert durable.key in {each.key.name for each in await world.consumers.list()}
+
+
+@pytest.mark.gen_test
+async def test_what_a_durable_token_misses_is_told_from_the_first_event(world: World) -> None:
+    """In a bucket that was made after it, before its client ever came: the lag, and the gap that retention left."""
+    token, _ = await world.administration.create_token(durable=True)
+    bucket = await world.administration.create_bucket("later", retention={"max_events": 2})
+    for _ in range(6):
+        await world.log.append(bucket.id, event())
+    ledgers = world.administration.ledgers
+    key = Key(bucket.id, "token", token.key)
+    ((_, standing),) = await ConsumerAdministration(world.log, ledgers).standings([bucket])
+    assert (standing.key, standing.pending) == (key, 6)
+    await world.administration.housekeeping.trim_all()
+    ledger = await ledgers.open(key)
+    assert ledger.gap == Gap("retention", 1, 4)
+    assert ledgers.counters.gaps["retention"] == 1
+    ledgers.close(ledger)
+
+
+@pytest.mark.gen_test
+async def test_a_bucket_may_be_ephemeral_for_a_while(world: World) -> None:
+    """A durable token has no position in it then, and begins at its head of the moment when it is so no longer."""
+    administration = world.administration
+    token, _ = await administration.create_token(durable=True)
+    plain, _ = await administration.create_token()
+    gone, _ = await administration.create_token(durable=True, expires_at=int(world.now) + 5)
+    bucket = await administration.create_bucket("orders", ephemeral=True)
+    world.now += 10
+    await world.log.append(bucket.id, event())
+    await administration.set_bucket("orders", ephemeral=False)
+    assert await positions(world, token.key) == {"orders": 1}
+    assert await positions(world, gone.key) == await positions(world, plain.key) == {}
+    await world.log.append(bucket.id, event())
+    await administration.set_bucket("orders", description="other")
+    assert await positions(world, token.key) == {"orders": 1}
+    await administration.set_bucket("orders", ephemeral=True)
+    assert await positions(world, token.key) == {}
+    await administration.set_bucket("orders", ephemeral=False)
+    assert await positions(world, token.key) == {"orders": 2}
+
+
+@pytest.mark.gen_test
+async def test_changes_at_once_keep_the_positions(world: World) -> None:
+    """Each has its positions in line before the next one begins: none takes away what another one needs."""
+    administration = world.administration
+    token, _ = await administration.create_token(durable=True)
+    for number in range(5):
+        await administration.create_bucket(f"b-{number}", ephemeral=True)
+        await asyncio.gather(*(administration.set_bucket(f"b-{number}", ephemeral=False) for _ in range(2)))
+        assert len(await positions(world, token.key)) == number + 1
+    await asyncio.gather(*(administration.set_token(token.key, durable=durable) for durable in (False, True)))
+    assert len(await positions(world, token.key)) == 5
+    await asyncio.gather(*(administration.set_bucket("b-0", ephemeral=ephemeral) for ephemeral in (True, False)))
+    assert len(await positions(world, token.key)) == 5
+
+
+@contextmanager
+def full_disk(world: World, key: str) -> Iterator[None]:
+    """No record can be put, and the change fails by that; this token has its position in `orders` by then."""
+    put = world.registry.put
+
+    async def fail(*arguments: object, **options: object) -> None:
+        assert await positions(world, key) == {"orders": 0}
+        raise NoSpace("the disk is full")
+
+    world.registry.put = fail  # type: ignore[method-assign, assignment]
+    with pytest.raises(NoSpace):
+        yield
+    world.registry.put = put  # type: ignore[method-assign]
+
+
+@pytest.mark.gen_test
+async def test_a_bucket_that_can_not_be_changed_keeps_no_position(world: World) -> None:
+    """What was made for it is removed again."""
+    token, _ = await world.administration.create_token(durable=True)
+    await world.administration.create_bucket("orders", ephemeral=True)
+    with full_disk(world, token.key):
+        await world.administration.set_bucket("orders", ephemeral=False)
+    assert await positions(world, token.key) == {}
+
+
+@pytest.mark.gen_test
+async def test_a_token_that_is_made_while_a_bucket_ceases_to_be_ephemeral(world: World) -> None:
+    """Whichever record is put first, the token has its position."""
+    administration = world.administration
+    await administration.create_bucket("orders", ephemeral=True)
+    put = world.registry.put
+
+    async def late(kind: Kind, *arguments: Any, **options: Any) -> Any:
+        if kind == "token":
+            await administration.set_bucket("orders", ephemeral=False)
+        return await put(kind, *arguments, **options)
+
+    world.registry.put = late  # type: ignore[method-assign, assignment]
+    token, _ = await administration.create_token(durable=True)
+    assert await positions(world, token.key) == {"orders": 0}
+    await administration.set_bucket("orders", ephemeral=True)
+
+    async def early(kind: Kind, *arguments: Any, **options: Any) -> Any:
+        if kind == "bucket":
+            world.registry.put = put  # type: ignore[method-assign]
+            tokens.append((await administration.create_token(durable=True))[0])
+        return await put(kind, *arguments, **options)
+
+    tokens: list[Token] = []
+    world.registry.put = early  # type: ignore[method-assign, assignment]
+    await administration.set_bucket("orders", ephemeral=False)
+    assert await positions(world, tokens[0].key) == {"orders": 0}
+
+
+@pytest.mark.gen_test
+async def test_a_bucket_and_a_token_made_at_the_same_time(world: World) -> None:
+    """Whichever record is put first, the token has its position."""
+    for number in range(10):
+        (token, _), _ = await asyncio.gather(
+            world.administration.create_token(durable=True), world.administration.create_bucket(f"b-{number}")
+        )
+        assert len(await positions(world, token.key)) == number + 1
+
+
+@pytest.mark.parametrize("made", ["bucket", "stored again", "token", "durable"])
+@pytest.mark.gen_test
+async def test_a_position_that_is_taken_away_as_it_is_made(world: World, made: str) -> None:
+    """Whoever revokes the token, or makes the bucket ephemeral, just then does not see what is made: it leaves all the
+    same, and retention waits for nobody who can't come."""
+    administration = world.administration
+    await administration.create_bucket("orders", ephemeral=made == "stored again")
+    token, _ = await administration.create_token(durable=made in ("bucket", "stored again"))
+    put = world.registry.put
+
+    async def late(*arguments: Any, **options: Any) -> Any:
+        world.registry.put = put  # type: ignore[method-assign]
+        if made in ("bucket", "stored again"):
+            await administration.revoke_token(token.key)
+        else:
+            await administration.set_bucket("orders", ephemeral=True)
+        return await put(*arguments, **options)
+
+    world.registry.put = late  # type: ignore[method-assign, assignment]
+    if made == "bucket":
+        await administration.create_bucket("billing")
+    elif made == "stored again":
+        await administration.set_bucket("orders", ephemeral=False)
+    elif made == "token":
+        await administration.create_token(durable=True)
+    else:
+        await administration.set_token(token.key, durable=True)
+    assert await world.consumers.list() == []
+
+
+@pytest.mark.gen_test
+async def test_a_position_that_is_taken_away_as_it_is_completed(world: World) -> None:
+    """Its token is made while the bucket is, and revoked right as the bucket gives it its position."""
+    administration = world.administration
+    put, create = world.registry.put, world.consumers.create
+    made: list[Token] = []
+
+    async def with_token(*arguments: Any, **options: Any) -> Any:
+        world.registry.put = put  # type: ignore[method-assign]
+        made.append((await administration.create_token(durable=True))[0])
+        return await put(*arguments, **options)
+
+    async def without(*arguments: Any) -> Any:
+        await administration.revoke_token(made[0].key)
+        return await create(*arguments)
+
+    world.registry.put = with_token  # type: ignore[method-assign, assignment]
+    world.consumers.create = without  # type: ignore[method-assign, assignment]
+    await administration.create_bucket("orders")
+    assert await world.consumers.list() == []
+
+
+@pytest.mark.parametrize("made", ["token", "durable", "stored again"])
+@pytest.mark.gen_test
+async def test_a_disk_that_gets_full_between_two_positions(world: World, made: str) -> None:
+    """The first of them is removed again, as nothing comes of the change: retention would wait for it."""
+    administration = world.administration
+    for name in ("orders", "billing"):
+        await administration.create_bucket(name, ephemeral=made == "stored again")
+    tokens = [(await administration.create_token(durable=made == "stored again"))[0] for _ in range(2)]
+    create = world.consumers.create
+    stored: list[Any] = []
+
+    async def last(*arguments: Any) -> Any:
+        if stored:
+            raise NoSpace("the disk is full")
+        stored.append(await create(*arguments))
+
+    world.consumers.create = last  # type: ignore[method-assign, assignment]
+    changes: dict[str, Callable[[], Awaitable[object]]] = {
+        "token": lambda: administration.create_token(durable=True),
+        "durable": lambda: administration.set_token(tokens[0].key, durable=True),
+        "stored again": lambda: administration.set_bucket("orders", ephemeral=False),
+    }
+    with pytest.raises(NoSpace):
+        await changes[made]()
+    assert len(stored) == 1
+    assert await world.consumers.list() == []
+
+
+@pytest.mark.gen_test
+async def test_a_bucket_without_its_positions_is_not_made(world: World) -> None:
+    """Where they can't be stored, nobody finds the bucket, and its log is dropped."""
+    await world.administration.create_token(durable=True)
+
+    async def fail(*arguments: object) -> None:
+        raise NoSpace("the disk is full")
+
+    world.consumers.create = fail  # type: ignore[method-assign, assignment]
+    with pytest.raises(NoSpace):
+        await world.administration.create_bucket("orders")
+    assert world.administration.list_buckets() == []
+    assert list(await world.log.buckets()) == []
+
+
+@pytest.mark.gen_test
+async def test_a_token_that_can_not_be_changed_keeps_no_position(world: World) -> None:
+    """What was made for it is removed again: retention may wait for it."""
+    administration = world.administration
+    orders = await administration.create_bucket("orders")
+    token, _ = await administration.create_token(buckets=["orders"])
+    with full_disk(world, token.key):
+        await administration.set_token(token.key, durable=True)
+    assert await positions(world, token.key) == {}
+    await world.log.append(orders.id, event())
+    await administration.set_token(token.key, durable=True)
+    assert await positions(world, token.key) == {"orders": 1}
