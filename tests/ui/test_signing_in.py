@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.acceptance.relay import Relay
 from tests.ui.browser import Watch, keeping_nothing, sign_in, watched, watched_in
@@ -122,6 +122,36 @@ def test_a_link_in_the_tab_that_asks_for_it(page: Page, watch: Watch, relay: Rel
     signed(page)
     page.goto(relay.command("ui")["url"])
     expect(page.get_by_text("the relay's owner")).to_be_visible()
+
+
+def test_a_link_that_is_refused_is_told_once(page: Page, watch: Watch, relay: Relay) -> None:
+    """Also where what the link before asked for is still to come."""
+    watch.expected.append("status of 401")
+    page.goto("/ui/")
+    signed_out(page)
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        """All but the first look, which is whether the cookie was kept."""
+        if route.request.method == "GET":
+            held.append(route)
+        if route.request.method != "GET" or len(held) == 1:
+            route.continue_()
+
+    page.route("**/ui/session", hold)
+    link = relay.command("ui")["url"]
+    for looked in (2, 3):
+        page.goto(link)
+        while len(held) < looked:
+            page.wait_for_timeout(10)
+    for route in held[1:]:
+        with page.expect_response(lambda response: response.request.method == "GET") as answered:
+            route.continue_()
+        answered.value.finished()
+    told = page.get_by_text("used already, or is too old")
+    expect(told.first).to_be_visible()
+    page.evaluate("() => new Promise((done) => setTimeout(done, 300))")  # all that is to be told is, by then
+    assert told.count() <= 1
 
 
 def test_a_link_outlives_a_relay_that_does_not_answer(page: Page, watch: Watch, relay: Relay) -> None:

@@ -102,8 +102,11 @@ function App() {
       try {
         await withCode();
         await who();
-        // A link that was refused, to somebody who is signed in all the same.
-        if (session.value && signedOut.value) tell(signedOut.value, "bad");
+        // A link that was refused, to somebody who is signed in all the same. What an earlier link asked for may come behind it.
+        if (session.value && signedOut.value) {
+          tell(signedOut.value, "bad");
+          signedOut.value = "";
+        }
       } catch (problem) {
         setError(problem);
         setTimeout(start, 2000);
