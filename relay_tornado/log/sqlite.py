@@ -148,10 +148,8 @@ class SqliteEventLog:
         block = self._pages.peek(state, after + 1)
         if block is None:
             return None
-        found = block.read(after, state.head, limit, max_bytes)
-        if found is not None:
-            self._counters.tail_hits += 1
-        return found
+        self._counters.tail_hits += 1
+        return block.read(after, state.head, limit, max_bytes)
 
     async def read(self, bucket_id: BucketId, after: int, limit: int, max_bytes: int) -> Sequence[Event]:
         while True:
