@@ -34,7 +34,7 @@ from relay_tornado.model import Appended, Bounds, BucketId, Epoch, Event, NewEve
 from relay_tornado.rescue import wake
 from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
-from relay_tornado.storage.work import CLOSED, again
+from relay_tornado.storage.work import CLOSED
 
 T = TypeVar("T")
 
@@ -104,7 +104,7 @@ class SqliteEventLog:
         size = len(event.body) + len(event.headers) + len(event.path) + len(event.query)  # its `size`, without the call
         appends = self._appends
         refusal = self._database.refusal(size, appends.held)
-        return appends.add(state, event, size, done) if refusal is None else again(refusal)
+        return refusal or appends.add(state, event, size, done)
 
     def _publish(self, made: Plan) -> None:
         for growth in made.growths:
@@ -308,9 +308,8 @@ class SqliteEventLog:
 
     async def import_events(self, bucket_id: BucketId, events: Sequence[Event], stubs: Mapping[int, int]) -> None:
         state = self._state(bucket_id)
-        refusal = self._database.refusal()
-        if refusal is not None:
-            raise again(refusal)
+        if (refusal := self._database.refusal()) is not None:
+            raise refusal
 
         def job(raw: sqlite3.Connection) -> Arrival:
             # Memory can't change while this runs: it is changed between two transactions only.

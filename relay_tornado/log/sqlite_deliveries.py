@@ -124,9 +124,8 @@ class SqliteDeliveries:
     async def record(self, bucket_id: BucketId, seq: int, output: int, result: Result) -> bool:
         if self._closed:
             raise Unavailable(CLOSED)
-        refusal = self._database.refusal()
-        if refusal is not None:
-            raise again(refusal)
+        if (refusal := self._database.refusal()) is not None:
+            raise refusal
         entry = _Entry(bucket_id, seq, output, result)
         if self._bytes and self._bytes + entry.size > self._most_bytes:
             raise Overloaded("more answers are coming in than can be stored; send it again in a moment")

@@ -186,8 +186,8 @@ class Database:
         return await self._writer.shrink()
 
     def refusal(self, coming: int = 0, waiting: int = 0) -> RelayError | None:
-        """The error with which `coming` bytes of events have to be refused now, or None; `waiting` bytes were taken in
-        before and are not written yet. Quick."""
+        """The error with which `coming` bytes of events have to be refused now, one for each who asks, or None;
+        `waiting` bytes were taken in before and are not written yet. Quick."""
         writer = self._writer
         if writer.closed or writer.trouble is not None:
             return writer.refusal

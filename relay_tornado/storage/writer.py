@@ -117,18 +117,20 @@ class Writer:
 
     def submit(self, work: Work) -> None:
         """Queues a work. Raises the `refusal`, where there is one."""
-        refusal = self.refusal
-        if refusal is not None:
-            raise again(refusal)
+        self._check()
         self._jobs.append(work)
         self.notify()
 
     @property
     def refusal(self) -> RelayError | None:
-        """The error with which everything is refused now, None while all is well."""
-        if self.closed and self.trouble is None:
-            return Unavailable(CLOSED)
-        return self.trouble
+        """The error with which everything is refused now, one for each who asks; None while all is well."""
+        if self.trouble is not None:
+            return again(self.trouble)
+        return Unavailable(CLOSED) if self.closed else None
+
+    def _check(self) -> None:
+        if (refusal := self.refusal) is not None:
+            raise refusal
 
     @property
     def misplaced(self) -> str:
@@ -143,9 +145,7 @@ class Writer:
     async def shrink(self) -> bool:
         """Copies the WAL into the file and cuts it to nothing, where readers allow it. Returns whether they did. Raises
         the `refusal`."""
-        refusal = self.refusal
-        if refusal is not None:
-            raise again(refusal)
+        self._check()
         shrunk: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._shrinking.append(shrunk)
         self.notify()
