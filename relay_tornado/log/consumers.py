@@ -5,9 +5,8 @@ durable token's, by receipt; the name is its key), `output` (the forwarder's of 
 or `events` (the queue of those who poll; the name is an output's number, 0 for none).
 
 What changes is asked for when something is committed anyway: `save` says that there is something, without waiting, and
-it rides along with the next commit of events, or goes in one of its own within `DELAY` seconds where none comes: it
-costs no transaction. A restart sees what was committed, so a crash repeats at most the last moment of it and loses
-nothing.
+it rides along with the next commit of events, or goes in one of its own in a moment where none comes: it costs no
+transaction. A restart sees what was committed, so a crash repeats at most the last moment of it and loses nothing.
 """
 
 from __future__ import annotations
@@ -20,9 +19,6 @@ import msgspec
 from relay_tornado.changes import Changes, Parked
 from relay_tornado.errors import Conflict, Damaged
 from relay_tornado.model import BucketId, Gap
-
-DELAY: Final = 0.05
-"""Seconds that a change waits for a commit of events to ride along with."""
 
 MOST: Final = 1_000
 """Consumers of kind `client` that a bucket may have: whoever may subscribe may make one."""
@@ -141,7 +137,7 @@ class DeadLetter(NamedTuple):
 class Consumers(Protocol):
     """Errors: BucketGone, Unavailable, NoSpace, Unknown, and Damaged of `create` and `get`. Consumers leave with their
     bucket. With its events leave their dead letters, and what is parked becomes a dead letter whose reason is
-    `progress.RETENTION`; of these some stay."""
+    `changes.RETENTION`; of these some stay."""
 
     async def create(self, key: Key, floor: int, terms: Terms, at: float) -> Stored:
         """Makes a consumer that begins behind `floor`, committed on return. One that is there stays as it is, but for

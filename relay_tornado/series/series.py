@@ -56,7 +56,7 @@ class Levels:
 
 
 class Series:
-    """`run` measures; `read` and `rates` tell."""
+    """`run` measures; `rate`, `whole`, `bucket` and `consumer` tell."""
 
     def __init__(self, folder: Path, counters: Counters, clock: Callable[[], float] = time.time) -> None:
         """`clock` gives unix seconds."""
