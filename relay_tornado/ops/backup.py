@@ -152,7 +152,7 @@ def _check_target(source: Path, target: Path, force: bool) -> None:
         raise NotFound(f"there is no directory {target.parent}: make it first")
     real, own = target.resolve(), source.resolve()
     # relay.db may be a symlink to a file of another name elsewhere.
-    files = [own.with_name(own.name + end) for end in ("", "-wal", "-shm")]
+    files = [own.with_name(own.name + end) for end in parts.ENDS]
     if real in files or (real.parent == source.parent.resolve() and real.name.startswith(OWN)):
         raise Conflict(f"{target} is one of the relay's own files: name another one")
     if target.exists() and not force:

@@ -26,7 +26,7 @@ from relay_tornado.model import MIB, Bounds, Bucket, BucketId, Cursor
 from relay_tornado.search import file, pages
 from relay_tornado.search.file import Place, State, Stretch
 from relay_tornado.search.pacing import Pacing
-from relay_tornado.storage import beside
+from relay_tornado.storage import beside, parts
 from relay_tornado.storage.connection import Connection
 from relay_tornado.storage.damage import code_of
 from relay_tornado.storage.whereabouts import Whereabouts
@@ -154,7 +154,7 @@ class Index:
                     if code_of(error) in _USELESS:
                         _log.warning("search_index_made_anew", reason=str(error))
                         with suppress(OSError):  # else it is of no use the next time, too
-                            beside.remove(self.path)
+                            parts.remove(self.path)
                         if time.monotonic() - anew > _AGAIN:
                             anew = time.monotonic()
                             continue

@@ -19,7 +19,7 @@ from relay_tornado.counters import ConsumerLevel, Counters
 from relay_tornado.model import BucketId
 from relay_tornado.rescue import Lock
 from relay_tornado.series import file
-from relay_tornado.storage import beside
+from relay_tornado.storage import beside, parts
 from relay_tornado.storage.connection import Connection
 
 Span: TypeAlias = Literal["hour", "day", "month"]
@@ -199,7 +199,7 @@ class Series:
                     await self.close()
                     if type(error) is sqlite3.DatabaseError:
                         with suppress(OSError):  # else it is of no use the next time, too
-                            beside.remove(self.path)
+                            parts.remove(self.path)
             return None
 
     async def _opened(self) -> Connection | None:

@@ -56,9 +56,3 @@ def transact(raw: sqlite3.Connection, job: Callable[[sqlite3.Connection], T]) ->
     with raw:
         raw.execute("BEGIN IMMEDIATE")
         return job(raw)
-
-
-def remove(path: Path) -> None:
-    """Takes a file away, which is closed."""
-    for end in ("", "-wal", "-shm"):
-        path.with_name(path.name + end).unlink(missing_ok=True)

@@ -1,4 +1,5 @@
-"""A file that a database is copied into: a new one, for its owner alone, and removed with what SQLite put beside it."""
+"""The files that a database consists of: one that it is copied into is made for its owner alone, and whatever is
+removed is so with what SQLite put beside it."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 ENDS: Final = ("", "-journal", "-wal", "-shm")
-"""What SQLite puts behind a file's name; also beside one that is made, for a moment, where its source says WAL."""
+"""What SQLite puts behind a file's name; also beside a copy that is made, for a moment, where its source says WAL."""
 
 
 def create(path: Path) -> int:

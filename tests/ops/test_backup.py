@@ -116,7 +116,7 @@ def test_a_symlink_to_the_file_is_not_replaced(cli: Runner, tmp_path: Path) -> N
     (cli.data / "relay.db").symlink_to(real)
     fill(cli.data, "orders", 3)
     own = [cli.data / f"relay.{name}" for name in ("db", "db-wal", "db-shm", "witness", "lock")]
-    own += [real.with_name(f"events.db{end}") for end in ("", "-wal", "-shm")]
+    own += [real.with_name(f"events.db{end}") for end in ("", "-wal", "-shm", "-journal")]
     for target in own:
         assert "own files" in cli.refused("backup", target, "--force")
     assert (cli.data / "relay.db").is_symlink()

@@ -258,7 +258,7 @@ async def test_a_file_that_fails_disturbs_nobody(tmp_path: Path, harm: str, monk
     if harm in ("no database", "not to be removed"):
         path.write_bytes(b"this is no database" * 1000)
         if harm == "not to be removed":
-            monkeypatch.setattr("relay_tornado.storage.beside.remove", Mock(side_effect=PermissionError(path)))
+            monkeypatch.setattr("relay_tornado.storage.parts.remove", Mock(side_effect=PermissionError(path)))
     elif harm == "another version":
         with closing(sqlite3.connect(path)) as raw:
             raw.execute("PRAGMA user_version = 99")
