@@ -171,7 +171,7 @@ class Responses:
         self._waiters.setdefault((bucket.id, appended.seq), {})[waiter] = None
         self.waiting += 1
         try:
-            self._look(waiter, appended.duplicate)
+            self._look(waiter)
         except BaseException:
             self._remove(waiter)
             raise
@@ -181,14 +181,13 @@ class Responses:
 
         return leave
 
-    def _look(self, waiter: _Waiter, duplicate: bool) -> None:
+    def _look(self, waiter: _Waiter) -> None:
         """Sets its time, and looks whether there is somebody to wait for."""
-        loop = asyncio.get_running_loop()
         waiter.timer = Timer(lambda: self._end(waiter, _late(waiter.id, self._wait)))
         waiter.timer.after(self._wait)
-        event = None if duplicate else self._peek(waiter)
+        event = None if waiter.looking else self._peek(waiter)
         if event is None:
-            task = loop.create_task(self._begin(waiter, duplicate))
+            task = asyncio.get_running_loop().create_task(self._begin(waiter))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         else:
@@ -209,10 +208,10 @@ class Responses:
             return None
         return events[0] if events else None
 
-    async def _begin(self, waiter: _Waiter, duplicate: bool) -> None:
+    async def _begin(self, waiter: _Waiter) -> None:
         """Looks for an answer that is stored already, and for the event where it is not in memory."""
         try:
-            if duplicate:
+            if waiter.looking:
                 answer = await self._first(waiter)
                 if answer is not None:
                     self._end(waiter, answer)
