@@ -84,7 +84,7 @@ class Forwarding:
         """The worker has tried to open each position once."""
         self._stopped = False
         self._once = 0
-        self._end_watches: list[Callable[[], None]] = []
+        self._end_watch: Callable[[], None] = lambda: None
         self._watch = log.watch(None, self._wake)
         resolver = GuardedResolver(Guard(parse_ranges(settings.forward_allow or ""), own))
         self._transport = Transport(resolver, BOUNDS)
@@ -168,7 +168,7 @@ class Forwarding:
         """Opens the positions of all public outputs, and removes those of outputs that are not public (any more): what
         can't be removed now is so at the next start, or as the output becomes public. Raises Unavailable."""
         # What is changed from here on is followed, and what there is by then looked at.
-        self._end_watches.append(self._registry.watch(self._changed))
+        self._end_watch = self._registry.watch(self._changed)
         for bucket in self._registry.list("bucket"):
             self._changed("bucket", bucket.id)
         for stored in await self._ledgers.store.list():
@@ -194,8 +194,7 @@ class Forwarding:
         """Begins no request; what is out has `grace` seconds, and is tried again after the next start otherwise."""
         self._stopped = True
         self._watch.close()
-        for end in self._end_watches:
-            end()
+        self._end_watch()
         if self._worker is not None:
             self._worker.cancel()
             await asyncio.wait([self._worker])
