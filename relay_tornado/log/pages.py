@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from functools import partial
 from itertools import accumulate, takewhile
-from typing import Protocol, TypeAlias, cast
+from typing import TypeAlias, cast
 
 from relay_tornado.log import rows
 from relay_tornado.log.state import LogState
@@ -24,12 +24,6 @@ LEVELS = (256, 64, 16, 4, 1)
 BLOCK_BYTES = 1 * MIB
 
 _Key: TypeAlias = tuple[int, int, int]  # log, level, number at that level
-
-
-class Reader(Protocol):
-    """`Database.read`."""
-
-    def __call__(self, job: Callable[[sqlite3.Connection], Block], /) -> Awaitable[Block]: ...
 
 
 class Block:
@@ -75,7 +69,8 @@ class Block:
 class Pages:
     """The cache."""
 
-    def __init__(self, budget: int, read: Reader) -> None:
+    def __init__(self, budget: int, read: Callable[[Callable[[sqlite3.Connection], Block]], Awaitable[Block]]) -> None:
+        """`read` is `Database.read`."""
         self._budget = budget
         self._read = read
         self.used = 0
