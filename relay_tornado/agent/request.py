@@ -13,6 +13,7 @@ from relay_tornado.client.event import EventData
 from relay_tornado.errors import Invalid
 from relay_tornado.outgoing.fields import NOT_FORWARDED, is_header, is_method
 from relay_tornado.wire.destination import Destination, climbs, parse_new
+from relay_tornado.wire.headers import named_by_connection
 
 _FORBIDDEN_IN_TARGET = re.compile(rb"[\x00-\x20\x7f]")
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
@@ -91,10 +92,11 @@ class Shape:
         if credentials and "authorization" not in ours:
             ours.add("authorization")
             given.append((b"Authorization", credentials.encode()))
-        left_out = NOT_FORWARDED | {name.encode() for name in ours | _named_by_connection(event)}
+        sent = event.raw_headers
+        left_out = NOT_FORWARDED | {name.encode() for name in ours} | named_by_connection(sent)
         fields: list[tuple[bytes, bytes]] = []
         dropped: list[str] = []
-        for name, value in event.raw_headers:
+        for name, value in sent:
             if name.lower() in left_out:
                 continue
             if is_header(name, value):
@@ -171,7 +173,3 @@ def _joined(base: str, path: bytes, query: bytes) -> tuple[str, bytes]:
     if _FORBIDDEN_IN_TARGET.search(target):
         raise Unsendable("its path or query holds what no request line can")
     return f"{scheme}://{place}", target
-
-
-def _named_by_connection(event: EventData) -> set[str]:
-    return {name.strip().lower() for value in event.headers.get_all("connection") for name in value.split(",")}

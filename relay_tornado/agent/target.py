@@ -13,18 +13,13 @@ from relay_tornado.model import KIB
 from relay_tornado.outgoing import transport
 from relay_tornado.outgoing.names import Resolver
 from relay_tornado.outgoing.transport import Bounds, Transport, Unanswered
-from relay_tornado.wire.headers import decode
+from relay_tornado.wire.headers import HOP_BY_HOP, decode, named_by_connection
 
 MOST_BODY: Final = 512 * KIB
 """Bytes of an answer's body that are read and given back: as base64 they fit into a message of the socket (1 MiB)."""
 _BOUNDS: Final = Bounds(MOST_BODY, head=256 * KIB, idle_each=1000, idle_all=1000)
 
-_NOT_BACK: Final = frozenset(
-    (
-        *("connection", "keep-alive", "proxy-authenticate", "proxy-connection", "te", "trailer", "transfer-encoding"),
-        *("upgrade", "content-length", "date"),
-    )
-)
+_NOT_BACK: Final = frozenset(name.encode() for name in (*HOP_BY_HOP, "connection", "content-length", "date"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +102,9 @@ def _head(request: Request, authority: str) -> bytes:
 
 def _read(answer: transport.Answer) -> Answer:
     headers: dict[str, list[str]] = {}
-    for raw, value in answer.headers:
-        name = decode(raw)
-        if name.lower() not in _NOT_BACK:
-            headers.setdefault(name, []).append(decode(value))
+    left_out = _NOT_BACK | named_by_connection(answer.headers)
+    for name, value in answer.headers:
+        if name.lower() not in left_out:
+            headers.setdefault(decode(name), []).append(decode(value))
     wait = answer.retry_after(time.time()) or 0.0
     return Answer(answer.status, headers, b"" if answer.cut else answer.body, not answer.cut, wait)

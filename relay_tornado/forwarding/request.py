@@ -16,7 +16,7 @@ from relay_tornado.outgoing.fields import NOT_FORWARDED, is_header, is_method
 from relay_tornado.signatures import sign
 from relay_tornado.wire import destination as destinations
 from relay_tornado.wire.destination import Destination
-from relay_tornado.wire.headers import parse
+from relay_tornado.wire.headers import named_by_connection, parse
 
 _BODILESS: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "DELETE"})
 """Methods whose requests say nothing of a body where they have none."""
@@ -41,10 +41,7 @@ def encode(event: Event, output: Output, destination: Destination, now: float) -
         names.add(b"authorization")
     host = next((value for name, value in own if name.lower() == b"host"), destination.authority.encode())
     sent = parse(event.headers)
-    dropped = NOT_FORWARDED | names
-    for each, value in sent:
-        if each.lower() == b"connection":
-            dropped |= {named.strip().lower() for named in value.split(b",")}
+    dropped = NOT_FORWARDED | names | named_by_connection(sent)
     lines = [b"%b %b HTTP/1.1" % (method, target), b"Host: " + host]
     lines += [
         b"%b: %b" % (each, value) for each, value in sent if each.lower() not in dropped and is_header(each, value)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import string
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final, TypeAlias
 
@@ -68,6 +69,12 @@ def parse(block: bytes) -> list[tuple[bytes, bytes]]:
         if colon and name:
             fields.append((name, value.strip(b" \t\r")))
     return fields
+
+
+def named_by_connection(fields: Iterable[tuple[bytes, bytes]]) -> set[bytes]:
+    """Names (in lower case) of further headers that are the connection's, by its Connection headers."""
+    values = (value for name, value in fields if name.lower() == b"connection")
+    return {name.strip().lower() for value in values for name in value.split(b",")}
 
 
 def without_session(block: bytes) -> bytes:

@@ -75,6 +75,14 @@ def test_an_answer() -> None:
     assert "Content-Length" not in answer.headers
 
 
+def test_what_is_of_the_connection_alone() -> None:
+    """It goes back to nobody, and neither does what the answer's Connection header names."""
+    fields = b"Connection: keep-alive, X-Hop\r\nConnection: x-other\r\nKeep-Alive: 5\r\nX-hop: 1\r\nX-Other: 2\r\n"
+    [answer] = asyncio.run(ask(answering(b"HTTP/1.1 200 OK\r\nX-A: 3\r\n" + fields + b"Content-Length: 0\r\n\r\n")))
+    assert isinstance(answer, Answer)
+    assert {name.lower(): values for name, values in answer.headers.items()} == {"x-a": ["3"]}
+
+
 @pytest.mark.parametrize("body", [b"", b"\xff\x00", bytes(300_000)], ids=len)
 @pytest.mark.parametrize("method", ["post", "GET", "get", "CONNECT", "M-SEARCH", "head"])
 def test_a_request_byte_for_byte(method: str, body: bytes) -> None:
