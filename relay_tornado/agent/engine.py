@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol, TypeAlias, TypeVar
@@ -123,7 +123,7 @@ class Agent:
                 while not self._ending.is_set():
                     if await first_of(_free(self._room, self._slots), stopped) is None:
                         break
-                    event = await first_of(next_of(events), stopped)
+                    event = await first_of(anext(events, None), stopped)
                     if event is None:
                         break
                     if self._output not in (None, event.output):
@@ -203,13 +203,8 @@ async def _free(*semaphores: asyncio.Semaphore) -> bool:
     return True
 
 
-async def next_of(events: AsyncIterator[Event]) -> Event | None:
-    """The next event, None where they have ended."""
-    return await anext(events, None)
-
-
-async def first_of(wanted: Coroutine[Any, Any, T | None], stopped: asyncio.Future[Any]) -> T | None:
-    """What a coroutine returns, None where it was stopped before."""
+async def first_of(wanted: Awaitable[T | None], stopped: asyncio.Future[Any]) -> T | None:
+    """What is awaited, None where it was stopped before."""
     task = asyncio.ensure_future(wanted)
     try:
         await asyncio.wait((task, stopped), return_when=asyncio.FIRST_COMPLETED)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
-from relay_tornado.agent.engine import first_of, next_of
+from relay_tornado.agent.engine import first_of
 from relay_tornado.client.event import Event
 
 
@@ -41,7 +41,7 @@ async def paced(
     before: float | None = None
     try:
         while True:
-            event = await first_of(next_of(events), waiting)
+            event = await first_of(anext(events, None), waiting)
             if event is None or event.seq > last:
                 return
             if due is not None:

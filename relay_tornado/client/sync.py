@@ -154,10 +154,7 @@ class Subscription:
 
 
 async def _next(inner: subscription.Subscription) -> AsyncEvent | None:
-    try:
-        return await anext(inner)
-    except StopAsyncIteration:
-        return None
+    return await anext(inner, None)
 
 
 class _Answer(Generic[T]):
