@@ -16,7 +16,6 @@ PATIENCE: Final = 120.0
 """Seconds that an answer waits for a relay that is away."""
 TRIES: Final = 5
 _BACKOFF: Final = Backoff(longest=5.0)
-_LATER: Final = frozenset({"unavailable", "overloaded", "no_space", "unknown"})
 
 Problem = Callable[[str], None]
 
@@ -43,7 +42,7 @@ class Answers:
             try:
                 await event.respond(status, body, headers, timeout=PATIENCE)
             except Rejected as error:
-                if error.code not in _LATER or tries == TRIES:
+                if not error.passing or tries == TRIES:
                     self._problem(f"the answer to {event.id} was not stored: {error.message}")
                     return
             except TimeoutError:

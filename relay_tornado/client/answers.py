@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from relay_tornado.client import messages
 from relay_tornado.client.address import Address
 from relay_tornado.client.errors import Rejected, RelayClientError
-from relay_tornado.client.link import Cut, Link, TooBig, dial
-from relay_tornado.client.messages import Document
+from relay_tornado.client.link import Cut, Link, TooBig, dial, rejected
 from relay_tornado.client.options import Options
 
 
@@ -144,7 +143,7 @@ class Answers:
                 case "responded":
                     self._settle(None, document.get("id"))
                 case "error":
-                    self._settle(_rejected(document), document.get("id"))
+                    self._settle(rejected(document), document.get("id"))
 
     def _settle(self, error: RelayClientError | None, id: object = None) -> None:
         """Of what was sent, the oldest one for this event (None: the oldest) is stored, or it failed."""
@@ -158,7 +157,3 @@ class Answers:
         waiting, self._waiting = self._waiting, []
         for each in waiting:
             each.end(error)
-
-
-def _rejected(document: Document) -> Rejected:
-    return Rejected(str(document.get("code")), str(document.get("message")))

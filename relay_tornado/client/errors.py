@@ -49,6 +49,11 @@ class Rejected(RelayClientError):
         self.code = code
         self.message = message
 
+    @property
+    def passing(self) -> bool:
+        """Whether the same may go well a moment later."""
+        return self.code in ("unavailable", "overloaded", "unknown", "no_space")
+
 
 class Unreachable(RelayClientError):
     """Nothing at the URL can become this relay by waiting: a wrong URL, a proxy's that can't be used, or its login,

@@ -41,8 +41,6 @@ NEXT_ADDRESS: Final = 0.25
 _PROXY: Final = "the proxy's URL (https_proxy, http_proxy, … in the environment, or the option)"
 _PASSING: Final = frozenset({408, 425, 429})
 """HTTP statuses below 500 that pass by themselves."""
-_LATER: Final = frozenset({"unavailable", "overloaded", "unknown", "no_space"})
-"""Errors of a subscribe that pass by themselves."""
 
 
 class Cut(Exception):
@@ -117,8 +115,8 @@ class Link:
             if said == "unauthorized":
                 raise Refused(4001, str(document.get("message", "unauthorized")))
             if said == "error":
-                code, message = str(document.get("code")), str(document.get("message"))
-                raise Cut(message) if code in _LATER else Rejected(code, message)
+                error = rejected(document)
+                raise Cut(error.message) if error.passing else error
 
     async def receive(self, timeout: float | None) -> tuple[Document, int]:
         """The next message and its size in bytes; some of it, or of what comes before it, must come every `timeout`
@@ -184,6 +182,11 @@ class Link:
             pass
         finally:
             self._socket.transport.abort()
+
+
+def rejected(document: Document) -> Rejected:
+    """What a status `error` says."""
+    return Rejected(str(document.get("code")), str(document.get("message")))
 
 
 class TooBig(Cut):
