@@ -203,7 +203,7 @@ def _index(engine: Engine, settings: Settings, counters: Counters) -> Index | No
         engine.log,
         functools.partial(engine.registry.list, "bucket"),
         settings.search_index,
-        room=lambda: engine.database.room,
+        room=lambda: engine.database.space.room,
         events=lambda: counters.events + counters.deliveries // 4,
     )
 

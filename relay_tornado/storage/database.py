@@ -170,11 +170,6 @@ class Database:
         return self._space
 
     @property
-    def room(self) -> int:
-        """How many bytes the disk may still lose before events are refused; below 0 where they are."""
-        return self.space.room
-
-    @property
     def squeezed(self) -> bool:
         """Whether space is low, and a good part of what should be free is in a WAL that can't be emptied, as somebody
         reads the file: whatever is deleted then makes it longer, and frees nothing."""

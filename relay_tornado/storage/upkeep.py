@@ -144,7 +144,7 @@ class Upkeep:
 
     def _foretell(self, free: int) -> None:
         now = self._clock()
-        self.forecast.add(now, self._database.room + free)
+        self.forecast.add(now, self._database.space.room + free)
         left = self.forecast.seconds_left
         if left is not None and left < WARN and now - self._warned >= _WARN_EVERY:
             self._warned = now

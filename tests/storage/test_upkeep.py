@@ -19,7 +19,7 @@ from relay_tornado.log.sqlite import SqliteEventLog
 from relay_tornado.model import KIB, MIB, NewEvent, Retention
 from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
-from relay_tornado.storage.space import free_pages
+from relay_tornado.storage.space import Space, free_pages
 from relay_tornado.storage.upkeep import QUIET, STEP, Upkeep, give_back
 from tests.waiting import until
 
@@ -204,7 +204,7 @@ def test_an_end_of_the_space_is_warned_of(tmp_path: Path, monkeypatch: pytest.Mo
                 for hour in range(60):
                     clock.now = hour * 3600.0
                     room = 100_000 * MIB - rate * MIB * hour
-                    monkeypatch.setattr(Database, "room", property(lambda self, room=room: room))
+                    monkeypatch.setattr(Space, "room", property(lambda self, room=room: room))
                     upkeep._foretell(free * hour)
             return [line for line in logs if line["event"] == "space_ends_soon"]
 
@@ -242,7 +242,7 @@ def test_a_full_disk_gets_its_pages_back_at_once(tmp_path: Path, monkeypatch: py
             await until(lambda: any(each["event"] == "space_given_back" and each.get("urgent") for each in logs))
             task.cancel()
             await asyncio.wait([task])
-            return (await log.bounds("b")).head, database.room
+            return (await log.bounds("b")).head, database.space.room
 
     with capture_logs() as logs:
         head, room = asyncio.run(asyncio.wait_for(run(), 60))
