@@ -29,10 +29,9 @@ def _load(raw: sqlite3.Connection) -> list[tuple[str, int]]:
 class SqliteUses(Uses):
     """Made by `open`."""
 
-    def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, database: Database) -> None:
         super().__init__()
         self._database = database
-        self._clock = clock
 
     @classmethod
     async def open(cls, database: Database) -> SqliteUses:
@@ -50,7 +49,7 @@ class SqliteUses(Uses):
     async def write(self, used: Iterable[str] = ()) -> None:
         """Writes what was noted since the last time, and that the tokens with these keys are used now. What can't be
         written now is tried again the next time."""
-        now = self._clock()
+        now = time.time()
         for key in used:
             self.note(key, now)
         written = dict(self._unwritten)
