@@ -12,12 +12,12 @@ from pathlib import Path
 
 from relay_tornado.errors import NotFound, StartupError
 from relay_tornado.storage import migrate, rights, wal
-from relay_tornado.storage.connection import uri
+from relay_tornado.storage.connection import PATIENCE, uri
 from relay_tornado.storage.damage import decode, unquoted
 from relay_tornado.storage.database import NAME
 from relay_tornado.storage.library import check_sqlite, guard_schema
 from relay_tornado.storage.lock import read_owner
-from relay_tornado.storage.whereabouts import wal_of
+from relay_tornado.storage.whereabouts import size_of, wal_of
 
 
 def locate(place: Path) -> Path:
@@ -62,8 +62,7 @@ def _connect(path: Path) -> sqlite3.Connection:
         return _prepared(uri(path, "ro"))
     except sqlite3.OperationalError:
         # In WAL mode SQLite wants to make files beside it. Where that can't be, and nobody writes, it needs none.
-        beside = wal_of(path)
-        if read_owner(path.parent) is not None or (beside.exists() and beside.stat().st_size):
+        if read_owner(path.parent) is not None or size_of(wal_of(path)):
             raise
         return _prepared(uri(path, "ro") + "&immutable=1")
 
@@ -72,7 +71,7 @@ def _prepared(address: str) -> sqlite3.Connection:
     raw = sqlite3.connect(address, uri=True, isolation_level=None)
     raw.text_factory = decode
     try:
-        raw.execute("PRAGMA busy_timeout = 5000")
+        raw.execute(f"PRAGMA busy_timeout = {PATIENCE}")
         guard_schema(raw)
         raw.execute("PRAGMA cell_size_check = ON")
         raw.execute("PRAGMA temp_store = MEMORY")

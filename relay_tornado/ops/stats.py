@@ -23,7 +23,7 @@ from relay_tornado.ops.opening import open_file
 from relay_tornado.ranges import Ranges
 from relay_tornado.storage import migrate
 from relay_tornado.storage.space import disk_of, free_pages
-from relay_tornado.storage.whereabouts import wal_of
+from relay_tornado.storage.whereabouts import size_of, wal_of
 
 HOUR = 3600.0
 
@@ -104,7 +104,7 @@ def stats(path: Path, reserve: int, now: float | None = None) -> Stats:
         path=path,
         buckets=buckets,
         database=size,
-        wal=wal.stat().st_size if wal.exists() else 0,
+        wal=size_of(wal) or 0,
         free_pages=free,
         disk_free=disk.free,
         reserve=least,
