@@ -16,7 +16,7 @@ from relay_tornado.counters import Counters
 from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.log.sqlite import SqliteEventLog
 from relay_tornado.log.sqlite_consumers import SqliteConsumers
-from relay_tornado.log.sqlite_deliveries import SqliteDeliveries
+from relay_tornado.log.sqlite_results import SqliteResults
 from relay_tornado.registry.sqlite import SqliteRegistry
 from relay_tornado.registry.sqlite_uses import SqliteUses
 from relay_tornado.search.index import Index
@@ -30,7 +30,7 @@ class Engine:
 
     database: Database
     log: SqliteEventLog
-    results: SqliteDeliveries
+    results: SqliteResults
     ledgers: Ledgers
     registry: SqliteRegistry
     uses: SqliteUses
@@ -44,7 +44,7 @@ async def open_engine(settings: Settings, counters: Counters | None = None) -> A
         stack.push_async_callback(database.close)
         log = await SqliteEventLog.open(database, settings, counters)
         stack.push_async_callback(log.close)
-        results = SqliteDeliveries(database, settings)
+        results = SqliteResults(database, settings)
         stack.push_async_callback(results.close)
         consumers = SqliteConsumers(database)
         stack.push_async_callback(consumers.close)

@@ -18,8 +18,8 @@ from relay_tornado.admin.stored import SCAN, Found, Judging, Key, Stored, docume
 from relay_tornado.copies import Goes
 from relay_tornado.errors import BucketGone, CursorLost, Invalid, NotFound
 from relay_tornado.log.contract import EventLog, Outline
-from relay_tornado.log.deliveries import Deliveries
 from relay_tornado.log.lineage import position_id
+from relay_tornado.log.results import Results
 from relay_tornado.model import MIB, Bounds, Bucket, Output, Token
 from relay_tornado.pieces import Pieces
 from relay_tornado.wire.fields import Document
@@ -144,7 +144,7 @@ class Listing:
                     high = min(high, await log.seek(bucket.id, wanted.until))
             except BucketGone:
                 continue
-            places.append(_Place(log, self._stored.deliveries, bucket, bounds, low, high))
+            places.append(_Place(log, self._stored.results, bucket, bounds, low, high))
         return places
 
     def _anchored(self, token: Token, wanted: Filter) -> Key | None:
@@ -183,7 +183,7 @@ class Listing:
             seqs: dict[str, list[int]] = {}
             for item in some:
                 seqs.setdefault(item.place.bucket.id, []).append(item.outline.seq)
-            latest = {key: await self._stored.deliveries.latest(key, each, copy) for key, each in seqs.items()}
+            latest = {key: await self._stored.results.latest(key, each, copy) for key, each in seqs.items()}
             for item in some:
                 newest = latest[item.place.bucket.id].get(item.outline.seq)
                 room -= item.outline.size + (0 if newest is None else len(newest.result.body))
@@ -202,11 +202,9 @@ class Listing:
 class _Place:
     """Where the list stands in one bucket: seqs `low` to `high` are to come, newest first."""
 
-    def __init__(
-        self, log: EventLog, deliveries: Deliveries, bucket: Bucket, bounds: Bounds, low: int, high: int
-    ) -> None:
+    def __init__(self, log: EventLog, results: Results, bucket: Bucket, bounds: Bounds, low: int, high: int) -> None:
         self._log = log
-        self._deliveries = deliveries
+        self._results = results
         self.bucket = bucket
         self.bounds = bounds
         self.low = low
@@ -227,7 +225,7 @@ class _Place:
             statuses: Mapping[int, str] = {}
             if status or output is not None:
                 number = None if output is None else output.n
-                statuses = await self._deliveries.statuses(self.bucket.id, start, self.high, number)
+                statuses = await self._results.statuses(self.bucket.id, start, self.high, number)
             fitting = {each.seq for each in outlines if not status or statuses.get(each.seq, RECEIVED) == status}
             if output is not None:
                 fitting -= await self._without(output, [seq for seq in fitting if seq not in statuses])

@@ -16,7 +16,7 @@ from relay_tornado.admin.searching import Searching
 from relay_tornado.admin.stored import Located, Stored, document_of
 from relay_tornado.errors import NotFound
 from relay_tornado.log.contract import EventLog
-from relay_tornado.log.deliveries import Deliveries
+from relay_tornado.log.results import Results
 from relay_tornado.model import Event, Token
 from relay_tornado.registry.contract import Registry
 from relay_tornado.search.index import Index
@@ -30,14 +30,14 @@ class Logs:
     def __init__(
         self,
         log: EventLog,
-        deliveries: Deliveries,
+        results: Results,
         registry: Registry,
         index: Index | None = None,
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`index` is of the events' texts, None where there is none. `clock` gives unix seconds."""
-        self.stored = Stored(log, deliveries, registry)
+        self.stored = Stored(log, results, registry)
         self.list = Listing(self.stored).page
         self.search = Searching(self.stored, index).page
         resending = Resending(self.stored)
@@ -51,13 +51,13 @@ class Logs:
         located = await self.stored.locate(token, log_id)
         bucket, copy = located.bucket, located.copy
         found = await self.stored.one(located)
-        latest = (await self.stored.deliveries.latest(bucket.id, [located.seq], copy)).get(located.seq)
+        latest = (await self.stored.results.latest(bucket.id, [located.seq], copy)).get(located.seq)
         if copy is not None and latest is None and not self.stored.has_copy(bucket, copy, found):
             raise NotFound(f"there is no log {log_id}: the event does not go to an output {copy} of {bucket.name!r}")
         return {**document_of(bucket, found, copy, latest), "deliveries": await self._deliveries(located)}
 
     async def _deliveries(self, located: Located) -> Sequence[Document]:
-        results = await self.stored.deliveries.of(located.bucket.id, located.seq, located.seq)
+        results = await self.stored.results.of(located.bucket.id, located.seq, located.seq)
         wanted = [
             (output, each) for (_, output), tried in results.items() for each in tried if located.copy in (None, output)
         ]

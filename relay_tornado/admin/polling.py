@@ -15,8 +15,8 @@ from relay_tornado.admin.parts import output_of
 from relay_tornado.admin.stored import SCAN, Found, Judging, Stored, cursor_of, document_of
 from relay_tornado.copies import Goes
 from relay_tornado.errors import CursorLost, Invalid
-from relay_tornado.log.deliveries import DONE, Latest, sent
 from relay_tornado.log.lineage import Placed, gap_behind, gap_within, place_cursor, position_id
+from relay_tornado.log.results import DONE, Latest, sent
 from relay_tornado.model import MIB, Bucket, Event, Gap, Output, Token
 from relay_tornado.rescue import Lock
 from relay_tornado.wire.fields import Document
@@ -101,7 +101,7 @@ class Polling:
         self, bucket: Bucket, output: Output | None, number: int, limit: int, oldest: float | None
     ) -> Document | None:
         """What is next, marked as sent; None where somebody else was faster."""
-        floor = await self._stored.deliveries.floor(bucket.id, number)
+        floor = await self._stored.results.floor(bucket.id, number)
         first = (await self._stored.log.bounds(bucket.id)).first
         window = _Window(self._stored, bucket, output, max(floor, first - 1), limit, oldest)
         await window.read(DONE)
@@ -109,7 +109,7 @@ class Polling:
         now = self._clock()
         if window.after > floor:
             seqs = [event.seq for event in window.taken]
-            given = await self._stored.deliveries.claim(bucket.id, number, floor, seqs, window.after, now)
+            given = await self._stored.results.claim(bucket.id, number, floor, seqs, window.after, now)
             if given is None:
                 return None
             claimed.update(given)
@@ -132,7 +132,7 @@ class Polling:
     async def _latest(self, window: _Window) -> dict[int, Latest]:
         copy = None if window.output is None else window.output.n
         seqs = [event.seq for event in window.taken]
-        return dict(await self._stored.deliveries.latest(window.bucket.id, seqs, copy))
+        return dict(await self._stored.results.latest(window.bucket.id, seqs, copy))
 
     def _document(self, window: _Window, event: Event, latest: Latest | None) -> Document:
         copy = None if window.output is None else window.output.n
@@ -188,9 +188,7 @@ class _Window:
                 return
             left -= len(events)
             statuses = (
-                await self._stored.deliveries.statuses(self.bucket.id, events[0].seq, events[-1].seq, copy)
-                if done
-                else {}
+                await self._stored.results.statuses(self.bucket.id, events[0].seq, events[-1].seq, copy) if done else {}
             )
             for event in events:
                 if await judging.fits(event, self._wants) and statuses.get(event.seq) not in done:

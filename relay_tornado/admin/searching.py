@@ -126,7 +126,7 @@ class Searching:
         seqs: dict[str, list[int]] = {}
         for hit in hits:
             seqs.setdefault(hit.key.bucket_id, []).append(hit.key.seq)
-        latest = {key: await self._stored.deliveries.latest(key, each, None) for key, each in seqs.items()}
+        latest = {key: await self._stored.results.latest(key, each, None) for key, each in seqs.items()}
         data = []
         for hit in hits:
             document = document_of(hit.bucket, hit.found, None, latest[hit.key.bucket_id].get(hit.key.seq))
@@ -322,7 +322,7 @@ class _Run:
             elif event is None and outline is not None and not wish.needs_content:
                 hits.append(self._hit(outline.received_at, without_content(self.bounds, outline), outline.size))
         if wish.delivery and hits:
-            latest = await self._stored.deliveries.latest(self.bucket.id, [hit.key.seq for hit in hits], None)
+            latest = await self._stored.results.latest(self.bucket.id, [hit.key.seq for hit in hits], None)
             status = {seq: each.result.status for seq, each in latest.items()}
             hits = [hit for hit in hits if status.get(hit.key.seq, RECEIVED) == wish.delivery]
         self.waiting += hits

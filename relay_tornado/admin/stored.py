@@ -13,8 +13,8 @@ from relay_tornado.copies import Goes
 from relay_tornado.errors import BucketGone, CursorLost, Invalid, NotFound
 from relay_tornado.ids import parse_id
 from relay_tornado.log.contract import EventLog, Outline
-from relay_tornado.log.deliveries import Deliveries, Latest
 from relay_tornado.log.lineage import epoch_at, place_cursor, position_id
+from relay_tornado.log.results import Latest, Results
 from relay_tornado.model import Bounds, Bucket, BucketId, Cursor, Event, Token
 from relay_tornado.registry.contract import Registry
 from relay_tornado.rules import rest
@@ -61,9 +61,9 @@ class Key(NamedTuple):
 class Stored:
     """What the services of this package share. A bucket out of the token's scope is as one that is not there."""
 
-    def __init__(self, log: EventLog, deliveries: Deliveries, registry: Registry) -> None:
+    def __init__(self, log: EventLog, results: Results, registry: Registry) -> None:
         self.log = log
-        self.deliveries = deliveries
+        self.results = results
         self._registry = registry
 
     def buckets(self, token: Token) -> list[Bucket]:

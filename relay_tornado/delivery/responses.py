@@ -17,8 +17,8 @@ from relay_tornado.copies import Goes
 from relay_tornado.errors import BucketGone, CursorLost, Invalid, NotFound, RelayError
 from relay_tornado.ids import format_id
 from relay_tornado.log.contract import EventLog
-from relay_tornado.log.deliveries import Deliveries
 from relay_tornado.log.lineage import epoch_at
+from relay_tornado.log.results import Results
 from relay_tornado.model import ANY_OUTPUT, Appended, Bucket, BucketId, Cursor, Event, Input, Result, Token
 from relay_tornado.registry.contract import Registry
 from relay_tornado.rescue import Timer
@@ -68,7 +68,7 @@ class Responses:
 
     def __init__(
         self,
-        results: Deliveries,
+        results: Results,
         log: EventLog,
         registry: Registry,
         subscribers: Subscribers,
@@ -122,7 +122,7 @@ class Responses:
         """Keeps a result of a copy (with no output: of the event itself), then answers the senders that wait for it.
 
         Raises Invalid where the status code is neither 0 (nobody answered) nor 200 to 599, NotFound where the event
-        is not kept any more, and what `Deliveries.record` raises.
+        is not kept any more, and what `Results.record` raises.
         """
         if result.status_code and not 200 <= result.status_code <= 599:
             raise Invalid("write 200 to 599, or 0 where there was no answer", "status_code")

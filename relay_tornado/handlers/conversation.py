@@ -19,7 +19,7 @@ from relay_tornado.delivery.outlet import Frames, OutletClosed
 from relay_tornado.errors import Conflict, Invalid, RelayError, Unauthorized
 from relay_tornado.handlers.connection import Connection
 from relay_tornado.handlers.sockets import Connected, Sockets
-from relay_tornado.log.deliveries import status_of
+from relay_tornado.log.results import status_of
 from relay_tornado.model import KIB, Result, Token
 from relay_tornado.rescue import surely
 from relay_tornado.wire import websocket

@@ -15,11 +15,11 @@ from tornado.ioloop import IOLoop
 from relay_tornado.admin.administration import Administration
 from relay_tornado.admin.logs import Logs
 from relay_tornado.log.contract import EventLog
-from relay_tornado.log.deliveries import Deliveries
 from relay_tornado.log.ephemeral import Ephemeral
 from relay_tornado.log.ledgers import Ledgers
+from relay_tornado.log.results import Results
 from relay_tornado.log.sqlite import SqliteEventLog
-from relay_tornado.log.sqlite_deliveries import SqliteDeliveries
+from relay_tornado.log.sqlite_results import SqliteResults
 from relay_tornado.model import NewEvent, Result, Token
 from relay_tornado.registry.contract import Registry
 from relay_tornado.registry.memory import MemoryRegistry
@@ -30,7 +30,7 @@ from relay_tornado.wire.fields import Document
 from tests.contexts import held_open
 from tests.log.memory import MemoryEventLog
 from tests.log.memory_consumers import MemoryConsumers
-from tests.log.memory_deliveries import MemoryDeliveries
+from tests.log.memory_results import MemoryResults
 
 ROOT = Token("root", "hash", 0.0)
 
@@ -43,13 +43,13 @@ class LogsWorld:
 
     log: EventLog
     registry: Registry
-    deliveries: Deliveries
+    results: Results
     settings: Settings
     now: float = 0.0
 
     def __post_init__(self) -> None:
         ledgers = Ledgers(MemoryConsumers(self.log), self.log)
-        self.logs = Logs(self.log, self.deliveries, self.registry, clock=lambda: self.now)
+        self.logs = Logs(self.log, self.results, self.registry, clock=lambda: self.now)
         self.administration = Administration(self.log, self.registry, self.settings, ledgers, self.logs)
 
     async def bucket(self, name: str = "orders", outputs: int = 0, **options: Any) -> str:
@@ -71,13 +71,13 @@ class LogsWorld:
     async def answer(self, bucket_id: str, seq: int, output: int = 0, code: int = 200, **changes: Any) -> None:
         """Records a result."""
         result = Result("sent" if code else "failed", code, {"X": ["y"]}, b"\xffok", 12, 1, 5.0)
-        await self.deliveries.record(bucket_id, seq, output, msgspec.structs.replace(result, **changes))
+        await self.results.record(bucket_id, seq, output, msgspec.structs.replace(result, **changes))
 
 
 @asynccontextmanager
 async def memory_logs(folder: Path) -> AsyncIterator[LogsWorld]:
     log = MemoryEventLog()
-    yield LogsWorld(log, MemoryRegistry(), MemoryDeliveries(log), replace(Settings(), data=folder))
+    yield LogsWorld(log, MemoryRegistry(), MemoryResults(log), replace(Settings(), data=folder))
     await log.close()
 
 
@@ -87,9 +87,9 @@ async def sqlite_logs(folder: Path) -> AsyncIterator[LogsWorld]:
     database = await Database.open(settings)
     try:
         log = await SqliteEventLog.open(database, settings)
-        deliveries = SqliteDeliveries(database, settings)
-        yield LogsWorld(log, await SqliteRegistry.open(database), deliveries, settings)
-        await deliveries.close()
+        results = SqliteResults(database, settings)
+        yield LogsWorld(log, await SqliteRegistry.open(database), results, settings)
+        await results.close()
         await log.close()
     finally:
         await database.close()

@@ -40,7 +40,7 @@ async def test_two_pollers_never_share_an_event(world: LogsWorld) -> None:
     """Many polls at once give out every event exactly once, also where each has a service of its own."""
     bucket = await world.bucket()
     sent = await world.send(bucket, *(b"%d" % n for n in range(30)))
-    second = LogsWorld(world.log, world.registry, world.deliveries, world.settings)
+    second = LogsWorld(world.log, world.registry, world.results, world.settings)
     services = [world.logs, second.logs]
     pages = await asyncio.gather(*(services[n % 2].drain(ROOT, "orders", limit=3) for n in range(10)))
     assert sorted(each["id"] for page in pages for each in page["logs"]) == sorted(sent)

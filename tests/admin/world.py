@@ -21,7 +21,7 @@ from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
 from tests.log.memory import MemoryEventLog
 from tests.log.memory_consumers import MemoryConsumers
-from tests.log.memory_deliveries import MemoryDeliveries
+from tests.log.memory_results import MemoryResults
 
 
 @dataclass
@@ -36,7 +36,7 @@ class World:
 
     def __post_init__(self) -> None:
         ledgers = Ledgers(self.consumers, self.log)
-        logs = Logs(self.log, MemoryDeliveries(self.log), self.registry)
+        logs = Logs(self.log, MemoryResults(self.log), self.registry)
         self.administration = Administration(
             self.log, self.registry, self.settings, ledgers, logs, clock=lambda: self.now
         )

@@ -13,7 +13,7 @@ from relay_tornado.model import Appended, Bucket, Event, Input, Output, Result, 
 from relay_tornado.wire.answers import Answer
 from tests.delivery.world import TOKEN, World, quiet
 from tests.failing import lose_timers
-from tests.log.memory_deliveries import MemoryDeliveries
+from tests.log.memory_results import MemoryResults
 
 OUTPUTS = tuple(Output(f"out-{n}", n, f"output {n}", 0, 0) for n in (1, 2))
 
@@ -28,7 +28,7 @@ class Desk:
 
     def __init__(self, wait: float = 20.0, most: int = 1000) -> None:
         self.world = World()
-        self.results = MemoryDeliveries(self.world.log)
+        self.results = MemoryResults(self.world.log)
         self.reached: bool | None = True
         self.asked: list[tuple[int, int | None]] = []
         self.responses = Responses(self.results, self.world.log, self.world.registry, self, wait=wait, most=most)

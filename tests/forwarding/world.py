@@ -21,7 +21,7 @@ from relay_tornado.settings import Settings
 from tests.forwarding.target import Target
 from tests.log.memory import MemoryEventLog
 from tests.log.memory_consumers import MemoryConsumers
-from tests.log.memory_deliveries import MemoryDeliveries
+from tests.log.memory_results import MemoryResults
 from tests.waiting import until
 
 B = "b-1"
@@ -50,7 +50,7 @@ class World:
         self.registry = MemoryRegistry()
         self.consumers = MemoryConsumers(self.log, self.day)
         self.ledgers = Ledgers(self.consumers, self.log, self.day)
-        self.results = MemoryDeliveries(self.log)
+        self.results = MemoryResults(self.log)
         self.responses = Responses(self.results, self.log, self.registry, Nobody())
         self.counters = Counters()
         self.disabled: list[str] = []

@@ -15,17 +15,17 @@ from relay_tornado import errors
 from relay_tornado.admin.administration import Administration
 from relay_tornado.admin.logs import Logs
 from relay_tornado.counters import Counters
-from relay_tornado.delivery.deliveries import Deliveries as DeliveryService
+from relay_tornado.delivery.deliveries import Deliveries
 from relay_tornado.delivery.responses import Responses
 from relay_tornado.forwarding.forwarding import Forwarding
 from relay_tornado.handlers.listener import DIRECT, Entrance
 from relay_tornado.handlers.site import Site
 from relay_tornado.ids import new_epoch
 from relay_tornado.log.contract import EventLog
-from relay_tornado.log.deliveries import Deliveries
 from relay_tornado.log.ledgers import Ledgers
+from relay_tornado.log.results import Results
 from relay_tornado.log.sqlite import SqliteEventLog
-from relay_tornado.log.sqlite_deliveries import SqliteDeliveries
+from relay_tornado.log.sqlite_results import SqliteResults
 from relay_tornado.model import Appended, Bucket, Event, Input, NewEvent
 from relay_tornado.registry.contract import Registry
 from relay_tornado.registry.memory import MemoryRegistry
@@ -36,7 +36,7 @@ from relay_tornado.storage.database import Database
 from relay_tornado.storage.witness import Loss
 from tests.log.memory import MemoryEventLog
 from tests.log.memory_consumers import MemoryConsumers
-from tests.log.memory_deliveries import MemoryDeliveries
+from tests.log.memory_results import MemoryResults
 
 INPUT = Input(id="in-1", name="Default public endpoint", created_at=0, updated_at=0)
 BUCKET = Bucket(id="b-1", name="orders", created_at=0, updated_at=0, inputs=(INPUT,))
@@ -116,7 +116,7 @@ async def edge(
         if folder is None:
             registry, store = MemoryRegistry(), MemoryStore()
             log = MemoryEventLog() if log is None else log
-            results: Deliveries = MemoryDeliveries(log)
+            results: Results = MemoryResults(log)
             stack.push_async_callback(log.close)
         else:
             configuration = dataclasses.replace(configuration, data=folder)
@@ -124,7 +124,7 @@ async def edge(
             stack.push_async_callback(store.close)
             log = await SqliteEventLog.open(store, configuration)
             stack.push_async_callback(log.close)
-            results = SqliteDeliveries(store, configuration)
+            results = SqliteResults(store, configuration)
             stack.push_async_callback(results.close)
             registry = await SqliteRegistry.open(store)
         now = time.time()
@@ -133,7 +133,7 @@ async def edge(
         ledgers = Ledgers(MemoryConsumers(log), log)
         administration = Administration(log, registry, configuration, ledgers, Logs(log, results, registry))
         administration.instance = "i-1"
-        deliveries = DeliveryService(log, registry, configuration, ledgers, counters)
+        deliveries = Deliveries(log, registry, configuration, ledgers, counters)
         responses = Responses(results, log, registry, deliveries)
         forwarding = Forwarding(log, registry, ledgers, responses, configuration, administration.disable_output)
         stack.push_async_callback(forwarding.stop)

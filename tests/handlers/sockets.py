@@ -28,7 +28,7 @@ from relay_tornado.registry.memory import MemoryRegistry
 from relay_tornado.settings import Settings
 from tests.log.memory import MemoryEventLog
 from tests.log.memory_consumers import MemoryConsumers
-from tests.log.memory_deliveries import MemoryDeliveries
+from tests.log.memory_results import MemoryResults
 
 TIMEOUT = 60.0
 
@@ -101,7 +101,7 @@ class Live:
         self.access = Access(self.registry)
         self.ledgers = Ledgers(MemoryConsumers(self.log), self.log)
         deliveries = Deliveries(self.log, self.registry, self.settings, self.ledgers)
-        responses = Responses(MemoryDeliveries(self.log), self.log, self.registry, deliveries)
+        responses = Responses(MemoryResults(self.log), self.log, self.registry, deliveries)
         self.sockets = Sockets(self.registry, self.access, self.settings, deliveries, responses)
         self.stack = AsyncExitStack()
         self.listener = Listener(

@@ -17,12 +17,12 @@ from relay_tornado.changes import RETENTION, Changes, Parked
 from relay_tornado.errors import BucketGone, CursorLost, Malformed, Unavailable
 from relay_tornado.log import reclaim, rows, weighing
 from relay_tornado.log.consumers import Key, Terms
-from relay_tornado.log.deliveries import sent
 from relay_tornado.log.lineage import Placed, place_cursor
 from relay_tornado.log.pages import Block
+from relay_tornado.log.results import sent
 from relay_tornado.log.sqlite import SqliteEventLog
 from relay_tornado.log.sqlite_consumers import SqliteConsumers
-from relay_tornado.log.sqlite_deliveries import SqliteDeliveries
+from relay_tornado.log.sqlite_results import SqliteResults
 from relay_tornado.log.state import LogState
 from relay_tornado.model import Cursor, Gap, Retention
 from relay_tornado.settings import Settings
@@ -416,7 +416,7 @@ async def test_a_head_that_is_too_low_refuses_no_others_events(
 async def test_an_entry_of_the_index_that_leads_to_no_result(disk: SqliteWorld) -> None:
     """It can't be removed with its event; what else is to leave does, also where the log is dropped."""
     await make(disk.log, events=6)
-    results = SqliteDeliveries(disk.database, disk.settings)
+    results = SqliteResults(disk.database, disk.settings)
     for seq in (2, 3, 4):
         await results.record("b", seq, 0, sent(1.5))
     await results.close()

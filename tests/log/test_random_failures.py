@@ -20,7 +20,7 @@ from relay_tornado.ids import new_epoch
 from relay_tornado.log.ledgers import Ledger, Ledgers
 from relay_tornado.log.sqlite import SqliteEventLog
 from relay_tornado.log.sqlite_consumers import SqliteConsumers
-from relay_tornado.log.sqlite_deliveries import SqliteDeliveries
+from relay_tornado.log.sqlite_results import SqliteResults
 from relay_tornado.model import Event, Result, Retention
 from relay_tornado.settings import Settings
 from relay_tornado.storage import writer as writers
@@ -107,7 +107,7 @@ class Program:
         self.database = await Database.open(self.settings, factory=self.faults.factory)
         assert self.database.loss is None
         self.log = await SqliteEventLog.open(self.database, self.settings)
-        self.deliveries = SqliteDeliveries(self.database, self.settings)
+        self.deliveries = SqliteResults(self.database, self.settings)
         self.store = SqliteConsumers(self.database)
         self.ledgers = Ledgers(self.store, self.log)
 

@@ -18,7 +18,7 @@ from relay_tornado.log.consumers import Key, Terms
 from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.log.sqlite import SqliteEventLog
 from relay_tornado.log.sqlite_consumers import SqliteConsumers
-from relay_tornado.log.sqlite_deliveries import SqliteDeliveries
+from relay_tornado.log.sqlite_results import SqliteResults
 from relay_tornado.model import Bucket, Gap, NewEvent
 from relay_tornado.registry.sqlite import SqliteRegistry
 from relay_tornado.settings import Settings
@@ -41,7 +41,7 @@ async def opened(database: Database, settings: Settings) -> AsyncIterator[tuple[
     """The log of an open database, and who administers its buckets."""
     log = await SqliteEventLog.open(database, settings)
     registry = await SqliteRegistry.open(database)
-    logs = Logs(log, SqliteDeliveries(database, settings), registry)
+    logs = Logs(log, SqliteResults(database, settings), registry)
     administration = Administration(log, registry, settings, Ledgers(MemoryConsumers(log), log), logs)
     await administration.reconcile()
     yield log, administration

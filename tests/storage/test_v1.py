@@ -13,7 +13,7 @@ import pytest
 
 from relay_tornado.log.lineage import Placed, place_cursor
 from relay_tornado.log.sqlite import SqliteEventLog
-from relay_tornado.log.sqlite_deliveries import SqliteDeliveries
+from relay_tornado.log.sqlite_results import SqliteResults
 from relay_tornado.model import Cursor, NewEvent
 from relay_tornado.registry.sqlite import SqliteRegistry
 from relay_tornado.settings import Settings
@@ -83,7 +83,7 @@ async def test_a_file_of_version_1_is_migrated(tmp_path: Path) -> None:
         assert await database.read(lambda raw: raw.execute("SELECT id FROM meta").fetchone()) == ("the-file",)
         log = await SqliteEventLog.open(database, settings)
         registry = await SqliteRegistry.open(database)
-        deliveries = SqliteDeliveries(database, settings)
+        deliveries = SqliteResults(database, settings)
         events = await log.read(ID, 0, 10, 1 << 30)
         assert [each.seq for each in events] == [1, 2, 3]
         for event, before in zip(events, EVENTS, strict=True):

@@ -18,7 +18,7 @@ from relay_tornado.handlers.rest.base import RestHandler, operation
 from relay_tornado.handlers.rest.queries import EventQuery, LogQuery
 from relay_tornado.handlers.rest.schemas import NUMBERED, Answered, EventPage, LogAnswer, LogPage, Resent
 from relay_tornado.ids import parse_id
-from relay_tornado.log.deliveries import status_of
+from relay_tornado.log.results import status_of
 from relay_tornado.model import MIB, STATUSES, Result
 from relay_tornado.wire.fields import MAX_COUNT, Choice, Document, Headers, HeaderValues, Number, Text, Whole, load
 from relay_tornado.wire.rest import MAX_TIME

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from relay_tornado.handlers.rest.payload import MAX_VALUES
-from relay_tornado.log.deliveries import READ
+from relay_tornado.log.results import READ
 from tests.handlers.rest.world import World
 
 BODY = b"\x00\xff made"

@@ -42,7 +42,7 @@ class Latest(NamedTuple):
     result: Result
 
 
-class Deliveries(Protocol):
+class Results(Protocol):
     """Errors: BucketGone, NotFound (the log does not hold that event), Invalid (what can't be stored), Overloaded,
     Unavailable, NoSpace, Unknown. Reading of events that are not there finds nothing."""
 

@@ -8,7 +8,7 @@ import msgspec
 
 from relay_tornado.errors import BucketGone, NotFound
 from relay_tornado.log.contract import EventLog
-from relay_tornado.log.deliveries import DONE, MOST, READ, Latest, sent, storable, surplus
+from relay_tornado.log.results import DONE, MOST, READ, Latest, sent, storable, surplus
 from relay_tornado.model import BucketId, Result
 
 
@@ -21,8 +21,8 @@ class _Kept:
         self.floors: dict[int, int] = {}
 
 
-class MemoryDeliveries:
-    """See `log.deliveries.Deliveries`; `log` says which events there are."""
+class MemoryResults:
+    """See `log.results.Results`; `log` says which events there are."""
 
     def __init__(self, log: EventLog) -> None:
         self._log = log

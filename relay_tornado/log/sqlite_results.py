@@ -1,4 +1,4 @@
-"""What became of events, on SQLite: `log.deliveries.Deliveries` over one database.
+"""What became of events, on SQLite: `log.results.Results` over one database.
 
 Results gather in a queue that is bounded in bytes, and whatever has gathered goes into one transaction of the writer,
 in turn with the commits of events: a group commit of its own. Nothing is kept in memory but that queue.
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 
 from relay_tornado.errors import BucketGone, Malformed, NotFound, Overloaded, RelayError, Unavailable
-from relay_tornado.log.deliveries import DONE, MOST, READ, Latest, sent, storable, surplus
+from relay_tornado.log.results import DONE, MOST, READ, Latest, sent, storable, surplus
 from relay_tornado.model import BucketId, Result
 from relay_tornado.rescue import wake
 from relay_tornado.settings import Settings
@@ -106,7 +106,7 @@ class _Entry:
             wake(self.future, outcome)
 
 
-class SqliteDeliveries:
+class SqliteResults:
     """See the contract. The bounds of the queue and of a commit are those of events."""
 
     def __init__(self, database: Database, settings: Settings) -> None:
@@ -132,7 +132,7 @@ class SqliteDeliveries:
         self._bytes += entry.size
         self._queue.append(entry)
         if self._writing is None:
-            self._writing = asyncio.get_running_loop().create_task(self._write(), name="relay-deliveries")
+            self._writing = asyncio.get_running_loop().create_task(self._write(), name="relay-results")
         return await entry.future
 
     async def _write(self) -> None:

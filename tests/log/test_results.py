@@ -1,4 +1,4 @@
-"""What the store of what became of events promises (log/deliveries.py), over each engine."""
+"""What the store of what became of events promises (log/results.py), over each engine."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import pytest
 from tornado.ioloop import IOLoop
 
 from relay_tornado.errors import BucketGone, Invalid, Malformed, NotFound, Overloaded, Unavailable
-from relay_tornado.log.deliveries import MOST, READ, Deliveries, Latest, sent
-from relay_tornado.log.sqlite_deliveries import SqliteDeliveries
+from relay_tornado.log.results import MOST, READ, Latest, Results, sent
+from relay_tornado.log.sqlite_results import SqliteResults
 from relay_tornado.model import Result, Retention
-from tests.log.memory_deliveries import MemoryDeliveries
+from tests.log.memory_results import MemoryResults
 from tests.log.worlds import SqliteWorld, World, behind, event, fill, make
 from tests.waiting import until
 
@@ -36,153 +36,153 @@ def result(status_code: int = 200, **changes: Any) -> Result:
 
 
 @pytest.fixture
-def deliveries(world: World, io_loop: IOLoop) -> Iterator[Deliveries]:
+def results(world: World, io_loop: IOLoop) -> Iterator[Results]:
     """The store beside the log of `world`."""
     if isinstance(world, SqliteWorld):
-        made = SqliteDeliveries(world.database, world.settings)
+        made = SqliteResults(world.database, world.settings)
         yield made
         io_loop.run_sync(made.close)
     else:
-        yield MemoryDeliveries(world.log)
+        yield MemoryResults(world.log)
 
 
 @pytest.fixture
-def stored(disk: SqliteWorld, io_loop: IOLoop) -> Iterator[SqliteDeliveries]:
+def stored(disk: SqliteWorld, io_loop: IOLoop) -> Iterator[SqliteResults]:
     """The store in a file."""
-    made = SqliteDeliveries(disk.database, disk.settings)
+    made = SqliteResults(disk.database, disk.settings)
     yield made
     io_loop.run_sync(made.close)
 
 
 @log_test
-async def test_a_result_comes_out_as_it_went_in(world: World, deliveries: Deliveries) -> None:
+async def test_a_result_comes_out_as_it_went_in(world: World, results: Results) -> None:
     """Every part of a result is read back, by event and copy, oldest first."""
     await make(world.log, events=3)
     failed, answered = result(0, status="failed", headers={}, body=b""), result(201)
-    await deliveries.record("b", 2, 1, failed)
-    await deliveries.record("b", 2, 1, answered)
-    await deliveries.record("b", 3, 0, answered)
-    assert await deliveries.of("b", 1, 3) == {(2, 1): [failed, answered], (3, 0): [answered]}
-    assert await deliveries.of("b", 3, 9) == {(3, 0): [answered]}
-    assert await deliveries.of("b", 1, 1) == {}
+    await results.record("b", 2, 1, failed)
+    await results.record("b", 2, 1, answered)
+    await results.record("b", 3, 0, answered)
+    assert await results.of("b", 1, 3) == {(2, 1): [failed, answered], (3, 0): [answered]}
+    assert await results.of("b", 3, 9) == {(3, 0): [answered]}
+    assert await results.of("b", 1, 1) == {}
 
 
 @log_test
-async def test_the_first_answer_of_a_copy_is_told_and_stays(world: World, deliveries: Deliveries) -> None:
+async def test_the_first_answer_of_a_copy_is_told_and_stays(world: World, results: Results) -> None:
     """The first result of a copy with a status code is its answer; what comes before or after it is stored only."""
     await make(world.log, events=1)
-    assert not await deliveries.record("b", 1, 1, result(0, status="failed"))
-    assert await deliveries.first("b", 1, None) is None
-    assert await deliveries.record("b", 1, 1, result(201))
-    assert not await deliveries.record("b", 1, 1, result(202))
-    assert await deliveries.record("b", 1, 2, result(203))
+    assert not await results.record("b", 1, 1, result(0, status="failed"))
+    assert await results.first("b", 1, None) is None
+    assert await results.record("b", 1, 1, result(201))
+    assert not await results.record("b", 1, 1, result(202))
+    assert await results.record("b", 1, 2, result(203))
     for output, code in ((1, 201), (2, 203), (None, 201)):
-        first = await deliveries.first("b", 1, output)
+        first = await results.first("b", 1, output)
         assert first is not None
         assert first.status_code == code
-    assert await deliveries.first("b", 1, 3) is None
+    assert await results.first("b", 1, 3) is None
 
 
 @log_test
-async def test_of_answers_at_once_one_is_the_first(world: World, deliveries: Deliveries) -> None:
+async def test_of_answers_at_once_one_is_the_first(world: World, results: Results) -> None:
     """Of many that come for one copy at the same time exactly one is told that it is the first, and it is the first."""
     await make(world.log, events=1)
-    told = await asyncio.gather(*(deliveries.record("b", 1, 1, result(200 + n)) for n in range(15)))
+    told = await asyncio.gather(*(results.record("b", 1, 1, result(200 + n)) for n in range(15)))
     assert told.count(True) == 1
-    first = await deliveries.first("b", 1, 1)
+    first = await results.first("b", 1, 1)
     assert first is not None
     assert first.status_code == 200 + told.index(True)
 
 
 @log_test
-async def test_what_is_read_at_once_is_bounded(world: World, deliveries: Deliveries) -> None:
+async def test_what_is_read_at_once_is_bounded(world: World, results: Results) -> None:
     """Of more than is read at once the status of all is there, and of the newest (or the first that are asked for) what
     was answered."""
     large = b"x" * (READ // 4)
     await make(world.log, events=5)
     for seq in (1, 1, 1, 1, 1, 2, 3, 4, 5):
-        await deliveries.record("b", seq, 1, result(200, body=large))
-    for results in (
-        (await deliveries.of("b", 1, 1))[1, 1],
-        [(await deliveries.latest("b", [1, 2, 3, 4, 5], None))[seq].result for seq in (5, 4, 3, 2, 1)],
+        await results.record("b", seq, 1, result(200, body=large))
+    for kept in (
+        (await results.of("b", 1, 1))[1, 1],
+        [(await results.latest("b", [1, 2, 3, 4, 5], None))[seq].result for seq in (5, 4, 3, 2, 1)],
     ):
-        assert [each.status_code for each in results] == [200] * 5
-        assert [each.left_out for each in results] == [True, True, False, False, False]
-        assert [each.body for each in results] == [b"", b"", large, large, large]
-    whole = await deliveries.first("b", 1, 1)
+        assert [each.status_code for each in kept] == [200] * 5
+        assert [each.left_out for each in kept] == [True, True, False, False, False]
+        assert [each.body for each in kept] == [b"", b"", large, large, large]
+    whole = await results.first("b", 1, 1)
     assert whole is not None
     assert whole.body == large
 
 
 @log_test
-async def test_the_results_of_a_copy_are_bounded(world: World, deliveries: Deliveries) -> None:
+async def test_the_results_of_a_copy_are_bounded(world: World, results: Results) -> None:
     """Of very many results of a copy the first answer and the newest ones are kept."""
     await make(world.log, events=1)
     for n in range(MOST):
-        await deliveries.record("b", 1, 1, result(0, at=float(n)))
-    await deliveries.record("b", 1, 1, result(200, at=100.0))
+        await results.record("b", 1, 1, result(0, at=float(n)))
+    await results.record("b", 1, 1, result(200, at=100.0))
     for n in range(2 * MOST):
-        await deliveries.record("b", 1, 1, result(500, at=200.0 + n))
-    await deliveries.record("b", 1, 2, result(0))
-    kept = (await deliveries.of("b", 1, 1))[1, 1]
+        await results.record("b", 1, 1, result(500, at=200.0 + n))
+    await results.record("b", 1, 2, result(0))
+    kept = (await results.of("b", 1, 1))[1, 1]
     newest = [200.0 + n for n in range(MOST + 1, 2 * MOST)]
     assert [each.at for each in kept] == [100.0, *newest]
 
 
 @log_test
-async def test_the_newest_result_counts(world: World, deliveries: Deliveries) -> None:
+async def test_the_newest_result_counts(world: World, results: Results) -> None:
     """`latest` and `statuses` tell of the newest result, of one copy or of any."""
     await make(world.log, events=4)
     failed, answered = result(0, status="failed"), result(201)
-    await deliveries.record("b", 1, 1, answered)
-    await deliveries.record("b", 1, 2, failed)
-    await deliveries.record("b", 3, 1, failed)
-    await deliveries.record("b", 3, 1, answered)
-    assert await deliveries.latest("b", [1, 2, 3], None) == {1: Latest(2, failed), 3: Latest(1, answered)}
-    assert await deliveries.latest("b", [1, 2, 3], 1) == {1: Latest(1, answered), 3: Latest(1, answered)}
-    assert await deliveries.statuses("b", 1, 4, None) == {1: "failed", 3: "sent"}
-    assert await deliveries.statuses("b", 1, 2, 1) == {1: "sent"}
-    assert await deliveries.statuses("b", 1, 4, 9) == {}
+    await results.record("b", 1, 1, answered)
+    await results.record("b", 1, 2, failed)
+    await results.record("b", 3, 1, failed)
+    await results.record("b", 3, 1, answered)
+    assert await results.latest("b", [1, 2, 3], None) == {1: Latest(2, failed), 3: Latest(1, answered)}
+    assert await results.latest("b", [1, 2, 3], 1) == {1: Latest(1, answered), 3: Latest(1, answered)}
+    assert await results.statuses("b", 1, 4, None) == {1: "failed", 3: "sent"}
+    assert await results.statuses("b", 1, 2, 1) == {1: "sent"}
+    assert await results.statuses("b", 1, 4, 9) == {}
 
 
 @log_test
-async def test_results_belong_to_events_that_are_there(world: World, deliveries: Deliveries) -> None:
+async def test_results_belong_to_events_that_are_there(world: World, results: Results) -> None:
     """For an event that the log does not hold, or of no bucket, nothing is stored and nothing is found."""
     await make(world.log, events=2)
     for seq in (0, 3):
         with pytest.raises(NotFound):
-            await deliveries.record("b", seq, 1, result())
+            await results.record("b", seq, 1, result())
     with pytest.raises(BucketGone):
-        await deliveries.record("x", 1, 1, result())
+        await results.record("x", 1, 1, result())
     with pytest.raises(BucketGone):
-        await deliveries.claim("x", 0, 0, [1], 1, 1.0)
-    assert await deliveries.of("b", 0, 9) == {}
-    assert await deliveries.of("x", 0, 9) == {}
-    assert await deliveries.first("x", 1, None) is None
-    assert await deliveries.floor("x", 0) == 0
+        await results.claim("x", 0, 0, [1], 1, 1.0)
+    assert await results.of("b", 0, 9) == {}
+    assert await results.of("x", 0, 9) == {}
+    assert await results.first("x", 1, None) is None
+    assert await results.floor("x", 0) == 0
 
 
 @log_test
-async def test_results_leave_with_their_events(world: World, deliveries: Deliveries) -> None:
+async def test_results_leave_with_their_events(world: World, results: Results) -> None:
     """What retention takes, takes its results along; a bucket's go with it, also where its id has a log again."""
     await make(world.log, events=6)
     for seq in range(1, 7):
-        await deliveries.record("b", seq, 1, result())
+        await results.record("b", seq, 1, result())
     await world.log.trim("b", Retention(None, 2, None), None)
-    assert set(await deliveries.of("b", 0, 9)) == {(5, 1), (6, 1)}
-    assert await deliveries.latest("b", [1], None) == {}
-    assert await deliveries.first("b", 1, None) is None
+    assert set(await results.of("b", 0, 9)) == {(5, 1), (6, 1)}
+    assert await results.latest("b", [1], None) == {}
+    assert await results.first("b", 1, None) is None
     with pytest.raises(NotFound):
-        await deliveries.record("b", 4, 1, result())
-    await deliveries.claim("b", 0, 0, [], 6, 1.0)
+        await results.record("b", 4, 1, result())
+    await results.claim("b", 0, 0, [], 6, 1.0)
     await world.log.drop("b")
     await make(world.log, events=6)
-    assert await deliveries.of("b", 0, 9) == {}
-    assert await deliveries.floor("b", 0) == 0
+    assert await results.of("b", 0, 9) == {}
+    assert await results.floor("b", 0) == 0
 
 
 @log_test
-async def test_results_leave_with_their_log(disk: SqliteWorld, stored: SqliteDeliveries) -> None:
+async def test_results_leave_with_their_log(disk: SqliteWorld, stored: SqliteResults) -> None:
     """In the background, before it does."""
     await make(disk.log, events=2)
     for seq in (1, 2):
@@ -194,38 +194,36 @@ async def test_results_leave_with_their_log(disk: SqliteWorld, stored: SqliteDel
 
 
 @log_test
-async def test_what_can_not_be_stored_is_refused(world: World, deliveries: Deliveries) -> None:
+async def test_what_can_not_be_stored_is_refused(world: World, results: Results) -> None:
     """Half a surrogate pair and numbers without measure are refused, and others' results are stored."""
     await make(world.log, events=1)
     bad = [result(headers={"X": ["\ud800"]}), result(-1), result(duration_ms=1 << 80), result(status="\ud800")]
-    told = await asyncio.gather(
-        *(deliveries.record("b", 1, 1, each) for each in [*bad, result()]), return_exceptions=True
-    )
+    told = await asyncio.gather(*(results.record("b", 1, 1, each) for each in [*bad, result()]), return_exceptions=True)
     assert [isinstance(each, Invalid) for each in told] == [True] * 4 + [False]
-    assert len((await deliveries.of("b", 1, 1))[1, 1]) == 1
+    assert len((await results.of("b", 1, 1))[1, 1]) == 1
 
 
 @log_test
-async def test_a_claim_marks_and_moves_at_once(world: World, deliveries: Deliveries) -> None:
+async def test_a_claim_marks_and_moves_at_once(world: World, results: Results) -> None:
     """A claim moves the consumer and marks what is not done with; from another position nothing happens."""
     await make(world.log, events=5)
-    await deliveries.record("b", 2, 1, result())
-    await deliveries.record("b", 3, 1, result(0, status="stalled"))
-    assert await deliveries.claim("b", 0, 0, [1, 2, 3], 4, 7.0) == [1, 3]
-    assert await deliveries.floor("b", 0) == 4
-    assert await deliveries.claim("b", 0, 0, [5], 5, 7.0) is None
-    assert await deliveries.floor("b", 0) == 4
-    assert await deliveries.statuses("b", 1, 5, None) == {1: "sent", 2: "sent", 3: "sent"}
-    assert (await deliveries.latest("b", [1], 0))[1] == Latest(0, sent(7.0))
-    assert await deliveries.claim("b", 3, 0, [1, 5], 5, 7.0) == [1, 5]
-    assert await deliveries.floor("b", 3) == 5
+    await results.record("b", 2, 1, result())
+    await results.record("b", 3, 1, result(0, status="stalled"))
+    assert await results.claim("b", 0, 0, [1, 2, 3], 4, 7.0) == [1, 3]
+    assert await results.floor("b", 0) == 4
+    assert await results.claim("b", 0, 0, [5], 5, 7.0) is None
+    assert await results.floor("b", 0) == 4
+    assert await results.statuses("b", 1, 5, None) == {1: "sent", 2: "sent", 3: "sent"}
+    assert (await results.latest("b", [1], 0))[1] == Latest(0, sent(7.0))
+    assert await results.claim("b", 3, 0, [1, 5], 5, 7.0) == [1, 5]
+    assert await results.floor("b", 3) == 5
 
 
 @log_test
-async def test_two_that_claim_never_share(world: World, deliveries: Deliveries) -> None:
+async def test_two_that_claim_never_share(world: World, results: Results) -> None:
     """Of many claims from one position one succeeds."""
     await make(world.log, events=5)
-    claims = await asyncio.gather(*(deliveries.claim("b", 0, 0, [1], 1, 1.0) for _ in range(9)))
+    claims = await asyncio.gather(*(results.claim("b", 0, 0, [1], 1, 1.0) for _ in range(9)))
     assert [each for each in claims if each is not None] == [[1]]
 
 
@@ -233,19 +231,19 @@ async def test_two_that_claim_never_share(world: World, deliveries: Deliveries) 
 async def test_what_is_stored_outlives_the_process(disk: SqliteWorld) -> None:
     """Results and positions are there after a restart."""
     await make(disk.log, events=2)
-    before = SqliteDeliveries(disk.database, disk.settings)
+    before = SqliteResults(disk.database, disk.settings)
     await before.record("b", 1, 2, result())
     await before.claim("b", 0, 0, [2], 2, 1.0)
     await before.close()
     await disk.reopen()
-    after = SqliteDeliveries(disk.database, disk.settings)
+    after = SqliteResults(disk.database, disk.settings)
     assert await after.of("b", 1, 2) == {(1, 2): [result()], (2, 0): [sent(1.0)]}
     assert await after.floor("b", 0) == 2
     await after.close()
 
 
 @log_test
-async def test_results_share_commits(disk: SqliteWorld, stored: SqliteDeliveries) -> None:
+async def test_results_share_commits(disk: SqliteWorld, stored: SqliteResults) -> None:
     """Hundreds of results at once take a handful of transactions."""
     await make(disk.log, events=300)
     count = "SELECT commits FROM meta"
@@ -263,7 +261,7 @@ async def test_damage_of_one_bucket_refuses_no_others_results(disk: SqliteWorld)
     await make(disk.log, "damaged")
     await fill(disk.log, 2)
     await fill(disk.log, 2000, "damaged")
-    before = SqliteDeliveries(disk.database, disk.settings)
+    before = SqliteResults(disk.database, disk.settings)
     await asyncio.gather(*(before.record("damaged", seq, 1, result(body=b"")) for seq in range(1, 2001)))
     await before.close()
     await disk.close()
@@ -276,7 +274,7 @@ async def test_damage_of_one_bucket_refuses_no_others_results(disk: SqliteWorld)
         file.seek((last - 1) * size)
         file.write(b"\xff" * 8)
     await disk.reopen()
-    after = SqliteDeliveries(disk.database, disk.settings)
+    after = SqliteResults(disk.database, disk.settings)
     told = await asyncio.gather(
         *(after.record(*place, 1, result()) for place in (("b", 1), ("damaged", 2000), ("b", 2), ("damaged", 1999))),
         return_exceptions=True,
@@ -297,7 +295,7 @@ async def test_damage_of_one_bucket_refuses_no_others_results(disk: SqliteWorld)
 async def test_a_damaged_result_is_as_none(disk: SqliteWorld, damage: str) -> None:
     """What became of other events comes out, and a queue goes on behind that one."""
     await make(disk.log, events=3)
-    before = SqliteDeliveries(disk.database, disk.settings)
+    before = SqliteResults(disk.database, disk.settings)
     for seq in (1, 2, 3):
         await before.record("b", seq, 0, result())
     await before.close()
@@ -311,7 +309,7 @@ async def test_a_damaged_result_is_as_none(disk: SqliteWorld, damage: str) -> No
         raw.execute("PRAGMA writable_schema = RESET")
         raw.execute(f"UPDATE delivery SET {damage} WHERE seq = 2")
     await disk.reopen()
-    after = SqliteDeliveries(disk.database, disk.settings)
+    after = SqliteResults(disk.database, disk.settings)
     there = [1, 3]
     assert sorted(await after.latest("b", [1, 2, 3], None)) == there
     assert sorted(seq for seq, _ in await after.of("b", 1, 3)) == there
@@ -326,21 +324,21 @@ async def test_the_queue_is_bounded(disk: SqliteWorld) -> None:
     """Over its bytes results are refused, and nothing that was taken is lost."""
     await make(disk.log, events=1)
     disk.settings = type(disk.settings)(data=disk.settings.data, append_queue=10_000)
-    deliveries = SqliteDeliveries(disk.database, disk.settings)
+    results = SqliteResults(disk.database, disk.settings)
     told = await asyncio.gather(
-        *(deliveries.record("b", 1, output, result(body=b"x" * 3000)) for output in range(9)), return_exceptions=True
+        *(results.record("b", 1, output, result(body=b"x" * 3000)) for output in range(9)), return_exceptions=True
     )
     taken = [each for each in told if each is True]
     assert 1 <= len(taken) < 9
     assert all(each is True or isinstance(each, Overloaded) for each in told)
-    assert len(await deliveries.of("b", 1, 1)) == len(taken)
-    await deliveries.close()
+    assert len(await results.of("b", 1, 1)) == len(taken)
+    await results.close()
     with pytest.raises(Unavailable):
-        await deliveries.record("b", 1, 1, result())
+        await results.record("b", 1, 1, result())
 
 
 @log_test
-async def test_a_cancelled_caller_takes_nothing_back(disk: SqliteWorld, stored: SqliteDeliveries) -> None:
+async def test_a_cancelled_caller_takes_nothing_back(disk: SqliteWorld, stored: SqliteResults) -> None:
     """Who leaves before the commit leaves a result that is stored all the same, and harms nobody else's."""
     await make(disk.log, events=1)
     tasks = [asyncio.create_task(stored.record("b", 1, output, result())) for output in (1, 2)]
@@ -351,7 +349,7 @@ async def test_a_cancelled_caller_takes_nothing_back(disk: SqliteWorld, stored: 
 
 
 @log_test
-async def test_rows_of_events_that_left_are_deleted(disk: SqliteWorld, stored: SqliteDeliveries) -> None:
+async def test_rows_of_events_that_left_are_deleted(disk: SqliteWorld, stored: SqliteResults) -> None:
     """After a trim and a drop nothing of what became of the events is in the file, in steps however much it was."""
     await make(disk.log, events=600)
     await asyncio.gather(*(stored.record("b", seq, 1, result()) for seq in range(1, 601)))
