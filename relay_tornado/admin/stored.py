@@ -13,7 +13,7 @@ from relay_tornado.copies import Goes
 from relay_tornado.errors import BucketGone, CursorLost, Invalid, NotFound
 from relay_tornado.ids import parse_id
 from relay_tornado.log.contract import EventLog, Outline
-from relay_tornado.log.lineage import epoch_at, place_cursor, position_id
+from relay_tornado.log.lineage import epoch_at, holds, place_cursor, position_id
 from relay_tornado.log.results import Latest, Results
 from relay_tornado.model import Bounds, Bucket, BucketId, Cursor, Event, Token
 from relay_tornado.registry.contract import Registry
@@ -92,7 +92,7 @@ class Stored:
             bounds = await self.log.bounds(bucket.id)
         except BucketGone:
             raise missing from None
-        if not is_own(bounds, cursor):
+        if not holds(bounds, cursor):
             raise missing
         return Located(bucket, bounds, cursor.seq, cursor.output)
 
@@ -177,11 +177,6 @@ def without_content(bounds: Bounds, outline: Outline) -> Found:
     epoch = epoch_at(bounds.epochs, outline.seq)
     event = Event(outline.seq, epoch, outline.received_at, outline.input_id, outline.method, b"", b"", b"", b"", "")
     return Found(event, True, outline.stub)
-
-
-def is_own(bounds: Bounds, cursor: Cursor) -> bool:
-    """Whether there is such an event, and it has this epoch."""
-    return bounds.first <= cursor.seq <= bounds.head and epoch_at(bounds.epochs, cursor.seq) == cursor.epoch
 
 
 def cursor_of(text: str, field: str = "cursor") -> Cursor:

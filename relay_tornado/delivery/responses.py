@@ -17,7 +17,7 @@ from relay_tornado.copies import Goes
 from relay_tornado.errors import BucketGone, CursorLost, Invalid, NotFound, RelayError
 from relay_tornado.ids import format_id
 from relay_tornado.log.contract import EventLog
-from relay_tornado.log.lineage import epoch_at
+from relay_tornado.log.lineage import epoch_at, holds
 from relay_tornado.log.results import Results
 from relay_tornado.model import ANY_OUTPUT, Appended, Bucket, BucketId, Cursor, Event, Input, Result, Token
 from relay_tornado.registry.contract import Registry
@@ -107,7 +107,7 @@ class Responses:
             bounds = await self._log.bounds(bucket.id)
         except BucketGone:
             raise missing from None
-        if not bounds.first <= cursor.seq <= bounds.head or epoch_at(bounds.epochs, cursor.seq) != cursor.epoch:
+        if not holds(bounds, cursor):
             raise missing
         copy = cursor.output
         if (

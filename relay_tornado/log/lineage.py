@@ -28,6 +28,11 @@ def epoch_at(epochs: Sequence[Epoch], seq: int) -> str:
     return epochs[max(index, 0)].epoch
 
 
+def holds(bounds: Bounds, id: Cursor) -> bool:
+    """Whether the log has the event with this id, which lies in its own epoch's stretch then."""
+    return bounds.first <= id.seq <= bounds.head and epoch_at(bounds.epochs, id.seq) == id.epoch
+
+
 def position_id(bounds: Bounds, seq: int) -> str:
     """The cursor that names the position after `seq`."""
     return format_id(epoch_at(bounds.epochs, seq), seq)
