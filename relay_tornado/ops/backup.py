@@ -36,7 +36,7 @@ _WAYS = (copying.in_steps, copying.by_pages)
 """What is tried, one after another."""
 
 
-class Damaged(RelayError):
+class Unsound(RelayError):
     """What was written, or what it was written from, is not sound."""
 
 
@@ -55,7 +55,7 @@ def make(source: Path, target: Path, progress: Progress, *, force: bool = False,
 
     Nothing but a whole and checked copy ever has the target's name. `reserve` bytes stay free where both lie on one
     file system. Raises Conflict where the target is there (and no `force`), NotFound where its directory is not,
-    NoSpace, StartupError where the source can't be read, Damaged, and OSError where the target can't be written.
+    NoSpace, StartupError where the source can't be read, Unsound, and OSError where the target can't be written.
     """
     begun = time.monotonic()
     _check_target(source, target, force)
@@ -139,7 +139,7 @@ def _copied(source: Path, part: Path, descriptor: int, progress: Progress, room:
                 return report
     if set(report.damage) <= set(check(source, progress).damage):
         return report
-    raise Damaged(
+    raise Unsound(
         f"the copy is not sound, and was removed: {report.damage[0].message}. `relay check` says what the "
         "relay's own file is like."
     )

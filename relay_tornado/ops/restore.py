@@ -19,7 +19,7 @@ from typing import Any
 from relay_tornado.errors import Conflict, Locked, NoSpace, StartupError
 from relay_tornado.ids import new_uuid
 from relay_tornado.ops import copying
-from relay_tornado.ops.backup import Damaged
+from relay_tornado.ops.backup import Unsound
 from relay_tornado.ops.check import check
 from relay_tornado.ops.copying import Progress
 from relay_tornado.ops.findings import Report
@@ -61,13 +61,13 @@ def restore(file: Path, directory: Path, progress: Progress, *, damaged: bool = 
 
     With `damaged` also of one that is not sound, as far as SQLite can read it: its damage comes along, and no other.
     Raises Conflict where the directory is not empty, Locked where a relay runs on it, StartupError, NoSpace, and
-    Damaged.
+    Unsound.
     """
     _check_idle(directory)
     _check_empty(directory)
     before = check(file, progress)
     if before.damaged and not damaged:
-        raise Damaged(
+        raise Unsound(
             f"{file} is not sound: {before.damage[0].message}. Restore another backup, or this one as it is with "
             f"--damaged; `relay check {file}` says all."
         )
@@ -104,7 +104,7 @@ def _restore(file: Path, directory: Path, progress: Progress, before: Report) ->
         after = check(part, progress)
         new = [finding for finding in after.damage if finding not in before.damage]
         if new:
-            raise Damaged(f"the restored file is not sound, and was removed: {new[0].message}")
+            raise Unsound(f"the restored file is not sound, and was removed: {new[0].message}")
         os.fsync(descriptor)
         witness = Witness.open(directory / witnesses.NAME)
         try:

@@ -196,8 +196,8 @@ def refusal(path: Path, error: sqlite3.Error | OSError) -> StartupError:
         return StartupError(f"there is no room for {path} ({error}): free some space and start again.")
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return StartupError(
-            f"{path} is damaged or no database ({error}): move it away together with {wal.beside(path)}, which fit no "
-            "other file; then restore a backup (relay restore), or start with an empty one."
+            f"{path} is damaged or no database ({error}): move it away together with {wal.companions(path)}, which fit "
+            "no other file; then restore a backup (relay restore), or start with an empty one."
         )
     return StartupError(
         f"{path} can't be opened ({error}). Check the disk and the space on it, or choose another "

@@ -59,14 +59,14 @@ def check_not_empty(path: Path) -> None:
         )
 
 
-def beside(path: Path) -> str:
+def companions(path: Path) -> str:
     """The names of what goes wherever the file goes."""
     wal = wal_of(path).name
     return f"{wal}, {wal.removesuffix('-wal')}-shm and {NAME}"
 
 
 def _without(path: Path) -> str:
-    return f"to go on without what is only in the WAL, move {beside(path)} away together."
+    return f"to go on without what is only in the WAL, move {companions(path)} away together."
 
 
 def _in_file(path: Path) -> tuple[Stamp, int]:
