@@ -28,7 +28,6 @@ from relay_tornado.admin.outputs import (
 )
 from relay_tornado.admin.parts import find_part
 from relay_tornado.admin.sessions import Sessions
-from relay_tornado.admin.stored import bucket_of
 from relay_tornado.admin.tokens import changed_token, new_token, no_such_token, rotated_token
 from relay_tornado.errors import BucketGone, Conflict, NotFound, RelayError, Unknown
 from relay_tornado.ids import new_epoch
@@ -192,7 +191,7 @@ class Administration:
 
     def find_bucket(self, reference: str) -> Bucket:
         """The bucket with this id or name. Raises NotFound."""
-        bucket = bucket_of(self._registry, reference)
+        bucket = self._registry.find_bucket(reference)
         if bucket is None:
             raise NotFound(f"there is no bucket {reference[:100]!r}: `relay bucket list` shows which there are")
         return bucket

@@ -72,7 +72,7 @@ class Stored:
 
     def bucket(self, token: Token, reference: str) -> Bucket:
         """The bucket with this id or name. Raises NotFound."""
-        found = bucket_of(self._registry, reference)
+        found = self._registry.find_bucket(reference)
         if found is None or not token.reads(found.id):
             raise NotFound(f"there is no bucket {reference[:100]!r}: GET /v1/buckets lists those that you have")
         return found
@@ -164,12 +164,6 @@ class Judging:
             self._since = now = time.perf_counter()
         self.seconds += now - began
         return fits
-
-
-def bucket_of(registry: Registry, reference: str) -> Bucket | None:
-    """The bucket with this id or name."""
-    found: Bucket | None = registry.get("bucket", reference)
-    return found or next((each for each in registry.list("bucket") if each.name == reference), None)
 
 
 def without_content(bounds: Bounds, outline: Outline) -> Found:

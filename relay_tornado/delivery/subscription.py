@@ -24,21 +24,16 @@ MOST_ENDED: Final = 200_000
 
 
 class Directory:
-    """The buckets by id and by name, kept right by `changed`."""
+    """The buckets, and what they were called last, which `changed` keeps right."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self._ids: dict[str, BucketId] = {}
         self._names: dict[BucketId, str] = {}
         for bucket in registry.list("bucket"):
             self.changed(bucket.id)
 
     def find(self, name_or_id: str) -> Bucket | None:
-        """An id comes before a name that looks like it."""
-        bucket: Bucket | None = self._registry.get("bucket", name_or_id)
-        if bucket is None and (bucket_id := self._ids.get(name_or_id)) is not None:
-            bucket = self._registry.get("bucket", bucket_id)
-        return bucket
+        return self._registry.find_bucket(name_or_id)
 
     def get(self, bucket_id: BucketId) -> Bucket | None:
         bucket: Bucket | None = self._registry.get("bucket", bucket_id)
@@ -67,11 +62,8 @@ class Directory:
 
     def changed(self, bucket_id: BucketId) -> None:
         """Takes over what the registry says of a bucket now."""
-        bucket, before = self.get(bucket_id), self._names.get(bucket_id)
-        if before is not None and self._ids.get(before) == bucket_id:
-            del self._ids[before]
+        bucket = self.get(bucket_id)
         if bucket is not None:
-            self._ids[bucket.name] = bucket_id
             self._names[bucket_id] = bucket.name
 
     def forget(self, bucket_id: BucketId) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal, Protocol, TypeAlias
 
+from relay_tornado.model import Bucket
+
 Kind: TypeAlias = Literal["bucket", "token"]
 """A bucket's key is its id, a token's is its key."""
 
@@ -21,6 +23,9 @@ class Registry(Protocol):
 
     def get(self, kind: Kind, key: str) -> Any | None:
         """The record, or None."""
+
+    def find_bucket(self, reference: str) -> Bucket | None:
+        """The bucket with this id or name; an id comes before a name that looks like it."""
 
     def revision(self, kind: Kind, key: str) -> int:
         """The record's revision, 0 where there is none."""

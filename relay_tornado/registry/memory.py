@@ -37,6 +37,9 @@ class Records:
         found = self._records[kind].get(key)
         return None if found is None else found[0]
 
+    def find_bucket(self, reference: str) -> Bucket | None:
+        return self.get("bucket", reference) or self.get("bucket", self._names.get(reference, ""))
+
     def revision(self, kind: Kind, key: str) -> int:
         found = self._records[kind].get(key)
         return 0 if found is None else found[1]

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -222,6 +223,16 @@ async def test_a_name_that_is_taken_meanwhile(world: World) -> None:
     )
     assert sum(isinstance(each, Conflict) for each in outcomes) == 4
     assert set(await world.log.buckets()) == {bucket.id for bucket in world.administration.list_buckets()}
+
+
+@pytest.mark.gen_test
+async def test_who_is_found_by_a_name_is_not_looked_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There may be thousands of buckets, and nobody else has a turn meanwhile."""
+    bucket = await world.administration.create_bucket("orders")
+    monkeypatch.setattr(world.registry, "list", Mock(side_effect=AssertionError("all were looked at")))
+    assert world.administration.find_bucket("orders") == bucket
+    with pytest.raises(NotFound):
+        world.administration.find_bucket("bills")
 
 
 @pytest.mark.gen_test

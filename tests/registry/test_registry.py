@@ -76,6 +76,20 @@ def token(key: str, secret: str | None = None) -> Token:
 
 
 @registry_test
+async def test_a_bucket_is_found_by_its_id_and_by_its_name(world: World) -> None:
+    """As that is now, and by the id first where another one's name looks like it."""
+    await world.registry.put("bucket", "b1", bucket("b1", "orders"))
+    await world.registry.put("bucket", "b2", bucket("b2", "b1"))
+    found = {each: world.registry.find_bucket(each) for each in ("b1", "b2", "orders", "")}
+    assert {each: one and one.id for each, one in found.items()} == {"b1": "b1", "b2": "b2", "orders": "b1", "": None}
+    await world.registry.put("bucket", "b1", bucket("b1", "bills"))
+    await world.reopen()
+    assert (world.registry.find_bucket("bills").id, world.registry.find_bucket("orders")) == ("b1", None)
+    await world.registry.delete("bucket", "b1")
+    assert (world.registry.find_bucket("b1").id, world.registry.find_bucket("bills")) == ("b2", None)
+
+
+@registry_test
 async def test_a_record_is_there_once_put(world: World) -> None:
     """get, list and revision tell it, oldest first, also after a restart, as it was put."""
     full = Bucket(
