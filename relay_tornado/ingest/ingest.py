@@ -86,7 +86,6 @@ class Ingest:
         self.capacity = settings.ingest_buffer
         self.endpoints = Endpoints(routes, settings, clock)
         self._clock = clock
-        self.full = error_answer(Overloaded())
         self._queue_full = queue_full
         self._coming: Counter[BucketId] = Counter()
 
@@ -152,7 +151,7 @@ class Ingest:
             return allowed
         if self.buffered + declared > self.capacity:
             self.counters.rejected("overloaded")
-            return self.full
+            return _FULL
         if self.crowded(endpoint):
             return _QUEUE_FULL
         if endpoint.limiters:
@@ -380,7 +379,7 @@ class Upload:
     def _overloaded(self) -> Answer:
         self.abandon()
         self._ingest.counters.rejected("overloaded")
-        return self._ingest.full
+        return _FULL
 
     def abandon(self) -> None:
         """Lets go of what was fed, unless the log has it. May be repeated."""
@@ -402,6 +401,7 @@ def _too_fast(wait: float) -> Answer:
 
 
 _FAILED = error_answer(RelayError())
+_FULL = error_answer(Overloaded())
 _LONG_METHOD = text_answer(400, f"The method of this request is longer than {MOST_METHOD} characters.")
 _QUEUE_FULL = text_answer(
     429,
