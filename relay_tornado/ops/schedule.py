@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import structlog
 
@@ -36,6 +36,10 @@ next one removes."""
 
 _ANSWERS: Final = 120.0
 """Seconds that the directory's disk has for whatever is done there but a backup."""
+LOOK = 60.0
+"""Seconds between two looks whether a backup's process gets on."""
+_LOOKS: Final = 10
+"""Looks in a row after which one that did nothing is given up: counted, as time goes on while a machine holds both."""
 
 _FIRST_TO_GO = "1000"
 """What Linux's proc(5) has for the process to be killed before all others where memory is short, as the relay would be,
@@ -120,6 +124,8 @@ class Backups:
         self._clock = clock
         self._begun: float | None = None
         """When the last one of this process was begun."""
+        self._stuck: asyncio.subprocess.Process | None = None
+        """One that was killed, and may not have ended: a disk that does not answer can keep it from that."""
 
     async def run(self) -> None:
         """Makes one when it is due, after a restart too: what counts is the newest that lies there."""
@@ -147,10 +153,19 @@ class Backups:
                     await asyncio.sleep(min(due - now, RETRY[1]))
 
     async def _make(self) -> None:
+        if self._stuck is not None and self._stuck.returncode is None:
+            raise _Failed(f"process {self._stuck.pid}, which got no further with the one before, does not end")
         await self._aside(partial(_sweep, self._directory))
         begun, started = self._clock(), time.monotonic()
         target = self._directory / name_at(begun)
-        await _run(["backup", str(target), "--json"], self._settings)
+        try:
+            await _run(["backup", str(target), "--json"], self._settings)
+        except _Stuck as error:
+            self._stuck = error.process
+            raise _Failed(
+                f"nothing was done for {LOOK * _LOOKS:g} s, and it was ended: the disk of {self._directory}, or of "
+                f"{self._settings.data.absolute()}, gives no answer"
+            ) from None
         self.newest = self._begun = begun
         self.seconds = round(time.monotonic() - started, 1)
         await self._aside(partial(self._made, target, begun))
@@ -191,8 +206,16 @@ class _Failed(Exception):
     """A command failed; the text is what it said."""
 
 
+class _Stuck(Exception):
+    """A command got no further, and was told to end, which it may not have done yet."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        super().__init__(process.pid)
+        self.process = process
+
+
 async def _run(arguments: Sequence[str], settings: Settings) -> None:
-    """Runs `relay ARGUMENTS`; when this is cancelled, it is ended. Raises _Failed and OSError."""
+    """Runs `relay ARGUMENTS`; when this is cancelled, it is ended. Raises _Failed, _Stuck and OSError."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RELAY_")}
     environment |= {"RELAY_DATA": str(settings.data.absolute()), "RELAY_RESERVE": str(settings.reserve)}
     process = await asyncio.create_subprocess_exec(
@@ -203,14 +226,40 @@ async def _run(arguments: Sequence[str], settings: Settings) -> None:
         stderr=asyncio.subprocess.PIPE,
     )
     _put_first(process.pid)
+    talk = asyncio.ensure_future(process.communicate())
     try:
-        _, said = await process.communicate()
+        if await _stalls(process.pid, talk):
+            await _end(process)
+            raise _Stuck(process)
     except asyncio.CancelledError:
         await _end(process)
         raise
+    finally:
+        talk.cancel()
     if process.returncode:
-        text = said.decode(errors="replace").strip()
+        text = talk.result()[1].decode(errors="replace").strip()
         raise _Failed(text.splitlines()[-1].removeprefix("relay: ") if text else f"exit code {process.returncode}")
+
+
+async def _stalls(pid: int, end: asyncio.Future[Any]) -> bool:
+    """Waits for the end of a process; whether it did nothing for long instead."""
+    used: int | None = None
+    looks = 0
+    while not (await asyncio.wait({end}, timeout=LOOK))[0]:
+        before, used = used, _used(pid)
+        looks = looks + 1 if used is not None and used == before else 0
+        if looks == _LOOKS:
+            return True
+    return False
+
+
+def _used(pid: int) -> int | None:
+    """How much of a processor's time it has used, which grows with whatever it does; None where that can't be known."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return int(fields[11]) + int(fields[12])
+    except (OSError, IndexError, ValueError):
+        return None
 
 
 def _put_first(pid: int) -> None:
@@ -226,4 +275,5 @@ async def _end(process: asyncio.subprocess.Process) -> None:
         await asyncio.wait_for(process.wait(), PATIENCE)
     except TimeoutError:
         process.kill()
-        await process.wait()
+        with suppress(TimeoutError):  # as where a disk holds it
+            await asyncio.wait_for(process.wait(), PATIENCE)

@@ -10,6 +10,7 @@ import threading
 import urllib.request
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -391,7 +392,8 @@ def test_a_relay_that_ends_while_one_is_made_ends_it_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ignored: bool
 ) -> None:
     """The command is ended and waited for, and that is no failure to be tried again; a deaf one is killed."""
-    monkeypatch.setattr(schedule, "PATIENCE", 0.1 if ignored else TIMEOUT)
+    if not ignored:
+        monkeypatch.setattr(schedule, "PATIENCE", TIMEOUT)
     settings = replace(Settings(), data=tmp_path)
     made: list[asyncio.subprocess.Process] = []
     start = asyncio.create_subprocess_exec
@@ -422,6 +424,73 @@ def test_a_relay_that_ends_while_one_is_made_ends_it_too(
                 await made[0].wait()
 
     asyncio.run(main())
+
+
+_STANDS_STILL = """
+import fcntl, pathlib, sys, time
+part = pathlib.Path(sys.argv[4] + ".part").open("w")
+fcntl.flock(part, fcntl.LOCK_EX)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_a_backup_that_gets_no_further_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: bool) -> None:
+    """As where the disk does not answer. The log says so, and the next one leaves nothing of it; none is begun for as
+    long as it does not end (`held`)."""
+    data, folder = tmp_path / "data", tmp_path / "b"
+    fill(data, "orders", 3)
+    monkeypatch.setattr(schedule, "LOOK", 0.05)
+    monkeypatch.setattr(schedule, "PATIENCE", 0.2)
+    started: list[asyncio.subprocess.Process] = []
+    start = asyncio.create_subprocess_exec
+
+    async def begin(program: str, *arguments: str, **options: Any) -> asyncio.subprocess.Process:
+        if started:
+            started.append(await start(program, *arguments, **options))
+            return started[-1]
+        ignore = partial(signal.signal, signal.SIGTERM, signal.SIG_IGN) if held else None
+        started.append(await start(program, "-c", _STANDS_STILL, *arguments, **options, preexec_fn=ignore))
+        if held:
+            monkeypatch.setattr(started[0], "kill", lambda: None)
+        return started[0]
+
+    left: list[list[str]] = []
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        left.append(sorted(path.name[-5:] for path in folder.iterdir()))
+        if len(slept) == (2 if held else 1):
+            monkeypatch.setattr(schedule, "LOOK", TIMEOUT)
+            if held:
+                started[0].send_signal(signal.SIGKILL)
+                await started[0].wait()
+        elif len(slept) > 1 and len(started) > 1:
+            raise asyncio.CancelledError
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", begin)
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    maker = Backups(replace(Settings(), data=data), folder)
+
+    async def main() -> None:
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                await maker.run()
+        finally:
+            if started and started[0].returncode is None:
+                started[0].send_signal(signal.SIGKILL)
+                await started[0].wait()
+
+    with capture_logs() as logs, pytest.raises(asyncio.CancelledError):
+        asyncio.run(main())
+    reasons = [each["reason"] for each in logs if each["event"] == "backup_failed"]
+    stuck = f"nothing was done for 0.5 s, and it was ended: the disk of {folder}, or of {data}, gives no answer"
+    waits = f"process {started[0].pid}, which got no further with the one before, does not end"
+    assert reasons == ([stuck, waits] if held else [stuck])
+    assert (len(started), maker.problem) == (2, "")
+    assert left[:-1] == [[".part"]] * len(reasons)
+    assert [path for _, path in backups(folder)] == list(folder.iterdir())
 
 
 def test_a_backup_that_is_taken_away_at_once_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
