@@ -99,7 +99,7 @@ class Delivery:
 
     def take(self, placements: Iterable[Placement], replaces: Delivery | None, ends: Mapping[BucketId, int]) -> None:
         """Takes the positions that the answer to subscribe tells, and from the one that it replaces what the client
-        still has to answer for. `ends` are where logs may have come to end again while that was judged."""
+        still has to answer for. `ends` are where logs may have come to end again meanwhile."""
         self._expected = ()
         for placement in placements:
             bucket = placement.bucket
@@ -108,7 +108,8 @@ class Delivery:
                 self._tell(frames.bucket_deleted(bucket.name, bucket.id))
             elif (place := self._enter(placement, replaces)) is not None:
                 place.replaying = self.notices.wanted
-                place.lost = ends.get(bucket.id)
+                if bucket.id in ends:
+                    place.lose(ends[bucket.id])
 
     def start(self) -> None:
         """The answer to subscribe is out: delivery begins."""
@@ -373,6 +374,8 @@ class Delivery:
         if lost is None or place.seq <= lost:
             return False
         await self._overtaken(place, CursorLost(lost + 1))
+        if self.over:  # it was not told: whoever replaces this is to
+            place.lose(lost)
         return True
 
     async def _share(self, place: Place, member: Member) -> None:
@@ -461,8 +464,10 @@ class Delivery:
         reached, name = placement.reached, placement.bucket.name
         place = Place(self, bucket_id, reached.seq, placement.epoch, reached.output, name)
         before = None if replaces is None else replaces.kept
-        if replaces is not None and bucket_id in replaces._places:
-            place.began = min(place.began, replaces._places[bucket_id].began)
+        if replaces is not None and (had := replaces._places.get(bucket_id)) is not None:
+            place.began = min(place.began, had.began)
+            if place.seq == had.seq:
+                place.lost = had.lost
         self._places[bucket_id] = place
         if ledger is not None and ledger.gone and not ledger.terms.receipt:
             self._let_go(bucket_id)

@@ -67,7 +67,7 @@ class Deliveries:
         )
         self._live: set[Delivery] = set()
         self._ends: dict[Delivery, dict[BucketId, int]] = {}
-        """Where logs may have come to end again, by deliveries whose positions are being judged."""
+        """Where logs may have come to end again, by deliveries that are still to have places."""
         self._end_watch = registry.watch(self._changed)
         ledgers.store.watch_losses(self._lost)
 
@@ -94,23 +94,23 @@ class Deliveries:
             asked = [bucket for bucket in self._wanted(request, token).values() if bucket is not None]
             request = await named(self._log, request, asked)
             await check(self._ledgers, keeper, asked)
-        kept: Mapping[BucketId, Reached] = {}
-        going_on: Mapping[BucketId, Held | None] = {}
-        if replaces is not None:
-            # Senders count on it meanwhile.
-            replaces.expect(bucket.id for bucket in asked)
-            replaces.pause()
-            await replaces.ended()
-            # It still hears of new buckets, up to here: those begin with their first event for the next one, too.
-            kept, going_on = replaces.positions(), replaces.going_on()
-            self._live.discard(replaces)
         names = frozenset(request.buckets) or None
         subscription = Subscription(request, token, names, filter=filter)
         delivery = Delivery(self._shared, outlet, subscription, extended=extended, keeper=keeper, ping=ping)
-        # From here on the delivery hears of what changes, so that nothing is missed while its positions are judged.
-        self._live.add(delivery)
+        kept: Mapping[BucketId, Reached] = {}
+        going_on: Mapping[BucketId, Held | None] = {}
         self._ends[delivery] = {}
         try:
+            if replaces is not None:
+                # Senders count on it meanwhile.
+                replaces.expect(bucket.id for bucket in asked)
+                replaces.pause()
+                await replaces.ended()
+                # It still hears of new buckets, up to here: those begin with their first event for the next one, too.
+                kept, going_on = replaces.positions(), replaces.going_on()
+                self._live.discard(replaces)
+            # From here on the delivery hears of what changes, so that nothing is missed while its positions are judged.
+            self._live.add(delivery)
             answers = await self._begin(delivery, request, token, keeper, replaces, kept, going_on)
         except BaseException as error:
             self.end(delivery)

@@ -100,6 +100,10 @@ class Place:
         self.seq, self.epoch, self.output, self.given = seq, epoch, 0, 0
         self.began = min(self.began, seq)
 
+    def lose(self, head: int) -> None:
+        """The log may end at `head` again."""
+        self.lost = head if self.lost is None else min(self.lost, head)
+
     def told(self) -> tuple[int, str]:
         """The seq and the epoch of the last event that lies before whatever is written next, or was passed over."""
         return (self.given, self.given_epoch) if self.given > self.seq else (self.seq, self.epoch)
@@ -159,7 +163,7 @@ class Dispatcher:
         those seqs. Who had them, or is about to, is told a gap before it gets any."""
         for place in self._places.get(bucket_id, ()):
             if place.seq > head or place.lane.busy:
-                place.lost = head if place.lost is None else min(place.lost, head)
+                place.lose(head)
                 place.subscriber.mark(bucket_id)
 
     def lag(self) -> dict[BucketId, int]:

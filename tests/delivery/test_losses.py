@@ -154,6 +154,45 @@ async def test_a_loss_while_a_position_is_judged(tmp_path: Path, since: Any) -> 
 
 
 @pytest.mark.gen_test
+@pytest.mark.parametrize("when", ["before", "between", "found"])
+async def test_a_loss_while_a_subscribe_waits_for_the_one_before(tmp_path: Path, when: str) -> None:
+    """That one is still in its write, and was told nothing yet of what was lost before or is lost then; or (`found`) it
+    ended as it was about to be told."""
+    async with world(tmp_path) as here:
+        await here.append(*OLD)
+        reader = Reader()
+        reader.paused = when != "found"
+        _, before = await here.subscribe(Earliest(), reader)
+        await until(lambda: reader.waiting if reader.paused else not before.busy)
+        bounds, looks, goes_on = here.log.bounds, asyncio.Event(), asyncio.Event()
+
+        async def late(bucket_id: str) -> Any:
+            if asyncio.current_task() is before._task:
+                looks.set()
+                await goes_on.wait()
+            return await bounds(bucket_id)
+
+        if when == "found":
+            here.log.bounds = late  # type: ignore[method-assign]
+        if when != "between":
+            await here.lose(8)
+        if when == "found":
+            await looks.wait()
+        again = asyncio.create_task(here.subscribe(None, reader, replaces=before))
+        await until(lambda: before.over)
+        if when == "between":
+            await here.lose(8)
+        await here.append(b"new 1", b"new 2", b"new 3")
+        goes_on.set()
+        reader.resume()
+        await again
+        await here.append(b"new 4")
+        await until(lambda: bodies(reader)[-1:] == ["new 4"])
+        assert [body for body in bodies(reader) if body.startswith("new")] == ["new 1", "new 2", "new 3", "new 4"]
+        assert gaps(reader) == RESET
+
+
+@pytest.mark.gen_test
 async def test_who_does_not_want_to_go_on_gets_nothing_behind_a_loss(tmp_path: Path) -> None:
     """Also where there is something new by the time that it looks."""
     async with world(tmp_path) as here:
