@@ -7,14 +7,15 @@ the bucket and so starts the task, which ends when it is caught up again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Final
 
 import structlog
 
 from relay_tornado.delivery.dispatch import PAGE, Place
 from relay_tornado.delivery.flight import Landing, Pace
-from relay_tornado.delivery.keeping import Keeper, Opened, place_later
+from relay_tornado.delivery.keeping import Keeper, Opened, place_later, telling
 from relay_tornado.delivery.kept import Kept
 from relay_tornado.delivery.member import Member
 from relay_tornado.delivery.notices import Notices
@@ -28,9 +29,13 @@ from relay_tornado.errors import BucketGone, Conflict, CursorLost, Invalid, Rela
 from relay_tornado.ids import format_id
 from relay_tornado.log.lineage import epoch_at, gap_behind
 from relay_tornado.model import Bucket, BucketId, Earliest, Event, Gap, Position, Token
+from relay_tornado.pieces import Pieces
 from relay_tornado.rescue import say
 from relay_tornado.wire import control, frames
 from relay_tornado.wire.acks import Ack, Nak
+
+_NONE: Final[dict[BucketId, None]] = {}
+"""One for all: there are thousands of deliveries."""
 
 _log = structlog.get_logger(__name__)
 
@@ -77,8 +82,7 @@ class Delivery:
         self._shared = shared
         self._places: dict[BucketId, Place] = {}
         self._dirty: dict[BucketId, None] = {}
-        # An empty set takes three times an empty dict, and there are thousands of these.
-        self._expected: Collection[BucketId] = ()
+        self._expected = _NONE
         self._joining: dict[BucketId, Position] = {}
         self.notices = Notices(wanted=extended)
         self.kept: Kept | None = None
@@ -97,12 +101,18 @@ class Delivery:
         """These buckets are being placed, so they need not join."""
         self._expected = dict.fromkeys((*self._expected, *bucket_ids))
 
-    def take(self, placements: Iterable[Placement], replaces: Delivery | None, ends: Mapping[BucketId, int]) -> None:
+    async def take(
+        self, placements: Iterable[Placement], replaces: Delivery | None, ends: Mapping[BucketId, int]
+    ) -> list[Placement]:
         """Takes the positions that the answer to subscribe tells, and from the one that it replaces what the client
-        still has to answer for. `ends` are where logs may have come to end again meanwhile."""
-        self._expected = ()
-        for placement in placements:
-            bucket = placement.bucket
+        still has to answer for; returns them with the gaps that it tells. `ends` are where logs may have come to end
+        again, until this is done. What happens in a bucket is noted from the moment when it has a place."""
+        pieces = Pieces()
+        taken = []
+        for each in placements:
+            await pieces.done()
+            placement, bucket = telling(each), each.bucket
+            self._expected.pop(bucket.id, None)
             if self._shared.directory.get(bucket.id) is None or not self.subscription.wants(bucket):
                 self._let_go(bucket.id)
                 self._tell(frames.bucket_deleted(bucket.name, bucket.id))
@@ -110,6 +120,9 @@ class Delivery:
                 place.replaying = self.notices.wanted
                 if bucket.id in ends:
                     place.lose(ends[bucket.id])
+            taken.append(placement)
+        self._expected = _NONE
+        return taken
 
     def start(self) -> None:
         """The answer to subscribe is out: delivery begins."""
@@ -433,7 +446,7 @@ class Delivery:
                 return
         # Where this has ended meanwhile, the bucket still counts as joining, for whoever replaces this.
         joins = not self.over and self._joining.pop(bucket_id, None) is not None
-        for placement in placements:
+        for placement in map(telling, placements):
             if not joins:
                 self._let_go(bucket_id)
             elif self._enter(placement) and placement.gap is not None:

@@ -27,6 +27,7 @@ from relay_tornado.log.consumers import Key, span
 from relay_tornado.log.contract import EventLog
 from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.model import Bucket, BucketId, Cursor, Event, Token
+from relay_tornado.pieces import Pieces
 from relay_tornado.registry.contract import Kind, Registry
 from relay_tornado.rescue import say
 from relay_tornado.rules import Rules
@@ -143,7 +144,7 @@ class Deliveries:
         placements = await place_kept(
             self._log, self._ledgers, keeper, placed, request, kept, going_on, delivery.opened
         )
-        delivery.take(placements, replaces, self._ends[delivery])
+        placements = await delivery.take(placements, replaces, self._ends[delivery])
         for placement in placements:
             if placement.gap is not None and placement.ledger is None:
                 # A consumer's gaps are counted when it meets them.
@@ -153,7 +154,9 @@ class Deliveries:
             placements = [_with_untold(placement, replaces, request, kept) for placement in placements]
         found = {placement.bucket.id: placement for placement in placements}
         answers: dict[str, dict[str, Any]] = {}
+        pieces = Pieces()
         for name, bucket in wanted.items():
+            await pieces.done()
             if bucket is not None and bucket.id in found:
                 answers.setdefault(bucket.id, _answer(found[bucket.id], keeper))
             elif bucket is not None and bucket.id in refused:

@@ -134,8 +134,7 @@ async def place_kept(
             placement = await _kept(ledgers, keeper, placement, there.get(bucket.id), opened)
             placement = replace(placement, generation=generations.get(bucket.id, placement.generation))
         placements.append(placement)
-    # Nothing is awaited from here until they are taken: a gap that is met then is told to those who take part.
-    return [_telling(placement) for placement in placements]
+    return placements
 
 
 async def place_later(
@@ -157,8 +156,9 @@ async def place_later(
     return await place_kept(log, ledgers, keeper, (bucket,), request, {}, {}, opened, later=True)
 
 
-def _telling(placement: Placement) -> Placement:
-    """A placement whose gap is what no client was told of its consumer."""
+def telling(placement: Placement) -> Placement:
+    """A placement whose gap is what no client was told of its consumer. Nothing is to be awaited until it is taken: a
+    gap that is met from then on is told to those who take part."""
     ledger = placement.ledger
     if ledger is None:
         return placement

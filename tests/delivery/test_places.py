@@ -8,6 +8,9 @@ import pytest
 
 from relay_tornado.delivery import deliver
 from relay_tornado.errors import Invalid
+from relay_tornado.log.consumers import Key
+from relay_tornado.model import Gap
+from relay_tornado.pieces import TOGETHER
 from relay_tornado.wire import control
 from tests.delivery.world import TOKEN, Reader, World, quiet, run, until
 
@@ -278,3 +281,49 @@ async def test_unsubscribe_and_names_that_change() -> None:
     assert len(named.messages) == 4
     assert every.seqs("b2") == [2]
     assert every.seqs("a3") == []
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("again", [False, True])
+async def test_what_happens_while_thousands_get_their_places(again: bool) -> None:
+    """They do in pieces. What comes between two of them reaches the client once, whether its bucket had a place by
+    then; a bucket that goes is told once; and of a consumer the answer tells what it missed until then."""
+    world = World()
+    most = 3 * TOGETHER
+    for number in range(most):
+        await world.bucket(f"b{number}")
+        await world.append(2, f"id-b{number}")
+    reader, replaces = Reader(), None
+    if again:
+        _, replaces, _ = await world.subscribe(reader=reader, consumer="w", ack="receipt", since="earliest")
+        await until(lambda: len(reader.messages) == 3 * most)
+        reader.messages.clear()
+
+    async def meddle() -> int:
+        await until(lambda: any(0 < len(each._places) < most for each in world.deliveries._live - {replaces}))
+        (delivery,) = world.deliveries._live
+        placed = len(delivery._places)
+        for number in (0, 1, most - 2, most - 1):
+            await world.append(2, f"id-b{number}")
+        for number in (1, most - 2):
+            await world.delete(f"id-b{number}")
+        await world.bucket("new")
+        await world.append(1, "id-new")
+        ledger = world.ledgers.find(Key(f"id-b{most - 3}", "client", "w"))
+        assert ledger is not None
+        ledger.met(Gap("reset"), 0)
+        return placed
+
+    meddling = asyncio.create_task(meddle())
+    _, delivery, answers = await world.subscribe(
+        reader=reader, replaces=replaces, consumer="w", ack="receipt", since="earliest"
+    )
+    assert await meddling < most
+    await until(lambda: not delivery.busy)
+    await quiet()
+    had = [3, 4] if again else [1, 2, 3, 4]
+    assert [reader.seqs(f"b{number}") for number in (0, 1, 2, most - 2, most - 1)] == [had, [], had[:-2], [], had]
+    assert reader.seqs("new") == [1]
+    deleted = [each["bucket_name"] for each in reader.statuses() if each["status"] == "bucket_deleted"]
+    assert sorted(deleted) == sorted(("b1", f"b{most - 2}"))
+    assert [each["bucket_name"] for each in answers if each["gap"]] == [f"b{most - 3}"]

@@ -11,6 +11,7 @@ import pytest
 from relay_tornado.admin.administration import Administration
 from relay_tornado.admin.listing import _Merged
 from relay_tornado.delivery.deliver import Delivery
+from relay_tornado.delivery.subscription import Placement
 from relay_tornado.handlers.rest import buckets
 from relay_tornado.handlers.rest.about import StatusHandler
 from relay_tornado.log.sqlite import SqliteEventLog
@@ -229,10 +230,13 @@ async def test_thousands_come_in_pieces(tmp_path: Path, monkeypatch: pytest.Monk
         administration = here.relay.administration
         while len(administration.list_tokens()) < most:
             await administration.create_token()
-        looked_at = calls_by_turn(monkeypatch, SqliteEventLog, "bounds")
+        looked_at = [
+            calls_by_turn(monkeypatch, *function)
+            for function in ((SqliteEventLog, "bounds"), (Delivery, "_enter"), (Placement, "answer"))
+        ]
         for _ in range(3):
             await stack.enter_async_context(here.socket("administrator"))
-        assert max(looked_at) == TOGETHER
+        assert list(map(max, looked_at)) == [TOGETHER] * 3
         monkeypatch.undo()
         for what, (where, name), times, at_once in (
             ("/v1/buckets", (buckets, "bucket_document"), most, TOGETHER),
