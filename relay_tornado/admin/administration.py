@@ -255,12 +255,16 @@ class Administration:
 
         It is named as an input is for `set_input`.
         """
-        output_id = self.find_output(reference, bucket)[1].id
+        before = self.find_output(reference, bucket)[1]
+        output_id = before.id
         changed = await self._change(
             lambda: self.find_output(output_id, bucket)[0],
             lambda found: with_changed_output(found, output_id, wanted(found) if wanted else options, self._clock()),
         )
-        return changed, find_output(changed, output_id)
+        output = find_output(changed, output_id)
+        if not output.internal and output.destination != before.destination:
+            await self.consumers.hasten(changed.id, output.n)
+        return changed, output
 
     async def disable_output(self, bucket: Bucket, output: Output, reason: str) -> None:
         """Disables an output of the bucket, as the relay itself does for a reason that is shown, which is about the

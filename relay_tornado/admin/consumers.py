@@ -15,7 +15,7 @@ from relay_tornado.admin.parts import named
 from relay_tornado.admin.standing import Standing, consumer_document, dead_document
 from relay_tornado.admin.stored import cursor_of, honoured
 from relay_tornado.copies import active
-from relay_tornado.errors import BucketGone, Conflict, Damaged, Invalid, NotFound
+from relay_tornado.errors import BucketGone, Conflict, Damaged, Invalid, NotFound, RelayError
 from relay_tornado.ids import format_id
 from relay_tornado.log.consumers import DeadLetter, Gaps, Key, Kind, Stored, output_key
 from relay_tornado.log.contract import EventLog
@@ -248,6 +248,14 @@ class ConsumerAdministration:
                 left += len(seqs) - len(done)
             await self._committed(ledger)
         return {"scheduled": len(scheduled), "left": left}
+
+    async def hasten(self, bucket_id: BucketId, number: int) -> None:
+        """What was tried in vain by a public output that has another destination now is due at once: it waits for what
+        the one before said of itself. Where that can't be stored it waits on."""
+        with suppress(RelayError):
+            async with self._ledgers.using(output_key(bucket_id, number)) as ledger:
+                ledger.progress.hasten()
+                await self._committed(ledger)
 
     async def forget(self, bucket: Bucket, reference: str, ids: Sequence[str] | None) -> Document:
         """Removes dead letters (None: all) without giving them again."""

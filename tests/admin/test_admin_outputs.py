@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from relay_tornado.errors import Conflict, Invalid, NoSpace, NotFound
+from relay_tornado.log.consumers import output_key
 from relay_tornado.model import Bucket
+from relay_tornado.progress import AT_ONCE
 from relay_tornado.wire.destination import parse
 from relay_tornado.wire.rest import bucket_document, output_document
 from tests.admin.world import OpenWorld, World, event
@@ -408,3 +410,27 @@ async def test_a_public_output_that_is_not_made_keeps_no_position(
         await world.administration.set_output(internal.id, internal=False)
     assert [each.key.name for each in positions] == ["2", "1"]
     assert await world.consumers.list() == []
+
+
+@pytest.mark.gen_test
+async def test_what_waits_for_an_output_that_moved_is_due_at_once(world: World) -> None:
+    """Also where nothing forwards now, as no relay runs: with the next one it is tried. No other change does that."""
+    administration = world.administration
+    bucket = await administration.create_bucket("orders")
+    _, output = await administration.create_output("orders", internal=False, destination="https://example.org/a")
+    await world.log.append(bucket.id, event())
+    key = output_key(bucket.id, output.n)
+    async with administration.ledgers.using(key) as ledger:
+        (taken,) = ledger.progress.take(1, 1, 0.0)
+        ledger.progress.fail(taken, 3600.0, 0.0)
+    await world.consumers.saved()
+
+    async def dues() -> list[float]:
+        stored = await world.consumers.get(key)
+        assert stored is not None
+        return [one.due for one in stored.parked.values()]
+
+    await administration.set_output(output.id, timeout=7)
+    assert await dues() == [3600.0]
+    await administration.set_output(output.id, destination="https://example.org/b")
+    assert await dues() == [AT_ONCE]

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
+from relay_tornado.admin.consumers import ConsumerAdministration
 from relay_tornado.counters import Counters
 from relay_tornado.delivery.responses import Responses
 from relay_tornado.forwarding.forwarder import Forwarder
@@ -104,7 +105,12 @@ class World:
         return found
 
     async def change(self, *outputs: Output) -> None:
+        """As the administration does it."""
+        before = {each.n: each.destination for each in self.bucket.outputs}
         await self.registry.put("bucket", B, replace(self.bucket, outputs=outputs))
+        for output in outputs:
+            if not output.internal and before.get(output.n, output.destination) != output.destination:
+                await ConsumerAdministration(self.log, self.ledgers).hasten(B, output.n)
 
     async def append(self, *bodies: bytes, bucket_id: str = B, **fields: Any) -> None:
         for body in bodies:
