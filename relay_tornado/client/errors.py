@@ -56,8 +56,8 @@ class Rejected(RelayClientError):
 
 
 class Unreachable(RelayClientError):
-    """Nothing at the URL can become this relay by waiting: a wrong URL, a proxy's that can't be used, or its login,
-    a certificate that is not trusted."""
+    """Nothing at the URL can become this relay by waiting: a wrong URL, a proxy's that can't be used, a proxy that
+    refuses its login or the way there, a certificate that is not trusted."""
 
 
 class NotExtended(RelayClientError):

@@ -197,6 +197,11 @@ def _by_proxy(address: Address, options: Options) -> bool:
     return options.proxy is not None and (options.proxy is not True or bool(get_proxy(parse_uri(address.socket))))
 
 
+def _passes(status: int) -> bool:
+    """Whether an answer that is no relay's passes by itself."""
+    return status < 300 or status >= 500 or status in _PASSING
+
+
 async def _reach(address: Address, timeout: float) -> socket.socket:
     """Of a name's addresses one that is silent hides none behind it. Raises OSError, and ValueError for a bad name."""
     uri = parse_uri(address.socket)
@@ -241,16 +246,16 @@ async def dial(address: Address, options: Options, known: bool) -> Link:
         target = error.response.headers.get_all("Location") if 300 <= status < 400 else []
         leads = f" and leads to {target[0]}" if target else ""
         message = f"{address.socket} answers {status}{leads}: is that the relay's URL?"
-        final = 300 <= status < 500 and status not in _PASSING and not known
-        raise (Unreachable if final else Cut)(message) from None
+        raise (Cut if known or _passes(status) else Unreachable)(message) from None
     except ssl.SSLCertVerificationError as error:
         message = f"the certificate of {address.socket} is not trusted: {error.verify_message}"
         raise (Cut if known else Unreachable)(message) from None
     except InvalidProxyStatus as error:
         status = error.response.status_code
-        if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED and not known:
-            raise Unreachable(f"the proxy wants a login ({status}): put the right one into {_PROXY}") from None
-        raise Cut(f"{address.socket} can't be reached through the proxy, which answers {status}") from None
+        message = f"{address.socket} can't be reached through the proxy, which answers {status}: is that the right one?"
+        if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
+            message = f"the proxy wants a login ({status}): put the right one into {_PROXY}"
+        raise (Cut if known or _passes(status) else Unreachable)(message) from None
     except (OSError, EOFError, InvalidHandshake) as error:
         if address.secure and not known and isinstance(error, ssl.SSLError | ConnectionResetError):
             message, plain = tls_trouble(error, address.socket)

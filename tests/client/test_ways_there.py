@@ -71,7 +71,7 @@ async def test_the_environments_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
     async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         asked.append(await reader.readuntil(b"\r\n"))
-        writer.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+        writer.write(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n")
         await writer.drain()
         writer.close()
         await writer.wait_closed()
@@ -85,7 +85,7 @@ async def test_the_environments_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
             waiting = asyncio.ensure_future(anext(events))
             await until(lambda: said, "the proxy's refusal")
             waiting.cancel()
-        assert "can't be reached through the proxy, which answers 403" in said[0]
+        assert "can't be reached through the proxy, which answers 502" in said[0]
         async with at(url, proxy=None) as events:
             await anext(events)
     assert asked[0].startswith(b"CONNECT localhost:")
@@ -112,6 +112,25 @@ async def test_a_login_that_the_proxy_refuses() -> None:
         address, options = Address(url.replace("http:", "ws:"), url), Options(key="key", secret="secret", proxy=way)
         with pytest.raises(Cut, match="407"):
             await dial(address, options, known=True)
+
+
+@client_test
+@pytest.mark.parametrize(("status", "ends"), [(302, True), (403, True), (404, True), (429, False), (502, False)])
+async def test_a_proxy_that_does_not_let_through(status: int, ends: bool) -> None:
+    """As with what a relay's URL answers: what would be so for ever is said at once, and the rest tried again; a relay
+    that was reached is come back to."""
+
+    async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 %d No\r\nContent-Length: 0\r\n\r\n" % status)
+        writer.close()
+
+    async with service(one_event) as url, await asyncio.start_server(proxy, "127.0.0.1", 0) as server:
+        way = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        address, options = Address(url.replace("http:", "ws:"), url), Options(key="key", secret="secret", proxy=way)
+        for known in (False, True):
+            with pytest.raises(Cut if known or not ends else Unreachable, match=f"proxy, which answers {status}"):
+                await dial(address, options, known=known)
 
 
 @client_test
