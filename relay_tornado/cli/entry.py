@@ -12,6 +12,8 @@ import os
 import re
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, ClassVar, Final
@@ -103,6 +105,14 @@ class Commands(click.Group):
         finally:
             drop_output(sys.stderr)  # with it, Python would have an exit code of its own
 
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        with _told():
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _told():
+            return self._carry_out(ctx)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.places)
 
@@ -143,7 +153,7 @@ class Commands(click.Group):
         except OSError as error:
             raise _failed(error) from error
 
-    def invoke(self, ctx: click.Context) -> Any:
+    def _carry_out(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except click.NoSuchOption as error:
@@ -161,7 +171,8 @@ class Commands(click.Group):
                 raise
             raise Failure(NO_MEMORY) from error
         except (KeyboardInterrupt, click.Abort):
-            click.echo("relay: stopped", err=True)
+            with suppress(OSError):
+                click.echo("relay: stopped", err=True)
             raise click.exceptions.Exit(130) from None
         except _ODD as error:
             # Without a relay elsewhere it is a fault of this program.
@@ -181,6 +192,17 @@ class Commands(click.Group):
             if sqlite3 is None or not isinstance(error, sqlite3.Error):
                 raise
             raise Failure(f"the relay's file can't be read ({error}): `relay check` says what is damaged") from error
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Says what is wrong, where that can be written, as click does: there its exit code would be that of the disk."""
+    try:
+        yield
+    except click.ClickException as error:
+        with suppress(OSError):
+            error.show()
+        raise click.exceptions.Exit(error.exit_code) from error
 
 
 def _in_commands(text: str) -> str:

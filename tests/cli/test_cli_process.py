@@ -33,6 +33,18 @@ def test_ctrl_c_ends_a_command_clean(tmp_path: Path) -> None:
     assert (process.returncode, out, err) == (130, "", "relay: stopped\n")
 
 
+def test_ctrl_c_with_nowhere_to_say_so(tmp_path: Path) -> None:
+    """Its exit code is the same, as with standard error on a full disk."""
+    file = tmp_path / "orders.toml"
+    os.mkfifo(file)
+    command = [sys.executable, "-m", "relay_tornado", "apply", str(file)]
+    with Path("/dev/full").open("w") as full:
+        process = subprocess.Popen(command, env=Relay(tmp_path / "data").environment(), stderr=full)
+    with process, file.open("w"):  # which is read by now
+        process.send_signal(signal.SIGINT)
+        assert process.wait(TIMEOUT) == 130
+
+
 def at_terminal(relay: Relay, *arguments: str, typed: bytes) -> tuple[int, str, str, str]:
     """Runs a command whose standard input is a terminal; returns its exit code, stdout, stderr, and what was echoed."""
     terminal, keyboard = os.openpty()

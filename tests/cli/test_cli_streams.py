@@ -165,7 +165,13 @@ def test_what_was_sent_is_said_in_any_case(relay: Runner, arguments: tuple[str, 
 def test_a_full_standard_error_is_no_failure(relay: Runner, unbuffered: str) -> None:
     """The exit code says what came of it, whatever Python keeps of a line that can't be written."""
     relay.json("bucket", "create", "orders")
-    for arguments, code in ((("logs", "list"), 0), (("bucket", "show", "none"), 1)):
+    for arguments, code in (
+        (("logs", "list"), 0),
+        (("bucket", "show", "none"), 1),
+        (("bucket", "list", "--none"), 2),
+        (("none",), 2),
+        (("--none",), 2),
+    ):
         run = shell("2>/dev/full", *arguments, RELAY_DATA=str(relay.data), PYTHONUNBUFFERED=unbuffered)
         assert (run.returncode, run.stdout) == (code, "")
 
