@@ -24,6 +24,7 @@ from relay_tornado.errors import NewerSchema, StartupError
 from relay_tornado.ids import new_uuid
 from relay_tornado.storage import parts
 from relay_tornado.storage.connection import uri
+from relay_tornado.storage.damage import code_of
 from relay_tornado.storage.witness import read_stamp
 
 PAGES = 4096
@@ -133,10 +134,16 @@ def migrate(raw: sqlite3.Connection, path: Path, todo: Sequence[Step], halted: C
         try:
             _script(raw, step.script)
         except sqlite3.Error as error:
+            advice = "Look at the disk and the space on it, and start again"
+            if code_of(error) == sqlite3.SQLITE_CORRUPT:
+                advice = (
+                    "`relay check` says which events are damaged, `relay export BUCKET FILE --after SEQ` gets those "
+                    "behind them, and `relay import` takes them into a new directory"
+                )
             raise StartupError(
                 f"{path} could not be migrated to version {step.version} ({error}). It is of version {version(raw)} "
-                f"now, and {copy} is a copy of version {original}, as it was before. Look at the disk and the space on "
-                "it, and start again; to go back to the relay that wrote it, see Upgrade in docs/backup.md."
+                f"now, and {copy} is a copy of version {original}, as it was before. {advice}; to go back to the relay "
+                "that wrote it, see Upgrade in docs/backup.md."
             ) from error
         _log.info("database_migrated", path=str(path), version=step.version, copy=str(copy))
 
