@@ -15,9 +15,9 @@ from contextlib import suppress
 from typing import Final, Literal, NamedTuple, TypeAlias, cast
 
 import h11
-from aiohappyeyeballs import start_connection
 
 from relay_tornado.model import KIB
+from relay_tornado.outgoing.dialling import connect
 from relay_tornado.outgoing.names import Resolver
 from relay_tornado.outgoing.retry_after import retry_after
 from relay_tornado.rescue import Timer
@@ -34,8 +34,6 @@ _MOST_INTERIM: Final = 16
 """Interim answers (1xx) before the one that counts; a destination may send them without end."""
 _PARTS: Final = 128
 """Parts of an answer, as chunks of a byte each, that are read before others have their turn: some 5 ms."""
-_NEXT_ADDRESS: Final = 0.25
-"""Seconds after which the next of a name's addresses is tried, too."""
 
 Kind: TypeAlias = Literal["timeout", "unreachable", "broken"]
 Cut: TypeAlias = Literal["", "long", "broken", "late"]
@@ -125,13 +123,12 @@ class Transport:
 
     async def _dial(self, destination: Destination, verify: bool) -> _Connection:
         """One address that is silent, or speaks no TLS, hides none behind it."""
-        resolved = await self._resolver.resolve(destination.host, destination.port)
-        if not resolved:
+        found = await self._resolver.resolve(destination.host, destination.port)
+        if not found:
             raise OSError(f"{destination.host} has no address")
         context = self._context(verify) if destination.tls else None
-        found = [(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", address) for family, address in resolved]
         while True:
-            made = await start_connection(found, happy_eyeballs_delay=_NEXT_ADDRESS)
+            made = await connect(found)
             peer = None
             try:
                 peer = made.getpeername()

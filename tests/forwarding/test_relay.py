@@ -214,3 +214,18 @@ def test_kill_9_between_send_and_mark(tmp_path: Path, sink: Sink) -> None:
     firsts = list(dict.fromkeys(sink.bodies))
     assert firsts == acknowledged
     assert len(sink.bodies) - len(firsts) < len(acknowledged)
+
+
+def test_a_destination_takes_no_more_threads(tmp_path: Path, sink: Sink) -> None:
+    """libuv, below uvloop, begins four for the first name that it looks up, and ends the process where it can't."""
+    with Process(tmp_path / "data", forward_allow="127.0.0.0/8") as relay:
+        path = relay.create_bucket("orders")
+        url = f"http://127.0.0.1:{sink.server_address[1]}/"
+        relay.command("output", "create", "orders", "--public", "--destination", url)
+        connection = http.client.HTTPConnection("127.0.0.1", relay.port, timeout=60)
+        connection.request("POST", path, b"1")
+        assert connection.getresponse().status == 200
+        connection.close()
+        wait_for(lambda: sink.bodies, "the event to arrive")
+        names = {each.read_text().strip() for each in Path(f"/proc/{relay.pid}/task").glob("*/comm")}
+        assert "libuv-worker" not in names
