@@ -125,14 +125,14 @@ class Logs:
         self, row: Row, start: int, most: int, epochs: list[Epoch], holes: list[tuple[int, int]]
     ) -> Iterator[Step]:
         """The events from `start` to `most`; long holes between them are passed over, and told."""
-        sql = "SELECT min(seq) FROM event WHERE log = ? AND seq BETWEEN ? AND ?"
+        sql = "SELECT min(seq) FROM event WHERE log = ? AND seq > ? AND seq <= ?"
         while start <= most:
             for step in read(self._raw, row.key, start, most, epochs):
                 yield step
                 start = step.end + 1
                 if not step.found.stubs and not any(step.found.events):
                     break
-            found = one(self._raw, sql, row.key, start, most)
+            found = one(self._raw, sql, row.key, start - 1, most)
             there = start if found is None else most + 1 if found[0] is None else found[0]
             holes.append((start, there - 1))
             start = there

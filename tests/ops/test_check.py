@@ -57,6 +57,17 @@ def test_a_hole_in_a_log(cli: Runner, file: Path) -> None:
     assert holes == ["event 1 is missing", "event 300 is missing", "event 1000 is missing"]
 
 
+def test_an_event_at_the_end_of_all_numbers(cli: Runner, file: Path) -> None:
+    """The check ends with a report, also where no seq can come behind one."""
+    change(
+        file,
+        "UPDATE event SET seq = 9223372036854775807 WHERE seq = 1000 AND log = 1",
+        "UPDATE log SET head = 9223372036854775807 WHERE id = 1",
+    )
+    holes = [each["message"] for each in found(cli) if each["kind"] == "hole"]
+    assert holes == ["events 1000 to 9223372036854775806 are missing"]
+
+
 def test_a_newest_event_of_the_future(cli: Runner, file: Path) -> None:
     """It may be the clock, so it is no damage."""
     change(file, "UPDATE event SET received_at = 9e9 WHERE seq = 1000 AND log = 1")
