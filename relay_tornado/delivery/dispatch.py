@@ -132,7 +132,6 @@ class Dispatcher:
         self._woken: dict[BucketId, None] = {}
         self._pass: Iterator[Place] | None = None
         self._bucket_id: BucketId = ""
-        self._chunks: dict[int, _Chunk | None] = {}
         self._timer = Timer(self._turn)
         self._failed = False
         self._watch = log.watch(None, self.wake)
@@ -197,7 +196,6 @@ class Dispatcher:
             # Memory is short, say. Whoever was not served is, once there is some.
             self._failed = True
             self._pass = None
-            self._chunks.clear()
             self._timer.after(_AGAIN)
             say(_log.exception, "pass_failed", bucket=self._bucket_id)
 
@@ -211,8 +209,6 @@ class Dispatcher:
                 self._pass = iter(list(self._live.get(self._bucket_id, ())))
             if self._serve(self._pass, end):
                 self._pass = None
-            # What a pass read is not kept over a turn: the bucket may change, and its frames with it.
-            self._chunks.clear()
             if time.perf_counter() > end:
                 self._timer.soon()
                 return
@@ -222,7 +218,8 @@ class Dispatcher:
         bucket_id = self._bucket_id
         head = self._watch.head(bucket_id)
         turns = _CLOCK_EVERY
-        chunks = self._chunks
+        # By position. They are not kept over a turn: the bucket may change, and its frames with it.
+        chunks: dict[int, _Chunk | None] = {}
         deliveries = size = 0
         in_time = True
         for place in places:

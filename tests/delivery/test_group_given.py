@@ -10,6 +10,7 @@ import pytest
 from relay_tornado.changes import MAX_DELIVER
 from relay_tornado.delivery.flight import Flight
 from relay_tornado.delivery.group import Group
+from relay_tornado.model import Event
 from relay_tornado.progress import Progress
 from relay_tornado.rescue import keep_looking
 from relay_tornado.wire import control
@@ -315,11 +316,17 @@ async def test_what_can_not_be_had_now_is_looked_for_again() -> None:
     await world.bucket()
     one = await worker(world)
     await quiet()
-    peek = world.log.peek
-    world.log.peek = lambda *args: []  # type: ignore[method-assign]
+    peek, looks = world.log.peek, list[object]()
+
+    def nothing(*args: object) -> list[Event]:
+        looks.append(args)
+        return []
+
+    world.log.peek = nothing  # type: ignore[method-assign]
     await world.append(3)
     await quiet()
     assert one.seqs == []
+    assert len(looks) <= 4, "it tries again at once"
     world.log.peek = peek  # type: ignore[method-assign]
     await asyncio.sleep(1.1)
     assert one.tries() == [(1, 1), (2, 1), (3, 1)]

@@ -29,6 +29,32 @@ async def test_a_pass_without_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [entry["event"] for entry in logs] == ["pass_failed"]
 
 
+@pytest.mark.gen_test
+async def test_a_pass_that_ends_in_the_middle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it had read is that bucket's alone: the next pass is over another one, at the same place."""
+    monkeypatch.setattr(dispatch, "_AGAIN", 0.01)
+    world = World()
+    for name in "ab":
+        await world.bucket(name)
+    readers = [(await world.subscribe("a", "b"))[0] for _ in range(2)]
+    await quiet()
+    send, sent = dispatch._send, list[bytes]()
+
+    def full(place: dispatch.Place, data: bytes) -> bool:
+        """The second one, at first."""
+        sent.append(data)
+        return len(sent) != 2 and send(place, data)
+
+    monkeypatch.setattr(dispatch, "_send", full)
+    monkeypatch.setattr(dispatch.Dispatcher, "_leave", once(dispatch.Dispatcher._leave))
+    with capture_logs() as logs:
+        await world.append(1, "id-a")
+        await world.append(1, "id-b")
+        await waiting.until(lambda: all(len(reader.seqs("a") + reader.seqs("b")) == 2 for reader in readers))
+    assert [entry["event"] for entry in logs] == ["pass_failed"]
+    assert all(reader.seqs("a") == reader.seqs("b") == [1] for reader in readers)
+
+
 class _Cut(Reader):
     """One that is closed where it is to come back."""
 
@@ -53,8 +79,10 @@ async def test_a_frame_that_may_have_left(monkeypatch: pytest.MonkeyPatch) -> No
         return sent
 
     monkeypatch.setattr(dispatch, "_send", sent_and_failed)
-    await world.append(1)
-    await until(lambda: any(reader.ends for reader in readers))
+    with capture_logs() as logs:
+        await world.append(1)
+        await until(lambda: any(reader.ends for reader in readers))
+    assert [entry["event"] for entry in logs] == ["send_failed"]
     await world.append(1)
     await until(lambda: sum(reader.seqs() == [1, 2] for reader in readers) == 2)
     await quiet()
