@@ -105,7 +105,6 @@ class DirectConnection:
     """
 
     __slots__ = (
-        "_all_sent",
         "_discard_limit",
         "_draining",
         "_ends",
@@ -152,7 +151,6 @@ class DirectConnection:
         self._ends = False
         self._out: memoryview | None = None
         self._draining = False
-        self._all_sent = False
         self._reading = False
         self._looks = False
 
@@ -247,11 +245,10 @@ class DirectConnection:
     def _end_reading(self) -> None:
         """The sender sends nothing more. It may still read: one whose webhooks are whole gets its answers. One that
         waits for a client's answer has left: nobody shall answer it in vain. Nor is a connection held for long that may
-        be one that was left."""
+        be one that was left. Whoever reads next finds the end again."""
         if self._state is not _ANSWER or self._upload is not None:
             self.close()
             return
-        self._all_sent = True
         self.deadline = time.monotonic() + DISCARD_TIME
         self._reading = False
         self._shared.loop.remove_reader(self._fd)
@@ -308,9 +305,6 @@ class DirectConnection:
         finally:
             self._running = False
         if not self._reading and self._state in (_HEAD, _BODY):
-            if self._all_sent:
-                self.close()
-                return
             self.begin()
 
     def _failed(self) -> None:
@@ -488,7 +482,7 @@ class DirectConnection:
 
     def _next(self) -> None:
         """The request is read and its answer has left."""
-        if self._ends or self.last or (self._all_sent and not self._rest):
+        if self._ends or self.last:
             self.close()
             return
         self._state = _HEAD

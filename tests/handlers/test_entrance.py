@@ -24,10 +24,12 @@ from relay_tornado.ids import hash_secret, new_secret, new_uuid
 from relay_tornado.model import MIB, Token
 from relay_tornado.proxy import ProxyTrust
 from relay_tornado.tls import Certificate
+from relay_tornado.transport.direct import DirectConnection
 from tests.handlers.edge import URL, edge
 from tests.handlers.raw import TIMEOUT, Raw, request
 from tests.handlers.sockets import HANDSHAKE, Client, masked
 from tests.pairs import write_pair
+from tests.transport.connections import kind
 from tests.waiting import until
 
 pytestmark = pytest.mark.usefixtures("transport")
@@ -202,24 +204,31 @@ async def test_a_stop_ends_a_handshake_that_never_comes(certificate: Certificate
 
 @pytest.mark.gen_test
 async def test_each_request_of_a_proxy_has_its_sender() -> None:
-    """On one connection of a trusted proxy every webhook is stored with the address of its own sender."""
+    """On one connection of a trusted proxy every webhook is stored with the address of its own sender, also where it
+    comes with the next one behind it."""
     async with edge(entrance=Entrance(trust=ProxyTrust.parse("127.0.0.1"))) as site, Raw(site.port) as proxy:
         for number in (1, 2, 3):
             forwarded = f"X-Forwarded-For: 6.6.6.6, 192.0.2.{number}\r\n".encode()
             assert (await proxy.ask(request(URL, b"x", forwarded))).status == 200
         assert (await proxy.ask(request(URL, b"x"))).status == 200
+        proxy.send(b"".join(request(URL, b"x", b"X-Forwarded-For: 192.0.2.%d\r\n" % number) for number in (4, 5)))
+        assert [(await proxy.reply()).status for _ in range(2)] == [200, 200]
         senders = [event.remote_ip for event in await site.events()]
-    assert senders == ["192.0.2.1", "192.0.2.2", "192.0.2.3", "127.0.0.1"]
+    assert senders == ["192.0.2.1", "192.0.2.2", "192.0.2.3", "127.0.0.1", "192.0.2.4", "192.0.2.5"]
 
 
 @pytest.mark.gen_test
-async def test_a_proxy_names_host_and_scheme() -> None:
+async def test_a_proxy_names_host_and_scheme(transport: str) -> None:
     """An input's own domain is found by X-Forwarded-Host, from a trusted proxy alone."""
     forwarded = b"X-Forwarded-Host: hooks.example.com\r\nX-Forwarded-Proto: https\r\n"
     for trusted, status in (("127.0.0.1", 200), ("192.0.2.1", 404)):
         async with edge(entrance=Entrance(trust=ProxyTrust.parse(trusted))) as site, Raw(site.port) as proxy:
             await site.change(input={"custom_domain": "hooks.example.com"})
             assert (await proxy.ask(request(b"/a", b"x", forwarded))).status == status
+            if status == 200:
+                proxy.send(request(URL, b"x") + request(b"/a", b"x", forwarded) * 2)
+                assert [(await proxy.reply()).status for _ in range(3)] == [200] * 3
+                assert kind(site) is (DirectConnection if transport == "direct" else Connection)
             assert (await proxy.ask(request(b"/healthz", b"", forwarded, method=b"GET"))).status == 200
             [connection] = site.site.listener.connections
             assert connection.protocol == ("https" if status == 200 else "http")

@@ -151,16 +151,16 @@ async def test_a_change_of_auth_and_dedupe_while_the_body_comes() -> None:
     before = dataclasses.replace(BUCKET, auth=BucketAuth("token", token="s3cret"))
     bench = await Bench(before).open()
     uploads = []
-    for _ in range(2):
+    for _ in range(3):
         headers = b"Authorization: Bearer s3cret\r\nwebhook-id: 1\r\n"
         upload = bench.ingest.begin(Head("POST", b"/v1/webhooks/in-1", headers, 4, "192.0.2.7"))
         assert isinstance(upload, Upload)
         uploads.append(upload)
     await bench.registry.put("bucket", BUCKET.id, dataclasses.replace(BUCKET, dedupe=Dedupe("auto", 60)))
-    for upload in uploads:
-        assert upload.feed(b"body") is None
+    for upload, body in zip(uploads, (b"body", b"body", b"more"), strict=True):
+        assert upload.feed(body) is None
         assert (await finish(upload)).status == 200
-    assert [event.headers for event in await bench.events()] == [b"webhook-id: 1\r\n"]
+    assert [event.headers for event in await bench.events()] == [b"webhook-id: 1\r\n"] * 2
 
 
 @pytest.mark.gen_test
@@ -245,6 +245,7 @@ async def test_the_ingest_buffer() -> None:
     refusal = second.feed(b"x")
     assert refusal is not None
     assert refusal.status == 503
+    assert bench.ingest.counters.rejections["overloaded"] == 2
     assert bench.ingest.buffered == 60
     assert first.feed(b"x" * 20) is None
     assert (await finish(first)).status == 200

@@ -6,10 +6,13 @@ import asyncio
 import re
 import socket
 import ssl
+import struct
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from email.utils import formatdate
+from functools import partial
+from typing import Any
 
 import pytest
 import structlog
@@ -303,8 +306,10 @@ async def test_an_answers_date_follows_the_clock(transport: str, monkeypatch: py
 
 
 @pytest.mark.gen_test
-async def test_a_sender_that_can_not_be_answered_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rather than that it waits for ever; its webhook is stored."""
+async def test_a_sender_that_can_not_be_answered_is_let_go(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Rather than that it waits for ever; its webhook is stored, and the log says why."""
     for part, sent in ((Ingest, [b"x"]), (direct.Direct, [b"x"]), (direct.Direct, [b"x" * 50_000, b"x" * 50_000])):
         async with edge() as site, Raw(site.port) as raw:
             assert (await raw.ask(request(URL, b"first"))).status == 200
@@ -314,6 +319,8 @@ async def test_a_sender_that_can_not_be_answered_is_let_go(monkeypatch: pytest.M
                 for start in range(0, len(whole), 60_000):
                     raw.send(whole[start : start + 60_000])
                 assert await raw.closed() == b""
+            assert [record.levelname for record in caplog.records] == ["ERROR"]
+            caplog.clear()
             assert [event.body for event in await site.events()] == [b"first", b"".join(sent)]
             assert not site.site.listener.connections
 
@@ -325,6 +332,7 @@ async def test_a_method_has_its_bounds(transport: str) -> None:
         assert (await raw.ask(request(URL, b"x", method=b"A" * 40))).status == 200
         reply = await raw.ask(request(URL, b"x", method=b"A" * 41))
         assert (reply.status, b"longer than 40" in reply.body) == (400, True)
+        assert site.counters.rejections["invalid"] == 1
         assert (await raw.ask(request(URL, b"y"))).status == 200
         assert [event.body for event in await site.events()] == [b"x", b"y"]
 
@@ -403,3 +411,75 @@ async def test_a_sender_that_has_said_everything(sent: bytes, answers: int) -> N
         await until(lambda: not site.site.listener.connections)
         assert site.site.ingest.buffered == 0
         assert len(await site.events()) == (answers if statuses[0] == 200 else 0)
+
+
+class _Busy:
+    """A socket that takes nothing when it is told something for the first time."""
+
+    def __init__(self, real: socket.socket) -> None:
+        self.real = real
+        self.refused = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+    def send(self, data: bytes) -> int:
+        if not self.refused:
+            self.refused = 1
+            raise BlockingIOError
+        return self.real.send(data)
+
+
+@pytest.mark.gen_test
+async def test_an_answer_that_nothing_leaves_of_at_once() -> None:
+    """It leaves later, whole, and so does the next one."""
+    async with edge() as site, Raw(site.port) as raw:
+        assert (await raw.ask(request(URL, b"first"))).status == 200
+        [connection] = site.site.listener.connections
+        assert isinstance(connection, DirectConnection)
+        busy = _Busy(connection.socket)
+        connection.socket = busy  # type: ignore[assignment]
+        raw.send(request(URL, b"second") * 2)
+        assert [(await raw.reply()).status for _ in range(2)] == [200, 200]
+        assert (busy.refused, len(await site.events())) == (1, 3)
+
+
+def _deaf(connection: DirectConnection) -> bool:
+    return not connection._reading
+
+
+@pytest.mark.gen_test
+async def test_a_sender_that_resets_while_its_answer_leaves() -> None:
+    """Whether it is still read from or not, no connection is left of it, and nothing that the loop looks at."""
+    async with edge() as site:
+        await site.change(input={"body": "x" * 8_000_000})
+        for asked in (request(URL, b"x"), request(URL, b"x") * 2):
+            with socket.create_connection(("127.0.0.1", site.port)) as client:
+                client.sendall(asked)
+                await until(lambda: any(each.writing() for each in site.site.listener.connections))
+                [connection] = site.site.listener.connections
+                assert isinstance(connection, DirectConnection)
+                if asked == request(URL, b"x") * 2:
+                    client.sendall(asked)  # which is read once, and no further
+                    await until(partial(_deaf, connection))
+                watched = connection.socket.fileno()
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            await until(lambda: not site.site.listener.connections)
+            loop = asyncio.get_running_loop()
+            assert (loop.remove_reader(watched), loop.remove_writer(watched)) == (False, False)
+
+
+@pytest.mark.gen_test
+async def test_the_end_behind_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes right behind the answer, while what is still sent is read and dropped, for a while."""
+    async with edge(max_body=1000) as site:
+        for patience in (60.0, 0.1):
+            monkeypatch.setattr(direct, "DISCARD_TIME", patience)
+            async with Raw(site.port) as raw:
+                raw.send(b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\n\r\n" % URL)
+                assert (await raw.reply()).status == 413
+                assert await raw.closed() == b""
+                if patience > 1:
+                    assert len(site.site.listener.connections) == 1
+                    raw.send(b"x" * 200_000)
+                await until(lambda: not site.site.listener.connections)
