@@ -226,6 +226,19 @@ async def test_an_event_larger_than_a_step_leaves_in_one(disk: SqliteWorld, monk
 
 
 @log_test
+async def test_digests_leave_with_their_log(disk: SqliteWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many steps it takes: of a log that is gone, nothing is left that no step would find any more."""
+    monkeypatch.setattr(reclaim, "STEP_EVENTS", 3)
+    await make(disk.log)
+    for n in range(8):
+        await disk.log.append("b", event(dedupe=b"%d" % n, dedupe_window=100.0))
+    await disk.log.drop("b")
+    await until(lambda: not disk.log._trimming._purges)
+    left = "SELECT (SELECT count(*) FROM log), (SELECT count(*) FROM event), (SELECT count(*) FROM dedupe)"
+    assert await disk.database.read(lambda raw: raw.execute(left).fetchone()) == (0, 0, 0)
+
+
+@log_test
 async def test_digests_leave_with_their_window(disk: SqliteWorld) -> None:
     """Those whose window is over are removed, and no others; a trim removes none."""
     await make(disk.log)

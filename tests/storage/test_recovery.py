@@ -283,8 +283,11 @@ async def test_without_memory_nothing_is_stored_and_nothing_ends(settings: Setti
 
 
 @storage_test
-async def test_a_connection_without_memory(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """How far a transaction came is not known then, so the file says."""
+@pytest.mark.parametrize("error", [MemoryError, RuntimeError])
+async def test_a_connection_without_memory(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    """How far a transaction came is not known then, so the file says; also where a thread is what there is none for."""
     database = await Database.open(settings)
     kept: list[list[str]] = []
     database.keep(names, kept.append)
@@ -293,7 +296,7 @@ async def test_a_connection_without_memory(settings: Settings, monkeypatch: pyte
     async def without(self: Connection, function: Callable[[sqlite3.Connection], object]) -> object:
         done = await run(self, function)
         if fails and fails.pop():
-            raise MemoryError
+            raise error
         return done
 
     monkeypatch.setattr(Connection, "run", without)
@@ -312,8 +315,11 @@ async def test_a_connection_without_memory(settings: Settings, monkeypatch: pyte
 async def test_a_turn_without_memory(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, step: str, told: type[Exception] | None
 ) -> None:
-    """Wherever it is short in a turn of the writer: what was taken is told, what was not is done, and all goes on."""
+    """Wherever it is short in a turn of the writer: what was taken is told, what was not is done, everybody reads again
+    what the file says, and all goes on."""
     database = await Database.open(settings)
+    kept: list[list[str]] = []
+    database.keep(names, kept.append)
     monkeypatch.setattr(writers.Writer, step, fails_once(getattr(writers.Writer, step)))
     with capture_logs() as logs:
         given = [database.write(put("a")), database.write(put("b"))]
@@ -324,6 +330,7 @@ async def test_a_turn_without_memory(
     assert [entry["event"] for entry in logs] == ["writer_lacks_memory"]
     await database.write(put("c"))
     assert not database.problem
+    assert len(kept) == 1
     assert {"b", "c"} <= set(await database.read(names))
     await database.close()
 
