@@ -31,7 +31,6 @@ from relay_tornado.delivery.member import Item, Member
 from relay_tornado.delivery.outlet import Lane
 from relay_tornado.delivery.selection import Copies
 from relay_tornado.delivery.turns import Turns
-from relay_tornado.errors import BucketGone
 from relay_tornado.log.consumers import Key
 from relay_tornado.log.contract import EventLog
 from relay_tornado.log.ledgers import EPHEMERAL, Ledger, Ledgers
@@ -210,7 +209,8 @@ class Group:
 
     async def give(self, member: Member, taken: Sequence[Taken]) -> tuple[bool, Awaitable[None] | None]:
         """Reads what was taken and begins to write it, under the lock. What can't be written now is given back, so
-        that nobody else has had a later one by then. Returns whether there may be more, and the write."""
+        that nobody else has had a later one by then. Returns whether there may be more, and the write. Raises
+        BucketGone."""
         dealt = 0
         try:
             events = await fetch(self._groups.log, self.ledger, taken, self._groups.flight.chunk())
@@ -219,9 +219,6 @@ class Group:
             behind = self._head() - taken[0].seq
             dealt, more, written = await self._groups.turns.run(lambda: self._deal(member, taken, events), behind)
             return more, written
-        except BucketGone:
-            member.receiver.leave(self.ledger.key.bucket_id)
-            return True, None
         finally:
             del self._share[:dealt]
             self._give_back()

@@ -47,9 +47,6 @@ class Receiver(Protocol):
     def released(self, bucket_id: BucketId) -> None:
         """The consumer was deleted."""
 
-    def leave(self, bucket_id: BucketId) -> None:
-        """The bucket was deleted."""
-
 
 class Sharing(Protocol):
     """A group, as its members see it."""
@@ -69,7 +66,7 @@ class Sharing(Protocol):
 
     async def give(self, member: Member, taken: Sequence[Taken]) -> tuple[bool, Awaitable[None] | None]:
         """Reads what was taken and begins to write it, under the lock. Returns whether there may be more, and the
-        write."""
+        write. Raises BucketGone."""
 
     async def look(self) -> None:
         """Finds out which epoch the group has reached, where no event told it."""
@@ -106,7 +103,8 @@ class Member:
         return self.receiver.over or not self.place.open
 
     async def page(self) -> bool:
-        """Takes a share of what there is, and writes it. False where there is nothing for it now: it is woken."""
+        """Takes a share of what there is, and writes it. False where there is nothing for it now: it is woken. Raises
+        BucketGone."""
         group = self.group
         async with group.lock:
             if self.over:

@@ -180,6 +180,23 @@ async def test_what_one_has_no_room_for_goes_to_one_that_was_slow() -> None:
     assert slow.seqs == [1, 1, 2]
 
 
+@pytest.mark.parametrize("answer", ["ack", "nak"])
+@virtual_test
+async def test_who_was_slow_has_its_share_once_it_answers(answer: str) -> None:
+    """Whatever it says: it is there again."""
+    world = await stocked(1)
+    slow = await worker(world, ack_wait=5)
+    await asyncio.sleep(6)
+    assert slow.tries() == [(1, 1), (1, 2)]
+    one = await worker(world)
+    await quiet()
+    assert slow.ack(1) if answer == "ack" else slow.nak(1, 1000)
+    await world.append(2)
+    await quiet()
+    assert sorted(slow.seqs[2:] + one.seqs) == [2, 3]
+    assert len(one.seqs) == 1
+
+
 @given(seed=st.integers(0, 2**32), count=st.integers(1, 5))
 @settings(max_examples=60, deadline=None)
 def test_everything_is_handled_whatever_happens(seed: int, count: int) -> None:

@@ -122,7 +122,9 @@ async def test_a_seek_reaches_who_is_connected() -> None:
     await quiet()
     assert one.seqs == [1, 2, 3, 4, 5, 6, 7, 4, 5, 6, 7]
     assert await floor(world) == 3
-    one.ack(7, all=True)
+    async with world.ledgers.using(KEY) as ledger:
+        ledger.tell()  # of something else
+    assert one.ack(7, all=True)
     assert await floor(world) == 7
     async with world.ledgers.using(KEY) as ledger:
         ledger.progress.seek(7)
@@ -453,6 +455,23 @@ async def test_a_gap_before_where_a_consumer_is_made_is_its_own() -> None:
     two = await worker(world)
     assert two.answers[0]["gap"] == one.answers[0]["gap"]
     assert world.ledgers.counters.gaps["retention"] == 1
+
+
+@virtual_test
+async def test_a_log_that_goes_while_events_are_read() -> None:
+    """Delivery ends there, as with the bucket; in others it goes on."""
+    world = await stocked(1)
+    await world.bucket("b")
+    gate = held_up(world)
+    one = await worker(world, "orders", "b")
+    await quiet()
+    await world.log.drop("id-orders")
+    gate.set()
+    await quiet()
+    await world.append(1, "id-b")
+    await quiet()
+    assert (one.seqs, one.reader.seqs("b"), one.reader.ends) == ([], [1], [])
+    assert [each["bucket_name"] for each in one.reader.statuses() if each["status"] == "bucket_deleted"] == ["orders"]
 
 
 @virtual_test
