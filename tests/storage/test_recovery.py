@@ -361,6 +361,27 @@ async def test_a_writer_that_breaks_is_not_healthy(settings: Settings) -> None:
 
 
 @storage_test
+async def test_a_writer_that_breaks_leaves_nobody_waiting(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of what it had taken nobody knows; what was queued behind that was not done; and the file is let go of."""
+    database = await Database.open(settings)
+    shrinking: list[asyncio.Task[bool]] = []
+
+    async def breaks(*_: object) -> int:
+        shrinking.append(asyncio.create_task(database.shrink()))
+        await asyncio.sleep(0)
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(writers.Writer, "_perform", breaks)
+    with capture_logs():
+        given = [database.write(put("a")), database.write(put("b"))]
+        outcomes = await asyncio.gather(*given, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [Unknown, Unavailable]
+    assert not await shrinking[0]
+    assert not [thread for thread in threading.enumerate() if thread is database._writer._connection._thread]
+    await database.close()
+
+
+@storage_test
 async def test_without_descriptors_the_file_is_not_opened_anew(
     settings: Settings, faults: Faults, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -470,6 +470,16 @@ async def test_a_sender_that_resets_while_its_answer_leaves() -> None:
 
 
 @pytest.mark.gen_test
+async def test_a_refused_body_that_does_not_come() -> None:
+    """It was answered, and is not a second time: its connection ends when its time is over."""
+    async with edge(body_timeout=0.2) as site, Raw(site.port) as raw:
+        raw.send(b"POST %bx HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nx" % URL)
+        assert (await raw.reply()).status == 404
+        assert await raw.closed() == b""
+        assert (site.counters.rejections["not_found"], site.counters.rejections["timeout"]) == (1, 0)
+
+
+@pytest.mark.gen_test
 async def test_the_end_behind_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
     """It comes right behind the answer, while what is still sent is read and dropped, for a while."""
     async with edge(max_body=1000) as site:
