@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 from tornado.iostream import IOStream
 
+from relay_tornado.model import MIB
 from tests.delivery.world import frames
 from tests.handlers.sockets import HANDSHAKE, TIMEOUT, Client, Live, live, masked
 from tests.waiting import until
@@ -210,6 +211,23 @@ async def test_a_full_socket_loses_and_mixes_nothing(server: Live) -> None:
         await read_until(lambda: heard.count(b'"type":"webhook"') == count and heard.endswith(b'"method":"POST"}'))
     events = frames(bytes(heard[heard.index(b"\r\n\r\n") + 4 :]))[2:]
     assert [event["meta"]["seq"] for event in events] == list(range(1, count + 1))
+
+
+@pytest.mark.gen_test
+async def test_what_a_client_does_not_read_is_not_kept_for_it(server: Live) -> None:
+    """However much is committed meanwhile: what it has not had is in the log."""
+    await server.bucket()
+    key, secret = await server.token()
+    with socket.create_connection(("127.0.0.1", server.port)) as client:
+        messages = ({"action": "auth", "key": key, "secret": secret}, {"action": "subscribe"})
+        client.sendall(HANDSHAKE + b"".join(map(masked, messages)))
+        await until(lambda: server.sockets.subscribed)
+        most = 0
+        for _ in range(600):
+            await server.append(1, body=b"x" * 30_000)
+            await asyncio.sleep(0)
+            most = max(most, server.sockets.deliveries.flight.outstanding)
+        assert 0 < most < MIB
 
 
 @pytest.mark.gen_test
