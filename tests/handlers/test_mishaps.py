@@ -8,6 +8,7 @@ import socket
 from typing import Any
 
 import pytest
+import structlog
 from tornado.http1connection import HTTP1Connection
 from tornado.websocket import WebSocketProtocol13
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
@@ -139,12 +140,15 @@ async def test_a_descriptor_that_nothing_is_made_of(monkeypatch: pytest.MonkeyPa
 async def test_a_socket_on_which_the_relay_fails(
     server: Live, owner: Any, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Wherever it is, the connection is closed, and the next one is served."""
+    """Wherever it is, the connection is closed, and the next one is served. What fails on a message says so."""
     await server.bucket()
     monkeypatch.setattr(owner, name, once(getattr(owner, name)))
-    with pytest.raises((ConnectionClosed, InvalidHandshake)):
-        await server.subscribed("orders")
-    await until(lambda: not server.listener.connections)
+    with structlog.testing.capture_logs() as lines:
+        with pytest.raises((ConnectionClosed, InvalidHandshake)):
+            await server.subscribed("orders")
+        await until(lambda: not server.listener.connections)
+    if owner is Conversation:
+        assert [line["event"] for line in lines] == ["handler_failed"]
     await server.subscribed("orders")
 
 
