@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from relay_tornado import __version__
 from relay_tornado.errors import NewerSchema, StartupError
 from relay_tornado.settings import Settings
 from relay_tornado.storage import migrate
@@ -266,10 +267,16 @@ STEPS = (
 )
 
 
-def test_a_migration_runs_what_is_missing_after_a_copy(tmp_path: Path) -> None:
-    """Steps above the file's version run in order, and the copy is the file as it was, for its owner only."""
+def test_a_migration_runs_what_is_missing_after_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps above the file's version run in order, and the copy is the file as it was, for its owner only, and on the
+    disk before them. The file says which relay wrote it."""
+    synced: list[tuple[str, int]] = []
     with contextlib.closing(_older(tmp_path / "relay.db")) as raw:
+        raw.execute("UPDATE meta SET version = 'older'")
+        monkeypatch.setattr(migrate, "sync", lambda path: synced.append((path.name, migrate.version(raw))))
         migrate.migrate(raw, tmp_path / "relay.db", STEPS)
+        assert synced == [("relay.db.before-v3.part", 1), (tmp_path.name, 1)]
+        assert raw.execute("SELECT version FROM meta").fetchall() == [(__version__,)]
         assert migrate.version(raw) == 3
         assert raw.execute("SELECT x FROM three").fetchall() == [(1,)]
         migrate.migrate(raw, tmp_path / "relay.db", STEPS)
