@@ -364,6 +364,7 @@ async def test_a_writer_that_breaks_is_not_healthy(settings: Settings) -> None:
 async def test_a_writer_that_breaks_leaves_nobody_waiting(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of what it had taken nobody knows; what was queued behind that was not done; and the file is let go of."""
     database = await Database.open(settings)
+    thread = database._writer._connection._thread
     shrinking: list[asyncio.Task[bool]] = []
 
     async def breaks(*_: object) -> int:
@@ -377,7 +378,7 @@ async def test_a_writer_that_breaks_leaves_nobody_waiting(settings: Settings, mo
         outcomes = await asyncio.gather(*given, return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [Unknown, Unavailable]
     assert not await shrinking[0]
-    assert not [thread for thread in threading.enumerate() if thread is database._writer._connection._thread]
+    await until(lambda: not thread.is_alive(), "the end of its thread")
     await database.close()
 
 
