@@ -116,13 +116,10 @@ class StreamHandler(JsonHandler):
 
     def _wanted(self, request: control.Subscribe, token: Token) -> Sequence[Bucket]:
         """The buckets that are there now. Raises NotFound where none of those that were named is."""
-        names = frozenset(request.buckets)
-        found = [
-            bucket
-            for bucket in self._registry.list("bucket")
-            if token.reads(bucket.id) and (not names or not names.isdisjoint((bucket.id, bucket.name)))
-        ]
-        if names and not found:
+        named = map(self._registry.find_bucket, request.buckets)
+        there = [each for each in named if each is not None] if request.buckets else self._registry.list("bucket")
+        found = {bucket.id: bucket for bucket in there if token.reads(bucket.id)}
+        if request.buckets and not found:
             which = ", ".join(f"bucket {place}" for place, _ in enumerate(request.buckets, 1))
             raise NotFound(f"{which}: there is none of this name or id that this token reads")
         if len(found) > MAX_BUCKETS:
@@ -131,7 +128,7 @@ class StreamHandler(JsonHandler):
                 "use the WebSocket",
                 "bucket",
             )
-        return found
+        return list(found.values())
 
     async def _resumed(self, request: control.Subscribe, buckets: Sequence[Bucket]) -> control.Subscribe:
         """The request as a client that comes back means it: what it had counts, not where it once began."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from unittest.mock import Mock
 
 import pytest
 
@@ -195,3 +196,18 @@ async def test_a_stream_of_too_many_buckets_is_refused() -> None:
             await source.hear("subscribed")
             message = await source.until("webhook")
             assert message.document["meta"]["bucket_name"] == "b99"
+
+
+@pytest.mark.gen_test
+async def test_a_bucket_that_is_named_is_found_as_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its id first, and without a look at all the others."""
+    async with here() as site:
+        own, other = await site.bucket("id-b"), await site.bucket("b")
+        with monkeypatch.context() as patch:
+            patch.setattr(site.edge.registry, "list", Mock(side_effect=AssertionError("all were looked at")))
+            async with site.source("bucket=id-b,b") as source:
+                assert source.status == 200
+                found = (await source.hear("subscribed")).document["buckets"]
+        assert [each["bucket_id"] for each in found] == [other.id]
+        async with site.source("bucket=id-b", secret=await site.token([own.id])) as source:
+            assert source.status == 404
