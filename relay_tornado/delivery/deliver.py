@@ -129,6 +129,8 @@ class Delivery:
         if not self.over:
             self.answered()
             self._started = True
+            if self.kept is not None:
+                self.kept.begin()
             self._go_on()
 
     def answered(self) -> None:

@@ -94,6 +94,10 @@ class Kept:
             before.leave(bucket_id, member)
         return True
 
+    def begin(self) -> None:
+        """The answer to subscribe is out: from now on the client's pongs come here."""
+        self._receipt.begun = True
+
     def lacks(self, bucket_id: BucketId) -> bool:
         """Whether its durable token has a consumer there, and it takes no part in that."""
         return self.keeper.kind == "token" and bucket_id not in self.held and self.keeper.has(bucket_id)

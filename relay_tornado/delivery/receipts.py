@@ -10,6 +10,7 @@ Invariants:
 - A position counts by whole events: all copies are out.
 - A receipt of what the file lost says nothing of the events that get those seqs.
 - What left the log is no gap while a connection that was given it may still say that it was read.
+- A subscription has no ping out before it has begun: until then a pong reaches the one before it.
 - A connection has few pings unanswered, and each names only what moved since the one before it. One clock serves all
   connections, and looks at those alone whose bucket has something new, or that are not done yet.
 """
@@ -80,10 +81,11 @@ class Held:
 class Receipt:
     """One connection's pings, oldest first: the payload, and how far each position was that had moved."""
 
-    __slots__ = ("_answered", "_ping", "_pings")
+    __slots__ = ("_answered", "_ping", "_pings", "begun")
 
     def __init__(self, ping: Callable[[bytes], None]) -> None:
         """`ping` writes a protocol ping with this payload behind everything that was written."""
+        self.begun = False
         self._ping = ping
         self._pings: deque[tuple[bytes, _Moved]] = deque()
         self._answered = False
@@ -92,7 +94,7 @@ class Receipt:
     def tick(self, those: list[Held]) -> None:
         """Sends a ping where one of these positions has moved since the last one, or the last one needs one behind
         it."""
-        if len(self._pings) - self._answered >= _UNANSWERED:
+        if not self.begun or len(self._pings) - self._answered >= _UNANSWERED:
             return
         moved = [
             (held, held.place.seq, held.generation)

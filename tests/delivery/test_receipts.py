@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from relay_tornado.delivery import deliver, deliveries
 from relay_tornado.delivery.deliver import Delivery
 from relay_tornado.log.consumers import Key, Terms
 from relay_tornado.log.ledgers import Ledger
 from relay_tornado.model import Output, Retention
+from relay_tornado.pieces import Pieces
 from relay_tornado.wire import control
 from tests.delivery.virtual import START, day, run, virtual_test
 from tests.delivery.virtual import event_loop as event_loop
@@ -379,6 +381,33 @@ async def test_a_second_subscribe_goes_on_with_what_was_not_pinged() -> None:
     await again.answer(3)
     assert again.reader.seqs() == [1, 2, 3]
     assert await floor(world) == 3
+
+
+@virtual_test
+@pytest.mark.parametrize("count", [3, 9])
+async def test_a_second_subscribe_that_takes_long(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """As it takes the places of thousands of buckets in turn. A pong would reach the one before it: so it has no ping
+    out by then, and what it took over counts once it has begun."""
+
+    class Slow(Pieces):
+        async def done(self, count: int = 1) -> None:
+            await asyncio.sleep(1.5)
+
+    world = World(clock=day)
+    keys = [KEY._replace(bucket_id=f"id-{number}") for number in range(count)]
+    for key in keys:
+        await world.bucket(key.bucket_id.removeprefix("id-"))
+        await with_row(world, key=key)
+    one = await client(world)
+    for key in keys:
+        await world.append(1, key.bucket_id)
+    await until(lambda: len(one.reader.messages) == count)
+    monkeypatch.setattr(deliver, "Pieces", Slow)
+    monkeypatch.setattr(deliveries, "Pieces", Slow)
+    again = Client(world, *await world.subscribe(reader=one.reader, replaces=one.delivery, token=DURABLE))
+    again.answered = len(one.reader.pings)
+    await again.answer(4)
+    assert [await floor(world, key) for key in keys] == [1] * count
 
 
 @virtual_test
