@@ -238,6 +238,12 @@ class Delivery:
             or (place is not None and place.name in names)
         )
 
+    def lose(self, ends: Mapping[BucketId, int]) -> None:
+        """The logs of these buckets may have come to end there again. It has ended: whoever replaces it is to tell."""
+        for bucket_id, head in ends.items():
+            if bucket_id in self._places:
+                self._places[bucket_id].lose(head)
+
     def going_on(self) -> Mapping[BucketId, Held | None]:
         """Its part in the consumers whose positions, by receipt, are behind its own, by bucket; None where it read
         without one."""

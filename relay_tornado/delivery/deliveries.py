@@ -100,13 +100,16 @@ class Deliveries:
         delivery = Delivery(self._shared, outlet, subscription, extended=extended, keeper=keeper, ping=ping)
         kept: Mapping[BucketId, Reached] = {}
         going_on: Mapping[BucketId, Held | None] = {}
-        self._ends[delivery] = {}
+        ends = self._ends[delivery] = {}
         try:
             if replaces is not None:
                 # Senders count on it meanwhile.
                 replaces.expect(bucket.id for bucket in asked)
                 replaces.pause()
                 await replaces.ended()
+                # A position that is not its own is judged from now on, by a log that has lost this.
+                replaces.lose(ends)
+                ends.clear()
                 # It still hears of new buckets, up to here: those begin with their first event for the next one, too.
                 kept, going_on = replaces.positions(), replaces.going_on()
                 self._live.discard(replaces)

@@ -193,6 +193,27 @@ async def test_a_loss_while_a_subscribe_waits_for_the_one_before(tmp_path: Path,
 
 
 @pytest.mark.gen_test
+async def test_who_asks_for_the_newest_behind_a_loss_has_no_gap(tmp_path: Path) -> None:
+    """Its position is judged once the subscribe before it has ended, by a log that lost what it did before that."""
+    async with world(tmp_path) as here:
+        await here.append(*OLD)
+        reader = Reader()
+        reader.paused = True
+        _, before = await here.subscribe(Earliest(), reader)
+        await until(lambda: reader.waiting)
+        again = asyncio.create_task(here.subscribe(Latest(), reader, replaces=before))
+        await until(lambda: before.over)
+        await here.lose(8)
+        await here.append(b"new 1", b"new 2", b"new 3")
+        reader.resume()
+        await again
+        await here.append(b"new 4")
+        await until(lambda: bodies(reader)[-1:] == ["new 4"])
+        assert [body for body in bodies(reader) if body.startswith("new")] == ["new 4"]
+        assert gaps(reader) == []
+
+
+@pytest.mark.gen_test
 async def test_who_does_not_want_to_go_on_gets_nothing_behind_a_loss(tmp_path: Path) -> None:
     """Also where there is something new by the time that it looks."""
     async with world(tmp_path) as here:
