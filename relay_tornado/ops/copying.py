@@ -8,7 +8,8 @@ what came and left meanwhile is made up for in a last one, together with everyth
 `by_pages` is for a file that nobody writes to: page by page, as it is.
 
 Both have the disk write what there is bit by bit: one big sync at the end would make every commit wait for it. Where a
-relay runs on the directory that is copied from, both pause after each step for several times as long as it took.
+relay runs on the directory that is copied from, both pause after each step for several times as long as it took, for
+10 s at most.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ SYNC = MIB // 8
 """Bytes after which what was written goes to the disk."""
 REST = 6.0
 """How long to pause after each step for a relay's sake, as a multiple of what the step took."""
+_LONGEST_REST = 10.0
+"""Seconds. A step that the disk held up for minutes, as while its server starts again, burdened nobody."""
 
 _BIG = ("event", "delivery")
 _COPYING = "copying"
@@ -91,7 +94,7 @@ class Pace:
             write_out(self._descriptor)
             self._progress(_COPYING, min(written, self._total), self._total)
         if _serves(self._directory):
-            time.sleep((time.monotonic() - self._resumed) * REST)
+            time.sleep(min((time.monotonic() - self._resumed) * REST, _LONGEST_REST))
         self._resumed = time.monotonic()
         return took
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import itertools
 import os
 import signal
 import sqlite3
@@ -13,6 +14,7 @@ import sys
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,7 +22,7 @@ import pytest
 
 from relay_tornado.log.sqlite import SqliteEventLog
 from relay_tornado.model import Retention
-from relay_tornado.ops import copying
+from relay_tornado.ops import copying, schedule
 from relay_tornado.ops.backup import make
 from relay_tornado.ops.check import check
 from relay_tornado.ops.opening import open_file
@@ -441,6 +443,20 @@ def test_it_rests_for_a_relay_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     rests.clear()
     restore(tmp_path / "b.db", tmp_path / "new", quiet)
     assert rests == []
+
+
+def test_it_rests_for_no_longer_than_its_schedule_has_patience(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step that a disk held up for minutes is no reason to do nothing for several times as long: that would look as
+    if it got no further."""
+    fill(tmp_path / "data", "orders", 20)
+    rests: list[float] = []
+    clock = SimpleNamespace(monotonic=partial(next, itertools.count(0.0, 200.0)), sleep=rests.append)
+    monkeypatch.setattr(copying, "time", clock)
+    held = Lock.acquire(tmp_path / "data")
+    make(tmp_path / "data" / "relay.db", tmp_path / "b.db", quiet)
+    held.release()
+    assert rests
+    assert max(rests) < schedule.LOOK
 
 
 def test_no_relay_is_disturbed_or_needed(tmp_path: Path) -> None:
