@@ -215,7 +215,7 @@ class _Stuck(Exception):
 
 
 async def _run(arguments: Sequence[str], settings: Settings) -> None:
-    """Runs `relay ARGUMENTS`; when this is cancelled, it is ended. Raises _Failed, _Stuck and OSError."""
+    """Runs `relay ARGUMENTS`; when this is cancelled, or fails, it is ended. Raises _Failed, _Stuck and OSError."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RELAY_")}
     environment |= {"RELAY_DATA": str(settings.data.absolute()), "RELAY_RESERVE": str(settings.reserve)}
     process = await asyncio.create_subprocess_exec(
@@ -231,13 +231,16 @@ async def _run(arguments: Sequence[str], settings: Settings) -> None:
         if await _stalls(process.pid, talk):
             await _end(process)
             raise _Stuck(process)
-    except asyncio.CancelledError:
+        _, said = talk.result()
+    except _Stuck:
+        raise
+    except BaseException:
         await _end(process)
         raise
     finally:
         talk.cancel()
     if process.returncode:
-        text = talk.result()[1].decode(errors="replace").strip()
+        text = said.decode(errors="replace").strip()
         raise _Failed(text.splitlines()[-1].removeprefix("relay: ") if text else f"exit code {process.returncode}")
 
 

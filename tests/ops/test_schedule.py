@@ -493,6 +493,44 @@ def test_a_backup_that_gets_no_further_is_given_up(tmp_path: Path, monkeypatch: 
     assert [path for _, path in backups(folder)] == list(folder.iterdir())
 
 
+def test_a_process_that_can_not_be_listened_to_has_made_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As for want of memory: nobody knows what came of it, so no older one is removed, and it is tried again."""
+    folder = tmp_path / "b"
+    folder.mkdir()
+    older = [folder / name_at(1_000_000_000 + number) for number in range(2)]
+    for path in older:
+        path.write_bytes(b"an older one")
+    made: list[asyncio.subprocess.Process] = []
+    start = asyncio.create_subprocess_exec
+
+    async def begin(program: str, *_: str, **options: Any) -> asyncio.subprocess.Process:
+        made.append(await start(program, "-c", "import time; time.sleep(600)", **options))
+        monkeypatch.setattr(made[0], "communicate", listen)
+        return made[0]
+
+    async def listen() -> None:
+        raise MemoryError
+
+    async def give_up(_: float) -> None:
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", begin)
+    monkeypatch.setattr(asyncio, "sleep", give_up)
+    maker = Backups(replace(Settings(), data=tmp_path / "data", backup_keep=1), folder)
+
+    async def main() -> None:
+        with pytest.raises(asyncio.CancelledError):
+            await maker.run()
+        assert made[0].returncode == -signal.SIGTERM, "it is not left behind"
+
+    with capture_logs() as logs:
+        asyncio.run(main())
+    assert [each["event"] for each in logs] == ["backup_failed"]
+    assert sorted(folder.iterdir()) == older
+
+
 def test_a_backup_that_is_taken_away_at_once_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever waits for it may be faster than the relay that looks at its size; that is no failure."""
     clock = Clock(monkeypatch, 2_000_000_000.0)
