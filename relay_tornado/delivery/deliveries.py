@@ -139,11 +139,11 @@ class Deliveries:
         """Places a delivery, and returns the answer's entries. See `place_kept` for `kept` and `going_on`."""
         wanted: dict[str, Bucket | None] = self._wanted(request, token)
         buckets = {bucket.id: bucket for bucket in wanted.values() if bucket is not None}
-        delivery.expect(buckets)
         refused: dict[BucketId, dict[str, Any]] = {}
         if keeper is not None and keeper.kind == "client":
             refused = {each.id: ephemeral(each) for each in buckets.values() if each.ephemeral}
         placed = [bucket for bucket in buckets.values() if bucket.id not in refused]
+        delivery.expect(bucket.id for bucket in placed)
         placements = await place_kept(
             self._log, self._ledgers, keeper, placed, request, kept, going_on, delivery.opened
         )

@@ -327,3 +327,25 @@ async def test_what_happens_while_thousands_get_their_places(again: bool) -> Non
     deleted = [each["bucket_name"] for each in reader.statuses() if each["status"] == "bucket_deleted"]
     assert sorted(deleted) == sorted(("b1", f"b{most - 2}"))
     assert [each["bucket_name"] for each in answers if each["gap"]] == [f"b{most - 3}"]
+
+
+@pytest.mark.gen_test
+async def test_a_bucket_that_can_have_the_consumer_by_the_time_of_the_answer() -> None:
+    """It was ephemeral as the others began to get their places, and comes as one that is changed later does."""
+    world = World()
+    for number in range(3 * TOGETHER):
+        await world.bucket(f"b{number}")
+    await world.bucket("late", ephemeral=True)
+
+    async def meddle() -> None:
+        await until(lambda: any(each._places for each in world.deliveries._live))
+        await world.change("id-late", ephemeral=False)
+
+    meddling = asyncio.create_task(meddle())
+    reader, _, answers = await world.subscribe(consumer="w", ack="receipt")
+    assert meddling.done()
+    assert [each["bucket_name"] for each in answers if "error" in each] == ["late"]
+    await quiet()
+    await world.append(2, "id-late")
+    await quiet()
+    assert reader.seqs("late") == [1, 2]
