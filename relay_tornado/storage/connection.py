@@ -201,3 +201,6 @@ def _prepare_writer(raw: sqlite3.Connection) -> None:
 def _prepare_reader(raw: sqlite3.Connection) -> None:
     raw.execute(f"PRAGMA busy_timeout = {PATIENCE}")
     guard_schema(raw)
+    # From its first read on it has the file in use: a writer that is closed is not the last one then, which would copy
+    # the WAL, whatever the file has become, and delete it.
+    raw.execute("SELECT 1 FROM sqlite_schema").fetchone()

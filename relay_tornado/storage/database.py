@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from relay_tornado.rescue import say, wake
 from relay_tornado.settings import Settings
 from relay_tornado.storage import start, wal
 from relay_tornado.storage.connection import Connection, Factory
+from relay_tornado.storage.content import Content
 from relay_tornado.storage.library import check_sqlite
 from relay_tornado.storage.lock import Lock
 from relay_tornado.storage.riders import Rider
@@ -40,9 +42,19 @@ _log = structlog.get_logger(__name__)
 class Database:
     """relay.db and what stands beside it. `loss` is what the witness found missing at this start."""
 
-    def __init__(self, path: Path, lock: Lock, witness: Witness, space: Space, writer: Writer, found: Loss | None):
+    def __init__(
+        self,
+        path: Path,
+        lock: Lock,
+        content: Content,
+        witness: Witness,
+        space: Space,
+        writer: Writer,
+        found: Loss | None,
+    ) -> None:
         self.path = path
         self._lock = lock
+        self._content = content
         self._witness = witness
         self._space = space
         self._writer = writer
@@ -72,6 +84,8 @@ class Database:
             start.roll_back(path)
             witness, verdict = start.examine(path)
             opened.callback(witness.close)
+            descriptor = os.open(path, os.O_RDONLY)
+            opened.callback(os.close, descriptor)
             connection = await Connection.writer(path, factory)
             opened.push_async_callback(connection.close)
             halted = threading.Event()  # who is cancelled waits for no copy's end
@@ -80,9 +94,10 @@ class Database:
             if not verdict.holds:
                 witness.untold = verdict.loss
                 witness.restart(stamp)
+            content = await connection.run(lambda raw: Content(path, descriptor, raw, stamp))
             space = Space(path, settings.reserve)
-            writer = Writer(path, connection, witness, stamp, space, factory)
-            database = cls(path, lock, witness, space, writer, verdict.loss)
+            writer = Writer(path, connection, content, witness, stamp, space, factory)
+            database = cls(path, lock, content, witness, space, writer, verdict.loss)
             opened.pop_all()
             opened.push_async_callback(database.close)
             for _ in range(_READERS):
@@ -215,6 +230,7 @@ class Database:
         finally:  # cancelled, as by Ctrl-C: let no thread keep the process from ending
             for reader in readers:
                 reader.abandon()
+        self._content.close()
         try:
             self._witness.sync()
         except OSError as error:

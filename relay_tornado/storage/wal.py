@@ -38,9 +38,9 @@ def check(path: Path) -> None:
         header = file.read(100)
     if header.startswith(_MAGIC) and header[_VERSIONS] == b"\1\1":
         raise StartupError(f"{wal} is not of {path}, which is a backup or a copy that needs none: {_without(path)}")
-    # Where something can't be read, SQLite is to say what is wrong; a build of it may lack what `_stamp` uses.
+    # Where something can't be read, SQLite is to say what is wrong; a build of it may lack what `stamp_in` uses.
     with contextlib.suppress(sqlite3.Error, TypeError, AttributeError), unquoted():
-        found, root = _in_file(path)
+        found, root = in_file(path)
         first = _first(wal, root)
         if first is not None and (first.database != found.database or first.commits > found.commits + 1):
             raise StartupError(
@@ -69,7 +69,7 @@ def _without(path: Path) -> str:
     return f"to go on without what is only in the WAL, move {companions(path)} away together."
 
 
-def _in_file(path: Path) -> tuple[Stamp, int]:
+def in_file(path: Path) -> tuple[Stamp, int]:
     """What the file says without its WAL, and the page on which it does. Raises sqlite3.Error."""
     with contextlib.closing(sqlite3.connect(uri(path, "ro") + "&immutable=1", uri=True)) as raw:
         row = raw.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'meta'").fetchone()
@@ -98,7 +98,7 @@ def _first(wal: Path, root: int) -> Stamp | None:
             if number == root:
                 written = frame[_FRAME.size :]
             if committed and written is not None:
-                return _stamp(written)
+                return stamp_in(written)
     return None
 
 
@@ -110,7 +110,7 @@ def _sum(order: str, data: bytes, sums: tuple[int, int]) -> tuple[int, int]:
     return one, two
 
 
-def _stamp(page: bytes) -> Stamp:
+def stamp_in(page: bytes) -> Stamp:
     """What a page of the table `meta` says: it is put into a database that has nothing else. Raises sqlite3.Error."""
     with contextlib.closing(sqlite3.connect(":memory:")) as raw:
         raw.execute(f"PRAGMA page_size = {len(page)}")

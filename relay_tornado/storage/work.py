@@ -75,7 +75,8 @@ class Keeper:
 
 
 class Misplaced(Exception):
-    """What was committed is in a file that is not where it was opened: after the next start nobody would find it."""
+    """What was committed is in a file that is not where it was opened, or beside one that was written over: after the
+    next start nobody would find it."""
 
 
 def misplaced(name: str) -> str:
@@ -86,6 +87,13 @@ def misplaced(name: str) -> str:
         f"{name} was deleted, moved or replaced while the relay ran: put it back where it was; docs/operations.md says "
         "how to save what is lost otherwise"
     )
+
+
+WRITTEN_OVER = (
+    "relay.db was written over while the relay ran: stop the relay, and restore a backup; docs/operations.md says how, "
+    "and what is lost"
+)
+"""What is to be said where somebody copied another file onto it, or emptied it."""
 
 
 class Stale(Exception):
@@ -118,7 +126,7 @@ def classify(result: Result) -> Exception:
     """The error to tell of a transaction that failed: a RelayError where the file or the machine is to blame."""
     error = result.error
     if isinstance(error, Misplaced):
-        return Unknown(f"{error}; it may have been stored, in what was taken away")
+        return Unknown(f"{error}; it may have been stored")
     if isinstance(error, Stale):
         kind = Unavailable if result.stuck else Malformed
         return kind(f"the file is not what it was thought to be ({error}); nothing was stored")

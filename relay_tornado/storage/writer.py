@@ -8,7 +8,8 @@ Invariants:
   written, and before the next transaction starts, so what it changes in memory is what that one builds on.
 - Every work is told exactly once, committed or failed, also at the end. What fails in that, or in those who ride along,
   ends nothing: everybody reads again what they keep in memory, as after an error of the disk, and the next one comes.
-- Nothing counts as committed that is in a file which was taken away meanwhile.
+- Nothing counts as committed that is in a file which was taken away meanwhile; nor, from the next checkpoint on, in the
+  WAL of one that was written over, into which nothing is copied.
 - Jobs and batches of events take turns, so neither starves the other.
 - After an error that may come from the disk the connection is opened anew and everybody reads again what they keep in
   memory, before anything else is written. While that fails, for whatever reason, all that comes is refused at once.
@@ -33,6 +34,7 @@ from relay_tornado.errors import NO_DESCRIPTOR, Malformed, NoSpace, RelayError, 
 from relay_tornado.rescue import say, wake
 from relay_tornado.storage.checkpoints import Checkpoints
 from relay_tornado.storage.connection import PATIENCE, Connection, Factory, keep_statements_in_memory
+from relay_tornado.storage.content import Content
 from relay_tornado.storage.damage import code_of
 from relay_tornado.storage.riders import Ride, Riders
 from relay_tornado.storage.rights import descriptors_lack
@@ -43,6 +45,7 @@ from relay_tornado.storage.work import (
     CLOSED,
     COMMITTED,
     FULL,
+    WRITTEN_OVER,
     Keeper,
     Misplaced,
     Probe,
@@ -85,7 +88,14 @@ class Writer:
     it takes nothing more."""
 
     def __init__(
-        self, path: Path, connection: Connection, witness: Witness, stamp: Stamp, space: Space, factory: Factory
+        self,
+        path: Path,
+        connection: Connection,
+        content: Content,
+        witness: Witness,
+        stamp: Stamp,
+        space: Space,
+        factory: Factory,
     ) -> None:
         self.trouble: RelayError | None = None
         self.closed = False
@@ -97,6 +107,7 @@ class Writer:
         self._path = path
         self._whereabouts = Whereabouts(path)
         self._connection = connection
+        self._content = content
         self._checkpoints = Checkpoints(space)
         self._witness = witness
         self._witness_error: OSError | None = None
@@ -134,8 +145,13 @@ class Writer:
 
     @property
     def misplaced(self) -> str:
-        """What is to be said where the file is not where it was opened, "" where it is."""
-        return misplaced(self._whereabouts.missing())
+        """What is to be said where the file is not where it was opened, or not what it was, "" where it is."""
+        return self._misplaced()
+
+    def _misplaced(self, *, committed: bool = False) -> str:
+        if self._content.written_over:
+            return WRITTEN_OVER
+        return misplaced(self._whereabouts.missing(committed=committed))
 
     def notify(self) -> None:
         """Says that the source has something."""
@@ -349,9 +365,8 @@ class Writer:
             raw.execute("COMMIT")
         except BaseException as error:
             return undo(raw, error, committing=True)
-        missing = self._whereabouts.missing(committed=True)
-        if missing:
-            return Result(Misplaced(misplaced(missing)), True)
+        if lost := self._misplaced(committed=True):
+            return Result(Misplaced(lost), True)
         self.stamp = stamp
         self._testify(self._witness.write)
         return COMMITTED
@@ -407,7 +422,8 @@ class Writer:
 
     async def _reopen(self) -> RelayError | None:
         """Opens the file anew, has everybody read again, and commits something. Returns or raises what went wrong."""
-        # While it is open, what was deleted can still be copied.
+        # While it is open, what was deleted can still be copied; and who opens an empty file deletes its WAL.
+        self._content.look()
         if self.misplaced:
             return Unavailable(self.misplaced)
         self._whereabouts.closed()
@@ -462,9 +478,16 @@ class Writer:
         return not busy
 
     def _copy(self, raw: sqlite3.Connection, mode: str, patience: int) -> Any:
+        self._check_content()
         if mode != "PASSIVE":
             self._await_locks(raw, patience)
-        return raw.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+        copied = raw.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+        self._check_content()  # and knows from now on what was copied
+        return copied
+
+    def _check_content(self) -> None:
+        if self._content.look():
+            raise Misplaced(WRITTEN_OVER)
 
     def _shrunk(self, whole: bool) -> None:
         while self._shrinking:

@@ -1,0 +1,303 @@
+"""A file that is written over while it is open: the next checkpoint notices, and takes nothing harmless for it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import sqlite3
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from relay_tornado.errors import RelayError, StartupError, Unavailable, Unknown
+from relay_tornado.ops import backup
+from relay_tornado.settings import Settings
+from relay_tornado.storage import content
+from relay_tornado.storage import writer as writers
+from relay_tornado.storage.database import Database
+from relay_tornado.storage.upkeep import give_back
+from relay_tornado.storage.whereabouts import size_of, wal_of
+from relay_tornado.storage.witness import Stamp
+from tests.storage.faults import Faults, once
+from tests.storage.jobs import commits, names, put
+from tests.waiting import until
+
+storage_test = pytest.mark.gen_test(timeout=60)
+
+WRITTEN_OVER = "^relay.db was written over while the relay ran"
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writers, "_BACKOFF", (0.01, 0.02))
+
+
+def copy_onto(path: Path, source: Path) -> None:
+    """As `cp` does: the same file, with another content."""
+    shutil.copyfile(source, path)
+
+
+async def another(folder: Path) -> Path:
+    """Another relay's file, with more commits."""
+    database = await Database.open(replace(Settings(), data=folder))
+    for number in range(9):
+        await database.write(put(f"other {number}"))
+    await database.close()
+    return folder / "relay.db"
+
+
+def make_backup(path: Path, name: str) -> Path:
+    return backup.make(path, path.with_name(name), lambda *_: None).path
+
+
+@storage_test
+@pytest.mark.parametrize("harm", ["older copy", "backup", "backup of now", "another relay's", "a text", "nothing"])
+async def test_a_file_that_is_written_over(settings: Settings, tmp_path: Path, harm: str) -> None:
+    """Nothing is copied into it, and nothing that is written counts; the WAL stays, and the next start says more."""
+    path, old = settings.data / "relay.db", tmp_path / "old.db"
+    database = await Database.open(settings)
+    await database.write(put("before"))
+    assert await database.shrink()
+    if harm == "older copy":
+        copy_onto(old, path)
+    elif harm == "backup":
+        old = await asyncio.to_thread(make_backup, path, "backup.db")
+    for number in range(3):
+        await database.write(put(f"early {number}"))
+    assert await database.shrink()
+    await database.write(put("in the WAL"))
+    if harm == "backup of now":
+        old = await asyncio.to_thread(make_backup, path, "backup.db")
+    elif harm == "another relay's":
+        old = await another(tmp_path / "other")
+    elif harm == "a text":
+        old.write_text("no database\n" * 9_000)
+    elif harm == "nothing":
+        old.touch()
+    await database.write(put("later"))
+    copy_onto(path, old)
+    with capture_logs() as logs:
+        assert not await database.shrink()
+        assert database.problem.startswith(WRITTEN_OVER[1:])
+        with pytest.raises(Unknown, match=f"{WRITTEN_OVER}.*may have been stored"):
+            await database.write(put("first"))
+        await until(lambda: database.refusal() is not None)
+        for _ in range(3):
+            with pytest.raises(Unavailable, match=WRITTEN_OVER) as refused:
+                await database.write(put("refused"))
+            assert not isinstance(refused.value, Unknown)
+    assert [entry["event"] for entry in logs] == ["checkpoint_failed", "commit_failed", "database_unavailable"]
+    await database.close()
+    assert path.read_bytes() == old.read_bytes()
+    assert size_of(wal_of(path))
+    with pytest.raises(StartupError):
+        await Database.open(settings)
+    assert size_of(wal_of(path))
+
+
+@storage_test
+async def test_it_stays_so(settings: Settings, tmp_path: Path) -> None:
+    """Also where the right file is put back; the next start is of that, and has all that was ever committed to it."""
+    path, right = settings.data / "relay.db", tmp_path / "right.db"
+    database = await Database.open(settings)
+    await database.write(put("before"))
+    assert await database.shrink()
+    await database.write(put("in the WAL"))
+    copy_onto(right, path)
+    os.truncate(path, 0)
+    assert not await database.shrink()
+    copy_onto(path, right)
+    with pytest.raises(Unknown, match=WRITTEN_OVER):
+        await database.write(put("meanwhile"))
+    await until(lambda: database.refusal() is not None)
+    await database.close()
+    assert size_of(wal_of(path))
+    database = await Database.open(settings)
+    assert database.loss is None
+    assert await database.read(names) == ["before", "in the WAL", "meanwhile"]
+    await database.close()
+
+
+@storage_test
+async def test_what_is_found_at_the_stop_alone(settings: Settings) -> None:
+    database = await Database.open(settings)
+    await database.write(put("before"))
+    assert await database.shrink()
+    await database.write(put("in the WAL"))
+    os.truncate(settings.data / "relay.db", 0)
+    with capture_logs() as logs:
+        await database.close()
+    assert [(entry["event"], entry["error"][:24]) for entry in logs] == [
+        ("checkpoint_failed", "relay.db was written ove")
+    ]
+    assert size_of(settings.data / "relay.db") == 0
+    assert size_of(settings.data / "relay.db-wal")
+
+
+@storage_test
+async def test_an_empty_file_is_not_opened_anew(settings: Settings, faults: Faults) -> None:
+    """Who opens one deletes its WAL: so it is looked at after any error, before that."""
+    database = await Database.open(settings, factory=faults.factory)
+    await database.write(put("before"))
+    os.truncate(settings.data / "relay.db", 0)
+    wal = (settings.data / "relay.db-wal").read_bytes()
+    faults.before = once("COMMIT", sqlite3.SQLITE_IOERR)
+    with pytest.raises(Unknown):
+        await database.write(put("a"))
+    await until(lambda: database.problem.startswith(WRITTEN_OVER[1:]))
+    await database.close()
+    assert (settings.data / "relay.db-wal").read_bytes().startswith(wal)
+
+
+SQL = """
+import contextlib, sqlite3, sys
+with contextlib.closing(sqlite3.connect(sys.argv[1], isolation_level=None)) as raw:
+"""
+
+HARMLESS = {
+    "touched": "import pathlib, sys; pathlib.Path(sys.argv[1]).touch()",
+    "its time set back": "import os, sys; os.utime(sys.argv[1], (1, 1))",
+    "its rights changed": "import os, sys; os.chmod(sys.argv[1], 0o640); os.chmod(sys.argv[1], 0o600)",
+    "the same written": "import sys; file = open(sys.argv[1], 'r+b'); all = file.read(); file.seek(0); file.write(all)",
+    "a checkpoint": f"{SQL}    raw.execute('PRAGMA wal_checkpoint(TRUNCATE)').fetchone()",
+    "a table": f"{SQL}    raw.execute('CREATE TABLE IF NOT EXISTS notes (text)')",
+    "a VACUUM": f"{SQL}    raw.execute('VACUUM')",
+    "a VACUUM that moves tables": f"{SQL}    raw.execute('PRAGMA auto_vacuum = 0'); raw.execute('VACUUM')",
+    "a part of a checkpoint": f"""{SQL}    raw.execute('BEGIN')
+    raw.execute('SELECT 1 FROM meta').fetchone()
+    with contextlib.closing(sqlite3.connect(sys.argv[1])) as other:
+        other.execute('UPDATE meta SET appended = appended')
+        other.commit()
+        other.execute('PRAGMA wal_checkpoint(PASSIVE)').fetchone()""",
+    "a backup": "import sys; from relay_tornado.cli import main; main(['backup', 'copy', '--force'])",
+    "a check": "import sys; from relay_tornado.cli import main; main(['check', sys.argv[1]])",
+}
+
+
+@storage_test
+@pytest.mark.parametrize("what", HARMLESS)
+async def test_what_is_none_of_it(settings: Settings, what: str) -> None:
+    """By another program, beside one whose file has just been made and one that was there."""
+    path = settings.data / "relay.db"
+    for _ in range(2):
+        database = await Database.open(settings)
+        with capture_logs() as logs:
+            await database.write(commits)
+            run = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-c", HARMLESS[what], str(path)),
+                cwd=path.parent.parent,
+                env=os.environ | {"RELAY_DATA": str(path.parent)},
+            )
+            assert await run.wait() == 0
+            await database.write(commits)
+            assert await database.shrink()
+            assert database.problem == ""
+        assert logs == []
+        await database.close()
+        assert not size_of(wal_of(path))
+
+
+@storage_test
+async def test_what_the_relay_does_itself_is_none_of_it(settings: Settings, faults: Faults) -> None:
+    """Checkpoints that a reader holds back, or that fail, a file that shrinks, and one that is opened anew."""
+    database = await Database.open(settings, factory=faults.factory)
+    with capture_logs() as logs, contextlib.closing(sqlite3.connect(settings.data / "relay.db")) as reader:
+        await database.write(put("before"))
+        reader.execute("BEGIN")
+        reader.execute("SELECT commits FROM meta").fetchone()
+        for number in range(9):
+            await database.write(put(f"{number}" + "x" * 90_000))
+            assert not await database.shrink()
+        reader.rollback()
+        assert await database.shrink()
+        await database.write(lambda raw: raw.execute("DELETE FROM bucket WHERE length(name) > 9"))
+        await database.write(give_back)
+        size = (settings.data / "relay.db").stat().st_size
+        assert await database.shrink()
+        assert (settings.data / "relay.db").stat().st_size < size
+        for code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_NOMEM):
+            faults.before = once("PRAGMA wal_checkpoint", code)
+            assert not await database.shrink()
+            faults.before = once("COMMIT", code)
+            with pytest.raises(RelayError):
+                await database.write(put("refused"))
+            await until(lambda: database.problem == "")
+            await database.write(put(f"after {code}"))
+            assert await database.shrink()
+    assert "database_unavailable" not in [entry["event"] for entry in logs]
+    await database.close()
+
+
+@storage_test
+async def test_what_can_not_be_read_proves_nothing(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is looked at again at the next checkpoint."""
+    database = await Database.open(settings)
+    failing: list[Exception | None] = [OSError(5, "EIO"), MemoryError(), OSError(24, "EMFILE")]
+    looks = len(failing)
+    fstat = os.fstat
+
+    def fail(descriptor: int) -> os.stat_result:
+        if failing and (error := failing.pop()):
+            raise error
+        return fstat(descriptor)
+
+    monkeypatch.setattr(content.os, "fstat", fail)
+    for number in range(looks):
+        await database.write(put(f"{number}"))
+        assert await database.shrink()
+        assert database.problem == ""
+    assert not failing
+    os.truncate(settings.data / "relay.db", 0)
+    assert not await database.shrink()
+    assert database.problem.startswith(WRITTEN_OVER[1:])
+    await database.close()
+
+
+@storage_test
+async def test_a_file_that_nobody_else_wrote_is_not_read(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look at it before a checkpoint is no more than one at its times; and none is behind a commit."""
+    database = await Database.open(settings)
+    assert await database.shrink()
+    read: list[int] = []
+    stamp_in = content.stamp_in
+
+    def note(page: bytes) -> Stamp:
+        read.append(len(page))
+        return stamp_in(page)
+
+    monkeypatch.setattr(content, "stamp_in", note)
+    for number in range(9):
+        await database.write(put(f"{number}"))
+    assert not read
+    assert await database.shrink()
+    assert read == [4096]
+    await database.close()
+
+
+@storage_test
+async def test_the_locks_on_the_file_stay(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To close a descriptor of it would let go of SQLite's, and another program take itself for the last one. And where
+    one page of it is not what it should be, the whole file is asked."""
+    database = await Database.open(settings)
+    await database.write(put("a"))
+    assert await database.shrink()
+    inode = (settings.data / "relay.db").stat().st_ino
+
+    def locks() -> int:
+        return sum(f":{inode} " in line for line in Path("/proc/locks").read_text().splitlines())
+
+    held = locks()
+    assert held > 0
+    await database.write(put("b"))
+    monkeypatch.setattr(content, "stamp_in", lambda page: Stamp("half a page", 0, 0))
+    os.utime(settings.data / "relay.db", (1, 1))
+    assert await database.shrink()
+    assert locks() == held
+    assert database.problem == ""
+    await database.close()
+    assert locks() == 0
