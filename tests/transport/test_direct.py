@@ -466,7 +466,7 @@ async def test_a_sender_that_resets_while_its_answer_leaves() -> None:
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             await until(lambda: not site.site.listener.connections)
             loop = asyncio.get_running_loop()
-            assert (loop.remove_reader(watched), loop.remove_writer(watched)) == (False, False)
+            assert True not in (loop.remove_reader(watched), loop.remove_writer(watched))  # uvloop's say None
 
 
 @pytest.mark.gen_test
