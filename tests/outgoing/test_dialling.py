@@ -39,7 +39,7 @@ def test_connections(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
             for addresses in ([good], [refusing, good], [mute, good]):
                 with await connect(addresses) as made:
                     assert made.getpeername() == good[1]
-        assert descriptors() == before
+        assert descriptors() <= before  # less where another test's leave meanwhile
 
     with asyncio.Runner(loop_factory=loop) as runner, ExitStack() as stack:
         port = stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
