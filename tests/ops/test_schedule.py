@@ -5,14 +5,11 @@ from __future__ import annotations
 import asyncio
 import errno
 import fcntl
-import signal
 import threading
 import urllib.request
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -245,68 +242,6 @@ def test_nothing_ends_them_silently(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert [each["exc_info"] for each in logs if each["event"] == "backup_failed"] == [True] * 2
 
 
-def test_a_backup_that_fails_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the command says is the problem; the directory was made."""
-
-    async def give_up(_: float) -> None:
-        raise asyncio.CancelledError
-
-    monkeypatch.setattr(asyncio, "sleep", give_up)
-    folder = tmp_path / "all" / "backups"
-    made = Backups(replace(Settings(), data=tmp_path / "none"), folder)
-    with pytest.raises(asyncio.CancelledError):
-        asyncio.run(made.run())
-    assert made.problem.startswith(f"there is no {tmp_path / 'none'}: ")
-    assert (made.newest, made.seconds, list(folder.iterdir())) == (None, None, [])
-
-
-def test_a_backup_has_the_relays_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which may come from its command line, and none of its variables."""
-    data, folder = tmp_path / "data", tmp_path / "backups"
-    fill(data, "orders", 3)
-    monkeypatch.setenv("RELAY_PORT", "none, as --port is given")
-
-    async def give_up(_: float) -> None:
-        raise asyncio.CancelledError
-
-    monkeypatch.setattr(asyncio, "sleep", give_up)
-    made = Backups(replace(Settings(), data=data), folder)
-    with pytest.raises(asyncio.CancelledError):
-        asyncio.run(made.run())
-    assert made.problem == ""
-    ((_, path),) = backups(folder)
-    assert rows(path, "SELECT count(*) FROM event") == [(3,)]
-
-
-def test_where_memory_is_short_a_backup_ends_and_not_the_relay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel kills it first, which is a backup that failed."""
-    scores: list[str] = []
-    start = asyncio.create_subprocess_exec
-
-    async def started(program: str, *_: str, **options: Any) -> asyncio.subprocess.Process:
-        process = await start(program, "-c", "import time; time.sleep(600)", **options)
-        wait = process.communicate
-
-        async def communicate() -> tuple[bytes, bytes]:
-            scores.append(Path(f"/proc/{process.pid}/oom_score_adj").read_text())
-            process.kill()
-            return await wait()
-
-        monkeypatch.setattr(process, "communicate", communicate)
-        return process
-
-    async def give_up(_: float) -> None:
-        raise asyncio.CancelledError
-
-    monkeypatch.setattr(asyncio, "create_subprocess_exec", started)
-    monkeypatch.setattr(asyncio, "sleep", give_up)
-    made = Backups(replace(Settings(), data=tmp_path / "data"), tmp_path / "backups")
-    with capture_logs() as logs, pytest.raises(asyncio.CancelledError):
-        asyncio.run(made.run())
-    assert scores == ["1000\n"]
-    assert [each["event"] for each in logs] == ["backup_failed"]
-
-
 def test_a_disk_that_was_away_for_a_while_is_no_failed_backup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once it is there again, and nothing is due, nothing is wrong any more."""
     clock = Clock(monkeypatch, 2_000_000_000.0)
@@ -385,153 +320,6 @@ def test_a_disk_that_is_slow_holds_nobody_up(tmp_path: Path, monkeypatch: pytest
     wait_for(lambda: gone == [True] and not old.exists(), "it to be removed")
     failed = [each["reason"] for each in logs if each["event"] == "backup_failed"]
     assert failed[:1] == ([f"the disk of {tmp_path} gave no answer within 0.05 s"] if silent else [])
-
-
-@pytest.mark.parametrize("ignored", [False, True])
-def test_a_relay_that_ends_while_one_is_made_ends_it_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ignored: bool
-) -> None:
-    """The command is ended and waited for, and that is no failure to be tried again; a deaf one is killed."""
-    if not ignored:
-        monkeypatch.setattr(schedule, "PATIENCE", TIMEOUT)
-    settings = replace(Settings(), data=tmp_path)
-    made: list[asyncio.subprocess.Process] = []
-    start = asyncio.create_subprocess_exec
-
-    begun = asyncio.Event()
-
-    async def started(program: str, *_: str, **options: Any) -> asyncio.subprocess.Process:
-        # In the backup's stead, one that takes for ever. What is ignored stays so in a child.
-        if ignored:
-            options["preexec_fn"] = lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        made.append(await start(program, "-c", "import time; time.sleep(600)", **options))
-        begun.set()
-        return made[0]
-
-    monkeypatch.setattr(asyncio, "create_subprocess_exec", started)
-
-    async def main() -> None:
-        task = asyncio.create_task(Backups(settings, tmp_path / "b").run())
-        await begun.wait()
-        task.cancel()
-        try:
-            await asyncio.wait((task,), timeout=60)
-            assert task.cancelled()
-            assert made[0].returncode == -(signal.SIGKILL if ignored else signal.SIGTERM)
-        finally:
-            if made[0].returncode is None:
-                made[0].kill()
-                await made[0].wait()
-
-    asyncio.run(main())
-
-
-_STANDS_STILL = """
-import fcntl, pathlib, sys, time
-part = pathlib.Path(sys.argv[4] + ".part").open("w")
-fcntl.flock(part, fcntl.LOCK_EX)
-time.sleep(600)
-"""
-
-
-@pytest.mark.parametrize("held", [False, True])
-def test_a_backup_that_gets_no_further_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: bool) -> None:
-    """As where the disk does not answer. The log says so, and the next one leaves nothing of it; none is begun for as
-    long as it does not end (`held`)."""
-    data, folder = tmp_path / "data", tmp_path / "b"
-    fill(data, "orders", 3)
-    monkeypatch.setattr(schedule, "LOOK", 0.05)
-    monkeypatch.setattr(schedule, "PATIENCE", 0.2)
-    used = schedule._used
-    # However long it takes to begin, that is not what it is given up for.
-    monkeypatch.setattr(schedule, "_used", lambda pid: used(pid) if list(folder.glob("*.part")) else None)
-    started: list[asyncio.subprocess.Process] = []
-    start = asyncio.create_subprocess_exec
-
-    async def begin(program: str, *arguments: str, **options: Any) -> asyncio.subprocess.Process:
-        if started:
-            started.append(await start(program, *arguments, **options))
-            return started[-1]
-        ignore = partial(signal.signal, signal.SIGTERM, signal.SIG_IGN) if held else None
-        started.append(await start(program, "-c", _STANDS_STILL, *arguments, **options, preexec_fn=ignore))
-        if held:
-            monkeypatch.setattr(started[0], "kill", lambda: None)
-        return started[0]
-
-    left: list[list[str]] = []
-    slept: list[float] = []
-
-    async def sleep(seconds: float) -> None:
-        slept.append(seconds)
-        left.append(sorted(path.name[-5:] for path in folder.iterdir()))
-        if len(slept) == (2 if held else 1):
-            monkeypatch.setattr(schedule, "LOOK", TIMEOUT)
-            if held:
-                started[0].send_signal(signal.SIGKILL)
-                await started[0].wait()
-        elif len(slept) > 1 and len(started) > 1:
-            raise asyncio.CancelledError
-
-    monkeypatch.setattr(asyncio, "create_subprocess_exec", begin)
-    monkeypatch.setattr(asyncio, "sleep", sleep)
-    maker = Backups(replace(Settings(), data=data), folder)
-
-    async def main() -> None:
-        try:
-            async with asyncio.timeout(TIMEOUT):
-                await maker.run()
-        finally:
-            if started and started[0].returncode is None:
-                started[0].send_signal(signal.SIGKILL)
-                await started[0].wait()
-
-    with capture_logs() as logs, pytest.raises(asyncio.CancelledError):
-        asyncio.run(main())
-    reasons = [each["reason"] for each in logs if each["event"] == "backup_failed"]
-    stuck = f"nothing was done for 0.5 s, and it was ended: the disk of {folder}, or of {data}, gives no answer"
-    waits = f"process {started[0].pid}, which got no further with the one before, does not end"
-    assert reasons == ([stuck, waits] if held else [stuck])
-    assert (len(started), maker.problem) == (2, "")
-    assert left[:-1] == [[".part"]] * len(reasons)
-    assert [path for _, path in backups(folder)] == list(folder.iterdir())
-
-
-def test_a_process_that_can_not_be_listened_to_has_made_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As for want of memory: nobody knows what came of it, so no older one is removed, and it is tried again."""
-    folder = tmp_path / "b"
-    folder.mkdir()
-    older = [folder / name_at(1_000_000_000 + number) for number in range(2)]
-    for path in older:
-        path.write_bytes(b"an older one")
-    made: list[asyncio.subprocess.Process] = []
-    start = asyncio.create_subprocess_exec
-
-    async def begin(program: str, *_: str, **options: Any) -> asyncio.subprocess.Process:
-        made.append(await start(program, "-c", "import time; time.sleep(600)", **options))
-        monkeypatch.setattr(made[0], "communicate", listen)
-        return made[0]
-
-    async def listen() -> None:
-        raise MemoryError
-
-    async def give_up(_: float) -> None:
-        raise asyncio.CancelledError
-
-    monkeypatch.setattr(asyncio, "create_subprocess_exec", begin)
-    monkeypatch.setattr(asyncio, "sleep", give_up)
-    maker = Backups(replace(Settings(), data=tmp_path / "data", backup_keep=1), folder)
-
-    async def main() -> None:
-        with pytest.raises(asyncio.CancelledError):
-            await maker.run()
-        assert made[0].returncode == -signal.SIGTERM, "it is not left behind"
-
-    with capture_logs() as logs:
-        asyncio.run(main())
-    assert [each["event"] for each in logs] == ["backup_failed"]
-    assert sorted(folder.iterdir()) == older
 
 
 def test_a_backup_that_is_taken_away_at_once_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
