@@ -338,7 +338,7 @@ class Administration:
 
     def find_token(self, key: str) -> Token:
         """The token with this key. Raises NotFound."""
-        token: Token | None = self._registry.get("token", key)
+        token = self._registry.get("token", key)
         if token is None:
             raise no_such_token(key, self._registry.list("token"))
         return token

@@ -111,7 +111,7 @@ class Housekeeping:
         """Removes the buckets whose time is over, with the same care about the clock as for events: not soon after a
         start, nor while it is in doubt."""
         for each in self._registry.list("bucket"):
-            bucket: Bucket | None = self._registry.get("bucket", each.id)  # as it is now
+            bucket = self._registry.get("bucket", each.id)  # as it is now
             if bucket is None or not bucket.expired(self._now()):
                 continue
             try:

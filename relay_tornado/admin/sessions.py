@@ -175,7 +175,7 @@ class Sessions:
             return None
         if not session.token:
             return OWNER
-        token: Token | None = self._registry.get("token", session.token)
+        token = self._registry.get("token", session.token)
         if token is None or token.expired(now) or not token.api_access or not token.opens(session.secret_hash, now):
             return None
         return token

@@ -85,7 +85,7 @@ class Stored:
             raise NotFound(f"there is no log {log_id[:100]!r}: a whole id is like k3v9x1q7m2ab-42") from None
         missing = NotFound(f"there is no log {log_id[:100]!r}: it has left, or never was")
         bucket_id = await self.log.find(cursor.epoch)
-        bucket: Bucket | None = None if bucket_id is None else self._registry.get("bucket", bucket_id)
+        bucket = None if bucket_id is None else self._registry.get("bucket", bucket_id)
         if bucket is None or not token.reads(bucket.id):
             raise missing
         try:

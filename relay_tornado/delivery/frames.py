@@ -142,7 +142,7 @@ class FrameCache:
         return b"".join(map(websocket.text, frames.webhooks(event, kept.bucket, name, named, truncate, attempt)))
 
     def _enter(self, bucket_id: BucketId) -> _Kept:
-        bucket: Bucket | None = self._registry.get("bucket", bucket_id)
+        bucket = self._registry.get("bucket", bucket_id)
         if bucket is None:
             raise BucketGone(bucket_id)
         kept = self._buckets[bucket_id] = _Kept(bucket)

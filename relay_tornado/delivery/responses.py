@@ -100,7 +100,7 @@ class Responses:
             f"there is no event {format_id(cursor.epoch, cursor.seq, cursor.output)} in your buckets (any more)"
         )
         bucket_id = await self._log.find(cursor.epoch)
-        bucket: Bucket | None = None if bucket_id is None else self._registry.get("bucket", bucket_id)
+        bucket = None if bucket_id is None else self._registry.get("bucket", bucket_id)
         if bucket is None or not token.reads(bucket.id) or (cursor.output or 0) >= bucket.next_output:
             raise missing
         try:

@@ -36,8 +36,7 @@ class Directory:
         return self._registry.find_bucket(name_or_id)
 
     def get(self, bucket_id: BucketId) -> Bucket | None:
-        bucket: Bucket | None = self._registry.get("bucket", bucket_id)
-        return bucket
+        return self._registry.get("bucket", bucket_id)
 
     def all(self) -> Sequence[Bucket]:
         return self._registry.list("bucket")

@@ -187,7 +187,7 @@ class Forwarding:
     def _is_strange(self, key: Key) -> bool:
         """Whether its bucket is there, and has no such public output. Of one whose record can't be found nothing is
         removed: consumers leave with their log."""
-        bucket: Bucket | None = self._registry.get("bucket", key.bucket_id)
+        bucket = self._registry.get("bucket", key.bucket_id)
         return bucket is not None and all(each.internal or str(each.n) != key.name for each in bucket.outputs)
 
     async def stop(self, grace: float = 0.0) -> None:
@@ -218,7 +218,7 @@ class Forwarding:
     def _changed(self, kind: Kind, key: str) -> None:
         if kind != "bucket":
             return
-        bucket: Bucket | None = self._registry.get("bucket", key)
+        bucket = self._registry.get("bucket", key)
         public = {} if bucket is None else {each.n: each for each in bucket.outputs if not each.internal}
         known = self._forwarders.get(key, {})
         for number, output in public.items():
@@ -273,7 +273,7 @@ class Forwarding:
 
     async def _settle(self, bucket_id: BucketId, number: int, head: int) -> None:
         known = self._forwarders.get(bucket_id, {}).get(number)
-        bucket: Bucket | None = self._registry.get("bucket", bucket_id)
+        bucket = self._registry.get("bucket", bucket_id)
         output = None if bucket is None else bucket.output(number)
         public = output is not None and not output.internal
         if known is not None and (not public or known.ledger.gone):

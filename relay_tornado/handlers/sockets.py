@@ -208,7 +208,7 @@ class Sockets:
 
     def _changed(self, kind: Kind, key: str) -> None:
         if kind == "token" and key in self._tokens:
-            token: Token | None = self._registry.get("token", key)
+            token = self._registry.get("token", key)
             self._tell_all(key, methodcaller("token_changed", token))
             self._look_at_expiry()
 
@@ -228,7 +228,7 @@ class Sockets:
         now = time.time()
         soonest = math.inf
         for key in list(self._tokens):
-            token: Token | None = self._registry.get("token", key)
+            token = self._registry.get("token", key)
             if token is None:
                 continue
             if token.expired(now):

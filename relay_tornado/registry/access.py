@@ -80,7 +80,7 @@ class Access:
         # The lookup is by a hash that nobody can steer byte by byte, so its time tells nothing of a stored secret.
         digest = hash_secret(secret)
         key = self._keys.get(digest)
-        token: Token | None = self._registry.get("token", key) if key is not None else None
+        token = self._registry.get("token", key) if key is not None else None
         return token if token is not None and token.opens(digest, self._clock()) else None
 
     def _changed(self, kind: Kind, key: str) -> None:
@@ -88,7 +88,7 @@ class Access:
             return
         for before in self._hashes.pop(key, ()):
             self._keys.pop(before, None)
-        token: Token | None = self._registry.get("token", key)
+        token = self._registry.get("token", key)
         if token is None:
             self._uses.forget(key)
         else:

@@ -7,9 +7,9 @@ one with each change.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias, overload
 
-from relay_tornado.model import Bucket
+from relay_tornado.model import Bucket, Token
 
 Kind: TypeAlias = Literal["bucket", "token"]
 """A bucket's key is its id, a token's is its key."""
@@ -21,7 +21,11 @@ class Registry(Protocol):
     """Errors: Conflict (a bucket's name, an input's id or its custom_domain with path_prefix is taken, or the revision
     is not the expected one), Unavailable, NoSpace."""
 
-    def get(self, kind: Kind, key: str) -> Any | None:
+    @overload
+    def get(self, kind: Literal["bucket"], key: str) -> Bucket | None: ...
+
+    @overload
+    def get(self, kind: Literal["token"], key: str) -> Token | None:
         """The record, or None."""
 
     def find_bucket(self, reference: str) -> Bucket | None:
@@ -30,7 +34,11 @@ class Registry(Protocol):
     def revision(self, kind: Kind, key: str) -> int:
         """The record's revision, 0 where there is none."""
 
-    def list(self, kind: Kind) -> Sequence[Any]:
+    @overload
+    def list(self, kind: Literal["bucket"]) -> Sequence[Bucket]: ...
+
+    @overload
+    def list(self, kind: Literal["token"]) -> Sequence[Token]:
         """Every record of a kind, oldest first."""
 
     async def traces(self) -> Collection[str]:
@@ -40,7 +48,7 @@ class Registry(Protocol):
     def watch(self, changed: Changed) -> Callable[[], None]:
         """Calls `changed(kind, key)` after each committed change, deletions too. Returns what ends it."""
 
-    async def put(self, kind: Kind, key: str, value: Any, expect: int | None = None) -> int:
+    async def put(self, kind: Kind, key: str, value: Bucket | Token, expect: int | None = None) -> int:
         """Commits a record and returns its revision. `expect`: 0 for "must be new", n for "must be at n"."""
 
     async def delete(self, kind: Kind, key: str, expect: int | None = None) -> None:

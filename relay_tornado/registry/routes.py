@@ -46,8 +46,7 @@ class Routes:
 
     def bucket(self, bucket_id: BucketId) -> Bucket | None:
         """The bucket with this id, or None."""
-        bucket: Bucket | None = self._registry.get("bucket", bucket_id)
-        return bucket
+        return self._registry.get("bucket", bucket_id)
 
     def locate(self, host: str, path: bytes) -> tuple[Input, bytes] | None:
         """The input that takes requests for this Host header and path (raw, without its query), and the path that goes
