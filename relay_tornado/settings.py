@@ -31,74 +31,74 @@ class Settings:
     # where
     host: str = _setting("127.0.0.1", "Address to listen on.")
     port: int = _setting(8080, "Port to listen on; 0 picks a free one.")
-    data: Path = _setting(Path("relay-data"), "Directory that holds relay.db, made where it is missing.")
-    public_url: str | None = _setting(None, "URL under which senders reach the relay; whole URLs are printed with it.")
-    proxy_trust: str | None = _setting(
-        None, "Addresses and ranges of proxies in front, whose X-Forwarded-For, -Proto and -Host are believed."
+    data: Path = _setting(Path("relay-data"), "Directory that holds relay.db; created if missing.")
+    public_url: str | None = _setting(
+        None, "URL under which senders reach the relay, for the URLs that commands print."
     )
-    tls_cert: Path | None = _setting(None, "Certificate with its intermediates (PEM): the port speaks HTTPS then.")
+    proxy_trust: str | None = _setting(
+        None, "Addresses and ranges of trusted proxies, whose X-Forwarded-For, -Proto and -Host are believed."
+    )
+    tls_cert: Path | None = _setting(None, "Certificate with its intermediates (PEM); the port then speaks HTTPS.")
     tls_key: Path | None = _setting(None, "The certificate's key (PEM, without a password).")
-    metrics_host: str = _setting("127.0.0.1", "Address of the metrics' own port.")
-    metrics_port: int | None = _setting(None, "Port that gives out /metrics without a token; 0 picks a free one.")
+    metrics_host: str = _setting("127.0.0.1", "Address of the separate port for metrics.")
+    metrics_port: int | None = _setting(None, "Port that serves /metrics without a token; 0 picks a free one.")
     no_ui: bool = _setting(False, "Serve no page under /ui/.")
     log_format: Literal["auto", "console", "json"] = _setting(
-        "auto", "Form of the log on stderr: console for people, json for machines, auto by whether it is a terminal."
+        "auto", "Format of the log on stderr: console (for people), json, or auto: console on a terminal, else json."
     )
-    log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "Least level that is logged.")
+    log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "Lowest level that is logged.")
 
     # ingest
     transport: Literal["direct", "tornado"] = _setting(
         "direct", "What reads webhooks from plain connections: the relay itself (direct), or Tornado."
     )
-    max_body: int = _setting(3 * MIB, "Largest body of a webhook; over it 413.", "bytes")
+    max_body: int = _setting(3 * MIB, "Largest body of a webhook; a larger one gets 413.", "bytes")
     large_max_body: int = _setting(10 * MIB, "The same for a bucket with large_webhooks.", "bytes")
-    max_header: int = _setting(32 * KIB, "Largest request head; over it 431.", "bytes")
+    max_header: int = _setting(32 * KIB, "Largest request head; a larger one gets 431.", "bytes")
     body_timeout: float = _setting(30.0, "How long a body may take to arrive.", "seconds")
     head_timeout: float = _setting(10.0, "How long a request head may take, from its first byte on.", "seconds")
-    idle_timeout: float = _setting(75.0, "How long a connection may wait for its (next) request.", "seconds")
-    max_connections: int | None = _setting(None, "Open connections in all; none: what the limit of descriptors allows.")
-    ingest_buffer: int = _setting(128 * MIB, "Bodies on their way in, in all; over it 503.", "bytes")
+    idle_timeout: float = _setting(75.0, "How long a connection may wait for its first or next request.", "seconds")
+    max_connections: int | None = _setting(None, "Most open connections; none: what the limit of descriptors allows.")
+    ingest_buffer: int = _setting(128 * MIB, "Memory for all bodies on their way in; beyond it 503.", "bytes")
     reserve: int = _setting(
-        256 * MIB, "Free disk space kept; at it 507. An eighth of a disk that is smaller than 8 times this.", "bytes"
+        256 * MIB, "Free disk space at which webhooks get 507; an eighth of a disk smaller than 8 times this.", "bytes"
     )
 
     # the log
-    append_queue: int = _setting(64 * MIB, "Events that wait for a commit; over it 503.", "bytes")
+    append_queue: int = _setting(64 * MIB, "Memory for events that wait for a commit; beyond it 503.", "bytes")
     commit_events: int = _setting(256, "Most events in one commit.")
     commit_bytes: int = _setting(8 * MIB, "Most bytes in one commit.", "bytes")
-    tail: int = _setting(64 * MIB, "Recent events kept in memory over all buckets, encoded frames counted.", "bytes")
-    page_cache: int = _setting(64 * MIB, "Older events kept in memory for clients that catch up.", "bytes")
+    tail: int = _setting(64 * MIB, "Memory for recent events of all buckets, with their encoded frames.", "bytes")
+    page_cache: int = _setting(64 * MIB, "Memory for older events, for clients that catch up.", "bytes")
     retention_age: float | None = _setting(30 * DAY, "Retention of a new bucket by age.", "seconds")
     retention_events: int | None = _setting(None, "Retention of a new bucket by number of events.")
     retention_bytes: int | None = _setting(10 * GIB, "Retention of a new bucket by size.", "bytes")
-    retention_interval: float = _setting(60.0, "How often old events are looked for.", "seconds")
+    retention_interval: float = _setting(60.0, "How often the relay looks for old events.", "seconds")
     retention_grace: float = _setting(600.0, "How long after a start nothing is removed by age.", "seconds")
 
     # the page
-    search_index: int | None = _setting(2 * GIB, "Largest index for searches; none: there is none.", "bytes")
+    search_index: int | None = _setting(2 * GIB, "Largest search index; none: no index.", "bytes")
 
     # backups
-    backup_dir: Path | None = _setting(None, "Directory in which backups are made, made where it is missing.")
+    backup_dir: Path | None = _setting(None, "Directory for automatic backups; created if missing.")
     backup_every: float = _setting(DAY, "How often a backup is made.", "seconds")
-    backup_keep: int = _setting(7, "How many backups are kept; older ones are removed after a new one was made.")
+    backup_keep: int = _setting(7, "How many backups are kept; older ones are removed once a new one is made.")
 
     # sockets
-    max_sockets: int = _setting(10_000, "Most WebSockets in all; over it they are closed with 4029.")
+    max_sockets: int = _setting(10_000, "Most WebSockets in all; further ones are closed with 4029.")
     max_sockets_per_address: int = _setting(
-        1_000, "Most WebSockets of one address (IPv6: one /64; loopback is not counted); over it 4029."
+        1_000, "Most WebSockets of one address (IPv6: one /64; loopback is not counted); further ones: 4029."
     )
     auth_timeout: float = _setting(10.0, "How long a socket may take to authenticate.", "seconds")
     ping_interval: float = _setting(20.0, "How often a socket is pinged.", "seconds")
-    stuck_timeout: float = _setting(40.0, "A socket that shows no life for so long is closed with 4008.", "seconds")
+    stuck_timeout: float = _setting(40.0, "How long without a sign of life until a socket is closed (4008).", "seconds")
     max_message: int = _setting(1 * MIB, "Largest message from an authenticated client; 8 KiB before that.", "bytes")
-    replay_buffer: int = _setting(128 * MIB, "Frames on their way out to all sockets.", "bytes")
+    replay_buffer: int = _setting(128 * MIB, "Memory for frames on their way out to all sockets.", "bytes")
 
     # public outputs
-    forward_allow: str | None = _setting(
-        None, "Ranges of addresses that public outputs may send to although they are not public."
-    )
-    forward_requests: int = _setting(100, "Requests to destinations at once, beyond one for each public output.")
-    forward_buffer: int = _setting(64 * MIB, "Large events on their way to destinations, in all.", "bytes")
+    forward_allow: str | None = _setting(None, "Ranges of non-public addresses that public outputs may send to.")
+    forward_requests: int = _setting(100, "Most requests to destinations at once, beyond one for each public output.")
+    forward_buffer: int = _setting(64 * MIB, "Memory for large events on their way to destinations.", "bytes")
 
     drain_timeout: float = _setting(8.0, "How long accepted requests may take to finish at a shutdown.", "seconds")
 
