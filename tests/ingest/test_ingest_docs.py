@@ -46,7 +46,7 @@ def test_numbers_and_names() -> None:
     assert f"within {responses.WAIT:.0f} seconds" in TEXT
     assert f"{responses.MOST:,} senders may wait" in TEXT
     assert f"be {signatures.TOLERANCE} seconds from" in TEXT
-    assert f"up to {signatures.MAX_SECRETS}\n" in TEXT
+    assert f"up to {signatures.MAX_SECRETS} secrets" in TEXT
     for provider in signatures.PROVIDERS:
         assert f"| `{provider}` |" in TEXT
     for path in RESERVED:
