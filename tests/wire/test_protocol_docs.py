@@ -87,8 +87,8 @@ def test_the_limits_of_consumers_are_told() -> None:
         assert f"{number:,}" in TEXT
     assert control.MAX_ACK_WAIT == MAX_DELAY
     assert f"| {control.IN_FLIGHT} |" in TEXT
-    assert f"as it is; {Terms().ack_wait:.0f} for a new consumer" in TEXT
-    assert f"as it is; {Terms().max_deliver} for a new one" in TEXT
+    assert f"unchanged; {Terms().ack_wait:.0f} for a new consumer" in TEXT
+    assert f"unchanged; {Terms().max_deliver} for a new consumer" in TEXT
     assert f"At most {WINDOW:,} seqs" in TEXT
     assert f"within {DELAY * 1000:.0f} ms" in TEXT
 
