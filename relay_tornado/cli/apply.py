@@ -23,11 +23,15 @@ _option = options_of("APPLY")
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @_option("--dry-run", is_flag=True, help="Print what would be changed, and change nothing.")
-@_option("--prune", is_flag=True, help="Delete what the file does not declare, too: buckets, with every event in them.")
-@_option("--yes", is_flag=True, help="Do not ask before something is deleted.")
+@_option(
+    "--prune",
+    is_flag=True,
+    help="Also delete what the file does not declare, including buckets with every event in them.",
+)
+@_option("--yes", is_flag=True, help="Do not ask before deleting.")
 @relay_options
 def apply(file: Path, dry_run: bool, prune: bool, yes: bool, data: Path, as_json: bool) -> None:
-    """Make buckets, inputs and outputs what FILE declares, and print each change. Doing so again changes nothing."""
+    """Bring buckets, inputs and outputs to what FILE declares, and print each change."""
     manifest = read_manifest(file)
     if prune and not manifest:
         raise Failure(f"{file} declares no bucket, so --prune would delete every one: is it the right file, and whole?")

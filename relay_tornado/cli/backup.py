@@ -34,12 +34,12 @@ class _NotLookedAt(Failure):
 
 @click.command(name="backup")
 @click.argument("file", type=click.Path(path_type=Path))
-@options_of("BACKUP")("--force", is_flag=True, help="Replace FILE where it is there.")
+@options_of("BACKUP")("--force", is_flag=True, help="Replace FILE if it exists.")
 @relay_options
 def backup(file: Path, force: bool, data: Path, as_json: bool) -> None:
-    """Copy the relay's data to FILE, while the relay runs or not; the copy is checked, or there is none.
+    """Copy the relay's data to FILE, whether the relay runs or not, and check the copy; a bad copy is not kept.
 
-    It has everything that was committed before it began.
+    The copy has everything that was committed before the backup began.
     """
     from relay_tornado.ops.backup import make
     from relay_tornado.ops.opening import locate
@@ -61,10 +61,10 @@ def backup(file: Path, force: bool, data: Path, as_json: bool) -> None:
 
 @click.command(name="restore")
 @click.argument("file", type=click.Path(path_type=Path))
-@options_of("RESTORE")("--damaged", is_flag=True, help="Restore FILE although damage is found in it, and say which.")
+@options_of("RESTORE")("--damaged", is_flag=True, help="Restore FILE even if it is damaged, and report the damage.")
 @relay_options
 def restore(file: Path, damaged: bool, data: Path, as_json: bool) -> None:
-    """Make the backup FILE the data of a relay, in a directory that is empty or missing."""
+    """Restore the backup FILE into a data directory that is empty or missing."""
     from relay_tornado.ops import restore as restoring
     from relay_tornado.ops.opening import locate
 
@@ -108,12 +108,12 @@ def restore(file: Path, damaged: bool, data: Path, as_json: bool) -> None:
 
 @click.command(name="check")
 @click.argument("file", type=click.Path(path_type=Path), required=False)
-@options_of("CHECK")("--full", is_flag=True, help="Look whether indexes agree with their tables, too.")
+@options_of("CHECK")("--full", is_flag=True, help="Also check that indexes agree with their tables.")
 @relay_options
 def check(file: Path | None, full: bool, data: Path, as_json: bool) -> None:
-    """Look whether the relay's data, or the backup FILE, is sound: every page, record and event; nothing is changed.
+    """Check every page, record and event of the relay's data, or of the backup FILE. Nothing is changed.
 
-    Exit code 0: sound. 3: damage was found. 4: it could not be looked at. With --json each of them prints a document.
+    Exit code 0: sound. 3: damage was found. 4: it could not be checked. With --json each of them prints a document.
     """
     from relay_tornado.ops import check as checking
     from relay_tornado.ops.findings import Report

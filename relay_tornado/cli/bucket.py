@@ -51,50 +51,50 @@ _option = options_of("BUCKET")
 
 
 _bucket_options = together(
-    _option("--description", help="What it is for."),
+    _option("--description", help="What the bucket is for."),
     _option(
         "--retention-age",
         type=NoneOr(Duration()),
-        help="Events leave when they are this old: 30d, 12h; a number alone is in seconds.",
+        help="Remove events that are older: 30d, 12h; a plain number is in seconds.",
     ),
-    _option("--retention-events", type=NoneOr(Number(min=1)), help="Events leave, oldest first, over this number."),
-    _option("--retention-bytes", type=NoneOr(Size()), help="Events leave, oldest first, over this size in all."),
+    _option("--retention-events", type=NoneOr(Number(min=1)), help="Keep at most this many events."),
+    _option("--retention-bytes", type=NoneOr(Size()), help="Keep at most this many bytes of events."),
     _option(
         "--wait-for-consumers/--no-wait-for-consumers",
         default=None,
-        help="Keep what a consumer is not done with, whatever the limits say.",
+        help="Keep events that a consumer is not done with, despite the limits.",
     ),
-    _option("--hard-max-bytes", type=NoneOr(Size()), help="Up to this size in all does --wait-for-consumers wait."),
+    _option("--hard-max-bytes", type=NoneOr(Size()), help="Size up to which --wait-for-consumers keeps events."),
     _option(
         "--dedupe",
         metavar="HEADER|auto|none",
-        help="Store a repeat once: one with the same value of this header; auto knows the usual ones.",
+        help="Store a repeated event once, recognised by this header; auto knows the usual headers.",
     ),
-    _option("--dedupe-window", type=Duration(), help="For how long repeats are looked for (24h)."),
+    _option("--dedupe-window", type=Duration(), help="How long a repeat is recognised (24h)."),
     _option(
         "--ephemeral/--no-ephemeral",
         default=None,
-        help="Store no content: events reach who is connected, and nobody later.",
+        help="Store no content: only clients that are connected get an event.",
     ),
     _option(
         "--expires",
         type=Moment(),
-        help="When it is deleted, with every event in it: 1d from now, a date (UTC), unix seconds, or none.",
+        help="When to delete the bucket and its events: 1d from now, a date (UTC), unix seconds, or none.",
     ),
-    _option("--rate-limit", type=NoneOr(Number(min=1)), help="Events in an interval; over it 429."),
+    _option("--rate-limit", type=NoneOr(Number(min=1)), help="Events per --rate-interval; beyond it senders get 429."),
     _option("--rate-interval", type=Duration(), help="The interval of --rate-limit (1s)."),
-    _option("--auth", type=_AUTH, help="What senders must bring: nothing, a user and password, or a token."),
+    _option("--auth", type=_AUTH, help="What senders must send: nothing, a user and password, or a token."),
     _option("--username", help="For --auth basic."),
     _option("--password", help='For --auth basic; "-" reads it from standard input.'),
-    _option("--password-file", type=click.Path(path_type=Path), help="File that holds the password."),
+    _option("--password-file", type=click.Path(path_type=Path), help="File with the password."),
     _option("--token", help='For --auth token; "-" reads it from standard input.'),
-    _option("--token-file", type=click.Path(path_type=Path), help="File that holds the token."),
+    _option("--token-file", type=click.Path(path_type=Path), help="File with the token."),
     _option(
         "--large-webhooks/--no-large-webhooks",
         default=None,
-        help="Take bodies up to the relay's large_max_body (10MiB) instead of max_body (3MiB).",
+        help="Accept bodies up to the relay's large_max_body (10MiB) instead of max_body (3MiB).",
     ),
-    _option("--max-body", type=NoneOr(Size()), help="Largest body of a webhook, instead of the relay's settings."),
+    _option("--max-body", type=NoneOr(Size()), help="Largest body of a webhook, overriding the relay's settings."),
 )
 """What `create` and `set` have in common."""
 
@@ -104,7 +104,7 @@ _NAMED: Final = 10
 
 @click.group(cls=Group)
 def bucket() -> None:
-    """Make, change, show and delete buckets."""
+    """Create, change, show and delete buckets."""
 
 
 @bucket.command()
@@ -112,7 +112,7 @@ def bucket() -> None:
 @_bucket_options
 @sender_options
 def create(name: str, data: Path, public_url: str | None, as_json: bool, **params: Any) -> None:
-    """Make the bucket NAME with one input, and print the URL that its senders use."""
+    """Create the bucket NAME with one input, and print its URL for senders."""
     options = _options(params)
     with open_relay(data, create=True) as relay:
         made = relay.call("bucket.create", name=name, options=options)
@@ -176,7 +176,7 @@ def show(bucket: str, data: Path, public_url: str | None, as_json: bool) -> None
 @_bucket_options
 @sender_options
 def set_(bucket: str, data: Path, public_url: str | None, as_json: bool, **params: Any) -> None:
-    """Change the bucket with the name or id BUCKET; what is not named stays as it is."""
+    """Change the bucket with the name or id BUCKET; options that are not given stay as they are."""
     options = _options(params)
     if not options:
         raise click.UsageError("nothing to change: name at least one option, like --retention-age 7d")

@@ -53,7 +53,7 @@ def given(values: Mapping[str, Any]) -> Document:
 
 def header_options(option: Callable[..., Callable[[Any], Any]], what: str) -> Callable[[Any], Any]:
     """`--header` and `--no-headers` of a command; `what` says what such a header is."""
-    words = f"{what}, instead of those that were set; repeats. The variable has one a line."
+    words = f"{what}, instead of all that were set; may be repeated. One per line in the variable."
     return together(
         option("--header", "headers", multiple=True, type=Lines(), metavar="NAME: VALUE", help=words),
         option("--no-headers", is_flag=True, help="Remove all headers that were set."),

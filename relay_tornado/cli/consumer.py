@@ -28,7 +28,7 @@ _option = options_of("CONSUMER")
 
 @click.group(cls=Group)
 def consumer() -> None:
-    """List, show, move and delete consumers, and handle what they gave up."""
+    """List, show, move and delete consumers, and handle their dead letters."""
 
 
 @consumer.command(name="list")
@@ -60,9 +60,9 @@ def list_(bucket: str | None, data: Path, as_json: bool) -> None:
 @click.argument("consumer")
 @relay_options
 def show(bucket: str, consumer: str, data: Path, as_json: bool) -> None:
-    """Show where the consumer CONSUMER of the bucket BUCKET is.
+    """Show the position of the consumer CONSUMER of the bucket BUCKET.
 
-    CONSUMER is its name; `token:KEY` is a durable token's, `output:NAME` that of a public output.
+    CONSUMER is its name; `token:KEY` names a durable token's, `output:NAME` a public output's.
     """
     found = call(data, "consumer.show", bucket=bucket, consumer=consumer)
     if as_json:
@@ -100,10 +100,10 @@ def show(bucket: str, consumer: str, data: Path, as_json: bool) -> None:
 @_option(
     "--to", type=PlaceType(past=True), required=True, help="An id, a time like 2h (ago), last:100, earliest or latest."
 )
-@_option("--preview", is_flag=True, help="Only say what it would repeat and pass over.")
+@_option("--preview", is_flag=True, help="Only print how many events it would repeat and skip.")
 @relay_options
 def seek(bucket: str, consumer: str, to: Place, preview: bool, data: Path, as_json: bool) -> None:
-    """Move the consumer CONSUMER of the bucket BUCKET: it is given what lies behind the new position."""
+    """Move the consumer CONSUMER of the bucket BUCKET: it gets the events after the new position."""
     done = call(data, "consumer.seek", bucket=bucket, consumer=consumer, to=to.since, preview=preview)
     words = (
         f"{'Would move' if preview else 'Moved'} from {done['from']} to {done['to']}: "
@@ -132,11 +132,11 @@ def delete(bucket: str, consumer: str, yes: bool, data: Path, as_json: bool) -> 
 @consumer.command()
 @click.argument("bucket")
 @click.argument("consumer", required=False)
-@_option("--limit", type=Number(1, 1000), default=100, show_default=True, help="At most this many.")
-@_option("--cursor", help="Go on behind this id.")
+@_option("--limit", type=Number(1, 1000), default=100, show_default=True, help="Most dead letters to list.")
+@_option("--cursor", help="Continue after this id.")
 @relay_options
 def dead(bucket: str, consumer: str | None, limit: int, cursor: str | None, data: Path, as_json: bool) -> None:
-    """List what the consumer CONSUMER, or every one, of the bucket BUCKET gave up."""
+    """List the dead letters of the consumer CONSUMER, or of every consumer, of the bucket BUCKET."""
     page = call(data, "consumer.dead", bucket=bucket, consumer=consumer, limit=limit, cursor=cursor or "")
     rows = (
         {
@@ -152,7 +152,7 @@ def dead(bucket: str, consumer: str | None, limit: int, cursor: str | None, data
     print_page(page, rows, "nothing was given up", as_json)
 
 
-_ALL = _option("--all", "everything", is_flag=True, help="All of them, instead of ids.")
+_ALL = _option("--all", "everything", is_flag=True, help="All dead letters, instead of ids.")
 
 
 @consumer.command()
@@ -162,7 +162,7 @@ _ALL = _option("--all", "everything", is_flag=True, help="All of them, instead o
 @_ALL
 @relay_options
 def resend(bucket: str, consumer: str, ids: tuple[str, ...], everything: bool, data: Path, as_json: bool) -> None:
-    """Have the consumer CONSUMER of the bucket BUCKET be given again what it gave up: the events ID, or all."""
+    """Redeliver dead letters of the consumer CONSUMER of the bucket BUCKET: the events ID, or all."""
     wanted = _wanted(ids, everything)
     done = call(data, "consumer.resend", bucket=bucket, consumer=consumer, ids=wanted)
     if as_json:
@@ -183,7 +183,7 @@ def resend(bucket: str, consumer: str, ids: tuple[str, ...], everything: bool, d
 def forget(
     bucket: str, consumer: str, ids: tuple[str, ...], everything: bool, yes: bool, data: Path, as_json: bool
 ) -> None:
-    """Forget what the consumer CONSUMER of the bucket BUCKET gave up: the events ID, or all. The events stay."""
+    """Forget dead letters of the consumer CONSUMER of the bucket BUCKET: the events ID, or all. The events stay."""
     wanted = _wanted(ids, everything)
     ask(yes, f"Forget {'all dead letters' if wanted is None else counted(len(wanted), 'dead letter')} of {consumer}?")
     done = call(data, "consumer.forget", bucket=bucket, consumer=consumer, ids=wanted)

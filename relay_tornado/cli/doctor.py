@@ -41,13 +41,13 @@ _MARGIN = 300.0
     type=Duration(zero=True),
     default="30s",
     show_default=True,
-    help="How long an idle socket is watched; 0 does not.",
+    help="How long to watch an idle socket; 0 skips this.",
 )
 @url_option
 @data_option
 @json_option
 def doctor(idle: float, public_url: str | None, data: Path, as_json: bool) -> None:
-    """Look at the machine, the data directory and the URL of a relay, and say what is wrong and what to do.
+    """Check the machine, the data directory and the URL of a relay, and print what is wrong and what to do.
 
     Nothing is changed. Exit code 0: nothing failed. 3: something did.
     """

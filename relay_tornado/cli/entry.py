@@ -72,26 +72,26 @@ class Commands(click.Group):
 
     places: ClassVar[dict[str, tuple[str, str]]] = {
         "serve": ("relay_tornado.cli.serve:serve", "Run the relay."),
-        "bucket": ("relay_tornado.cli.bucket:bucket", "Make, change, show and delete buckets."),
-        "input": ("relay_tornado.cli.input:inputs", "Make, change, show and delete inputs."),
-        "output": ("relay_tornado.cli.outputs:output", "Make, change, show and delete outputs."),
+        "bucket": ("relay_tornado.cli.bucket:bucket", "Create, change, show and delete buckets."),
+        "input": ("relay_tornado.cli.input:inputs", "Create, change, show and delete inputs."),
+        "output": ("relay_tornado.cli.outputs:output", "Create, change, show and delete outputs."),
         "logs": ("relay_tornado.cli.logs:logs", "List, show and resend events."),
-        "search": ("relay_tornado.cli.search:search", "Find events by what stands in them."),
-        "consumer": ("relay_tornado.cli.consumer:consumer", "Show and move positions, and what was given up."),
-        "listen": ("relay_tornado.cli.listen:listen", "Print events as they come, or give them to a command."),
-        "forward": ("relay_tornado.cli.forward:forward", "Give a bucket's events to an HTTP server near by."),
-        "replay": ("relay_tornado.cli.replay:replay", "Send stored events of a range again."),
-        "apply": ("relay_tornado.cli.apply:apply", "Make buckets, inputs and outputs what a file says."),
+        "search": ("relay_tornado.cli.search:search", "Find events by their content."),
+        "consumer": ("relay_tornado.cli.consumer:consumer", "Show and move consumers, and handle dead letters."),
+        "listen": ("relay_tornado.cli.listen:listen", "Print events as they come, or run a command for each."),
+        "forward": ("relay_tornado.cli.forward:forward", "Forward a bucket's events to an HTTP server."),
+        "replay": ("relay_tornado.cli.replay:replay", "Send a range of stored events again."),
+        "apply": ("relay_tornado.cli.apply:apply", "Apply a file of buckets, inputs and outputs."),
         "ui": ("relay_tornado.cli.ui:ui", "Print a link that signs in to the relay's page."),
-        "token": ("relay_tornado.cli.token:token", "Make, list and revoke tokens."),
-        "backup": ("relay_tornado.cli.backup:backup", "Copy the data to a file, while the relay runs or not."),
-        "restore": ("relay_tornado.cli.backup:restore", "Make a backup the data of a relay."),
-        "export": ("relay_tornado.cli.transfer:export", "Write a bucket's events as lines of JSON."),
-        "import": ("relay_tornado.cli.transfer:import_", "Read events that were exported into a bucket."),
-        "stats": ("relay_tornado.cli.stats:command", "Show what takes the space, and which clients lag behind."),
-        "check": ("relay_tornado.cli.backup:check", "Look whether the data, or a backup, is sound."),
-        "doctor": ("relay_tornado.cli.doctor:doctor", "Look at a deployment, and say what is wrong."),
-        "migrate": ("relay_tornado.cli.migrate:command", "Bring a data directory to this relay's schema."),
+        "token": ("relay_tornado.cli.token:token", "Create, list, change and revoke tokens."),
+        "backup": ("relay_tornado.cli.backup:backup", "Copy the data to a file, whether the relay runs or not."),
+        "restore": ("relay_tornado.cli.backup:restore", "Restore a backup into a new data directory."),
+        "export": ("relay_tornado.cli.transfer:export", "Export a bucket's events as lines of JSON."),
+        "import": ("relay_tornado.cli.transfer:import_", "Import exported events into a bucket."),
+        "stats": ("relay_tornado.cli.stats:command", "Show disk usage, and which clients lag behind."),
+        "check": ("relay_tornado.cli.backup:check", "Check the data, or a backup, for damage."),
+        "doctor": ("relay_tornado.cli.doctor:doctor", "Diagnose a deployment."),
+        "migrate": ("relay_tornado.cli.migrate:command", "Migrate a data directory to this relay's schema."),
     }
 
     def main(self, *args: Any, **extra: Any) -> Any:
@@ -259,14 +259,17 @@ def _superfluous(error: click.UsageError, context: click.Context) -> click.Usage
     "--url", envvar="RELAY_URL", show_envvar=True, help="Talk to the relay at this URL instead of one on this machine."
 )
 @click.option(
-    "--secret", envvar="RELAY_SECRET", show_envvar=True, help='A token\'s secret, for --url; "-" reads it from stdin.'
+    "--secret",
+    envvar="RELAY_SECRET",
+    show_envvar=True,
+    help='Token\'s secret, for --url; "-" reads it from standard input.',
 )
 @click.option(
     "--secret-file",
     type=click.Path(path_type=Path),
     envvar="RELAY_SECRET_FILE",
     show_envvar=True,
-    help="File that holds the secret.",
+    help="File with the token's secret, for --url.",
 )
 @click.version_option(relay_tornado.__version__, prog_name="relay", message="%(prog)s %(version)s")
 @click.pass_context

@@ -36,13 +36,13 @@ _option = options_of("FORWARD")
 @click.argument("bucket")
 @click.argument("url", required=False, default="")
 @_option("--output", help="Only the copies for this internal output, by its name.")
-@_option("--filter", "filters", type=Condition(), multiple=True, help="Only events like header:X=Y; repeats.")
+@_option("--filter", "filters", type=Condition(), multiple=True, help="Only events like header:X=Y; may be repeated.")
 @sending_options(_option)
 @_option("--no-respond", is_flag=True, help="Do not send the target's answers back.")
-@_option("--checkpoint", type=click.Path(path_type=Path, dir_okay=False), help="File that keeps how far it is.")
-@_option("--since", type=PlaceType(), help="Where to begin while there is no checkpoint. Default: latest.")
-@_option("--stock", is_flag=True, help="Speak the original's protocol alone, to any Webhook Relay server.")
-@_option("--key", help="The token's key, where the server wants it beside the secret.")
+@_option("--checkpoint", type=click.Path(path_type=Path, dir_okay=False), help="File that keeps the position.")
+@_option("--since", type=PlaceType(), help="Where to begin if there is no checkpoint. Default: latest.")
+@_option("--stock", is_flag=True, help="Speak only the stock protocol, to any Webhook Relay server.")
+@_option("--key", help="The token's key, if the server requires it.")
 @relay_options
 def forward(
     bucket: str,
@@ -58,10 +58,10 @@ def forward(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Give the events of BUCKET to the HTTP server at URL, as they came, and its answers back, until Ctrl-C.
+    """Forward the events of BUCKET to the HTTP server at URL, and send its answers back, until Ctrl-C.
 
-    Each event is tried until it is answered by anything but 408, 425, 429 or 5xx. How far it is stands in a checkpoint:
-    the next start goes on there. Without URL each event goes to the destination of its output.
+    Each event is retried until the answer is anything but 408, 425, 429 or 5xx. A checkpoint keeps the position: the
+    next start continues there. Without URL each event goes to the destination of its output.
     """
     sending = Sending(**options)
     shape = shape_of(url, sending.headers, sending.lock_path)

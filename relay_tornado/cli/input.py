@@ -38,25 +38,25 @@ _option = options_of("INPUT")
 
 
 _input_options = together(
-    _option("--name", help="A name."),
-    _option("--description", help="What it is for."),
-    _option("--status", "status_code", type=Number(200, 599), help="Status that senders get."),
+    _option("--name", help="The input's name."),
+    _option("--description", help="What the input is for."),
+    _option("--status", "status_code", type=Number(200, 599), help="Status code that senders get."),
     _option("--body", help="Body that senders get; empty for none."),
     _option(
         "--body-file",
         type=click.Path(path_type=Path),
-        help='File that holds the body, at most 250 KB; "-" is standard input.',
+        help='File with the body, at most 250 KB; "-" is standard input.',
     ),
     header_options(_option, "Header that senders get"),
-    _option("--custom-domain", metavar="HOST", help="Host name under which it is found, too; empty for none."),
-    _option("--path-prefix", metavar="PATH", help="Path under which it is found, too; empty for none."),
+    _option("--custom-domain", metavar="HOST", help="Additional host name of the input; empty for none."),
+    _option("--path-prefix", metavar="PATH", help="Additional path of the input; empty for none."),
     _option(
-        "--strip-path-prefix/--no-strip-path-prefix", default=None, help="Take the prefix off the path that goes on."
+        "--strip-path-prefix/--no-strip-path-prefix", default=None, help="Remove the prefix from the event's path."
     ),
     _option(
         "--response-from-output",
         metavar="OUTPUT",
-        help="Senders get what a client answers for this output (its id, or anyOutput); empty for none.",
+        help="Senders get a client's answer for this output (its id, or anyOutput); empty for none.",
     ),
     _option(
         "--verify",
@@ -68,41 +68,41 @@ _input_options = together(
         "verify_secrets",
         multiple=True,
         type=Lines(),
-        help='For --verify; repeats, during a change. The variable has one a line. "-" reads standard input.',
+        help='Secret for --verify; repeat it while rotating. One per line in the variable. "-" reads standard input.',
     ),
     _option(
         "--verify-secret-file",
         "verify_files",
         multiple=True,
         type=click.Path(path_type=Path),
-        help="File that holds a secret for --verify; repeats.",
+        help="File with a secret for --verify; may be repeated.",
     ),
     _option(
         "--on-failure",
         type=click.Choice(["reject", "mark"]),
-        help="What a signature that is wrong does: 401, or a mark on the event.",
+        help="What to do with a wrong signature: answer 401, or store the event and mark it.",
     ),
-    _option("--rate-limit", type=NoneOr(Number(min=1)), help="Events that it takes in an interval; over it 429."),
+    _option("--rate-limit", type=NoneOr(Number(min=1)), help="Events per --rate-interval; beyond it senders get 429."),
     _option("--rate-interval", type=Duration(), help="The interval of --rate-limit (1s)."),
 )
 """What `create` and `set` have in common."""
 
 
-_bucket_option = _option("--bucket", metavar="BUCKET", help="The bucket of INPUT, which may be its name then.")
+_bucket_option = _option("--bucket", metavar="BUCKET", help="The input's bucket; INPUT may then be the input's name.")
 
 
 @click.group(name="input", cls=Group)
 def inputs() -> None:
-    """Make, change, show and delete inputs, and what they answer."""
+    """Create, change, show and delete inputs, and what they answer."""
 
 
 @inputs.command()
 @click.argument("bucket")
-@_option("--id", "input_id", help="The id in its URL, instead of a random one: 1 to 64 letters, digits, - and _.")
+@_option("--id", "input_id", help="Id in the URL, instead of a random one: 1 to 64 letters, digits, - and _.")
 @_input_options
 @sender_options
 def create(bucket: str, data: Path, public_url: str | None, as_json: bool, **params: Any) -> None:
-    """Make an input in the bucket with the name or id BUCKET, and print its URL."""
+    """Create an input in the bucket with the name or id BUCKET, and print its URL."""
     input_id = params.pop("input_id")
     options = _options(params)
     if input_id is not None:
@@ -154,9 +154,9 @@ def show(input: str, bucket: str | None, data: Path, public_url: str | None, as_
 @_input_options
 @sender_options
 def set_(input: str, bucket: str | None, data: Path, public_url: str | None, as_json: bool, **params: Any) -> None:
-    """Change the input with the id INPUT; what is not named stays as it is.
+    """Change the input with the id INPUT; options that are not given stay as they are.
 
-    Where a bucket has one input only, INPUT may be the bucket's name or id.
+    If a bucket has only one input, INPUT may be the bucket's name or id.
     """
     options = _options(params)
     if not options:
@@ -173,7 +173,7 @@ def set_(input: str, bucket: str | None, data: Path, public_url: str | None, as_
 @_option("--yes", is_flag=True, help="Do not ask first.")
 @relay_options
 def delete(input: str, bucket: str | None, yes: bool, data: Path, as_json: bool) -> None:
-    """Delete the input with the id INPUT: its URL answers 404 from now on. Its events stay."""
+    """Delete the input with the id INPUT: its URL answers 404 from then on. Its events stay."""
     delete_part(data, "input", input, bucket, yes=yes, as_json=as_json)
 
 

@@ -30,16 +30,16 @@ _option = options_of("LISTEN")
 @click.command()
 @click.argument("buckets", nargs=-1, metavar="[BUCKET]...")
 @_option("--since", type=PlaceType(), help="Where to begin: latest, earliest, an id, last:10, 10m (ago), a time.")
-@_option("--filter", "filters", type=Condition(), multiple=True, help="Only events like header:X=Y; repeats.")
-@_option("--max-body", type=Size(), help="Leave out bodies that are larger.")
-@_option("--outputs/--no-outputs", default=True, help="Once for each output, or (--no-outputs) each event once.")
-@_option("--checkpoint", type=click.Path(path_type=Path, dir_okay=False), help="File that keeps how far it is.")
+@_option("--filter", "filters", type=Condition(), multiple=True, help="Only events like header:X=Y; may be repeated.")
+@_option("--max-body", type=Size(), help="Leave out larger bodies.")
+@_option("--outputs/--no-outputs", default=True, help="Each event once per output, or (--no-outputs) once.")
+@_option("--checkpoint", type=click.Path(path_type=Path, dir_okay=False), help="File that keeps the position.")
 @_option("--max", "most", type=Number(min=1), help="End after this many events.")
-@_option("--exec", "command", type=Lines(), help="Run this for each event, the body on its standard input.")
-@_option("--exec-keep-going", is_flag=True, help="Go on where the command of --exec fails, instead of trying again.")
-@_option("--bodies-only", is_flag=True, help="Print bodies alone, as they came.")
-@_option("--stock", is_flag=True, help="Speak the original's protocol alone, to any Webhook Relay server.")
-@_option("--key", help="The token's key, where the server wants it beside the secret.")
+@_option("--exec", "command", type=Lines(), help="Run this command for each event, with the body on standard input.")
+@_option("--exec-keep-going", is_flag=True, help="If the --exec command fails, continue instead of retrying.")
+@_option("--bodies-only", is_flag=True, help="Print only the bodies, as they came.")
+@_option("--stock", is_flag=True, help="Speak only the stock protocol, to any Webhook Relay server.")
+@_option("--key", help="The token's key, if the server requires it.")
 @relay_options
 @click.pass_context
 def listen(
@@ -59,10 +59,10 @@ def listen(
     data: Path,
     as_json: bool,
 ) -> None:
-    """Print the events of the buckets BUCKET (none named: all) as they come, until Ctrl-C.
+    """Print the events of the buckets BUCKET (default: all) as they come, until Ctrl-C.
 
-    On a terminal they are laid out for people, elsewhere each is one line of JSON. It comes back by itself after the
-    relay was away, and misses nothing meanwhile.
+    On a terminal events are formatted for people; elsewhere each is one line of JSON. After the relay was away, the
+    command reconnects by itself and misses nothing.
     """
     if (bodies_only or command is not None) and context.get_parameter_source("as_json") is ParameterSource.ENVIRONMENT:
         as_json = False  # RELAY_JSON is for every command

@@ -64,7 +64,7 @@ _option = options_of("LOGS")
 _OUTPUT = _option("--output", help="An output's id, or its name in the bucket.")
 _SINCE = _option("--since", type=Past(), help="Received at this time or later: 2h ago, a date (UTC), unix seconds.")
 _UNTIL = _option("--until", type=Past(), help="Received before this time.")
-_FORCE = _option("--force", is_flag=True, help="Send copies whatever the outputs' rules say.")
+_FORCE = _option("--force", is_flag=True, help="Ignore the outputs' rules.")
 
 
 @click.group(cls=Group)
@@ -73,13 +73,13 @@ def logs() -> None:
 
 
 @logs.command(name="list")
-@_option("--bucket", help="The bucket's name or id; without it: every bucket.")
+@_option("--bucket", help="The bucket's name or id. Default: every bucket.")
 @_OUTPUT
-@_option("--status", type=click.Choice(STATUSES), help="Only those with this status.")
+@_option("--status", type=click.Choice(STATUSES), help="Only events with this status.")
 @_SINCE
 @_UNTIL
-@_option("--limit", type=Number(1, 500), default=50, show_default=True, help="At most this many.")
-@_option("--cursor", help="Go on behind this id, towards older ones.")
+@_option("--limit", type=Number(1, 500), default=50, show_default=True, help="Most events to list.")
+@_option("--cursor", help="Continue after this id, towards older events.")
 @relay_options
 def list_(data: Path, as_json: bool, **params: Any) -> None:
     """List events, newest first, each with its latest delivery."""
@@ -152,7 +152,7 @@ def _beginning(answer: bytes) -> str:
 
 @logs.command()
 @click.argument("ids", nargs=-1, metavar="[ID]...")
-@_option("--bucket", help="Instead of ids: a bucket's events, all or those of a range.")
+@_option("--bucket", help="Instead of ids: a bucket's events, all or a range.")
 @_option("--first", type=Number(min=1), help="From this seq on.")
 @_option("--last", type=Number(min=1), help="Up to this seq.")
 @_SINCE

@@ -15,9 +15,9 @@ from relay_tornado.errors import NotFound
 @click.command(name="migrate")
 @relay_options
 def command(data: Path, as_json: bool) -> None:
-    """Bring the data directory to this relay's schema, after a copy; no relay may be running on it.
+    """Copy relay.db, then migrate it to this relay's schema. No relay may be running on the directory.
 
-    `relay serve` does the same at its start; this is for those who want to do it beforehand.
+    `relay serve` does the same at its start; use this to do it beforehand.
     """
     import asyncio
     import dataclasses

@@ -393,7 +393,7 @@ data_option = click.option(
     callback=_near,
     envvar="RELAY_DATA",
     show_envvar=True,
-    help="The relay's data directory, by which a running relay is found, too.",
+    help="The relay's data directory; also used to find a running relay.",
 )
 
 json_option = click.option(
@@ -403,7 +403,7 @@ json_option = click.option(
     type=Switch(),
     envvar="RELAY_JSON",
     show_envvar=True,
-    help="Print one JSON document.",
+    help="Print JSON instead of text.",
 )
 
 url_option = click.option(
@@ -412,7 +412,7 @@ url_option = click.option(
     callback=lambda _context, _option, value: None if value is NONE else value,
     envvar="RELAY_PUBLIC_URL",
     show_envvar=True,
-    help="URL under which senders reach the relay, to print whole URLs; a running relay knows its own.",
+    help="URL under which senders reach the relay, for printing whole URLs. Default: the running relay's.",
 )
 
 relay_options = together(data_option, json_option)

@@ -26,49 +26,51 @@ _SECRETS: Final[dict[str, Callable[[], str]]] = {_GENERATE: new_signing_secret, 
 
 
 _output_options = together(
-    _option("--name", help="A name, which clients see as output_name."),
-    _option("--description", help="What it is for."),
-    _option("--destination", help="Where its events go, which clients see as output_destination."),
+    _option("--name", help="The output's name; clients see it as output_name."),
+    _option("--description", help="What the output is for."),
+    _option("--destination", help="Where its events go; clients see it as output_destination."),
     _option(
         "--internal/--public",
         default=None,
-        help="Through a connected client (the default), or forwarded by the relay itself.",
+        help="Delivered by a connected client (the default), or forwarded by the relay itself.",
     ),
-    _option("--disabled/--enabled", default=None, help="Whether it gets nothing."),
+    _option("--disabled/--enabled", default=None, help="Disable or enable the output."),
     _option(
         "--lock-path/--no-lock-path",
         default=None,
-        help="Whether what follows the input in the URL is not appended to the destination.",
+        help="Do not append to the destination what follows the input in the URL.",
     ),
     _option("--timeout", type=Duration(zero=True), help="How long an answer may take, at most 180s."),
-    _option("--retries", type=Number(-1, 1000), help="Tries on top of the first three; -1 for none."),
+    _option("--retries", type=Number(-1, 1000), help="Retries after the first three tries; -1 for none."),
     _option(
         "--tls-verification/--no-tls-verification",
         default=None,
-        help="Whether the destination's certificate is checked.",
+        help="Whether to verify the destination's certificate.",
     ),
     _option(
         "--strict-order/--no-strict-order",
         default=None,
-        help="Whether a public output sends nothing later before what failed is delivered or given up.",
+        help="Public output: hold later events until a failed one is delivered or given up.",
     ),
     _option(
         "--secret",
         metavar="whsec_…|generate|none",
-        help="What a public output's requests are signed with by Standard Webhooks; generate makes one and "
-        'shows it, "-" reads it from standard input.',
+        help="Public output: sign requests with this secret (Standard Webhooks); generate creates and shows one, "
+        '"-" reads it from standard input.',
     ),
-    header_options(_option, "Header that overwrites the sender's"),
+    header_options(_option, "Header that replaces the sender's"),
 )
 """What `create` and `set` have in common."""
 
 
-_bucket_option = _option("--bucket", metavar="BUCKET", help="The bucket of OUTPUT, which may be its name then.")
+_bucket_option = _option(
+    "--bucket", metavar="BUCKET", help="The output's bucket; OUTPUT may then be the output's name."
+)
 
 
 @click.group(cls=Group)
 def output() -> None:
-    """Make, change, show and delete outputs, and say which events they get."""
+    """Create, change, show and delete outputs, and set which events they get."""
 
 
 @output.command()
@@ -76,7 +78,7 @@ def output() -> None:
 @_output_options
 @relay_options
 def create(bucket: str, data: Path, as_json: bool, **params: Any) -> None:
-    """Make an output in the bucket with the name or id BUCKET."""
+    """Create an output in the bucket with the name or id BUCKET."""
     options = _options(params)
     with open_relay(data) as relay:
         made = relay.call("output.create", bucket=bucket, options=options)
@@ -121,9 +123,9 @@ def show(output: str, bucket: str | None, data: Path, as_json: bool) -> None:
 @_output_options
 @relay_options
 def set_(output: str, bucket: str | None, data: Path, as_json: bool, **params: Any) -> None:
-    """Change the output with the id OUTPUT; what is not named stays as it is.
+    """Change the output with the id OUTPUT; options that are not given stay as they are.
 
-    Where a bucket has one output only, OUTPUT may be the bucket's name or id.
+    If a bucket has only one output, OUTPUT may be the bucket's name or id.
     """
     options = _options(params)
     if not options:
@@ -136,7 +138,7 @@ def set_(output: str, bucket: str | None, data: Path, as_json: bool, **params: A
 @_bucket_option
 @relay_options
 def pause(output: str, bucket: str | None, data: Path, as_json: bool) -> None:
-    """Have the public output with the id OUTPUT forward nothing until it is resumed; its events wait in the log."""
+    """Pause the public output with the id OUTPUT until it is resumed; its events wait in the log."""
     _set(data, output, bucket, {"paused": True}, as_json)
 
 
@@ -145,20 +147,20 @@ def pause(output: str, bucket: str | None, data: Path, as_json: bool) -> None:
 @_bucket_option
 @relay_options
 def resume(output: str, bucket: str | None, data: Path, as_json: bool) -> None:
-    """Have a paused output go on where it stopped."""
+    """Resume a paused output where it stopped."""
     _set(data, output, bucket, {"paused": False}, as_json)
 
 
 @output.command()
 @click.argument("output")
 @_bucket_option
-@_option("--file", type=click.Path(path_type=Path), help='File that holds new rules as JSON; "-" is standard input.')
+@_option("--file", type=click.Path(path_type=Path), help='File with the new rules as JSON; "-" is standard input.')
 @_option("--none", is_flag=True, help="Remove the rules, so that it gets every event.")
 @relay_options
 def rules(output: str, bucket: str | None, file: Path | None, none: bool, data: Path, as_json: bool) -> None:
-    """Show or change which events the output with the id OUTPUT gets.
+    """Show or set which events the output with the id OUTPUT gets.
 
-    Without --file and --none the rules are printed as they are.
+    Without --file or --none it prints the current rules.
     """
     if file is not None and none:
         raise click.UsageError("--file sets rules and --none removes them: leave one of them out")

@@ -66,13 +66,13 @@ class PaceType(Read):
     type=PlaceType(seqs=True),
     default="latest",
     show_default=True,
-    help="Last event: likewise, or the time before which it came.",
+    help="Last event, in the same form; at a time: the last event before it.",
 )
-@_option("--to-url", help="Send them to this HTTP server, from this machine.")
-@_option("--to-output", metavar="OUTPUT", help="Send them to this output of the bucket again, by its name or id.")
-@_option("--to-consumer", metavar="NAME", help="Deliver them to this consumer again.")
+@_option("--to-url", help="Send the events to this HTTP server, from this machine.")
+@_option("--to-output", metavar="OUTPUT", help="Send the events again to this output of the bucket (name or id).")
+@_option("--to-consumer", metavar="NAME", help="Redeliver the events to this consumer.")
 @_option("--pace", type=PaceType(), default="full", show_default=True, help="original, 2x, 10/s, or full speed.")
-@_option("--filter", "filters", type=Condition(), multiple=True, help="Only events like header:X=Y; repeats.")
+@_option("--filter", "filters", type=Condition(), multiple=True, help="Only events like header:X=Y; may be repeated.")
 @sending_options(_option, "To a URL: ")
 @relay_options
 def replay(
@@ -88,9 +88,9 @@ def replay(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Send stored events of BUCKET again: those from one place to another, to a URL, an output or a consumer.
+    """Send a range of stored events of BUCKET again, to a URL, an output or a consumer.
 
-    A place is an id, a time (2h ago, 2026-12-31T12:00, unix seconds), last:100, seq:42, earliest or latest.
+    A position is an id, a time (2h ago, 2026-12-31T12:00, unix seconds), last:100, seq:42, earliest or latest.
     """
     given = [each for each in (to_url, to_output, to_consumer) if each]
     if len(given) != 1:

@@ -18,19 +18,23 @@ _option = options_of("SEARCH")
 
 @click.command()
 @click.argument("text", required=False, default="")
-@_option("--bucket", help="The bucket's name or id; without it: every bucket.")
+@_option("--bucket", help="The bucket's name or id. Default: every bucket.")
 @_option("--method", help="Only events with this method.")
-@_option("--path", help="Only events with this in their path.")
-@_option("--header", help="Only events with this header: a name, or NAME: VALUE with what its value has in it.")
-@_option("--verified", type=click.Choice(("true", "false", "none")), help="The verdict on the signature.")
-@_option("--delivery", type=click.Choice(STATUSES), help="Only events whose newest delivery has this status.")
+@_option("--path", help="Only events whose path contains this.")
+@_option("--header", help="Only events with this header: a name, or NAME: VALUE with a part of its value.")
+@_option(
+    "--verified",
+    type=click.Choice(("true", "false", "none")),
+    help="Only events with this result of the signature check.",
+)
+@_option("--delivery", type=click.Choice(STATUSES), help="Only events whose latest delivery has this status.")
 @_option("--since", type=Past(), help="Received at this time or later: 2h ago, a date (UTC), unix seconds.")
 @_option("--until", type=Past(), help="Received before this time.")
-@_option("--limit", type=Number(1, 500), default=50, show_default=True, help="At most this many.")
-@_option("--cursor", help="Go on behind this id, towards older ones.")
+@_option("--limit", type=Number(1, 500), default=50, show_default=True, help="Most events to list.")
+@_option("--cursor", help="Continue after this id, towards older events.")
 @relay_options
 def search(text: str, data: Path, as_json: bool, **params: Any) -> None:
-    """Find events that have TEXT in their path, query, headers' values or body, newest first.
+    """Find events with TEXT in their path, query, header values or body, newest first.
 
     TEXT is terms with blanks between, each of which has to be there; one with blanks in it stands between double
     quotes. Case is ignored.

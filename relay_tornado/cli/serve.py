@@ -52,12 +52,12 @@ _CUT_OFF = 10.0
 @click.command()
 @settings_options
 @options_of("SERVE")(
-    "--demo", is_flag=True, help="Make a bucket and a token, and print a curl and a client line to try them."
+    "--demo", is_flag=True, help="Create a bucket and a token, and print a curl and a client command to try them."
 )
 def serve(demo: bool, **params: Any) -> None:
     """Run the relay until SIGTERM or SIGINT (Ctrl-C).
 
-    It prints one line on stdout once it is ready, and what to do next where there is no bucket yet. The log goes to
+    Once it is ready it prints one line to stdout, and, if there is no bucket yet, what to do next. The log goes to
     stderr.
     """
     settings = settings_from(params)

@@ -21,7 +21,7 @@ _LONG: Final = 365.0
 @click.command(name="stats")
 @relay_options
 def command(data: Path, as_json: bool) -> None:
-    """Show what takes the space, how long it lasts, and which clients lag behind."""
+    """Show disk usage, how long the space will last, and which clients lag behind."""
     from relay_tornado.ops.opening import locate
     from relay_tornado.ops.stats import stats
 

@@ -109,13 +109,15 @@ def sending_options(option: Callable[..., Callable[[Any], Any]], when: str = "")
             type=Header(),
             multiple=True,
             metavar='"NAME: VALUE"',
-            help=about("Send this one instead of the sender's; repeats."),
+            help=about("Send this header instead of the sender's; may be repeated."),
         ),
         option("--lock-path", is_flag=True, help=about("Do not append what follows the input in the webhook's URL.")),
         option(
             "--timeout", type=Duration(), default="30s", show_default=True, help=about("How long one try may take.")
         ),
-        option("--max-tries", type=Number(min=1), help=about("Give an event up after so many. Default: never.")),
+        option(
+            "--max-tries", type=Number(min=1), help=about("Give an event up after this many tries. Default: never.")
+        ),
         option(
             "--max-delay", type=Duration(), default="30s", show_default=True, help=about("Longest wait between tries.")
         ),
@@ -124,9 +126,9 @@ def sending_options(option: Callable[..., Callable[[Any], Any]], when: str = "")
             type=Number(1, 1000),
             default=1,
             show_default=True,
-            help=about("Events at once; 1 keeps their order."),
+            help=about("Events in flight at once; 1 keeps their order."),
         ),
-        option("--insecure", is_flag=True, help=about("Take any TLS certificate.")),
+        option("--insecure", is_flag=True, help=about("Accept any TLS certificate.")),
     )
 
 

@@ -40,7 +40,7 @@ _ADMINISTRATOR: Final = (
 
 @click.group(cls=Group)
 def token() -> None:
-    """Make, list and revoke tokens."""
+    """Create, list, change and revoke tokens."""
 
 
 @token.command()
@@ -49,18 +49,22 @@ def token() -> None:
     "buckets",
     multiple=True,
     type=Names(),
-    help="Bucket that the token may read; repeats. Without it: every bucket, those to come, too, as an administrator.",
+    help="Bucket that the token may read; may be repeated. Default: all, also future ones, as an administrator.",
 )
 @_option(
-    "--api-access", type=click.Choice(["enabled", "disabled"]), default="enabled", show_default=True, help="REST, too."
+    "--api-access",
+    type=click.Choice(["enabled", "disabled"]),
+    default="enabled",
+    show_default=True,
+    help="Whether REST is allowed.",
 )
 @_option(
     "--durable/--no-durable",
     default=False,
-    help="Keep its position, so that its clients miss nothing while they are away.",
+    help="Keep the token's position, so that its clients miss nothing while they are away.",
 )
-@_option("--description", help="Whose it is, and what for.")
-@_option("--expires", type=Moment(), help="When it ends: 30d from now, a date (UTC), unix seconds, or none.")
+@_option("--description", help="Whose token it is, and what for.")
+@_option("--expires", type=Moment(), help="When the token expires: 30d from now, a date (UTC), unix seconds, or none.")
 @sender_options
 def create(
     buckets: tuple[str, ...],
@@ -72,7 +76,7 @@ def create(
     public_url: str | None,
     as_json: bool,
 ) -> None:
-    """Make a token, and print its key and its secret. The secret is shown this once."""
+    """Create a token, and print its key and its secret. The secret is shown only this once."""
     must_be_seen()
     options = given(
         {
@@ -135,7 +139,7 @@ def list_(data: Path, as_json: bool) -> None:
 
 @token.command(name="set")
 @click.argument("key")
-@_option("--durable/--no-durable", default=None, help="Keep its position from now on, or forget it.")
+@_option("--durable/--no-durable", default=None, help="Keep the token's position from now on, or forget it.")
 @relay_options
 def set_(key: str, durable: bool | None, data: Path, as_json: bool) -> None:
     """Change the token with the key KEY."""
@@ -154,11 +158,11 @@ def set_(key: str, durable: bool | None, data: Path, as_json: bool) -> None:
     type=Duration(zero=True),
     default="0",
     show_default=True,
-    help="How long the old secret stays good, so that clients can be changed one by one.",
+    help="How long the old secret stays valid, so that clients can be changed one by one.",
 )
 @relay_options
 def rotate(key: str, grace: float, data: Path, as_json: bool) -> None:
-    """Give the token with the key KEY a new secret, and print it. The secret is shown this once."""
+    """Give the token with the key KEY a new secret, and print it. The secret is shown only this once."""
     must_be_seen()
     made = call(data, "token.rotate", key=key, grace=grace)
     lasts = f"is good for {format_duration(grace)} more, and ends with that" if grace else "has ended"
@@ -178,6 +182,6 @@ def rotate(key: str, grace: float, data: Path, as_json: bool) -> None:
 @click.argument("key")
 @relay_options
 def revoke(key: str, data: Path, as_json: bool) -> None:
-    """Revoke the token with the key KEY: its connections are closed, and it opens no more."""
+    """Revoke the token with the key KEY, and close its connections."""
     answer = call(data, "token.revoke", key=key)
     print_answer(answer, f"Revoked the token {answer['id']}.", as_json)

@@ -34,8 +34,8 @@ _option = options_of("EXPORT")
 @click.command(name="export")
 @click.argument("bucket")
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True), default="-")
-@_option("--after", metavar="SEQ|ID", help="Only the events after this one, as for `-` that continues an export.")
-@_option("--append", is_flag=True, help="Go on where FILE ends, also where an export was broken off.")
+@_option("--after", metavar="SEQ|ID", help="Only events after this one, to continue an export to `-`.")
+@_option("--append", is_flag=True, help="Continue where FILE ends, also after an export that was interrupted.")
 @relay_options
 def export(bucket: str, file: Path, after: str | None, append: bool, data: Path, as_json: bool) -> None:
     """Write the events of BUCKET to FILE (`-`: standard output), with their exact bytes, as lines of JSON."""
@@ -155,7 +155,7 @@ def _line_end(output: BinaryIO, end: int) -> int:
 def import_(bucket: str, file: Path, data: Path, as_json: bool) -> None:
     """Read the events of an export from FILE (`-`: standard input) into BUCKET, which is new or empty.
 
-    An import that was broken off is repeated: what is there already is passed over.
+    Repeat an import that was interrupted: events that are there already are skipped.
     """
     with _input(file) as (lines, size), open_relay(data, create=True) as relay, show_progress(as_json) as progress:
         job = _Import(relay, bucket)

@@ -22,7 +22,7 @@ _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104  # looked fo
 def ui(sign_out_all: bool, data: Path, public_url: str | None, as_json: bool) -> None:
     """Print a link to the relay's page that signs you in as an administrator: once, and within ten minutes.
 
-    The relay has to run. A session lasts for seven days.
+    The relay has to be running. A session lasts seven days.
     """
     with open_relay(data) as relay:
         if sign_out_all:
