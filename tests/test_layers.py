@@ -20,7 +20,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"wire", "limits", "proxy"}),
     frozenset({"subject", "signatures"}),
     frozenset({"rules"}),
-    frozenset({"session", "copies", "progress"}),
+    frozenset({"protocol", "copies", "progress"}),
     frozenset({"storage", "metrics", "tls", "notify", "outgoing"}),
     frozenset({"log", "registry"}),
     frozenset({"search", "series"}),
@@ -34,7 +34,7 @@ LAYERS: tuple[frozenset[str], ...] = (
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 
-SANS_IO = ("wire", "limits", "proxy", "rules", "subject", "signatures", "copies", "progress", "session", "ingest")
+SANS_IO = ("wire", "limits", "proxy", "rules", "subject", "signatures", "copies", "progress", "protocol", "ingest")
 """What never touches a socket, and so imports no server."""
 
 MODULES = sorted(

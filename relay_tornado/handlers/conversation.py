@@ -11,7 +11,7 @@ import structlog
 from tornado.httputil import HTTPServerRequest
 from tornado.iostream import IOStream, StreamClosedError
 
-from relay_tornado import session
+from relay_tornado import protocol
 from relay_tornado.delivery.deliver import Delivery
 from relay_tornado.delivery.flight import Flight, Landing
 from relay_tornado.delivery.liveness import Liveness, acknowledged
@@ -58,7 +58,7 @@ class Conversation(Connected):
         self._stream = stream
         self._loop = asyncio.get_running_loop()
         now = self._loop.time()
-        self._session = session.Session(sockets.settings, now)
+        self._session = protocol.Session(sockets.settings, now)
         self._liveness = Liveness(sockets.settings.stuck_timeout, now)
         self._delivery: Delivery | None = None
         self._ping: asyncio.Future[None] | None = None
@@ -140,21 +140,21 @@ class Conversation(Connected):
 
     # effects
 
-    async def _perform(self, effects: session.Effects) -> None:
+    async def _perform(self, effects: protocol.Effects) -> None:
         for effect in effects:
             match effect:
-                case session.Send(payload):
+                case protocol.Send(payload):
                     try:
                         await self.write(websocket.text(payload))
                     except OutletClosed:
                         return
-                case session.Wait(seconds):
+                case protocol.Wait(seconds):
                     await asyncio.sleep(seconds)
-                case session.Authenticate(key, secret):
+                case protocol.Authenticate(key, secret):
                     await self._perform(self._authenticate(key, secret))
-                case session.Subscribe():
+                case protocol.Subscribe():
                     await self._subscribe(effect)
-                case session.Unsubscribe(request):
+                case protocol.Unsubscribe(request):
                     refusal: Invalid | None = None
                     try:
                         if self._delivery is not None:
@@ -162,36 +162,36 @@ class Conversation(Connected):
                     except Invalid as error:
                         refusal = error
                     await self._perform(self._session.unsubscribed(request, refusal))
-                case session.Respond():
+                case protocol.Respond():
                     await self._respond(effect)
-                case session.Settle(request):
+                case protocol.Settle(request):
                     found = self._delivery is not None and self._delivery.settle(request)
                     await self._perform(self._session.settled(request, found))
-                case session.Deliver():
+                case protocol.Deliver():
                     if self._delivery is not None:
                         self._delivery.start()
-                case session.Answered():
+                case protocol.Answered():
                     if self._delivery is not None:
                         self._delivery.answered()
-                case session.EndDelivery():
+                case protocol.EndDelivery():
                     await self._end_delivery()
                 case _:
                     self._act((effect,))
 
-    def _act(self, effects: session.Effects) -> None:
+    def _act(self, effects: protocol.Effects) -> None:
         """Carries out effects that nobody waits for."""
         data = b""
         for effect in effects:
             match effect:
-                case session.Ping():
+                case protocol.Ping():
                     data += websocket.PING
-                case session.Send(payload):
+                case protocol.Send(payload):
                     data += websocket.text(payload)
-                case session.Close(code, reason):
+                case protocol.Close(code, reason):
                     self._shut()
                     self._edge.close(code, reason)
                     self._tell("socket_closed", code=code, reason=reason)
-                case session.Log(message):
+                case protocol.Log(message):
                     self._tell("message_ignored", reason=message)
         if data and self._open:
             self._ping = self._buffer(data)
@@ -201,7 +201,7 @@ class Conversation(Connected):
         tell = self._sockets.tell if self._session.token is None else _log.info
         tell(event, address=self.client_ip, **what)
 
-    def _authenticate(self, key: str, secret: str) -> session.Effects:
+    def _authenticate(self, key: str, secret: str) -> protocol.Effects:
         try:
             token = self._sockets.access.authenticate(key, secret)
         except Unauthorized as error:
@@ -212,7 +212,7 @@ class Conversation(Connected):
         self._edge.allow(2 * limit + 64 * KIB)
         return self._session.authenticated(token)
 
-    async def _subscribe(self, effect: session.Subscribe) -> None:
+    async def _subscribe(self, effect: protocol.Subscribe) -> None:
         try:
             delivery, answers = await self._sockets.deliveries.subscribe(
                 self,
@@ -242,7 +242,7 @@ class Conversation(Connected):
             delivery.rescope(token)
         await self._perform(self._session.subscribed(effect.request, answers, self._loop.time()))
 
-    async def _respond(self, effect: session.Respond) -> None:
+    async def _respond(self, effect: protocol.Respond) -> None:
         request = effect.request
         status, at = status_of(request.status), time.time()
         result = Result(status, request.status, request.headers, request.body, 0, 0, at)

@@ -13,7 +13,7 @@ from tornado.http1connection import HTTP1Connection
 from tornado.websocket import WebSocketProtocol13
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
-from relay_tornado import session
+from relay_tornado import protocol
 from relay_tornado.delivery.deliver import Delivery
 from relay_tornado.handlers import conversation, feed, front, listener
 from relay_tornado.handlers.connection import Connection
@@ -44,7 +44,7 @@ async def test_a_ping_that_can_not_be_made(monkeypatch: pytest.MonkeyPatch) -> N
     """The next one comes, on a WebSocket and on a stream."""
     monkeypatch.setattr(conversation, "AGAIN", 0.05)
     monkeypatch.setattr(feed, "AGAIN", 0.05)
-    monkeypatch.setattr(session.Session, "tick", once(session.Session.tick))
+    monkeypatch.setattr(protocol.Session, "tick", once(protocol.Session.tick))
     monkeypatch.setattr(Feed, "_beat", once(Feed._beat))
     async with live(ping_interval=0.1) as server:
         await server.bucket()

@@ -1,4 +1,4 @@
-"""relay_tornado/session.py: the conversation as docs/protocol.md tells it, with neither a socket nor a clock."""
+"""relay_tornado/protocol.py: the conversation as docs/protocol.md tells it, with neither a socket nor a clock."""
 
 from dataclasses import replace
 from typing import Any
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from relay_tornado.errors import CloseCode, Conflict, Damaged, Invalid
 from relay_tornado.ids import hash_secret
-from relay_tornado.session import (
+from relay_tornado.protocol import (
     AUTH_PAUSE,
     Authenticate,
     Close,
@@ -24,7 +24,7 @@ from relay_tornado.session import (
     Wait,
 )
 from relay_tornado.wire import control
-from tests.session.talk import (
+from tests.protocol.talk import (
     AUTH,
     AUTHENTICATED,
     OTHER,

@@ -1,4 +1,4 @@
-"""The conversation of one WebSocket, without the socket: messages and the time go in, effects come out.
+"""The protocol of docs/protocol.md for one WebSocket, without the socket: messages and the time go in, effects out.
 
 Whoever holds the socket carries the effects out in their order, one list at a time, and reads no further message
 before it has done so. `Authenticate`, `Subscribe`, `Unsubscribe`, `Respond` and `Settle` are questions: their outcome

@@ -7,7 +7,7 @@ from typing import Any
 
 from relay_tornado.ids import hash_secret
 from relay_tornado.model import Token
-from relay_tornado.session import Authenticate, Close, Effect, Effects, Send, Session, Subscribe
+from relay_tornado.protocol import Authenticate, Close, Effect, Effects, Send, Session, Subscribe
 from relay_tornado.settings import Settings
 
 SETTINGS = Settings()

@@ -1,4 +1,4 @@
-"""relay_tornado/session.py: what only a client says that asked for the additions: filters, answers, acks."""
+"""relay_tornado/protocol.py: what only a client says that asked for the additions: filters, answers, acks."""
 
 import json
 from collections.abc import Mapping
@@ -7,11 +7,11 @@ import pytest
 
 from relay_tornado.errors import CloseCode, Conflict, NotFound
 from relay_tornado.model import Cursor, NewEvent
-from relay_tornado.session import Answered, Close, Deliver, Ping, Respond, Send, Session, Settle, Subscribe
+from relay_tornado.protocol import Answered, Close, Deliver, Ping, Respond, Send, Session, Settle, Subscribe
 from relay_tornado.subject import Subject
 from relay_tornado.wire import control
 from relay_tornado.wire.acks import Ack, Nak
-from tests.session.talk import (
+from tests.protocol.talk import (
     PING,
     SETTINGS,
     SUBSCRIBE,
