@@ -16,11 +16,11 @@ PACKAGE = Path(__file__).parent.parent / "relay_tornado"
 ARCHITECTURE = (PACKAGE.parent / "docs" / "architecture.md").read_text()
 
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"model", "errors", "ids", "settings", "counters", "ranges", "changes", "rescue", "pieces"}),
+    frozenset({"model", "errors", "ids", "settings", "counters", "ranges", "consumer_changes", "rescue", "pieces"}),
     frozenset({"wire", "limits", "proxy"}),
     frozenset({"subject", "signatures"}),
     frozenset({"rules"}),
-    frozenset({"protocol", "copies", "progress"}),
+    frozenset({"protocol", "copies", "consumer_progress"}),
     frozenset({"storage", "metrics", "tls", "notify", "outgoing"}),
     frozenset({"log", "registry"}),
     frozenset({"search", "series"}),
@@ -34,7 +34,18 @@ LAYERS: tuple[frozenset[str], ...] = (
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 
-SANS_IO = ("wire", "limits", "proxy", "rules", "subject", "signatures", "copies", "progress", "protocol", "ingest")
+SANS_IO = (
+    "wire",
+    "limits",
+    "proxy",
+    "rules",
+    "subject",
+    "signatures",
+    "copies",
+    "consumer_progress",
+    "protocol",
+    "ingest",
+)
 """What never touches a socket, and so imports no server."""
 
 MODULES = sorted(

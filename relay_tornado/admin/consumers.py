@@ -14,6 +14,7 @@ from typing import Final, get_args
 from relay_tornado.admin.parts import named
 from relay_tornado.admin.standing import Standing, consumer_document, dead_document
 from relay_tornado.admin.stored import cursor_of, honoured
+from relay_tornado.consumer_progress import AT_ONCE, PARKED, Progress
 from relay_tornado.copies import active
 from relay_tornado.errors import BucketGone, Conflict, Damaged, Invalid, NotFound, RelayError
 from relay_tornado.ids import format_id
@@ -23,7 +24,6 @@ from relay_tornado.log.ledgers import Ledger, Ledgers, gap_of, progress_of
 from relay_tornado.log.lineage import epoch_at, position_id
 from relay_tornado.model import Bounds, Bucket, BucketId, Cursor, Earliest, Gap, Last, Latest, Position, Since, Token
 from relay_tornado.pieces import Pieces
-from relay_tornado.progress import AT_ONCE, PARKED, Progress
 from relay_tornado.wire.fields import MAX_SECONDS, Document
 
 MOST: Final = 1_000

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from relay_tornado.changes import RETENTION
+from relay_tornado.consumer_changes import RETENTION
+from relay_tornado.consumer_progress import Taken
 from relay_tornado.errors import CursorLost
 from relay_tornado.log.contract import EventLog
 from relay_tornado.log.ledgers import Ledger
 from relay_tornado.model import Event
-from relay_tornado.progress import Taken
 
 
 async def fetch(log: EventLog, ledger: Ledger, taken: Sequence[Taken], size: int) -> list[Event | str]:

@@ -22,7 +22,8 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, NamedTuple, NoReturn
 
-from relay_tornado.changes import MAX_DELIVER
+from relay_tornado.consumer_changes import MAX_DELIVER
+from relay_tornado.consumer_progress import AT_ONCE, Taken
 from relay_tornado.counters import Counters
 from relay_tornado.delivery.dispatch import PAGE, Dispatcher, Place
 from relay_tornado.delivery.fetching import fetch
@@ -36,7 +37,6 @@ from relay_tornado.log.contract import EventLog
 from relay_tornado.log.ledgers import EPHEMERAL, Ledger, Ledgers
 from relay_tornado.log.lineage import epoch_at
 from relay_tornado.model import BucketId, Event
-from relay_tornado.progress import AT_ONCE, Taken
 from relay_tornado.rescue import Lock, Timer
 
 _LOOK: Final = 1.0

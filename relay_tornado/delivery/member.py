@@ -8,11 +8,11 @@ from collections.abc import Awaitable, Sequence
 from itertools import takewhile
 from typing import Final, Protocol
 
+from relay_tornado.consumer_progress import Taken
 from relay_tornado.delivery.dispatch import Place
 from relay_tornado.delivery.selection import Copies
 from relay_tornado.log.ledgers import Ledger
 from relay_tornado.model import BucketId, Cursor, Event, Gap
-from relay_tornado.progress import Taken
 from relay_tornado.rescue import Lock, Timer
 
 _ENOUGH: Final = 64

@@ -27,6 +27,7 @@ from typing import Final, NamedTuple
 
 import structlog
 
+from relay_tornado.consumer_progress import AT_ONCE, Taken
 from relay_tornado.copies import Goes
 from relay_tornado.errors import BucketGone, CursorLost, Invalid, NotFound, RelayError
 from relay_tornado.forwarding.attempt import Request, Try, attempt, prepare
@@ -36,7 +37,6 @@ from relay_tornado.forwarding.shared import Shared
 from relay_tornado.log.ledgers import Ledger
 from relay_tornado.log.lineage import epoch_at
 from relay_tornado.model import KIB, Bucket, Cursor, Event, Output, Result
-from relay_tornado.progress import AT_ONCE, Taken
 from relay_tornado.rescue import Timer
 from relay_tornado.wire.destination import parse
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from relay_tornado.changes import RETENTION, Changes, Parked
+from relay_tornado.consumer_changes import RETENTION, Changes, Parked
 from relay_tornado.errors import BucketGone, Damaged
 from relay_tornado.log import consumers
 from relay_tornado.log.consumers import MISSED, DeadLetter, Gaps, Key, Stored, Terms, too_many, with_untold

@@ -16,7 +16,7 @@ from typing import Final, Literal, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
-from relay_tornado.changes import Changes, Parked
+from relay_tornado.consumer_changes import Changes, Parked
 from relay_tornado.errors import Conflict, Damaged
 from relay_tornado.model import BucketId, Gap
 

@@ -14,13 +14,13 @@ from weakref import WeakValueDictionary
 
 import structlog
 
-from relay_tornado.changes import Changes
+from relay_tornado.consumer_changes import Changes
+from relay_tornado.consumer_progress import Missed, Progress
 from relay_tornado.counters import Counters
 from relay_tornado.errors import BucketGone, CursorLost, Damaged, NotFound
 from relay_tornado.log.consumers import Consumers, Key, Stored, Terms, with_untold
 from relay_tornado.log.contract import EventLog
 from relay_tornado.model import BucketId, Gap
-from relay_tornado.progress import Missed, Progress
 from relay_tornado.rescue import Lock, say
 
 DAMAGED: Final = "damaged"

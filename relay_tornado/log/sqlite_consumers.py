@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import structlog
 
-from relay_tornado.changes import Changes
+from relay_tornado.consumer_changes import Changes
 from relay_tornado.errors import Damaged, RelayError, Unavailable
 from relay_tornado.log import consumer_rows
 from relay_tornado.log.consumers import MISSED, DeadLetter, Key, Stored, Terms

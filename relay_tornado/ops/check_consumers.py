@@ -8,9 +8,9 @@ from itertools import zip_longest
 
 import msgspec
 
+from relay_tornado.consumer_progress import WINDOW
 from relay_tornado.log.consumer_rows import read_gap, read_parked, read_ranges
 from relay_tornado.model import BucketId
-from relay_tornado.progress import WINDOW
 from relay_tornado.ranges import Ranges
 from relay_tornado.storage import migrate
 

@@ -7,10 +7,10 @@ from math import isfinite
 import pytest
 
 from relay_tornado.admin.consumers import MOST
+from relay_tornado.consumer_progress import AT_ONCE, PARKED, Taken
 from relay_tornado.errors import Conflict, Invalid, NotFound
 from relay_tornado.ids import new_epoch
 from relay_tornado.model import Latest
-from relay_tornado.progress import AT_ONCE, PARKED, Taken
 from tests.admin.consumers_world import BUCKET, World
 from tests.admin.consumers_world import world as world
 from tests.log.stores import there

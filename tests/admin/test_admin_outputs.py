@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from relay_tornado.consumer_progress import AT_ONCE
 from relay_tornado.errors import Conflict, Invalid, NoSpace, NotFound
 from relay_tornado.log.consumers import output_key
 from relay_tornado.model import Bucket
-from relay_tornado.progress import AT_ONCE
 from relay_tornado.wire.destination import parse
 from relay_tornado.wire.rest import bucket_document, output_document
 from tests.admin.world import OpenWorld, World, event

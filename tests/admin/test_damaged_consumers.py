@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from relay_tornado.admin.consumers import ConsumerAdministration
-from relay_tornado.changes import Changes, Parked
+from relay_tornado.consumer_changes import Changes, Parked
 from relay_tornado.errors import Damaged
 from relay_tornado.log import consumer_rows
 from relay_tornado.log.consumers import Key, Terms

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from relay_tornado.changes import MAX_DELIVER
+from relay_tornado.consumer_changes import MAX_DELIVER
+from relay_tornado.consumer_progress import Progress
 from relay_tornado.delivery.flight import Flight
 from relay_tornado.delivery.group import Group
 from relay_tornado.model import Event
-from relay_tornado.progress import Progress
 from relay_tornado.rescue import keep_looking
 from relay_tornado.wire import control
 from tests.delivery.virtual import day, virtual_test

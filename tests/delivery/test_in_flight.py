@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import ItemsView, ValuesView
 from typing import Any
 
+from relay_tornado.consumer_progress import Taken
 from relay_tornado.delivery.member import InFlight, Item, Member
 from relay_tornado.model import Cursor
-from relay_tornado.progress import Taken
 
 BUCKETS, EACH = 40, 5
 

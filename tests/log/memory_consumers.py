@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
-from relay_tornado.changes import RETENTION, Changes, Dead, Parked
+from relay_tornado.consumer_changes import RETENTION, Changes, Dead, Parked
 from relay_tornado.errors import BucketGone
 from relay_tornado.log import consumers
 from relay_tornado.log.consumers import MISSED, DeadLetter, Gaps, Key, Stored, Terms, too_many, with_untold

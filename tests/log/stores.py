@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from relay_tornado.changes import Changes
+from relay_tornado.consumer_changes import Changes
 from relay_tornado.log.consumers import Consumers, Key, Stored, Terms
 from relay_tornado.log.sqlite_consumers import SqliteConsumers
 from relay_tornado.model import Retention

@@ -12,12 +12,12 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from relay_tornado.changes import RETENTION
+from relay_tornado.consumer_changes import RETENTION
+from relay_tornado.consumer_progress import Taken
 from relay_tornado.log.consumers import Consumers, Key, Stored, Terms
 from relay_tornado.log.ledgers import Ledger, Ledgers
 from relay_tornado.log.sqlite_consumers import SqliteConsumers
 from relay_tornado.model import Retention
-from relay_tornado.progress import Taken
 from tests.log.memory_consumers import MemoryConsumers
 from tests.log.worlds import MemoryWorld, SqliteWorld, event, make
 

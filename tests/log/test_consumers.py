@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from relay_tornado.changes import MAX_DELIVER, RETENTION, Changes, Dead, Parked
+from relay_tornado.consumer_changes import MAX_DELIVER, RETENTION, Changes, Dead, Parked
 from relay_tornado.errors import BucketGone, Conflict
 from relay_tornado.log import consumer_rows
 from relay_tornado.log import consumers as contract

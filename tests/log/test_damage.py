@@ -13,7 +13,7 @@ import pytest
 from structlog.testing import capture_logs
 from tornado.ioloop import IOLoop
 
-from relay_tornado.changes import RETENTION, Changes, Parked
+from relay_tornado.consumer_changes import RETENTION, Changes, Parked
 from relay_tornado.errors import BucketGone, CursorLost, Malformed, Unavailable
 from relay_tornado.log import reclaim, rows, weighing
 from relay_tornado.log.consumers import Key, Terms

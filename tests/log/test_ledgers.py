@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from structlog.testing import capture_logs
 
-from relay_tornado.changes import RETENTION
+from relay_tornado.consumer_changes import RETENTION
 from relay_tornado.errors import NotFound, Unavailable
 from relay_tornado.log.consumers import Consumers, Key, Stored, Terms
 from relay_tornado.log.ledgers import Ledger, Ledgers

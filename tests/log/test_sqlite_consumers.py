@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from relay_tornado.changes import Changes, Dead, Parked
+from relay_tornado.consumer_changes import Changes, Dead, Parked
 from relay_tornado.errors import Conflict
 from relay_tornado.log import consumer_rows, reclaim
 from relay_tornado.log.consumers import Key, Terms

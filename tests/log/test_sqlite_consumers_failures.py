@@ -8,7 +8,7 @@ from contextlib import closing, suppress
 import pytest
 from structlog.testing import capture_logs
 
-from relay_tornado.changes import Changes, Dead, Parked
+from relay_tornado.consumer_changes import Changes, Dead, Parked
 from relay_tornado.errors import RelayError, Unavailable
 from relay_tornado.log.consumers import Gaps
 from relay_tornado.log.ledgers import Ledgers

@@ -13,7 +13,7 @@ import msgspec
 
 from relay_tornado.admin.administration import Administration
 from relay_tornado.admin.logs import Logs
-from relay_tornado.changes import Changes, Dead, Parked
+from relay_tornado.consumer_changes import Changes, Dead, Parked
 from relay_tornado.log.consumers import Key, Terms
 from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.log.sqlite import SqliteEventLog

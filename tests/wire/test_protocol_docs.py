@@ -7,10 +7,10 @@ from typing import Any, get_args
 
 import pytest
 
+from relay_tornado.consumer_progress import WINDOW
 from relay_tornado.errors import CloseCode, NoSpace, Overloaded, Unavailable, Unknown
 from relay_tornado.log.consumers import Terms
 from relay_tornado.model import Bucket, Event, Gap, GapReason
-from relay_tornado.progress import WINDOW
 from relay_tornado.storage.riders import DELAY
 from relay_tornado.wire import control, frames
 from relay_tornado.wire.acks import MAX_DELAY

@@ -9,10 +9,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from relay_tornado import progress as module
-from relay_tornado.changes import Parked
-from relay_tornado.progress import Progress, Taken
-from tests.test_progress import seqs
+from relay_tornado import consumer_progress as module
+from relay_tornado.consumer_changes import Parked
+from relay_tornado.consumer_progress import Progress, Taken
+from tests.test_consumer_progress import seqs
 
 
 class Model:

@@ -30,7 +30,7 @@ import heapq
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from relay_tornado.changes import MAX_DELIVER, RETENTION, Changes, Dead, Parked
+from relay_tornado.consumer_changes import MAX_DELIVER, RETENTION, Changes, Dead, Parked
 from relay_tornado.ranges import Ranges
 
 WINDOW: Final = 10_000

@@ -1,6 +1,6 @@
 """What is stored of a consumer: which events it is done with, which are tried again, and which were given up.
 
-`progress.py` says what changes; the stores of `log` keep it.
+`consumer_progress.py` says what changes; the stores of `log` keep it.
 """
 
 from __future__ import annotations

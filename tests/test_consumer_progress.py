@@ -1,12 +1,12 @@
-"""How far a consumer is: each invariant of progress.py alone."""
+"""How far a consumer is: each invariant of consumer_progress.py alone."""
 
 from __future__ import annotations
 
 import pytest
 
-from relay_tornado import progress as module
-from relay_tornado.changes import RETENTION, Changes, Dead, Parked
-from relay_tornado.progress import AT_ONCE, Progress, Taken
+from relay_tornado import consumer_progress as module
+from relay_tornado.consumer_changes import RETENTION, Changes, Dead, Parked
+from relay_tornado.consumer_progress import AT_ONCE, Progress, Taken
 
 
 def seqs(taken: list[Taken]) -> list[int]:

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from relay_tornado.progress import AT_ONCE, Progress
+from relay_tornado.consumer_progress import AT_ONCE, Progress
 from relay_tornado.ranges import Ranges
 from tests.starving import each_failing
-from tests.test_progress import seqs
+from tests.test_consumer_progress import seqs
 
 HEAD = 3010
 NOW = 1000.0
