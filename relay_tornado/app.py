@@ -25,10 +25,10 @@ from relay_tornado.gauges import ConsumerLevels, Gauges, Measured
 from relay_tornado.handlers.control import ControlServer
 from relay_tornado.handlers.listener import Entrance
 from relay_tornado.handlers.site import Site
+from relay_tornado.low_memory import try_log, watch_timers
 from relay_tornado.metrics import Metrics
 from relay_tornado.ops.schedule import Backups, check_directory
 from relay_tornado.proxy import ProxyTrust
-from relay_tornado.rescue import keep_looking, say
 from relay_tornado.search.index import Index
 from relay_tornado.series.series import Series
 from relay_tornado.settings import Settings
@@ -90,7 +90,7 @@ class Relay:
         Raises StartupError.
         """
         async with AsyncExitStack() as stack:
-            stack.callback(keep_looking().cancel)
+            stack.callback(watch_timers().cancel)
             settings, counters = self.settings, Counters()
             self._certificate = certificate = _certificate(settings)
             if settings.backup_dir is not None:
@@ -232,6 +232,6 @@ async def _again_and_again(work: Callable[[], Awaitable[None]], name: str) -> No
         try:
             await work()
         except Exception:
-            say(_log.exception, "task_failed", task=name, again_in=AGAIN)
+            try_log(_log.exception, "task_failed", task=name, again_in=AGAIN)
         with suppress(MemoryError):
             await asyncio.sleep(AGAIN)

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import structlog
 
-from relay_tornado import rescue
-from relay_tornado.rescue import Timer, keep_looking
+from relay_tornado import low_memory
+from relay_tornado.low_memory import Timer, watch_timers
 
 
 def once(function: Callable[..., Any], after: int = 0) -> Callable[..., Any]:
@@ -40,9 +40,9 @@ def lose_timers(monkeypatch: pytest.MonkeyPatch) -> None:
         return call
 
     loop = asyncio.get_running_loop()
-    monkeypatch.setattr(rescue, "AGAIN", 0.01)
-    monkeypatch.setattr(rescue, "_LATE", 0.01)
-    monkeypatch.setattr(rescue, "_log", structlog.testing.CapturingLogger())
-    rounds = keep_looking()
+    monkeypatch.setattr(low_memory, "RETRY_DELAY", 0.01)
+    monkeypatch.setattr(low_memory, "_LATE", 0.01)
+    monkeypatch.setattr(low_memory, "_log", structlog.testing.CapturingLogger())
+    rounds = watch_timers()
     monkeypatch.setattr(loop, "call_at", losing(loop.call_at, 1))
     monkeypatch.setattr(loop, "call_soon", losing(loop.call_soon, 0))

@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parent.parent / "relay_tornado"
 ARCHITECTURE = (PACKAGE.parent / "docs" / "architecture.md").read_text()
 
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"model", "errors", "ids", "settings", "counters", "ranges", "consumer_changes", "rescue", "pieces"}),
+    frozenset({"model", "errors", "ids", "settings", "counters", "ranges", "consumer_changes", "low_memory", "pieces"}),
     frozenset({"wire", "limits", "proxy"}),
     frozenset({"subject", "signatures"}),
     frozenset({"rules"}),

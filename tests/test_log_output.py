@@ -14,7 +14,7 @@ import structlog
 
 from relay_tornado.ids import new_secret
 from relay_tornado.log_output import configure, redact
-from relay_tornado.rescue import Lookout
+from relay_tornado.low_memory import LogWatch
 from relay_tornado.settings import Settings
 from tests.failing import once
 from tests.waiting import until
@@ -147,7 +147,7 @@ async def test_a_want_of_memory_has_lost_tasks_looked_for(own: bool, monkeypatch
     """A library wakes who waits, and what fails at that is caught and logged: the loop is told of nothing."""
     loop = asyncio.get_running_loop()
     opened()
-    logging.getLogger().addHandler(Lookout(loop))
+    logging.getLogger().addHandler(LogWatch(loop))
     future: asyncio.Future[None] = loop.create_future()
     waiting = loop.create_task(asyncio.wait_for(future, None))
     await asyncio.sleep(0)

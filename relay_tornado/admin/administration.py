@@ -34,11 +34,11 @@ from relay_tornado.ids import new_epoch
 from relay_tornado.log.consumers import Key, Terms, output_key
 from relay_tornado.log.contract import EventLog
 from relay_tornado.log.ledgers import Ledgers
+from relay_tornado.low_memory import Lock
 from relay_tornado.model import DAY, Bucket, BucketId, Input, Output, Token, counted
 from relay_tornado.pieces import Pieces
 from relay_tornado.registry.contract import Registry
 from relay_tornado.registry.uses import Uses
-from relay_tornado.rescue import Lock
 from relay_tornado.settings import Settings
 from relay_tornado.wire.fields import Document
 from relay_tornado.wire.rest import token_document

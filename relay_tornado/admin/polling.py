@@ -17,8 +17,8 @@ from relay_tornado.copies import Goes
 from relay_tornado.errors import CursorLost, Invalid
 from relay_tornado.log.lineage import Placed, gap_behind, gap_within, place_cursor, position_id
 from relay_tornado.log.results import DONE, Latest, sent
+from relay_tornado.low_memory import Lock
 from relay_tornado.model import MIB, Bucket, Event, Gap, Output, Token
-from relay_tornado.rescue import Lock
 from relay_tornado.wire.fields import Document
 from relay_tornado.wire.frames import gap_fields
 

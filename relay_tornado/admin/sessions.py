@@ -25,9 +25,9 @@ import structlog
 
 from relay_tornado.errors import Unauthorized
 from relay_tornado.ids import hash_secret
+from relay_tornado.low_memory import Lock, run_in_thread
 from relay_tornado.model import DAY, Token
 from relay_tornado.registry.contract import Kind, Registry
-from relay_tornado.rescue import Lock, aside
 from relay_tornado.storage.migrate import sync
 
 _log = structlog.get_logger(__name__)
@@ -218,7 +218,7 @@ class Sessions:
             self._newest = msgspec.json.encode(stored)
             try:
                 async with asyncio.timeout(_STORES):
-                    await aside(partial(self._write, self._newest))
+                    await run_in_thread(partial(self._write, self._newest))
             except TimeoutError:
                 _log.warning("sessions_not_stored", reason=f"it was not done within {_STORES:g} s")
             except (OSError, RuntimeError) as error:  # no thread can be started

@@ -27,9 +27,9 @@ from relay_tornado.cli.options import options_of, settings_from, settings_option
 from relay_tornado.cli.ui import link
 from relay_tornado.garbage import restrain
 from relay_tornado.log_output import configure
+from relay_tornado.low_memory import LogWatch, begin_thread, exception_handler
 from relay_tornado.model import Bucket
 from relay_tornado.notify import Notifier, inherited_sockets
-from relay_tornado.rescue import Lookout, begin_thread, rescue
 from relay_tornado.settings import Settings
 
 _log = structlog.get_logger(__name__)
@@ -77,8 +77,8 @@ def serve(demo: bool, **params: Any) -> None:
 async def _run(settings: Settings, demo: bool, notifier: Notifier, inherited: Sequence[socket.socket]) -> None:
     told_to_stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    loop.set_exception_handler(rescue)
-    logging.getLogger().addHandler(Lookout(loop))
+    loop.set_exception_handler(exception_handler)
+    logging.getLogger().addHandler(LogWatch(loop))
     for number in STOP:
         loop.add_signal_handler(number, told_to_stop.set)
     for other in _OTHERS:

@@ -28,9 +28,9 @@ from relay_tornado.delivery.subscription import MOST_ENDED, Placement, Reached, 
 from relay_tornado.errors import BucketGone, Conflict, CursorLost, Invalid, RelayError
 from relay_tornado.ids import format_id
 from relay_tornado.log.lineage import epoch_at, gap_behind
+from relay_tornado.low_memory import try_log
 from relay_tornado.model import Bucket, BucketId, Earliest, Event, Gap, Position, Token
 from relay_tornado.pieces import Pieces
-from relay_tornado.rescue import say
 from relay_tornado.wire import control, frames
 from relay_tornado.wire.acks import Ack, Nak
 
@@ -531,4 +531,4 @@ class Delivery:
             self.end()
         finally:
             self.outlet.unavailable(reason)
-        say(_log.error, "delivery_failed", reason=reason, exc_info=error)
+        try_log(_log.error, "delivery_failed", reason=reason, exc_info=error)

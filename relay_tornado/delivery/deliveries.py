@@ -26,10 +26,10 @@ from relay_tornado.errors import BucketGone, Conflict, Unavailable
 from relay_tornado.log.consumers import Key, span
 from relay_tornado.log.contract import EventLog
 from relay_tornado.log.ledgers import Ledgers
+from relay_tornado.low_memory import try_log
 from relay_tornado.model import Bucket, BucketId, Cursor, Event, Token
 from relay_tornado.pieces import Pieces
 from relay_tornado.registry.contract import Kind, Registry
-from relay_tornado.rescue import say
 from relay_tornado.rules import Rules
 from relay_tornado.settings import Settings
 from relay_tornado.wire import control
@@ -248,7 +248,7 @@ class Deliveries:
                 # It comes back to what there is by then; the others hear of it now.
                 with suppress(Exception):
                     delivery.outlet.unavailable("the relay failed on a change of a bucket: come back")
-                say(_log.exception, "delivery_not_told", bucket=key)
+                try_log(_log.exception, "delivery_not_told", bucket=key)
         # Where memory is short before this, all are told again, of the same change.
         self._directory.changed(key)
         if bucket is None:

@@ -18,8 +18,8 @@ from relay_tornado.delivery.frames import FrameCache
 from relay_tornado.delivery.outlet import Lane, Outlet
 from relay_tornado.errors import BucketGone, CursorLost
 from relay_tornado.log.contract import EventLog
+from relay_tornado.low_memory import Timer, try_log
 from relay_tornado.model import KIB, BucketId, Event
-from relay_tornado.rescue import Timer, say
 
 PAGE: Final = 256
 """Most events in one read."""
@@ -197,7 +197,7 @@ class Dispatcher:
             self._failed = True
             self._pass = None
             self._timer.after(_AGAIN)
-            say(_log.exception, "pass_failed", bucket=self._bucket_id)
+            try_log(_log.exception, "pass_failed", bucket=self._bucket_id)
 
     def _go_on(self, end: float) -> None:
         while True:
@@ -309,7 +309,7 @@ class Dispatcher:
         """In an `except`: a send failed, as for want of memory, and nobody knows what has left. The subscriber is to
         come back, and say what it has."""
         place.subscriber.outlet.unavailable("the relay failed: come back later, and tell its operator")
-        say(_log.exception, "send_failed", bucket=place.bucket_id)
+        try_log(_log.exception, "send_failed", bucket=place.bucket_id)
 
 
 def _send(place: Place, data: bytes) -> bool:

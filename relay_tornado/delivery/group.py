@@ -36,8 +36,8 @@ from relay_tornado.log.consumers import Key
 from relay_tornado.log.contract import EventLog
 from relay_tornado.log.ledgers import EPHEMERAL, Ledger, Ledgers
 from relay_tornado.log.lineage import epoch_at
+from relay_tornado.low_memory import Lock, Timer
 from relay_tornado.model import BucketId, Event
-from relay_tornado.rescue import Lock, Timer
 
 _LOOK: Final = 1.0
 """Seconds until those who wait are woken again where what there is was not taken: whoever was woken may be slow."""

@@ -12,8 +12,8 @@ from relay_tornado.consumer_progress import Taken
 from relay_tornado.delivery.dispatch import Place
 from relay_tornado.delivery.selection import Copies
 from relay_tornado.log.ledgers import Ledger
+from relay_tornado.low_memory import Lock, Timer
 from relay_tornado.model import BucketId, Cursor, Event, Gap
-from relay_tornado.rescue import Lock, Timer
 
 _ENOUGH: Final = 64
 """Room for so many events is worth a write of its own at once, as is a quarter of what a connection may have;"""

@@ -25,8 +25,8 @@ from typing import Final
 
 from relay_tornado.delivery.dispatch import Place
 from relay_tornado.log.ledgers import Ledger
+from relay_tornado.low_memory import Timer
 from relay_tornado.model import BucketId
-from relay_tornado.rescue import Timer
 
 INTERVAL: Final = 1.0
 """Seconds between two pings of one connection."""

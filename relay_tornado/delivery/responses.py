@@ -19,9 +19,9 @@ from relay_tornado.ids import format_id
 from relay_tornado.log.contract import EventLog
 from relay_tornado.log.lineage import epoch_at, holds
 from relay_tornado.log.results import Results
+from relay_tornado.low_memory import Timer
 from relay_tornado.model import ANY_OUTPUT, Appended, Bucket, BucketId, Cursor, Event, Input, Result, Token
 from relay_tornado.registry.contract import Registry
-from relay_tornado.rescue import Timer
 from relay_tornado.wire.answers import Answer, client_answer, text_answer
 
 WAIT: Final = 10.0

@@ -19,8 +19,8 @@ from relay_tornado.delivery.turns import Turns
 from relay_tornado.limits import LogLimit
 from relay_tornado.log.contract import EventLog
 from relay_tornado.log.ledgers import Ledgers
+from relay_tornado.low_memory import try_log
 from relay_tornado.model import BucketId, Gap
-from relay_tornado.rescue import say
 
 _log = structlog.get_logger(__name__)
 
@@ -47,7 +47,7 @@ class Shared:
         """A client of the token with this key misses events: that is counted, and logged with who it is, though not
         each time, as it may come back all the time."""
         self.counters.gaps[gap.reason] += 1
-        say(
+        try_log(
             partial(self._gap_lines.tell, _log.warning),
             "subscriber_missed_events",
             bucket=self.directory.name(bucket_id),

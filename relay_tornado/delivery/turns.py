@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias, TypeVar
 
-from relay_tornado.rescue import Timer, wake
+from relay_tornado.low_memory import Timer, wake
 
 T = TypeVar("T")
 

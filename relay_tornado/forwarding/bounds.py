@@ -11,8 +11,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+from relay_tornado.low_memory import Timer
 from relay_tornado.model import KIB
-from relay_tornado.rescue import Timer
 
 SMALL: Final = 64 * KIB
 """Bytes up to which an event does not count."""

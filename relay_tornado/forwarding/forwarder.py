@@ -36,8 +36,8 @@ from relay_tornado.forwarding.schedule import Schedule, begun, schedule_of
 from relay_tornado.forwarding.shared import Shared
 from relay_tornado.log.ledgers import Ledger
 from relay_tornado.log.lineage import epoch_at
+from relay_tornado.low_memory import Timer
 from relay_tornado.model import KIB, Bucket, Cursor, Event, Output, Result
-from relay_tornado.rescue import Timer
 from relay_tornado.wire.destination import parse
 
 GONE: Final = "410 Gone"

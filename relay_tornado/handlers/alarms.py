@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 import structlog
 
-from relay_tornado.rescue import Timer
+from relay_tornado.low_memory import Timer
 
 _GRAINS: Final = ((2.0, 0.01), (math.inf, 0.25))
 """How late one may be woken: times less than so many seconds ahead are rounded up to so many seconds."""

@@ -24,8 +24,8 @@ import structlog
 from relay_tornado.admin.administration import Administration
 from relay_tornado.admin.commands import run_command
 from relay_tornado.errors import Invalid, NotWritable, RelayError
+from relay_tornado.low_memory import RETRY_DELAY, try_log
 from relay_tornado.ops.lines import LONGEST
-from relay_tornado.rescue import AGAIN, say
 
 _logger = structlog.get_logger(__name__)
 
@@ -140,8 +140,8 @@ class ControlServer:
                 connection, _ = await loop.sock_accept(listener)
                 await self._take(connection)
             except (OSError, MemoryError) as error:
-                say(_logger.warning, "control_not_accepted", error=repr(error), again_in=AGAIN)
-                await asyncio.sleep(AGAIN)
+                try_log(_logger.warning, "control_not_accepted", error=repr(error), again_in=RETRY_DELAY)
+                await asyncio.sleep(RETRY_DELAY)
 
     async def _take(self, connection: socket.socket) -> None:
         try:

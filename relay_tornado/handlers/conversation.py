@@ -20,8 +20,8 @@ from relay_tornado.errors import Conflict, Invalid, RelayError, Unauthorized
 from relay_tornado.handlers.connection import Connection
 from relay_tornado.handlers.sockets import Connected, Sockets
 from relay_tornado.log.results import status_of
+from relay_tornado.low_memory import retry_until_done
 from relay_tornado.model import KIB, Result, Token
-from relay_tornado.rescue import surely
 from relay_tornado.wire import websocket
 
 AGAIN: Final = 1.0
@@ -107,7 +107,7 @@ class Conversation(Connected):
     def ended(self) -> None:
         """The socket is closed."""
         self._session.ended()
-        surely(self._leave)
+        retry_until_done(self._leave)
 
     def _leave(self) -> None:
         self._shut()

@@ -7,7 +7,7 @@ import gc
 from collections import deque
 from typing import Final
 
-from relay_tornado.rescue import Timer
+from relay_tornado.low_memory import Timer
 
 _LOOK: Final = 200
 """Behind so many of them Python looks for garbage. Left to itself it looks at all that a crowd has brought at once, for

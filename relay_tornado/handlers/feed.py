@@ -23,8 +23,8 @@ from relay_tornado.handlers.connection import Connection
 from relay_tornado.handlers.conversation import AGAIN, Written, buffered
 from relay_tornado.handlers.sockets import Connected, Sockets
 from relay_tornado.ids import format_id, parse_id
+from relay_tornado.low_memory import Timer, retry_until_done
 from relay_tornado.model import BucketId, Cursor, Gap, Token
-from relay_tornado.rescue import Timer, surely
 from relay_tornado.wire import control, frames, sse, websocket
 
 HEARTBEAT: Final = 15.0
@@ -316,7 +316,7 @@ class Feed(Connected):
             stream.when_written(stream.close)
 
     def _closed(self) -> None:
-        surely(self._over)
+        retry_until_done(self._over)
 
     def _over(self) -> None:
         self._quiet()

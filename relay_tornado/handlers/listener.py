@@ -27,8 +27,8 @@ from relay_tornado.handlers.connection import Connection, Limits, TlsConnection
 from relay_tornado.handlers.lingering import Lingering
 from relay_tornado.ingest.ingest import Ingest
 from relay_tornado.limits import LogLimit
+from relay_tornado.low_memory import Timer, try_log
 from relay_tornado.proxy import ProxyTrust
-from relay_tornado.rescue import Timer, say
 from relay_tornado.settings import Settings
 from relay_tornado.tls import Certificate
 from relay_tornado.transport.direct import READ_SIZE, Direct, DirectConnection
@@ -224,7 +224,7 @@ class Listener:
                 self._serve(stream)
         except Exception:
             (made or connection).close()
-            say(_log.exception, "request_failed")
+            try_log(_log.exception, "request_failed")
 
     def _serve(self, stream: Connection) -> None:
         self.connections.add(stream)

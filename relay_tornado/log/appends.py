@@ -22,8 +22,8 @@ from relay_tornado.log.batch import Entry, Plan, digests, plan
 from relay_tornado.log.contract import Done
 from relay_tornado.log.state import LogState
 from relay_tornado.log.tail import OVERHEAD
+from relay_tornado.low_memory import try_log, wake
 from relay_tornado.model import NewEvent
-from relay_tornado.rescue import say, wake
 from relay_tornado.settings import Settings
 from relay_tornado.storage.work import Stale, again
 
@@ -168,7 +168,7 @@ class Appends:
             try:
                 done(entry.outcome)
             except Exception:
-                say(_log.exception, "answer_failed", bucket=entry.state.bucket_id)
+                try_log(_log.exception, "answer_failed", bucket=entry.state.bucket_id)
 
     def failed(self, entries: list[Entry], error: Exception) -> None:
         """Answers with the error. Where an event is to blame, or what is damaged where it goes, and not the file as a

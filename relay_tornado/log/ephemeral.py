@@ -11,8 +11,8 @@ from collections import deque
 from collections.abc import Sequence
 
 from relay_tornado.log.tail import OVERHEAD, Recent
+from relay_tornado.low_memory import Timer
 from relay_tornado.model import MIB, Event
-from relay_tornado.rescue import Timer
 
 AGE = 60.0
 BUDGET = 64 * MIB

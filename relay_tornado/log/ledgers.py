@@ -20,8 +20,8 @@ from relay_tornado.counters import Counters
 from relay_tornado.errors import BucketGone, CursorLost, Damaged, NotFound
 from relay_tornado.log.consumers import Consumers, Key, Stored, Terms, with_untold
 from relay_tornado.log.contract import EventLog
+from relay_tornado.low_memory import Lock, try_log
 from relay_tornado.model import BucketId, Gap
-from relay_tornado.rescue import Lock, say
 
 DAMAGED: Final = "damaged"
 """Why an event is dead that the log can't read."""
@@ -138,7 +138,7 @@ class Ledger:
         self.gap = gap
         self.untold = with_untold(self.key, self.untold, gap)
         self._ledgers.counters.gaps[gap.reason] += 1
-        say(
+        try_log(
             _log.warning,
             "consumer_gap",
             bucket_id=self.key.bucket_id,

@@ -17,8 +17,8 @@ from typing import TypeAlias, cast
 from relay_tornado.log import rows
 from relay_tornado.log.state import LogState
 from relay_tornado.log.tail import OVERHEAD
+from relay_tornado.low_memory import RETRY_DELAY
 from relay_tornado.model import MIB, Event
-from relay_tornado.rescue import AGAIN
 
 LEVELS = (256, 64, 16, 4, 1)
 BLOCK_BYTES = 1 * MIB
@@ -118,7 +118,7 @@ class Pages:
                 task.add_done_callback(partial(self._arrived, times, key, state))
             while not task.done():
                 # Where memory is short nobody may be told of its end. Who is cancelled leaves it to the others.
-                await asyncio.wait((task,), timeout=AGAIN)
+                await asyncio.wait((task,), timeout=RETRY_DELAY)
             block = task.result()
             if times == self._forgotten or state.gone or seq > state.head:
                 return block

@@ -30,8 +30,8 @@ from relay_tornado.log.state import LogState
 from relay_tornado.log.tail import Recent, Tail
 from relay_tornado.log.trimming import Trimming
 from relay_tornado.log.watch import Registration, Watches
+from relay_tornado.low_memory import wake
 from relay_tornado.model import Appended, Bounds, BucketId, Epoch, Event, NewEvent, Retention
-from relay_tornado.rescue import wake
 from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
 from relay_tornado.storage.work import CLOSED

@@ -16,8 +16,8 @@ import msgspec
 
 from relay_tornado.errors import BucketGone, Malformed, NotFound, Overloaded, RelayError, Unavailable
 from relay_tornado.log.results import DONE, MOST, READ, Latest, sent, storable, surplus
+from relay_tornado.low_memory import wake
 from relay_tornado.model import BucketId, Result
-from relay_tornado.rescue import wake
 from relay_tornado.settings import Settings
 from relay_tornado.storage.damage import Finite, sound
 from relay_tornado.storage.database import Database

@@ -7,8 +7,8 @@ from typing import TypeAlias
 
 import structlog
 
+from relay_tornado.low_memory import try_log
 from relay_tornado.model import BucketId
-from relay_tornado.rescue import say
 
 Wake: TypeAlias = Callable[[BucketId], None]
 
@@ -48,7 +48,7 @@ class Watches:
                 except MemoryError as error:
                     lacking = error
                 except Exception:
-                    say(_log.exception, "wake_failed", bucket=bucket_id)
+                    try_log(_log.exception, "wake_failed", bucket=bucket_id)
         if lacking is not None:
             raise lacking
 

@@ -22,7 +22,7 @@ from typing import Any, Final, TypeVar
 import structlog
 
 from relay_tornado.errors import NO_THREAD, StartupError
-from relay_tornado.rescue import aside
+from relay_tornado.low_memory import run_in_thread
 from relay_tornado.settings import Settings
 from relay_tornado.storage import migrate
 from relay_tornado.storage.whereabouts import size_of
@@ -174,7 +174,7 @@ class Backups:
         """Does what may take long without holding anybody up. Raises _Failed and OSError."""
         try:
             async with asyncio.timeout(_ANSWERS):
-                return await aside(work)
+                return await run_in_thread(work)
         except TimeoutError:
             raise _Failed(f"the disk of {self._directory} gave no answer within {_ANSWERS:g} s") from None
         except RuntimeError:

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, Final, TypeAlias
 
 from relay_tornado.errors import NO_THREAD
-from relay_tornado.rescue import aside
+from relay_tornado.low_memory import run_in_thread
 
 Socket: TypeAlias = tuple[int, Any]
 """An address family and a socket address of it."""
@@ -43,7 +43,7 @@ class Resolver:
     async def _look_up(self, host: str, port: int) -> list[Socket]:
         try:
             async with self._turns, asyncio.timeout(_LONGEST):
-                return await aside(partial(_lookup, host, port, 0))
+                return await run_in_thread(partial(_lookup, host, port, 0))
         except RuntimeError:
             raise OSError(NO_THREAD) from None
 

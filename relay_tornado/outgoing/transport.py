@@ -16,11 +16,11 @@ from typing import Final, Literal, NamedTuple, TypeAlias, cast
 
 import h11
 
+from relay_tornado.low_memory import Timer
 from relay_tornado.model import KIB
 from relay_tornado.outgoing.dialling import connect
 from relay_tornado.outgoing.names import Resolver
 from relay_tornado.outgoing.retry_after import retry_after
-from relay_tornado.rescue import Timer
 from relay_tornado.wire.destination import Destination
 from relay_tornado.wire.headers import decode
 

@@ -9,9 +9,9 @@ from typing import Any, TypeAlias, TypeVar
 import structlog
 
 from relay_tornado.errors import Conflict, Invalid
+from relay_tornado.low_memory import retry_until_done
 from relay_tornado.model import Bucket, Token
 from relay_tornado.registry.contract import Changed, Kind
-from relay_tornado.rescue import surely
 
 _log = structlog.get_logger(__name__)
 
@@ -117,7 +117,7 @@ class Records:
         """Calls everybody who watches; one for whom memory is short is called again."""
         for changed in tuple(self._watchers):
             try:
-                surely(changed, kind, key)
+                retry_until_done(changed, kind, key)
             except Exception:
                 _log.exception("registry_watcher_failed", kind=kind)
 

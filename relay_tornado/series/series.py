@@ -16,8 +16,8 @@ from typing import Final, Literal, TypeAlias, TypeVar
 import structlog
 
 from relay_tornado.counters import ConsumerLevel, Counters
+from relay_tornado.low_memory import Lock
 from relay_tornado.model import BucketId
-from relay_tornado.rescue import Lock
 from relay_tornado.series import file
 from relay_tornado.storage import beside, parts
 from relay_tornado.storage.connection import Connection

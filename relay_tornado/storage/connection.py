@@ -20,7 +20,7 @@ from typing import Any, TypeAlias, TypeVar, cast
 import aiosqlite
 
 from relay_tornado.errors import NO_THREAD
-from relay_tornado.rescue import aside
+from relay_tornado.low_memory import run_in_thread
 from relay_tornado.storage.damage import unquoted
 from relay_tornado.storage.library import guard_schema
 
@@ -158,7 +158,7 @@ async def _begin_thread_of(proxy: aiosqlite.Connection) -> _Steps:
     is no memory for it, so it is called in another one. Returns what is left to be done. Raises OSError."""
     try:
         async with asyncio.timeout(_BEGINS):
-            return await aside(proxy.__await__, lambda steps: steps.close())
+            return await run_in_thread(proxy.__await__, lambda steps: steps.close())
     except BaseException as error:
         proxy.stop()  # one that begins later ends at once
         if isinstance(error, RuntimeError | TimeoutError):

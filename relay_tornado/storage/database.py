@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 import structlog
 
 from relay_tornado.errors import NoSpace, RelayError, Unavailable, Unknown
-from relay_tornado.rescue import say, wake
+from relay_tornado.low_memory import try_log, wake
 from relay_tornado.settings import Settings
 from relay_tornado.storage import start, wal
 from relay_tornado.storage.connection import Connection, Factory
@@ -249,7 +249,7 @@ class Database:
                         synced = self._writer.stamp
                         await self.read(lambda raw: self._witness.sync())
                 except Exception as error:  # there is no memory for it, say
-                    say(_log.warning, "witness_not_synced", error=str(error) or repr(error))
+                    try_log(_log.warning, "witness_not_synced", error=str(error) or repr(error))
                     await asyncio.sleep(0)
         finally:
             if not self._closing:  # everything is being cancelled: let no thread keep the process from ending

@@ -17,7 +17,7 @@ from typing import Final, Protocol
 import structlog
 
 from relay_tornado.errors import RelayError
-from relay_tornado.rescue import Timer, say
+from relay_tornado.low_memory import Timer, try_log
 from relay_tornado.storage.work import blames_environment
 
 DELAY: Final = 0.05
@@ -123,7 +123,7 @@ class Riders:
 
     def _failed(self, rider: Rider) -> None:
         """In an `except`: what it was asked or told went wrong."""
-        say(_log.exception, "rider_failed")
+        try_log(_log.exception, "rider_failed")
         with suppress(Exception):
             rider.bumped()
         self._waiting[rider] = None

@@ -31,7 +31,7 @@ from typing import Any
 import structlog
 
 from relay_tornado.errors import NO_DESCRIPTOR, Malformed, NoSpace, RelayError, Unavailable, Unknown
-from relay_tornado.rescue import say, wake
+from relay_tornado.low_memory import try_log, wake
 from relay_tornado.storage.checkpoints import Checkpoints
 from relay_tornado.storage.connection import PATIENCE, Connection, Factory, keep_statements_in_memory
 from relay_tornado.storage.content import Content
@@ -189,7 +189,7 @@ class Writer:
                         break
                 except MemoryError:
                     lacking = True
-                    say(_log.exception, "writer_lacks_memory")
+                    try_log(_log.exception, "writer_lacks_memory")
             await self._finish()
         except Exception:
             _log.exception("writer_failed")
@@ -293,7 +293,9 @@ class Writer:
                 if time.monotonic() < self._damage_again:
                     return pages
                 self._damage_again = time.monotonic() + _DAMAGE_EVERY
-            say(_log.error, "commit_failed", code=error.code, error=repr(result.error), committing=result.committing)
+            try_log(
+                _log.error, "commit_failed", code=error.code, error=repr(result.error), committing=result.committing
+            )
             # A full disk rolls back by itself, and works again once there is room.
             await self._recover(self._try_again if isinstance(error, NoSpace) else self._reopen)
         return pages or 0
@@ -310,7 +312,7 @@ class Writer:
             pages = work.pages()
             self._checkpoints.pages += pages
         except Exception:
-            say(_log.exception, "outcome_not_told", committed=error is None)
+            try_log(_log.exception, "outcome_not_told", committed=error is None)
             return None
         return pages
 
@@ -391,7 +393,7 @@ class Writer:
         while failure is not None:
             unforeseen = failure.__cause__
             if self.trouble is None or (unforeseen is not None and not traced):
-                say(_log.error, "database_unavailable", error=str(failure), exc_info=unforeseen)
+                try_log(_log.error, "database_unavailable", error=str(failure), exc_info=unforeseen)
                 traced = unforeseen is not None
             self.trouble = failure
             self._reject(failure)
@@ -471,7 +473,7 @@ class Writer:
         try:
             busy, pages, copied = await self._connection.run(lambda raw: self._copy(raw, mode, patience))
         except Exception as error:  # there is no memory for it, say
-            say(_log.warning, "checkpoint_failed", error=str(error) or repr(error))
+            try_log(_log.warning, "checkpoint_failed", error=str(error) or repr(error))
             self._checkpoints.failed()
             return False
         self._checkpoints.copied(max(pages - copied, 0))

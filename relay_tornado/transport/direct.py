@@ -21,9 +21,9 @@ import structlog
 
 from relay_tornado.ingest.endpoints import PREFIX, Place
 from relay_tornado.ingest.ingest import Head, Ingest, Upload
+from relay_tornado.low_memory import try_log
 from relay_tornado.model import Appended
 from relay_tornado.proxy import ProxyTrust
-from relay_tornado.rescue import say
 from relay_tornado.settings import Settings
 from relay_tornado.transport.heads import has_end, read_head
 from relay_tornado.wire.answers import CLOSE, LATE, Answer, date_line, text_answer
@@ -310,7 +310,7 @@ class DirectConnection:
     def _failed(self) -> None:
         """In an `except`."""
         self.close()
-        say(_log.exception, "request_failed")
+        try_log(_log.exception, "request_failed")
 
     def _begin(self) -> bool:
         """Begins with the next request. Returns whether its head was there."""

@@ -122,7 +122,7 @@ async def test_connections_are_accepted_behind_one_that_there_was_no_memory_for(
     open_memory: OpenWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacking: str
 ) -> None:
     """That one is closed, and the next one served."""
-    monkeypatch.setattr(control, "AGAIN", 0.01)
+    monkeypatch.setattr(control, "RETRY_DELAY", 0.01)
     async with open_memory() as world, serving(world, tmp_path) as (_, path):
         with monkeypatch.context() as patch, socket.socket(socket.AF_UNIX) as turned_away:
             turned_away.setblocking(False)

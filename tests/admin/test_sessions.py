@@ -242,7 +242,7 @@ async def test_a_thread_of_which_nothing_comes_holds_nobody_up(world: World, mon
     late: list[Callable[[], object]] = []
     token, secret = await world.token()
     with monkeypatch.context() as patch, capture_logs() as logs:
-        patch.setattr("relay_tornado.rescue.begin_thread", late.append)
+        patch.setattr("relay_tornado.low_memory.begin_thread", late.append)
         patch.setattr(module, "_STORES", 0.01)
         cookie, _ = await world.sessions.begin(token, secret)
     assert world.is_good(cookie)

@@ -11,8 +11,8 @@ from relay_tornado.consumer_changes import MAX_DELIVER
 from relay_tornado.consumer_progress import Progress
 from relay_tornado.delivery.flight import Flight
 from relay_tornado.delivery.group import Group
+from relay_tornado.low_memory import watch_timers
 from relay_tornado.model import Event
-from relay_tornado.rescue import keep_looking
 from relay_tornado.wire import control
 from tests.delivery.virtual import day, virtual_test
 from tests.delivery.virtual import event_loop as event_loop
@@ -379,7 +379,7 @@ async def test_a_timer_that_is_lost() -> None:
     handle = world.deliveries._groups._groups[KEY]._timer._handle
     assert handle is not None
     handle.cancel()
-    rounds = keep_looking()
+    rounds = watch_timers()
     await asyncio.sleep(13)
     rounds.cancel()
     assert one.tries() == [(1, 1), (1, 2)]

@@ -10,7 +10,7 @@ import pytest
 
 from relay_tornado.delivery import turns
 from relay_tornado.delivery.turns import FAR, READ, REST, SLICE, Turns
-from relay_tornado.rescue import rescue
+from relay_tornado.low_memory import exception_handler
 from tests.delivery import virtual
 from tests.delivery.virtual import event_loop as event_loop
 from tests.delivery.virtual import virtual_test
@@ -90,7 +90,7 @@ def test_a_turn_without_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
     async def test() -> None:
         loop = asyncio.get_running_loop()
-        loop.set_exception_handler(rescue)
+        loop.set_exception_handler(exception_handler)
         turns = Turns(lambda: 0, itertools.count(1).__next__, lambda: 0.0)
 
         def section(number: int) -> int:

@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from relay_tornado import rescue
+from relay_tornado import low_memory
 from relay_tornado.forwarding.bounds import SMALL, Memory, Slots
 from tests.failing import once
 
@@ -46,11 +46,11 @@ async def test_who_needs_a_slot_no_more_keeps_it_from_nobody() -> None:
 @pytest.mark.gen_test
 async def test_all_who_wait_for_memory_are_woken(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where there was none to wake one of them."""
-    monkeypatch.setattr(rescue, "AGAIN", 0.01)
-    monkeypatch.setattr(rescue, "_LATE", 0.01)
+    monkeypatch.setattr(low_memory, "RETRY_DELAY", 0.01)
+    monkeypatch.setattr(low_memory, "_LATE", 0.01)
     loop = asyncio.get_running_loop()
-    loop.set_exception_handler(rescue.rescue)
-    rounds = rescue.keep_looking()
+    loop.set_exception_handler(low_memory.exception_handler)
+    rounds = low_memory.watch_timers()
     memory = Memory(2 * SMALL)
     assert memory.take("one", 2 * SMALL)
     waiting = [asyncio.create_task(memory.room()) for _ in range(3)]

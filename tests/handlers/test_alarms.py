@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from relay_tornado.handlers import alarms as module
 from relay_tornado.handlers.alarms import Alarms
-from relay_tornado.rescue import keep_looking
+from relay_tornado.low_memory import watch_timers
 from tests.delivery.virtual import event_loop as event_loop
 from tests.delivery.virtual import virtual_test
 from tests.failing import once
@@ -192,7 +192,7 @@ async def test_alarms_without_memory(name: str, monkeypatch: pytest.MonkeyPatch)
         with monkeypatch.context() as patch:
             patch.setattr(loop, "call_at", once(loop.call_at))
             alarms.set(second, loop.time() + 1)
-        rounds = keep_looking()
+        rounds = watch_timers()
         await asyncio.sleep(3)
         rounds.cancel()
         assert len(second.woken) == 1

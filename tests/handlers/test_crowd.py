@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from relay_tornado.handlers.crowd import Crowd
-from relay_tornado.rescue import Timer, keep_looking
+from relay_tornado.low_memory import Timer, watch_timers
 from tests.delivery.virtual import event_loop as event_loop
 from tests.delivery.virtual import virtual_test
 
@@ -98,7 +98,7 @@ async def test_a_turn_without_memory(time: int, monkeypatch: pytest.MonkeyPatch)
         return call_soon(callback, *arguments, **options)
 
     monkeypatch.setattr(loop, "call_soon", failing)
-    rounds = keep_looking()
+    rounds = watch_timers()
     for _ in range(5):
         with contextlib.suppress(MemoryError):
             await crowd.turn()

@@ -83,7 +83,7 @@ async def test_who_is_not_told_that_a_block_has_come(
     io_loop: IOLoop, tmp_path: Path, shared: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where there is no memory for that, they get it all the same, whoever read it."""
-    monkeypatch.setattr("relay_tornado.log.pages.AGAIN", 0.01)
+    monkeypatch.setattr("relay_tornado.log.pages.RETRY_DELAY", 0.01)
     world = await reopened(tmp_path, 10)
     pages, state = world.log._pages, world.log._logs["b"]
     loop, lost = asyncio.get_running_loop(), count()

@@ -229,7 +229,7 @@ async def test_a_watcher_that_fails_stops_no_other(world: World) -> None:
 @registry_test
 async def test_a_watcher_without_memory_is_called_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Until it went well, and it alone."""
-    monkeypatch.setattr("relay_tornado.rescue.AGAIN", 0.01)
+    monkeypatch.setattr("relay_tornado.low_memory.RETRY_DELAY", 0.01)
     heard: list[int] = []
     world.registry.watch(fails_once(fails_once(lambda kind, key: heard.append(1)), after=1))
     world.registry.watch(lambda kind, key: heard.append(2))

@@ -124,7 +124,7 @@ async def test_a_thread_that_says_nothing_of_its_beginning(tmp_path: Path, monke
     settings = replace(Settings(), data=tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr("relay_tornado.storage.connection._BEGINS", 0.01)
-        patch.setattr("relay_tornado.rescue.begin_thread", lambda work: None)
+        patch.setattr("relay_tornado.low_memory.begin_thread", lambda work: None)
         with pytest.raises(StartupError, match=r"relay.db can't be opened: no thread "):
             await Database.open(settings)
     await (await Database.open(settings)).close()

@@ -9,7 +9,7 @@ from collections import deque
 from typing import Final
 
 from relay_tornado.errors import Overloaded
-from relay_tornado.rescue import wake
+from relay_tornado.low_memory import wake
 
 AT_ONCE: Final = 4
 WAITING: Final = 1_000

@@ -1,4 +1,4 @@
-"""relay_tornado/rescue.py: a task or a timer that the loop has lost goes on."""
+"""relay_tornado/low_memory.py: a task or a timer that the loop has lost goes on."""
 
 from __future__ import annotations
 
@@ -14,8 +14,17 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from relay_tornado import rescue as module
-from relay_tornado.rescue import Lock, Timer, _at, aside, keep_looking, rescue, surely, wake
+from relay_tornado import low_memory as module
+from relay_tornado.low_memory import (
+    Lock,
+    Timer,
+    _at,
+    exception_handler,
+    retry_until_done,
+    run_in_thread,
+    wake,
+    watch_timers,
+)
 from tests.failing import once
 from tests.needs import uvloops
 from tests.starving import each_failing
@@ -63,7 +72,7 @@ async def test_a_lost_task_goes_on() -> None:
         await asyncio.sleep(0)
     assert not lost.done()
     with capture_logs() as logs:
-        rescue(loop, {"message": "", "exception": MemoryError()})
+        exception_handler(loop, {"message": "", "exception": MemoryError()})
         assert await lost == 8
         assert await spinning > 0
     assert (steps, told) == ([7], [lost])
@@ -78,7 +87,7 @@ async def test_a_lost_task_may_be_cancelled() -> None:
     await asyncio.sleep(0)
     _lose(future, None)
     lost.cancel()
-    rescue(loop, {"message": "", "exception": MemoryError()})
+    exception_handler(loop, {"message": "", "exception": MemoryError()})
     with pytest.raises(asyncio.CancelledError):
         await lost
 
@@ -105,7 +114,7 @@ async def test_a_lost_task_is_found_by_two() -> None:
     await asyncio.sleep(0)
     _lose(future, None)
     for _ in range(2):
-        rescue(loop, {"message": "", "exception": MemoryError()})
+        exception_handler(loop, {"message": "", "exception": MemoryError()})
     for _ in range(10):
         await asyncio.sleep(0)
     lost.cancel()
@@ -118,7 +127,7 @@ async def test_who_could_not_be_woken_is(monkeypatch: pytest.MonkeyPatch) -> Non
     """Where there is no memory to schedule a wake-up, the one who waits goes on all the same."""
     loop = asyncio.get_running_loop()
     before = loop.get_exception_handler()
-    loop.set_exception_handler(rescue)
+    loop.set_exception_handler(exception_handler)
     future: asyncio.Future[None] = loop.create_future()
     waiting = loop.create_task(asyncio.wait_for(future, None))
     await asyncio.sleep(0)
@@ -134,7 +143,7 @@ async def test_who_waits_for_a_lock_gets_it(monkeypatch: pytest.MonkeyPatch) -> 
     """Whoever releases it hears of nothing, and who was not woken has it all the same."""
     loop = asyncio.get_running_loop()
     before = loop.get_exception_handler()
-    loop.set_exception_handler(rescue)
+    loop.set_exception_handler(exception_handler)
     lock = Lock()
     await lock.acquire()
     waiting = loop.create_task(lock.acquire())
@@ -153,7 +162,7 @@ async def test_who_waits_for_a_lock_is_found(monkeypatch: pytest.MonkeyPatch) ->
     class Waiters(deque[asyncio.Future[bool]]):
         __iter__ = once(deque.__iter__)
 
-    monkeypatch.setattr("relay_tornado.rescue.AGAIN", 0.001)
+    monkeypatch.setattr("relay_tornado.low_memory.RETRY_DELAY", 0.001)
     lock = Lock()
     await lock.acquire()
     waiting = [asyncio.create_task(lock.acquire())]
@@ -170,7 +179,7 @@ async def test_who_waits_for_a_lock_is_found(monkeypatch: pytest.MonkeyPatch) ->
 
 async def test_a_lock_is_released(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where there is no memory to call what releases it."""
-    monkeypatch.setattr("relay_tornado.rescue.AGAIN", 0.001)
+    monkeypatch.setattr("relay_tornado.low_memory.RETRY_DELAY", 0.001)
     lock = Lock()
     await lock.acquire()
     with monkeypatch.context() as patch:
@@ -205,23 +214,23 @@ async def test_a_lock_is_released_wherever_memory_is_short() -> None:
 
 async def test_what_has_to_be_done_is_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """As often as memory is short for it; other errors are its caller's, and are raised at once."""
-    monkeypatch.setattr("relay_tornado.rescue.AGAIN", 0.001)
+    monkeypatch.setattr("relay_tornado.low_memory.RETRY_DELAY", 0.001)
     done: list[int] = []
     with capture_logs() as logs:
-        surely(once(once(done.append), after=1), 7)
-        surely(once(done.append), 8)
+        retry_until_done(once(once(done.append), after=1), 7)
+        retry_until_done(once(done.append), 8)
         assert not done
         await until(lambda: sorted(done) == [7, 8])
     assert [entry["event"] for entry in logs] == ["done_again"] * 3
     with pytest.raises(ZeroDivisionError):
-        surely(lambda: 1 // 0)
+        retry_until_done(lambda: 1 // 0)
 
 
 async def test_work_in_a_thread_of_its_own() -> None:
     """What it returns or raises comes back, or is dropped where nobody waits any more."""
-    assert await aside(lambda: 7) == 7
+    assert await run_in_thread(lambda: 7) == 7
     with pytest.raises(ZeroDivisionError):
-        await aside(lambda: 1 // 0)
+        await run_in_thread(lambda: 1 // 0)
     may = threading.Event()
     dropped: list[int] = []
 
@@ -229,8 +238,8 @@ async def test_work_in_a_thread_of_its_own() -> None:
         may.wait(60)
         return 8
 
-    waiting = aside(late, dropped.append)
-    failing = aside(lambda: late() // 0)
+    waiting = run_in_thread(late, dropped.append)
+    failing = run_in_thread(lambda: late() // 0)
     waiting.cancel()
     failing.cancel()
     may.set()
@@ -246,7 +255,7 @@ async def test_what_failed_over_it_tells_of_want_too() -> None:
     _lose(future, 7)
     error = asyncio.InvalidStateError()
     error.__context__ = MemoryError()
-    rescue(loop, {"message": "", "exception": error})
+    exception_handler(loop, {"message": "", "exception": error})
     assert await lost == 7
 
 
@@ -329,12 +338,12 @@ def test_a_timer(loop: str) -> None:
 @pytest.mark.parametrize("lost", ["call_at", "call_soon", "call"])
 def test_a_timer_that_the_loop_has_not(loop: str, lost: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there was no memory to set it, or to call it, it is called all the same, once."""
-    monkeypatch.setattr(module, "AGAIN", 0.01)
+    monkeypatch.setattr(module, "RETRY_DELAY", 0.01)
     monkeypatch.setattr(module, "_LATE", 0.05)
 
     async def test() -> None:
         called: list[float] = []
-        timer, rounds = Timer(lambda: called.append(0.0)), keep_looking()
+        timer, rounds = Timer(lambda: called.append(0.0)), watch_timers()
         running = asyncio.get_running_loop()
         # An event loop of uvloop's can't be changed, so what the timer has of it is.
         short = SimpleNamespace(time=running.time, call_at=running.call_at, call_soon=running.call_soon)
@@ -359,7 +368,7 @@ def test_a_timer_that_the_loop_has_not(loop: str, lost: str, monkeypatch: pytest
 
 async def test_a_step_without_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is done again, where it has not set a time itself or cancelled the timer; other errors are the loop's."""
-    monkeypatch.setattr(module, "AGAIN", 0.01)
+    monkeypatch.setattr(module, "RETRY_DELAY", 0.01)
     monkeypatch.setattr(module, "_LATE", 0.05)
     told: list[dict[str, Any]] = []
     loop = asyncio.get_running_loop()
@@ -376,7 +385,7 @@ async def test_a_step_without_memory(monkeypatch: pytest.MonkeyPatch) -> None:
         done.append(4)
         raise MemoryError
 
-    rounds = keep_looking()
+    rounds = watch_timers()
     failing, cancelled = Timer(fails), Timer(cancels)
     Timer(once(once(lambda: done.append(1)), after=1)).soon()
     failing.soon()
@@ -394,9 +403,9 @@ async def test_a_step_without_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_the_looks_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where there was no memory to set the next of them, and nobody else would look for it."""
     loop = asyncio.get_running_loop()
-    monkeypatch.setattr(module, "AGAIN", 0.01)
+    monkeypatch.setattr(module, "RETRY_DELAY", 0.01)
     monkeypatch.setattr(module, "_LATE", 0.05)
-    rounds = keep_looking()
+    rounds = watch_timers()
     usual = loop.call_at
     tries: list[float] = []
 
@@ -420,9 +429,9 @@ async def test_the_looks_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_the_looks_themselves_may_be_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     """They go on with the next want of memory that the loop hears of."""
-    monkeypatch.setattr(module, "AGAIN", 0.01)
+    monkeypatch.setattr(module, "RETRY_DELAY", 0.01)
     monkeypatch.setattr(module, "_LATE", 0.05)
-    rounds = keep_looking()
+    rounds = watch_timers()
     assert rounds._handle is not None
     rounds._handle.cancel()
     called: list[int] = []
@@ -432,6 +441,6 @@ async def test_the_looks_themselves_may_be_lost(monkeypatch: pytest.MonkeyPatch)
     timer._handle.cancel()
     await asyncio.sleep(0.2)
     assert not called
-    rescue(asyncio.get_running_loop(), {"message": "", "exception": MemoryError()})
+    exception_handler(asyncio.get_running_loop(), {"message": "", "exception": MemoryError()})
     await until(lambda: called)
     rounds.cancel()

@@ -1,4 +1,4 @@
-"""A task or a timer that the event loop has lost, as there was no memory for its next step, goes on all the same.
+"""What goes on where memory is short: tasks and timers that the event loop has lost, locks, threads, lines of the log.
 
 asyncio makes some objects for each step of a task. Where one of them can't be made, the loop tells its exception
 handler, and the task would stay for ever where it is, with whoever waits for it: the writer with everybody. Such a task
@@ -24,7 +24,7 @@ import structlog
 
 T = TypeVar("T")
 
-AGAIN: Final = 1.0
+RETRY_DELAY: Final = 1.0
 """Seconds until something is done again for which there was no memory."""
 
 _LATE: Final = 1.0
@@ -94,7 +94,7 @@ class Timer:
                 try:
                     timer._over()
                 except Exception:
-                    say(_log.exception, "timer_failed")
+                    try_log(_log.exception, "timer_failed")
 
     def _arm(self, at: float) -> asyncio.AbstractEventLoop:
         self._armed[self] = None
@@ -104,7 +104,7 @@ class Timer:
 
     def _lack(self, loop: asyncio.AbstractEventLoop) -> None:
         """In an `except`. Has it looked for, by those who look for others, too, which may be lost themselves."""
-        say(_log.exception, "timer_not_set")
+        try_log(_log.exception, "timer_not_set")
         with suppress(MemoryError):
             loop.call_soon(Timer.look)
 
@@ -126,21 +126,21 @@ class Timer:
                 self._armed.pop(self, None)
 
 
-def keep_looking() -> Timer:
+def watch_timers() -> Timer:
     """Looks once a second for timers of the running loop that are late, until the one that is returned is cancelled."""
 
     def look() -> None:
-        rounds.after(AGAIN)
+        rounds.after(RETRY_DELAY)
         if rounds._handle is None:  # nobody would look whether this one is late
             rounds.soon()
         Timer.look()
 
     rounds = Timer(look)
-    rounds.after(AGAIN)
+    rounds.after(RETRY_DELAY)
     return rounds
 
 
-def rescue(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+def exception_handler(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """The loop's exception handler: the default one, which has tasks looked for that were lost."""
     if _tells_of_want(context.get("exception")):
         loop.call_soon(_look, loop)
@@ -148,7 +148,7 @@ def rescue(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         loop.default_exception_handler(context)
 
 
-class Lookout(logging.Handler):
+class LogWatch(logging.Handler):
     """Has the loop look for lost tasks where a want of memory is logged: what it kept from its end may have been waking
     one, in a library's code, and the loop hears of no exception that somebody catches."""
 
@@ -186,10 +186,10 @@ class Lock(asyncio.Lock):
         except MemoryError as error:
             asyncio.get_running_loop().call_exception_handler({"message": "a task was not woken", "exception": error})
             if self.locked():  # there was none for the call
-                Timer(self.release).after(AGAIN)
+                Timer(self.release).after(RETRY_DELAY)
             else:
                 # There may have been none to find out who waits; and behind him all others would wait.
-                surely(self._wake_up_first)  # type: ignore[attr-defined]
+                retry_until_done(self._wake_up_first)  # type: ignore[attr-defined]
 
     def __aexit__(self, kind: object, error: object, traceback: object) -> Coroutine[Any, Any, None]:
         # Before a coroutine is made, for which there may be no memory, as for a tuple of what is given here.
@@ -200,13 +200,13 @@ class Lock(asyncio.Lock):
 async def _nothing() -> None: ...
 
 
-def surely(step: Callable[..., Any], *arguments: Any) -> None:
+def retry_until_done(step: Callable[..., Any], *arguments: Any) -> None:
     """Does what may be repeated, and does it again a moment later where there is no memory for it."""
     try:
         step(*arguments)
     except MemoryError:
-        Timer(partial(surely, step, *arguments)).after(AGAIN)
-        say(_log.exception, "done_again")
+        Timer(partial(retry_until_done, step, *arguments)).after(RETRY_DELAY)
+        try_log(_log.exception, "done_again")
 
 
 def begin_thread(work: Callable[[], object]) -> None:
@@ -215,7 +215,7 @@ def begin_thread(work: Callable[[], object]) -> None:
     _thread.start_new_thread(work, ())
 
 
-def aside(work: Callable[[], T], drop: Callable[[T], object] = lambda _: None) -> asyncio.Future[T]:
+def run_in_thread(work: Callable[[], T], drop: Callable[[T], object] = lambda _: None) -> asyncio.Future[T]:
     """Does work that blocks in a thread of its own; what comes of it once nobody waits any more is dropped. Where
     memory is short nothing may come: wait for a while. Raises RuntimeError where there is no thread to be had."""
     loop = asyncio.get_running_loop()
@@ -244,7 +244,7 @@ def aside(work: Callable[[], T], drop: Callable[[T], object] = lambda _: None) -
     return done
 
 
-def say(log: Callable[..., Any], event: str, **what: Any) -> None:
+def try_log(log: Callable[..., Any], event: str, **what: Any) -> None:
     """Logs it, where there is memory for words."""
     with suppress(MemoryError):
         log(event, **what)
@@ -297,4 +297,4 @@ def _schedule(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> None:
         task.add_done_callback(callback, context=where)
     if cancelled:
         task.cancel()
-    say(_log.warning, "task_rescued", task=task.get_name())
+    try_log(_log.warning, "task_rescued", task=task.get_name())
