@@ -17,7 +17,7 @@ ARCHITECTURE = (PACKAGE.parent / "docs" / "architecture.md").read_text()
 
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"model", "errors", "ids", "settings", "counters", "ranges", "consumer_changes", "low_memory", "pieces"}),
-    frozenset({"wire", "limits", "proxy"}),
+    frozenset({"wire", "rate_limits", "proxy_trust"}),
     frozenset({"subject", "signatures"}),
     frozenset({"rules"}),
     frozenset({"protocol", "copies", "consumer_progress"}),
@@ -36,8 +36,8 @@ RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 
 SANS_IO = (
     "wire",
-    "limits",
-    "proxy",
+    "rate_limits",
+    "proxy_trust",
     "rules",
     "subject",
     "signatures",

@@ -26,7 +26,7 @@ from click.core import ParameterSource
 from relay_tornado.cli.errors import REMOTE, near_only
 from relay_tornado.errors import Invalid
 from relay_tornado.model import DAY
-from relay_tornado.proxy import parse_ranges
+from relay_tornado.proxy_trust import parse_ranges
 from relay_tornado.settings import Settings, flag, parse_duration, parse_size, variable
 
 F = TypeVar("F", bound=Callable[..., Any])

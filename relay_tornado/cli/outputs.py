@@ -219,7 +219,7 @@ def _tell_refusal(relay: Caller, output: Document) -> None:
         _tell_nowhere(output["destination"])
         return
     from relay_tornado.forwarding.guard import Guard, Refused, literal
-    from relay_tornado.proxy import parse_ranges
+    from relay_tornado.proxy_trust import parse_ranges
     from relay_tornado.wire.destination import parse
 
     info = relay.call("relay.info")

@@ -16,11 +16,11 @@ from relay_tornado.delivery.group import Groups
 from relay_tornado.delivery.receipts import Receipts
 from relay_tornado.delivery.subscription import Directory
 from relay_tornado.delivery.turns import Turns
-from relay_tornado.limits import LogLimit
 from relay_tornado.log.contract import EventLog
 from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.low_memory import try_log
 from relay_tornado.model import BucketId, Gap
+from relay_tornado.rate_limits import LogLimit
 
 _log = structlog.get_logger(__name__)
 

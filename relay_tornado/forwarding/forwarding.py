@@ -29,7 +29,7 @@ from relay_tornado.log.contract import EventLog
 from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.model import KIB, Bucket, BucketId, Event, Output
 from relay_tornado.outgoing.transport import Answer, Bounds, Transport, Unanswered
-from relay_tornado.proxy import parse_ranges
+from relay_tornado.proxy_trust import parse_ranges
 from relay_tornado.registry.contract import Kind, Registry
 from relay_tornado.settings import Settings
 from relay_tornado.wire.destination import PORTS, Destination, parse_new

@@ -14,7 +14,7 @@ from ipaddress import IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
 
 from relay_tornado.outgoing.names import Resolver, Socket, numeric
-from relay_tornado.proxy import Address, Network
+from relay_tornado.proxy_trust import Address, Network
 
 _NEVER: Final = tuple(
     ip_network(each)

@@ -24,7 +24,7 @@ from tornado.iostream import IOStream, SSLIOStream, StreamClosedError, Unsatisfi
 from relay_tornado.delivery.outlet import Lane
 from relay_tornado.handlers.heads import ends_lines, essential, frames_body, names_host, says_close
 from relay_tornado.handlers.lingering import Lingering
-from relay_tornado.proxy import ProxyTrust, speaks_proxy_protocol
+from relay_tornado.proxy_trust import ProxyTrust, speaks_proxy_protocol
 from relay_tornado.settings import Settings
 from relay_tornado.transport.direct import DISCARD_TIME, NEVER, READ_SIZE
 from relay_tornado.wire.answers import CLOSE, LATE, Answer, text_answer

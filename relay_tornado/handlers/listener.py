@@ -26,9 +26,9 @@ from relay_tornado.handlers.binding import listen
 from relay_tornado.handlers.connection import Connection, Limits, TlsConnection
 from relay_tornado.handlers.lingering import Lingering
 from relay_tornado.ingest.ingest import Ingest
-from relay_tornado.limits import LogLimit
 from relay_tornado.low_memory import Timer, try_log
-from relay_tornado.proxy import ProxyTrust
+from relay_tornado.proxy_trust import ProxyTrust
+from relay_tornado.rate_limits import LogLimit
 from relay_tornado.settings import Settings
 from relay_tornado.tls import Certificate
 from relay_tornado.transport.direct import READ_SIZE, Direct, DirectConnection

@@ -21,10 +21,10 @@ from relay_tornado.delivery.responses import Responses
 from relay_tornado.errors import CloseCode
 from relay_tornado.handlers.alarms import Alarms
 from relay_tornado.handlers.crowd import Crowd
-from relay_tornado.limits import LogLimit
 from relay_tornado.low_memory import Timer
 from relay_tornado.model import BucketId, Token
-from relay_tornado.proxy import ProxyTrust
+from relay_tornado.proxy_trust import ProxyTrust
+from relay_tornado.rate_limits import LogLimit
 from relay_tornado.registry.access import Access
 from relay_tornado.registry.contract import Kind, Registry
 from relay_tornado.settings import Settings

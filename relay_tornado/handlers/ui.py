@@ -21,8 +21,8 @@ from relay_tornado.handlers.base import JsonHandler
 from relay_tornado.handlers.credentials import COOKIE, SECURE_COOKIE, Callers, cookie, distrusted_proxy, is_secure
 from relay_tornado.handlers.rest.payload import check_size, parse
 from relay_tornado.handlers.sockets import counted_address
-from relay_tornado.limits import Attempts
 from relay_tornado.model import KIB, RateLimit, Token
+from relay_tornado.rate_limits import Attempts
 
 POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "

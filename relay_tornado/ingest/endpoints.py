@@ -14,8 +14,8 @@ from typing import NamedTuple
 import structlog
 
 from relay_tornado.errors import Invalid
-from relay_tornado.limits import Limiter
 from relay_tornado.model import Bucket, BucketAuth, BucketId, Input, NewEvent, Output, RateLimit, Verify
+from relay_tornado.rate_limits import Limiter
 from relay_tornado.registry.routes import Routes
 from relay_tornado.settings import Settings
 from relay_tornado.signatures import Verdict, Verifier

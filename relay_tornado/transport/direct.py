@@ -23,7 +23,7 @@ from relay_tornado.ingest.endpoints import PREFIX, Place
 from relay_tornado.ingest.ingest import Head, Ingest, Upload
 from relay_tornado.low_memory import try_log
 from relay_tornado.model import Appended
-from relay_tornado.proxy import ProxyTrust
+from relay_tornado.proxy_trust import ProxyTrust
 from relay_tornado.settings import Settings
 from relay_tornado.transport.heads import has_end, read_head
 from relay_tornado.wire.answers import CLOSE, LATE, Answer, date_line, text_answer

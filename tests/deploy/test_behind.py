@@ -11,7 +11,7 @@ import pytest
 from relay_tornado.handlers.listener import Entrance
 from relay_tornado.ids import hash_secret, new_secret, new_uuid
 from relay_tornado.model import Token
-from relay_tornado.proxy import ProxyTrust
+from relay_tornado.proxy_trust import ProxyTrust
 from tests.deploy.fronts import FRONTS, behind
 from tests.handlers.edge import URL, edge
 from tests.handlers.sockets import Client

@@ -17,7 +17,7 @@ from tornado.testing import bind_unused_port
 from tornado.web import Application, RequestHandler, stream_request_body
 from tornado.websocket import WebSocketHandler
 
-from relay_tornado.proxy import Origin, ProxyTrust
+from relay_tornado.proxy_trust import Origin, ProxyTrust
 from tests.deploy.fronts import FRONTS, NAME, Behind, Front, behind, context
 
 TRUST = ProxyTrust.parse("127.0.0.1")

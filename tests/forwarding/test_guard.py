@@ -14,7 +14,7 @@ from relay_tornado.errors import Invalid
 from relay_tornado.forwarding.forwarding import BOUNDS
 from relay_tornado.forwarding.guard import Guard, GuardedResolver, Refused
 from relay_tornado.outgoing.transport import Transport, Unanswered
-from relay_tornado.proxy import parse_ranges
+from relay_tornado.proxy_trust import parse_ranges
 from relay_tornado.wire.destination import parse
 from tests.forwarding.target import Target, answer
 from tests.forwarding.world import public, world

@@ -22,7 +22,7 @@ from relay_tornado.handlers.sockets import Sockets
 from relay_tornado.ids import hash_secret, new_epoch, new_secret, new_uuid
 from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.model import Bucket, Input, NewEvent, Token
-from relay_tornado.proxy import ProxyTrust
+from relay_tornado.proxy_trust import ProxyTrust
 from relay_tornado.registry.access import Access
 from relay_tornado.registry.memory import MemoryRegistry
 from relay_tornado.settings import Settings

@@ -22,7 +22,7 @@ from relay_tornado.handlers.connection import Connection
 from relay_tornado.handlers.listener import Entrance, Listener
 from relay_tornado.ids import hash_secret, new_secret, new_uuid
 from relay_tornado.model import MIB, Token
-from relay_tornado.proxy import ProxyTrust
+from relay_tornado.proxy_trust import ProxyTrust
 from relay_tornado.tls import Certificate
 from relay_tornado.transport.direct import DirectConnection
 from tests.handlers.edge import URL, edge

@@ -16,7 +16,7 @@ import pytest
 import structlog
 import websockets
 
-from relay_tornado import limits
+from relay_tornado import rate_limits
 from relay_tornado.errors import StartupError
 from relay_tornado.handlers.connection import Connection
 from relay_tornado.handlers.listener import _ACCEPT_PAUSE, Listener
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.usefixtures("transport")
 @pytest.mark.gen_test
 async def test_the_number_of_connections(monkeypatch: pytest.MonkeyPatch) -> None:
     """Over the limit a connection is closed at once, one line a while says so, and the others are not disturbed."""
-    monkeypatch.setattr(limits, "_PAUSE", 3600.0)
+    monkeypatch.setattr(rate_limits, "_PAUSE", 3600.0)
     async with edge(max_connections=2) as site, Raw(site.port) as first, Raw(site.port) as second:
         assert (await first.ask(request(URL, b"x"))).status == 200
         assert (await second.ask(request(URL, b"x"))).status == 200

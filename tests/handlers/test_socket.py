@@ -12,7 +12,7 @@ from tornado.httpclient import AsyncHTTPClient, HTTPRequest
 from tornado.websocket import websocket_connect
 from websockets.asyncio.client import connect
 
-from relay_tornado import limits
+from relay_tornado import rate_limits
 from relay_tornado.ids import hash_secret
 from relay_tornado.model import Retention, Token
 from tests.handlers.edge import BUCKET, edge
@@ -137,7 +137,7 @@ async def test_wrong_credentials_get_unauthorized_and_4001(server: Live) -> None
 async def test_who_has_no_token_fills_no_log(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many sockets are refused, a line tells of the first, and a later one of how many there were; what a
     token's holder does is always told."""
-    monkeypatch.setattr(limits, "_PAUSE", 3600.0)
+    monkeypatch.setattr(rate_limits, "_PAUSE", 3600.0)
     async with live(max_sockets=1) as server:
         token = await server.token()
         with structlog.testing.capture_logs() as lines:
@@ -147,10 +147,10 @@ async def test_who_has_no_token_fills_no_log(monkeypatch: pytest.MonkeyPatch) ->
                 await client.say({"action": "auth"})
                 assert (await client.end())[0] == 4001
                 await until(lambda: server.sockets.count == 0)
-            monkeypatch.setattr(limits, "_PAUSE", 0.0)
+            monkeypatch.setattr(rate_limits, "_PAUSE", 0.0)
             client = await server.authenticated(token)
             assert (await (await server.client()).end())[0] == 4029
-            monkeypatch.setattr(limits, "_PAUSE", 3600.0)
+            monkeypatch.setattr(rate_limits, "_PAUSE", 3600.0)
             await client.say({"action": "auth", "key": "x"})
             assert (await client.end())[0] == 4001
         told = [(each["event"], each["code"], each.get("left_out")) for each in lines if "code" in each]

@@ -18,7 +18,7 @@ from relay_tornado.delivery.outlet import Lane
 from relay_tornado.handlers import socket as sockets
 from relay_tornado.handlers.connection import Connection, Limits, _Short
 from relay_tornado.handlers.socket import SocketHandler
-from relay_tornado.proxy import ProxyTrust
+from relay_tornado.proxy_trust import ProxyTrust
 from relay_tornado.settings import Settings
 from tests.handlers.edge import edge
 

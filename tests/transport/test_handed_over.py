@@ -10,7 +10,7 @@ import structlog
 import websockets
 
 from relay_tornado.handlers.connection import Connection
-from relay_tornado.proxy import ProxyTrust
+from relay_tornado.proxy_trust import ProxyTrust
 from relay_tornado.transport.direct import DirectConnection
 from relay_tornado.wire.answers import Answer
 from tests.handlers.edge import URL, Entrance, edge

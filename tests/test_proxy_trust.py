@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay_tornado.errors import Invalid
-from relay_tornado.proxy import MAX_HOPS, Origin, ProxyTrust, speaks_proxy_protocol
+from relay_tornado.proxy_trust import MAX_HOPS, Origin, ProxyTrust, speaks_proxy_protocol
 
 TRUST = ProxyTrust.parse("127.0.0.1, 10.0.0.0/8 fd00::/8")
 PROXY = "10.1.2.3"

@@ -1,12 +1,12 @@
-"""relay_tornado/limits.py: so many at once, then as many as the rate gives, by a clock that the test moves."""
+"""relay_tornado/rate_limits.py: so many at once, then as many as the rate gives, by a clock that the test moves."""
 
 from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay_tornado.limits import Attempts, Limiter
 from relay_tornado.model import RateLimit
+from relay_tornado.rate_limits import Attempts, Limiter
 
 
 def test_a_burst_and_then_the_rate() -> None:

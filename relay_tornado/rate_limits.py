@@ -1,5 +1,5 @@
-"""Rates: how many events may come in, by a bucket of tokens that fills up evenly; how often one may fail, and the log
-is written to."""
+"""Rate limits: for events that come in, by a bucket of tokens that fills up evenly; for who fails; and for lines of the
+log."""
 
 from __future__ import annotations
 
