@@ -143,7 +143,7 @@ class Relay:
             _keep_running(stack, upkeep.run, "relay-upkeep")
             if certificate is not None:
                 _keep_running(stack, certificate.watch, "relay-certificate")
-            _keep_running(stack, lambda: engine.uses.run(lambda: site.sockets.keys), "relay-uses")
+            _keep_running(stack, lambda: engine.uses.run(lambda: site.clients.keys), "relay-uses")
             _keep_running(stack, administration.housekeeping.run, "relay-housekeeping")
             if backups is not None:
                 _keep_running(stack, backups.run, "relay-backups")

@@ -6,7 +6,8 @@ connects makes a dozen. Here what a collection leaves is put aside, and the next
 everything only once many times as long as that took has gone by.
 
 Python 3.14.0 to 3.14.4 begin none by themselves: they look at a part of everything at a time, and at nothing of what is
-put aside. There the looks are those behind a crowd (`handlers/crowd.py`): behind all who ask for anything but an input.
+put aside. There the looks are those behind a crowd (`handlers/admission.py`): behind all who ask for anything but an
+input.
 """
 
 from __future__ import annotations

@@ -76,10 +76,10 @@ class Gauges:
             append_queue=self.log.append_queue,
             append_queue_limit=self.settings.append_queue,
             ingest_buffer=site.ingest.buffered,
-            replay_buffer=site.sockets.deliveries.flight.outstanding,
+            replay_buffer=site.clients.deliveries.flight.outstanding,
             connections=len(site.listener.connections),
             connections_limit=site.listener.limit,
-            subscribers=site.sockets.deliveries.subscribers,
+            subscribers=site.clients.deliveries.subscribers,
             forward_requests=forwarding.trying,
             forward_circuits_open=forwarding.circuits_open,
             forward_retries=forwarding.parked,
@@ -98,7 +98,7 @@ class Gauges:
         )
 
     def _lag(self) -> Mapping[str, int]:
-        lag = self.site.sockets.deliveries.lag()
+        lag = self.site.clients.deliveries.lag()
         return {bucket.name: lag[bucket.id] for bucket in self.registry.list("bucket") if bucket.id in lag}
 
     def _lags(self) -> Sequence[counters.ConsumerLevel]:

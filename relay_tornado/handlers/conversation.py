@@ -17,8 +17,8 @@ from relay_tornado.delivery.flight import Flight, Landing
 from relay_tornado.delivery.liveness import Liveness, acknowledged
 from relay_tornado.delivery.outlet import Frames, OutletClosed
 from relay_tornado.errors import Conflict, Invalid, RelayError, Unauthorized
-from relay_tornado.handlers.connection import Connection
-from relay_tornado.handlers.sockets import Connected, Sockets
+from relay_tornado.handlers.connected_clients import Connected, ConnectedClients
+from relay_tornado.handlers.tornado_connection import TornadoConnection
 from relay_tornado.log.results import status_of
 from relay_tornado.low_memory import retry_until_done
 from relay_tornado.model import KIB, Result, Token
@@ -45,25 +45,25 @@ class Edge(Protocol):
 class Conversation(Connected):
     """From the opened WebSocket to its end. Frames go straight to the stream; Tornado reads, pongs and closes."""
 
-    __slots__ = ("_alarm", "_edge", "_liveness", "_loop", "_open", "_ping", "_session", "_sockets", "_stream")
+    __slots__ = ("_alarm", "_clients", "_edge", "_liveness", "_loop", "_open", "_ping", "_session", "_stream")
 
-    def __init__(self, sockets: Sockets, edge: Edge, stream: IOStream, address: str | None) -> None:
+    def __init__(self, clients: ConnectedClients, edge: Edge, stream: IOStream, address: str | None) -> None:
         self.address = address
         self.client_ip = edge.request.remote_ip or ""
         self.key = ""
         self.user_agent = edge.request.headers.get("User-Agent", "")[:1000]
         self.subscribed_at = None
-        self._sockets = sockets
+        self._clients = clients
         self._edge = edge
         self._stream = stream
         self._loop = asyncio.get_running_loop()
         now = self._loop.time()
-        self._session = protocol.Session(sockets.settings, now)
-        self._liveness = Liveness(sockets.settings.stuck_timeout, now)
+        self._session = protocol.Session(clients.settings, now)
+        self._liveness = Liveness(clients.settings.stuck_timeout, now)
         self._delivery: Delivery | None = None
         self._ping: asyncio.Future[None] | None = None
         self._open = True
-        self._alarm = sockets.alarms.set(self, self._due())
+        self._alarm = clients.alarms.set(self, self._due())
 
     @property
     def consumer(self) -> str:
@@ -86,7 +86,7 @@ class Conversation(Connected):
         """A message from the client. Returns once it is answered."""
         if self._delivery is None:
             # What it takes to subscribe is ten times a webhook's time.
-            await self._sockets.crowd.turn()
+            await self._clients.admission.turn()
         self.heard()
         effects = self._session.received(message)
         if self._delivery is not None:
@@ -111,7 +111,7 @@ class Conversation(Connected):
 
     def _leave(self) -> None:
         self._shut()
-        self._sockets.forget(self)
+        self._clients.forget(self)
 
     # the outlet of delivery
 
@@ -198,23 +198,23 @@ class Conversation(Connected):
             self._liveness.asked(self._loop.time())
 
     def _tell(self, event: str, **what: Any) -> None:
-        tell = self._sockets.tell if self._session.token is None else _log.info
+        tell = self._clients.tell if self._session.token is None else _log.info
         tell(event, address=self.client_ip, **what)
 
     def _authenticate(self, key: str, secret: str) -> protocol.Effects:
         try:
-            token = self._sockets.access.authenticate(key, secret)
+            token = self._clients.access.authenticate(key, secret)
         except Unauthorized as error:
             return self._session.refused(str(error))
-        self._sockets.identify(self, token)
+        self._clients.identify(self, token)
         # Until now a message was short; an answer or a map of positions may be longer.
-        limit = self._sockets.settings.max_message
+        limit = self._clients.settings.max_message
         self._edge.allow(2 * limit + 64 * KIB)
         return self._session.authenticated(token)
 
     async def _subscribe(self, effect: protocol.Subscribe) -> None:
         try:
-            delivery, answers = await self._sockets.deliveries.subscribe(
+            delivery, answers = await self._clients.deliveries.subscribe(
                 self,
                 effect.request,
                 effect.token,
@@ -231,10 +231,10 @@ class Conversation(Connected):
             self.unavailable("the relay can't read its log now: come back later")
             return
         if not self._open:
-            self._sockets.deliveries.end(delivery)
+            self._clients.deliveries.end(delivery)
             return
         self._delivery = delivery
-        if isinstance(self._stream, Connection):
+        if isinstance(self._stream, TornadoConnection):
             self._stream.open_to(delivery.lane)
         self.subscribed_at = time.time()
         token = self._session.token
@@ -248,7 +248,7 @@ class Conversation(Connected):
         result = Result(status, request.status, request.headers, request.body, 0, 0, at)
         failed: RelayError | None = None
         try:
-            await self._sockets.responses.respond(effect.token, request.id, result)
+            await self._clients.responses.respond(effect.token, request.id, result)
         except RelayError as error:
             failed = error
         await self._perform(self._session.responded(request, failed))
@@ -257,7 +257,7 @@ class Conversation(Connected):
         """Ends delivery behind the write that it is in, and forgets its positions."""
         delivery, self._delivery = self._delivery, None
         if delivery is not None:
-            self._sockets.deliveries.end(delivery)
+            self._clients.deliveries.end(delivery)
             await delivery.ended()
 
     # time
@@ -281,7 +281,7 @@ class Conversation(Connected):
             again = self._due()
         finally:
             if self._open:
-                self._alarm = self._sockets.alarms.set(self, again)
+                self._alarm = self._clients.alarms.set(self, again)
 
     def _acknowledged(self) -> int | None:
         return None if self._stream.closed() else acknowledged(self._stream.socket)
@@ -299,13 +299,13 @@ class Conversation(Connected):
     def _shut(self) -> None:
         """No data goes out any more, and nothing is done by the clock."""
         self._open = False
-        self._sockets.alarms.cancel(self, self._alarm)
+        self._clients.alarms.cancel(self, self._alarm)
         if self._delivery is not None:
-            self._sockets.deliveries.end(self._delivery)
+            self._clients.deliveries.end(self._delivery)
 
     def _buffer(self, data: bytes | memoryview) -> asyncio.Future[None] | None:
         """Writes without waiting; None where the stream is closed."""
-        return buffered(self._stream, data, self._sockets.deliveries.flight)
+        return buffered(self._stream, data, self._clients.deliveries.flight)
 
 
 def buffered(stream: IOStream, data: bytes | memoryview, flight: Flight) -> asyncio.Future[None] | None:

@@ -21,7 +21,7 @@ from tornado.httputil import HTTPServerRequest
 from relay_tornado.admin.sessions import Session, Sessions
 from relay_tornado.errors import Forbidden, Unauthorized
 from relay_tornado.handlers.base import BEARER
-from relay_tornado.handlers.connection import stream_of
+from relay_tornado.handlers.tornado_connection import stream_of
 from relay_tornado.ids import hash_secret
 from relay_tornado.model import Token
 from relay_tornado.registry.access import API_KEY, Access

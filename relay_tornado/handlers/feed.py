@@ -19,9 +19,9 @@ from relay_tornado.admin.sessions import Session
 from relay_tornado.delivery.deliver import Delivery
 from relay_tornado.delivery.liveness import Liveness, acknowledged
 from relay_tornado.delivery.outlet import Frames, OutletClosed
-from relay_tornado.handlers.connection import Connection
+from relay_tornado.handlers.connected_clients import Connected, ConnectedClients
 from relay_tornado.handlers.conversation import AGAIN, Written, buffered
-from relay_tornado.handlers.sockets import Connected, Sockets
+from relay_tornado.handlers.tornado_connection import TornadoConnection
 from relay_tornado.ids import format_id, parse_id
 from relay_tornado.low_memory import Timer, retry_until_done
 from relay_tornado.model import BucketId, Cursor, Gap, Token
@@ -44,6 +44,7 @@ class Feed(Connected):
 
     __slots__ = (
         "_chunked",
+        "_clients",
         "_heartbeat",
         "_heartbeats",
         "_ids",
@@ -54,7 +55,6 @@ class Feed(Connected):
         "_secret_hash",
         "_session",
         "_single",
-        "_sockets",
         "_stream",
         "_timer",
         "_token",
@@ -67,7 +67,7 @@ class Feed(Connected):
 
     def __init__(
         self,
-        sockets: Sockets,
+        clients: ConnectedClients,
         token: Token,
         secret_hash: str,
         *,
@@ -78,12 +78,12 @@ class Feed(Connected):
     ) -> None:
         """`secret_hash` is of the secret that the client showed, perhaps as it began its `session`. `single`: the
         stream is of one bucket that was named, so that its ids are those of events."""
-        self.address = sockets.counted(client_ip)
+        self.address = clients.counted(client_ip)
         self.client_ip = client_ip
         self.user_agent = user_agent
         self.key = token.key
         self.subscribed_at = None
-        self._sockets = sockets
+        self._clients = clients
         self._token = token
         # The secret before a rotation ends with its grace; the current one is followed through rotations to come.
         self._secret_hash = secret_hash
@@ -92,7 +92,7 @@ class Feed(Connected):
             session.held.add(self)
         self._single = single
         self._opened = int(time.time())
-        self._stream: Connection | None = None
+        self._stream: TornadoConnection | None = None
         self._chunked = True
         self._delivery: Delivery | None = None
         self._ids: dict[BucketId, str] = {}
@@ -100,18 +100,18 @@ class Feed(Connected):
         self.ended = False
         self._heartbeat: asyncio.Future[None] | None = None
         self._loop = asyncio.get_running_loop()
-        self._heartbeats = min(HEARTBEAT, sockets.settings.ping_interval)
-        self._liveness = Liveness(sockets.settings.stuck_timeout, self._loop.time())
+        self._heartbeats = min(HEARTBEAT, clients.settings.ping_interval)
+        self._liveness = Liveness(clients.settings.stuck_timeout, self._loop.time())
         self._next = 0.0
         self._timer = Timer(self._tick)
-        sockets.enter(self)
-        sockets.identify(self, token)
+        clients.enter(self)
+        clients.identify(self, token)
 
     # its life
 
     def open(
         self,
-        stream: Connection,
+        stream: TornadoConnection,
         delivery: Delivery,
         request: control.Subscribe,
         answers: Sequence[Mapping[str, Any]],
@@ -156,7 +156,7 @@ class Feed(Connected):
         self.ended = True
         if self._session is not None:
             self._session.held.discard(self)
-        self._sockets.forget(self)
+        self._clients.forget(self)
 
     def send_away(self, reason: str) -> None:
         self._end("going_away", reason)
@@ -240,7 +240,7 @@ class Feed(Connected):
     def _buffer(self, data: bytes) -> asyncio.Future[None] | None:
         """Writes without waiting; None where the stream is closed."""
         assert self._stream is not None
-        return buffered(self._stream, data, self._sockets.deliveries.flight)
+        return buffered(self._stream, data, self._clients.deliveries.flight)
 
     # time
 
@@ -261,7 +261,7 @@ class Feed(Connected):
         stream = self._stream
         assert stream is not None
         if now >= self._liveness.due and self._liveness.stuck(now, self._acknowledged(stream, now)):
-            seconds = f"{self._sockets.settings.stuck_timeout:g} s"
+            seconds = f"{self._clients.settings.stuck_timeout:g} s"
             self._end("too_slow", f"too slow: no sign of life for {seconds}; reconnect to go on")
             # It reads nothing, so there is no use in waiting for it.
             stream.close()
@@ -289,7 +289,7 @@ class Feed(Connected):
                     self._ids[key] = reached
         return self._event("ping", moved)
 
-    def _acknowledged(self, stream: Connection, now: float) -> int | None:
+    def _acknowledged(self, stream: TornadoConnection, now: float) -> int | None:
         if stream.closed():
             return None
         bytes_acknowledged = acknowledged(stream.socket)
@@ -325,4 +325,4 @@ class Feed(Connected):
     def _quiet(self) -> None:
         self._timer.cancel()
         if self._delivery is not None:
-            self._sockets.deliveries.end(self._delivery)
+            self._clients.deliveries.end(self._delivery)

@@ -15,8 +15,8 @@ from tornado.httputil import (
 )
 from tornado.web import Application
 
-from relay_tornado.handlers.connection import Connection
 from relay_tornado.handlers.ingest import IngestRequest
+from relay_tornado.handlers.tornado_connection import TornadoConnection
 from relay_tornado.ingest.endpoints import PREFIX, origin_form
 from relay_tornado.ingest.ingest import Ingest
 from relay_tornado.settings import Settings
@@ -54,7 +54,7 @@ class _Request(HTTPMessageDelegate):
     ) -> Awaitable[None] | None:
         assert isinstance(start_line, RequestStartLine)
         stream = self._connection.stream
-        assert isinstance(stream, Connection)
+        assert isinstance(stream, TornadoConnection)
         front = self._front
         _expectation(start_line, headers)
         target = start_line.path
@@ -81,7 +81,7 @@ class _Request(HTTPMessageDelegate):
 
     def finish(self) -> None:
         assert self._inner is not None
-        assert isinstance(self._connection.stream, Connection)
+        assert isinstance(self._connection.stream, TornadoConnection)
         self._connection.stream.arrived()
         self._inner.finish()
 

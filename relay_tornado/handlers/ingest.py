@@ -5,8 +5,8 @@ from __future__ import annotations
 from tornado.http1connection import HTTP1Connection
 from tornado.httputil import HTTPHeaders, HTTPMessageDelegate, RequestStartLine, ResponseStartLine
 
-from relay_tornado.handlers.connection import Connection
 from relay_tornado.handlers.heads import header_block
+from relay_tornado.handlers.tornado_connection import TornadoConnection
 from relay_tornado.ingest.ingest import Head, Ingest, Upload
 from relay_tornado.settings import Settings
 from relay_tornado.transport.direct import DISCARD_TIME, SMALL
@@ -24,7 +24,7 @@ class IngestRequest(HTTPMessageDelegate):
     """
 
     def __init__(
-        self, ingest: Ingest, settings: Settings, stream: Connection, connection: HTTP1Connection, host: str
+        self, ingest: Ingest, settings: Settings, stream: TornadoConnection, connection: HTTP1Connection, host: str
     ) -> None:
         """`host` is the Host header, for a request that is not for an ingest URL."""
         self._ingest = ingest

@@ -23,8 +23,8 @@ from tornado.ioloop import IOLoop
 from relay_tornado.counters import Counters
 from relay_tornado.errors import StartupError
 from relay_tornado.handlers.binding import listen
-from relay_tornado.handlers.connection import Connection, Limits, TlsConnection
 from relay_tornado.handlers.lingering import Lingering
+from relay_tornado.handlers.tornado_connection import Limits, TlsConnection, TornadoConnection
 from relay_tornado.ingest.ingest import Ingest
 from relay_tornado.low_memory import Timer, try_log
 from relay_tornado.proxy_trust import ProxyTrust
@@ -113,7 +113,7 @@ class Listener:
         self._counters = Counters() if counters is None else counters
         self.trust = entrance.trust
         self._entrance = entrance
-        self.connections: set[Connection | DirectConnection] = set()
+        self.connections: set[TornadoConnection | DirectConnection] = set()
         self._arriving: deque[_Arrival] = deque()
         self._welcoming = False
         self._closed = asyncio.Event()
@@ -186,7 +186,7 @@ class Listener:
             connection.close()
         self.lingering.close()
 
-    def forget(self, connection: Connection | DirectConnection) -> None:
+    def forget(self, connection: TornadoConnection | DirectConnection) -> None:
         """The connection's descriptor is closed."""
         self.connections.discard(connection)
         self._closed.set()
@@ -213,7 +213,7 @@ class Listener:
     def _begin(self, connection: socket.socket, remote_ip: str, data: bytes | None) -> None:
         """Serves a connection, of which this was read; None where it is new. One on which that fails, as for want of
         memory, is closed: its client tries again."""
-        made: Connection | DirectConnection | None = None
+        made: TornadoConnection | DirectConnection | None = None
         try:
             if data is None and self._direct is not None:
                 made = direct = DirectConnection(self._direct, connection, remote_ip)
@@ -226,7 +226,7 @@ class Listener:
             (made or connection).close()
             try_log(_log.exception, "request_failed")
 
-    def _serve(self, stream: Connection) -> None:
+    def _serve(self, stream: TornadoConnection) -> None:
         self.connections.add(stream)
         stream.last = self._parameters.no_keep_alive
         _Serving(stream, self._parameters, stream).start_serving(self._delegate)
@@ -248,11 +248,11 @@ class Listener:
                 continue
             self._begin(connection, _plain(address), None)
 
-    def _stream(self, connection: socket.socket, remote_ip: str, data: bytes) -> Connection | None:
+    def _stream(self, connection: socket.socket, remote_ip: str, data: bytes) -> TornadoConnection | None:
         """None where the client is gone before TLS began."""
         certificate = self._entrance.certificate
         if certificate is None:
-            return Connection(connection, remote_ip, self._limits, self, data)
+            return TornadoConnection(connection, remote_ip, self._limits, self, data)
         connection.setblocking(False)
         try:
             secure = certificate.context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)

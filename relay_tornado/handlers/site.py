@@ -17,10 +17,10 @@ from relay_tornado.delivery.responses import Responses
 from relay_tornado.forwarding.forwarding import Forwarding
 from relay_tornado.handlers import health, metrics, rest, socket, stream, ui
 from relay_tornado.handlers.base import NotFoundHandler, log_request
+from relay_tornado.handlers.connected_clients import ConnectedClients
 from relay_tornado.handlers.credentials import Callers
 from relay_tornado.handlers.front import Front
 from relay_tornado.handlers.listener import DIRECT, Entrance, Listener
-from relay_tornado.handlers.sockets import Sockets
 from relay_tornado.ingest.ingest import Ingest
 from relay_tornado.log.contract import EventLog
 from relay_tornado.registry.access import Access
@@ -58,11 +58,11 @@ class Site:
         access = Access(registry, counters=counters, uses=administration.uses)
         self.port = 0
         self.metrics_port: int | None = None
-        self.sockets = Sockets(registry, access, settings, deliveries, responses, entrance.trust)
+        self.clients = ConnectedClients(registry, access, settings, deliveries, responses, entrance.trust)
         self.ingest = Ingest(log, Routes(registry), settings, responses, counters=counters, queue_full=forwarding.full)
         self._drain_timeout = settings.drain_timeout
         # Who is connected is known here alone, and who administers the relay asks for it.
-        administration.clients = lambda: self.sockets.subscribed
+        administration.clients = lambda: self.clients.subscribed
         administration.consumers.connections = deliveries.connections
         callers = Callers(access, administration.sessions, settings.public_url)
         self.rest = rest.Rest(
@@ -71,7 +71,7 @@ class Site:
             stored=administration.logs.stored,
             responses=responses,
             callers=callers,
-            sockets=self.sockets,
+            clients=self.clients,
             ingest=self.ingest,
             forwarding=forwarding,
             series=series,
@@ -81,8 +81,8 @@ class Site:
         application = Application(
             [
                 *rest.routes(self.rest),
-                *socket.routes(self.sockets),
-                *stream.routes(self.sockets, log, registry, callers),
+                *socket.routes(self.clients),
+                *stream.routes(self.clients, log, registry, callers),
                 *health.routes(store, administration.instance),
                 *metrics.routes(expose, access),
                 *ui.routes(callers, administration, counters),
@@ -109,7 +109,7 @@ class Site:
         try:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._drain_timeout):
-                    await self.sockets.close_all()
+                    await self.clients.close_all()
                     await self.listener.drained()
         finally:
             self.listener.close()

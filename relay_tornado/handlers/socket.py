@@ -17,9 +17,9 @@ from tornado.websocket import WebSocketHandler, WebSocketProtocol, WebSocketProt
 
 from relay_tornado.errors import CloseCode
 from relay_tornado.handlers.base import JsonHandler
-from relay_tornado.handlers.connection import Connection, TlsConnection
+from relay_tornado.handlers.connected_clients import ConnectedClients
 from relay_tornado.handlers.conversation import Conversation
-from relay_tornado.handlers.sockets import Sockets
+from relay_tornado.handlers.tornado_connection import TlsConnection, TornadoConnection
 from relay_tornado.model import KIB
 
 _log = structlog.get_logger(__name__)
@@ -101,7 +101,7 @@ class _Protocol(WebSocketProtocol13):
         if self.client_terminated and isinstance(self.stream, TlsConnection):
             # Behind a client's close frame comes what its TLS says at its end.
             self.stream.linger()
-        if self.client_terminated and not self.server_terminated and isinstance(self.stream, Connection):
+        if self.client_terminated and not self.server_terminated and isinstance(self.stream, TornadoConnection):
             # Tornado would close the stream at once, and drop what is still to leave, the close frame with it. As if
             # the relay closed: Tornado's own time for that bounds it.
             self.client_terminated = False
@@ -167,7 +167,7 @@ class _Protocol(WebSocketProtocol13):
     def _abort(self) -> None:
         if self._framing and not self.client_terminated and not self.stream.closed():
             self.close(CloseCode.PROTOCOL_ERROR, "what came is no frame that the WebSocket protocol allows")
-            if isinstance(self.stream, Connection):
+            if isinstance(self.stream, TornadoConnection):
                 # What still comes must not reset the connection before that is read.
                 self.stream.linger()
         super()._abort()
@@ -203,7 +203,7 @@ def _parameters(made: Any, size: int) -> Any:
 class SocketHandler(JsonHandler, WebSocketHandler):
     """Translates between Tornado's WebSocket and the conversation on it."""
 
-    __slots__ = ("_conversation", "_limit", "_sockets", "_stream")
+    __slots__ = ("_clients", "_conversation", "_limit", "_stream")
 
     # What Tornado set for the handshake is the same for all that are open, so it is here and not in each.
     close_code = close_reason = None
@@ -216,8 +216,8 @@ class SocketHandler(JsonHandler, WebSocketHandler):
     _status_code = 101
     ui = _NO_UI
 
-    def initialize(self, sockets: Sockets) -> None:
-        self._sockets = sockets
+    def initialize(self, clients: ConnectedClients) -> None:
+        self._clients = clients
         self._conversation: Conversation | None = None
         self._stream: IOStream | None = None
         self._limit = _UNAUTHENTICATED
@@ -300,19 +300,19 @@ class SocketHandler(JsonHandler, WebSocketHandler):
     def _converse(self, stream: IOStream) -> Conversation | None:
         """What is spoken on the socket that has just opened; one too many is closed, with None."""
         sender = self.request.remote_ip or ""
-        address = self._sockets.counted(sender)
-        refusal = self._sockets.refusal(address)
+        address = self._clients.counted(sender)
+        refusal = self._clients.refusal(address)
         if refusal is not None:
-            self._sockets.tell("socket_refused", code=refusal[0], reason=refusal[1], address=sender)
+            self._clients.tell("socket_refused", code=refusal[0], reason=refusal[1], address=sender)
             self.close(*refusal)
             return None
-        conversation = Conversation(self._sockets, self, stream, address)
-        self._sockets.enter(conversation)
+        conversation = Conversation(self._clients, self, stream, address)
+        self._clients.enter(conversation)
         return conversation
 
     def _forget_handshake(self) -> None:
         """Lets go of what only the handshake needed: without that a quiet socket costs a quarter less."""
-        if isinstance(self._stream, Connection):
+        if isinstance(self._stream, TornadoConnection):
             self._stream.detached()
         kept = {name: self.__dict__[name] for name in _KEPT}
         self.__dict__ = kept | {"request": _Remembered(self.request)}
@@ -339,5 +339,5 @@ def _upgrades(headers: HTTPHeaders) -> bool:
     return "upgrade" in tokens and headers.get("Upgrade", "").lower() == "websocket"
 
 
-def routes(sockets: Sockets) -> list[URLSpec]:
-    return [URLSpec(r"/v1/socket/?", SocketHandler, {"sockets": sockets})]
+def routes(clients: ConnectedClients) -> list[URLSpec]:
+    return [URLSpec(r"/v1/socket/?", SocketHandler, {"clients": clients})]

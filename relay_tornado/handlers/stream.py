@@ -13,10 +13,10 @@ from tornado.routing import URLSpec
 
 from relay_tornado.errors import Invalid, NotFound, Overloaded, RelayError, Unavailable
 from relay_tornado.handlers.base import JsonHandler
-from relay_tornado.handlers.connection import Connection
+from relay_tornado.handlers.connected_clients import ConnectedClients
 from relay_tornado.handlers.credentials import Caller, Callers
 from relay_tornado.handlers.feed import Feed
-from relay_tornado.handlers.sockets import Sockets
+from relay_tornado.handlers.tornado_connection import TornadoConnection
 from relay_tornado.ids import SECRET_PREFIX
 from relay_tornado.log.contract import EventLog
 from relay_tornado.model import Bucket, Cursor, Earliest, Position, Token
@@ -47,8 +47,8 @@ class StreamHandler(JsonHandler):
 
     SUPPORTED_METHODS = ("GET",)  # type: ignore[assignment]
 
-    def initialize(self, sockets: Sockets, log: EventLog, registry: Registry, callers: Callers) -> None:
-        self._sockets = sockets
+    def initialize(self, clients: ConnectedClients, log: EventLog, registry: Registry, callers: Callers) -> None:
+        self._clients = clients
         self._callers = callers
         self._events = log
         self._registry = registry
@@ -65,13 +65,13 @@ class StreamHandler(JsonHandler):
         request = await self._resumed(request, buckets)
         feed = self._feed(caller, single=len(request.buckets) == 1)
         try:
-            delivery, answers = await self._sockets.deliveries.subscribe(
+            delivery, answers = await self._clients.deliveries.subscribe(
                 feed, request, token, extended=True, filter=rules
             )
         except BaseException:
             feed.leave()
             raise
-        stream: Connection | None = None
+        stream: TornadoConnection | None = None
         try:
             request, answers = _by_place(request, answers)
             refusal = self._refusal(feed, request, answers)
@@ -82,7 +82,7 @@ class StreamHandler(JsonHandler):
             return  # the client has left already
         finally:
             if stream is None:
-                self._sockets.deliveries.end(delivery)
+                self._clients.deliveries.end(delivery)
                 feed.leave()
         if stream is not None:
             try:
@@ -99,11 +99,11 @@ class StreamHandler(JsonHandler):
 
     def _feed(self, caller: Caller, *, single: bool) -> Feed:
         sender = self.request.remote_ip or ""
-        refusal = self._sockets.refusal(self._sockets.counted(sender))
+        refusal = self._clients.refusal(self._clients.counted(sender))
         if refusal is not None:
             raise Overloaded(refusal[1])
         return Feed(
-            self._sockets,
+            self._clients,
             caller.token,
             caller.secret_hash,
             session=caller.session,
@@ -173,10 +173,10 @@ class StreamHandler(JsonHandler):
         self.set_header("Connection", "close")
         await self.flush()
 
-    def _taken_over(self) -> Connection:
+    def _taken_over(self) -> TornadoConnection:
         """The connection, on which nothing is read any more."""
         stream = self.detach()
-        assert isinstance(stream, Connection)
+        assert isinstance(stream, TornadoConnection)
         try:
             stream.detached()
             stream.drop()
@@ -272,6 +272,6 @@ def _json(name: str, text: str) -> Any:
         raise Invalid("is no JSON: write it as on the WebSocket, percent-encoded", name) from None
 
 
-def routes(sockets: Sockets, log: EventLog, registry: Registry, callers: Callers) -> list[URLSpec]:
-    parts = {"sockets": sockets, "log": log, "registry": registry, "callers": callers}
+def routes(clients: ConnectedClients, log: EventLog, registry: Registry, callers: Callers) -> list[URLSpec]:
+    parts = {"clients": clients, "log": log, "registry": registry, "callers": callers}
     return [URLSpec(r"/v1/stream/?", StreamHandler, parts)]

@@ -128,7 +128,7 @@ async def target_ready(relay: Relay) -> None:
     """Waits until the output's position is open."""
     site = relay._site
     assert site is not None
-    forwarding: Any = site.sockets.responses.forwarding
+    forwarding: Any = site.clients.responses.forwarding
     await until(lambda: forwarding._forwarders)
 
 

@@ -16,9 +16,9 @@ from websockets.exceptions import ConnectionClosed
 
 from relay_tornado.delivery.deliveries import Deliveries
 from relay_tornado.delivery.responses import Responses
+from relay_tornado.handlers.connected_clients import ConnectedClients
 from relay_tornado.handlers.listener import Entrance, Listener
 from relay_tornado.handlers.socket import routes
-from relay_tornado.handlers.sockets import Sockets
 from relay_tornado.ids import hash_secret, new_epoch, new_secret, new_uuid
 from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.model import Bucket, Input, NewEvent, Token
@@ -102,10 +102,10 @@ class Live:
         self.ledgers = Ledgers(MemoryConsumers(self.log), self.log)
         deliveries = Deliveries(self.log, self.registry, self.settings, self.ledgers)
         responses = Responses(MemoryResults(self.log), self.log, self.registry, deliveries)
-        self.sockets = Sockets(self.registry, self.access, self.settings, deliveries, responses)
+        self.clients = ConnectedClients(self.registry, self.access, self.settings, deliveries, responses)
         self.stack = AsyncExitStack()
         self.listener = Listener(
-            Application(routes(self.sockets)), self.settings, Entrance(trust=ProxyTrust.parse("127.0.0.1"))
+            Application(routes(self.clients)), self.settings, Entrance(trust=ProxyTrust.parse("127.0.0.1"))
         )
         self.port = self.listener.start()
 
@@ -162,13 +162,13 @@ async def live(**settings: Any) -> AsyncIterator[Live]:
     finally:
         await server.stack.aclose()
         async with asyncio.timeout(TIMEOUT):
-            await server.sockets.close_all()
+            await server.clients.close_all()
             server.listener.stop()
             await server.listener.drained()
         server.listener.close()
         server.access.close()
-        assert server.sockets.count == 0
-        assert server.sockets.deliveries.flight.outstanding == 0
+        assert server.clients.count == 0
+        assert server.clients.deliveries.flight.outstanding == 0
 
 
 def masked(message: dict[str, Any]) -> bytes:

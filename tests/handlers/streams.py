@@ -193,8 +193,8 @@ async def here(**settings: Any) -> AsyncIterator[Here]:
         made = Here(site)
         made.secret = await made.token()
         yield made
-        await until(lambda: not site.site.sockets.count)
-        assert site.site.sockets.deliveries.flight.outstanding == 0
+        await until(lambda: not site.site.clients.count)
+        assert site.site.clients.deliveries.flight.outstanding == 0
 
 
 def ids(messages: Iterable[Message]) -> list[str]:

@@ -18,8 +18,8 @@ from websockets.exceptions import ConnectionClosed
 
 from relay_tornado.errors import StartupError
 from relay_tornado.handlers import listener
-from relay_tornado.handlers.connection import Connection
 from relay_tornado.handlers.listener import Entrance, Listener
+from relay_tornado.handlers.tornado_connection import TornadoConnection
 from relay_tornado.ids import hash_secret, new_secret, new_uuid
 from relay_tornado.model import MIB, Token
 from relay_tornado.proxy_trust import ProxyTrust
@@ -161,7 +161,7 @@ async def test_who_hangs_up_behind_a_handshake_takes_no_place(certificate: Certi
         async with Raw(site.port, tls=tls) as last:
             assert (await last.ask(request(b"/healthz", method=b"GET"))).status == 200
         await until(lambda: not site.site.listener.connections)
-        assert site.site.sockets.count == 0
+        assert site.site.clients.count == 0
 
 
 @pytest.mark.gen_test
@@ -170,26 +170,26 @@ async def test_who_cuts_a_stream_over_tls_takes_no_place(
 ) -> None:
     """A client that cuts its connection just before its stream begins is forgotten, and is no error, whatever OpenSSL
     makes of the reset."""
-    drop = Connection.drop
+    drop = TornadoConnection.drop
     error = ssl.SSLError(ssl.SSL_ERROR_SSL, "[SYS] unknown error")
     error.reason = ""
 
     def reset(*_: object) -> None:
         raise error
 
-    def drop_behind_a_reset(self: Connection) -> None:
+    def drop_behind_a_reset(self: TornadoConnection) -> None:
         with monkeypatch.context() as patch:
             patch.setattr(ssl.SSLSocket, "recv_into", reset)
             drop(self)
 
-    monkeypatch.setattr(Connection, "drop", drop_behind_a_reset)
+    monkeypatch.setattr(TornadoConnection, "drop", drop_behind_a_reset)
     secret = new_secret()
     async with edge(entrance=Entrance(certificate)) as site, Raw(site.port, tls=tls) as client:
         await site.registry.put("token", "key", Token("key", hash_secret(secret), 0))
         with structlog.testing.capture_logs() as lines:
             client.send(request(b"/v1/stream", b"", f"Authorization: Bearer {secret}\r\n".encode(), b"GET"))
             await client.closed(reset=True)
-        assert site.site.sockets.count == 0
+        assert site.site.clients.count == 0
         assert [line for line in lines if line["log_level"] == "error"] == []
 
 
@@ -228,7 +228,7 @@ async def test_a_proxy_names_host_and_scheme(transport: str) -> None:
             if status == 200:
                 proxy.send(request(URL, b"x") + request(b"/a", b"x", forwarded) * 2)
                 assert [(await proxy.reply()).status for _ in range(3)] == [200] * 3
-                assert kind(site) is (DirectConnection if transport == "direct" else Connection)
+                assert kind(site) is (DirectConnection if transport == "direct" else TornadoConnection)
             assert (await proxy.ask(request(b"/healthz", b"", forwarded, method=b"GET"))).status == 200
             [connection] = site.site.listener.connections
             assert connection.protocol == ("https" if status == 200 else "http")

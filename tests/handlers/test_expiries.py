@@ -1,4 +1,4 @@
-"""What ends with the time of a token, or of the secret before its last rotation (handlers/sockets.py)."""
+"""What ends with the time of a token, or of the secret before its last rotation (handlers/connected_clients.py)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from relay_tornado.handlers.sockets import Connected, Sockets
+from relay_tornado.handlers.connected_clients import Connected, ConnectedClients
 from relay_tornado.model import Token
 from relay_tornado.registry.contract import Kind
 from relay_tornado.registry.memory import MemoryRegistry
@@ -52,14 +52,14 @@ class Registry(MemoryRegistry):
 
 
 @asynccontextmanager
-async def sockets() -> AsyncIterator[tuple[Registry, Sockets]]:
+async def sockets() -> AsyncIterator[tuple[Registry, ConnectedClients]]:
     registry, nothing = Registry(), Any
-    made = Sockets(registry, nothing, Settings(), nothing, nothing)  # type: ignore[arg-type]
+    made = ConnectedClients(registry, nothing, Settings(), nothing, nothing)  # type: ignore[arg-type]
     yield registry, made
     made._expiry.cancel()
 
 
-def enter(those: Sockets, token: Token) -> Connection:
+def enter(those: ConnectedClients, token: Token) -> Connection:
     connection = Connection()
     those.enter(connection)
     those.identify(connection, token)

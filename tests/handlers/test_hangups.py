@@ -15,9 +15,9 @@ import pytest
 import structlog
 import websockets
 
-from relay_tornado.handlers import connection, feed
-from relay_tornado.handlers.connection import Connection
+from relay_tornado.handlers import feed, tornado_connection
 from relay_tornado.handlers.socket import SocketHandler
+from relay_tornado.handlers.tornado_connection import TornadoConnection
 from relay_tornado.ids import hash_secret, new_secret, new_uuid
 from relay_tornado.ingest.ingest import Upload
 from relay_tornado.model import Token
@@ -86,7 +86,7 @@ async def test_a_socket_whose_client_has_left_takes_no_place(how: str) -> None:
             await nobody(site)
             for client in left:
                 client.close()
-        assert site.site.sockets.count == 0
+        assert site.site.clients.count == 0
         async with websockets.connect(f"ws://127.0.0.1:{site.port}/v1/socket", proxy=None) as served:
             await (await served.ping())
 
@@ -112,7 +112,7 @@ async def test_who_says_good_bye_and_nothing_more_is_answered(frames: bytes, ans
         client.writer.write_eof()
         assert (await client.closed()).endswith(answer)
         await nobody(site)
-        assert site.site.sockets.count == 0
+        assert site.site.clients.count == 0
 
 
 async def test_a_socket_that_can_not_be_opened_takes_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +126,7 @@ async def test_a_socket_that_can_not_be_opened_takes_no_place(monkeypatch: pytes
             patch.setattr(SocketHandler, "_forget_handshake", fail)
             client.send(HANDSHAKE)
             assert (await client.closed(reset=True)).startswith(b"HTTP/1.1 101")
-            await until(lambda: site.site.sockets.count == 0)
+            await until(lambda: site.site.clients.count == 0)
         assert [line["event"] for line in lines if line["log_level"] == "error"] == ["handler_failed"]
         async with websockets.connect(f"ws://127.0.0.1:{site.port}/v1/socket", proxy=None) as served:
             await (await served.ping())
@@ -181,7 +181,7 @@ async def test_the_end_behind_a_head_in_parts_is_not_within_it(target: bytes) ->
 async def test_who_may_have_left_is_not_held_for_long(headers: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no answer comes, a connection whose client sends nothing more is closed after a while, and costs the loop
     nothing meanwhile."""
-    for module in (connection, direct):
+    for module in (tornado_connection, direct):
         monkeypatch.setattr(module, "DISCARD_TIME", 0.2)
     log = HeldLog()
     async with edge(log=log, idle_timeout=1.0) as site, Raw(site.port) as client:
@@ -189,14 +189,14 @@ async def test_who_may_have_left_is_not_held_for_long(headers: bytes, monkeypatc
         await until(lambda: log.held)
         client.writer.write_eof()
         reads = 0
-        read = Connection.read_from_fd
+        read = TornadoConnection.read_from_fd
 
-        def counting(self: Connection, buf: bytearray | memoryview) -> int | None:
+        def counting(self: TornadoConnection, buf: bytearray | memoryview) -> int | None:
             nonlocal reads
             reads += 1
             return read(self, buf)
 
-        monkeypatch.setattr(Connection, "read_from_fd", counting)
+        monkeypatch.setattr(TornadoConnection, "read_from_fd", counting)
         assert await client.closed() == b""
         assert reads < 10
         log.release()
@@ -239,7 +239,7 @@ async def test_a_stream_whose_client_has_left_takes_no_place(how: str, more: byt
         left = [hang_up(site.port, asked + more, how) for _ in range(PLACES)]
         await nobody(site)
         # Its task notices the end of its connection a turn of the loop later.
-        await until(lambda: site.site.sockets.count == 0)
+        await until(lambda: site.site.clients.count == 0)
         for client in left:
             client.close()
 
@@ -252,13 +252,13 @@ async def test_a_stream_ends_with_its_client(more: bytes) -> None:
         async with Raw(site.port) as client:
             client.send(await stream_of(site))
             assert b"subscribed" in await client.reader.readuntil(b"\n\n\r\n")
-            assert site.site.sockets.count == 1
+            assert site.site.clients.count == 1
             client.send(more)
             await client.writer.drain()
             client.writer.write_eof()
             await client.closed(reset=True)
         await nobody(site)
-        assert site.site.sockets.count == 0
+        assert site.site.clients.count == 0
 
 
 @pytest.mark.usefixtures("quiet")
@@ -269,25 +269,25 @@ async def test_a_reset_ends_a_stream(more: bytes, monkeypatch: pytest.MonkeyPatc
     async with edge(ping_interval=600.0) as site:
         with socket.create_connection(("127.0.0.1", site.port)) as client:
             client.sendall(await stream_of(site))
-            await until(lambda: site.site.sockets.count == 1)
+            await until(lambda: site.site.clients.count == 1)
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             client.sendall(more)
-        await until(lambda: site.site.sockets.count == 0)
+        await until(lambda: site.site.clients.count == 0)
 
 
 @pytest.mark.usefixtures("quiet")
 async def test_a_stream_that_nobody_waits_for_does_not_begin(monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that leaves while the relay looks for its buckets is no error."""
     async with edge() as site, Raw(site.port) as client:
-        subscribe = site.site.sockets.deliveries.subscribe
+        subscribe = site.site.clients.deliveries.subscribe
 
         async def slowly(*args: Any, **options: Any) -> Any:
             client.writer.transport.abort()
             await until(lambda: not site.site.listener.connections)
             return await subscribe(*args, **options)
 
-        monkeypatch.setattr(site.site.sockets.deliveries, "subscribe", slowly)
+        monkeypatch.setattr(site.site.clients.deliveries, "subscribe", slowly)
         client.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         client.send(await stream_of(site))
-        await until(lambda: site.site.sockets.count == 1)
-        await until(lambda: site.site.sockets.count == 0)
+        await until(lambda: site.site.clients.count == 1)
+        await until(lambda: site.site.clients.count == 0)

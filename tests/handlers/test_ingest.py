@@ -13,7 +13,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from tornado.iostream import IOStream
 
-from relay_tornado.handlers.connection import CHUNKS
+from relay_tornado.handlers.tornado_connection import CHUNKS
 from tests.counting import calls_by_turn
 from tests.handlers.edge import INPUT, URL, HeldLog, edge
 from tests.handlers.raw import Raw, request

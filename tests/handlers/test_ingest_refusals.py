@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from relay_tornado import errors
-from relay_tornado.handlers import connection
+from relay_tornado.handlers import tornado_connection
 from relay_tornado.model import BucketAuth
 from relay_tornado.transport import direct
 from tests.handlers.edge import BUCKET, URL, HeldLog, edge
@@ -140,7 +140,7 @@ async def test_a_client_that_leaves() -> None:
 async def test_a_client_that_leaves_before_its_answer(monkeypatch: pytest.MonkeyPatch, patience: float) -> None:
     """A webhook that arrived whole is kept, also where its sender did not wait for the answer. Its connection is not,
     for long: it might read the answer yet, if it has closed its own half alone."""
-    for module in (connection, direct):
+    for module in (tornado_connection, direct):
         monkeypatch.setattr(module, "DISCARD_TIME", patience)
     log = HeldLog()
     async with edge(log=log) as site:

@@ -18,8 +18,8 @@ import websockets
 
 from relay_tornado import rate_limits
 from relay_tornado.errors import StartupError
-from relay_tornado.handlers.connection import Connection
 from relay_tornado.handlers.listener import _ACCEPT_PAUSE, Listener
+from relay_tornado.handlers.tornado_connection import TornadoConnection
 from relay_tornado.ids import format_id, hash_secret, new_secret
 from relay_tornado.model import Token
 from tests.failing import lose_timers
@@ -161,16 +161,16 @@ async def test_a_request_that_was_just_read_finishes(monkeypatch: pytest.MonkeyP
     """A stop between the read of a request and the turn of the loop in which it is looked at: it is stored, so its
     sender is answered. A chunked one is Tornado's on either transport."""
     chunked = b"POST %b HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n" % URL
-    read = Connection.read_from_fd
+    read = TornadoConnection.read_from_fd
     stops: list[Callable[[], None]] = []
 
-    def read_and_stop(self: Connection, buf: bytearray | memoryview) -> int | None:
+    def read_and_stop(self: TornadoConnection, buf: bytearray | memoryview) -> int | None:
         size = read(self, buf)
         while stops:
             asyncio.get_running_loop().call_soon(stops.pop())
         return size
 
-    monkeypatch.setattr(Connection, "read_from_fd", read_and_stop)
+    monkeypatch.setattr(TornadoConnection, "read_from_fd", read_and_stop)
     async with edge() as site, Raw(site.port) as connection:
         for stop in (False, True):
             if stop:

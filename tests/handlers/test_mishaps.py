@@ -16,10 +16,10 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from relay_tornado import protocol
 from relay_tornado.delivery.deliver import Delivery
 from relay_tornado.handlers import conversation, feed, front, listener
-from relay_tornado.handlers.connection import Connection
 from relay_tornado.handlers.conversation import Conversation
 from relay_tornado.handlers.feed import Feed
 from relay_tornado.handlers.stream import StreamHandler
+from relay_tornado.handlers.tornado_connection import TornadoConnection
 from relay_tornado.ids import hash_secret
 from relay_tornado.transport.direct import DirectConnection
 from tests.failing import once
@@ -168,12 +168,14 @@ async def test_a_message_needs_no_task(server: Live, monkeypatch: pytest.MonkeyP
     assert len(set(tasks)) == 1
 
 
-@pytest.mark.parametrize(("owner", "name"), [(StreamHandler, "_refusal"), (Connection, "drop"), (Feed, "_event")])
+@pytest.mark.parametrize(
+    ("owner", "name"), [(StreamHandler, "_refusal"), (TornadoConnection, "drop"), (Feed, "_event")]
+)
 async def test_a_stream_that_can_not_begin(owner: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its connection ends, and it takes no place."""
     monkeypatch.setattr(owner, name, once(getattr(owner, name)))
     async with here() as site:
-        sockets = site.edge.site.sockets
+        sockets = site.edge.site.clients
         async with site.source() as source:
             assert source.status == 500 or await source.reader.read() == b""
         await until(lambda: sockets.count == 0)
@@ -195,4 +197,4 @@ async def test_a_token_that_is_revoked_while_its_stream_begins(monkeypatch: pyte
         monkeypatch.setattr(StreamHandler, "_begin", revoke)
         async with site.source(secret=secret) as source:
             assert await source.reader.read() == b""
-        await until(lambda: site.edge.site.sockets.count == 0)
+        await until(lambda: site.edge.site.clients.count == 0)

@@ -50,7 +50,7 @@ class Desk:
 
     @property
     def waiting(self) -> int:
-        return self.site.site.sockets.responses.waiting
+        return self.site.site.clients.responses.waiting
 
     async def change(self, output: str = "anyOutput", **fields: Any) -> None:
         await self.site.change(input={"response_from_output": output}, next_output=3, **fields)
@@ -100,7 +100,7 @@ class Desk:
 async def desk(folder: Path | None = None, output: str = "anyOutput", **fields: Any) -> AsyncIterator[Desk]:
     async with edge(folder) as site, AsyncExitStack() as stack:
         made = Desk(site, stack)
-        site.site.sockets.responses._wait = 60.0
+        site.site.clients.responses._wait = 60.0
         await made.change(output, **fields)
         yield made
 
@@ -213,7 +213,7 @@ async def test_a_stock_client_that_fails() -> None:
 async def test_nobody_is_there(folder: Path | None) -> None:
     """504 at once, with the id of the event, which is stored: nobody connected, nobody subscribed, the output gone."""
     async with desk(folder) as site:
-        site.site.site.sockets.responses._wait = 3600.0
+        site.site.site.clients.responses._wait = 3600.0
 
         async def refused() -> str:
             reply = await (await site.sender(request(URL, b"x"))).reply()
@@ -229,7 +229,7 @@ async def test_nobody_is_there(folder: Path | None) -> None:
                                                "parameter": {"source": "payload", "name": ""}}}})  # fmt: skip
         await refused()
         await client.say({"action": "subscribe", "buckets": ["another"]})
-        await until(lambda: not site.site.site.sockets.deliveries._dispatcher._places)
+        await until(lambda: not site.site.site.clients.deliveries._dispatcher._places)
         await refused()
         await site.client()
         await site.change("out-2", outputs=OUTPUTS[:1])
@@ -248,13 +248,13 @@ async def test_a_client_that_dies(monkeypatch: pytest.MonkeyPatch) -> None:
         sender = await site.sender(request(URL, b"first"))
         (event,) = await events(client, 1)
         client.abort()
-        await until(lambda: site.site.site.sockets.count == 0)
+        await until(lambda: site.site.site.clients.count == 0)
         again = await site.client({"since": "earliest"})
         (same,) = await events(again, 1)
         assert same["meta"]["id"] == event["meta"]["id"]
         await again.say({"action": "respond", "id": same["meta"]["id"], "status": 200, "body": "from the second"})
         assert (await sender.reply()).body == b"from the second"
-        monkeypatch.setattr(site.site.site.sockets.responses, "_wait", 0.3)
+        monkeypatch.setattr(site.site.site.clients.responses, "_wait", 0.3)
         sender.send(request(URL, b"second"))
         await events(again, 1)
         again.abort()
@@ -335,7 +335,7 @@ async def test_a_sender_that_leaves_waits_no_longer() -> None:
 async def test_a_sender_that_leaves_where_it_waits_by_a_change_while_its_body_came() -> None:
     """The same, and not only when nobody has answered in time."""
     async with desk(output="") as site:
-        site.site.site.sockets.responses._wait = 3600.0
+        site.site.site.clients.responses._wait = 3600.0
         client = await site.client()
         webhook = request(URL, b"body")
         sender = await site.sender(webhook[:-2])

@@ -85,7 +85,7 @@ async def test_tornados_client_is_served_alike(server: Live) -> None:
     assert json.loads(str(await socket.read_message()))["type"] == "webhook"
     assert key
     socket.close()
-    await until(lambda: server.sockets.count == 0)
+    await until(lambda: server.clients.count == 0)
 
 
 @pytest.mark.gen_test
@@ -146,7 +146,7 @@ async def test_who_has_no_token_fills_no_log(monkeypatch: pytest.MonkeyPatch) ->
                 assert (await (await server.client()).end())[0] == 4029
                 await client.say({"action": "auth"})
                 assert (await client.end())[0] == 4001
-                await until(lambda: server.sockets.count == 0)
+                await until(lambda: server.clients.count == 0)
             monkeypatch.setattr(rate_limits, "_PAUSE", 0.0)
             client = await server.authenticated(token)
             assert (await (await server.client()).end())[0] == 4029
@@ -338,14 +338,14 @@ async def test_a_shutdown_sends_1001(server: Live) -> None:
     await server.bucket()
     clients = [await server.subscribed("orders") for _ in range(3)]
     late = await server.client()
-    closing = asyncio.ensure_future(server.sockets.close_all())
+    closing = asyncio.ensure_future(server.clients.close_all())
     await asyncio.sleep(0)
     for client in [*clients, late]:
         code, reason = await client.end()
         assert code == 1001
         assert reason
     await closing
-    assert server.sockets.count == 0
+    assert server.clients.count == 0
     assert (await (await server.client()).end())[0] == 1001
 
 
@@ -387,7 +387,7 @@ async def test_http_1_0_can_not_upgrade(server: Live) -> None:
         raw.send(HANDSHAKE.replace(b"HTTP/1.1", b"HTTP/1.0"))
         assert (await raw.reply()).status == 426
         assert await raw.closed() == b""
-        assert server.sockets.count == 0
+        assert server.clients.count == 0
 
 
 @pytest.mark.gen_test
@@ -397,11 +397,11 @@ async def test_a_client_that_vanishes_leaves_nothing(server: Live) -> None:
     await server.append(20, body=b"x" * 300_000)
     client = await server.subscribed("orders", since="earliest")
     client.abort()
-    await until(lambda: server.sockets.count == 0)
-    await until(lambda: server.sockets.deliveries.flight.outstanding == 0)
-    assert server.sockets._tokens == {}
-    assert server.sockets.deliveries._live == set()
-    assert server.sockets.deliveries._dispatcher._places == {}
+    await until(lambda: server.clients.count == 0)
+    await until(lambda: server.clients.deliveries.flight.outstanding == 0)
+    assert server.clients._tokens == {}
+    assert server.clients.deliveries._live == set()
+    assert server.clients.deliveries._dispatcher._places == {}
 
 
 @pytest.mark.gen_test

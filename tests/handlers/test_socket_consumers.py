@@ -45,7 +45,7 @@ async def test_acks(server: Live) -> None:
     await server.bucket()
     key = Key("id-orders", "client", "w")
     client = await server.subscribed("orders", consumer="w")
-    assert [each.consumer for each in server.sockets.subscribed] == ["w"]
+    assert [each.consumer for each in server.clients.subscribed] == ["w"]
     await client.hear_status("caught_up")
     await server.append(4)
     came = await ids(client, 4)
@@ -58,7 +58,7 @@ async def test_acks(server: Live) -> None:
     again = await client.hear()
     assert (again["meta"]["id"], again["meta"]["attempt"]) == (came[2], 2)
     client.abort()
-    await until(lambda: server.sockets.deliveries.connections(key) == 0)
+    await until(lambda: server.clients.deliveries.connections(key) == 0)
     other = await server.subscribed("orders", consumer="w")
     assert await ids(other, 2) == [came[2], came[3]]
 
@@ -171,9 +171,9 @@ async def test_receipts(monkeypatch: pytest.MonkeyPatch) -> None:
         await deaf.hear_status("subscribed")
         client.abort()
         deaf.socket.transport.pause_reading()
-        await until(lambda: server.sockets.deliveries.connections(key) == 1)
+        await until(lambda: server.clients.deliveries.connections(key) == 1)
         await server.append(2)
-        (held,) = server.sockets.deliveries._receipts._held["id-orders"]
+        (held,) = server.clients.deliveries._receipts._held["id-orders"]
         await until(lambda: held.pinged == 5)
         await until(lambda: len(held.receipt._pings) > 1)
         assert await floor(server, key) == 3

@@ -47,7 +47,7 @@ async def test_who_breaks_the_protocol_is_told(data: bytes, codes: frozenset[int
         more = b""  # it would not be read: nothing comes behind a close frame
     async with edge() as site:
         assert await closes(site, data + more) in codes
-        await until(lambda: site.site.sockets.count == 0)
+        await until(lambda: site.site.clients.count == 0)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ async def test_a_revoked_token_closes_its_sockets(server: Live) -> None:
     assert [(await client.end())[0] for client in clients] == [4503, 4503]
     await server.append(1)
     assert (await bystander.hear())["type"] == "webhook"
-    assert server.sockets.count == 1
+    assert server.clients.count == 1
 
 
 @pytest.mark.gen_test
@@ -62,9 +62,9 @@ async def test_there_are_only_so_many_sockets() -> None:
         code, reason = await (await server.client()).end()
         assert code == 4029
         assert "2" in reason
-        assert server.sockets.count == 2
+        assert server.clients.count == 2
         clients[0].abort()
-        await until(lambda: server.sockets.count == 1)
+        await until(lambda: server.clients.count == 1)
         await server.authenticated(token)
 
 
@@ -103,13 +103,13 @@ async def test_who_leaves_gives_a_place_of_its_address_back() -> None:
         clients = [await server.authenticated(token, **address) for _ in range(2)]
         for _ in range(2):
             clients.pop(0).abort()
-            await until(lambda: server.sockets.count == 1)
+            await until(lambda: server.clients.count == 1)
             clients.append(await server.authenticated(token, **address))
             assert (await (await server.client(**address)).end())[0] == 4029
         for client in clients:
             client.abort()
-        await until(lambda: server.sockets.count == 0)
-        assert server.sockets._addresses == {}
+        await until(lambda: server.clients.count == 0)
+        assert server.clients._addresses == {}
 
 
 @pytest.mark.gen_test
@@ -135,4 +135,4 @@ async def test_huge_messages_cost_no_memory(server: Live) -> None:
     client = await server.client()
     with contextlib.suppress(Exception):
         await client.say("x" * (4 << 20))
-    await until(lambda: server.sockets.count == 0)
+    await until(lambda: server.clients.count == 0)

@@ -42,9 +42,9 @@ async def test_a_token_that_is_revoked_while_it_subscribes(server: Live, monkeyp
     await begun.wait()
     await server.registry.delete("token", key)
     assert (await client.end())[0] == 4503
-    assert server.sockets.deliveries.subscribers == 1
+    assert server.clients.deliveries.subscribers == 1
     go_on()
-    await until(lambda: not server.sockets.deliveries.subscribers)
+    await until(lambda: not server.clients.deliveries.subscribers)
 
 
 async def test_a_token_that_is_scoped_while_it_subscribes(server: Live, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,9 +113,9 @@ async def test_a_shutdown_while_a_token_is_judged(server: Live, monkeypatch: pyt
     with structlog.testing.capture_logs() as lines:
         await client.say({"action": "auth", "key": key, "secret": secret})
         await judged.wait()
-        await server.sockets.close_all()
+        await server.clients.close_all()
         assert (await client.end())[0] == 1001
-        await until(lambda: not server.sockets.count)
+        await until(lambda: not server.clients.count)
     assert [line["event"] for line in lines if line["log_level"] == "error"] == []
 
 

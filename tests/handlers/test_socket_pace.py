@@ -56,9 +56,9 @@ async def test_a_stuck_reader_is_closed() -> None:
     """No sign of life for the time-out: 4008, which it finds when it reads again; what waits for it is bounded."""
     async with live(ping_interval=0.1, stuck_timeout=0.8) as server:
         client = await reads_nothing(server)
-        flight = server.sockets.deliveries.flight
+        flight = server.clients.deliveries.flight
         await until(lambda: flight.outstanding > 0)
-        conversations = list(server.sockets._live)
+        conversations = list(server.clients._live)
         await until(lambda: not conversations[0]._open)
         # One chunk, and some pings: everything else stays in the log.
         assert flight.outstanding < 1_000_000
@@ -67,7 +67,7 @@ async def test_a_stuck_reader_is_closed() -> None:
         code, reason = await client.end()
         assert code == 4008
         assert "too slow" in reason
-        await until(lambda: server.sockets.count == 0)
+        await until(lambda: server.clients.count == 0)
 
 
 @pytest.mark.gen_test
@@ -75,7 +75,7 @@ async def test_a_stuck_reader_that_stays_so_is_cut_off() -> None:
     """A close frame that can't be delivered does not keep the socket."""
     async with live(ping_interval=0.1, stuck_timeout=0.5) as server:
         await reads_nothing(server)
-        await until(lambda: server.sockets.count == 0)
+        await until(lambda: server.clients.count == 0)
 
 
 @contextlib.asynccontextmanager
@@ -86,15 +86,15 @@ async def closes_behind(server: Live) -> AsyncIterator[tuple[socket.socket, IOSt
     with socket.create_connection(("127.0.0.1", server.port)) as client:
         messages = ({"action": "auth", "key": key, "secret": secret}, {"action": "subscribe"})
         client.sendall(HANDSHAKE + b"".join(map(masked, messages)))
-        await until(lambda: bool(server.sockets.subscribed))
-        (conversation,) = server.sockets._live
+        await until(lambda: bool(server.clients.subscribed))
+        (conversation,) = server.clients._live
         stream = conversation._stream
         # So that its kernel does not take what waits once it is asked again.
         stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16_384)
         await server.append(100, body=b"x" * 300_000)
         await until(stream.writing)
         client.sendall(b"\x88\x82\0\0\0\0\x03\xe8")
-        await until(lambda: server.sockets.count == 0)
+        await until(lambda: server.clients.count == 0)
         yield client, stream
 
 
@@ -141,7 +141,7 @@ async def test_a_slow_reader_lives_and_gets_everything() -> None:
             seqs += await client.hear_events(1)
         assert seqs == list(range(1, 31))
         assert loop.time() - begun > 2 * server.settings.stuck_timeout
-        assert server.sockets.count == 1
+        assert server.clients.count == 1
 
 
 @pytest.mark.gen_test
@@ -196,7 +196,7 @@ async def test_a_full_socket_loses_and_mixes_nothing(server: Live) -> None:
         messages = ({"action": "auth", "key": key, "secret": secret}, {"action": "subscribe"})
         client.sendall(HANDSHAKE + b"".join(map(masked, messages)))
         await read_until(lambda: b"subscribed to buckets" in heard)
-        (conversation,) = server.sockets._live
+        (conversation,) = server.clients._live
         count = 0
         for _ in range(3):
             while not conversation._stream.writing():
@@ -221,12 +221,12 @@ async def test_what_a_client_does_not_read_is_not_kept_for_it(server: Live) -> N
     with socket.create_connection(("127.0.0.1", server.port)) as client:
         messages = ({"action": "auth", "key": key, "secret": secret}, {"action": "subscribe"})
         client.sendall(HANDSHAKE + b"".join(map(masked, messages)))
-        await until(lambda: server.sockets.subscribed)
+        await until(lambda: server.clients.subscribed)
         most = 0
         for _ in range(600):
             await server.append(1, body=b"x" * 30_000)
             await asyncio.sleep(0)
-            most = max(most, server.sockets.deliveries.flight.outstanding)
+            most = max(most, server.clients.deliveries.flight.outstanding)
         assert 0 < most < MIB
 
 
@@ -235,7 +235,7 @@ async def test_what_tls_must_encrypt_goes_through_the_stream(server: Live) -> No
     """Where the socket itself can't be used, live events go by the stream, at once too."""
     await server.bucket()
     client = await server.subscribed("orders")
-    (conversation,) = server.sockets._live
+    (conversation,) = server.clients._live
     conversation._delivery.lane.socket = None
     await server.append(3)
     assert await client.hear_events(3) == [1, 2, 3]
@@ -263,4 +263,4 @@ async def test_one_that_stops_reading_before_a_ping_has_left_is_cut_off() -> Non
         await server.bucket()
         await server.append(200, body=b"x" * 100_000)
         await server.subscribed("orders", since="earliest")
-        await until(lambda: server.sockets.count == 0)
+        await until(lambda: server.clients.count == 0)

@@ -320,7 +320,7 @@ async def test_a_gap_is_an_event_or_a_refusal() -> None:
         async with site.source("bucket=orders&on_gap=fail", last=last) as source:
             assert (source.status, source.error["code"]) == (410, "cursor_lost")
             assert source.error["buckets"][0]["gap"]["count"] == 2
-        await until(lambda: not site.edge.site.sockets.count)
+        await until(lambda: not site.edge.site.clients.count)
 
 
 def test_everything_is_documented() -> None:

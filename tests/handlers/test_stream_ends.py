@@ -102,7 +102,7 @@ async def test_a_slow_reader_costs_bounded_memory_and_slows_nobody() -> None:
         for each in (slow, quick):
             await each.hear("subscribed")
             await each.hear("caught_up")
-        feeds = site.edge.site.sockets.subscribed
+        feeds = site.edge.site.clients.subscribed
         assert len(feeds) == 2
         most = 0
         for seq in range(1, 401):
@@ -111,7 +111,7 @@ async def test_a_slow_reader_costs_bounded_memory_and_slows_nobody() -> None:
             waiting = [len(each._stream._write_buffer) for each in feeds]  # type: ignore[attr-defined]
             most = max(most, *waiting)
         assert 0 < most <= 2 * CHUNK
-        assert site.edge.site.sockets.deliveries.flight.outstanding <= 2 * CHUNK
+        assert site.edge.site.clients.deliveries.flight.outstanding <= 2 * CHUNK
         assert await slow.seqs(400) == list(range(1, 401))
 
 
@@ -123,7 +123,7 @@ async def test_one_that_reads_nothing_for_long_is_cut_off() -> None:
         async with site.source() as idle, site.source("since=earliest") as stuck:
             await idle.hear("subscribed")
             await stuck.hear("subscribed")
-            await until(lambda: site.edge.site.sockets.count == 1)
+            await until(lambda: site.edge.site.clients.count == 1)
             await idle.hear("caught_up")
             await site.append()
             await idle.hear("webhook")
@@ -150,7 +150,7 @@ async def test_heartbeats_have_their_time_between_them() -> None:
     """However much is delivered meanwhile; a stream is no flood of signs of life."""
     async with here(ping_interval=0.05) as site, site.source("bucket=orders") as source:
         await source.until("caught_up")
-        (there,) = site.edge.site.sockets.subscribed
+        (there,) = site.edge.site.clients.subscribed
         there._heartbeats = 1000.0  # type: ignore[attr-defined]
         await source.until("ping")
         pings = 0
@@ -191,7 +191,7 @@ async def test_no_id_leads_back() -> None:
         await site.append(200, body=b"x" * 100_000)
         async with site.source("bucket=orders&since=earliest") as source:
             await source.hear("subscribed")
-            (there,) = site.edge.site.sockets.subscribed
+            (there,) = site.edge.site.clients.subscribed
             await until(lambda: there._heartbeat is not None and there._stream.writing())  # type: ignore[attr-defined]
             seqs = [int(source.id.rpartition("-")[2])]
             while seqs[-1] < 200:

@@ -91,7 +91,7 @@ async def test_what_can_not_be_followed_is_told(query: str, status: int, words: 
         async with site.source(query, secret=secret) as source:
             assert (source.status, source.headers["content-type"]) == (status, "application/json")
             assert words in source.error["message"]
-        assert not site.edge.site.sockets.count
+        assert not site.edge.site.clients.count
 
 
 @pytest.mark.parametrize("depth", [500, 40_000, 100_000])
@@ -171,9 +171,9 @@ async def test_streams_count_among_sockets() -> None:
             async with site.source() as three:
                 assert (three.status, three.error["code"]) == (503, "overloaded")
                 assert three.headers["retry-after"] == "1"
-            assert [each.user_agent for each in site.edge.site.sockets.subscribed] == ["", ""]
-            assert site.edge.site.sockets.subscribed[0].buckets == {BUCKET.id}
-        await until(lambda: not site.edge.site.sockets.count)
+            assert [each.user_agent for each in site.edge.site.clients.subscribed] == ["", ""]
+            assert site.edge.site.clients.subscribed[0].buckets == {BUCKET.id}
+        await until(lambda: not site.edge.site.clients.count)
         async with site.source() as source:
             await source.hear("subscribed")
 

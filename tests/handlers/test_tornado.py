@@ -16,8 +16,8 @@ from tornado.websocket import WebSocketProtocol, WebSocketProtocol13, _WebSocket
 
 from relay_tornado.delivery.outlet import Lane
 from relay_tornado.handlers import socket as sockets
-from relay_tornado.handlers.connection import Connection, Limits, _Short
 from relay_tornado.handlers.socket import SocketHandler
+from relay_tornado.handlers.tornado_connection import Limits, TornadoConnection, _Short
 from relay_tornado.proxy_trust import ProxyTrust
 from relay_tornado.settings import Settings
 from tests.handlers.edge import edge
@@ -90,7 +90,7 @@ async def test_a_socket_is_read_in_a_task_of_its_own() -> None:
         assert isinstance(connection, IOStream)
         assert type(connection._write_futures) is _Short
         assert type(connection._write_buffer._buffers) is _Short
-        [conversation] = site.site.sockets._live
+        [conversation] = site.site.clients._live
         protocol = conversation._edge.ws_connection  # type: ignore[attr-defined]
         assert not protocol._receiving.done()
 
@@ -110,7 +110,7 @@ async def test_what_an_open_socket_needs_no_more(monkeypatch: pytest.MonkeyPatch
     async with edge() as site:
         url = f"ws://127.0.0.1:{site.port}/v1/socket"
         async with websockets.connect(url, proxy=None), websockets.connect(url, proxy=None):
-            handlers = [conversation._edge for conversation in site.site.sockets._live]  # type: ignore[attr-defined]
+            handlers = [conversation._edge for conversation in site.site.clients._live]  # type: ignore[attr-defined]
             for handler in handlers:
                 assert set(handler.__dict__) == {"application", "request", "ws_connection"}
             first, second = (handler.ws_connection for handler in handlers)
@@ -137,7 +137,7 @@ async def test_what_writes_to_a_stream() -> None:
     ours, theirs = socket.socketpair()
     reader = IOStream(theirs)
     owner: Any = SimpleNamespace(trust=ProxyTrust(), forget=lambda connection: None)
-    stream = Connection(ours, "192.0.2.1", Limits.of(Settings()), owner)
+    stream = TornadoConnection(ours, "192.0.2.1", Limits.of(Settings()), owner)
     lane, later = (Lane(apart=False, max_body=None) for _ in range(2))
     stream.open_to(lane)
     assert lane.socket is ours

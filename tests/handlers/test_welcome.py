@@ -8,8 +8,8 @@ from unittest.mock import Mock
 import pytest
 from tornado.web import Application
 
-from relay_tornado.handlers.connection import Connection
 from relay_tornado.handlers.listener import WELCOME, Entrance, Listener
+from relay_tornado.handlers.tornado_connection import TornadoConnection
 from relay_tornado.settings import Settings
 from relay_tornado.tls import Certificate
 from relay_tornado.transport.direct import DirectConnection
@@ -27,7 +27,7 @@ def _handed_over(connection: socket.socket) -> DirectConnection:
 async def test_a_turn_of_the_loop_begins_with_a_few() -> None:
     """Tornado gets at most `WELCOME` connections a turn, in their order."""
     listener = Listener(Application(), Settings())
-    served: list[Connection] = []
+    served: list[TornadoConnection] = []
     listener._serve = served.append  # type: ignore[method-assign, assignment]
     pairs = [socket.socketpair() for _ in range(3 * WELCOME)]
     try:
@@ -73,9 +73,9 @@ async def test_few_handshakes_begin_in_a_turn(secure: bool) -> None:
 async def test_one_that_fails_holds_nobody_up() -> None:
     """What goes wrong with one connection says nothing of those that wait behind it."""
     listener = Listener(Application(), Settings())
-    served: list[Connection] = []
+    served: list[TornadoConnection] = []
 
-    def serve(stream: Connection) -> None:
+    def serve(stream: TornadoConnection) -> None:
         served.append(stream)
         if len(served) == 1:
             raise LookupError("on purpose")
@@ -99,7 +99,7 @@ async def test_one_that_fails_holds_nobody_up() -> None:
 async def test_what_waits_is_begun_once_there_is_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there was none to schedule that, it is for the next one that comes."""
     listener = Listener(Application(), Settings())
-    served: list[Connection] = []
+    served: list[TornadoConnection] = []
     listener._serve = served.append  # type: ignore[method-assign, assignment]
     pairs = [socket.socketpair() for _ in range(2)]
     try:
@@ -118,7 +118,7 @@ async def test_what_waits_is_begun_once_there_is_memory(monkeypatch: pytest.Monk
 async def test_what_waits_is_begun_where_the_loop_has_lost_that(monkeypatch: pytest.MonkeyPatch) -> None:
     """The sweep begins it, where it was scheduled and nobody was called, as for want of memory."""
     listener = Listener(Application(), Settings())
-    served: list[Connection] = []
+    served: list[TornadoConnection] = []
     listener._serve = served.append  # type: ignore[method-assign, assignment]
     pair = socket.socketpair()
     try:

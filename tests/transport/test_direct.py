@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import structlog
 
-from relay_tornado.handlers.connection import Connection
+from relay_tornado.handlers.tornado_connection import TornadoConnection
 from relay_tornado.ingest.ingest import Head, Ingest, Upload
 from relay_tornado.transport import direct
 from relay_tornado.transport.direct import DirectConnection
@@ -241,7 +241,7 @@ async def test_an_input_with_its_own_domain() -> None:
             assert (await raw.ask(asked)).status == 200
             assert kind(site) is DirectConnection
             assert (await raw.ask(request(b"/shop/a", b"x"))).status == 404
-            assert kind(site) is Connection
+            assert kind(site) is TornadoConnection
         [event] = await site.events()
         assert (event.path, event.query) == (b"/shop/a", b"b")
 

@@ -9,7 +9,7 @@ import pytest
 import structlog
 import websockets
 
-from relay_tornado.handlers.connection import Connection
+from relay_tornado.handlers.tornado_connection import TornadoConnection
 from relay_tornado.proxy_trust import ProxyTrust
 from relay_tornado.transport.direct import DirectConnection
 from relay_tornado.wire.answers import Answer
@@ -27,7 +27,7 @@ async def test_webhooks_are_read_directly() -> None:
             assert (await raw.ask(sent)).status == status
             assert kind(site) is DirectConnection
         assert (await raw.ask(HEALTH)).status == 200
-        assert kind(site) is Connection
+        assert kind(site) is TornadoConnection
 
 
 @pytest.mark.gen_test
@@ -50,7 +50,7 @@ async def test_the_setting() -> None:
     """With `tornado` nothing is read directly."""
     async with edge(transport="tornado") as site, Raw(site.port) as raw:
         assert (await raw.ask(request(URL, b"x"))).status == 200
-        assert kind(site) is Connection
+        assert kind(site) is TornadoConnection
 
 
 @pytest.mark.gen_test
@@ -104,7 +104,7 @@ async def test_a_socket_after_a_webhook() -> None:
         assert (await raw.ask(request(URL, b"x"))).status == 200
         raw.send(upgrade)
         assert b" 101 " in await asyncio.wait_for(raw.reader.readuntil(b"\r\n\r\n"), 60)
-        assert kind(site) is Connection
+        assert kind(site) is TornadoConnection
         async with websockets.connect(f"ws://127.0.0.1:{site.port}/v1/socket", proxy=None) as client:
             await client.send(json.dumps({"action": "auth", "key": "k", "secret": "s"}))
             assert "unauthorized" in str(await asyncio.wait_for(client.recv(), 60))
@@ -120,7 +120,7 @@ async def test_a_handed_over_connection_keeps_its_peer() -> None:
                 assert b"100" in await asyncio.wait_for(proxy.reader.readuntil(b"\r\n\r\n"), 60)
             assert (await proxy.reply()).status == 200
         assert (await proxy.ask(request(URL, b"x"))).status == 200
-        assert kind(site) is Connection
+        assert kind(site) is TornadoConnection
         assert [event.remote_ip for event in await site.events()] == [
             "192.0.2.1", "192.0.2.2", "192.0.2.3", "127.0.0.1"
         ]  # fmt: skip

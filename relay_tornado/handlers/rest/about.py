@@ -129,7 +129,7 @@ async def clients(handler: RestHandler) -> list[Document]:
     token = handler.token
     names = {bucket.id: bucket.name for bucket in handler.rest.stored.buckets(token)}
     found, pieces = [], Pieces()
-    for client in handler.rest.sockets.subscribed:
+    for client in handler.rest.clients.subscribed:
         positions = {names[key]: seq for key, seq in client.positions.items() if key in names}
         await pieces.done(1 + len(positions))
         if not positions and not token.administrator:
@@ -161,7 +161,7 @@ class StatusHandler(RestHandler):
         extents = await rest.stored.log.extents([bucket.id for bucket in buckets])
         listening: Counter[str] = Counter()
         pieces = Pieces()
-        for client in rest.sockets.subscribed:
+        for client in rest.clients.subscribed:
             there = client.buckets
             listening.update(there)
             await pieces.done(1 + len(there))

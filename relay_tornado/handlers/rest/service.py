@@ -13,9 +13,9 @@ from relay_tornado.counters import ConsumerLevel
 from relay_tornado.delivery.responses import Responses
 from relay_tornado.errors import Overloaded
 from relay_tornado.forwarding.forwarding import Forwarding
+from relay_tornado.handlers.connected_clients import ConnectedClients
 from relay_tornado.handlers.credentials import Callers
 from relay_tornado.handlers.rest.reads import Reads
-from relay_tornado.handlers.sockets import Sockets
 from relay_tornado.ingest.ingest import Ingest
 from relay_tornado.model import MIB
 from relay_tornado.series.series import Series
@@ -33,7 +33,7 @@ class Rest:
     stored: Stored
     responses: Responses
     callers: Callers
-    sockets: Sockets
+    clients: ConnectedClients
     description: Callable[[], bytes]
     """Gives the API's own, for /openapi.json."""
     ingest: Ingest

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from relay_tornado.handlers.connection import Connection
+from relay_tornado.handlers.tornado_connection import TornadoConnection
 from tests.handlers.raw import Raw, Reply
 from tests.handlers.rest.world import World
 from tests.handlers.test_ui import cookie_of
@@ -32,7 +32,7 @@ async def held(
         site = here.relay._site
         if chunked:
             connections = site.listener.connections
-            await until(lambda: any(isinstance(each, Connection) and each.receiving for each in connections))
+            await until(lambda: any(isinstance(each, TornadoConnection) and each.receiving for each in connections))
         else:
             await until(lambda: site.rest.incoming == 1)
         await between

@@ -8,10 +8,10 @@ from contextlib import AsyncExitStack
 import pytest
 
 from relay_tornado.errors import Overloaded
-from relay_tornado.handlers.connection import Connection
 from relay_tornado.handlers.rest import reads
 from relay_tornado.handlers.rest.logs import LogsHandler
 from relay_tornado.handlers.rest.reads import AT_ONCE, Reads
+from relay_tornado.handlers.tornado_connection import TornadoConnection
 from tests.handlers.raw import Raw
 from tests.handlers.rest.world import World
 from tests.waiting import until
@@ -80,7 +80,7 @@ async def test_who_can_not_be_told_that_its_answer_has_left(here: World, monkeyp
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(Connection, "when_written", fail)
+        patch.setattr(TornadoConnection, "when_written", fail)
         for _ in range(AT_ONCE):
             assert (await here.call("GET", "/v1/logs")).status == 200
     assert here.relay._site.rest.reads._running == {}

@@ -1,4 +1,4 @@
-"""Thousands that come back at once are let through a few a turn of the loop, so that senders keep their place."""
+"""Admission of thousands that come back at once: a few a turn of the loop, so that senders keep their place."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LOOK: Final = 200
 as those come that stay. Here each look finds what has come since the one before (`garbage.py`)."""
 
 
-class Crowd:
+class Admission:
     """At most `most` a turn, first come, first served. Where fewer come nobody waits."""
 
     def __init__(self, most: int) -> None:

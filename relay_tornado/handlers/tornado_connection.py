@@ -1,6 +1,6 @@
-"""One connection's stream: the raw head of each request, its deadline, and its last words.
+"""One connection as Tornado reads requests from it: the raw head of each, its deadline, and its last words.
 
-Tornado's `HTTP1ServerConnection` reads the requests from it. Tornado's own timers are off, because one deadline a
+Tornado's `HTTP1ServerConnection` does that. Tornado's own timers are off, because one deadline a
 connection, looked at by the listener's sweep, costs a request nothing.
 """
 
@@ -70,7 +70,7 @@ class Owner(Protocol):
     lingering: Lingering
     trust: ProxyTrust
 
-    def forget(self, connection: Connection) -> None:
+    def forget(self, connection: TornadoConnection) -> None:
         """The connection's descriptor is closed."""
 
 
@@ -121,7 +121,7 @@ _DROPS = 16
 """How often more is read and dropped in one turn of the loop."""
 
 
-class Connection(IOStream):
+class TornadoConnection(IOStream):
     """`head` is the raw head of the request that was read last, from its request line (or the line ends before it) to
     its closing empty line; `remote_ip` and `protocol` are what Tornado asks of a connection. Behind a trusted proxy
     they are those of the request that was read last, and `forwarded_host` is the host that it asked for, where the
@@ -438,15 +438,15 @@ class Connection(IOStream):
         return self.remote_ip
 
 
-def stream_of(request: HTTPServerRequest) -> Connection:
+def stream_of(request: HTTPServerRequest) -> TornadoConnection:
     """The connection that a request came by."""
     connection = request.connection
     assert isinstance(connection, HTTP1Connection)
-    assert isinstance(connection.stream, Connection)
+    assert isinstance(connection.stream, TornadoConnection)
     return connection.stream
 
 
-class TlsConnection(Connection, SSLIOStream):
+class TlsConnection(TornadoConnection, SSLIOStream):
     """The same over TLS, from a socket whose handshake is still to come; the time for a first request bounds it too."""
 
     halves = False

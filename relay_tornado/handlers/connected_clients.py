@@ -1,4 +1,4 @@
-"""Every live connection that events are delivered to: how many there may be, and what ends them from outside."""
+"""The connected clients, over WebSockets and streams: how many there may be, and what ends them from outside."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from relay_tornado.delivery.deliver import Delivery
 from relay_tornado.delivery.deliveries import Deliveries
 from relay_tornado.delivery.responses import Responses
 from relay_tornado.errors import CloseCode
+from relay_tornado.handlers.admission import Admission
 from relay_tornado.handlers.alarms import Alarms
-from relay_tornado.handlers.crowd import Crowd
 from relay_tornado.low_memory import Timer
 from relay_tornado.model import BucketId, Token
 from relay_tornado.proxy_trust import ProxyTrust
@@ -83,7 +83,7 @@ class Connected(ABC):
         """Its client is to come back later."""
 
 
-class Sockets:
+class ConnectedClients:
     """Every live connection that events are delivered to: how many there may be, and what ends them from outside."""
 
     def __init__(
@@ -100,7 +100,7 @@ class Sockets:
         self._trust = ProxyTrust() if trust is None else trust
         self.access = access
         self.alarms = Alarms()
-        self.crowd = Crowd(_SUBSCRIBING)
+        self.admission = Admission(_SUBSCRIBING)
         self.settings = settings
         self.deliveries = deliveries
         self.responses = responses

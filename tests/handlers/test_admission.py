@@ -1,4 +1,4 @@
-"""relay_tornado/handlers/crowd.py: a few a turn of the loop, in their order."""
+"""relay_tornado/handlers/admission.py: a few a turn of the loop, in their order."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from relay_tornado.handlers.crowd import Crowd
+from relay_tornado.handlers.admission import Admission
 from relay_tornado.low_memory import Timer, watch_timers
 from tests.delivery.virtual import event_loop as event_loop
 from tests.delivery.virtual import virtual_test
@@ -19,11 +19,11 @@ from tests.delivery.virtual import virtual_test
 @virtual_test
 async def test_a_few_a_turn_in_their_order() -> None:
     """However many come at once; who gives up keeps nobody waiting."""
-    crowd = Crowd(4)
+    admission = Admission(4)
     through: list[int] = []
 
     async def one(number: int) -> None:
-        await crowd.turn()
+        await admission.turn()
         through.append(number)
 
     tasks = [asyncio.create_task(one(number)) for number in range(50)]
@@ -40,17 +40,17 @@ async def test_a_few_a_turn_in_their_order() -> None:
     assert through == [number for number in range(50) if number not in (4, 10, 11)]
     assert turns >= 11
     await asyncio.sleep(1)
-    assert crowd._timer.at is None
+    assert admission._timer.at is None
 
 
 @virtual_test
 async def test_nobody_waits_where_few_come() -> None:
     """Also again and again: each turn has as many."""
     loop = asyncio.get_running_loop()
-    crowd = Crowd(4)
+    admission = Admission(4)
     for _ in range(10):
         for _ in range(4):
-            turn = crowd.turn()
+            turn = admission.turn()
             try:
                 turn.send(None)
             except StopIteration:
@@ -65,7 +65,7 @@ async def test_nobody_waits_where_few_come() -> None:
 @virtual_test
 async def test_what_comes_with_a_crowd_is_looked_at_in_small_pieces() -> None:
     """Python, which counts what is made less what is freed, would not: as much goes as comes."""
-    crowd = Crowd(4)
+    admission = Admission(4)
     before: list[list[int]] = [[] for _ in range(4_000)]
     gc.collect()
     stay: list[list[int]] = []
@@ -73,7 +73,7 @@ async def test_what_comes_with_a_crowd_is_looked_at_in_small_pieces() -> None:
     while before:
         before.pop()
         stay.append([])
-        await crowd.turn()
+        await admission.turn()
         if len(before) % 100 == 0:
             young = max(young, sum(len(gc.get_objects(generation=each)) for each in (0, 1)))
     assert young < 2_000
@@ -83,7 +83,7 @@ async def test_what_comes_with_a_crowd_is_looked_at_in_small_pieces() -> None:
 @pytest.mark.parametrize("time", [0, 1, 2])
 async def test_a_turn_without_memory(time: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever comes where a turn could not be scheduled, and after one that could not be woken, has a turn."""
-    crowd = Crowd(1)
+    admission = Admission(1)
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda loop, context: None)
     calls = 0
@@ -101,6 +101,6 @@ async def test_a_turn_without_memory(time: int, monkeypatch: pytest.MonkeyPatch)
     rounds = watch_timers()
     for _ in range(5):
         with contextlib.suppress(MemoryError):
-            await crowd.turn()
+            await admission.turn()
     rounds.cancel()
     assert calls > time + 1
