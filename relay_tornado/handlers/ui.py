@@ -20,7 +20,7 @@ from relay_tornado.handlers.assets import INDEX, Asset, Assets
 from relay_tornado.handlers.base import JsonHandler
 from relay_tornado.handlers.connected_clients import counted_address
 from relay_tornado.handlers.credentials import COOKIE, SECURE_COOKIE, Callers, cookie, distrusted_proxy, is_secure
-from relay_tornado.handlers.rest.payload import check_size, parse
+from relay_tornado.handlers.rest.json_body import check_size, parse
 from relay_tornado.model import KIB, RateLimit, Token
 from relay_tornado.rate_limits import Attempts
 

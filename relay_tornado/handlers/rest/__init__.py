@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tornado.routing import URLSpec
 
-from relay_tornado.handlers.rest import about, buckets, consumers, logs, making, openapi, search, tokens
+from relay_tornado.handlers.rest import buckets, consumers, logs, new_events, openapi, search, status, tokens
 from relay_tornado.handlers.rest.base import RestHandler, route
 from relay_tornado.handlers.rest.openapi import describe as describe
 from relay_tornado.handlers.rest.service import Rest as Rest
@@ -13,10 +13,10 @@ HANDLERS: tuple[type[RestHandler], ...] = (
     *buckets.HANDLERS,
     *consumers.HANDLERS,
     *logs.HANDLERS,
-    *making.HANDLERS,
+    *new_events.HANDLERS,
     *search.HANDLERS,
     *tokens.HANDLERS,
-    *about.HANDLERS,
+    *status.HANDLERS,
     openapi.DescriptionHandler,
 )
 

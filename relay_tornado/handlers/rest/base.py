@@ -17,7 +17,7 @@ from tornado.web import stream_request_body
 from relay_tornado.errors import Forbidden, Invalid, Overloaded, RelayError
 from relay_tornado.handlers.base import JsonHandler
 from relay_tornado.handlers.credentials import Caller, challenges
-from relay_tornado.handlers.rest.payload import check_size, parse
+from relay_tornado.handlers.rest.json_body import check_size, parse
 from relay_tornado.handlers.rest.scopes import NEEDS, Need
 from relay_tornado.handlers.rest.service import Rest
 from relay_tornado.handlers.tornado_connection import stream_of

@@ -13,7 +13,7 @@ from marshmallow import Schema, fields
 
 import relay_tornado
 from relay_tornado.handlers.rest.base import Operation, RestHandler, operation, operations
-from relay_tornado.handlers.rest.refined import refine
+from relay_tornado.handlers.rest.openapi_constraints import add_constraints
 from relay_tornado.handlers.rest.schemas import Problem
 from relay_tornado.handlers.rest.scopes import NEEDS, Need
 from relay_tornado.settings import Settings
@@ -82,7 +82,7 @@ def describe(handlers: Sequence[type[RestHandler]], settings: Settings) -> bytes
         )
     document: Document = spec.to_dict()
     _open(document)
-    refine(document, settings.ingest_buffer)
+    add_constraints(document, settings.ingest_buffer)
     return msgspec.json.encode(document) + b"\n"
 
 

@@ -13,7 +13,7 @@ from relay_tornado.admin.listing import _Merged
 from relay_tornado.delivery.deliver import Delivery
 from relay_tornado.delivery.subscription import Placement
 from relay_tornado.handlers.rest import buckets
-from relay_tornado.handlers.rest.about import StatusHandler
+from relay_tornado.handlers.rest.status import StatusHandler
 from relay_tornado.log.sqlite import SqliteEventLog
 from relay_tornado.pieces import TOGETHER
 from tests.counting import calls_by_turn

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from relay_tornado.handlers.rest.payload import MAX_VALUES
+from relay_tornado.handlers.rest.json_body import MAX_VALUES
 from relay_tornado.log.results import READ
 from tests.handlers.rest.world import World
 

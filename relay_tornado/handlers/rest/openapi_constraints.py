@@ -160,7 +160,7 @@ _REQUIRED: Final[dict[str, list[str]]] = {
 """What is needed where the part was not there before; later the rest may be set alone."""
 
 
-def refine(document: Document, max_body: int) -> None:
+def add_constraints(document: Document, max_body: int) -> None:
     """Adds it to a description; `max_body` is the most bytes that a webhook may be allowed to have."""
     schemas = document["components"]["schemas"]
     for name, properties in _PROPERTIES.items():
