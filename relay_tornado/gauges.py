@@ -76,7 +76,7 @@ class Gauges:
             append_queue=self.log.append_queue,
             append_queue_limit=self.settings.append_queue,
             ingest_buffer=site.ingest.buffered,
-            replay_buffer=site.clients.deliveries.flight.outstanding,
+            replay_buffer=site.clients.deliveries.budget.outstanding,
             connections=len(site.listener.connections),
             connections_limit=site.listener.limit,
             subscribers=site.clients.deliveries.subscribers,

@@ -13,8 +13,8 @@ from typing import Final
 
 import structlog
 
+from relay_tornado.delivery.bounds import Pace, PendingWrite
 from relay_tornado.delivery.dispatch import PAGE, Place
-from relay_tornado.delivery.flight import Landing, Pace
 from relay_tornado.delivery.keeping import Keeper, Opened, place_later, telling
 from relay_tornado.delivery.kept import Kept
 from relay_tornado.delivery.member import Member
@@ -301,7 +301,7 @@ class Delivery:
         written = self.outlet.write(whole)
         if self.kept is not None:
             self.kept.ask()
-        return Landing(self._shared.flight, written, len(whole))
+        return PendingWrite(self._shared.budget, written, len(whole))
 
     def missed(self, bucket_id: BucketId, gap: Gap) -> None:
         """The bucket's consumer met a gap; that is counted already."""

@@ -11,9 +11,9 @@ from typing import Any
 import structlog
 
 from relay_tornado.counters import Counters
+from relay_tornado.delivery.bounds import WriteBudget
 from relay_tornado.delivery.deliver import Delivery
 from relay_tornado.delivery.dispatch import Dispatcher
-from relay_tornado.delivery.flight import Flight
 from relay_tornado.delivery.frames import FrameCache
 from relay_tornado.delivery.group import Groups
 from relay_tornado.delivery.keeping import Keeper, check, consumer_fields, ephemeral, keeper_of, place_kept
@@ -49,10 +49,10 @@ class Deliveries:
         self._directory = Directory(registry)
         self._cache = FrameCache(registry, settings.tail // 2)
         self._dispatcher = Dispatcher(log, self._cache, self._counters)
-        self.flight = Flight(settings.replay_buffer)
+        self.budget = WriteBudget(settings.replay_buffer)
         self._ledgers = ledgers
         turns = Turns(lambda: log.append_queue, lambda: self._counters.events)
-        self._groups = Groups(log, ledgers, self._dispatcher, self.flight, turns, self._counters)
+        self._groups = Groups(log, ledgers, self._dispatcher, self.budget, turns, self._counters)
         self._receipts = Receipts(self._dispatcher.head)
         self._shared = Shared(
             log,
@@ -60,7 +60,7 @@ class Deliveries:
             self._directory,
             self._cache,
             self._dispatcher,
-            self.flight,
+            self.budget,
             turns,
             self._counters,
             self._groups,

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple, Protocol
 import structlog
 
 from relay_tornado.counters import Counters
-from relay_tornado.delivery.flight import CHUNK, SLICE
+from relay_tornado.delivery.bounds import CHUNK, SLICE
 from relay_tornado.delivery.frames import FrameCache
 from relay_tornado.delivery.outlet import Lane, Outlet
 from relay_tornado.errors import BucketGone, CursorLost

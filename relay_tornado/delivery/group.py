@@ -25,9 +25,9 @@ from typing import Final, NamedTuple, NoReturn
 from relay_tornado.consumer_changes import MAX_DELIVER
 from relay_tornado.consumer_progress import AT_ONCE, Taken
 from relay_tornado.counters import Counters
+from relay_tornado.delivery.bounds import SLICE, WriteBudget
 from relay_tornado.delivery.dispatch import PAGE, Dispatcher, Place
 from relay_tornado.delivery.fetching import fetch
-from relay_tornado.delivery.flight import SLICE, Flight
 from relay_tornado.delivery.member import Item, Member
 from relay_tornado.delivery.outlet import Lane
 from relay_tornado.delivery.selection import Copies
@@ -213,7 +213,7 @@ class Group:
         BucketGone."""
         dealt = 0
         try:
-            events = await fetch(self._groups.log, self.ledger, taken, self._groups.flight.chunk())
+            events = await fetch(self._groups.log, self.ledger, taken, self._groups.budget.chunk())
             if any(isinstance(event, str) for event in events):
                 self._changed()
             behind = self._head() - taken[0].seq
@@ -242,7 +242,7 @@ class Group:
         BucketGone."""
         if member.over or taken[0].generation != self.ledger.progress.generation:
             return 0, True, None
-        given, dealt = self._select(member, taken, events, self._groups.flight.chunk())
+        given, dealt = self._select(member, taken, events, self._groups.budget.chunk())
         if not dealt:
             # Nothing comes of the log now: the timer looks again.
             self._waiting[member] = None
@@ -400,14 +400,14 @@ class Groups:
         log: EventLog,
         ledgers: Ledgers,
         dispatcher: Dispatcher,
-        flight: Flight,
+        budget: WriteBudget,
         turns: Turns,
         counters: Counters,
     ) -> None:
         self.log = log
         self.ledgers = ledgers
         self.dispatcher = dispatcher
-        self.flight = flight
+        self.budget = budget
         self.turns = turns
         self.counters = counters
         self._groups: dict[Key, Group] = {}

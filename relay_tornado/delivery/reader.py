@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Sequence
 from functools import partial
 from typing import Protocol
 
+from relay_tornado.delivery.bounds import Pace
 from relay_tornado.delivery.dispatch import PAGE, Place
-from relay_tornado.delivery.flight import Pace
 from relay_tornado.delivery.outlet import Frames
 from relay_tornado.delivery.selection import Selection
 from relay_tornado.delivery.shared import Shared
@@ -41,7 +41,7 @@ class Reader:
         shared = self._shared
         if place.seq == shared.dispatcher.head(place.bucket_id):
             return False
-        chunk = shared.flight.chunk()
+        chunk = shared.budget.chunk()
         events = await shared.turns.run(lambda: self._peek(place, chunk), self._behind(place))
         if events is None:
             events = await shared.log.read(place.bucket_id, place.seq, PAGE, chunk)
@@ -88,7 +88,7 @@ class Reader:
         # What others read at the same time is kept for them. One reader of old events alone would only drive out new.
         keep = len(shared.tasks) > 1 or place.seq + PAGE > shared.dispatcher.head(place.bucket_id)
         # Others have begun to write since these were read.
-        data, taken, at = self._selection.run(place, events, at, shared.flight.chunk(), keep=keep)
+        data, taken, at = self._selection.run(place, events, at, shared.budget.chunk(), keep=keep)
         shared.counters.deliveries += taken
         shared.counters.delivered_bytes += len(data)
         place.given, place.given_epoch = events[at - 1].seq, events[at - 1].epoch

@@ -6,8 +6,8 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from relay_tornado.delivery.bounds import SLICE
 from relay_tornado.delivery.dispatch import Place
-from relay_tornado.delivery.flight import SLICE
 from relay_tornado.delivery.frames import FrameCache
 from relay_tornado.model import BucketId, Event
 from relay_tornado.rules import Rules, rest

@@ -9,8 +9,8 @@ from functools import partial
 import structlog
 
 from relay_tornado.counters import Counters
+from relay_tornado.delivery.bounds import WriteBudget
 from relay_tornado.delivery.dispatch import Dispatcher
-from relay_tornado.delivery.flight import Flight
 from relay_tornado.delivery.frames import FrameCache
 from relay_tornado.delivery.group import Groups
 from relay_tornado.delivery.receipts import Receipts
@@ -34,7 +34,7 @@ class Shared:
     directory: Directory
     cache: FrameCache
     dispatcher: Dispatcher
-    flight: Flight
+    budget: WriteBudget
     turns: Turns
     counters: Counters
     groups: Groups

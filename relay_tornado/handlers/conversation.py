@@ -12,8 +12,8 @@ from tornado.httputil import HTTPServerRequest
 from tornado.iostream import IOStream, StreamClosedError
 
 from relay_tornado import protocol
+from relay_tornado.delivery.bounds import PendingWrite, WriteBudget
 from relay_tornado.delivery.deliver import Delivery
-from relay_tornado.delivery.flight import Flight, Landing
 from relay_tornado.delivery.liveness import Liveness, acknowledged
 from relay_tornado.delivery.outlet import Frames, OutletClosed
 from relay_tornado.errors import Conflict, Invalid, RelayError, Unauthorized
@@ -305,18 +305,18 @@ class Conversation(Connected):
 
     def _buffer(self, data: bytes | memoryview) -> asyncio.Future[None] | None:
         """Writes without waiting; None where the stream is closed."""
-        return buffered(self._stream, data, self._clients.deliveries.flight)
+        return buffered(self._stream, data, self._clients.deliveries.budget)
 
 
-def buffered(stream: IOStream, data: bytes | memoryview, flight: Flight) -> asyncio.Future[None] | None:
+def buffered(stream: IOStream, data: bytes | memoryview, budget: WriteBudget) -> asyncio.Future[None] | None:
     """Writes without waiting; None where the stream is closed. What its kernel does not take is in flight."""
     try:
         writing = stream.write(data)
     except StreamClosedError:
         return None
     if not writing.done():
-        # Where the loop loses the call, as for want of memory, the landing is dropped.
-        writing.add_done_callback(Landing(flight, writing, len(data)).landed)
+        # Where the loop loses the call, as for want of memory, the pending write is dropped.
+        writing.add_done_callback(PendingWrite(budget, writing, len(data)).ended)
     return writing
 
 

@@ -240,7 +240,7 @@ class Feed(Connected):
     def _buffer(self, data: bytes) -> asyncio.Future[None] | None:
         """Writes without waiting; None where the stream is closed."""
         assert self._stream is not None
-        return buffered(self._stream, data, self._clients.deliveries.flight)
+        return buffered(self._stream, data, self._clients.deliveries.budget)
 
     # time
 

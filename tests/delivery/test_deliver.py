@@ -280,7 +280,7 @@ async def test_a_closed_outlet_ends_the_delivery() -> None:
     world.deliveries.end(delivery)
     assert world.deliveries._dispatcher._places == world.deliveries._dispatcher._live == {}
     assert world.deliveries._live == set()
-    assert world.deliveries.flight.outstanding == 0
+    assert world.deliveries.budget.outstanding == 0
 
 
 @settings(max_examples=60, deadline=None)
@@ -332,7 +332,7 @@ def test_no_hole_and_no_repeat_however_it_interleaves(seed: int, extended: bool)
         assert reader.ends == []
         if not extended and since != {"last": 3} and isinstance(since, dict):
             assert all(each["status"] == "caught_up" for each in reader.statuses())
-        assert world.deliveries.flight.outstanding == 0
+        assert world.deliveries.budget.outstanding == 0
 
     run(test)
 

@@ -325,6 +325,6 @@ def test_everything_is_handled_whatever_happens(seed: int, count: int) -> None:
         await quiet()
         assert not world.deliveries._groups._groups
         assert world.ledgers.find(KEY) is None
-        assert world.deliveries.flight.outstanding == 0
+        assert world.deliveries.budget.outstanding == 0
 
     run(test)

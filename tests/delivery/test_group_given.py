@@ -9,7 +9,7 @@ import pytest
 
 from relay_tornado.consumer_changes import MAX_DELIVER
 from relay_tornado.consumer_progress import Progress
-from relay_tornado.delivery.flight import Flight
+from relay_tornado.delivery.bounds import WriteBudget
 from relay_tornado.delivery.group import Group
 from relay_tornado.low_memory import watch_timers
 from relay_tornado.model import Event
@@ -386,7 +386,7 @@ async def test_a_timer_that_is_lost() -> None:
 
 
 @virtual_test
-@pytest.mark.parametrize(("of", "step"), [(Flight, "chunk"), (Group, "give")])
+@pytest.mark.parametrize(("of", "step"), [(WriteBudget, "chunk"), (Group, "give")])
 async def test_a_share_that_is_not_given_for_want_of_memory(
     monkeypatch: pytest.MonkeyPatch, of: type, step: str
 ) -> None:

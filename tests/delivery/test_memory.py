@@ -8,7 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from relay_tornado.delivery import dispatch
-from relay_tornado.delivery.flight import Flight, Landing
+from relay_tornado.delivery.bounds import PendingWrite, WriteBudget
 from tests import waiting
 from tests.delivery.world import Reader, World, quiet, until
 from tests.failing import once
@@ -94,13 +94,13 @@ async def test_a_frame_that_may_have_left(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.gen_test
 async def test_a_write_that_nobody_waits_for_is_no_longer_in_flight() -> None:
     """It is dropped where there was no memory to wait for it."""
-    flight = Flight(1000)
-    landing = Landing(flight, asyncio.sleep(0), 10)
-    assert flight.outstanding == 10
-    await landing
-    assert flight.outstanding == 0
+    budget = WriteBudget(1000)
+    pending = PendingWrite(budget, asyncio.sleep(0), 10)
+    assert budget.outstanding == 10
+    await pending
+    assert budget.outstanding == 0
     waiting_for = asyncio.sleep(0)
-    landing = Landing(flight, waiting_for, 10)
-    del landing
+    pending = PendingWrite(budget, waiting_for, 10)
+    del pending
     waiting_for.close()
-    assert flight.outstanding == 0
+    assert budget.outstanding == 0

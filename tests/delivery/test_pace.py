@@ -8,7 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from relay_tornado.delivery import dispatch
-from relay_tornado.delivery.flight import CHUNK, LEAST_CHUNK, Flight
+from relay_tornado.delivery.bounds import CHUNK, LEAST_CHUNK, WriteBudget
 from relay_tornado.delivery.frames import FrameCache
 from relay_tornado.model import Event
 from relay_tornado.rules import Rules
@@ -145,26 +145,26 @@ async def test_a_slow_reader_holds_nobody_up() -> None:
         await quiet(3)
     await until(lambda: len(quick.seqs()) == 400)
     assert stuck.waiting <= CHUNK
-    assert world.deliveries.flight.outstanding == stuck.waiting
+    assert world.deliveries.budget.outstanding == stuck.waiting
     stuck.resume()
     await until(lambda: stuck.seqs() == list(range(1, 401)))
-    await until(lambda: world.deliveries.flight.outstanding == 0)
+    await until(lambda: world.deliveries.budget.outstanding == 0)
 
 
 def test_much_in_flight_makes_smaller_chunks() -> None:
     """Nobody waits for anybody: the chunks shrink to their least, and grow again."""
-    flight = Flight(1 << 20)
-    assert flight.chunk() == CHUNK
-    flight.took_off(1 << 19)
-    assert flight.chunk() == CHUNK
-    flight.took_off(1 << 18)
-    assert flight.chunk() == CHUNK // 2
-    flight.took_off(1 << 18)
-    assert flight.chunk() == LEAST_CHUNK
-    flight.took_off(1 << 20)
-    assert flight.chunk() == LEAST_CHUNK
-    flight.landed(1 << 21)
-    assert flight.chunk() == CHUNK
+    budget = WriteBudget(1 << 20)
+    assert budget.chunk() == CHUNK
+    budget.take(1 << 19)
+    assert budget.chunk() == CHUNK
+    budget.take(1 << 18)
+    assert budget.chunk() == CHUNK // 2
+    budget.take(1 << 18)
+    assert budget.chunk() == LEAST_CHUNK
+    budget.take(1 << 20)
+    assert budget.chunk() == LEAST_CHUNK
+    budget.give_back(1 << 21)
+    assert budget.chunk() == CHUNK
 
 
 @pytest.mark.gen_test
@@ -180,7 +180,7 @@ async def test_many_stuck_readers_stay_within_the_budget() -> None:
         readers.append(reader)
         await world.subscribe("orders", since="earliest", reader=reader)
     await until(lambda: all(reader.waiting for reader in readers))
-    outstanding = world.deliveries.flight.outstanding
+    outstanding = world.deliveries.budget.outstanding
     assert outstanding <= (1 << 20) + 40 * LEAST_CHUNK
     assert outstanding == sum(reader.waiting for reader in readers)
     for reader in readers:

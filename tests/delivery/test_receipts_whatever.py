@@ -135,6 +135,6 @@ def test_every_event_is_read_or_told_to_be_missing(seed: int) -> None:
         client.cut()
         await quiet()
         assert world.ledgers.find(KEY) is None
-        assert world.deliveries.flight.outstanding == 0
+        assert world.deliveries.budget.outstanding == 0
 
     run(test)

@@ -168,7 +168,7 @@ async def live(**settings: Any) -> AsyncIterator[Live]:
         server.listener.close()
         server.access.close()
         assert server.clients.count == 0
-        assert server.clients.deliveries.flight.outstanding == 0
+        assert server.clients.deliveries.budget.outstanding == 0
 
 
 def masked(message: dict[str, Any]) -> bytes:

@@ -194,7 +194,7 @@ async def here(**settings: Any) -> AsyncIterator[Here]:
         made.secret = await made.token()
         yield made
         await until(lambda: not site.site.clients.count)
-        assert site.site.clients.deliveries.flight.outstanding == 0
+        assert site.site.clients.deliveries.budget.outstanding == 0
 
 
 def ids(messages: Iterable[Message]) -> list[str]:

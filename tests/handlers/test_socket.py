@@ -398,7 +398,7 @@ async def test_a_client_that_vanishes_leaves_nothing(server: Live) -> None:
     client = await server.subscribed("orders", since="earliest")
     client.abort()
     await until(lambda: server.clients.count == 0)
-    await until(lambda: server.clients.deliveries.flight.outstanding == 0)
+    await until(lambda: server.clients.deliveries.budget.outstanding == 0)
     assert server.clients._tokens == {}
     assert server.clients.deliveries._live == set()
     assert server.clients.deliveries._dispatcher._places == {}

@@ -56,12 +56,12 @@ async def test_a_stuck_reader_is_closed() -> None:
     """No sign of life for the time-out: 4008, which it finds when it reads again; what waits for it is bounded."""
     async with live(ping_interval=0.1, stuck_timeout=0.8) as server:
         client = await reads_nothing(server)
-        flight = server.clients.deliveries.flight
-        await until(lambda: flight.outstanding > 0)
+        budget = server.clients.deliveries.budget
+        await until(lambda: budget.outstanding > 0)
         conversations = list(server.clients._live)
         await until(lambda: not conversations[0]._open)
         # One chunk, and some pings: everything else stays in the log.
-        assert flight.outstanding < 1_000_000
+        assert budget.outstanding < 1_000_000
         assert conversations[0]._delivery.positions()["id-orders"].seq < 100
         client.socket.transport.resume_reading()
         code, reason = await client.end()
@@ -226,7 +226,7 @@ async def test_what_a_client_does_not_read_is_not_kept_for_it(server: Live) -> N
         for _ in range(600):
             await server.append(1, body=b"x" * 30_000)
             await asyncio.sleep(0)
-            most = max(most, server.clients.deliveries.flight.outstanding)
+            most = max(most, server.clients.deliveries.budget.outstanding)
         assert 0 < most < MIB
 
 

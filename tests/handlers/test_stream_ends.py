@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import pytest
 
-from relay_tornado.delivery.flight import CHUNK
+from relay_tornado.delivery.bounds import CHUNK
 from relay_tornado.handlers import feed
 from relay_tornado.ids import hash_secret
 from relay_tornado.model import Retention
@@ -111,7 +111,7 @@ async def test_a_slow_reader_costs_bounded_memory_and_slows_nobody() -> None:
             waiting = [len(each._stream._write_buffer) for each in feeds]  # type: ignore[attr-defined]
             most = max(most, *waiting)
         assert 0 < most <= 2 * CHUNK
-        assert site.edge.site.clients.deliveries.flight.outstanding <= 2 * CHUNK
+        assert site.edge.site.clients.deliveries.budget.outstanding <= 2 * CHUNK
         assert await slow.seqs(400) == list(range(1, 401))
 
 

@@ -18,55 +18,55 @@ SLICE: Final = 0.003
 """Seconds after which delivery gives the loop back."""
 
 
-class Flight:
+class WriteBudget:
     """Bytes that were given to sockets and that their kernels have not taken yet.
 
     Where much is outstanding the chunks get smaller, and nobody waits for anybody else.
     """
 
-    def __init__(self, budget: int) -> None:
-        self._budget = budget
+    def __init__(self, most: int) -> None:
+        self._most = most
         self.outstanding = 0
 
     def chunk(self) -> int:
         """How many bytes the next write may have: all of `CHUNK` up to half of the budget, then less and less."""
-        left = 2 * (self._budget - self.outstanding)
-        if left >= self._budget:
+        left = 2 * (self._most - self.outstanding)
+        if left >= self._most:
             return CHUNK
-        return max(LEAST_CHUNK, CHUNK * left // self._budget)
+        return max(LEAST_CHUNK, CHUNK * left // self._most)
 
-    def took_off(self, size: int) -> None:
+    def take(self, size: int) -> None:
         self.outstanding += size
 
-    def landed(self, size: int) -> None:
+    def give_back(self, size: int) -> None:
         self.outstanding -= size
 
 
-class Landing:
-    """A write that has begun, to be awaited once, or dropped, or `landed`. It is in the flight's books until one of
+class PendingWrite:
+    """A write that has begun, to be awaited once, or dropped, or `ended`. Its bytes are of the budget until one of
     these is so."""
 
-    __slots__ = ("_flight", "_size", "_written")
+    __slots__ = ("_budget", "_size", "_written")
 
-    def __init__(self, flight: Flight, written: Awaitable[None], size: int) -> None:
-        self._flight = flight
+    def __init__(self, budget: WriteBudget, written: Awaitable[None], size: int) -> None:
+        self._budget = budget
         self._written = written
         self._size = 0
-        flight.took_off(size)
+        budget.take(size)
         self._size = size
 
     def __await__(self) -> Generator[Any, None, None]:
         try:
             yield from self._written.__await__()
         finally:
-            self.landed()
+            self.ended()
 
     def __del__(self) -> None:
-        self.landed()
+        self.ended()
 
-    def landed(self, _: object = None) -> None:
+    def ended(self, _: object = None) -> None:
         """It has ended. May be repeated."""
-        self._flight.landed(self._size)
+        self._budget.give_back(self._size)
         self._size = 0
 
 
