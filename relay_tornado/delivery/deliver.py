@@ -13,11 +13,11 @@ from typing import Final
 
 import structlog
 
+from relay_tornado.delivery.bound_consumers import BoundConsumers
 from relay_tornado.delivery.bounds import Pace, PendingWrite
+from relay_tornado.delivery.consumer_binding import ConsumerBinding, Opened, place_later, telling
 from relay_tornado.delivery.dispatch import PAGE, Place
-from relay_tornado.delivery.keeping import Keeper, Opened, place_later, telling
-from relay_tornado.delivery.kept import Kept
-from relay_tornado.delivery.member import Member
+from relay_tornado.delivery.in_flight import Member
 from relay_tornado.delivery.notices import Notices
 from relay_tornado.delivery.outlet import Frames, Lane, Outlet, OutletClosed
 from relay_tornado.delivery.reader import Reader
@@ -54,7 +54,7 @@ class Delivery:
         "_shared",
         "_started",
         "_task",
-        "kept",
+        "consumers",
         "lane",
         "notices",
         "outlet",
@@ -69,10 +69,10 @@ class Delivery:
         subscription: Subscription,
         *,
         extended: bool,
-        keeper: Keeper | None,
+        binding: ConsumerBinding | None,
         ping: Callable[[bytes], None] | None,
     ) -> None:
-        """`keeper` is the consumer that keeps its positions, None where the client does. `ping` writes a protocol ping
+        """`binding` is the consumer that keeps its positions, None where the client does. `ping` writes a protocol ping
         behind everything that was written."""
         self.outlet = outlet
         self.subscription = subscription
@@ -85,10 +85,10 @@ class Delivery:
         self._expected = _NONE
         self._joining: dict[BucketId, Position] = {}
         self.notices = Notices(wanted=extended)
-        self.kept: Kept | None = None
-        if keeper is not None:
+        self.consumers: BoundConsumers | None = None
+        if binding is not None:
             most = subscription.request.max_in_flight
-            self.kept = Kept(shared, keeper, most, ping or (lambda _: None), self._go_on)
+            self.consumers = BoundConsumers(shared, binding, most, ping or (lambda _: None), self._go_on)
         self._started = False
         self.over = False
         """Nothing more is written."""
@@ -129,14 +129,14 @@ class Delivery:
         if not self.over:
             self.answered()
             self._started = True
-            if self.kept is not None:
-                self.kept.begin()
+            if self.consumers is not None:
+                self.consumers.begin()
             self._go_on()
 
     def answered(self) -> None:
         """The answer to subscribe is out, and what it told of consumers is told once it is read."""
-        if self.kept is not None and not self.notices:
-            self.kept.ask()
+        if self.consumers is not None and not self.notices:
+            self.consumers.ask()
 
     def mark(self, bucket_id: BucketId) -> bool:
         """The bucket may have something to read; that goes on until it is caught up."""
@@ -173,7 +173,7 @@ class Delivery:
         if place is None:
             if bucket_id not in self._joining and bucket_id not in self._expected:
                 return False
-        elif place.began >= event.seq and (self.kept is None or not self.kept.expects(bucket_id, event.seq)):
+        elif place.began >= event.seq and (self.consumers is None or not self.consumers.expects(bucket_id, event.seq)):
             return False
         rules = self.subscription.filter
         return rules is None or self._shared.cache.passes(event, rules)
@@ -189,9 +189,9 @@ class Delivery:
 
     def keep(self, bucket_id: BucketId) -> None:
         """The bucket's record has changed: a durable token may have a position in it from now on."""
-        kept = self.kept
-        if kept is not None and bucket_id in self._places and kept.lacks(bucket_id):
-            kept.astray[bucket_id] = None
+        consumers = self.consumers
+        if consumers is not None and bucket_id in self._places and consumers.lacks(bucket_id):
+            consumers.astray[bucket_id] = None
             self._go_on()
 
     def renamed(self, bucket_id: BucketId) -> None:
@@ -247,18 +247,21 @@ class Delivery:
     def going_on(self) -> Mapping[BucketId, Held | None]:
         """Its part in the consumers whose positions, by receipt, are behind its own, by bucket; None where it read
         without one."""
-        if self.kept is not None and self.kept.keeper.kind == "client":
-            return dict(self.kept.held)
-        return {bucket_id: None if self.kept is None else self.kept.held.get(bucket_id) for bucket_id in self._places}
+        if self.consumers is not None and self.consumers.binding.kind == "client":
+            return dict(self.consumers.held)
+        return {
+            bucket_id: None if self.consumers is None else self.consumers.held.get(bucket_id)
+            for bucket_id in self._places
+        }
 
     def settle(self, request: Ack | Nak) -> bool:
         """Carries out what the client says of an event of a consumer. False where it has no such event."""
-        return self.kept is not None and self.kept.settle(request)
+        return self.consumers is not None and self.consumers.settle(request)
 
     def ponged(self, payload: bytes) -> None:
         """A pong came from the client."""
-        if self.kept is not None:
-            self.kept.ponged(payload)
+        if self.consumers is not None:
+            self.consumers.ponged(payload)
 
     def pause(self) -> None:
         """Nothing more is written after the write that is under way; its part in consumers it keeps until `end`."""
@@ -269,8 +272,8 @@ class Delivery:
     def end(self) -> None:
         """Nothing more is written after the write that is under way. May be repeated."""
         self.pause()
-        if self.kept is not None:
-            self.kept.close()
+        if self.consumers is not None:
+            self.consumers.close()
 
     async def ended(self) -> None:
         """Waits, after `end` or `pause`, for the write that is under way."""
@@ -287,7 +290,7 @@ class Delivery:
     @property
     def opened(self) -> Opened:
         """What it has open of consumers, until it ends."""
-        return {} if self.kept is None else self.kept.opened
+        return {} if self.consumers is None else self.consumers.opened
 
     def copies(self, place: Place, event: Event, attempt: int) -> Copies | None:
         """What this subscriber gets of an event, None where that is nothing. Raises BucketGone."""
@@ -299,25 +302,25 @@ class Delivery:
         parts = [*self.notices.take(), *data]
         whole = parts[0] if len(parts) == 1 else b"".join(parts)
         written = self.outlet.write(whole)
-        if self.kept is not None:
-            self.kept.ask()
+        if self.consumers is not None:
+            self.consumers.ask()
         return PendingWrite(self._shared.budget, written, len(whole))
 
     def missed(self, bucket_id: BucketId, gap: Gap) -> None:
         """The bucket's consumer met a gap; that is counted already."""
         self.notices.gap(bucket_id, self._shared.directory.name(bucket_id), gap)
         if self.notices:
-            if self.kept is not None:
-                self.kept.tell(bucket_id)
+            if self.consumers is not None:
+                self.consumers.tell(bucket_id)
             self._go_on()
         self._refusing = self._refusing or self.subscription.request.on_gap == "fail"
 
     def released(self, bucket_id: BucketId) -> None:
         """The bucket's consumer was deleted: delivery ends within it."""
         self.subscription = self.subscription.without(control.Unsubscribe((bucket_id,)), (bucket_id,))
-        if self._drop(bucket_id) and self.kept is not None:
+        if self._drop(bucket_id) and self.consumers is not None:
             name = self._shared.directory.name(bucket_id)
-            self._tell(frames.consumer_deleted(name, self.kept.keeper.name))
+            self._tell(frames.consumer_deleted(name, self.consumers.binding.name))
 
     # the task
 
@@ -356,8 +359,8 @@ class Delivery:
         """Does what comes next. False where there is nothing to do. Raises BucketGone."""
         if self._refusing:
             await self._refuse()
-        elif self.kept is not None and self.kept.astray:
-            await self._follow(self.kept, self._places[next(iter(self.kept.astray))])
+        elif self.consumers is not None and self.consumers.astray:
+            await self._follow(self.consumers, self._places[next(iter(self.consumers.astray))])
         elif self._joining:
             await self._enter_later(next(iter(self._joining)))
         elif self._dirty:
@@ -365,7 +368,7 @@ class Delivery:
             # To the end of the queue: every bucket has its turn.
             del self._dirty[bucket_id]
             place = self._places.get(bucket_id)
-            member = None if self.kept is None else self.kept.members.get(bucket_id)
+            member = None if self.consumers is None else self.consumers.members.get(bucket_id)
             if place is not None and member is not None:
                 await self._share(place, member)
             elif place is not None:
@@ -408,14 +411,14 @@ class Delivery:
             await member.group.look()
             self._caught_up(place)
 
-    async def _follow(self, kept: Kept, place: Place) -> None:
+    async def _follow(self, consumers: BoundConsumers, place: Place) -> None:
         """The consumer that receipts move, or are to move, is not where this connection had it."""
         await self._goes_back(place)
-        if await kept.follow(place, self):
+        if await consumers.follow(place, self):
             self._dirty[place.bucket_id] = None
         else:
             # Events go on coming: no position is kept any more.
-            self._tell(frames.consumer_deleted(self._shared.directory.name(place.bucket_id), kept.keeper.name))
+            self._tell(frames.consumer_deleted(self._shared.directory.name(place.bucket_id), consumers.binding.name))
 
     def _caught_up(self, place: Place) -> None:
         if place.replaying:
@@ -428,8 +431,8 @@ class Delivery:
         bounds = await self._shared.log.bounds(place.bucket_id)
         if place.open and not self.over:
             gap = gap_behind(bounds, place.seq, lost)
-            if self.kept is not None:
-                self.kept.overtaken(place.bucket_id, bounds.first, gap)
+            if self.consumers is not None:
+                self.consumers.overtaken(place.bucket_id, bounds.first, gap)
             place.move(lost.first - 1, epoch_at(bounds.epochs, lost.first - 1))
             if gap is not None:
                 self._missing(place.bucket_id, gap)
@@ -443,7 +446,7 @@ class Delivery:
                 placements = await place_later(
                     self._shared.log,
                     self._shared.ledgers,
-                    None if self.kept is None else self.kept.keeper,
+                    None if self.consumers is None else self.consumers.binding,
                     bucket,
                     self._joining[bucket_id],
                     self.subscription,
@@ -484,7 +487,7 @@ class Delivery:
         bucket_id, ledger = placement.bucket.id, placement.ledger
         reached, name = placement.reached, placement.bucket.name
         place = Place(self, bucket_id, reached.seq, placement.epoch, reached.output, name)
-        before = None if replaces is None else replaces.kept
+        before = None if replaces is None else replaces.consumers
         if replaces is not None and (had := replaces._places.get(bucket_id)) is not None:
             place.began = min(place.began, had.began)
             if place.seq == had.seq:
@@ -496,19 +499,19 @@ class Delivery:
             return None
         if (
             ledger is None
-            or self.kept is None
-            or not self.kept.enter(self, place, ledger, before, placement.generation)
+            or self.consumers is None
+            or not self.consumers.enter(self, place, ledger, before, placement.generation)
         ):
             self._shared.dispatcher.add(place)
-        if self.kept is not None and self.notices.wanted:
-            self.kept.tell(bucket_id)
+        if self.consumers is not None and self.notices.wanted:
+            self.consumers.tell(bucket_id)
         self._dirty[bucket_id] = None
         return place
 
     def _let_go(self, bucket_id: BucketId) -> None:
         """What was placed, or was about to be, is not wanted any more."""
-        if self.kept is not None:
-            self.kept.leave(bucket_id)
+        if self.consumers is not None:
+            self.consumers.leave(bucket_id)
 
     def _drop(self, bucket_id: BucketId) -> bool:
         """Ends delivery within a bucket. False where there was none."""

@@ -12,11 +12,18 @@ import structlog
 
 from relay_tornado.counters import Counters
 from relay_tornado.delivery.bounds import WriteBudget
+from relay_tornado.delivery.consumer_binding import (
+    ConsumerBinding,
+    binding_of,
+    check,
+    consumer_fields,
+    ephemeral,
+    place_bound,
+)
 from relay_tornado.delivery.deliver import Delivery
 from relay_tornado.delivery.dispatch import Dispatcher
 from relay_tornado.delivery.frames import FrameCache
 from relay_tornado.delivery.group import Groups
-from relay_tornado.delivery.keeping import Keeper, check, consumer_fields, ephemeral, keeper_of, place_kept
 from relay_tornado.delivery.outlet import Outlet
 from relay_tornado.delivery.receipts import Held, Receipts
 from relay_tornado.delivery.shared import Shared
@@ -89,15 +96,15 @@ class Deliveries:
         has from consumers that both have. `ping` writes a protocol ping with a payload; without one a durable token
         has no receipts here. Raises Conflict, and then nothing has changed; Unavailable, NoSpace, Unknown.
         """
-        keeper = keeper_of(request, token, self._directory, receipts=ping is not None)
+        binding = binding_of(request, token, self._directory, receipts=ping is not None)
         asked: list[Bucket] = []
-        if keeper is not None or replaces is not None or isinstance(request.since, Cursor | Mapping):
+        if binding is not None or replaces is not None or isinstance(request.since, Cursor | Mapping):
             asked = [bucket for bucket in self._wanted(request, token).values() if bucket is not None]
             request = await named(self._log, request, asked)
-            await check(self._ledgers, keeper, asked)
+            await check(self._ledgers, binding, asked)
         names = frozenset(request.buckets) or None
         subscription = Subscription(request, token, names, filter=filter)
-        delivery = Delivery(self._shared, outlet, subscription, extended=extended, keeper=keeper, ping=ping)
+        delivery = Delivery(self._shared, outlet, subscription, extended=extended, binding=binding, ping=ping)
         kept: Mapping[BucketId, Reached] = {}
         going_on: Mapping[BucketId, Held | None] = {}
         ends = self._ends[delivery] = {}
@@ -115,7 +122,7 @@ class Deliveries:
                 self._live.discard(replaces)
             # From here on the delivery hears of what changes, so that nothing is missed while its positions are judged.
             self._live.add(delivery)
-            answers = await self._begin(delivery, request, token, keeper, replaces, kept, going_on)
+            answers = await self._begin(delivery, request, token, binding, replaces, kept, going_on)
         except BaseException as error:
             self.end(delivery)
             if isinstance(error, Conflict) and replaces is not None:
@@ -131,21 +138,21 @@ class Deliveries:
         delivery: Delivery,
         request: control.Subscribe,
         token: Token,
-        keeper: Keeper | None,
+        binding: ConsumerBinding | None,
         replaces: Delivery | None,
         kept: Mapping[BucketId, Reached],
         going_on: Mapping[BucketId, Held | None],
     ) -> list[dict[str, Any]]:
-        """Places a delivery, and returns the answer's entries. See `place_kept` for `kept` and `going_on`."""
+        """Places a delivery, and returns the answer's entries. See `place_bound` for `kept` and `going_on`."""
         wanted: dict[str, Bucket | None] = self._wanted(request, token)
         buckets = {bucket.id: bucket for bucket in wanted.values() if bucket is not None}
         refused: dict[BucketId, dict[str, Any]] = {}
-        if keeper is not None and keeper.kind == "client":
+        if binding is not None and binding.kind == "client":
             refused = {each.id: ephemeral(each) for each in buckets.values() if each.ephemeral}
         placed = [bucket for bucket in buckets.values() if bucket.id not in refused]
         delivery.expect(bucket.id for bucket in placed)
-        placements = await place_kept(
-            self._log, self._ledgers, keeper, placed, request, kept, going_on, delivery.opened
+        placements = await place_bound(
+            self._log, self._ledgers, binding, placed, request, kept, going_on, delivery.opened
         )
         placements = await delivery.take(placements, replaces, self._ends[delivery])
         for placement in placements:
@@ -161,7 +168,7 @@ class Deliveries:
         for name, bucket in wanted.items():
             await pieces.done()
             if bucket is not None and bucket.id in found:
-                answers.setdefault(bucket.id, _answer(found[bucket.id], keeper))
+                answers.setdefault(bucket.id, _answer(found[bucket.id], binding))
             elif bucket is not None and bucket.id in refused:
                 answers.setdefault(bucket.id, refused[bucket.id])
             elif request.buckets:
@@ -272,9 +279,9 @@ def _with_untold(
     return placement
 
 
-def _answer(placement: Placement, keeper: Keeper | None) -> dict[str, Any]:
+def _answer(placement: Placement, binding: ConsumerBinding | None) -> dict[str, Any]:
     """A bucket's entry in the answer to subscribe."""
     answer = placement.answer()
-    if keeper is not None and placement.ledger is not None:
-        answer["consumer"] = consumer_fields(keeper, placement)
+    if binding is not None and placement.ledger is not None:
+        answer["consumer"] = consumer_fields(binding, placement)
     return answer

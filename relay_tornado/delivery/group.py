@@ -28,7 +28,7 @@ from relay_tornado.counters import Counters
 from relay_tornado.delivery.bounds import SLICE, WriteBudget
 from relay_tornado.delivery.dispatch import PAGE, Dispatcher, Place
 from relay_tornado.delivery.fetching import fetch
-from relay_tornado.delivery.member import Item, Member
+from relay_tornado.delivery.in_flight import Item, Member
 from relay_tornado.delivery.outlet import Lane
 from relay_tornado.delivery.selection import Copies
 from relay_tornado.delivery.turns import Turns

@@ -238,15 +238,15 @@ def test_everything_is_handled_whatever_happens(seed: int, count: int) -> None:
             for each in workers:
                 firsts = [seq for seq, attempt in each.tries() if attempt == 1]
                 assert firsts == sorted(set(firsts))
-                kept = each.delivery.kept
+                kept = each.delivery.consumers
                 assert kept is not None
                 assert len(kept._in_flight) <= most
-            assert sum(len(each.delivery.kept._in_flight) for each in workers if each.delivery.kept) == len(
+            assert sum(len(each.delivery.consumers._in_flight) for each in workers if each.delivery.consumers) == len(
                 outstanding()
             )
 
         def act(each: Worker) -> None:
-            kept = each.delivery.kept
+            kept = each.delivery.consumers
             assert kept is not None
             items = list(kept._in_flight._items.values())
             if not items or each.reader.paused:
@@ -310,7 +310,7 @@ def test_everything_is_handled_whatever_happens(seed: int, count: int) -> None:
             if await floor(world) == total and not await parked(world):
                 break
             for each in workers:
-                for item in list(each.delivery.kept._in_flight._items.values()):  # type: ignore[union-attr]
+                for item in list(each.delivery.consumers._in_flight._items.values()):  # type: ignore[union-attr]
                     assert each.delivery.settle(Ack(Cursor(item.epoch, item.taken.seq)))
                     acked.add(item.taken.seq)
             await asyncio.sleep(0.2)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from relay_tornado.delivery.group import Group
-from relay_tornado.delivery.member import Member
+from relay_tornado.delivery.in_flight import Member
 from relay_tornado.errors import Conflict
 from relay_tornado.log.consumers import Key, Terms
 from relay_tornado.model import Output, Retention

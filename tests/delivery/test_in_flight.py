@@ -1,4 +1,4 @@
-"""What a connection was given and has not answered for, over many buckets (delivery/member.py)."""
+"""What a connection was given and has not answered for, over many buckets (delivery/in_flight.py)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import ItemsView, ValuesView
 from typing import Any
 
 from relay_tornado.consumer_progress import Taken
-from relay_tornado.delivery.member import InFlight, Item, Member
+from relay_tornado.delivery.in_flight import InFlight, Item, Member
 from relay_tornado.model import Cursor
 
 BUCKETS, EACH = 40, 5

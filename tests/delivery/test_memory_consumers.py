@@ -7,10 +7,10 @@ from typing import NoReturn
 
 import pytest
 
+from relay_tornado.delivery.bound_consumers import BoundConsumers
+from relay_tornado.delivery.consumer_binding import ConsumerBinding, open_bound
 from relay_tornado.delivery.deliver import Delivery
 from relay_tornado.delivery.group import Group
-from relay_tornado.delivery.keeping import Keeper, open_kept
-from relay_tornado.delivery.kept import Kept
 from relay_tornado.delivery.receipts import Receipt, Receipts
 from relay_tornado.log.ledgers import Ledger, Ledgers
 from tests.delivery.virtual import event_loop as event_loop
@@ -21,7 +21,9 @@ from tests.failing import once
 
 
 @virtual_test
-@pytest.mark.parametrize(("of", "step"), [(Delivery, "take"), (Kept, "enter"), (Group, "join"), (Group, "_wake")])
+@pytest.mark.parametrize(
+    ("of", "step"), [(Delivery, "take"), (BoundConsumers, "enter"), (Group, "join"), (Group, "_wake")]
+)
 async def test_a_subscribe_that_fails(monkeypatch: pytest.MonkeyPatch, of: type, step: str) -> None:
     """Nobody has the consumer in use then, and the next one gets its events."""
     world = await stocked(1)
@@ -45,9 +47,9 @@ async def test_a_consumer_that_can_not_be_noted() -> None:
             raise MemoryError
 
     world = await stocked(1)
-    keeper = Keeper(KEY.kind, KEY.name, receipt=False)
+    binding = ConsumerBinding(KEY.kind, KEY.name, receipt=False)
     with pytest.raises(MemoryError):
-        await open_kept(world.ledgers, keeper, KEY.bucket_id, Full(), 0, keeper.terms())
+        await open_bound(world.ledgers, binding, KEY.bucket_id, Full(), 0, binding.terms())
     assert world.ledgers.find(KEY) is None
 
 
@@ -70,7 +72,7 @@ async def test_an_end_that_fails(monkeypatch: pytest.MonkeyPatch, of: type, step
 
 
 @virtual_test
-@pytest.mark.parametrize(("of", "step"), [(Receipts, "add"), (Ledger, "watch"), (Kept, "_astray")])
+@pytest.mark.parametrize(("of", "step"), [(Receipts, "add"), (Ledger, "watch"), (BoundConsumers, "_astray")])
 async def test_a_subscribe_by_receipt_that_fails(monkeypatch: pytest.MonkeyPatch, of: type, step: str) -> None:
     """Nobody has the consumer in use then, and the next one gets its events and has them acknowledged."""
     world = await stocked(3)
@@ -114,7 +116,7 @@ async def test_a_ping_that_fails(monkeypatch: pytest.MonkeyPatch, step: str) -> 
     world = await stocked(3)
     one = await worker(world, ack="receipt")
     await until(lambda: one.seqs == [1, 2, 3])
-    receipt = one.delivery.kept._receipt
+    receipt = one.delivery.consumers._receipt
     of = receipt if step == "_ping" else Receipt
     monkeypatch.setattr(of, step, once(getattr(of, step)))
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from relay_tornado.delivery import keeping
+from relay_tornado.delivery import consumer_binding
 from relay_tornado.log.consumers import Key
 from tests.delivery.virtual import day, virtual_test
 from tests.delivery.virtual import event_loop as event_loop
@@ -41,7 +41,7 @@ async def _floor(world: World) -> int:
 
 def _seek_while_placed(monkeypatch: pytest.MonkeyPatch, world: World, *, before: bool) -> None:
     """The operator moves the consumer behind the second event, `before` or after its place was judged."""
-    place_all, agree = keeping.place_all, keeping._agree
+    place_all, agree = consumer_binding.place_all, consumer_binding._agree
 
     def seek() -> None:
         ledger = world.ledgers.find(KEY)
@@ -61,8 +61,8 @@ def _seek_while_placed(monkeypatch: pytest.MonkeyPatch, world: World, *, before:
             seek()
         return placements
 
-    monkeypatch.setattr(keeping, "_agree", agreed)
-    monkeypatch.setattr(keeping, "place_all", placed)
+    monkeypatch.setattr(consumer_binding, "_agree", agreed)
+    monkeypatch.setattr(consumer_binding, "place_all", placed)
 
 
 @virtual_test
@@ -91,14 +91,14 @@ async def test_a_deletion_while_a_client_is_placed(monkeypatch: pytest.MonkeyPat
     world = World(clock=day)
     reader, delivery = await _read(world)
     world.deliveries.end(delivery)
-    place_all = keeping.place_all
+    place_all = consumer_binding.place_all
 
     async def placed(*arguments: Any, **fields: Any) -> Any:
         placements = await place_all(*arguments, **fields)
         await world.ledgers.delete(KEY)
         return placements
 
-    monkeypatch.setattr(keeping, "place_all", placed)
+    monkeypatch.setattr(consumer_binding, "place_all", placed)
     reader, second, _ = await world.subscribe("orders", consumer="w", ack="receipt")
     await world.append(2)
     await until(lambda: reader.seqs() == [6, 7])

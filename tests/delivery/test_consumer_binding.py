@@ -1,4 +1,4 @@
-"""relay_tornado/delivery/keeping.py: consumers whose token or bucket goes while they are opened."""
+"""relay_tornado/delivery/consumer_binding.py: consumers whose token or bucket goes while they are opened."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which consumer keeps a subscriber's position: named by the request, or its durable token's own."""
+"""Which consumer keeps a subscription's position: the one that it names, or its durable token's own."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Opened: TypeAlias = dict[BucketId, Ledger]
 
 
 @dataclass(frozen=True, slots=True)
-class Keeper:
+class ConsumerBinding:
     """What consumer a subscriber has in each of its buckets. `ack_wait` and `max_deliver` None: as they are."""
 
     kind: Kind
@@ -49,13 +49,17 @@ class Keeper:
         )
 
 
-def keeper_of(request: control.Subscribe, token: Token, directory: Directory, *, receipts: bool) -> Keeper | None:
+def binding_of(
+    request: control.Subscribe, token: Token, directory: Directory, *, receipts: bool
+) -> ConsumerBinding | None:
     """The consumer that keeps the positions of this subscription; without `receipts` a token's does not."""
     if request.consumer is not None:
-        return Keeper("client", request.consumer, request.ack == "receipt", request.ack_wait, request.max_deliver)
+        return ConsumerBinding(
+            "client", request.consumer, request.ack == "receipt", request.ack_wait, request.max_deliver
+        )
     if token.durable and receipts:
         has = partial(directory.durable, token.key)
-        return Keeper("token", token.key, receipt=True, since=token.created_at, has=has)
+        return ConsumerBinding("token", token.key, receipt=True, since=token.created_at, has=has)
     return None
 
 
@@ -69,32 +73,32 @@ def ephemeral(bucket: Bucket) -> dict[str, Any]:
     }
 
 
-async def check(ledgers: Ledgers, keeper: Keeper | None, buckets: Iterable[Bucket]) -> None:
+async def check(ledgers: Ledgers, binding: ConsumerBinding | None, buckets: Iterable[Bucket]) -> None:
     """Raises Conflict where one of these buckets has a consumer of this name that is moved in the other way, or lacks
     it and may have no more."""
-    if keeper is not None and keeper.kind == "client":
+    if binding is not None and binding.kind == "client":
         for bucket in buckets:
-            key = keeper.key(bucket.id)
+            key = binding.key(bucket.id)
             known = ledgers.find(key) or await ledgers.store.get(key)
             if known is not None:
-                _same(keeper, known.terms, bucket)
+                _same(binding, known.terms, bucket)
             elif not bucket.ephemeral and await ledgers.store.clients(bucket.id) >= consumers.MOST:
                 raise too_many(bucket.name)
 
 
-def _same(keeper: Keeper, terms: Terms, bucket: Bucket) -> None:
-    if terms.receipt != keeper.receipt:
+def _same(binding: ConsumerBinding, terms: Terms, bucket: Bucket) -> None:
+    if terms.receipt != binding.receipt:
         there, asked = ("receipt", "explicit") if terms.receipt else ("explicit", "receipt")
         raise Conflict(
-            f"consumer: {keeper.name!r} of the bucket {bucket.name!r} is moved by {there} acks, not by {asked} ones:"
+            f"consumer: {binding.name!r} of the bucket {bucket.name!r} is moved by {there} acks, not by {asked} ones:"
             f' subscribe with "ack": "{there}", or use another name'
         )
 
 
-async def place_kept(
+async def place_bound(
     log: EventLog,
     ledgers: Ledgers,
-    keeper: Keeper | None,
+    binding: ConsumerBinding | None,
     buckets: Sequence[Bucket],
     request: control.Subscribe,
     kept: Mapping[BucketId, Reached],
@@ -109,29 +113,29 @@ async def place_kept(
 
     What it opens is among those `opened`, also where it fails. Raises Conflict, Unavailable, NoSpace, Unknown.
     """
-    if keeper is None:
+    if binding is None:
         return await place_all(log, buckets, request, kept, later=later)
     there: dict[BucketId, Ledger] = {}
     for bucket in buckets:
         if not bucket.ephemeral:
-            ledger = await open_kept(ledgers, keeper, bucket.id, opened)
+            ledger = await open_bound(ledgers, binding, bucket.id, opened)
             if ledger is not None:
                 there[bucket.id] = ledger
-                await _agree(ledgers, keeper, bucket, ledger)
+                await _agree(ledgers, binding, bucket, ledger)
     floors = {bucket_id: Reached(ledger.progress.floor) for bucket_id, ledger in there.items()}
     generations = {bucket_id: ledger.progress.generation for bucket_id, ledger in there.items()}
     for bucket_id, held in going_on.items():
         ledger = there.get(bucket_id)
-        same = keeper.kind == "token" if held is None else ledger is held.ledger and not held.moved_away()
+        same = binding.kind == "token" if held is None else ledger is held.ledger and not held.moved_away()
         if ledger is not None and bucket_id in kept and same:
             floors[bucket_id] = max(floors[bucket_id], kept[bucket_id])
-    younger = [bucket.id for bucket in buckets if keeper.kind == "token" and bucket.created_at >= keeper.since]
+    younger = [bucket.id for bucket in buckets if binding.kind == "token" and bucket.created_at >= binding.since]
     first: dict[BucketId, Position] = dict.fromkeys(younger, Earliest())
     placements = []
     for placement in await place_all(log, buckets, request, kept, later=later, floors=floors, first=first):
         bucket = placement.bucket
         if not bucket.ephemeral:
-            placement = await _kept(ledgers, keeper, placement, there.get(bucket.id), opened)
+            placement = await _place(ledgers, binding, placement, there.get(bucket.id), opened)
             placement = replace(placement, generation=generations.get(bucket.id, placement.generation))
         placements.append(placement)
     return placements
@@ -140,20 +144,20 @@ async def place_kept(
 async def place_later(
     log: EventLog,
     ledgers: Ledgers,
-    keeper: Keeper | None,
+    binding: ConsumerBinding | None,
     bucket: Bucket,
     position: Position,
     subscription: Subscription,
     opened: Opened,
 ) -> list[Placement]:
-    """As `place_kept`, for a bucket that has come to fit a subscription; none where it can't have the consumer that was
-    named."""
-    if keeper is not None and keeper.kind == "token" and not subscription.token.durable:
-        keeper = None
-    if keeper is not None and keeper.kind == "client" and bucket.ephemeral:
+    """As `place_bound`, for a bucket that has come to fit a subscription; none where it can't have the consumer that
+    was named."""
+    if binding is not None and binding.kind == "token" and not subscription.token.durable:
+        binding = None
+    if binding is not None and binding.kind == "client" and bucket.ephemeral:
         return []
     request = control.Subscribe(since=position, outputs=subscription.request.outputs)
-    return await place_kept(log, ledgers, keeper, (bucket,), request, {}, {}, opened, later=True)
+    return await place_bound(log, ledgers, binding, (bucket,), request, {}, {}, opened, later=True)
 
 
 def telling(placement: Placement) -> Placement:
@@ -168,11 +172,13 @@ def telling(placement: Placement) -> Placement:
     return replace(placement, gap=span(ledger.untold) if ledger.untold else None)
 
 
-async def open_kept(ledgers: Ledgers, keeper: Keeper, bucket_id: BucketId, opened: Opened, *new: Any) -> Ledger | None:
-    """The keeper's consumer in a bucket, opened as it is, or as a `new` one, and then among those `opened`; None where
+async def open_bound(
+    ledgers: Ledgers, binding: ConsumerBinding, bucket_id: BucketId, opened: Opened, *new: Any
+) -> Ledger | None:
+    """The binding's consumer in a bucket, opened as it is, or as a `new` one, and then among those `opened`; None where
     there is none, or the bucket is gone."""
     try:
-        ledger = await ledgers.open(keeper.key(bucket_id), *new)
+        ledger = await ledgers.open(binding.key(bucket_id), *new)
     except NotFound:
         return None
     try:
@@ -183,43 +189,43 @@ async def open_kept(ledgers: Ledgers, keeper: Keeper, bucket_id: BucketId, opene
     return ledger
 
 
-async def _agree(ledgers: Ledgers, keeper: Keeper, bucket: Bucket, ledger: Ledger) -> None:
-    """Puts a consumer on the keeper's terms. Raises Conflict where it is moved in the other way, and what the store
+async def _agree(ledgers: Ledgers, binding: ConsumerBinding, bucket: Bucket, ledger: Ledger) -> None:
+    """Puts a consumer on the binding's terms. Raises Conflict where it is moved in the other way, and what the store
     raises."""
-    _same(keeper, ledger.terms, bucket)
-    await ledgers.agree(ledger, keeper.terms(ledger.terms))
+    _same(binding, ledger.terms, bucket)
+    await ledgers.agree(ledger, binding.terms(ledger.terms))
 
 
-async def _kept(
-    ledgers: Ledgers, keeper: Keeper, placement: Placement, ledger: Ledger | None, opened: Opened
+async def _place(
+    ledgers: Ledgers, binding: ConsumerBinding, placement: Placement, ledger: Ledger | None, opened: Opened
 ) -> Placement:
     """A placement with its consumer, which is made where there is none; a gap before the position at which it is made
     is one that it met."""
     bucket_id = placement.bucket.id
     if ledger is not None:
         return replace(placement, ledger=ledger)
-    ledger = await open_kept(ledgers, keeper, bucket_id, opened, placement.start - 1, keeper.terms())
+    ledger = await open_bound(ledgers, binding, bucket_id, opened, placement.start - 1, binding.terms())
     if ledger is None:
         return placement
-    if not keeper.has(bucket_id):
+    if not binding.has(bucket_id):
         # The token was revoked meanwhile, and what it had here was removed before this was made.
         await ledgers.delete(ledger.key)
         return placement
     # Somebody may have made it a moment ago, on terms of their own.
-    await _agree(ledgers, keeper, placement.bucket, ledger)
+    await _agree(ledgers, binding, placement.bucket, ledger)
     if placement.gap is not None:
         ledger.met(placement.gap, ledgers.clock())
     progress = ledger.progress
     return replace(placement, ledger=ledger, reached=Reached(progress.floor), generation=progress.generation)
 
 
-def consumer_fields(keeper: Keeper, placement: Placement) -> dict[str, Any]:
+def consumer_fields(binding: ConsumerBinding, placement: Placement) -> dict[str, Any]:
     """What the bucket's entry in the answer to subscribe says of its consumer."""
     ledger, bounds = placement.ledger, placement.bounds
     assert ledger is not None
     progress, terms = ledger.progress, ledger.terms
     return {
-        "name": keeper.name,
+        "name": binding.name,
         "ack": "receipt" if terms.receipt else "explicit",
         "floor": position_id(bounds, min(progress.floor, bounds.head)),
         "pending": progress.pending(bounds.head),

@@ -1,5 +1,4 @@
-"""A connection's part in the groups that share consumers with explicit acks, and what it was given there and has not
-answered for."""
+"""What a connection was given of consumers with explicit acks and has not answered for, and its part in each group."""
 
 from __future__ import annotations
 

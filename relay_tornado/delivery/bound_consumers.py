@@ -1,4 +1,4 @@
-"""One subscription's part in the consumers that keep its positions, by bucket."""
+"""The consumers that one subscription is bound to, by bucket: its acks, its receipts, and the gaps that it is told."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
+from relay_tornado.delivery.consumer_binding import ConsumerBinding, Opened, open_bound
 from relay_tornado.delivery.dispatch import Place
-from relay_tornado.delivery.keeping import Keeper, Opened, open_kept
-from relay_tornado.delivery.member import InFlight, Member, Receiver
+from relay_tornado.delivery.in_flight import InFlight, Member, Receiver
 from relay_tornado.delivery.receipts import Held, Receipt
 from relay_tornado.delivery.shared import Shared
 from relay_tornado.log.ledgers import Ledger
@@ -24,7 +24,7 @@ _Told = tuple[Ledger, Sequence[Gap]]
 """Which gaps of which consumer."""
 
 
-class Kept:
+class BoundConsumers:
     """`members` and `held` say in which buckets it has which kind; in a bucket without consumers it has neither. What
     it has open is among those `opened` before anything else is done with it, and stays so until all else is undone.
 
@@ -44,8 +44,8 @@ class Kept:
         "_strayed",
         "_telling",
         "astray",
+        "binding",
         "held",
-        "keeper",
         "members",
         "opened",
     )
@@ -53,13 +53,13 @@ class Kept:
     def __init__(
         self,
         shared: Shared,
-        keeper: Keeper,
+        binding: ConsumerBinding,
         max_in_flight: int,
         ping: Callable[[bytes], None],
         strayed: Callable[[], None],
     ) -> None:
         """`ping` writes a protocol ping; `strayed` is called when something is astray."""
-        self.keeper = keeper
+        self.binding = binding
         self.opened: Opened = {}
         self.members: dict[BucketId, Member] = {}
         self.held: dict[BucketId, Held] = {}
@@ -73,7 +73,12 @@ class Kept:
         self._asked: list[tuple[bytes, list[_Told]]] = []
 
     def enter(
-        self, receiver: Receiver, place: Place, ledger: Ledger, before: Kept | None, generation: int | None = None
+        self,
+        receiver: Receiver,
+        place: Place,
+        ledger: Ledger,
+        before: BoundConsumers | None,
+        generation: int | None = None,
     ) -> bool:
         """Takes part in a consumer, which it has open and which stood where the place does, in this generation (None:
         as it is now). What the connection has from this consumer as `before` goes over. Whether the place is served by
@@ -100,7 +105,7 @@ class Kept:
 
     def lacks(self, bucket_id: BucketId) -> bool:
         """Whether its durable token has a consumer there, and it takes no part in that."""
-        return self.keeper.kind == "token" and bucket_id not in self.held and self.keeper.has(bucket_id)
+        return self.binding.kind == "token" and bucket_id not in self.held and self.binding.has(bucket_id)
 
     def leave(self, bucket_id: BucketId, heir: Member | None = None) -> None:
         """Takes part no longer: what it had out goes to the `heir`, or to others, at once. May be repeated, and is to
@@ -153,7 +158,7 @@ class Kept:
 
     async def _take_part(self, place: Place, receiver: Receiver) -> None:
         """From now on receipts move the durable token's consumer in a bucket that is read without one."""
-        ledger = await open_kept(self._shared.ledgers, self.keeper, place.bucket_id, self.opened)
+        ledger = await open_bound(self._shared.ledgers, self.binding, place.bucket_id, self.opened)
         if ledger is not None and place.open and not receiver.over and self.lacks(place.bucket_id):
             self.enter(receiver, place, ledger, None)
         else:
