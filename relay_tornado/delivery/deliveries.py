@@ -26,9 +26,9 @@ from relay_tornado.delivery.frames import FrameCache
 from relay_tornado.delivery.group import Groups
 from relay_tornado.delivery.outlet import Outlet
 from relay_tornado.delivery.receipts import Held, Receipts
+from relay_tornado.delivery.replay_pacing import ReplayPacing
 from relay_tornado.delivery.shared import Shared
 from relay_tornado.delivery.subscription import Directory, Placement, Reached, Subscription, named, not_found
-from relay_tornado.delivery.turns import Turns
 from relay_tornado.errors import BucketGone, Conflict, Unavailable
 from relay_tornado.log.consumers import Key, span
 from relay_tornado.log.contract import EventLog
@@ -58,8 +58,8 @@ class Deliveries:
         self._dispatcher = Dispatcher(log, self._cache, self._counters)
         self.budget = WriteBudget(settings.replay_buffer)
         self._ledgers = ledgers
-        turns = Turns(lambda: log.append_queue, lambda: self._counters.events)
-        self._groups = Groups(log, ledgers, self._dispatcher, self.budget, turns, self._counters)
+        pacing = ReplayPacing(lambda: log.append_queue, lambda: self._counters.events)
+        self._groups = Groups(log, ledgers, self._dispatcher, self.budget, pacing, self._counters)
         self._receipts = Receipts(self._dispatcher.head)
         self._shared = Shared(
             log,
@@ -68,7 +68,7 @@ class Deliveries:
             self._cache,
             self._dispatcher,
             self.budget,
-            turns,
+            pacing,
             self._counters,
             self._groups,
             self._receipts,

@@ -30,8 +30,8 @@ from relay_tornado.delivery.dispatch import PAGE, Dispatcher, Place
 from relay_tornado.delivery.fetching import fetch
 from relay_tornado.delivery.in_flight import Item, Member
 from relay_tornado.delivery.outlet import Lane
+from relay_tornado.delivery.replay_pacing import ReplayPacing
 from relay_tornado.delivery.selection import Copies
-from relay_tornado.delivery.turns import Turns
 from relay_tornado.log.consumers import Key
 from relay_tornado.log.contract import EventLog
 from relay_tornado.log.ledgers import EPHEMERAL, Ledger, Ledgers
@@ -217,7 +217,7 @@ class Group:
             if any(isinstance(event, str) for event in events):
                 self._changed()
             behind = self._head() - taken[0].seq
-            dealt, more, written = await self._groups.turns.run(lambda: self._deal(member, taken, events), behind)
+            dealt, more, written = await self._groups.pacing.run(lambda: self._deal(member, taken, events), behind)
             return more, written
         finally:
             del self._share[:dealt]
@@ -401,14 +401,14 @@ class Groups:
         ledgers: Ledgers,
         dispatcher: Dispatcher,
         budget: WriteBudget,
-        turns: Turns,
+        pacing: ReplayPacing,
         counters: Counters,
     ) -> None:
         self.log = log
         self.ledgers = ledgers
         self.dispatcher = dispatcher
         self.budget = budget
-        self.turns = turns
+        self.pacing = pacing
         self.counters = counters
         self._groups: dict[Key, Group] = {}
 

@@ -9,9 +9,9 @@ from typing import Protocol
 from relay_tornado.delivery.bounds import Pace
 from relay_tornado.delivery.dispatch import PAGE, Place
 from relay_tornado.delivery.outlet import Frames
+from relay_tornado.delivery.replay_pacing import READ_SECONDS
 from relay_tornado.delivery.selection import Selection
 from relay_tornado.delivery.shared import Shared
-from relay_tornado.delivery.turns import READ
 from relay_tornado.model import Event
 
 
@@ -42,7 +42,7 @@ class Reader:
         if place.seq == shared.dispatcher.head(place.bucket_id):
             return False
         chunk = shared.budget.chunk()
-        events = await shared.turns.run(lambda: self._peek(place, chunk), self._behind(place))
+        events = await shared.pacing.run(lambda: self._peek(place, chunk), self._behind(place))
         if events is None:
             events = await shared.log.read(place.bucket_id, place.seq, PAGE, chunk)
         at = 0
@@ -64,14 +64,14 @@ class Reader:
         shared = self._shared
         events = shared.log.peek(place.bucket_id, place.seq, PAGE, chunk)
         if events is None:
-            shared.turns.charge(READ)
+            shared.pacing.charge(READ_SECONDS)
         return events
 
     async def _part(self, place: Place, events: Sequence[Event], at: int) -> int:
         """Writes or passes over as many of the events from `at` on as one write may have, and returns the index
         behind them."""
         section = partial(self._begin, place, events, at)
-        at, written = await self._shared.turns.run(section, self._behind(place))
+        at, written = await self._shared.pacing.run(section, self._behind(place))
         if written is not None:
             await written
         if at:

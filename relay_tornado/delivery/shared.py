@@ -14,8 +14,8 @@ from relay_tornado.delivery.dispatch import Dispatcher
 from relay_tornado.delivery.frames import FrameCache
 from relay_tornado.delivery.group import Groups
 from relay_tornado.delivery.receipts import Receipts
+from relay_tornado.delivery.replay_pacing import ReplayPacing
 from relay_tornado.delivery.subscription import Directory
-from relay_tornado.delivery.turns import Turns
 from relay_tornado.log.contract import EventLog
 from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.low_memory import try_log
@@ -35,7 +35,7 @@ class Shared:
     cache: FrameCache
     dispatcher: Dispatcher
     budget: WriteBudget
-    turns: Turns
+    pacing: ReplayPacing
     counters: Counters
     groups: Groups
     receipts: Receipts

@@ -1,11 +1,12 @@
-"""How much of the loop's time goes to delivery that reads the log, so that senders and live subscribers keep theirs.
+"""Pacing of replays: how much of the loop's time reading the log has, so that senders and live subscribers keep theirs.
 
 Invariants:
 - In one turn of the loop such work takes at most `SLICE` seconds and the section that was begun, however many want
   their turn; first come, first served.
-- While senders want the loop, one section a turn of those that are far behind is worked on, and then none for `REST`
-  times as long as it took. So a full replay takes a tenth of the time from the senders, and what nobody else wants.
-  How much they want it goes by how many events they send, and not by how long the disk takes for each.
+- While senders want the loop, one section a turn of those that are far behind is worked on, and then none for
+  `REST_FACTOR` times as long as it took. So a full replay takes a tenth of the time from the senders, and what
+  nobody else wants. How much they want it goes by how many events they send, and not by how long the disk takes
+  for each.
 - Those that are near the head never wait for that, and never keep it from those that are far behind.
 """
 
@@ -24,13 +25,13 @@ T = TypeVar("T")
 SLICE: Final = 0.001
 """Seconds a turn. A webhook is answered some three turns after it came, so this is what a storm costs a sender."""
 
-REST: Final = 9.0
+REST_FACTOR: Final = 9.0
 """How many times longer than at work those far behind are at rest, while senders want the loop."""
 
-READ: Final = 0.002
+READ_SECONDS: Final = 0.002
 """Seconds that another thread takes to read a page of a log, mostly with the interpreter's lock in its hands."""
 
-FAR: Final = 1024
+FAR_BEHIND: Final = 1024
 """Events behind the head from which on a subscriber does not count as live."""
 
 _LONGEST: Final = 0.05
@@ -51,7 +52,7 @@ the disk."""
 _Queue: TypeAlias = "deque[tuple[asyncio.Future[Any], Callable[[], Any]]]"
 
 
-class Turns:
+class ReplayPacing:
     """Sections of work, each a function that does not wait."""
 
     def __init__(
@@ -85,8 +86,8 @@ class Turns:
                 if self._timer.at is None:
                     self._timer.soon()
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        (self._far if behind > FAR else self._near).append((future, section))
-        if self._timer.at is None or (behind <= FAR and self._resting):
+        (self._far if behind > FAR_BEHIND else self._near).append((future, section))
+        if self._timer.at is None or (behind <= FAR_BEHIND and self._resting):
             self._timer.soon()
             self._resting = False
         return await future
@@ -127,7 +128,7 @@ class Turns:
             self._charged = 0.0
             _next(self._far)
             now = self._clock()
-            self._rested = now + min((now - began + self._charged) * REST, _LONGEST)
+            self._rested = now + min((now - began + self._charged) * REST_FACTOR, _LONGEST)
         while self._near and now < end:
             _next(self._near)
             now = self._clock()

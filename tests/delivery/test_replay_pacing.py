@@ -1,4 +1,4 @@
-"""relay_tornado/delivery/turns.py: how much of the loop's time goes to those who read the log."""
+"""relay_tornado/delivery/replay_pacing.py: how much of the loop's time goes to those who read the log."""
 
 import asyncio
 import functools
@@ -8,8 +8,8 @@ from itertools import pairwise
 
 import pytest
 
-from relay_tornado.delivery import turns
-from relay_tornado.delivery.turns import FAR, READ, REST, SLICE, Turns
+from relay_tornado.delivery import replay_pacing
+from relay_tornado.delivery.replay_pacing import FAR_BEHIND, READ_SECONDS, REST_FACTOR, SLICE, ReplayPacing
 from relay_tornado.low_memory import exception_handler
 from tests.delivery import virtual
 from tests.delivery.virtual import event_loop as event_loop
@@ -18,7 +18,7 @@ from tests.delivery.world import World, until
 from tests.failing import once
 
 SECTION = 0.001
-BEHIND = FAR + 1
+BEHIND = FAR_BEHIND + 1
 
 
 class Day:
@@ -32,7 +32,7 @@ class Day:
         """Whether they send as much as they can."""
         self.stored = 0
         self.waiting = 0
-        self.turns = Turns(lambda: self.waiting, self._stored, loop.time)
+        self.pacing = ReplayPacing(lambda: self.waiting, self._stored, loop.time)
         self.ran: list[str] = []
         self.times: list[float] = []
         self.begun = loop.passed
@@ -56,7 +56,7 @@ class Day:
 
     async def runs(self, name: str, behind: int, count: int) -> None:
         for _ in range(count):
-            assert await self.turns.run(self.section(name), behind) == name
+            assert await self.pacing.run(self.section(name), behind) == name
 
     def start(self, *tasks: tuple[str, int, int]) -> "asyncio.Future[list[None]]":
         return asyncio.gather(*(self.runs(*task) for task in tasks))
@@ -66,7 +66,7 @@ def test_who_is_near_ends_a_rest_on_uvloop(monkeypatch: pytest.MonkeyPatch) -> N
     """On the loop that a relay runs on, too, somebody near the head does not wait for those far behind."""
     uvloop = pytest.importorskip("uvloop", reason="it comes with the extra `fast`")
     for longest in ("_LONGEST", "_LOOK"):
-        monkeypatch.setattr(turns, longest, 3600.0)
+        monkeypatch.setattr(replay_pacing, longest, 3600.0)
     passed = 0.0
 
     def work() -> None:
@@ -74,11 +74,11 @@ def test_who_is_near_ends_a_rest_on_uvloop(monkeypatch: pytest.MonkeyPatch) -> N
         passed += 1000.0
 
     async def test() -> None:
-        pressed = Turns(lambda: 0, itertools.count(1).__next__, lambda: passed)
+        pressed = ReplayPacing(lambda: 0, itertools.count(1).__next__, lambda: passed)
         worked, rests = (asyncio.create_task(pressed.run(work, BEHIND)) for _ in range(2))
         await worked
         async with asyncio.timeout(60):
-            assert await pressed.run(lambda: "near", FAR) == "near"
+            assert await pressed.run(lambda: "near", FAR_BEHIND) == "near"
         rests.cancel()
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -91,15 +91,15 @@ def test_a_turn_without_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     async def test() -> None:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(exception_handler)
-        turns = Turns(lambda: 0, itertools.count(1).__next__, lambda: 0.0)
+        pacing = ReplayPacing(lambda: 0, itertools.count(1).__next__, lambda: 0.0)
 
         def section(number: int) -> int:
             if number == 1:
                 monkeypatch.setattr(loop, "call_soon", once(loop.call_soon))
             return number
 
-        waiting = [asyncio.create_task(turns.run(functools.partial(section, number), 0)) for number in range(4)]
-        monkeypatch.setattr(turns, "_pressed", once(turns._pressed, after=1))
+        waiting = [asyncio.create_task(pacing.run(functools.partial(section, number), 0)) for number in range(4)]
+        monkeypatch.setattr(pacing, "_pressed", once(pacing._pressed, after=1))
         async with asyncio.timeout(60):
             assert await asyncio.gather(*waiting) == [0, 1, 2, 3]
 
@@ -131,13 +131,13 @@ async def test_first_come_first_served() -> None:
 
 @virtual_test
 async def test_senders_keep_their_time() -> None:
-    """While many events come, full replays have one section a turn, and then rest `REST` times as long."""
+    """While many events come, full replays have one section a turn, and then rest `REST_FACTOR` times as long."""
     day = Day()
     day.senders = True
     await day.start(*((f"{number}", BEHIND, 10) for number in range(20)))
     assert len(day.times) == 200
     for before, after in pairwise(day.times):
-        assert after - before >= SECTION * (1 + REST) * 0.999
+        assert after - before >= SECTION * (1 + REST_FACTOR) * 0.999
 
 
 @virtual_test
@@ -147,11 +147,11 @@ async def test_a_read_in_another_thread_counts() -> None:
     day.senders = True
 
     def section() -> None:
-        day.turns.charge(READ)
+        day.pacing.charge(READ_SECONDS)
 
     for _ in range(10):
-        await day.turns.run(section, BEHIND)
-    assert day.passed >= 9 * READ * REST * 0.99
+        await day.pacing.run(section, BEHIND)
+    assert day.passed >= 9 * READ_SECONDS * REST_FACTOR * 0.99
 
 
 @virtual_test
@@ -165,7 +165,7 @@ async def test_a_rest_ends_with_the_senders() -> None:
     day.senders = False
     before, done = day.passed, len(day.ran)
     await replay
-    assert day.passed - before <= (100 - done) * SECTION + 2 * turns._AFTERGLOW
+    assert day.passed - before <= (100 - done) * SECTION + 2 * replay_pacing._AFTERGLOW
 
 
 @virtual_test
@@ -209,7 +209,7 @@ async def test_who_is_near_the_head_rests_for_nobody() -> None:
     for _ in range(20):
         await asyncio.sleep(SECTION)
         before = day.passed
-        await day.turns.run(day.section("live"), FAR)
+        await day.pacing.run(day.section("live"), FAR_BEHIND)
         assert day.passed - before <= 3 * SECTION
     await replay
 
@@ -237,13 +237,13 @@ async def test_what_a_section_raises_comes_out() -> None:
         raise LookupError
 
     with pytest.raises(LookupError):
-        await day.turns.run(fails, 0)
+        await day.pacing.run(fails, 0)
     day.senders = True
-    left = asyncio.ensure_future(day.turns.run(fails, 0))
+    left = asyncio.ensure_future(day.pacing.run(fails, 0))
     await asyncio.sleep(0)
     left.cancel()
     with pytest.raises(LookupError):
-        await day.turns.run(fails, 0)
+        await day.pacing.run(fails, 0)
     assert day.ran == ["failed", "failed"]
     await day.runs("next", BEHIND, 1)
 
@@ -262,9 +262,9 @@ async def test_a_replay_gives_way_and_live_events_do_not() -> None:
     world = World()
     await world.bucket()
     await world.append(5000)
-    turns = world.deliveries._shared.turns
-    turns._clock = clock
-    turns._stored = itertools.count(1, 1000).__next__
+    pacing = world.deliveries._shared.pacing
+    pacing._clock = clock
+    pacing._stored = itertools.count(1, 1000).__next__
     live, delivery, _ = await world.subscribe("orders")
     await until(lambda: not delivery.busy)
     far, _, _ = await world.subscribe("orders", since="earliest")
@@ -276,6 +276,6 @@ async def test_a_replay_gives_way_and_live_events_do_not() -> None:
         await world.append(1)
         await until(lambda: len(live.seqs()) == number + 1, 5)  # noqa: B023
     assert live.at_once == 20
-    turns._stored = lambda: 0
+    pacing._stored = lambda: 0
     while len(far.seqs()) < 5020:  # noqa: ASYNC110  # the clock moves
         await asyncio.sleep(SECTION)
