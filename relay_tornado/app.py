@@ -32,7 +32,7 @@ from relay_tornado.proxy_trust import ProxyTrust
 from relay_tornado.search.index import Index
 from relay_tornado.series.series import Series
 from relay_tornado.settings import Settings
-from relay_tornado.storage.upkeep import Upkeep
+from relay_tornado.storage.maintenance import Maintenance
 from relay_tornado.tls import Certificate
 
 AGAIN: Final = 10.0
@@ -103,7 +103,7 @@ class Relay:
                 stack.push_async_callback(sessions.close)
             index = _index(engine, settings, counters)
             self._administration = administration = await administer(engine, settings, sessions, index)
-            upkeep = Upkeep(database)
+            maintenance = Maintenance(database)
             backups = None if settings.backup_dir is None else Backups(settings, settings.backup_dir)
             consumers = ConsumerLevels(administration.consumers, registry)
             series = Series(settings.data, counters)
@@ -135,12 +135,21 @@ class Relay:
                 expose=lambda: metrics.expose(),  # noqa: PLW0108 - made after the site, whose numbers it has
             )
             gauges = Gauges(
-                settings, database, log, registry, upkeep.forecast, certificate, backups, consumers, forwarding, site
+                settings,
+                database,
+                log,
+                registry,
+                maintenance.forecast,
+                certificate,
+                backups,
+                consumers,
+                forwarding,
+                site,
             )
             metrics = Metrics(counters, gauges, __version__)
             measured = Measured(gauges, consumers, log, registry)
             stack.callback(measured.close)
-            _keep_running(stack, upkeep.run, "relay-upkeep")
+            _keep_running(stack, maintenance.run, "relay-upkeep")
             if certificate is not None:
                 _keep_running(stack, certificate.watch, "relay-certificate")
             _keep_running(stack, lambda: engine.uses.run(lambda: site.clients.keys), "relay-uses")

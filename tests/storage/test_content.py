@@ -20,7 +20,7 @@ from relay_tornado.settings import Settings
 from relay_tornado.storage import content
 from relay_tornado.storage import writer as writers
 from relay_tornado.storage.database import Database
-from relay_tornado.storage.upkeep import give_back
+from relay_tornado.storage.maintenance import give_back
 from relay_tornado.storage.whereabouts import size_of, wal_of
 from relay_tornado.storage.witness import Stamp
 from tests.storage.faults import Faults, once

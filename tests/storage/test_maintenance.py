@@ -19,8 +19,8 @@ from relay_tornado.log.sqlite import SqliteEventLog
 from relay_tornado.model import KIB, MIB, NewEvent, Retention
 from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
+from relay_tornado.storage.maintenance import QUIET, STEP, Maintenance, give_back
 from relay_tornado.storage.space import Space, free_pages
-from relay_tornado.storage.upkeep import QUIET, STEP, Upkeep, give_back
 from tests.waiting import until
 
 Disk = namedtuple("Disk", "f_bavail f_frsize f_blocks")
@@ -70,8 +70,8 @@ def test_space_goes_back_when_it_is_quiet(tmp_path: Path) -> None:
             await fill(log, 400)
             await log.trim("b", Retention(max_events=3), None)
             _, size = await database.read(free_pages)
-            upkeep = Upkeep(database, interval=0.05, much=2 * MIB)
-            task = asyncio.create_task(upkeep.run())
+            maintenance = Maintenance(database, interval=0.05, much=2 * MIB)
+            task = asyncio.create_task(maintenance.run())
 
             async def given_back() -> bool:
                 return 2 * (await database.read(free_pages))[0] <= 2 * MIB
@@ -105,15 +105,15 @@ def test_a_busy_relay_keeps_its_pages(tmp_path: Path) -> None:
             await fill(log, 400)
             await log.trim("b", Retention(max_events=3), None)
             before, _ = await database.read(free_pages)
-            upkeep = Upkeep(database, Clock(), interval=0.01, much=1 * MIB)
+            maintenance = Maintenance(database, Clock(), interval=0.01, much=1 * MIB)
             looks = []
-            original = upkeep._foretell
-            upkeep._foretell = lambda free: (looks.append(free), original(free))[1]  # type: ignore[func-returns-value,method-assign]
+            original = maintenance._foretell
+            maintenance._foretell = lambda free: (looks.append(free), original(free))[1]  # type: ignore[func-returns-value,method-assign]
             # Two seconds by its clock from look to look, with more commits than that allows.
             for _ in range(int(3 * QUIET) + 3):
                 await fill(log, 1, 10)
-            upkeep._database = _Ahead(database, commits=int(3 * QUIET))  # type: ignore[assignment]
-            task = asyncio.create_task(upkeep.run())
+            maintenance._database = _Ahead(database, commits=int(3 * QUIET))  # type: ignore[assignment]
+            task = asyncio.create_task(maintenance.run())
             await until(lambda: len(looks) >= 5)
             task.cancel()
             await asyncio.wait([task])
@@ -138,8 +138,8 @@ def test_it_goes_on_beside_single_commits(tmp_path: Path, every: int, whole: boo
         async with opened(tmp_path) as (database, log):
             await fill(log, 800)
             await log.trim("b", Retention(max_events=3), None)
-            upkeep = Upkeep(_Beside(database, every), Clock(), interval=3600.0, much=2 * MIB)  # type: ignore[arg-type]
-            task = asyncio.create_task(upkeep.run())
+            maintenance = Maintenance(_Beside(database, every), Clock(), interval=3600.0, much=2 * MIB)  # type: ignore[arg-type]
+            task = asyncio.create_task(maintenance.run())
             with capture_logs() as logs:
                 await until(lambda: any(each["event"] == "space_given_back" for each in logs))
             task.cancel()
@@ -199,13 +199,13 @@ def test_an_end_of_the_space_is_warned_of(tmp_path: Path, monkeypatch: pytest.Mo
     async def run(rate: int, free: int) -> list[Any]:
         async with opened(tmp_path) as (database, _):
             clock = Clock()
-            upkeep = Upkeep(database, clock)
+            maintenance = Maintenance(database, clock)
             with capture_logs() as logs:
                 for hour in range(60):
                     clock.now = hour * 3600.0
                     room = 100_000 * MIB - rate * MIB * hour
                     monkeypatch.setattr(Space, "room", property(lambda self, room=room: room))
-                    upkeep._foretell(free * hour)
+                    maintenance._foretell(free * hour)
             return [line for line in logs if line["event"] == "space_ends_soon"]
 
     first, *others = asyncio.run(run(1000, 0))
@@ -236,7 +236,7 @@ def test_a_full_disk_gets_its_pages_back_at_once(tmp_path: Path, monkeypatch: py
             await until(lambda: database.problem)
             await log.trim("b", Retention(max_events=3), None)
             assert database.problem
-            task = asyncio.create_task(Upkeep(database, interval=0.05).run())
+            task = asyncio.create_task(Maintenance(database, interval=0.05).run())
             await until(lambda: not database.problem)
             await fill(log, 1)
             await until(lambda: any(each["event"] == "space_given_back" and each.get("urgent") for each in logs))
@@ -252,7 +252,7 @@ def test_a_full_disk_gets_its_pages_back_at_once(tmp_path: Path, monkeypatch: py
 def test_a_wal_that_a_reader_holds_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While a program beside the relay reads, nobody waits for it who writes, no page is given back, which would only
     make the WAL longer, and the log says once what holds the space. Then all of it is free by itself."""
-    monkeypatch.setattr("relay_tornado.storage.upkeep._URGENT", 0.01)
+    monkeypatch.setattr("relay_tornado.storage.maintenance._URGENT", 0.01)
     monkeypatch.setattr("relay_tornado.storage.connection.PATIENCE", 600_000)
     monkeypatch.setattr("relay_tornado.storage.writer.PATIENCE", 600_000)
 
@@ -269,13 +269,13 @@ def test_a_wal_that_a_reader_holds_back(tmp_path: Path, monkeypatch: pytest.Monk
                 monkeypatch.setattr("relay_tornado.storage.space.os.statvfs", statvfs)
                 await until(lambda: database.problem)
                 free, _ = await database.read(free_pages)
-                upkeep = Upkeep(database)
-                task = asyncio.create_task(upkeep.run())
-                await until(lambda: upkeep._held > 7)
+                maintenance = Maintenance(database)
+                task = asyncio.create_task(maintenance.run())
+                await until(lambda: maintenance._held > 7)
                 await database.write(lambda raw: None)
                 kept, _ = await database.read(free_pages)
                 reader.execute("COMMIT")
-            await until(lambda: upkeep._held == 0)
+            await until(lambda: maintenance._held == 0)
             await until(lambda: (tmp_path / "relay.db-wal").stat().st_size == 0)
             task.cancel()
             await asyncio.wait([task])
@@ -303,7 +303,7 @@ def test_a_file_that_gives_no_pages_back_is_let_be(tmp_path: Path, monkeypatch: 
             assert (await database.read(free_pages))[0] > 0
             monkeypatch.setattr(database.space, "low", lambda *_: True)
             before = database.commits
-            await asyncio.wait_for(Upkeep(database)._make_room(), 60)
+            await asyncio.wait_for(Maintenance(database)._make_room(), 60)
             await log.close()
             return database.commits - before
         finally:
@@ -331,7 +331,7 @@ def test_what_keeps_it_from_its_work_is_said_once(tmp_path: Path) -> None:
 
             database.read = read  # type: ignore[method-assign]
             with capture_logs() as logged:
-                task = asyncio.create_task(Upkeep(database, interval=0.001).run())
+                task = asyncio.create_task(Maintenance(database, interval=0.001).run())
                 await until(lambda: len(looks) > 11)
                 task.cancel()
                 await asyncio.wait([task])

@@ -42,7 +42,7 @@ _WARN_EVERY: Final = DAY
 _log = structlog.get_logger(__name__)
 
 
-class Upkeep:
+class Maintenance:
     """Looks after one database until its `run` is cancelled. `forecast` is of the disk that it lies on."""
 
     def __init__(
