@@ -12,7 +12,7 @@ import structlog
 from relay_tornado.errors import BucketGone, Conflict, RelayError, Unavailable
 from relay_tornado.log.contract import EventLog
 from relay_tornado.log.ledgers import Ledgers
-from relay_tornado.log.retention import RetentionClock
+from relay_tornado.log.retention_clock import RetentionClock
 from relay_tornado.model import Bucket, BucketId, Retention
 from relay_tornado.registry.contract import Registry
 from relay_tornado.settings import Settings

@@ -14,7 +14,7 @@ from relay_tornado.errors import BucketGone, Unavailable
 from relay_tornado.ids import new_epoch, new_uuid
 from relay_tornado.log.consumers import Key, Kind, Terms
 from relay_tornado.log.ledgers import Ledgers
-from relay_tornado.log.retention import RetentionClock
+from relay_tornado.log.retention_clock import RetentionClock
 from relay_tornado.model import Bucket, Retention
 from tests.admin.world import OpenWorld, World, event, sqlite_world
 

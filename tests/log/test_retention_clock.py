@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from structlog.testing import capture_logs
 
-from relay_tornado.log.retention import RetentionClock
+from relay_tornado.log.retention_clock import RetentionClock
 
 
 class Clocks:
