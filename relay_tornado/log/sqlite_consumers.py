@@ -1,8 +1,8 @@
 """Where consumers stand, on SQLite: `log.consumers.Consumers` over one database.
 
-What is saved gathers in memory by consumer, and rides along with the next transaction (`storage.riders`). It says what
-the state is, not how it came there, so writing it once more after a commit of doubtful end changes nothing; and nothing
-else is kept in memory, so nothing has to be read again where the file is opened anew.
+What is saved gathers in memory by consumer, and rides along with the next transaction (`storage.piggyback`). It says
+what the state is, not how it came there, so writing it once more after a commit of doubtful end changes nothing; and
+nothing else is kept in memory, so nothing has to be read again where the file is opened anew.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ class SqliteConsumers:
                 return
         raise Unavailable("where consumers stand can't be stored now; it is tried again")
 
-    # as a rider, see `storage.riders`
+    # as a rider, see `storage.piggyback`
 
     def board(self) -> bool:
         if self._flying:

@@ -21,7 +21,7 @@ from relay_tornado.storage.connection import Connection, Factory
 from relay_tornado.storage.content import Content
 from relay_tornado.storage.library import check_sqlite
 from relay_tornado.storage.lock import Lock
-from relay_tornado.storage.riders import Rider
+from relay_tornado.storage.piggyback import Rider
 from relay_tornado.storage.space import Space
 from relay_tornado.storage.witness import Loss, Witness
 from relay_tornado.storage.work import Keeper, Source
@@ -170,7 +170,7 @@ class Database:
 
     def ride(self, rider: Rider) -> None:
         """Has what somebody wants to write go along with the next transaction; one of its own comes soon if none does.
-        See `storage.riders`."""
+        See `storage.piggyback`."""
         self._writer.riders.add(rider)
 
     @property

@@ -36,7 +36,7 @@ from relay_tornado.storage.checkpoints import Checkpoints
 from relay_tornado.storage.connection import PATIENCE, Connection, Factory, keep_statements_in_memory
 from relay_tornado.storage.content import Content
 from relay_tornado.storage.damage import code_of
-from relay_tornado.storage.riders import Ride, Riders
+from relay_tornado.storage.piggyback import Ride, Riders
 from relay_tornado.storage.rights import descriptors_lack
 from relay_tornado.storage.space import Space
 from relay_tornado.storage.whereabouts import Whereabouts

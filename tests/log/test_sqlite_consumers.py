@@ -111,7 +111,7 @@ async def test_a_save_without_memory(disk: SqliteWorld, monkeypatch: pytest.Monk
 @log_test
 async def test_changes_are_asked_for_until_they_are_had(disk: SqliteWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there is no memory for them, those of this consumer are asked for the next time, and nobody's are lost."""
-    monkeypatch.setattr("relay_tornado.storage.riders._AGAIN", 0.01)
+    monkeypatch.setattr("relay_tornado.storage.piggyback._AGAIN", 0.01)
     store = await begin(disk, "worker", "other")
     ledgers = Ledgers(store, disk.log)
     opened = [await ledgers.open(KEY), await ledgers.open(KEY._replace(name="other"))]

@@ -11,7 +11,7 @@ from relay_tornado.consumer_progress import WINDOW
 from relay_tornado.errors import CloseCode, NoSpace, Overloaded, Unavailable, Unknown
 from relay_tornado.log.consumers import Terms
 from relay_tornado.model import Bucket, Event, Gap, GapReason
-from relay_tornado.storage.riders import DELAY
+from relay_tornado.storage.piggyback import DELAY
 from relay_tornado.wire import control, frames
 from relay_tornado.wire.acks import MAX_DELAY
 

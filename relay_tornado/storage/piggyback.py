@@ -1,4 +1,4 @@
-"""Whoever has something to write that is worth no transaction of its own: it rides along with whatever comes next.
+"""Piggybacked writes: what is worth no transaction of its own rides along with whatever comes next.
 
 Invariants:
 - What rides is inside the transaction, between BEGIN and what the transaction is for, in a savepoint of its own: where

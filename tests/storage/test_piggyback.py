@@ -12,7 +12,7 @@ from tornado.ioloop import IOLoop
 
 from relay_tornado.errors import Conflict, NoSpace, Unavailable, Unknown
 from relay_tornado.settings import Settings
-from relay_tornado.storage import riders
+from relay_tornado.storage import piggyback
 from relay_tornado.storage.database import Database
 from relay_tornado.storage.writer import Writer
 from tests.failing import lose_timers
@@ -219,7 +219,7 @@ async def test_it_comes_once_the_file_can_be_written_again(
     database: Database, faults: Faults, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While nothing can be written it waits, and needs nobody who writes to be carried along afterwards."""
-    monkeypatch.setattr("relay_tornado.storage.riders._AGAIN", 0.05)
+    monkeypatch.setattr("relay_tornado.storage.piggyback._AGAIN", 0.05)
     rider = Passenger(database)
     faults.opening = sqlite3.SQLITE_CANTOPEN
     faults.before = once("COMMIT", sqlite3.SQLITE_IOERR)
@@ -256,10 +256,10 @@ async def test_the_end_leaves_no_timer(settings: Settings) -> None:
 @pytest.mark.parametrize("of", ["ride", "board", "landed"])
 async def test_it_is_asked_until_it_went_well(database: Database, monkeypatch: pytest.MonkeyPatch, of: str) -> None:
     """However often there is no memory for a ride, or for one in it: it is written, and so are the others."""
-    monkeypatch.setattr(riders, "_AGAIN", 0.01)
+    monkeypatch.setattr(piggyback, "_AGAIN", 0.01)
     rider, other = Passenger(database, "rider1"), Passenger(database, "rider2")
     rider.sql, other.sql = (each.sql.replace("INSERT", "INSERT OR IGNORE") for each in (rider, other))
-    for place, name in [(riders, "Ride")] if of == "ride" else [(rider, of), (rider, "bumped")]:
+    for place, name in [(piggyback, "Ride")] if of == "ride" else [(rider, of), (rider, "bumped")]:
         monkeypatch.setattr(place, name, once_more(once_more(once_more(getattr(place, name)), after=1), after=2))
     database.ride(rider)
     database.ride(other)
@@ -275,7 +275,7 @@ async def test_one_that_fails_on_what_it_is_asked_or_told(
     database: Database, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     """It is asked again, and neither the writer nor the work that it rode with suffers."""
-    monkeypatch.setattr(riders, "_AGAIN", 0.01)
+    monkeypatch.setattr(piggyback, "_AGAIN", 0.01)
     rider = Passenger(database)
     good = rider.sql.replace("INSERT", "INSERT OR IGNORE")
     meant = getattr(rider, step)
