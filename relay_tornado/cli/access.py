@@ -15,7 +15,7 @@ from typing import Final
 import click
 
 from relay_tornado.cli.client import call, open_relay, place_given
-from relay_tornado.cli.output import Document, note
+from relay_tornado.cli.printing import Document, note
 from relay_tornado.errors import RelayError, Unavailable
 
 LIFE: Final = 7 * 86_400.0

@@ -12,8 +12,8 @@ from relay_tornado.cli.common import ask
 from relay_tornado.cli.errors import Failure
 from relay_tornado.cli.manifest import DeclaredBucket, read_manifest
 from relay_tornado.cli.options import options_of, relay_options
-from relay_tornado.cli.output import Document, note, print_json
 from relay_tornado.cli.plan import Step, plan
+from relay_tornado.cli.printing import Document, note, print_json
 from relay_tornado.errors import NotFound, RelayError
 from relay_tornado.model import counted, printable
 

@@ -14,7 +14,7 @@ import click
 from relay_tornado.cli.client import check_rights
 from relay_tornado.cli.errors import NO_MEMORY, Failure, file_words
 from relay_tornado.cli.options import options_of, relay_options, settings_from_environment
-from relay_tornado.cli.output import print_json, size_words
+from relay_tornado.cli.printing import print_json, size_words
 from relay_tornado.cli.progress import show_progress
 from relay_tornado.errors import NotFound, RelayError
 from relay_tornado.model import counted, printable

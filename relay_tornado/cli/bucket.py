@@ -23,7 +23,7 @@ from relay_tornado.cli.options import (
     sender_options,
     together,
 )
-from relay_tornado.cli.output import (
+from relay_tornado.cli.printing import (
     Document,
     auth_words,
     dedupe_words,

@@ -24,8 +24,8 @@ from click.core import ParameterSource
 from relay_tornado.cli import answers
 from relay_tornado.cli.answers import Refused
 from relay_tornado.cli.errors import ASKED
-from relay_tornado.cli.imports import structlog_alone
-from relay_tornado.cli.output import note
+from relay_tornado.cli.lazy_imports import structlog_alone
+from relay_tornado.cli.printing import note
 from relay_tornado.errors import Locked, NotFound, Unavailable
 from relay_tornado.storage.lock import read_owner
 

@@ -16,8 +16,8 @@ import click
 from relay_tornado.cli.client import call
 from relay_tornado.cli.errors import Failure, file_words, text_of
 from relay_tornado.cli.options import NONE, Lines, together
-from relay_tornado.cli.output import Document, print_answer
 from relay_tornado.cli.parts import find_part
+from relay_tornado.cli.printing import Document, print_answer
 
 STOP: Final = (signal.SIGTERM, signal.SIGINT)
 """What ends a command that runs on."""

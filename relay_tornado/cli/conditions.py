@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from relay_tornado.cli.errors import text_of
 from relay_tornado.cli.options import Lines
-from relay_tornado.cli.output import Document
+from relay_tornado.cli.printing import Document
 
 FORM: Final = (
     "header:NAME=VALUE, query:NAME=VALUE, payload.PATH=VALUE, body=VALUE, rules as JSON, or @FILE with such rules"

@@ -10,7 +10,8 @@ import click
 from relay_tornado.cli.client import call
 from relay_tornado.cli.common import Group, ask
 from relay_tornado.cli.options import Number, format_duration, options_of, relay_options
-from relay_tornado.cli.output import (
+from relay_tornado.cli.positions import Place, PlaceType
+from relay_tornado.cli.printing import (
     Document,
     note,
     print_answer,
@@ -20,7 +21,6 @@ from relay_tornado.cli.output import (
     print_page,
     when,
 )
-from relay_tornado.cli.positions import Place, PlaceType
 from relay_tornado.model import DAY, counted
 
 _option = options_of("CONSUMER")

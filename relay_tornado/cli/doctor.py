@@ -22,7 +22,7 @@ from relay_tornado.cli.options import (
     settings_from_environment,
     url_option,
 )
-from relay_tornado.cli.output import note, print_json, print_table
+from relay_tornado.cli.printing import note, print_json, print_table
 from relay_tornado.errors import NotFound, RelayError
 from relay_tornado.storage.lock import Owner, read_owner
 

@@ -35,7 +35,7 @@ from relay_tornado.cli.errors import (
     near_only,
 )
 from relay_tornado.cli.flags import in_flags
-from relay_tornado.cli.imports import structlog_alone
+from relay_tornado.cli.lazy_imports import structlog_alone
 from relay_tornado.cli.streams import escape_unknown, open_closed
 from relay_tornado.errors import NO_THREAD, RelayError
 
@@ -74,7 +74,7 @@ class Commands(click.Group):
         "serve": ("relay_tornado.cli.serve:serve", "Run the relay."),
         "bucket": ("relay_tornado.cli.bucket:bucket", "Create, change, show and delete buckets."),
         "input": ("relay_tornado.cli.input:inputs", "Create, change, show and delete inputs."),
-        "output": ("relay_tornado.cli.outputs:output", "Create, change, show and delete outputs."),
+        "output": ("relay_tornado.cli.output:output", "Create, change, show and delete outputs."),
         "logs": ("relay_tornado.cli.logs:logs", "List, show and resend events."),
         "search": ("relay_tornado.cli.search:search", "Find events by their content."),
         "consumer": ("relay_tornado.cli.consumer:consumer", "Show and move consumers, and handle dead letters."),
@@ -290,7 +290,7 @@ def main(context: click.Context, url: str | None, secret: str | None, secret_fil
 
 def _secret(url: str, secret: str | None, file: Path | None) -> str:
     """What goes to the relay at this URL. Raises UsageError."""
-    from relay_tornado.cli.output import note
+    from relay_tornado.cli.printing import note
     from relay_tornado.cli.secret import read_secret
     from relay_tornado.client.address import parse_address
 

@@ -29,8 +29,8 @@ from relay_tornado.cli.options import (
     sender_options,
     together,
 )
-from relay_tornado.cli.output import Document, print_fields, print_json, print_list, rate_words, webhook_url
 from relay_tornado.cli.parts import find_part, parts_of
+from relay_tornado.cli.printing import Document, print_fields, print_json, print_list, rate_words, webhook_url
 from relay_tornado.cli.secret import read_secret
 from relay_tornado.model import counted
 

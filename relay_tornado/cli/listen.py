@@ -17,8 +17,8 @@ from relay_tornado.cli.common import held
 from relay_tornado.cli.conditions import Condition, joined
 from relay_tornado.cli.errors import STDOUT, Failure, about, drop_output
 from relay_tornado.cli.options import Lines, Number, Size, options_of, relay_options
-from relay_tornado.cli.output import note
 from relay_tornado.cli.positions import Place, PlaceType
+from relay_tornado.cli.printing import note
 from relay_tornado.cli.streams import ended_with_reader, is_closed
 
 if TYPE_CHECKING:

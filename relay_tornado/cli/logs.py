@@ -18,8 +18,8 @@ from relay_tornado.cli.conditions import Condition
 from relay_tornado.cli.errors import Failure, unless_seen
 from relay_tornado.cli.flags import in_flags
 from relay_tornado.cli.options import Number, options_of, relay_options
-from relay_tornado.cli.output import Document, note, print_fields, print_json, print_page, when
 from relay_tornado.cli.positions import Past
+from relay_tornado.cli.printing import Document, note, print_fields, print_json, print_page, when
 from relay_tornado.errors import RelayError
 from relay_tornado.model import STATUSES, counted, printable
 

@@ -8,7 +8,7 @@ import click
 
 from relay_tornado.cli.client import check_rights
 from relay_tornado.cli.options import relay_options
-from relay_tornado.cli.output import note, print_json
+from relay_tornado.cli.printing import note, print_json
 from relay_tornado.errors import NotFound
 
 

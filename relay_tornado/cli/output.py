@@ -1,184 +1,291 @@
-"""What commands print: one JSON document, aligned lines or a table on stdout; notes on stderr."""
+"""`relay output …`: where a bucket's events leave."""
 
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
-from datetime import UTC, datetime
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 import click
 
-from relay_tornado.cli.options import format_duration, format_size
-from relay_tornado.model import counted, printable
+from relay_tornado.cli.client import Caller, call, open_relay
+from relay_tornado.cli.common import Group, delete_part, given, header_options, header_rows, headers_given, read_text
+from relay_tornado.cli.options import Duration, Number, format_duration, options_of, relay_options, together
+from relay_tornado.cli.parts import find_part, parts_of
+from relay_tornado.cli.printing import Document, note, print_fields, print_json, print_list
+from relay_tornado.cli.secret import must_be_seen, read_secret
+from relay_tornado.errors import Invalid
+from relay_tornado.ids import new_signing_secret
 
-Document = dict[str, Any]
+_option = options_of("OUTPUT")
 
-_PROSE: Final = 24
-"""Columns in which words are broken into lines that can still be read."""
-
-
-def print_json(value: Any) -> None:
-    """One document on stdout, in ASCII, so that it survives any terminal and any locale."""
-    click.echo(json.dumps(value, indent=2))
+_GENERATE: Final = "generate"
+_SECRETS: Final[dict[str, Callable[[], str]]] = {_GENERATE: new_signing_secret, "none": str}
+"""Words that stand for a secret: one that is made, and none."""
 
 
-def print_answer(answer: Any, words: str, as_json: bool) -> None:
-    """An answer as one document, or what it says in a line."""
-    if as_json:
-        print_json(answer)
+_output_options = together(
+    _option("--name", help="The output's name; clients see it as output_name."),
+    _option("--description", help="What the output is for."),
+    _option("--destination", help="Where its events go; clients see it as output_destination."),
+    _option(
+        "--internal/--public",
+        default=None,
+        help="Delivered by a connected client (the default), or forwarded by the relay itself.",
+    ),
+    _option("--disabled/--enabled", default=None, help="Disable or enable the output."),
+    _option(
+        "--lock-path/--no-lock-path",
+        default=None,
+        help="Do not append to the destination what follows the input in the URL.",
+    ),
+    _option("--timeout", type=Duration(zero=True), help="How long an answer may take, at most 180s."),
+    _option("--retries", type=Number(-1, 1000), help="Retries after the first three tries; -1 for none."),
+    _option(
+        "--tls-verification/--no-tls-verification",
+        default=None,
+        help="Whether to verify the destination's certificate.",
+    ),
+    _option(
+        "--strict-order/--no-strict-order",
+        default=None,
+        help="Public output: hold later events until a failed one is delivered or given up.",
+    ),
+    _option(
+        "--secret",
+        metavar="whsec_…|generate|none",
+        help="Public output: sign requests with this secret (Standard Webhooks); generate creates and shows one, "
+        '"-" reads it from standard input.',
+    ),
+    header_options(_option, "Header that replaces the sender's"),
+)
+"""What `create` and `set` have in common."""
+
+
+_bucket_option = _option(
+    "--bucket", metavar="BUCKET", help="The output's bucket; OUTPUT may then be the output's name."
+)
+
+
+@click.group(cls=Group)
+def output() -> None:
+    """Create, change, show and delete outputs, and set which events they get."""
+
+
+@output.command()
+@click.argument("bucket")
+@_output_options
+@relay_options
+def create(bucket: str, data: Path, as_json: bool, **params: Any) -> None:
+    """Create an output in the bucket with the name or id BUCKET."""
+    options = _options(params)
+    with open_relay(data) as relay:
+        made = relay.call("output.create", bucket=bucket, options=options)
+        _tell_refusal(relay, made)
+    _show(made, as_json, reveal=params["secret"] == _GENERATE)
+
+
+@output.command(name="list")
+@click.argument("bucket", required=False)
+@relay_options
+def list_(bucket: str | None, data: Path, as_json: bool) -> None:
+    """List all outputs, or those of the bucket with the name or id BUCKET."""
+    found = parts_of(call(data, "bucket.list"), "output", bucket)
+    rows = (
+        {
+            "BUCKET": each["name"],
+            "NUMBER": str(one["number"]),
+            "NAME": one["name"],
+            "ID": one["id"],
+            "KIND": _kind(one),
+            "DESTINATION": one["destination"],
+            "RULES": "yes" if one["rules"] else "no",
+        }
+        for each, one in found
+    )
+    print_list([one for _, one in found], rows, "there is no output: every subscriber gets each event once", as_json)
+
+
+@output.command()
+@click.argument("output")
+@_bucket_option
+@relay_options
+def show(output: str, bucket: str | None, data: Path, as_json: bool) -> None:
+    """Show the output with the id OUTPUT."""
+    _, found = find_part(call(data, "bucket.list"), "output", output, bucket)
+    _show(found, as_json)
+
+
+@output.command(name="set")
+@click.argument("output")
+@_bucket_option
+@_output_options
+@relay_options
+def set_(output: str, bucket: str | None, data: Path, as_json: bool, **params: Any) -> None:
+    """Change the output with the id OUTPUT; options that are not given stay as they are.
+
+    If a bucket has only one output, OUTPUT may be the bucket's name or id.
+    """
+    options = _options(params)
+    if not options:
+        raise click.UsageError("nothing to change: name at least one option, like --disabled")
+    _set(data, output, bucket, options, as_json, reveal=params["secret"] == _GENERATE)
+
+
+@output.command()
+@click.argument("output")
+@_bucket_option
+@relay_options
+def pause(output: str, bucket: str | None, data: Path, as_json: bool) -> None:
+    """Pause the public output with the id OUTPUT until it is resumed; its events wait in the log."""
+    _set(data, output, bucket, {"paused": True}, as_json)
+
+
+@output.command()
+@click.argument("output")
+@_bucket_option
+@relay_options
+def resume(output: str, bucket: str | None, data: Path, as_json: bool) -> None:
+    """Resume a paused output where it stopped."""
+    _set(data, output, bucket, {"paused": False}, as_json)
+
+
+@output.command()
+@click.argument("output")
+@_bucket_option
+@_option("--file", type=click.Path(path_type=Path), help='File with the new rules as JSON; "-" is standard input.')
+@_option("--none", is_flag=True, help="Remove the rules, so that it gets every event.")
+@relay_options
+def rules(output: str, bucket: str | None, file: Path | None, none: bool, data: Path, as_json: bool) -> None:
+    """Show or set which events the output with the id OUTPUT gets.
+
+    Without --file or --none it prints the current rules.
+    """
+    if file is not None and none:
+        raise click.UsageError("--file sets rules and --none removes them: leave one of them out")
+    if file is None and not none:
+        _, found = find_part(call(data, "bucket.list"), "output", output, bucket)
     else:
-        click.echo(words)
-
-
-def note(text: str) -> None:
-    """A line for people on stderr. Where it can't be written, as on a full disk, what it tells of goes on."""
-    with suppress(OSError):
-        click.echo(f"relay: {printable(text)}", err=True)
-
-
-def print_fields(pairs: Iterable[tuple[str, str | None]]) -> None:
-    """Aligned lines `name  value` on stdout, but for those whose value is None."""
-    rows = [(name, value) for name, value in pairs if value is not None]
-    width = max(len(name) for name, _ in rows)
-    for name, value in rows:
-        click.echo(f"{name:<{width}}  {printable(value)}".rstrip())
-
-
-def print_table(rows: Iterable[Mapping[str, str]]) -> None:
-    """A table on stdout, from its rows: what stands in each column. No id and no URL is broken, so that it can be
-    copied: on a terminal the last column goes on in further lines, between words. Where the terminal is too narrow for
-    that, each row is one line, which the terminal breaks; where there is no terminal, it always is. Nothing for no
-    rows."""
-    from rich.cells import cell_len
-
-    cells = [{column: printable(cell) for column, cell in row.items()} for row in rows]
-    if not cells:
-        return
-    lines = [list(cells[0]), *(list(row.values()) for row in cells)]
-    widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
-    if sys.stdout.isatty():
-        _print_drawn(lines, widths)
-        return
-    for line in lines:
-        click.echo(_aligned(line, widths))
-
-
-def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
-    from rich.cells import cell_len
-
-    padded = (cell + " " * (width - cell_len(cell)) for cell, width in zip(cells, widths, strict=True))
-    return "  ".join(padded).rstrip()
-
-
-def _print_drawn(lines: Sequence[Sequence[str]], widths: Sequence[int]) -> None:
-    """By hand: rich's own table takes a millisecond a row, and there may be thousands."""
-    from rich.cells import cell_len
-    from rich.console import Console
-    from rich.text import Text
-
-    console = Console(highlight=False)
-    *before, last = widths
-    room = console.width - sum(before) - 2 * len(before)
-    words = max(cell_len(word) for line in lines for word in ["", *line[-1].split()])
-    if room >= min(last, max(_PROSE, words)):
-        last = min(last, room)
-    widths = [*before, last]
-    with console.capture() as capture:
-        # As Text, not as markup: what users and senders wrote is shown, not obeyed.
-        console.print(Text(_aligned(lines[0], widths), "bold"), soft_wrap=True, end="")
-    click.echo(capture.get())
-    click.echo(("-" if console.options.ascii_only else "─") * min(sum(widths) + 2 * len(before), console.width))
-    for *cells, text in lines[1:]:
-        parts = [text] if cell_len(text) <= last else [each.plain for each in Text(text).wrap(console, last)]
-        for part in parts:
-            click.echo(_aligned([*cells, part], widths))
-            cells = [""] * len(before)
-
-
-def print_list(found: Sequence[Any], rows: Iterable[Mapping[str, str]], nothing: str, as_json: bool) -> None:
-    """What was found as one document, or as a table with these rows; where it is nothing, a note says so."""
-    if as_json:
-        print_json(found)
-    elif not found:
-        note(nothing)
+        wanted = None if file is None else _read(file)
+        found = call(data, "output.set", output=output, bucket=bucket, options={"rules": wanted})
+    if as_json or found["rules"]:
+        print_json(found["rules"])
     else:
-        print_table(rows)
+        note("there are no rules: it gets every event")
 
 
-def print_page(page: Document, rows: Iterable[Mapping[str, str]], nothing: str, as_json: bool) -> None:
-    """A page of what was found, likewise; where there is more, a note says how to go on."""
-    if as_json:
-        print_json(page)
+@output.command()
+@click.argument("output")
+@_bucket_option
+@_option("--yes", is_flag=True, help="Do not ask first.")
+@relay_options
+def delete(output: str, bucket: str | None, yes: bool, data: Path, as_json: bool) -> None:
+    """Delete the output with the id OUTPUT."""
+    delete_part(data, "output", output, bucket, yes=yes, as_json=as_json)
+
+
+def _options(params: dict[str, Any]) -> Document:
+    """The options that were given, in the form of the REST interface."""
+    if params["secret"] == _GENERATE:
+        must_be_seen()
+    headers = headers_given(params.pop("headers"), params.pop("no_headers"))
+    options = given(params)
+    if "secret" in options:
+        options["secret"] = _SECRETS.get(options["secret"], lambda: read_secret("secret", params["secret"], None))()
+    return options if headers is None else {**options, "headers": headers}
+
+
+def _set(
+    data: Path, output: str, bucket: str | None, options: Document, as_json: bool, *, reveal: bool = False
+) -> None:
+    with open_relay(data) as relay:
+        changed = relay.call("output.set", output=output, bucket=bucket, options=options)
+        if not options.keys().isdisjoint(("destination", "internal")):
+            _tell_refusal(relay, changed)
+    if options.get("paused") is False and changed["disabled"]:
+        note(f"it is disabled, too, and gets nothing: `relay output set {changed['id']} --enabled` ends that")
+    if options.get("disabled") is False and changed["paused"]:
+        note(f"it is paused, too, and gets nothing: `relay output resume {changed['id']}` ends that")
+    _show(changed, as_json, reveal=reveal)
+
+
+def _tell_refusal(relay: Caller, output: Document) -> None:
+    """A note where nobody can call an internal output's destination, or where the relay would refuse to call a public
+    one's, as far as is seen without DNS."""
+    if not output["destination"]:
         return
-    more = page.get("next_cursor")
-    print_list(page["data"], rows, nothing if more is None else f"{nothing} so far", as_json)
-    if more is not None:
-        note(f"there is more: go on with --cursor {more}")
+    if output["internal"]:
+        _tell_nowhere(output["destination"])
+        return
+    from relay_tornado.forwarding.guard import Guard, Refused, literal
+    from relay_tornado.proxy_trust import parse_ranges
+    from relay_tornado.wire.destination import parse
 
-
-def size_words(size: float) -> str:
-    """`1.3 GiB`."""
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"
-
-
-def exact_size(size: int) -> str:
-    """`10GiB`, as it may be given back; where that is a number alone, it is bytes: `1500 bytes`."""
-    text = format_size(size)
-    return counted(size, "byte") if text.isdigit() else text
-
-
-def when(time: float | None, *, seconds: bool = False) -> str:
-    """A unix time in words, to the minute or to the second; one that is in no calendar comes of damage."""
-    form = "%Y-%m-%d %H:%M:%S UTC" if seconds else "%Y-%m-%d %H:%M UTC"
+    info = relay.call("relay.info")
     try:
-        return "never" if time is None else datetime.fromtimestamp(time, UTC).strftime(form)
-    except (OverflowError, ValueError, OSError):
-        return "no date"
+        destination = parse(output["destination"])
+        guard = Guard(parse_ranges(info.get("forward_allow") or ""))
+    except Invalid:  # a start, or the first event, tells
+        return
+    try:
+        for address in literal(destination.host, destination.port):
+            guard.judge(address, destination.port)
+    except Refused as refused:
+        # A relay on another machine does not say what it allows.
+        unless = "" if "forward_allow" in info else ", unless it is set to"
+        note(f"the relay will not send to this destination{unless}: {refused}")
 
 
-def webhook_url(base: str | None, input_id: str) -> str:
-    """Where an input's senders send to; the path alone where nobody knows the rest (`base` is None)."""
-    return f"{base or ''}/v1/webhooks/{input_id}"
+def _tell_nowhere(destination: str) -> None:
+    from relay_tornado.agent.request import Unsendable, split_credentials
+
+    try:
+        split_credentials(destination)
+    except Unsendable as error:
+        note(f"`relay forward` without a URL can't send to this destination: {error}")
 
 
-def socket_url(base: str | None) -> str:
-    """Where clients connect to."""
-    return "/v1/socket" if base is None else f"ws{base.removeprefix('http')}/v1/socket"
+def _read(file: Path) -> Any:
+    try:
+        return json.loads(read_text("--file", file))
+    except (ValueError, RecursionError) as error:
+        raise click.UsageError(f"--file: {file} holds no JSON: {error}") from None
 
 
-def retention_words(keep: Document) -> str:
-    """`30d, 10GiB`."""
-    words = []
-    if keep["max_age"] is not None:
-        words.append(format_duration(keep["max_age"]))
-    if keep["max_events"] is not None:
-        words.append(counted(keep["max_events"], "event"))
-    if keep["max_bytes"] is not None:
-        words.append(exact_size(keep["max_bytes"]))
-    if words and keep.get("wait_for_consumers"):
-        hard = keep.get("hard_max_bytes")
-        words.append("waits for consumers" + ("" if hard is None else f" up to {exact_size(hard)}"))
-    return ", ".join(words) or "everything is kept"
-
-
-def dedupe_words(dedupe: Document | None) -> str:
-    return "off" if dedupe is None else f"{dedupe['header']} within {format_duration(dedupe['window'])}"
-
-
-def rate_words(limit: Document | None) -> str:
-    """`100 events in 1s`."""
-    return (
-        "no limit" if limit is None else f"{counted(limit['events'], 'event')} in {format_duration(limit['interval'])}"
+def _show(document: Document, as_json: bool, *, reveal: bool = False) -> None:
+    if as_json:
+        print_json(document)
+        return
+    print_fields(
+        [
+            ("output", document["id"]),
+            ("number", str(document["number"])),
+            ("name", document["name"]),
+            ("description", document["description"] or None),
+            ("kind", _kind(document)),
+            ("destination", document["destination"] or "none"),
+            ("timeout", format_duration(document["timeout"])),
+            ("tries", _tries(document)),
+            ("order", "strict" if document["strict_order"] else None),
+            ("signed with", (document["secret"] if reveal else "a secret, see --json") if document["secret"] else None),
+            *header_rows(document),
+            ("rules", "yes, see `relay output rules`" if document["rules"] else "none, it gets every event"),
+        ]
     )
 
 
-def auth_words(auth: Document) -> str:
-    """The type and the user's name; the secrets are shown by --json only."""
-    return f"basic, user {auth['username']}" if auth["type"] == "basic" else str(auth["type"])
+def _tries(document: Document) -> str:
+    if (document["durability"] or {}).get("enabled"):
+        return f"by the schedule {document['durability'].get('schedule') or 'long'}"
+    return "1" if document["retries"] < 0 else str(3 + document["retries"])
+
+
+def _kind(document: Document) -> str:
+    words = ["internal" if document["internal"] else "public"]
+    if document["paused"]:
+        words.append("paused")
+    if document["disabled"]:
+        reason = document["disabled_reason"]
+        words.append(f"disabled by the relay: {reason}" if reason else "disabled")
+    return ", ".join(words)

@@ -8,7 +8,7 @@ from operator import getitem
 from relay_tornado.admin import parts
 from relay_tornado.admin.parts import named
 from relay_tornado.cli.errors import Failure
-from relay_tornado.cli.output import Document
+from relay_tornado.cli.printing import Document
 from relay_tornado.errors import NotFound
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
 from relay_tornado.cli.manifest import DeclaredBucket
-from relay_tornado.cli.output import Document, when
+from relay_tornado.cli.printing import Document, when
 from relay_tornado.wire.destination import masked
 
 Action: TypeAlias = Literal["create", "change", "delete"]

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 import click
 
 from relay_tornado.cli.options import Read, unix_time
-from relay_tornado.cli.output import when
+from relay_tornado.cli.printing import when
 from relay_tornado.errors import Invalid
 from relay_tornado.ids import parse_id
 from relay_tornado.settings import parse_duration

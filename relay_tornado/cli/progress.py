@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeAlias
 
-from relay_tornado.cli.output import note
+from relay_tornado.cli.printing import note
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 

@@ -17,9 +17,9 @@ from relay_tornado.cli.client import Caller, open_relay
 from relay_tornado.cli.conditions import Condition, joined
 from relay_tornado.cli.errors import Failure, unless_seen
 from relay_tornado.cli.options import Read, options_of, relay_options
-from relay_tornado.cli.output import Document, note, print_json
 from relay_tornado.cli.parts import find_output
 from relay_tornado.cli.positions import Place, PlaceType
+from relay_tornado.cli.printing import Document, note, print_json
 from relay_tornado.cli.progress import Progress, show_progress
 from relay_tornado.cli.span import Course, find_span
 from relay_tornado.cli.target import SENDING, Sending, sending_options, shape_of
@@ -98,7 +98,7 @@ def replay(
     course: Course | None = None
     try:
         if to_url:
-            from relay_tornado.cli.resending import send_to_url
+            from relay_tornado.cli.replay_to_url import send_to_url
 
             shape_of(to_url, (), False)
             with open_relay(data) as relay:

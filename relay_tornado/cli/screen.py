@@ -11,7 +11,7 @@ from typing import IO
 import click
 
 from relay_tornado.cli.errors import STDOUT, drop_output, file_words
-from relay_tornado.cli.output import note
+from relay_tornado.cli.printing import note
 
 _CLEAR = "\r\x1b[K"
 

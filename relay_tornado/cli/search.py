@@ -9,8 +9,8 @@ import click
 
 from relay_tornado.cli.logs import print_events
 from relay_tornado.cli.options import Number, options_of, relay_options
-from relay_tornado.cli.output import note
 from relay_tornado.cli.positions import Past
+from relay_tornado.cli.printing import note
 from relay_tornado.model import STATUSES
 
 _option = options_of("SEARCH")

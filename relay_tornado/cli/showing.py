@@ -8,7 +8,7 @@ import sys
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
-from relay_tornado.cli.output import Document, size_words
+from relay_tornado.cli.printing import Document, size_words
 from relay_tornado.model import printable
 
 if TYPE_CHECKING:

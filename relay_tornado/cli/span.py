@@ -7,8 +7,8 @@ from typing import Any
 
 from relay_tornado.cli.client import Caller
 from relay_tornado.cli.errors import Failure
-from relay_tornado.cli.output import Document
 from relay_tornado.cli.positions import Place
+from relay_tornado.cli.printing import Document
 from relay_tornado.ids import parse_id
 
 

@@ -10,7 +10,7 @@ import click
 
 from relay_tornado.cli.client import check_rights, open_relay
 from relay_tornado.cli.options import relay_options, settings_from_environment
-from relay_tornado.cli.output import note, print_fields, print_json, print_table, retention_words, size_words, when
+from relay_tornado.cli.printing import note, print_fields, print_json, print_table, retention_words, size_words, when
 from relay_tornado.model import counted, printable
 from relay_tornado.storage.lock import read_owner
 

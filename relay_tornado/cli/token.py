@@ -20,7 +20,7 @@ from relay_tornado.cli.options import (
     relay_options,
     sender_options,
 )
-from relay_tornado.cli.output import print_answer, print_fields, print_json, print_list, socket_url, when
+from relay_tornado.cli.printing import print_answer, print_fields, print_json, print_list, socket_url, when
 from relay_tornado.cli.secret import must_be_seen
 
 

@@ -14,7 +14,7 @@ import click
 from relay_tornado.cli.client import Caller, check_rights, open_relay
 from relay_tornado.cli.errors import STDOUT, about
 from relay_tornado.cli.options import options_of, relay_options
-from relay_tornado.cli.output import note, print_json
+from relay_tornado.cli.printing import note, print_json
 from relay_tornado.cli.progress import show_progress
 from relay_tornado.errors import Conflict, Invalid, RelayError
 from relay_tornado.model import counted, printable

@@ -9,7 +9,7 @@ import click
 
 from relay_tornado.cli.client import known_url, open_relay
 from relay_tornado.cli.options import options_of, sender_options
-from relay_tornado.cli.output import note, print_answer, print_json
+from relay_tornado.cli.printing import note, print_answer, print_json
 from relay_tornado.cli.secret import must_be_seen
 
 _option = options_of("UI")

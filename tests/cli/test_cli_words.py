@@ -19,8 +19,8 @@ from relay_tornado.cli.consumer import consumer
 from relay_tornado.cli.flags import FLAGS, in_flags
 from relay_tornado.cli.input import inputs
 from relay_tornado.cli.logs import logs
-from relay_tornado.cli.output import counted, exact_size, print_table, retention_words
-from relay_tornado.cli.outputs import output
+from relay_tornado.cli.output import output
+from relay_tornado.cli.printing import counted, exact_size, print_table, retention_words
 from relay_tornado.cli.search import search
 from relay_tornado.cli.showing import LINES, WIDTH, ForPeople
 from relay_tornado.cli.stats import lasts

@@ -14,7 +14,7 @@ from relay_tornado.agent.request import Request
 from relay_tornado.agent.target import Answer, Target, Trouble
 from relay_tornado.cli.access import Access
 from relay_tornado.cli.errors import Failure
-from relay_tornado.cli.output import note
+from relay_tornado.cli.printing import note
 from relay_tornado.cli.progress import Progress
 from relay_tornado.cli.span import Course
 from relay_tornado.cli.tally import reason_of

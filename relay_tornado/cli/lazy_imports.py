@@ -1,4 +1,4 @@
-"""What is imported in a way of its own, so that commands start fast."""
+"""Imports without what they would take along and nothing here needs, so that commands start fast."""
 
 from __future__ import annotations
 
