@@ -35,7 +35,7 @@ from relay_tornado.settings import Settings
 from relay_tornado.storage.maintenance import Maintenance
 from relay_tornado.tls import Certificate
 
-AGAIN: Final = 10.0
+RETRY_DELAY: Final = 10.0
 """Seconds until what should never end, and failed, begins again."""
 
 _log = structlog.get_logger(__name__)
@@ -241,6 +241,6 @@ async def _again_and_again(work: Callable[[], Awaitable[None]], name: str) -> No
         try:
             await work()
         except Exception:
-            try_log(_log.exception, "task_failed", task=name, again_in=AGAIN)
+            try_log(_log.exception, "task_failed", task=name, again_in=RETRY_DELAY)
         with suppress(MemoryError):
-            await asyncio.sleep(AGAIN)
+            await asyncio.sleep(RETRY_DELAY)

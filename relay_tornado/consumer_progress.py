@@ -13,8 +13,8 @@ Invariants:
 - A try that was begun counts, also where nothing more is heard of it: which those are is stored, and after a restart
   each of them was in vain (`interrupted`).
 - Fresh events are taken in order; a parked one that is due goes before them.
-- At most `WINDOW` seqs lie between the floor and the newest one taken, and at most `PARKED` are parked (or out, and may
-  be parked next): at either bound no fresh event is taken until something is done. So the state is bounded.
+- At most `WINDOW` seqs lie between the floor and the newest one taken, and at most `MOST_PARKED` are parked (or out,
+  and may be parked next): at either bound no fresh event is taken until something is done. So the state is bounded.
 - `seek` forgets all but the dead. What was taken before it is strange to the state behind it: it carries the generation
   in which it was taken, and is then neither done nor failed.
 - What was out when its log let it go is dead, unless it is done all the same.
@@ -34,7 +34,7 @@ from relay_tornado.consumer_changes import MAX_DELIVER, RETENTION, Changes, Dead
 from relay_tornado.ranges import Ranges
 
 WINDOW: Final = 10_000
-PARKED: Final = 10_000
+MOST_PARKED: Final = 10_000
 AT_ONCE: Final = 0.0
 """When an event is due that need not wait."""
 
@@ -370,7 +370,7 @@ class Progress:
 
     def _spare(self) -> bool:
         """Whether one more may be parked, when all that is out might be."""
-        return len(self.parked) + len(self._fresh) < PARKED
+        return len(self.parked) + len(self._fresh) < MOST_PARKED
 
     def _hand_out(self, taken: list[Taken], seq: int, attempt: int) -> None:
         taken.append(one := Taken(seq, attempt, self.generation))

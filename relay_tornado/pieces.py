@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-TOGETHER: Final = 64
+PIECE_SIZE: Final = 64
 """Things of a piece, which takes a millisecond or two: each takes 10 to 30 µs, as all of a bucket's document."""
 
 
@@ -21,6 +21,6 @@ class Pieces:
     async def done(self, count: int = 1) -> None:
         """So many more are. Lets the loop go round behind each piece."""
         self._done += count
-        if self._done >= TOGETHER:
+        if self._done >= PIECE_SIZE:
             self._done = 0
             await asyncio.sleep(0)

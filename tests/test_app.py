@@ -264,7 +264,7 @@ async def test_a_metrics_port_that_is_taken(tmp_path: Path) -> None:
 @pytest.mark.gen_test
 async def test_what_goes_on_in_the_background_begins_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where it fails in a way that nobody foresaw, it begins again a while later, and the end is a clean one."""
-    monkeypatch.setattr("relay_tornado.app.AGAIN", 0.01)
+    monkeypatch.setattr("relay_tornado.app.RETRY_DELAY", 0.01)
     called: list[str] = []
 
     def failing(name: str) -> Callable[..., Any]:
@@ -284,7 +284,7 @@ async def test_what_goes_on_in_the_background_begins_again(tmp_path: Path, monke
 @pytest.mark.gen_test
 async def test_it_begins_again_without_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where there is none to say that it failed, or to wait."""
-    monkeypatch.setattr(app, "AGAIN", 0.01)
+    monkeypatch.setattr(app, "RETRY_DELAY", 0.01)
     monkeypatch.setattr(app, "_log", SimpleNamespace(exception=once(lambda *_, **__: None)))
     monkeypatch.setattr(app, "asyncio", SimpleNamespace(sleep=once(asyncio.sleep)))
     begun: list[int] = []

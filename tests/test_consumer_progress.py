@@ -273,7 +273,7 @@ def test_a_seek_makes_what_was_taken_strange() -> None:
 
 def test_a_seek_forgets_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was done ahead or tried, what left while it was out, and the room that it took."""
-    monkeypatch.setattr(module, "PARKED", 3)
+    monkeypatch.setattr(module, "MOST_PARKED", 3)
     progress = Progress(0, ((5, 6),))
     one, two, _ = take(progress, 9)
     progress.begin(two)
@@ -391,7 +391,7 @@ def test_a_receipt_moves_the_floor() -> None:
 
 def test_a_receipt_leaves_room(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was out is so no longer, but for what is parked, and what is done behind it is passed over."""
-    monkeypatch.setattr(module, "PARKED", 3)
+    monkeypatch.setattr(module, "MOST_PARKED", 3)
     progress = Progress(0, ((5, 5),))
     one, two, _three = take(progress, 9)
     progress.begin(two)
@@ -438,7 +438,7 @@ def test_the_window_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_is_parked_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """At the bound nothing fresh is taken and nothing scheduled, also where all that is out should fail."""
-    monkeypatch.setattr(module, "PARKED", 3)
+    monkeypatch.setattr(module, "MOST_PARKED", 3)
     progress = Progress(5)
     taken = take(progress, 100)
     assert seqs(taken) == [6, 7, 8]

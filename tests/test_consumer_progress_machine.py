@@ -148,7 +148,7 @@ class Machine(RuleBasedStateMachine):
             self.model.parked[seq] = Parked(0, self.now + wait, self.now)
             self.model.dead.discard(seq)
         if may.difference(scheduled):
-            assert len(self.model.of("parked", "out", "out again")) >= module.PARKED, "there was room"
+            assert len(self.model.of("parked", "out", "out again")) >= module.MOST_PARKED, "there was room"
 
     @rule()
     def hasten(self) -> None:
@@ -318,7 +318,7 @@ class Machine(RuleBasedStateMachine):
         if not open_:
             assert self.progress.floor == self.head, "the floor stays behind"
         parked = self.model.of("parked", "out again", "out")
-        assert len(parked) <= module.PARKED
+        assert len(parked) <= module.MOST_PARKED
         times = [one.due for seq, one in self.model.parked.items() if self.model.state[seq] == "parked"]
         assert self.progress.due() == min(times, default=None)
 
@@ -347,7 +347,7 @@ class TestMachine(Machine.TestCase):  # type: ignore[misc, name-defined]
     def setUpClass(cls) -> None:
         cls.patch = pytest.MonkeyPatch()
         cls.patch.setattr(module, "WINDOW", 9)
-        cls.patch.setattr(module, "PARKED", 6)
+        cls.patch.setattr(module, "MOST_PARKED", 6)
 
     @classmethod
     def tearDownClass(cls) -> None:

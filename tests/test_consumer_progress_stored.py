@@ -49,7 +49,7 @@ def test_what_is_lost_above_a_released_one_comes_anew() -> None:
 
 def test_what_is_out_is_strange_behind_a_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where it is not lost: it comes again, at its next try where it was tried, and takes no more room."""
-    monkeypatch.setattr(module, "PARKED", 4)
+    monkeypatch.setattr(module, "MOST_PARKED", 4)
     progress = Progress(0, (), {2: Parked(1, 5.0, 0.0)})
     two, one, three, four = take(progress, 9, now=5.0)
     progress.begin(one)

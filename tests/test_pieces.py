@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from relay_tornado.pieces import TOGETHER, Pieces
+from relay_tornado.pieces import PIECE_SIZE, Pieces
 from tests.counting import calls_by_turn
 
 
@@ -16,12 +16,12 @@ async def test_a_turn_behind_each_piece(monkeypatch: pytest.MonkeyPatch) -> None
     work = SimpleNamespace(one=lambda: None)
     pieces = Pieces()
     calls = calls_by_turn(monkeypatch, work, "one")
-    for _ in range(2 * TOGETHER + 1):
+    for _ in range(2 * PIECE_SIZE + 1):
         work.one()
         await pieces.done()
-    assert calls == [TOGETHER, TOGETHER, 1]
-    await pieces.done(TOGETHER - 2)
-    for count in (1, 5 * TOGETHER, 1):
+    assert calls == [PIECE_SIZE, PIECE_SIZE, 1]
+    await pieces.done(PIECE_SIZE - 2)
+    for count in (1, 5 * PIECE_SIZE, 1):
         work.one()
         await pieces.done(count)
-    assert calls == [TOGETHER, TOGETHER, 2, 1, 1]
+    assert calls == [PIECE_SIZE, PIECE_SIZE, 2, 1, 1]

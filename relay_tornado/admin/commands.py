@@ -22,7 +22,7 @@ from relay_tornado.admin.resending import Range
 from relay_tornado.admin.searching import Wanted
 from relay_tornado.admin.sessions import CODE_LIFE, OWNER, Sessions
 from relay_tornado.errors import BucketGone, Invalid, Unavailable
-from relay_tornado.ops.lines import LARGEST
+from relay_tornado.ops.lines import LARGEST_SEQ
 from relay_tornado.wire.control import read_position
 from relay_tornado.wire.fields import Document
 from relay_tornado.wire.rest import bucket_document, deleted_document, input_document, output_document
@@ -72,7 +72,7 @@ class Commands:
         self.relay = relay
 
     async def bucket_create(
-        self, name: str, first: Annotated[int, msgspec.Meta(ge=1, le=LARGEST)] = 1, options: Options = _NONE
+        self, name: str, first: Annotated[int, msgspec.Meta(ge=1, le=LARGEST_SEQ)] = 1, options: Options = _NONE
     ) -> Document:
         return bucket_document(await self.relay.create_bucket(name, first, **options))
 

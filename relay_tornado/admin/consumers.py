@@ -14,7 +14,7 @@ from typing import Final, get_args
 from relay_tornado.admin.parts import named
 from relay_tornado.admin.standing import Standing, consumer_document, dead_document
 from relay_tornado.admin.stored import cursor_of, honoured
-from relay_tornado.consumer_progress import AT_ONCE, PARKED, Progress
+from relay_tornado.consumer_progress import AT_ONCE, MOST_PARKED, Progress
 from relay_tornado.copies import active
 from relay_tornado.errors import BucketGone, Conflict, Damaged, Invalid, NotFound, RelayError
 from relay_tornado.ids import format_id
@@ -26,7 +26,7 @@ from relay_tornado.model import Bounds, Bucket, BucketId, Cursor, Earliest, Gap,
 from relay_tornado.pieces import Pieces
 from relay_tornado.wire.fields import MAX_SECONDS, Document
 
-MOST: Final = 1_000
+MOST_EVENTS: Final = 1_000
 """Events of one replay, and dead letters of one page or one request."""
 
 _KINDS: Final = tuple(kind for kind in get_args(Kind) if kind != "events")
@@ -165,9 +165,9 @@ class ConsumerAdministration:
         speed: float | None = None,
         anchor: str | None = None,
     ) -> Document:
-        """Has the events `first` to `last` (None: the head) be given again, at most `MOST` of them; those that it is
-        still to be given anyway are not counted as `scheduled`. The same with `next` as `first` goes on, None where the
-        range is done; `full`: it stopped because as many wait as may.
+        """Has the events `first` to `last` (None: the head) be given again, at most `MOST_EVENTS` of them; those that
+        it is still to be given anyway are not counted as `scheduled`. The same with `next` as `first` goes on, None
+        where the range is done; `full`: it stopped because as many wait as may.
 
         `speed` None: at once. Else in their original pace, so many times as fast, by `anchor` of the answer before.
         Raises Conflict for one that is moved by receipts.
@@ -182,11 +182,11 @@ class ConsumerAdministration:
             bounds = await self._log.bounds(bucket.id)
             end = bounds.head if last is None else min(last, bounds.head)
             begin = max(first, bounds.first)
-            upto = min(end, begin + MOST - 1)
+            upto = min(end, begin + MOST_EVENTS - 1)
             now = self._ledgers.clock()
             dues, kept = await self._dues(bucket, begin, upto, speed, anchor, now)
             # No await from here on: nobody else takes the room.
-            room = max(PARKED - len(ledger.progress.parked) - ledger.progress.out, 0)
+            room = max(MOST_PARKED - len(ledger.progress.parked) - ledger.progress.out, 0)
             full = room < len(dues)
             if full:
                 upto = list(dues)[room] - 1
@@ -219,7 +219,7 @@ class ConsumerAdministration:
             await self._there(bucket, key, reference or "")
         bounds = await self._log.bounds(bucket.id)
         after = honoured(bounds, cursor).seq if cursor else 0
-        most = min(limit, MOST) if limit > 0 else 100
+        most = min(limit, MOST_EVENTS) if limit > 0 else 100
         await self._ledgers.store.saved()
         # Letters of several consumers may be of one event, and a page ends between events.
         while True:
@@ -273,7 +273,7 @@ class ConsumerAdministration:
         wanted = None if ids is None else {_seq(bounds, each) for each in ids}
         batches: list[list[int]] = []
         after = 0
-        while found := await self._ledgers.store.dead(bucket.id, key, after, MOST):
+        while found := await self._ledgers.store.dead(bucket.id, key, after, MOST_EVENTS):
             batches.append([each.seq for each in found if wanted is None or each.seq in wanted])
             after = found[-1].seq
         return [batch for batch in batches if batch]

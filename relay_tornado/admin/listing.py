@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from relay_tornado.admin.parts import output_of
-from relay_tornado.admin.stored import SCAN, Found, Judging, Key, Stored, document_of
+from relay_tornado.admin.stored import MOST_SCANNED, Found, Judging, Key, Stored, document_of
 from relay_tornado.copies import Goes
 from relay_tornado.errors import BucketGone, CursorLost, Invalid, NotFound
 from relay_tornado.log.contract import EventLog, Outline
@@ -85,8 +85,8 @@ class Listing:
         """
         wanted = Filter(bucket, output, status, since, until)
         limit = min(limit, MOST) if limit > 0 else LIMIT
-        if offset > SCAN:
-            raise Invalid(f"is over {SCAN}: go on with next_cursor, which costs nothing", "offset")
+        if offset > MOST_SCANNED:
+            raise Invalid(f"is over {MOST_SCANNED}: go on with next_cursor, which costs nothing", "offset")
         buckets, only = self._scope(token, wanted)
         copy = None if only is None else only.n
         places = await self._places(buckets, wanted)
@@ -163,7 +163,7 @@ class Listing:
         one only what is needed."""
         chosen: list[_Item] = []
         counted = scanned = 0
-        while (scanned < SCAN and merged.looked < LOOKED) if merged.filtered else len(chosen) < limit:
+        while (scanned < MOST_SCANNED and merged.looked < LOOKED) if merged.filtered else len(chosen) < limit:
             item = await merged.next()
             if item is None:
                 break

@@ -12,7 +12,7 @@ from typing import Final
 from weakref import WeakValueDictionary
 
 from relay_tornado.admin.parts import output_of
-from relay_tornado.admin.stored import SCAN, Found, Judging, Stored, cursor_of, document_of
+from relay_tornado.admin.stored import MOST_SCANNED, Found, Judging, Stored, cursor_of, document_of
 from relay_tornado.copies import Goes
 from relay_tornado.errors import CursorLost, Invalid
 from relay_tornado.log.lineage import Placed, gap_behind, gap_within, place_cursor, position_id
@@ -170,7 +170,7 @@ class _Window:
         """Fills the window; copies whose newest status is one of `done` are passed over, and so is what is not there.
         Raises BucketGone."""
         copy = None if self.output is None else self.output.n
-        room, left = PAGE_BYTES, SCAN
+        room, left = PAGE_BYTES, MOST_SCANNED
         judging = Judging()
         while left > 0:
             try:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from relay_tornado.admin.parts import output_of
-from relay_tornado.admin.stored import SCAN, Judging, Located, Stored, honoured
+from relay_tornado.admin.stored import MOST_SCANNED, Judging, Located, Stored, honoured
 from relay_tornado.errors import Conflict, CursorLost, Invalid, RelayError
 from relay_tornado.ids import format_id
 from relay_tornado.log.lineage import position_id
@@ -88,10 +88,12 @@ class Resending:
         scanned = 0
         judging = Judging()
         while after < last:
-            if len(ids) >= MOST or scanned >= SCAN or judging.seconds >= LONG:
+            if len(ids) >= MOST or scanned >= MOST_SCANNED or judging.seconds >= LONG:
                 return _resent(ids, await self._cursor(found, after, last), skipped=skipped)
             try:
-                events = await self._stored.log.read(found.id, after, min(_READ, last - after, SCAN - scanned), MIB)
+                events = await self._stored.log.read(
+                    found.id, after, min(_READ, last - after, MOST_SCANNED - scanned), MIB
+                )
             except CursorLost as lost:
                 _skip(skipped, lost.reason, after + 1, min(lost.first - 1, last))
                 after = lost.first - 1

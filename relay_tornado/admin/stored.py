@@ -21,7 +21,7 @@ from relay_tornado.rules import rest
 from relay_tornado.wire.fields import Document
 from relay_tornado.wire.logs import log_document
 
-SCAN: Final = 10_000
+MOST_SCANNED: Final = 10_000
 """Events that one request looks at, at most."""
 
 _WHOLE: Final = 1 << 62

@@ -23,7 +23,7 @@ from click.core import ParameterSource
 
 from relay_tornado.cli import answers
 from relay_tornado.cli.answers import Refused
-from relay_tornado.cli.errors import ASKED
+from relay_tornado.cli.errors import ASKED_URL
 from relay_tornado.cli.lazy_imports import structlog_alone
 from relay_tornado.cli.printing import note
 from relay_tornado.errors import Locked, NotFound, Unavailable
@@ -104,7 +104,7 @@ def open_relay(data: Path, create: bool = False) -> Iterator[Caller]:
     else:
         from relay_tornado.cli.remote import Remote
 
-        click.get_current_context().meta[ASKED] = place.url
+        click.get_current_context().meta[ASKED_URL] = place.url
         relay = Remote(place.url, place.secret())
     with closing(relay):
         yield relay

@@ -19,7 +19,7 @@ from relay_tornado.cli.options import NONE, Lines, together
 from relay_tornado.cli.parts import find_part
 from relay_tornado.cli.printing import Document, print_answer
 
-STOP: Final = (signal.SIGTERM, signal.SIGINT)
+STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 """What ends a command that runs on."""
 _WHOLE: Final = 1000
 """Characters of a sentence: none is so long."""

@@ -24,7 +24,7 @@ from click.core import ParameterSource
 
 import relay_tornado
 from relay_tornado.cli.errors import (
-    ASKED,
+    ASKED_URL,
     NO_MEMORY,
     REMOTE,
     STDOUT,
@@ -176,7 +176,7 @@ class Commands(click.Group):
             raise click.exceptions.Exit(130) from None
         except _ODD as error:
             # Without a relay elsewhere it is a fault of this program.
-            url = ctx.meta.get(ASKED)
+            url = ctx.meta.get(ASKED_URL)
             if url is None:
                 raise
             raise Failure(

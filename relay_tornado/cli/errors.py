@@ -19,7 +19,7 @@ from relay_tornado.model import printable
 REMOTE = ("bucket", "input", "output", "token", "logs", "search", "apply", "listen", "forward", "replay", "consumer")
 """The commands that work with a relay on another machine, too."""
 
-ASKED: Final = "relay_tornado.asked"
+ASKED_URL: Final = "relay_tornado.asked"
 """In the context's `meta`: the URL of the relay elsewhere that a command asks."""
 
 STDOUT: Final = "standard output"

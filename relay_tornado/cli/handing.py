@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
-from relay_tornado.cli.common import STOP
+from relay_tornado.cli.common import STOP_SIGNALS
 
 if TYPE_CHECKING:
     from relay_tornado.client.event import EventData
@@ -77,7 +77,7 @@ def run(command: str, event: EventData, environment: Mapping[str, str]) -> int:
 def _signals_after() -> Iterator[None]:
     """What would end this process comes behind the block: in the midst of a start nobody knows what to end with it."""
     came: list[int] = []
-    handled = [number for number in STOP if callable(signal.getsignal(number))]
+    handled = [number for number in STOP_SIGNALS if callable(signal.getsignal(number))]
     before = [signal.signal(number, lambda number, _: came.append(number)) for number in handled]
     try:
         yield

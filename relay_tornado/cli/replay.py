@@ -22,7 +22,7 @@ from relay_tornado.cli.positions import Place, PlaceType
 from relay_tornado.cli.printing import Document, note, print_json
 from relay_tornado.cli.progress import Progress, show_progress
 from relay_tornado.cli.span import Course, find_span
-from relay_tornado.cli.target import SENDING, Sending, sending_options, shape_of
+from relay_tornado.cli.target import SENDING_PARAMETERS, Sending, sending_options, shape_of
 from relay_tornado.errors import RelayError
 from relay_tornado.model import counted
 
@@ -107,7 +107,7 @@ def replay(
             with open_access(data, "relay replay", [span.bucket["id"]]) as access, show_progress(as_json) as progress:
                 send_to_url(access, course, to_url, pace, joined(filters), progress, Sending(**options))
         else:
-            _none_of(SENDING)
+            _none_of(SENDING_PARAMETERS)
             with open_relay(data) as relay:
                 span = find_span(relay, bucket, begin, end)
                 course = Course(span, span.first)

@@ -21,7 +21,7 @@ import structlog
 
 from relay_tornado.admin.sessions import Sessions
 from relay_tornado.app import Relay
-from relay_tornado.cli.common import STOP, program
+from relay_tornado.cli.common import STOP_SIGNALS, program
 from relay_tornado.cli.errors import STDOUT, output_words, silence_output
 from relay_tornado.cli.options import options_of, settings_from, settings_options, unknown_variables
 from relay_tornado.cli.ui import link
@@ -41,7 +41,7 @@ _LEAST_DESCRIPTORS = 48
 """What a start opens, and some connections."""
 _OTHERS = (signal.SIGUSR1, signal.SIGUSR2)
 """Signals that have other programs open their logs anew, and the like; one that does not know them is ended by them."""
-_HANDLED = (*STOP, signal.SIGHUP, *_OTHERS)
+_HANDLED = (*STOP_SIGNALS, signal.SIGHUP, *_OTHERS)
 _INSTEAD = "the log has the address; `relay ui` prints a link to the page, and `relay token create` makes a token"
 _EXTENSION = 60.0
 """Seconds by which a start that is still at work puts off its time-out."""
@@ -79,7 +79,7 @@ async def _run(settings: Settings, demo: bool, notifier: Notifier, inherited: Se
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(exception_handler)
     logging.getLogger().addHandler(LogWatch(loop))
-    for number in STOP:
+    for number in STOP_SIGNALS:
         loop.add_signal_handler(number, told_to_stop.set)
     for other in _OTHERS:
         loop.add_signal_handler(other, _ignored, other)

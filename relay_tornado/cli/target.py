@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from relay_tornado.cli.common import STOP
+from relay_tornado.cli.common import STOP_SIGNALS
 from relay_tornado.cli.options import Duration, Lines, Number, together
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class Sending:
         )
 
 
-SENDING: Final = tuple(each.name for each in dataclasses.fields(Sending))
+SENDING_PARAMETERS: Final = tuple(each.name for each in dataclasses.fields(Sending))
 """The names of the parameters that `sending_options` give a command."""
 
 
@@ -147,7 +147,7 @@ async def until_told(agent: Agent, stopping: Callable[[], None] = lambda: None) 
             stopping()
             agent.stop()
 
-    for number in STOP:
+    for number in STOP_SIGNALS:
         loop.add_signal_handler(number, told)
     try:
         yield
@@ -155,5 +155,5 @@ async def until_told(agent: Agent, stopping: Callable[[], None] = lambda: None) 
         if not agent.stopping:
             raise
     finally:
-        for number in STOP:
+        for number in STOP_SIGNALS:
             loop.remove_signal_handler(number)

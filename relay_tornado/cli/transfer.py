@@ -198,15 +198,17 @@ class _Import:
 
     def run(self, lines: BinaryIO, progress: Callable[[int], None]) -> None:
         """Reads all lines. Raises RelayError, whose message names the line where one is to blame."""
-        from relay_tornado.ops.lines import LONGEST, Header, document, parse
+        from relay_tornado.ops.lines import LONGEST_LINE, Header, document, parse
 
         batch: list[Any] = []
         size = done = begin = number = 0
-        for number, line in enumerate(iter(lambda: lines.readline(LONGEST + 1), b""), 1):
+        for number, line in enumerate(iter(lambda: lines.readline(LONGEST_LINE + 1), b""), 1):
             done += len(line)
             try:
-                if len(line) > LONGEST:
-                    raise Invalid(f"is longer than the {LONGEST} bytes that an event can take: is the file an export?")
+                if len(line) > LONGEST_LINE:
+                    raise Invalid(
+                        f"is longer than the {LONGEST_LINE} bytes that an event can take: is the file an export?"
+                    )
                 if not line.endswith(b"\n"):
                     raise Invalid("is cut off: export the rest with --append, and import the file again")
                 found = parse(line)

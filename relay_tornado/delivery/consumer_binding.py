@@ -82,7 +82,7 @@ async def check(ledgers: Ledgers, binding: ConsumerBinding | None, buckets: Iter
             known = ledgers.find(key) or await ledgers.store.get(key)
             if known is not None:
                 _same(binding, known.terms, bucket)
-            elif not bucket.ephemeral and await ledgers.store.clients(bucket.id) >= consumers.MOST:
+            elif not bucket.ephemeral and await ledgers.store.clients(bucket.id) >= consumers.MOST_CONSUMERS:
                 raise too_many(bucket.name)
 
 

@@ -14,7 +14,7 @@ from typing import Final
 from relay_tornado.low_memory import Timer
 from relay_tornado.model import KIB
 
-SMALL: Final = 64 * KIB
+SMALL_EVENT: Final = 64 * KIB
 """Bytes up to which an event does not count."""
 _SHARE: Final = 8
 """No output has more than this part of the memory."""
@@ -32,7 +32,7 @@ class Memory:
 
     def take(self, owner: object, size: int) -> bool:
         """Whether there is room; what was taken is given back. One event always fits where nothing is held."""
-        if size <= SMALL:
+        if size <= SMALL_EVENT:
             return True
         mine = self._by.get(owner, 0)
         if (self.used and self.used + size > self._most) or (mine and mine + size > self._most // _SHARE):
@@ -42,7 +42,7 @@ class Memory:
         return True
 
     def give_back(self, owner: object, size: int) -> None:
-        if size <= SMALL:
+        if size <= SMALL_EVENT:
             return
         self.used -= size
         left = self._by[owner] - size

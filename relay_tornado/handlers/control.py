@@ -25,14 +25,14 @@ from relay_tornado.admin.administration import Administration
 from relay_tornado.admin.commands import run_command
 from relay_tornado.errors import Invalid, NotWritable, RelayError
 from relay_tornado.low_memory import RETRY_DELAY, try_log
-from relay_tornado.ops.lines import LONGEST
+from relay_tornado.ops.lines import LONGEST_LINE
 
 _logger = structlog.get_logger(__name__)
 
 NAME = "relay.sock"
 MAX_PATH = 107
 """Bytes of a Unix socket's path, its closing NUL not counted."""
-MAX_LINE = LONGEST
+MAX_LINE = LONGEST_LINE
 """Bytes of a request."""
 MAX_CONNECTIONS = 16
 IDLE = 60.0

@@ -24,7 +24,7 @@ from relay_tornado.low_memory import retry_until_done
 from relay_tornado.model import KIB, Result, Token
 from relay_tornado.wire import websocket
 
-AGAIN: Final = 1.0
+RETRY_DELAY: Final = 1.0
 """Seconds until a connection is looked at again where that failed."""
 
 _log = structlog.get_logger(__name__)
@@ -268,7 +268,7 @@ class Conversation(Connected):
     def wake(self) -> None:
         """It is time to look for what is due."""
         now = self._loop.time()
-        again = now + AGAIN
+        again = now + RETRY_DELAY
         try:
             if now >= self._liveness.due and self._liveness.stuck(now, self._acknowledged()):
                 self._act(self._session.stuck())

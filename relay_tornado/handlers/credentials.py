@@ -25,9 +25,9 @@ from relay_tornado.handlers.tornado_connection import stream_of
 from relay_tornado.ids import hash_secret
 from relay_tornado.model import Token
 from relay_tornado.registry.access import API_KEY, Access
-from relay_tornado.wire.headers import SESSION
+from relay_tornado.wire.headers import SESSION_COOKIE
 
-COOKIE: Final = SESSION
+COOKIE: Final = SESSION_COOKIE
 SECURE_COOKIE: Final = f"__Host-{COOKIE}"
 """Over TLS: no other host, and nobody on the way, can give a browser a cookie of this name."""
 

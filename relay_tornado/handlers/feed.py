@@ -20,7 +20,7 @@ from relay_tornado.delivery.deliver import Delivery
 from relay_tornado.delivery.liveness import Liveness, acknowledged
 from relay_tornado.delivery.outlet import Frames, OutletClosed
 from relay_tornado.handlers.connected_clients import Connected, ConnectedClients
-from relay_tornado.handlers.conversation import AGAIN, Written, buffered
+from relay_tornado.handlers.conversation import RETRY_DELAY, Written, buffered
 from relay_tornado.handlers.tornado_connection import TornadoConnection
 from relay_tornado.ids import format_id, parse_id
 from relay_tornado.low_memory import Timer, retry_until_done
@@ -249,7 +249,7 @@ class Feed(Connected):
 
     def _tick(self) -> None:
         now = self._loop.time()
-        again = now + AGAIN
+        again = now + RETRY_DELAY
         try:
             self._look(now)
             again = self._due()

@@ -17,11 +17,11 @@ from tornado.web import Application
 
 from relay_tornado.handlers.ingest import IngestRequest
 from relay_tornado.handlers.tornado_connection import TornadoConnection
-from relay_tornado.ingest.endpoints import PREFIX, origin_form
+from relay_tornado.ingest.endpoints import WEBHOOKS_PREFIX, origin_form
 from relay_tornado.ingest.ingest import Ingest
 from relay_tornado.settings import Settings
 
-_PREFIX = PREFIX.decode()
+_PREFIX = WEBHOOKS_PREFIX.decode()
 
 
 class Front(HTTPServerConnectionDelegate):

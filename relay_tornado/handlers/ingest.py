@@ -9,7 +9,7 @@ from relay_tornado.handlers.heads import header_block
 from relay_tornado.handlers.tornado_connection import TornadoConnection
 from relay_tornado.ingest.ingest import Head, Ingest, Upload
 from relay_tornado.settings import Settings
-from relay_tornado.transport.direct import DISCARD_TIME, SMALL
+from relay_tornado.transport.direct import DISCARD_TIME, SMALL_BODY
 from relay_tornado.wire.answers import CLOSE, Answer, date_line
 from relay_tornado.wire.headers import without_session
 
@@ -58,7 +58,7 @@ class IngestRequest(HTTPMessageDelegate):
         if isinstance(outcome, Upload):
             self._upload = outcome
             return
-        goes_on = length is not None and length <= SMALL and "Expect" not in headers
+        goes_on = length is not None and length <= SMALL_BODY and "Expect" not in headers
         if "Expect" in headers:
             del headers["Expect"]  # else Tornado would ask for the body that was just refused
         self._refuse(outcome, goes_on=goes_on)

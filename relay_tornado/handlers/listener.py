@@ -33,9 +33,9 @@ from relay_tornado.settings import Settings
 from relay_tornado.tls import Certificate
 from relay_tornado.transport.direct import READ_SIZE, Direct, DirectConnection
 
-ACCEPT = 64
+ACCEPTS_A_TURN = 64
 """Most connections that are accepted in one turn of the loop."""
-WELCOME = 8
+HANDSHAKES_A_TURN = 8
 """Most connections that are handed to Tornado, or are accepted for a handshake of TLS, in one turn of the loop."""
 RESERVED_DESCRIPTORS = 128
 """Descriptors kept from connections: the database's files, the control socket, the log, what libraries open."""
@@ -206,7 +206,7 @@ class Listener:
         """Begins to serve a few of those that were handed over, and the others in the turns of the loop to come: where
         thousands come back at once, a request of theirs costs ten times a webhook, and senders keep their place."""
         self._welcoming = False
-        for _ in range(min(WELCOME, len(self._arriving))):
+        for _ in range(min(HANDSHAKES_A_TURN, len(self._arriving))):
             self._begin(*self._arriving.popleft())
         self._welcome_soon()
 
@@ -232,7 +232,7 @@ class Listener:
         _Serving(stream, self._parameters, stream).start_serving(self._delegate)
 
     def _accept(self, listening: socket.socket, events: int) -> None:
-        for _ in range(ACCEPT if self._entrance.certificate is None else WELCOME):
+        for _ in range(ACCEPTS_A_TURN if self._entrance.certificate is None else HANDSHAKES_A_TURN):
             try:
                 connection, address = _accepted(listening)
             except (BlockingIOError, InterruptedError):

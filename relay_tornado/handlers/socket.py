@@ -32,7 +32,7 @@ _TEXT: Final = 0x1
 _CLOSE: Final = 0x8
 _OPCODES: Final = frozenset({_TEXT, 0x2, _CLOSE, 0x9, 0xA})
 
-BARE: Final = 16
+BARE_FRAMES_A_TURN: Final = 16
 """Most frames of one socket that are no whole message, as pings and pieces, which are read in one turn of the loop.
 Tornado reads 256, and as many of every other socket's before anything else has its turn."""
 
@@ -123,7 +123,7 @@ class _Protocol(WebSocketProtocol13):
         finally:
             self._framing = False
         self._bare += 1
-        if self._bare >= BARE:
+        if self._bare >= BARE_FRAMES_A_TURN:
             self._bare = 0
             await asyncio.sleep(0)
 

@@ -113,7 +113,7 @@ class _State(enum.Enum):
 
 _IDLE, _HEAD, _ANSWER, _BODY, _LATE, _WAIT, _OPEN, _DEAF = _State
 
-CHUNKS = 16
+CHUNKS_A_TURN = 16
 """Most chunks of one body that are read in one turn of the loop, which take as long as a request does. Tornado reads
 256, of a byte each perhaps, and as many of every other sender's before anything else has its turn."""
 
@@ -233,7 +233,7 @@ class TornadoConnection(IOStream):
     def read_until(self, delimiter: bytes, max_bytes: int | None = None) -> Awaitable[bytes]:
         """Reads the length of a chunk, which is all that Tornado reads so."""
         self._chunks += 1
-        if self._chunks % CHUNKS:
+        if self._chunks % CHUNKS_A_TURN:
             return super().read_until(delimiter, max_bytes)
         return self._read_in_next_turn(delimiter, max_bytes)
 

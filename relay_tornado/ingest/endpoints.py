@@ -21,7 +21,7 @@ from relay_tornado.settings import Settings
 from relay_tornado.signatures import Verdict, Verifier
 from relay_tornado.wire.answers import Answer, static_answer, text_answer
 
-PREFIX = b"/v1/webhooks/"
+WEBHOOKS_PREFIX = b"/v1/webhooks/"
 DELIVERY_IDS = ("X-GitHub-Delivery", "webhook-id", "Idempotency-Key", "X-Shopify-Webhook-Id")
 """The headers that dedupe "auto" looks for, in this order; the first that is there, and not empty, decides."""
 
@@ -47,11 +47,11 @@ def origin_form(target: bytes) -> bytes:
 
 def split_target(target: bytes) -> tuple[str, bytes, bytes] | None:
     """Input id, path (with its slash, or empty) and query of an ingest URL's target; None where it is no such URL."""
-    if not target.startswith(PREFIX):
+    if not target.startswith(WEBHOOKS_PREFIX):
         target = origin_form(target)
-        if not target.startswith(PREFIX):
+        if not target.startswith(WEBHOOKS_PREFIX):
             return None
-    rest, _, query = target[len(PREFIX) :].partition(b"?")
+    rest, _, query = target[len(WEBHOOKS_PREFIX) :].partition(b"?")
     input_id, slash, path = rest.partition(b"/")
     return input_id.decode("latin-1"), slash + path, query
 
@@ -258,7 +258,7 @@ class Endpoints:
         if parts is None or endpoint is None:
             return None
         place = Place(endpoint, parts[1], parts[2])
-        if target.startswith(PREFIX) and len(target) <= _LONGEST_PLACE:
+        if target.startswith(WEBHOOKS_PREFIX) and len(target) <= _LONGEST_PLACE:
             if len(self._places) >= _PLACES:
                 self._places.clear()
             self._places[target] = place

@@ -21,7 +21,7 @@ from relay_tornado.log import rows
 from relay_tornado.log.batch import Entry, Plan, digests, plan
 from relay_tornado.log.contract import Done
 from relay_tornado.log.state import LogState
-from relay_tornado.log.tail import OVERHEAD
+from relay_tornado.log.tail import EVENT_OVERHEAD
 from relay_tornado.low_memory import try_log, wake
 from relay_tornado.model import NewEvent
 from relay_tornado.settings import Settings
@@ -68,7 +68,7 @@ class Appends:
 
     def add(self, state: LogState, event: NewEvent, size: int, done: Done) -> Overloaded | None:
         """Queues an event of that size. Returns the error where its bytes no longer fit (one always does)."""
-        held = self.held + size + OVERHEAD
+        held = self.held + size + EVENT_OVERHEAD
         if held > self._most_bytes and self.held:
             return Overloaded("more events are coming in than can be stored; send it again in a moment")
         queue, entry = self._queue, Entry(state, event, size, done)
@@ -115,7 +115,7 @@ class Appends:
             if entry.done is not None:
                 self._fail(entry, Unknown())
         self._taken = ()
-        waiting = sum(entry.size + OVERHEAD for queue in (self._alone, self._queue) for entry in queue)
+        waiting = sum(entry.size + EVENT_OVERHEAD for queue in (self._alone, self._queue) for entry in queue)
         self._release(self.held - waiting)
 
     def reject(self, error: RelayError) -> None:
@@ -140,7 +140,7 @@ class Appends:
         if entry.done is not None:
             self._loop.call_soon(entry.done, error)
             entry.done = None
-            self._release(entry.size + OVERHEAD)
+            self._release(entry.size + EVENT_OVERHEAD)
 
     def committed(self, entries: list[Entry], made: Plan, began: float) -> None:
         """Publishes, answers, announces: in this order. Where one of these fails the others are done all the same: who
@@ -151,7 +151,7 @@ class Appends:
         finally:
             self._answer(entries)
             self._announce(made)
-            self._release(sum([entry.size for entry in entries]) + len(entries) * OVERHEAD)
+            self._release(sum([entry.size for entry in entries]) + len(entries) * EVENT_OVERHEAD)
             self._taken = ()
 
     def _count(self, entries: list[Entry], made: Plan, began: float) -> None:

@@ -12,7 +12,7 @@ import msgspec
 from relay_tornado.consumer_changes import RETENTION, Changes, Parked
 from relay_tornado.errors import BucketGone, Damaged
 from relay_tornado.log import consumers
-from relay_tornado.log.consumers import MISSED, DeadLetter, Gaps, Key, Stored, Terms, too_many, with_untold
+from relay_tornado.log.consumers import MOST_MISSED, DeadLetter, Gaps, Key, Stored, Terms, too_many, with_untold
 from relay_tornado.model import BucketId, Gap, GapReason
 from relay_tornado.ranges import Ranges
 from relay_tornado.storage.damage import Finite, is_damage, malformed, sound
@@ -102,7 +102,7 @@ def make(raw: sqlite3.Connection, key: Key, floor: int, terms: Terms, at: float)
     if log is None:
         raise BucketGone(key.bucket_id)
     new = key.kind == "client" and raw.execute(_FIND, key).fetchone() is None
-    if new and clients(raw, key.bucket_id) >= consumers.MOST:
+    if new and clients(raw, key.bucket_id) >= consumers.MOST_CONSUMERS:
         raise too_many(key.bucket_id)
     values = (int(terms.receipt), float(terms.ack_wait), terms.max_deliver, at, at)
     raw.execute(_MAKE, (log[0], key.kind, key.name, min(floor, log[1]), *values))
@@ -266,13 +266,13 @@ def heads(raw: sqlite3.Connection) -> Sequence[tuple[BucketId, int]]:
 
 def has_old(raw: sqlite3.Connection, log: int) -> bool:
     """Whether there is something about events that have left, which has to follow them."""
-    return raw.execute(_OLD, {"log": log, "missed": MISSED}).fetchone() is not None
+    return raw.execute(_OLD, {"log": log, "missed": MOST_MISSED}).fetchone() is not None
 
 
 def forget_old(raw: sqlite3.Connection, log: int, now: float) -> bool:
     """Up to 256 of what is parked become dead letters, and as many dead letters leave. Returns whether that is all;
     of a log that was dropped meanwhile all leaves elsewhere."""
-    values = {"log": log, "step": STEP, "missed": MISSED, "now": now}
+    values = {"log": log, "step": STEP, "missed": MOST_MISSED, "now": now}
     for consumer, seq, attempts, since in raw.execute(_OLD_PARKED, values).fetchall():
         raw.execute("DELETE FROM parked WHERE consumer = ? AND seq = ?", (consumer, seq))
         raw.execute(

@@ -20,10 +20,10 @@ from relay_tornado.consumer_changes import Changes, Parked
 from relay_tornado.errors import Conflict, Damaged
 from relay_tornado.model import BucketId, Gap
 
-MOST: Final = 1_000
+MOST_CONSUMERS: Final = 1_000
 """Consumers of kind `client` that a bucket may have: whoever may subscribe may make one."""
 
-MISSED: Final = 1_000
+MOST_MISSED: Final = 1_000
 """Dead letters that are kept of a consumer's events that retention took away, the newest ones; the others leave with
 their events."""
 
@@ -58,8 +58,8 @@ class Terms(msgspec.Struct, frozen=True):
 def too_many(bucket: str) -> Conflict:
     """What is raised where a bucket (its name or id) has as many consumers of clients as it may have."""
     return Conflict(
-        f"consumer: the bucket {bucket!r} has {MOST:,} consumers, and may have no more: use one of them, or delete "
-        "those that nobody needs (`relay consumer list`, `relay consumer delete`)"
+        f"consumer: the bucket {bucket!r} has {MOST_CONSUMERS:,} consumers, and may have no more: use one of them, or "
+        "delete those that nobody needs (`relay consumer list`, `relay consumer delete`)"
     )
 
 
@@ -141,7 +141,8 @@ class Consumers(Protocol):
 
     async def create(self, key: Key, floor: int, terms: Terms, at: float) -> Stored:
         """Makes a consumer that begins behind `floor`, committed on return. One that is there stays as it is, but for
-        its terms, and is returned. `at` is unix seconds. Raises Conflict where the bucket has `MOST` of clients."""
+        its terms, and is returned. `at` is unix seconds. Raises Conflict where the bucket has `MOST_CONSUMERS` of
+        clients."""
 
     async def get(self, key: Key) -> Stored | None:
         """A consumer with all that was saved so far, None where there is none."""

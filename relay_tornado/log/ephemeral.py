@@ -10,7 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 
-from relay_tornado.log.tail import OVERHEAD, Recent
+from relay_tornado.log.tail import EVENT_OVERHEAD, Recent
 from relay_tornado.low_memory import Timer
 from relay_tornado.model import MIB, Event
 
@@ -55,7 +55,7 @@ class Ephemeral:
             if event.seq != fleeting.end + 1:
                 fleeting.start = event.seq
             fleeting.end = event.seq
-            cost = event.size + OVERHEAD
+            cost = event.size + EVENT_OVERHEAD
             self._order.append((now + self._age, fleeting, event.seq, cost))
             self.used += cost
             fleeting.events[event.seq] = event

@@ -16,7 +16,7 @@ from typing import TypeAlias, cast
 
 from relay_tornado.log import rows
 from relay_tornado.log.state import LogState
-from relay_tornado.log.tail import OVERHEAD
+from relay_tornado.log.tail import EVENT_OVERHEAD
 from relay_tornado.low_memory import RETRY_DELAY
 from relay_tornado.model import MIB, Event
 
@@ -45,7 +45,7 @@ class Block:
     @property
     def cost(self) -> int:
         """Bytes in memory."""
-        return self.sums[-1] + OVERHEAD * len(self.events)
+        return self.sums[-1] + EVENT_OVERHEAD * len(self.events)
 
     def read(self, after: int, head: int, limit: int, max_bytes: int) -> list[Event]:
         """Events after + 1, …, at least one, none of them beyond `head`, of a block that is `whole`."""

@@ -15,10 +15,10 @@ import msgspec
 from relay_tornado.errors import Invalid
 from relay_tornado.model import MIB, BucketId, Result
 
-MOST: Final = 20
+MOST_RESULTS: Final = 20
 """Results that are kept of a copy: over it the oldest goes that is not its first answer."""
 
-READ: Final = 16 * MIB
+READ_BYTES: Final = 16 * MIB
 """Bytes of headers and bodies of results that are read at once; one may have 10 MiB."""
 
 DONE: Final = frozenset({"sent", "failed"})
@@ -56,12 +56,12 @@ class Results(Protocol):
         """The first result with a status_code above 0, of the copy for `output`, or (None) of any copy."""
 
     async def of(self, bucket_id: BucketId, first: int, last: int) -> Mapping[tuple[int, int], Sequence[Result]]:
-        """All results of the events `first` to `last`, by (seq, output), oldest first, `MOST` a copy at most. Once the
-        newest of them have `READ` bytes, those of the others are `left_out`."""
+        """All results of the events `first` to `last`, by (seq, output), oldest first, `MOST_RESULTS` a copy at most.
+        Once the newest of them have `READ_BYTES` bytes, those of the others are `left_out`."""
 
     async def latest(self, bucket_id: BucketId, seqs: Collection[int], output: int | None) -> Mapping[int, Latest]:
         """The newest result of each event that has one, of the copy for `output`, or (None) of any copy. Once the
-        first of `seqs` have `READ` bytes, those of the others are `left_out`."""
+        first of `seqs` have `READ_BYTES` bytes, those of the others are `left_out`."""
 
     async def statuses(self, bucket_id: BucketId, first: int, last: int, output: int | None) -> Mapping[int, str]:
         """The same of the events `first` to `last`, the status alone."""

@@ -19,7 +19,7 @@ import structlog
 from relay_tornado.consumer_changes import Changes
 from relay_tornado.errors import Damaged, RelayError, Unavailable
 from relay_tornado.log import consumer_rows
-from relay_tornado.log.consumers import MISSED, DeadLetter, Key, Stored, Terms
+from relay_tornado.log.consumers import MOST_MISSED, DeadLetter, Key, Stored, Terms
 from relay_tornado.model import BucketId, Gap
 from relay_tornado.storage.damage import is_damage
 from relay_tornado.storage.database import Database
@@ -202,9 +202,9 @@ class SqliteConsumers:
     def _keep(self, key: Key, save: _Save) -> None:
         """It goes along with what is saved next: without it, that would be ahead of what is stored."""
         if save.changes is not None:
-            for seq in sorted(save.changes.dead)[:-MISSED]:
+            for seq in sorted(save.changes.dead)[:-MOST_MISSED]:
                 del save.changes.dead[seq]
-        del save.gaps[:-MISSED]
+        del save.gaps[:-MOST_MISSED]
         save.waiting = []
         later = self._pending.get(key)
         if later is None:

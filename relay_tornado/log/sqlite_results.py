@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 
 from relay_tornado.errors import BucketGone, Malformed, NotFound, Overloaded, RelayError, Unavailable
-from relay_tornado.log.results import DONE, MOST, READ, Latest, sent, storable, surplus
+from relay_tornado.log.results import DONE, MOST_RESULTS, READ_BYTES, Latest, sent, storable, surplus
 from relay_tornado.low_memory import wake
 from relay_tornado.model import BucketId, Result
 from relay_tornado.settings import Settings
@@ -207,7 +207,7 @@ class SqliteResults:
         def job(raw: sqlite3.Connection, key: int, oldest: int) -> Mapping[tuple[int, int], Sequence[Result]]:
             found: dict[tuple[int, int], list[Result]] = {}
             begin = max(first, oldest)
-            room, there = READ, 1 << 62
+            room, there = READ_BYTES, 1 << 62
             for number, size in raw.execute(_SIZES, (key, begin, last)):
                 room -= size
                 if room < 0:
@@ -224,7 +224,7 @@ class SqliteResults:
     async def latest(self, bucket_id: BucketId, seqs: Collection[int], output: int | None) -> Mapping[int, Latest]:
         def job(raw: sqlite3.Connection, key: int, oldest: int) -> Mapping[int, Latest]:
             found: dict[int, Latest] = {}
-            room = READ
+            room = READ_BYTES
             for seq in seqs:
                 wanted = {"room": room, "log": key, "seq": seq, "output": output}
                 row = raw.execute(_LATEST, wanted).fetchone() if seq >= oldest else None
@@ -281,7 +281,7 @@ def _store(raw: sqlite3.Connection, entries: Iterable[_Entry]) -> None:
 def _insert(raw: sqlite3.Connection, key: int, seq: int, output: int, result: Result, headers: str) -> bool:
     kept = raw.execute(_KEPT, (key, seq, output)).fetchall()
     codes = [code for _, code in kept]
-    if len(kept) >= MOST:
+    if len(kept) >= MOST_RESULTS:
         raw.execute("DELETE FROM delivery WHERE id = ?", (kept[surplus(codes)][0],))
     raw.execute(
         _INSERT,

@@ -12,7 +12,7 @@ from itertools import takewhile
 
 from relay_tornado.model import Event
 
-OVERHEAD = 512
+EVENT_OVERHEAD = 512
 """Bytes that an event costs in memory beside its content."""
 
 
@@ -56,7 +56,7 @@ class Tail:
 
     def add(self, recent: Recent, events: Sequence[Event], size: int) -> None:
         """Adds the next events of a log, of `size` bytes together."""
-        cost = size + OVERHEAD * len(events)
+        cost = size + EVENT_OVERHEAD * len(events)
         if cost > self._budget:
             # The newest of them, as many as fit; what was there before is behind a hole then.
             while self._order:
@@ -74,7 +74,7 @@ class Tail:
     def _newest(self, events: Sequence[Event]) -> tuple[Sequence[Event], int]:
         cost = 0
         for index in range(len(events) - 1, -1, -1):
-            more = events[index].size + OVERHEAD
+            more = events[index].size + EVENT_OVERHEAD
             if cost + more > self._budget:
                 return events[index + 1 :], cost
             cost += more

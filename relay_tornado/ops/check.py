@@ -22,9 +22,9 @@ from relay_tornado.errors import StartupError
 from relay_tornado.model import Bucket, Token, from_document
 from relay_tornado.ops.check_consumers import check_consumers
 from relay_tornado.ops.check_logs import Logs
-from relay_tornado.ops.check_values import BIG, check_conditions, check_followers
+from relay_tornado.ops.check_values import LARGE_TABLES, check_conditions, check_followers
 from relay_tornado.ops.copying import Progress
-from relay_tornado.ops.findings import MOST, RESTORE, Report
+from relay_tornado.ops.findings import MOST_TOLD, RESTORE, Report
 from relay_tornado.ops.opening import open_file
 from relay_tornado.storage import lock, migrate
 from relay_tornado.storage import witness as witnesses
@@ -174,12 +174,12 @@ def _check_pages(raw: sqlite3.Connection, report: Report, full: bool, progress: 
 def _looks(raw: sqlite3.Connection, full: bool) -> Iterator[str]:
     """How SQLite is to look at the pages: it compares indexes and tables in the second way only, of all or of one."""
     if full:
-        yield f"integrity_check({MOST})"
+        yield f"integrity_check({MOST_TOLD})"
         return
-    yield f"quick_check({MOST})"
+    yield f"quick_check({MOST_TOLD})"
     sql = "SELECT name FROM main.sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
     for (table,) in raw.execute(sql).fetchall():
-        if table not in BIG and _WORD.fullmatch(table):
+        if table not in LARGE_TABLES and _WORD.fullmatch(table):
             yield f"integrity_check({table})"
 
 

@@ -17,7 +17,7 @@ from relay_tornado.storage import migrate
 Tell = Callable[[str, str, BucketId], None]
 """Is told of damage: what it is, what to do about it, and in which bucket."""
 
-SINCE = 3
+FIRST_VERSION = 3
 """The first version whose consumers have a kind."""
 
 _SEEK = (
@@ -30,7 +30,7 @@ _ANEW = "delete it: it is made anew, on the terms of whoever subscribes with it;
 
 def check_consumers(raw: sqlite3.Connection, tell: Tell) -> int:
     """Looks at every consumer, in a transaction each, as the file may be written to; returns how many there are."""
-    if migrate.version(raw) < SINCE:
+    if migrate.version(raw) < FIRST_VERSION:
         return 0
     found = raw.execute(
         "SELECT consumer.id FROM consumer JOIN log ON log.id = consumer.log WHERE log.dropped = 0 ORDER BY 1"

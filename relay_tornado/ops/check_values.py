@@ -12,7 +12,7 @@ from typing import Final
 
 from relay_tornado.model import STATUSES, counted
 
-BIG: Final = frozenset({"event", "dedupe", "delivery"})
+LARGE_TABLES: Final = frozenset({"event", "dedupe", "delivery"})
 """Tables that grow with the events."""
 
 CHECK: Final = re.compile(r"\bCHECK \(((?:[^()]|\([^()]*\))*)\)")
@@ -28,7 +28,7 @@ def check_conditions(raw: sqlite3.Connection, model: sqlite3.Connection, tell: C
     each that does not."""
     tables = model.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'table'").fetchall()
     for table, sql in tables:
-        for condition in () if table in BIG else CHECK.findall(sql):
+        for condition in () if table in LARGE_TABLES else CHECK.findall(sql):
             (count,) = raw.execute(f"SELECT count(*) FROM main.{table} WHERE NOT ({condition})").fetchone()  # noqa: S608
             if count:
                 tell(f"{counted(count, 'row')} of {table} should not be as they are: {condition}")

@@ -41,7 +41,7 @@ STEP = 0.003
 """Seconds that one step of rows should take."""
 SYNC = MIB // 8
 """Bytes after which what was written goes to the disk."""
-REST = 6.0
+REST_FACTOR = 6.0
 """How long to pause after each step for a relay's sake, as a multiple of what the step took."""
 _LONGEST_REST = 10.0
 """Seconds. A step that the disk held up for minutes, as while its server starts again, burdened nobody."""
@@ -94,7 +94,7 @@ class Pace:
             write_out(self._descriptor)
             self._progress(_COPYING, min(written, self._total), self._total)
         if _serves(self._directory):
-            time.sleep(min((time.monotonic() - self._resumed) * REST, _LONGEST_REST))
+            time.sleep(min((time.monotonic() - self._resumed) * REST_FACTOR, _LONGEST_REST))
         self._resumed = time.monotonic()
         return took
 

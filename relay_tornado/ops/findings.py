@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 
 Level: TypeAlias = Literal["damage", "warning"]
 
-MOST = 100
+MOST_TOLD = 100
 """Findings of one kind that are told one by one."""
 
 RESTORE = (
@@ -52,5 +52,5 @@ class Report:
 
     def add(self, level: Level, kind: str, message: str, advice: str, bucket: str = "") -> None:
         """Takes a finding in, the first 100 of each kind."""
-        if sum(finding.kind == kind for finding in self.findings) < MOST:
+        if sum(finding.kind == kind for finding in self.findings) < MOST_TOLD:
             self.findings.append(Finding(level, kind, message, advice, bucket))

@@ -21,9 +21,9 @@ from relay_tornado.model import Event
 FORMAT = 1
 BEGINNING = b'{"relay_export":'
 """The first bytes of every export."""
-LONGEST = 192 << 20
+LONGEST_LINE = 192 << 20
 """Bytes of a line: room for the largest event that may be imported, in base64."""
-LARGEST = 1 << 62
+LARGEST_SEQ = 1 << 62
 """No seq is larger, so that a log can go on behind each."""
 
 _FIELDS = msgspec.structs.fields(Event)
@@ -136,7 +136,7 @@ def item(found: Any) -> Item:
     if made.seq < 1:
         raise Invalid("has a seq below 1")
     number = made.size if isinstance(made, Stub) else made.target or 0
-    if made.seq > LARGEST or not 0 <= number <= LARGEST:
+    if made.seq > LARGEST_SEQ or not 0 <= number <= LARGEST_SEQ:
         raise Invalid("has a number that no log has")
     return made
 

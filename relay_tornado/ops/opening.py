@@ -12,7 +12,7 @@ from pathlib import Path
 
 from relay_tornado.errors import NotFound, StartupError
 from relay_tornado.storage import migrate, rights, wal
-from relay_tornado.storage.connection import PATIENCE, uri
+from relay_tornado.storage.connection import BUSY_TIMEOUT, uri
 from relay_tornado.storage.damage import decode, unquoted
 from relay_tornado.storage.database import NAME
 from relay_tornado.storage.library import check_sqlite, guard_schema
@@ -71,7 +71,7 @@ def _prepared(address: str) -> sqlite3.Connection:
     raw = sqlite3.connect(address, uri=True, isolation_level=None)
     raw.text_factory = decode
     try:
-        raw.execute(f"PRAGMA busy_timeout = {PATIENCE}")
+        raw.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT}")
         guard_schema(raw)
         raw.execute("PRAGMA cell_size_check = ON")
         raw.execute("PRAGMA temp_store = MEMORY")

@@ -18,7 +18,7 @@ from relay_tornado.log import rows
 from relay_tornado.log.loading import Row, load
 from relay_tornado.log.reclaim import seek
 from relay_tornado.model import DAY, Retention, from_document
-from relay_tornado.ops.check_consumers import SINCE
+from relay_tornado.ops.check_consumers import FIRST_VERSION
 from relay_tornado.ops.opening import open_file
 from relay_tornado.ranges import Ranges
 from relay_tornado.storage import migrate
@@ -92,7 +92,7 @@ def stats(path: Path, reserve: int, now: float | None = None) -> Stats:
             _bucket(raw, logs.get(bucket_id), bucket_id, name, _document(bucket_id, name, document), now)
             for bucket_id, name, document in records
         )
-        consumers = tuple(_consumers(raw)) if migrate.version(raw) >= SINCE else ()
+        consumers = tuple(_consumers(raw)) if migrate.version(raw) >= FIRST_VERSION else ()
     wal = wal_of(path)
     disk = disk_of(wal.parent)
     least = disk.least(reserve)

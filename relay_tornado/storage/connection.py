@@ -35,7 +35,7 @@ _Steps: TypeAlias = Generator[Any, None, aiosqlite.Connection]
 JOURNAL_LIMIT = 64 << 20
 """Bytes that the WAL file keeps at most when it is used from its start again."""
 
-PATIENCE = 5000
+BUSY_TIMEOUT = 5000
 """Milliseconds that a statement waits for a lock that somebody else holds."""
 
 _STATEMENTS = 256
@@ -184,7 +184,7 @@ def keep_statements_in_memory(raw: sqlite3.Connection) -> None:
 
 def _prepare_writer(raw: sqlite3.Connection) -> None:
     # The order matters: auto_vacuum can be chosen only before the first table, and before WAL.
-    raw.execute(f"PRAGMA busy_timeout = {PATIENCE}")
+    raw.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT}")
     raw.execute("PRAGMA auto_vacuum = INCREMENTAL")
     mode = raw.execute("PRAGMA journal_mode = WAL").fetchone()[0]
     if mode != "wal":
@@ -199,7 +199,7 @@ def _prepare_writer(raw: sqlite3.Connection) -> None:
 
 
 def _prepare_reader(raw: sqlite3.Connection) -> None:
-    raw.execute(f"PRAGMA busy_timeout = {PATIENCE}")
+    raw.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT}")
     guard_schema(raw)
     # From its first read on it has the file in use: a writer that is closed is not the last one then, which would copy
     # the WAL, whatever the file has become, and delete it.

@@ -33,7 +33,7 @@ import structlog
 from relay_tornado.errors import NO_DESCRIPTOR, Malformed, NoSpace, RelayError, Unavailable, Unknown
 from relay_tornado.low_memory import try_log, wake
 from relay_tornado.storage.checkpoints import Checkpoints
-from relay_tornado.storage.connection import PATIENCE, Connection, Factory, keep_statements_in_memory
+from relay_tornado.storage.connection import BUSY_TIMEOUT, Connection, Factory, keep_statements_in_memory
 from relay_tornado.storage.content import Content
 from relay_tornado.storage.damage import code_of
 from relay_tornado.storage.piggyback import Ride, Riders
@@ -117,7 +117,7 @@ class Writer:
         self._work: Work | None = None
         self._ride: Ride | None = None
         """What was taken, and is still to be told how it ended."""
-        self._patience = PATIENCE
+        self._patience = BUSY_TIMEOUT
         self._damage_again = 0.0
         self._idle: asyncio.Future[None] | None = None
         self.held_back = False
@@ -342,7 +342,7 @@ class Writer:
     def _transact(self, raw: sqlite3.Connection, work: Work, ride: Ride | None = None) -> Result:
         """Runs on the thread. Never raises: what is raised there might not reach the loop as it is."""
         try:
-            self._await_locks(raw, PATIENCE)
+            self._await_locks(raw, BUSY_TIMEOUT)
             raw.execute("BEGIN IMMEDIATE")
             if ride is not None:
                 ride.write(raw)
@@ -432,7 +432,7 @@ class Writer:
         with contextlib.suppress(sqlite3.Error):
             await self._connection.close()
         self._connection = await Connection.writer(self._path, self._factory)
-        self._patience = PATIENCE
+        self._patience = BUSY_TIMEOUT
         await self._connection.run(keep_statements_in_memory)
         stamp, kept = await self._connection.run(
             lambda raw: (read_stamp(raw), [keeper.read(raw) for keeper in self.keepers])
@@ -498,6 +498,6 @@ class Writer:
                 wake(shrunk, whole)
 
     async def _finish(self) -> None:
-        await self._checkpoint("TRUNCATE", PATIENCE)
+        await self._checkpoint("TRUNCATE", BUSY_TIMEOUT)
         with contextlib.suppress(sqlite3.Error):
             await self._connection.close()

@@ -19,7 +19,7 @@ from typing import Final, Protocol
 
 import structlog
 
-from relay_tornado.ingest.endpoints import PREFIX, Place
+from relay_tornado.ingest.endpoints import WEBHOOKS_PREFIX, Place
 from relay_tornado.ingest.ingest import Head, Ingest, Upload
 from relay_tornado.low_memory import try_log
 from relay_tornado.model import Appended
@@ -30,7 +30,7 @@ from relay_tornado.wire.answers import CLOSE, LATE, Answer, date_line, text_answ
 
 READ_SIZE: Final = 32 << 10
 
-SMALL: Final = 64 << 10
+SMALL_BODY: Final = 64 << 10
 """After a refusal, a body of up to so many bytes is read to its end and the connection goes on; else it closes."""
 
 DISCARD_TIME: Final = 10.0
@@ -336,7 +336,7 @@ class DirectConnection:
         if self._proxy:
             host = self._through(data[:size]) or host
         place = ingest.endpoints.find(target, host)
-        if size > shared.max_header or (place is None and not target.startswith(PREFIX)):
+        if size > shared.max_header or (place is None and not target.startswith(WEBHOOKS_PREFIX)):
             self._hand_over(data)
             return False
         self._is_head = method == "HEAD"
@@ -348,7 +348,7 @@ class DirectConnection:
         if isinstance(outcome, Upload):
             self._upload = outcome
         else:
-            self._refuse(outcome, goes_on=length <= SMALL)
+            self._refuse(outcome, goes_on=length <= SMALL_BODY)
         if self._state is not _GONE:
             self._body(body)
         return True

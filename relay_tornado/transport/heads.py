@@ -11,7 +11,7 @@ import re
 from functools import lru_cache
 from typing import TypeAlias
 
-from relay_tornado.wire.headers import SESSION
+from relay_tornado.wire.headers import SESSION_COOKIE
 
 _HEAD = re.compile(
     rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]{1,40}+) (/[\x21-\x7e\x80-\xff]*+) HTTP/1\.1\r\n"
@@ -21,7 +21,8 @@ _END = re.compile(rb"\r?\n\r?\n")
 """What Tornado takes for the end of a head."""
 
 _DECISIVE = re.compile(
-    rb"\n(?:host|content-length|connection|transfer-encoding|expect|cookie(?=:[^\r]*%b=)):[^\r]*+" % SESSION.encode()
+    rb"\n(?:host|content-length|connection|transfer-encoding|expect|cookie(?=:[^\r]*%b=)):[^\r]*+"
+    % SESSION_COOKIE.encode()
 )
 """The lines, of a block in lower case, that say how long a request is and what becomes of its connection, each with the
 line end before it; and the one that a browser sends who is signed in to the relay's page, which is not read here."""

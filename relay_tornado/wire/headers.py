@@ -23,9 +23,9 @@ HOP_BY_HOP: Final = frozenset(
 )
 """Header names (in lower case) that are the connection's, beside those that its Connection header names."""
 _HOP_BY_HOP = frozenset(name.title() for name in HOP_BY_HOP)
-SESSION: Final = "relay_session"
+SESSION_COOKIE: Final = "relay_session"
 """The cookie of who is signed in to the relay's page; over TLS with `__Host-` before it."""
-_SESSION: Final = SESSION.encode()
+_SESSION: Final = SESSION_COOKIE.encode()
 _COOKIES: Final = re.compile(rb"^(cookie:)([^\r\n]*)(\r?\n)", re.IGNORECASE | re.MULTILINE)
 _SESSIONS: Final = frozenset((_SESSION, b"__Host-" + _SESSION))
 _OWS: Final = " \t\r"

@@ -6,8 +6,8 @@ from math import isfinite
 
 import pytest
 
-from relay_tornado.admin.consumers import MOST
-from relay_tornado.consumer_progress import AT_ONCE, PARKED, Taken
+from relay_tornado.admin.consumers import MOST_EVENTS
+from relay_tornado.consumer_progress import AT_ONCE, MOST_PARKED, Taken
 from relay_tornado.errors import Conflict, Invalid, NotFound
 from relay_tornado.ids import new_epoch
 from relay_tornado.model import Latest
@@ -70,18 +70,18 @@ async def test_dead_letters_are_listed_given_again_and_forgotten(world: World) -
 @pytest.mark.gen_test
 async def test_a_replay_gives_a_range_again(world: World) -> None:
     """In pages, also what was done long ago; what is to come anyway is not counted, and comes once."""
-    await world.events(MOST + 500, 0.001)
-    ledger = await world.open(floor=MOST + 400)
+    await world.events(MOST_EVENTS + 500, 0.001)
+    ledger = await world.open(floor=MOST_EVENTS + 400)
     first = await world.consumers.replay(BUCKET, "w", first=1)
-    assert (first["scheduled"], first["next"], first["full"]) == (MOST, MOST + 1, False)
-    second = await world.consumers.replay(BUCKET, "w", first=MOST + 1)
+    assert (first["scheduled"], first["next"], first["full"]) == (MOST_EVENTS, MOST_EVENTS + 1, False)
+    second = await world.consumers.replay(BUCKET, "w", first=MOST_EVENTS + 1)
     assert (second["scheduled"], second["next"]) == (400, None)
-    taken = [each.seq for each in ledger.progress.take(MOST + 500, 10_000, world.now)]
-    assert sorted(taken) == list(range(1, MOST + 501))
-    assert taken[:MOST] == list(range(1, MOST + 1))
+    taken = [each.seq for each in ledger.progress.take(MOST_EVENTS + 500, 10_000, world.now)]
+    assert sorted(taken) == list(range(1, MOST_EVENTS + 501))
+    assert taken[:MOST_EVENTS] == list(range(1, MOST_EVENTS + 1))
     some = await world.consumers.replay(BUCKET, "w", first=10, last=12)
     assert (some["scheduled"], some["next"]) == (0, None)
-    nothing = await world.consumers.replay(BUCKET, "w", first=MOST + 5_000)
+    nothing = await world.consumers.replay(BUCKET, "w", first=MOST_EVENTS + 5_000)
     assert (nothing["scheduled"], nothing["next"]) == (0, None)
 
 
@@ -105,19 +105,19 @@ async def test_what_is_given_again_at_once_waits_for_no_clock(world: World) -> N
 @pytest.mark.gen_test
 async def test_a_replay_keeps_the_pace_over_its_pages(world: World) -> None:
     """So many times as fast as they came, whichever page they are in."""
-    await world.events(MOST + 10, 2.0)
-    ledger = await world.open(floor=MOST + 10)
+    await world.events(MOST_EVENTS + 10, 2.0)
+    ledger = await world.open(floor=MOST_EVENTS + 10)
     start = world.now
     first = await world.consumers.replay(BUCKET, "w", first=1, speed=4.0)
     world.now += 7
     second = await world.consumers.replay(BUCKET, "w", first=first["next"], speed=4.0, anchor=first["anchor"])
     assert second["next"] is None
     dues = {seq: one.due for seq, one in ledger.progress.parked.items()}
-    assert dues == pytest.approx({seq: start + (seq - 1) * 0.5 for seq in range(1, MOST + 11)})
-    other = await world.open("other", floor=MOST + 10)
+    assert dues == pytest.approx({seq: start + (seq - 1) * 0.5 for seq in range(1, MOST_EVENTS + 11)})
+    other = await world.open("other", floor=MOST_EVENTS + 10)
     one = await world.consumers.replay(BUCKET, "other", first=5, last=5, speed=4.0)
     assert (one["scheduled"], list(other.progress.parked)) == (1, [5])
-    none = await world.consumers.replay(BUCKET, "other", first=MOST + 11, speed=4.0)
+    none = await world.consumers.replay(BUCKET, "other", first=MOST_EVENTS + 11, speed=4.0)
     assert (none["scheduled"], none["next"], none["anchor"]) == (0, None, None)
     for anchor in ("x", "1@", "nan@1", "1@inf"):
         with pytest.raises(Invalid, match="anchor"):
@@ -136,7 +136,7 @@ async def test_a_pace_that_never_ends(world: World) -> None:
 @pytest.mark.gen_test
 async def test_a_replay_waits_where_no_more_may_wait(world: World) -> None:
     """It says where to go on, and nothing of the range is lost, also while some are out."""
-    count = PARKED + 2_000
+    count = MOST_PARKED + 2_000
     await world.events(count, 0.0)
     ledger = await world.open(floor=count)
     given: list[int] = []
@@ -163,11 +163,11 @@ async def test_dead_letters_stay_where_no_more_may_wait(world: World) -> None:
     await world.events(3)
     ledger = await world.open()
     await world.bury(ledger, 1, 2, 3)
-    await world.events(PARKED, 0.0)
+    await world.events(MOST_PARKED, 0.0)
     await world.consumers.seek(BUCKET, "w", Latest())
     at: int | None = 4
-    while at is not None and len(ledger.progress.parked) < PARKED - 1:
-        at = (await world.consumers.replay(BUCKET, "w", first=at, last=PARKED + 2))["next"]
+    while at is not None and len(ledger.progress.parked) < MOST_PARKED - 1:
+        at = (await world.consumers.replay(BUCKET, "w", first=at, last=MOST_PARKED + 2))["next"]
     assert await world.consumers.resend(BUCKET, "w", None) == {"scheduled": 1, "left": 2}
     assert [each["seq"] for each in (await world.consumers.dead(BUCKET, "w"))["data"]] == [2, 3]
 

@@ -163,7 +163,7 @@ async def test_filters(world: LogsWorld) -> None:
 @logs_test
 async def test_a_request_looks_at_so_many_events_only(world: LogsWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """A filter that fits little is `truncated`, and its cursors lead through everything all the same."""
-    monkeypatch.setattr(listing, "SCAN", 10)
+    monkeypatch.setattr(listing, "MOST_SCANNED", 10)
     bucket = await world.bucket()
     sent = await world.send(bucket, *(b"%d" % n for n in range(35)))
     for seq in (1, 20, 30):

@@ -77,7 +77,7 @@ async def test_an_age_of_nothing_is_no_limit(world: LogsWorld) -> None:
 @logs_test
 async def test_a_poll_looks_at_so_many_events_only(world: LogsWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """However few of them are wanted; the cursor goes on behind what was looked at."""
-    monkeypatch.setattr(polling, "SCAN", 10)
+    monkeypatch.setattr(polling, "MOST_SCANNED", 10)
     monkeypatch.setattr(polling, "_READ", 4)
     bucket = await world.bucket()
     sent = await world.send(bucket, *(b"%d" % n for n in range(24)))

@@ -132,7 +132,7 @@ async def test_resend_makes_so_many_copies_a_request(world: LogsWorld, monkeypat
 @logs_test
 async def test_a_resend_looks_at_so_many_events_only(world: LogsWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """However few of them match; each answer tells what it passed over, and where to go on."""
-    monkeypatch.setattr(resending, "SCAN", 10)
+    monkeypatch.setattr(resending, "MOST_SCANNED", 10)
     monkeypatch.setattr(resending, "_READ", 4)
     bucket = await world.bucket()
     await world.send(bucket, b"", b"", ephemeral=True)

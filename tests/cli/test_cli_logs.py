@@ -40,7 +40,7 @@ def test_nothing_among_the_newest(relay: Runner, monkeypatch: pytest.MonkeyPatch
         for _ in range(3):
             server.send(made["inputs"][0]["id"], b"x")
     newest = relay.json("logs", "list", "--limit", "1")["data"][0]["id"]
-    monkeypatch.setattr("relay_tornado.admin.listing.SCAN", 1)
+    monkeypatch.setattr("relay_tornado.admin.listing.MOST_SCANNED", 1)
     found = relay("logs", "list", "--status", "failed")
     assert found.stderr == (
         f"relay: there is no such event so far\nrelay: there is more: go on with --cursor {newest}\n"

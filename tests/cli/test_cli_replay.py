@@ -95,7 +95,7 @@ def test_the_pace_goes_over_requests(shop: Runner, monkeypatch: pytest.MonkeyPat
         return answer
 
     monkeypatch.setattr(ConsumerAdministration, "replay", replay)
-    monkeypatch.setattr(consumers, "MOST", 2)
+    monkeypatch.setattr(consumers, "MOST_EVENTS", 2)
     shop.json("replay", "shop", "--from", "last:5", "--to-consumer", "worker", "--pace", "original")
     assert asked == [None, told[0], told[1]]
     assert all(told)
@@ -107,9 +107,9 @@ def test_no_room_for_all(shop: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def sleep(seconds: float) -> None:
         slept.append(seconds)
-        monkeypatch.setattr(consumers, "PARKED", 5)
+        monkeypatch.setattr(consumers, "MOST_PARKED", 5)
 
-    monkeypatch.setattr(consumers, "PARKED", 3)
+    monkeypatch.setattr(consumers, "MOST_PARKED", 3)
     monkeypatch.setattr(time, "sleep", sleep)
     answer = shop("replay", "shop", "--from", "last:5", "--to-consumer", "worker")
     assert (answer.exit_code, answer.stdout) == (0, "5 of 5 events scheduled again\n")

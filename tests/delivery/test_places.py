@@ -10,7 +10,7 @@ from relay_tornado.delivery import deliver
 from relay_tornado.errors import Invalid
 from relay_tornado.log.consumers import Key
 from relay_tornado.model import Gap
-from relay_tornado.pieces import TOGETHER
+from relay_tornado.pieces import PIECE_SIZE
 from relay_tornado.wire import control
 from tests.delivery.world import TOKEN, Reader, World, quiet, run, until
 
@@ -289,7 +289,7 @@ async def test_what_happens_while_thousands_get_their_places(again: bool) -> Non
     """They do in pieces. What comes between two of them reaches the client once, whether its bucket had a place by
     then; a bucket that goes is told once; and of a consumer the answer tells what it missed until then."""
     world = World()
-    most = 3 * TOGETHER
+    most = 3 * PIECE_SIZE
     for number in range(most):
         await world.bucket(f"b{number}")
         await world.append(2, f"id-b{number}")
@@ -333,7 +333,7 @@ async def test_what_happens_while_thousands_get_their_places(again: bool) -> Non
 async def test_a_bucket_that_can_have_the_consumer_by_the_time_of_the_answer() -> None:
     """It was ephemeral as the others began to get their places, and comes as one that is changed later does."""
     world = World()
-    for number in range(3 * TOGETHER):
+    for number in range(3 * PIECE_SIZE):
         await world.bucket(f"b{number}")
     await world.bucket("late", ephemeral=True)
 

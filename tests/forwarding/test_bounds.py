@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 
 from relay_tornado import low_memory
-from relay_tornado.forwarding.bounds import SMALL, Memory, Slots
+from relay_tornado.forwarding.bounds import SMALL_EVENT, Memory, Slots
 from tests.failing import once
 
 
@@ -51,12 +51,12 @@ async def test_all_who_wait_for_memory_are_woken(monkeypatch: pytest.MonkeyPatch
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(low_memory.exception_handler)
     rounds = low_memory.watch_timers()
-    memory = Memory(2 * SMALL)
-    assert memory.take("one", 2 * SMALL)
+    memory = Memory(2 * SMALL_EVENT)
+    assert memory.take("one", 2 * SMALL_EVENT)
     waiting = [asyncio.create_task(memory.room()) for _ in range(3)]
     await asyncio.sleep(0)
     monkeypatch.setattr(loop, "call_soon", once(loop.call_soon, after=1))
     with suppress(MemoryError):
-        memory.give_back("one", 2 * SMALL)
+        memory.give_back("one", 2 * SMALL_EVENT)
     await asyncio.gather(*waiting)
     rounds.cancel()

@@ -13,7 +13,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from tornado.iostream import IOStream
 
-from relay_tornado.handlers.tornado_connection import CHUNKS
+from relay_tornado.handlers.tornado_connection import CHUNKS_A_TURN
 from tests.counting import calls_by_turn
 from tests.handlers.edge import INPUT, URL, HeldLog, edge
 from tests.handlers.raw import Raw, request
@@ -163,7 +163,7 @@ async def test_tiny_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (await raw.ask(head + b"1\r\na\r\n" * 1000 + b"0\r\n\r\n")).status == 200
         assert [event.body for event in await site.events()] == [b"a" * 1000]
     assert sum(read) == 1001
-    assert max(read) <= CHUNKS
+    assert max(read) <= CHUNKS_A_TURN
 
 
 @pytest.mark.gen_test

@@ -42,8 +42,8 @@ async def code_of(client: Client) -> int:
 
 async def test_a_ping_that_can_not_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
     """The next one comes, on a WebSocket and on a stream."""
-    monkeypatch.setattr(conversation, "AGAIN", 0.05)
-    monkeypatch.setattr(feed, "AGAIN", 0.05)
+    monkeypatch.setattr(conversation, "RETRY_DELAY", 0.05)
+    monkeypatch.setattr(feed, "RETRY_DELAY", 0.05)
     monkeypatch.setattr(protocol.Session, "tick", once(protocol.Session.tick))
     monkeypatch.setattr(Feed, "_beat", once(Feed._beat))
     async with live(ping_interval=0.1) as server:

@@ -100,7 +100,7 @@ async def test_a_durable_tokens_damaged_position(server: Live, monkeypatch: pyte
 async def test_too_many(server: Live, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the bound of a bucket an error frame says what to do; what is there is there for whoever names it, and the
     subscription that was there goes on."""
-    monkeypatch.setattr(consumers, "MOST", 1)
+    monkeypatch.setattr(consumers, "MOST_CONSUMERS", 1)
     await server.bucket()
     client = await server.subscribed("orders", consumer="w")
     await client.hear_status("caught_up")

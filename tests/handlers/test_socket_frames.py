@@ -10,7 +10,7 @@ from tornado.web import Application
 from tornado.websocket import WebSocketProtocol13
 
 from relay_tornado.handlers.listener import Listener
-from relay_tornado.handlers.socket import BARE
+from relay_tornado.handlers.socket import BARE_FRAMES_A_TURN
 from relay_tornado.settings import Settings
 from tests.counting import calls_by_turn
 from tests.faults.echo import RelayEcho
@@ -64,7 +64,7 @@ async def test_tiny_frames(monkeypatch: pytest.MonkeyPatch, frames: bytes) -> No
         client.send(frames + close(1000))
         assert (await client.closed()).endswith(b"\x88\x02\x03\xe8")
     assert sum(read) == 1000
-    assert max(read) <= BARE
+    assert max(read) <= BARE_FRAMES_A_TURN
 
 
 async def test_the_echo_of_the_row_autobahn() -> None:

@@ -8,7 +8,7 @@ from unittest.mock import Mock
 import pytest
 from tornado.web import Application
 
-from relay_tornado.handlers.listener import WELCOME, Entrance, Listener
+from relay_tornado.handlers.listener import HANDSHAKES_A_TURN, Entrance, Listener
 from relay_tornado.handlers.tornado_connection import TornadoConnection
 from relay_tornado.settings import Settings
 from relay_tornado.tls import Certificate
@@ -25,11 +25,11 @@ def _handed_over(connection: socket.socket) -> DirectConnection:
 
 
 async def test_a_turn_of_the_loop_begins_with_a_few() -> None:
-    """Tornado gets at most `WELCOME` connections a turn, in their order."""
+    """Tornado gets at most `HANDSHAKES_A_TURN` connections a turn, in their order."""
     listener = Listener(Application(), Settings())
     served: list[TornadoConnection] = []
     listener._serve = served.append  # type: ignore[method-assign, assignment]
-    pairs = [socket.socketpair() for _ in range(3 * WELCOME)]
+    pairs = [socket.socketpair() for _ in range(3 * HANDSHAKES_A_TURN)]
     try:
         for ours, _ in pairs:
             listener.hand_over(_handed_over(ours), b"GET / HTTP/1.1\r\n")
@@ -39,7 +39,7 @@ async def test_a_turn_of_the_loop_begins_with_a_few() -> None:
             before = len(served)
             await asyncio.sleep(0)
             turns += 1
-            assert len(served) - before <= WELCOME
+            assert len(served) - before <= HANDSHAKES_A_TURN
             assert turns < 100
         assert [stream.socket for stream in served] == [ours for ours, _ in pairs]
     finally:
@@ -58,11 +58,11 @@ async def test_few_handshakes_begin_in_a_turn(secure: bool) -> None:
     begun: list[socket.socket] = []
     listener._begin = lambda accepted, *_: begun.append(accepted)  # type: ignore[method-assign]
     port = listener.start()
-    clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(3 * WELCOME)]
+    clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(3 * HANDSHAKES_A_TURN)]
     try:
         (listening,) = listener._sockets
         listener._accept(listening, 0)
-        assert len(begun) == (WELCOME if secure else len(clients))
+        assert len(begun) == (HANDSHAKES_A_TURN if secure else len(clients))
         await until(lambda: len(begun) == len(clients))
     finally:
         listener.close()
@@ -81,7 +81,7 @@ async def test_one_that_fails_holds_nobody_up() -> None:
             raise LookupError("on purpose")
 
     listener._serve = serve  # type: ignore[method-assign]
-    pairs = [socket.socketpair() for _ in range(2 * WELCOME)]
+    pairs = [socket.socketpair() for _ in range(2 * HANDSHAKES_A_TURN)]
     try:
         for ours, _ in pairs:
             listener.hand_over(_handed_over(ours), b"GET / HTTP/1.1\r\n")

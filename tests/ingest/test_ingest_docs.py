@@ -42,7 +42,7 @@ def test_numbers_and_names() -> None:
     """The delivery ids and the fixed bounds are those of the code."""
     assert ", ".join(f"`{name}`" for name in DELIVERY_IDS) in TEXT
     assert f"for up to {edge.DISCARD_TIME:.0f} seconds" in TEXT
-    assert f"({edge.SMALL >> 10} KiB)" in TEXT
+    assert f"({edge.SMALL_BODY >> 10} KiB)" in TEXT
     assert f"within {responses.WAIT:.0f} seconds" in TEXT
     assert f"{responses.MOST:,} senders may wait" in TEXT
     assert f"be {signatures.TOLERANCE} seconds from" in TEXT

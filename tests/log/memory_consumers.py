@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from relay_tornado.consumer_changes import RETENTION, Changes, Dead, Parked
 from relay_tornado.errors import BucketGone
 from relay_tornado.log import consumers
-from relay_tornado.log.consumers import MISSED, DeadLetter, Gaps, Key, Stored, Terms, too_many, with_untold
+from relay_tornado.log.consumers import MOST_MISSED, DeadLetter, Gaps, Key, Stored, Terms, too_many, with_untold
 from relay_tornado.log.contract import EventLog
 from relay_tornado.model import BucketId, Gap
 from relay_tornado.ranges import Ranges
@@ -48,7 +48,7 @@ class _Kept:
         for seq in [seq for seq in self.parked if seq < first]:
             one = self.parked.pop(seq)
             self.dead.setdefault(seq, Dead(one.attempts, now, one.since, RETENTION))
-        missed = sorted(seq for seq, one in self.dead.items() if seq < first and one.reason == RETENTION)[-MISSED:]
+        missed = sorted(seq for seq, one in self.dead.items() if seq < first and one.reason == RETENTION)[-MOST_MISSED:]
         self.dead = {seq: one for seq, one in self.dead.items() if seq >= first or seq in missed}
 
 
@@ -64,7 +64,7 @@ class MemoryConsumers:
         await self._log.bounds(key.bucket_id)
         kept = self._kept.get(key)
         if kept is None:
-            if key.kind == "client" and await self.clients(key.bucket_id) >= consumers.MOST:
+            if key.kind == "client" and await self.clients(key.bucket_id) >= consumers.MOST_CONSUMERS:
                 raise too_many(key.bucket_id)
             kept = self._kept[key] = _Kept(terms, floor, at, at)
         kept.terms = terms

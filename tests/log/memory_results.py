@@ -8,7 +8,7 @@ import msgspec
 
 from relay_tornado.errors import BucketGone, NotFound
 from relay_tornado.log.contract import EventLog
-from relay_tornado.log.results import DONE, MOST, READ, Latest, sent, storable, surplus
+from relay_tornado.log.results import DONE, MOST_RESULTS, READ_BYTES, Latest, sent, storable, surplus
 from relay_tornado.model import BucketId, Result
 
 
@@ -50,7 +50,7 @@ class MemoryResults:
         if not first <= seq <= head:
             raise NotFound(f"the log of the bucket {bucket_id} does not hold event {seq}")
         copy = [row for row in kept.results if row[:2] == (seq, output)]
-        if len(copy) >= MOST:
+        if len(copy) >= MOST_RESULTS:
             kept.results.remove(copy[surplus([row[2].status_code for row in copy])])
         kept.results.append((seq, output, result))
         return result.status_code > 0 and not any(row[2].status_code for row in copy)
@@ -104,8 +104,8 @@ class MemoryResults:
 
 
 def _within(results: Sequence[Result]) -> list[Result]:
-    """The same; once there are `READ` bytes, those of the others are left out."""
-    kept, room = [], READ
+    """The same; once there are `READ_BYTES` bytes, those of the others are left out."""
+    kept, room = [], READ_BYTES
     for each in results:
         room -= storable(each)[1]
         kept.append(each if room >= 0 else msgspec.structs.replace(each, headers={}, body=b"", left_out=True))

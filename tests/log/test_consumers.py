@@ -141,7 +141,7 @@ async def test_a_forwarder_is_the_judge_of_its_tries(world: World, consumers: Co
 async def test_clients_make_only_so_many(world: World, consumers: Consumers, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the bound of a bucket there is a conflict that says what to do; what is there stays, and others' do not
     count."""
-    monkeypatch.setattr(contract, "MOST", 2)
+    monkeypatch.setattr(contract, "MOST_CONSUMERS", 2)
     await make(world.log)
     await make(world.log, "c")
     for key in (KEY, OTHER, Key("b", "token", "t"), Key("b", "client", "second"), Key("b", "output", "2")):
@@ -296,7 +296,7 @@ async def test_what_retention_took_is_bounded(
 ) -> None:
     """Of the dead letters about events that left the newest stay."""
     for module in (contract, consumer_rows, memory_consumers):
-        monkeypatch.setattr(module, "MISSED", 3)
+        monkeypatch.setattr(module, "MOST_MISSED", 3)
     monkeypatch.setattr(consumer_rows, "STEP", 4)
     await make(world.log, events=30)
     await consumers.create(KEY, 0, TERMS, 1.0)

@@ -9,7 +9,7 @@ import pytest
 
 from relay_tornado.errors import CursorLost
 from relay_tornado.log.ephemeral import Ephemeral, Fleeting
-from relay_tornado.log.tail import OVERHEAD
+from relay_tornado.log.tail import EVENT_OVERHEAD
 from relay_tornado.model import MIB, Event, Retention
 from tests.delivery.virtual import run
 from tests.failing import lose_timers
@@ -195,7 +195,7 @@ def test_content_leaves_by_its_own_age() -> None:
 @log_test
 async def test_content_leaves_by_size() -> None:
     """Over the budget the oldest goes first, whichever log's it is."""
-    ephemeral = Ephemeral(budget=3 * (100 + OVERHEAD))
+    ephemeral = Ephemeral(budget=3 * (100 + EVENT_OVERHEAD))
     a, b = Fleeting(), Fleeting()
     ephemeral.add(a, [made(1), made(2)])
     ephemeral.add(b, [made(1)])
@@ -203,7 +203,7 @@ async def test_content_leaves_by_size() -> None:
     assert (list(a.events), list(b.events)) == ([2, 3], [1])
     ephemeral.add(b, [made(2)])
     assert (list(a.events), list(b.events)) == ([3], [1, 2])
-    assert ephemeral.used == 3 * (100 + OVERHEAD)
+    assert ephemeral.used == 3 * (100 + EVENT_OVERHEAD)
     ephemeral.add(b, [made(3, MIB)])
     assert (a.events, b.events, ephemeral.used) == ({}, {}, 0)
     ephemeral.close()

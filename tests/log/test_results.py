@@ -12,7 +12,7 @@ import pytest
 from tornado.ioloop import IOLoop
 
 from relay_tornado.errors import BucketGone, Invalid, Malformed, NotFound, Overloaded, Unavailable
-from relay_tornado.log.results import MOST, READ, Latest, Results, sent
+from relay_tornado.log.results import MOST_RESULTS, READ_BYTES, Latest, Results, sent
 from relay_tornado.log.sqlite_results import SqliteResults
 from relay_tornado.model import Result, Retention
 from tests.log.memory_results import MemoryResults
@@ -98,7 +98,7 @@ async def test_of_answers_at_once_one_is_the_first(world: World, results: Result
 async def test_what_is_read_at_once_is_bounded(world: World, results: Results) -> None:
     """Of more than is read at once the status of all is there, and of the newest (or the first that are asked for) what
     was answered."""
-    large = b"x" * (READ // 4)
+    large = b"x" * (READ_BYTES // 4)
     await make(world.log, events=5)
     for seq in (1, 1, 1, 1, 1, 2, 3, 4, 5):
         await results.record("b", seq, 1, result(200, body=large))
@@ -118,14 +118,14 @@ async def test_what_is_read_at_once_is_bounded(world: World, results: Results) -
 async def test_the_results_of_a_copy_are_bounded(world: World, results: Results) -> None:
     """Of very many results of a copy the first answer and the newest ones are kept."""
     await make(world.log, events=1)
-    for n in range(MOST):
+    for n in range(MOST_RESULTS):
         await results.record("b", 1, 1, result(0, at=float(n)))
     await results.record("b", 1, 1, result(200, at=100.0))
-    for n in range(2 * MOST):
+    for n in range(2 * MOST_RESULTS):
         await results.record("b", 1, 1, result(500, at=200.0 + n))
     await results.record("b", 1, 2, result(0))
     kept = (await results.of("b", 1, 1))[1, 1]
-    newest = [200.0 + n for n in range(MOST + 1, 2 * MOST)]
+    newest = [200.0 + n for n in range(MOST_RESULTS + 1, 2 * MOST_RESULTS)]
     assert [each.at for each in kept] == [100.0, *newest]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from relay_tornado.log.tail import OVERHEAD, Recent, Tail
+from relay_tornado.log.tail import EVENT_OVERHEAD, Recent, Tail
 from relay_tornado.model import Event
 
 
@@ -14,14 +14,14 @@ def stored(seq: int, size: int = 100) -> Event:
 
 def test_the_oldest_leaves_first_whichever_log_it_is() -> None:
     """The budget counts content and overhead over all logs."""
-    tail = Tail(4 * (100 + OVERHEAD))
+    tail = Tail(4 * (100 + EVENT_OVERHEAD))
     a, b = Recent(), Recent()
     for recent, seq in ((a, 1), (b, 1), (a, 2), (b, 2)):
         tail.add(recent, [stored(seq)], 100)
-    assert tail.used == 4 * (100 + OVERHEAD)
+    assert tail.used == 4 * (100 + EVENT_OVERHEAD)
     tail.add(b, [stored(3)], 100)
     assert (list(a.events), list(b.events)) == ([2], [1, 2, 3])
-    tail.add(b, [stored(4, 3 * 100 + 2 * OVERHEAD)], 3 * 100 + 2 * OVERHEAD)
+    tail.add(b, [stored(4, 3 * 100 + 2 * EVENT_OVERHEAD)], 3 * 100 + 2 * EVENT_OVERHEAD)
     assert (list(a.events), list(b.events)) == ([], [3, 4])
     tail.add(a, [stored(3, 10_000)], 10_000)
     assert (list(a.events), list(b.events), tail.used) == ([], [], 0)
@@ -47,7 +47,7 @@ def test_a_page_of_the_tail() -> None:
 
 def test_what_was_trimmed_is_not_read() -> None:
     """A trim lets go of what lies below first at once, and the budget comes out right in the end."""
-    tail, recent = Tail(10 * (100 + OVERHEAD)), Recent()
+    tail, recent = Tail(10 * (100 + EVENT_OVERHEAD)), Recent()
     for seq in range(1, 6):
         tail.add(recent, [stored(seq)], 100)
     tail.trim(recent, 4)
@@ -57,7 +57,7 @@ def test_what_was_trimmed_is_not_read() -> None:
     for seq in range(6, 30):
         tail.add(recent, [stored(seq)], 100)
     assert list(recent.events) == list(range(20, 30))
-    assert tail.used == 10 * (100 + OVERHEAD)
+    assert tail.used == 10 * (100 + EVENT_OVERHEAD)
 
 
 class Looked(dict[int, Event]):
@@ -83,13 +83,13 @@ def test_a_trim_looks_at_the_front_once() -> None:
 
 def test_of_a_batch_that_is_too_large_the_newest_stay() -> None:
     """And nothing from before it, since there would be a hole between."""
-    tail, recent, other = Tail(10 * (100 + OVERHEAD)), Recent(), Recent()
+    tail, recent, other = Tail(10 * (100 + EVENT_OVERHEAD)), Recent(), Recent()
     tail.add(recent, [stored(seq, 100) for seq in (1, 2)], 200)
     tail.add(other, [stored(7, 100)], 100)
     tail.add(recent, [stored(seq, 100) for seq in range(3, 30)], 27 * 100)
     assert list(recent.events) == list(range(20, 30))
     assert not other.events
-    assert tail.used == 10 * (100 + OVERHEAD)
+    assert tail.used == 10 * (100 + EVENT_OVERHEAD)
     tail.add(recent, [stored(30, 100_000)], 100_000)
     assert not recent.events
     assert tail.used == 0

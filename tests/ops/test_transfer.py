@@ -24,7 +24,7 @@ from relay_tornado.errors import Invalid, Unavailable
 from relay_tornado.model import Event
 from relay_tornado.ops import lines as forms
 from relay_tornado.ops.export import export
-from relay_tornado.ops.lines import LARGEST, Stub, item_line, parse
+from relay_tornado.ops.lines import LARGEST_SEQ, Stub, item_line, parse
 from tests.acceptance.relay import TIMEOUT, Relay
 from tests.cli.runner import Runner
 from tests.needs import needs, needs_root
@@ -148,7 +148,7 @@ def test_a_line_without_end(cli: Runner, tmp_path: Path, monkeypatch: pytest.Mon
     """No more of it is read than an event can take; what comes before is imported."""
     fill(cli.data, "orders", 3)
     cli.json("export", "orders", tmp_path / "e.ndjson")
-    monkeypatch.setattr(forms, "LONGEST", 10_000)
+    monkeypatch.setattr(forms, "LONGEST_LINE", 10_000)
     with (tmp_path / "e.ndjson").open("ab") as file:
         file.truncate(file.tell() + (1 << 24))
     assert "line 5 is longer than the 10000 bytes" in cli.refused("import", "copy", tmp_path / "e.ndjson")
@@ -377,11 +377,11 @@ def test_an_export_after_a_number_of_19_digits(cli: Runner, tmp_path: Path) -> N
     """Whatever seq a log may have is one to begin after."""
     fill(cli.data, "orders", 3)
     header, *events = [json.loads(line) for line in cli("export", "orders").stdout_bytes.splitlines()]
-    header |= {"first": LARGEST - 2, "head": LARGEST}
-    lines = [header, *({**each, "seq": each["seq"] + LARGEST - 3} for each in events)]
+    header |= {"first": LARGEST_SEQ - 2, "head": LARGEST_SEQ}
+    lines = [header, *({**each, "seq": each["seq"] + LARGEST_SEQ - 3} for each in events)]
     (tmp_path / "e").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert cli.json("import", "late", tmp_path / "e")["head"] == LARGEST
-    assert cli.json("export", "late", tmp_path / "rest", "--after", LARGEST - 1)["events"] == 1
+    assert cli.json("import", "late", tmp_path / "e")["head"] == LARGEST_SEQ
+    assert cli.json("export", "late", tmp_path / "rest", "--after", LARGEST_SEQ - 1)["events"] == 1
     assert cli.json("check")["findings"] == []
 
 

@@ -24,7 +24,7 @@ from relay_tornado.handlers.tornado_connection import stream_of
 from relay_tornado.model import KIB, MIB, Bucket, Token
 from relay_tornado.wire.fields import Document, load
 
-SMALL: Final = 64 * KIB
+SMALL_BODY: Final = 64 * KIB
 """A refused request's body of up to so many bytes is read to its end, and the connection goes on."""
 
 _UNLIMITED: Final = 1 << 62
@@ -118,7 +118,7 @@ class RestHandler(JsonHandler):
             await self._authorize()
             check_size(announced, self.MAX_BODY)
         except RelayError as error:
-            if announced > SMALL:
+            if announced > SMALL_BODY:
                 raise
             self._refusal = error
 

@@ -7,7 +7,7 @@ from typing import ClassVar, Final
 
 from marshmallow import Schema, fields, validate
 
-from relay_tornado.admin.consumers import MOST, ConsumerAdministration, may_see, missing
+from relay_tornado.admin.consumers import MOST_EVENTS, ConsumerAdministration, may_see, missing
 from relay_tornado.admin.outputs import find_output
 from relay_tornado.errors import Invalid
 from relay_tornado.handlers.rest.base import RestHandler, operation
@@ -57,7 +57,7 @@ class LettersBody(Schema):
 
     ids = fields.List(
         fields.String(error_messages={"invalid": "must be a string."}),
-        validate=validate.Length(min=1, max=MOST, error=f"must have 1 to {MOST} ids."),
+        validate=validate.Length(min=1, max=MOST_EVENTS, error=f"must have 1 to {MOST_EVENTS} ids."),
         error_messages={"invalid": "must be a list of ids."},
     )
     all = Flag()

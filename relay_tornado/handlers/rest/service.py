@@ -20,7 +20,7 @@ from relay_tornado.ingest.ingest import Ingest
 from relay_tornado.model import MIB
 from relay_tornado.series.series import Series
 
-BODIES: Final = 64 * MIB
+BODY_BUDGET: Final = 64 * MIB
 """Bytes of request bodies that are on their way in at once; over it 503."""
 
 
@@ -47,7 +47,7 @@ class Rest:
 
     def take(self, size: int) -> None:
         """Counts so many bytes of a body. Raises Overloaded where there are too many."""
-        if self.incoming + size > BODIES:
+        if self.incoming + size > BODY_BUDGET:
             raise Overloaded("too many large requests at once: send this one again later")
         self.incoming += size
 

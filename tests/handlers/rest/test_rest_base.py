@@ -9,9 +9,9 @@ import json
 import pytest
 
 from relay_tornado.handlers import lingering
-from relay_tornado.handlers.rest.base import SMALL, RestHandler
+from relay_tornado.handlers.rest.base import SMALL_BODY, RestHandler
 from relay_tornado.handlers.rest.logs import MAX_ANSWER
-from relay_tornado.handlers.rest.service import BODIES, Rest
+from relay_tornado.handlers.rest.service import BODY_BUDGET, Rest
 from tests.handlers.raw import Raw, request
 from tests.handlers.rest.world import World
 from tests.waiting import until
@@ -153,7 +153,7 @@ async def test_what_is_refused_is_not_read(here: World) -> None:
     """An unknown client's body is not kept; a short one is read to its end, so that the connection goes on."""
     async with Raw(here.relay.port) as raw:
         for _ in range(2):
-            assert (await raw.ask(request(b"/v1/buckets", b"x" * SMALL))).status == 401
+            assert (await raw.ask(request(b"/v1/buckets", b"x" * SMALL_BODY))).status == 401
     async with Raw(here.relay.port) as raw:
         raw.send(request(b"/v1/buckets", b"x" * 3_000_000))
         assert (await raw.reply()).status == 401
@@ -174,7 +174,7 @@ async def test_what_is_refused_is_not_read(here: World) -> None:
 async def test_an_answer_that_closes_says_so(here: World) -> None:
     """Where a request is refused by its head the connection ends, and the answer has `Connection: close`, so that no
     client sends another request on it; any other refusal leaves it open."""
-    known, large = basic(here), b"x" * (SMALL + 1)
+    known, large = basic(here), b"x" * (SMALL_BODY + 1)
     for message, status in (
         (request(b"/v1/buckets", b"", known, b"PATCH"), 405),
         (request(b"/v1/buckets", b"{}", known, b"PATCH"), 405),
@@ -195,7 +195,7 @@ async def test_an_answer_that_closes_says_so(here: World) -> None:
             (request(b"/healthz", b"{}"), 405),
             (request(b"/v1/stream", b"{}"), 405),
             (request(b"/v1/stream?since=never", b"", known, b"GET"), 400),
-            (request(b"/ui/session", b"x" * SMALL), 403),
+            (request(b"/ui/session", b"x" * SMALL_BODY), 403),
         ):
             reply = await raw.ask(message)
             assert (reply.status, reply.header("Connection")) == (status, None), message[:40]
@@ -232,10 +232,10 @@ async def test_bodies_on_their_way_are_bounded(here: World) -> None:
     """Where too much is held already the answer is a 503 that may be tried again, and what is held is given back."""
     assert here.relay._site is not None
     rest = here.relay._site.rest
-    rest.take(BODIES)
+    rest.take(BODY_BUDGET)
     answer = await here.call("POST", "/v1/buckets", {"name": "n"})
     assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
-    rest.give_back(BODIES)
+    rest.give_back(BODY_BUDGET)
     assert (await here.call("POST", "/v1/buckets", {"name": "n"})).status == 201
     assert (await here.call("POST", "/v1/buckets", b"{")).status == 400
     assert rest.incoming == 0

@@ -15,7 +15,7 @@ from relay_tornado.delivery.subscription import Placement
 from relay_tornado.handlers.rest import buckets
 from relay_tornado.handlers.rest.status import StatusHandler
 from relay_tornado.log.sqlite import SqliteEventLog
-from relay_tornado.pieces import TOGETHER
+from relay_tornado.pieces import PIECE_SIZE
 from tests.counting import calls_by_turn
 from tests.handlers.rest.world import World, world
 
@@ -222,7 +222,7 @@ async def test_connected_clients(here: World) -> None:
 @pytest.mark.gen_test
 async def test_thousands_come_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of many buckets and tokens, and of clients that read many, a few are looked at in a turn of the loop."""
-    most = 2 * TOGETHER
+    most = 2 * PIECE_SIZE
     # The index looks at them, too, in whatever turn it has.
     async with world(tmp_path, search_index=None) as here, AsyncExitStack() as stack:
         for number in range(most):
@@ -236,19 +236,19 @@ async def test_thousands_come_in_pieces(tmp_path: Path, monkeypatch: pytest.Monk
         ]
         for _ in range(3):
             await stack.enter_async_context(here.socket("administrator"))
-        assert list(map(max, looked_at)) == [TOGETHER] * 3
+        assert list(map(max, looked_at)) == [PIECE_SIZE] * 3
         monkeypatch.undo()
         for what, (where, name), times, at_once in (
-            ("/v1/buckets", (buckets, "bucket_document"), most, TOGETHER),
-            ("/v1/status", (StatusHandler, "_bucket"), most, TOGETHER),
+            ("/v1/buckets", (buckets, "bucket_document"), most, PIECE_SIZE),
+            ("/v1/status", (StatusHandler, "_bucket"), most, PIECE_SIZE),
             ("/v1/status", (Delivery, "positions"), 3, 1),
             ("/v1/connected-clients", (Delivery, "positions"), 3, 1),
             ("/v1/usage", (Delivery, "positions"), 3, 1),
-            ("/v1/usage", (SqliteEventLog, "bounds"), most, TOGETHER),
-            ("/v1/tokens", (Administration, "describe_token"), most, TOGETHER),
-            ("/v1/logs", (SqliteEventLog, "bounds"), most, TOGETHER),
-            ("/v1/logs", (_Merged, "_push"), most, TOGETHER),
-            ("/v1/search", (SqliteEventLog, "bounds"), most, TOGETHER),
+            ("/v1/usage", (SqliteEventLog, "bounds"), most, PIECE_SIZE),
+            ("/v1/tokens", (Administration, "describe_token"), most, PIECE_SIZE),
+            ("/v1/logs", (SqliteEventLog, "bounds"), most, PIECE_SIZE),
+            ("/v1/logs", (_Merged, "_push"), most, PIECE_SIZE),
+            ("/v1/search", (SqliteEventLog, "bounds"), most, PIECE_SIZE),
         ):
             calls = calls_by_turn(monkeypatch, where, name)
             assert (await here.call("GET", what)).status == 200

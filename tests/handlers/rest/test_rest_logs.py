@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from relay_tornado.handlers.rest.json_body import MAX_VALUES
-from relay_tornado.log.results import READ
+from relay_tornado.log.results import READ_BYTES
 from tests.handlers.rest.world import World
 
 BODY = b"\x00\xff made"
@@ -363,7 +363,7 @@ async def test_large_answers_of_clients_make_no_page_larger(here: World) -> None
     logs ends before it instead."""
     bucket = await here.bucket("orders")
     await here.token("worker", buckets=["orders"], api_access=False)
-    large = base64.b64encode(b"x" * (READ // 4)).decode()
+    large = base64.b64encode(b"x" * (READ_BYTES // 4)).decode()
     for _ in range(5):
         log = await here.send(bucket)
         for _ in range(5):
