@@ -1,5 +1,4 @@
-"""What goes through thousands of things that are all in memory does so in pieces: others have their turn of the loop
-between two."""
+"""Going through thousands of things in memory piece by piece, so that others have their turn of the loop between."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One connection: dialled, authenticated and subscribed; then messages in and out until it ends."""
+"""One WebSocket to the relay: dialled, authenticated and subscribed; then messages in and out until it ends."""
 
 from __future__ import annotations
 

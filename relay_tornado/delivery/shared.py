@@ -1,4 +1,4 @@
-"""What all deliveries of a relay have in common."""
+"""What every delivery works with: the log, consumers, frames, and what bounds and paces all of them together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the doctor finds."""
+"""A finding of the doctor: what was looked at, whether it is well, and what to do about it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all outputs of a relay have in common."""
+"""What every public output works with: the log, the way out, clocks, and what bounds all of them together."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ class DeadLetter(NamedTuple):
 class Consumers(Protocol):
     """Errors: BucketGone, Unavailable, NoSpace, Unknown, and Damaged of `create` and `get`. Consumers leave with their
     bucket. With its events leave their dead letters, and what is parked becomes a dead letter whose reason is
-    `changes.RETENTION`; of these some stay."""
+    `consumer_changes.RETENTION`; of these some stay."""
 
     async def create(self, key: Key, floor: int, terms: Terms, at: float) -> Stored:
         """Makes a consumer that begins behind `floor`, committed on return. One that is there stays as it is, but for

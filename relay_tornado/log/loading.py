@@ -1,4 +1,4 @@
-"""What the file says of all logs, for the start and for after an error."""
+"""Loads what the file says of all logs, at the start and after an error: their bounds, sizes and epochs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When old events may leave by age: not soon after a start, and not while the wall clock is in doubt.
+"""The clock of retention by age: nothing leaves soon after a start, nor while the wall clock is in doubt.
 
 A clock that was set wrong, or that jumps, makes young events look old. Deleting can't be taken back, waiting can.
 What came in before a clock was put right has the time that the clock showed then, so after a jump it is not told from
