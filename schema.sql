@@ -1,10 +1,10 @@
--- The database of a relay, as it is now: what a new relay.db is made from.
--- relay_tornado/storage/migrations/ leads older files to the same schema, and a test holds both against each other.
+-- The present schema of relay.db: a new file is created from it.
+-- relay_tornado/storage/migrations/ brings older files to the same schema, and a test compares both.
 -- A new file is set to auto_vacuum = INCREMENTAL and journal_mode = WAL before this runs.
 
--- One row about the file. `id` names this database for good; `commits` grows with every write transaction and
--- `appended` with every event, so that relay.witness can prove that committed work is gone; `version` is the relay
--- that opened the file last.
+-- One row about the file. `id` identifies the database and never changes; `commits` grows with every write transaction
+-- and `appended` with every event, so that relay.witness can prove a loss of committed work; `version` is that of the
+-- relay that opened the file last.
 CREATE TABLE meta (
     singleton INTEGER PRIMARY KEY CHECK (singleton = 1),
     id TEXT NOT NULL,
@@ -14,7 +14,7 @@ CREATE TABLE meta (
     version TEXT NOT NULL
 ) STRICT;
 
--- The registry: records as JSON documents (model.to_document); a bucket's document holds its inputs.
+-- The registry: records as JSON documents (model.to_document). A bucket's document holds its inputs and outputs.
 CREATE TABLE bucket (
     id TEXT PRIMARY KEY,
     name TEXT NOT NULL UNIQUE,
@@ -22,7 +22,7 @@ CREATE TABLE bucket (
     document TEXT NOT NULL CHECK (json_valid(document))
 ) STRICT;
 
--- Claims an input's id, which is unique over all buckets.
+-- Claims the ids of inputs, which are unique over all buckets.
 CREATE TABLE input (
     id TEXT PRIMARY KEY,
     bucket TEXT NOT NULL REFERENCES bucket (id) ON DELETE CASCADE
@@ -30,7 +30,7 @@ CREATE TABLE input (
 
 CREATE INDEX input_bucket ON input (bucket);
 
--- `used_at`: when it was last used, in unix seconds, to the minute. No part of the record, so no change to it.
+-- `used_at`: when the token was last used, in unix seconds, to the minute. It is not part of the record.
 CREATE TABLE token (
     key TEXT PRIMARY KEY,
     secret_hash TEXT NOT NULL UNIQUE,
@@ -39,9 +39,9 @@ CREATE TABLE token (
     used_at INTEGER
 ) STRICT;
 
--- One log a bucket. `first` is the oldest seq kept, `head` the newest committed (never MAX(seq): rows leave),
--- `bytes` the sizes of the events first to head, `last_at` the newest received_at. A dropped log waits until its rows
--- are deleted; its bucket may have another one meanwhile. Ids are never used twice.
+-- One log per bucket. `first` is the oldest seq kept, `head` the newest committed (not MAX(seq): rows are deleted),
+-- `bytes` the size of the events first to head, `last_at` the newest received_at. A dropped log stays until its rows
+-- are deleted; its bucket may have another log meanwhile. Ids are never reused.
 CREATE TABLE log (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     bucket TEXT NOT NULL,
@@ -54,7 +54,7 @@ CREATE TABLE log (
 
 CREATE UNIQUE INDEX log_bucket ON log (bucket) WHERE dropped = 0;
 
--- The stretches of a log: an epoch begins at `from_seq` and ends where the next one begins.
+-- The epochs of a log: an epoch begins at `from_seq` and ends where the next one begins.
 CREATE TABLE epoch (
     epoch TEXT PRIMARY KEY,
     log INTEGER NOT NULL REFERENCES log (id) ON DELETE CASCADE,
@@ -64,10 +64,11 @@ CREATE TABLE epoch (
 CREATE INDEX epoch_log ON epoch (log, from_seq);
 
 -- The events. `size` is the bytes of path, query, headers and body; `crc` a CRC32 of the content (log/rows.py). A row
--- whose size is more than what stands in it is the stub of an ephemeral event, whose content was in memory only.
--- Small columns stand before big ones, so that sizes are summed without reading the pages of bodies. `resend_of` is
--- the id of the event that it is a copy of (`edited`: a changed one), `target` the number of the one output that the copy goes to, `force`
--- whether rules are passed over; `verified` the verdict on its signature (NULL: none was checked), `verdict` why.
+-- whose `size` exceeds its content is the stub of an ephemeral event, whose content was only in memory. Small columns
+-- come before big ones, so that sizes are summed without reading the pages of bodies. In a copy, `resend_of` is the id
+-- of the first event, `edited` says whether it was changed, `target` is the number of the output, if it goes to one
+-- alone, and `force` says whether rules are ignored. `verified` is the result of the signature check (NULL: none),
+-- `verdict` its reason.
 CREATE TABLE event (
     log INTEGER NOT NULL,
     seq INTEGER NOT NULL,
@@ -90,7 +91,7 @@ CREATE TABLE event (
     UNIQUE (log, seq)
 ) STRICT;
 
--- What was appended under a digest, and when, so that a repeat is recognised; `until` is when the row may leave.
+-- Digests of appended events, to recognise duplicates, with the event's seq and time. The row may leave at `until`.
 CREATE TABLE dedupe (
     log INTEGER NOT NULL,
     hash BLOB NOT NULL,
@@ -102,8 +103,8 @@ CREATE TABLE dedupe (
 
 CREATE INDEX dedupe_until ON dedupe (log, until);
 
--- What became of events: one row whenever something was tried or answered, in this order. `output` is the number of
--- the copy, 0 where there is none; `status_code` 0 where nobody answered. The rows of an event leave after it.
+-- The results of deliveries: a row for each attempt and each answer, in this order. `output` is the number of the
+-- copy's output, 0 for the event itself; `status_code` is 0 if nobody answered. The rows are deleted after their event.
 CREATE TABLE delivery (
     id INTEGER PRIMARY KEY,
     log INTEGER NOT NULL,
@@ -121,10 +122,10 @@ CREATE TABLE delivery (
 CREATE INDEX delivery_event ON delivery (log, seq, output);
 
 -- Positions that the relay keeps: everything up to `floor` is settled, and so are the ranges `done` above it (JSON, a
--- list of [from, to]); `tried` are those of what is being tried, so that a try counts across a crash. `kind` and `name`
--- tell whose it is (log/consumers.py). By `receipt` or, where that is 0, by acks that are waited for `ack_wait` seconds
--- and `max_deliver` times (0: without end). `gaps` is how many gaps it met, `gap` the last of them, with the list of
--- those that no client was told of (JSON).
+-- list of [from, to]); `tried` are the ranges in flight, so that a try counts across a crash. `kind` and `name`
+-- identify the consumer (log/consumers.py). It is moved by receipts if `receipt` is 1, otherwise by acks, with
+-- `ack_wait` in seconds and at most `max_deliver` tries (0: no limit). `gaps` is the number of gaps it met, `gap` the
+-- last of them, with the list of those that no client was told of (JSON).
 CREATE TABLE consumer (
     id INTEGER PRIMARY KEY,
     log INTEGER NOT NULL REFERENCES log (id) ON DELETE CASCADE,
@@ -143,8 +144,8 @@ CREATE TABLE consumer (
     UNIQUE (log, kind, name)
 ) STRICT;
 
--- What a consumer tries again when it is due: settled as far as `floor` and `done` go, and kept here. Leaves with its
--- event, as a dead letter.
+-- The events that a consumer tries again when they are `due`. For `floor` and `done` they count as settled. If an event
+-- leaves the log, it becomes a dead letter.
 CREATE TABLE parked (
     consumer INTEGER NOT NULL REFERENCES consumer (id) ON DELETE CASCADE,
     seq INTEGER NOT NULL,
@@ -154,8 +155,8 @@ CREATE TABLE parked (
     PRIMARY KEY (consumer, seq)
 ) STRICT, WITHOUT ROWID;
 
--- What a consumer gave up. Those whose `reason` is 'retention' tell what left before it was done, the newest of them
--- for good; the others leave with their events.
+-- The events that a consumer gave up. Those whose `reason` is 'retention' left the log before the consumer was done
+-- with them: the newest of these rows are kept. The others are deleted with their events.
 CREATE TABLE dead_letter (
     consumer INTEGER NOT NULL REFERENCES consumer (id) ON DELETE CASCADE,
     seq INTEGER NOT NULL,
@@ -215,8 +216,8 @@ BEGIN
     SELECT RAISE(ABORT, 'events are append-only: raise the first of its log beyond an event before deleting it');
 END;
 
--- A log has no hole. It is looked at once for all the events of a commit, since a trigger for each takes half as much
--- again as storing it.
+-- A log has no hole. This is checked once per commit: a trigger for each event would take half as long again as storing
+-- it.
 CREATE TRIGGER log_head BEFORE UPDATE OF head ON log
 WHEN NEW.head > OLD.head AND NEW.head - max(OLD.head, NEW.first - 1)
     <> (SELECT count(*) FROM event WHERE log = NEW.id AND seq > OLD.head AND seq <= NEW.head)

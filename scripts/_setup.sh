@@ -1,5 +1,5 @@
-# Sourced by the scripts beside it (POSIX sh): keeps .venv as requirements.lock and setup.cfg say.
-# Afterwards $root is the clone and $venv its virtual environment. Whatever is said here goes to stderr.
+# Sourced by the other scripts (POSIX sh): brings .venv up to date with requirements.lock and setup.cfg.
+# It sets $root (the clone) and $venv (its virtual environment), and prints to stderr only.
 
 root=$(dirname "$(dirname "$(readlink -f "$0")")")
 venv=$root/.venv
@@ -7,7 +7,7 @@ unset PYTHONHOME PYTHONPATH PIP_USER PIP_TARGET PIP_PREFIX PIP_REQUIRE_VIRTUALEN
 
 setup_say() { echo "set-up: $*" >&2; }
 
-# What .venv was, or has to be, made from: the lock, the metadata, the Python, and where the clone lies.
+# Prints what .venv depends on: the clone's path, Python's version, and a checksum of the lock and the metadata.
 setup_stamp() {
     echo "$root"
     "$1" -I -S -c 'import sys; print(sys.version_info[:3])' 2>/dev/null
@@ -18,7 +18,7 @@ setup_is_current() {
     [ -f "$venv/stamp" ] && [ -x "$venv/bin/python" ] && [ "$(setup_stamp "$venv/bin/python")" = "$(cat "$venv/stamp")" ]
 }
 
-# Whether every package of the lock is there for such a Python, so that no compiler is needed.
+# Whether every package of the lock has a wheel for this Python, so that no compiler is needed.
 setup_fits() {
     case $1 in
         3.11 | 3.12 | 3.13 | 3.14) ;;
@@ -31,7 +31,7 @@ setup_version() {
         2>/dev/null
 }
 
-# Prints the first Python that fits and is able to make a virtual environment.
+# Prints the path of the first Python that fits and can create a virtual environment.
 setup_find_python() {
     old= bare=
     for candidate in python3 python3.14 python3.13 python3.12 python3.11; do
@@ -56,7 +56,7 @@ setup_find_python() {
     return 1
 }
 
-# Whether .venv can be brought up to date as it is: a Python that fits, with pip, made where the clone lies now.
+# Whether .venv can be updated in place: its Python fits and has pip, and the clone has not been moved.
 setup_is_usable() {
     "$venv/bin/python" -I -c 'import pip' 2>/dev/null && setup_fits "$(setup_version "$venv/bin/python")" &&
         [ "$(cat "$venv/made-in" 2>/dev/null || echo "$root")" = "$root" ]
@@ -85,7 +85,7 @@ if ! setup_is_current; then
             setup_say "$root is not $(id -un)'s to write in: run this once as its owner, or clone it anew"
             exit 1
         fi
-        # One at a time: whoever comes second finds the work done.
+        # One set-up at a time: the second one waits, and finds the work done.
         if command -v flock >/dev/null 2>&1; then
             exec 9>"$root/.venv.lock"
             flock -n 9 || setup_say "waiting for another set-up of this clone"

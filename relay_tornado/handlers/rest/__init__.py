@@ -1,4 +1,4 @@
-"""The REST interface: Tornado's edge of the services, one handler a path."""
+"""The REST interface: the Tornado edge of the services, with one handler per path."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The base of REST's handlers: who asks, whether they may, and the body; then the operation that the path names."""
+"""The base of REST handlers: authentication, permission and the body, then the operation that the path names."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from relay_tornado.model import KIB, MIB, Bucket, Token
 from relay_tornado.wire.fields import Document, load
 
 SMALL_BODY: Final = 64 * KIB
-"""A refused request's body of up to so many bytes is read to its end, and the connection goes on."""
+"""A refused request's body of up to this many bytes is read to its end, and the connection stays open."""
 
 _UNLIMITED: Final = 1 << 62
 _ADMINISTRATORS: Final = (
@@ -35,7 +35,7 @@ _ADMINISTRATORS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """What an endpoint is, for whoever reads the API's description."""
+    """An endpoint's properties, for the API's description."""
 
     summary: str
     answer: Schema | None
@@ -44,20 +44,20 @@ class Operation:
     body: Schema | None = None
     body_optional: bool = False
     content: str = "application/json"
-    """The answer's type."""
+    """The media type of the answer."""
     statuses: tuple[int, ...] = ()
     """Errors beside those of every endpoint (400, 401, 403) and of its path (404)."""
     large: bool = False
-    """Whether the answer may be: of those a token has a few at once (`reads.py`)."""
+    """Whether the answer may be large: the number of such answers at once is limited per token (`reads.py`)."""
 
 
 _Method = Callable[..., Awaitable[None]]
 
 
 def operation(summary: str, answer: Schema | None, **details: Any) -> Callable[[_Method], _Method]:
-    """Makes a handler's method an endpoint; `details` are the further fields of `Operation`.
+    """Makes a handler's method an endpoint; `details` are the other fields of `Operation`.
 
-    The method runs once the request may be answered and its body is there.
+    The method runs once the request is admitted and its body has arrived.
     """
 
     def decorate(method: _Method) -> _Method:
@@ -75,13 +75,13 @@ def operation(summary: str, answer: Schema | None, **details: Any) -> Callable[[
 
 @stream_request_body
 class RestHandler(JsonHandler):
-    """One path of the API. `endpoint` is what is asked of it, `caller` who asks, `token` theirs, `bucket` the one that
-    the path names, itself or by an event's id."""
+    """One path of the API. `endpoint` is the requested operation, `caller` the authenticated caller, `token` the
+    caller's, `bucket` the bucket that the path names, directly or by an event's id."""
 
     PATH: ClassVar[str]
-    """As in scopes.py: its parameters in braces become the methods' arguments."""
+    """As in scopes.py: the parameters in braces become the methods' arguments."""
     MAX_BODY: ClassVar[int] = 2 * MIB
-    """Bytes: an input's static body of 250 KB may be six times as long in JSON."""
+    """In bytes: an input's static body of 250 KB may take six times as much in JSON."""
 
     endpoint: Operation
     caller: Caller
@@ -105,10 +105,11 @@ class RestHandler(JsonHandler):
         self.set_header("Cache-Control", "no-store")
 
     def compute_etag(self) -> None:
-        """None: nothing here is cached."""
+        """Returns None: nothing here is cached."""
 
     async def prepare(self) -> None:
-        """Before the body: whether it is worth reading. A refusal is told behind a short body, else at once."""
+        """Checks before the body whether it is worth reading. A refusal waits for the end of a short body, else it is
+        sent at once."""
         connection = self.request.connection
         assert isinstance(connection, HTTP1Connection)
         connection.set_max_body_size(_UNLIMITED)
@@ -143,18 +144,18 @@ class RestHandler(JsonHandler):
         self._let_go()
 
     async def admit(self) -> None:
-        """Raises what keeps the request from being answered."""
+        """Raises the error by which the request is refused, if it is."""
         if self._refusal is not None:
             raise self._refusal
         if self._has_body():
-            # Whoever might ask when its head came may have lost that while its body was on its way.
+            # The caller may have lost the permission while the body was on its way.
             await self._authorize()
         if self.endpoint.large:
             key = self.token.key
             waited = await self.rest.reads.enter(key)
             self._reads = key
             if waited:
-                await self._authorize()  # the same, while it waited
+                await self._authorize()  # or while it waited
                 if stream_of(self.request).closed():
                     raise Overloaded("its client did not wait for the answer")
 
@@ -162,11 +163,11 @@ class RestHandler(JsonHandler):
         try:
             super().send_error(status_code, **kwargs)
         finally:
-            # There may be no memory for an answer either.
+            # There may be no memory for an error's answer either.
             self._leave()
 
     def finish(self, chunk: str | bytes | dict[str, Any] | None = None) -> Future[None]:
-        """Sends the answer. A large one counts until its client has read it, or is gone."""
+        """Sends the answer. A large one counts towards the token's limit until its client has read it, or is gone."""
         if self._reads is None:
             return super().finish(chunk)
         stream = stream_of(self.request)
@@ -179,33 +180,33 @@ class RestHandler(JsonHandler):
         return written
 
     def answer(self, document: Any, status: int = 200) -> None:
-        """Finishes with a JSON document, which may be large."""
+        """Finishes the response with a JSON document, which may be large."""
         self.set_status(status)
         self.finish(msgspec.json.encode(document) + b"\n")
 
-    # what operations read
+    # the request's parts, for operations
 
     def document(self) -> dict[str, Any]:
-        """The body, a JSON object. Raises Invalid and WrongType."""
+        """The body as a JSON object. Raises Invalid and WrongType."""
         return parse(b"".join(self._chunks), self.request.headers.get("Content-Type", ""))
 
     def given(self) -> Document:
-        """The body as the endpoint's form reads it; nothing where it may be absent, and is. Raises Invalid and
+        """The body as read by the endpoint's form; empty if the body is optional and absent. Raises Invalid and
         WrongType."""
         assert self.endpoint.body is not None
         absent = self.endpoint.body_optional and not self._size
         return load(self.endpoint.body, {} if absent else self.document())
 
     def query(self) -> Document:
-        """The query's parameters as the endpoint's form reads them; of a repeated one the last counts, and those that
-        the form does not have are passed over. Raises Invalid."""
+        """The query's parameters as read by the endpoint's form. The last value of a repeated one is used; unknown ones
+        are ignored. Raises Invalid."""
         schema = self.endpoint.query
         assert schema is not None
         given = {}
         for attribute, field in schema.fields.items():
             name = field.data_key or attribute
             values = self.request.query_arguments.get(name)
-            # Clients that can't leave a parameter out write nothing behind its name.
+            # Clients that can't leave a parameter out send it with an empty value.
             if values and (values[-1] or isinstance(field, fields.String)):
                 try:
                     given[name] = values[-1].decode()
@@ -214,14 +215,14 @@ class RestHandler(JsonHandler):
         return load(schema, given)
 
     def decode_argument(self, value: bytes, name: str | None = None) -> str:
-        """A part of the path. Raises Invalid."""
+        """A decoded part of the path. Raises Invalid."""
         try:
             return value.decode()
         except UnicodeDecodeError:
             where = name or "path"
             raise Invalid("is not UTF-8 once its %-escapes are decoded", where) from None
 
-    # who asks, and for what
+    # authorization and errors
 
     def _has_body(self) -> bool:
         headers = self.request.headers
@@ -254,7 +255,7 @@ class RestHandler(JsonHandler):
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         stream = stream_of(self.request)
         if stream.receiving:
-            # Tornado closes a connection behind an answer that comes before the request was read to its end.
+            # Tornado closes the connection after an answer that comes before the request has been read to its end.
             self.set_header("Connection", "close")
             stream.linger()
         super().write_error(status_code, **kwargs)
@@ -280,7 +281,7 @@ def operations(handler: type[RestHandler]) -> dict[str, Operation]:
 
 
 def route(handler: type[RestHandler], rest: Rest) -> URLSpec:
-    """Where Tornado finds the handler. A slash may follow: the original's first description of its API wrote one behind
-    each id, and clients were made from that."""
+    """The handler's route. A slash may follow: the original's first API description had one after each id, and clients
+    were generated from it."""
     pattern = handler.PATH.replace(".", r"\.").replace("{", "(?P<").replace("}", ">[^/]+)")
     return URLSpec(f"{pattern}/?", handler, {"rest": rest})

@@ -42,7 +42,7 @@ class RulesBody(Schema):
 class BucketsHandler(RestHandler):
     PATH = "/v1/buckets"
 
-    @operation("The buckets that the token has, oldest first", BucketAnswer(many=True), large=True)
+    @operation("List the token's buckets, oldest first", BucketAnswer(many=True), large=True)
     async def get(self) -> None:
         found, pieces = [], Pieces()
         for bucket in self.rest.stored.buckets(self.token):
@@ -50,7 +50,7 @@ class BucketsHandler(RestHandler):
             await pieces.done()
         self.answer(found)
 
-    @operation("Make a bucket with one input", BucketAnswer(), status=201, body=BucketFields(), statuses=(412,))
+    @operation("Create a bucket with one input", BucketAnswer(), status=201, body=BucketFields(), statuses=(412,))
     async def post(self) -> None:
         options = self.document()
         name = options.pop("name", None)
@@ -64,11 +64,11 @@ class BucketsHandler(RestHandler):
 class BucketHandler(RestHandler):
     PATH = "/v1/buckets/{bucket}"
 
-    @operation("One bucket with its inputs and outputs", BucketAnswer(), large=True)
+    @operation("Get a bucket with its inputs and outputs", BucketAnswer(), large=True)
     async def get(self, bucket: str) -> None:
         self.answer(shown(self.token, "bucket", bucket_document(self.bucket)))
 
-    @operation("Change a bucket; what is left out stays as it is", BucketAnswer(), body=BucketFields(), statuses=(412,))
+    @operation("Change a bucket; absent fields stay as they are", BucketAnswer(), body=BucketFields(), statuses=(412,))
     async def put(self, bucket: str) -> None:
         document = _change(self)
 
@@ -91,7 +91,7 @@ class BucketHandler(RestHandler):
 class InputsHandler(RestHandler):
     PATH = "/v1/buckets/{bucket}/inputs"
 
-    @operation("Make an input", InputAnswer(), status=201, body=InputFields(), statuses=(412,))
+    @operation("Create an input", InputAnswer(), status=201, body=InputFields(), statuses=(412,))
     async def post(self, bucket: str) -> None:
         options = self.document()
         if not self.token.administrator:
@@ -103,7 +103,7 @@ class InputsHandler(RestHandler):
 class InputHandler(RestHandler):
     PATH = "/v1/buckets/{bucket}/inputs/{input}"
 
-    @operation("Change an input; what is left out stays as it is", InputAnswer(), body=InputFields(), statuses=(412,))
+    @operation("Change an input; absent fields stay as they are", InputAnswer(), body=InputFields(), statuses=(412,))
     async def put(self, bucket: str, input: str) -> None:
         document = _change(self)
 
@@ -128,7 +128,7 @@ class InputHandler(RestHandler):
 class OutputsHandler(RestHandler):
     PATH = "/v1/buckets/{bucket}/outputs"
 
-    @operation("Make an output", OutputAnswer(), status=201, body=OutputFields(), statuses=(412,))
+    @operation("Create an output", OutputAnswer(), status=201, body=OutputFields(), statuses=(412,))
     async def post(self, bucket: str) -> None:
         options = self.document()
         if options.get("internal") is None or (_WHOLE in options and options["internal"] is False):
@@ -141,9 +141,7 @@ class OutputsHandler(RestHandler):
 class OutputHandler(RestHandler):
     PATH = "/v1/buckets/{bucket}/outputs/{output}"
 
-    @operation(
-        "Change an output; what is left out stays as it is", OutputAnswer(), body=OutputFields(), statuses=(412,)
-    )
+    @operation("Change an output; absent fields stay as they are", OutputAnswer(), body=OutputFields(), statuses=(412,))
     async def put(self, bucket: str, output: str) -> None:
         document = _change(self)
         if document.keys() >= {_WHOLE, "tls_verification"}:  # older libraries know nothing of the parts
@@ -164,7 +162,7 @@ class RulesHandler(RestHandler):
     async def put(self, bucket: str, output: str) -> None:
         await _set_output(self, output, {"rules": self.document()})
 
-    @operation("Remove an output's rules: every event goes there", OutputAnswer(), statuses=(412,))
+    @operation("Remove an output's rules: every event goes to it", OutputAnswer(), statuses=(412,))
     async def delete(self, bucket: str, output: str) -> None:
         await _set_output(self, output, {"rules": None})
 
@@ -174,7 +172,7 @@ class BinsHandler(RestHandler):
 
     PATH = "/v1/bins"
 
-    @operation("Make a bucket that is deleted after a day, unless it is kept", BinAnswer(), status=201, statuses=(412,))
+    @operation("Create a bucket that is deleted after a day unless kept", BinAnswer(), status=201, statuses=(412,))
     async def post(self) -> None:
         administration = self.rest.administration
         document = bucket_document(await administration.create_bin())

@@ -31,7 +31,7 @@ _FASTEST: Final = 1_000_000
 class SeekBody(Schema):
     """Where to: a position as a subscribe's `since` has it. With `preview` nothing is changed."""
 
-    to = fields.Raw(required=True, metadata={"description": "latest, earliest, an id, {last: N} or {time: seconds}."})
+    to = fields.Raw(required=True)
     preview = Flag()
 
 
@@ -47,7 +47,6 @@ class ReplayBody(Schema):
         _FASTEST,
         above=True,
         allow_none=True,
-        metadata={"description": "How many times as fast as they came; null is at once."},
     )
     anchor = Text(200, allow_none=True)
 
@@ -66,7 +65,7 @@ class LettersBody(Schema):
 class ConsumersHandler(RestHandler):
     PATH = "/v1/buckets/{bucket}/consumers"
 
-    @operation("The bucket's consumers, and where each is", ConsumerAnswer(many=True))
+    @operation("List the bucket's consumers with their positions", ConsumerAnswer(many=True))
     async def get(self, bucket: str) -> None:
         self.answer(await self.rest.administration.consumers.listing(self.bucket, self.token))
 
@@ -74,7 +73,7 @@ class ConsumersHandler(RestHandler):
 class BucketDeadHandler(RestHandler):
     PATH = "/v1/buckets/{bucket}/dead"
 
-    @operation("The dead letters of all consumers of the bucket, oldest event first", DeadPage(), query=DeadQuery())
+    @operation("List the dead letters of all consumers, oldest event first", DeadPage(), query=DeadQuery())
     async def get(self, bucket: str) -> None:
         self.answer(await self.rest.administration.consumers.dead(self.bucket, None, **self.query()))
 
@@ -100,15 +99,13 @@ class _OneConsumer(RestHandler):
 
 
 class _Shown(_OneConsumer):
-    @operation("Where a consumer is, and what it is not done with", ConsumerAnswer())
+    @operation("Get a consumer's position, and how far it is behind", ConsumerAnswer())
     async def get(self, **path: str) -> None:
         self.answer(await self.consumers.show(self.bucket, self.reference))
 
 
 class _Seek(_OneConsumer):
-    @operation(
-        "Move a consumer to a position, or only see what that would do", SeekAnswer(), body=SeekBody(), statuses=(412,)
-    )
+    @operation("Move a consumer to a position, or preview that move", SeekAnswer(), body=SeekBody(), statuses=(412,))
     async def post(self, **path: str) -> None:
         given = self.given()
         to = read_position(given["to"], "to")
@@ -117,17 +114,17 @@ class _Seek(_OneConsumer):
 
 
 class _Replay(_OneConsumer):
-    @operation("Have a range of events be given again", ReplayAnswer(), body=ReplayBody(), statuses=(412,))
+    @operation("Redeliver a range of events; the position stays", ReplayAnswer(), body=ReplayBody(), statuses=(412,))
     async def post(self, **path: str) -> None:
         self.answer(await self.consumers.replay(self.bucket, self.reference, **self.given()))
 
 
 class _Dead(_OneConsumer):
-    @operation("A consumer's dead letters, oldest event first", DeadPage(), query=DeadQuery())
+    @operation("List a consumer's dead letters, oldest event first", DeadPage(), query=DeadQuery())
     async def get(self, **path: str) -> None:
         self.answer(await self.consumers.dead(self.bucket, self.reference, **self.query()))
 
-    @operation("Forget dead letters: those of these events, or all", Forgotten(), query=ForgetQuery())
+    @operation("Forget dead letters, by event id or all", Forgotten(), query=ForgetQuery())
     async def delete(self, **path: str) -> None:
         given = self.query()
         ids = [each for each in given["ids"].split(",") if each]
@@ -137,7 +134,7 @@ class _Dead(_OneConsumer):
 
 
 class _Resend(_OneConsumer):
-    @operation("Have dead letters be given again: those of these events, or all", Rescheduled(), body=LettersBody())
+    @operation("Redeliver dead letters, by event id or all", Rescheduled(), body=LettersBody())
     async def post(self, **path: str) -> None:
         given = self.given()
         if len(given) != 1 or given.get("all") is False:
@@ -149,7 +146,7 @@ class ConsumerHandler(_Shown):
     PATH = "/v1/buckets/{bucket}/consumers/{consumer}"
     PART = "consumer"
 
-    @operation("Forget a client's consumer: its position and its dead letters", Deleted(), statuses=(412,))
+    @operation("Delete a client's consumer, its position and its dead letters", Deleted(), statuses=(412,))
     async def delete(self, **path: str) -> None:
         gone = await self.consumers.delete(self.bucket, self.reference)
         self.answer(deleted_document(gone.name))

@@ -1,4 +1,4 @@
-"""JSON bodies of requests, read strictly: what comes out can be stored, shown and walked through without surprises."""
+"""JSON bodies of requests, read strictly, so that the result can be stored, shown and traversed safely."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ import msgspec
 from relay_tornado.errors import Invalid, TooLarge, WrongType
 
 MAX_DEPTH: Final = 72
-"""Levels of objects and lists: rules of 32 nodes, each within another one, have 65, and 68 in a bucket."""
+"""Maximum nesting of objects and lists: rules of 32 nodes, each within another, have 65 levels, and 68 in a bucket."""
 
 MAX_PARTS: Final = 50_000
-"""Objects and lists of a body: each takes many times its bytes, and nobody else is served while they are made."""
+"""Maximum number of objects and lists in a body: each takes many times its bytes, and nothing else runs meanwhile."""
 
 MAX_VALUES: Final = 600_000
-"""Values of a body: the same of their time."""
+"""Maximum number of values in a body, since reading them takes time."""
 
 _LEAST, _MOST = -(2**63), 2**63 - 1
 _TEXT: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 
 
 def parse(body: bytes, content_type: str) -> dict[str, Any]:
-    """The JSON object that a body is; clients may leave the Content-Type out, or give another one, and send a BOM.
+    """The JSON object in a body. Clients may omit the Content-Type, or send another one, and may send a BOM.
 
-    Raises Invalid, and WrongType where the Content-Type names another form and the body does not look like JSON.
+    Raises Invalid, and WrongType if the Content-Type names another format and the body does not look like JSON.
     """
     body = body.removeprefix(BOM_UTF8)
     try:
@@ -48,14 +48,14 @@ def parse(body: bytes, content_type: str) -> dict[str, Any]:
 
 
 def check_size(size: int, most: int) -> None:
-    """Raises TooLarge where a body has more than `most` bytes."""
+    """Raises TooLarge if a body has more than `most` bytes."""
     if size > most:
         raise TooLarge(f"the body is over {most} bytes, which is all that this path takes: send less")
 
 
 def _check_number(body: bytes) -> None:
-    """Raises Invalid where too much would have to be made of a body."""
-    # A text has one or two quotation marks that do not stand behind a backslash.
+    """Raises Invalid if a body has too many parts or values."""
+    # A text has one or two quotation marks without a backslash before them.
     values = (body.count(b'"') - body.count(b'\\"')) // 2
     if values <= MAX_VALUES and (_parts(body) > MAX_PARTS or body.count(b",") > MAX_VALUES):
         body = _TEXT.sub(b"", body)
@@ -71,9 +71,9 @@ def _parts(body: bytes) -> int:
 
 
 def _make_plain(value: Any, depth: int) -> None:
-    """Makes of a value what the registry's encoders and a reader of the answer can take: whole numbers that do not
-    fit into 64 bits become floating ones, as in most readers of JSON. Raises Invalid where it is nested deeper than
-    `depth`, and OverflowError."""
+    """Changes a value in place so that the registry's encoders and any client can read it: integers that do not fit
+    into 64 bits become floats, as in most JSON parsers. Raises Invalid if it is nested deeper than `depth`, and
+    OverflowError."""
     if not isinstance(value, dict | list):
         return
     if depth == 0:
@@ -92,7 +92,7 @@ def _names_another_form(content_type: str) -> bool:
 
 
 def _reason(error: Exception, body: bytes) -> str:
-    """What keeps the body from being read, and where: bytes are counted from 0."""
+    """Why the body can't be read, and where: bytes are counted from 0."""
     if isinstance(error, UnicodeDecodeError):
         return f"it is not UTF-8{_where_not_utf8(body)}"
     if str(error) == "Input data was truncated":
@@ -102,7 +102,7 @@ def _reason(error: Exception, body: bytes) -> str:
 
 
 def _where_not_utf8(body: bytes) -> str:
-    """msgspec counts from the string's beginning, not from the body's."""
+    """msgspec counts from the string's beginning, so this counts from the body's."""
     try:
         body.decode()
     except UnicodeDecodeError as error:

@@ -165,7 +165,7 @@ class RangeBody(Schema):
 class LogsHandler(RestHandler):
     PATH = "/v1/logs"
 
-    @operation("Events, newest first, each with its latest delivery", LogPage(), query=LogQuery(), large=True)
+    @operation("List events, newest first, each with its latest delivery", LogPage(), query=LogQuery(), large=True)
     async def get(self) -> None:
         self.answer(await self.rest.logs.list(self.token, **self.query()))
 
@@ -174,11 +174,11 @@ class LogHandler(RestHandler):
     PATH = "/v1/logs/{log}"
     MAX_BODY = MAX_ANSWER
 
-    @operation("One event with its latest delivery, or one copy of it", LogAnswer(), large=True)
+    @operation("Get an event, or its copy for one output, with its deliveries", LogAnswer(), large=True)
     async def get(self, log: str) -> None:
         self.answer(await self.rest.logs.get(self.token, log))
 
-    @operation("A client's answer to an event or a copy", Answered(), body=_ANSWER)
+    @operation("Store a client's answer to an event or a copy", Answered(), body=_ANSWER)
     async def put(self, log: str) -> None:
         document = self.document()
         result = _result(load(_ANSWER, {name: document[name] for name in _ANSWER.fields if name in document}))
@@ -189,7 +189,7 @@ class LogHandler(RestHandler):
 class BucketLogHandler(RestHandler):
     PATH = "/v1/buckets/{bucket}/logs/{log}"
 
-    @operation("The same, in a bucket", LogAnswer(), large=True)
+    @operation("Get an event of this bucket, or its copy for one output, with its deliveries", LogAnswer(), large=True)
     async def get(self, bucket: str, log: str) -> None:
         document = await self.rest.logs.get(self.token, log)
         if document["bucket_id"] != self.bucket.id:
@@ -221,7 +221,7 @@ class EventsHandler(RestHandler):
     PATH = "/v1/events"
 
     @operation(
-        "Events in order: with a cursor a page, without one what was not fetched yet",
+        "Poll events in order: with a cursor the page after it, without one what was not fetched yet",
         EventPage(),
         query=EventQuery(),
         large=True,
@@ -243,7 +243,7 @@ class BodyHandler(RestHandler):
 
     PATH = "/v1/logs/{log}/body"
 
-    @operation("The exact bytes of an event's body, to be saved", None, content="application/octet-stream", large=True)
+    @operation("Download the exact bytes of an event's body", None, content="application/octet-stream", large=True)
     async def get(self, log: str) -> None:
         body = (await self.rest.logs.event(self.token, log)).body
         self.set_header("Content-Type", "application/octet-stream")

@@ -1,5 +1,7 @@
-"""How a token sees buckets, inputs and outputs: without the secrets that are an administrator's; and what it may change
-of them by sending back what it saw."""
+"""Hides secrets in buckets, inputs and outputs from tokens that are not an administrator's.
+
+It also keeps those secrets when such a token sends back a document in which they are hidden.
+"""
 
 from __future__ import annotations
 
@@ -13,25 +15,25 @@ from relay_tornado.wire.destination import MASK, masked, parse
 from relay_tornado.wire.fields import Document
 
 Kind: TypeAlias = Literal["bucket", "input", "output"]
-"""Of what a document is."""
+"""The kind of object that a document describes."""
 
 
 def shown(token: Token, kind: Kind, document: Document) -> Document:
     """A bucket's, input's or output's document as the token may see it.
 
-    Secrets are there for an administrator's token only: a bucket's `auth`, an input's `verify`, an output's `secret`,
-    the keys in rules; of a public output the login and the query of its destination, and headers whose names say that
-    they are secret.
+    Only an administrator's token gets the secrets: a bucket's `auth`, an input's `verify`, an output's `secret`, the
+    keys in rules, and for a public output the login and query of its destination, and headers whose names suggest a
+    secret.
     """
     return document if token.administrator else _CLEARED[kind](document)
 
 
 def changes(token: Token, kind: Kind, before: Document, given: dict[str, Any]) -> dict[str, Any]:
-    """What a client wants changed: what it sent, less what it only read and sent back.
+    """The requested changes: the fields sent, except those that the client sends back as it read them.
 
-    A token to which the secrets were not shown sends them back empty, and must not clear them by that. `before` is
-    the whole document as it is now. Raises Invalid where what stands for a secret comes in the place of another one,
-    and Forbidden where a secret would go to somebody who may see it.
+    A token that can't see the secrets sends them back empty, which must not clear them. `before` is the whole current
+    document. Raises Invalid if a mask is sent in place of another value, and Forbidden if a secret would go to somebody
+    who may see it.
     """
     if token.administrator:
         return given
@@ -48,12 +50,12 @@ def changes(token: Token, kind: Kind, before: Document, given: dict[str, Any]) -
 
 
 _SECRET_HEADER: Final = re.compile("auth|cookie|credential|key|pass|secret|session|signature|token", re.IGNORECASE)
-"""What the names of headers have in them whose values are nobody else's business."""
+"""Matches the names of headers that may hold secrets."""
 _KEPT: Final[Mapping[Kind, tuple[str, tuple[str, ...]]]] = {
     "bucket": ("auth", ("password", "token")),
     "input": ("verify", ("secrets",)),
 }
-"""Which parts of which field stay as they are where they come back empty."""
+"""The parts of a field that stay unchanged if they are sent back empty."""
 
 
 def _clear_bucket(document: Document) -> Document:
@@ -96,11 +98,11 @@ _CLEARED: Final[Mapping[Kind, Callable[[Document], Document]]] = {
     "input": _clear_input,
     "output": _clear_output,
 }
-"""By its kind the document without its secrets. All else is anybody's own, and stays as it is."""
+"""By kind, the function that removes the secrets from a document. All else is visible, and unchanged."""
 
 
 def _refuse_other_provider(before: Document | None, wanted: Any) -> None:
-    """Raises Forbidden where secrets that stay would be another provider's: GitLab's stand in each of its events."""
+    """Raises Forbidden if secrets that are kept would become another provider's: GitLab's are in each of its events."""
     if before is None or not isinstance(wanted, dict) or "secrets" in wanted:
         return
     if wanted.get("provider", before["provider"]) != before["provider"]:
@@ -111,7 +113,7 @@ def _refuse_other_provider(before: Document | None, wanted: Any) -> None:
 
 
 def _with_masked(before: Document, seen: Document, given: dict[str, Any]) -> dict[str, Any]:
-    """What a client wants changed of a public output, with what is stored in the place of what was masked."""
+    """The requested changes of a public output, with the stored values in place of the masks."""
     destination = given.get("destination", seen["destination"])
     as_it_was = destination == seen["destination"]
     if not as_it_was and MASK in str(destination):
@@ -140,14 +142,14 @@ def _with_masked(before: Document, seen: Document, given: dict[str, Any]) -> dic
 
 
 def _hosts(headers: Any) -> list[Any]:
-    """What a Host header says, in whatever form it was sent."""
+    """The values of a Host header, in whatever form it was sent."""
     found = headers.items() if isinstance(headers, dict) else ()
     values = [value for name, value in found if name.lower() == "host"]
     return [each for value in values for each in (value if isinstance(value, list) else [value])]
 
 
 def _unmasked(stored: dict[str, list[str]], headers: Any) -> tuple[Any, bool]:
-    """The headers with stored values for masked ones, and whether there are any. Raises Invalid."""
+    """The headers with stored values in place of masks, and whether there are any. Raises Invalid."""
     if not isinstance(headers, dict):
         return headers, False
     found, kept = {}, False

@@ -103,7 +103,7 @@ class MadeAnswer(Schema):
 
 
 class SampleMade(MadeAnswer):
-    signed = fields.Boolean(required=True, metadata={"description": "Whether it was signed with the input's secret."})
+    signed = fields.Boolean(required=True, metadata={"description": "True if signed with the input's secret."})
 
 
 class SampleAnswer(Schema):
@@ -126,7 +126,7 @@ class MadeHandler(RestHandler):
     MAX_BODY = MAX_MADE
 
     @operation(
-        "Store an event that was made by hand, or edited from another one", MadeAnswer(), status=201, body=MadeBody()
+        "Store an event that was written by hand, or edited from another one", MadeAnswer(), status=201, body=MadeBody()
     )
     async def post(self, bucket: str) -> None:
         given = self.given()
@@ -157,7 +157,7 @@ class MadeHandler(RestHandler):
 class SamplesHandler(RestHandler):
     PATH = "/v1/samples"
 
-    @operation("The events of providers that can be made as samples", SampleAnswer(many=True))
+    @operation("List the sample events of providers", SampleAnswer(many=True))
     async def get(self) -> None:
         self.answer([{"provider": each.provider, "event": each.event, "title": each.title} for each in samples.SAMPLES])
 
@@ -166,7 +166,10 @@ class SampleHandler(RestHandler):
     PATH = "/v1/buckets/{bucket}/samples"
 
     @operation(
-        "Store a provider's sample, signed where the input has a secret", SampleMade(), status=201, body=SampleBody()
+        "Store a provider's sample, signed if the input checks its signatures",
+        SampleMade(),
+        status=201,
+        body=SampleBody(),
     )
     async def post(self, bucket: str) -> None:
         given = self.given()
@@ -187,7 +190,9 @@ class SampleHandler(RestHandler):
 class SendHandler(RestHandler):
     PATH = "/v1/logs/{log}/send"
 
-    @operation("Send an event to a URL, once and now", SentAnswer(), body=SendBody(), statuses=(412, 502))
+    @operation(
+        "Send an event to a URL at once, and return the answer", SentAnswer(), body=SendBody(), statuses=(412, 502)
+    )
     async def post(self, log: str) -> None:
         url = self.given()["url"]
         found = await self.rest.logs.event(self.token, log)

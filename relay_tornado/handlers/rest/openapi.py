@@ -20,36 +20,35 @@ from relay_tornado.settings import Settings
 from relay_tornado.wire.fields import Document, Form, HeaderValues, Seconds, Text
 
 _PARAMETERS: Final = {
-    "bucket": "A bucket's id or name.",
-    "input": "An input's id.",
-    "output": "An output's id.",
-    "consumer": "A consumer's name; `<kind>:<name>` where it is no client's (token, output).",
-    "log": "An event's id, or one of its copies' (<epoch>-<seq> or <epoch>-<seq>-<n>).",
-    "token": "A token's key.",
+    "bucket": "The bucket's id or name.",
+    "input": "The input's id.",
+    "output": "The output's id.",
+    "consumer": "The name of a client's consumer; `token:<key>` or `output:<number, id or name>` for another one.",
+    "log": "The id of an event (`<epoch>-<seq>`), or of its copy for an output (`<epoch>-<seq>-<number>`).",
+    "token": "The token's key.",
 }
 _PROBLEMS: Final = {
-    400: "What was sent does not fit; `field` names the part",
-    401: "Who asks is not known",
+    400: "The request is wrong; `field` names the part",
+    401: "The credentials are missing or unknown",
     403: "The token may not do this",
     404: "There is no such thing in the token's buckets",
-    410: "The events are not kept any more",
-    412: "A name is taken, or something is still in the way",
+    412: "A name, an id or a route is taken, or something else is in the way",
     413: "The body is too large",
-    415: "The body is no JSON, and its Content-Type says so",
-    502: "Whoever the relay sent it to did not answer",
-    503: "Not now; Retry-After says when",
+    415: "The body is not JSON, does not begin like it, and its Content-Type says so",
+    502: "The request that the relay was asked to send got no answer",
+    503: "Not now; Retry-After says when to retry",
 }
 _OPEN: Final = (
     *("BucketFields", "InputFields", "OutputFields", "AnswerBody"),
     *("BucketAnswer", "InputAnswer", "OutputAnswer"),
 )
-_REQUEST_ID: Final = {"description": "Names this request.", "schema": {"type": "string"}}
+_REQUEST_ID: Final = {"description": "Identifies the request.", "schema": {"type": "string"}}
 
 
 class DescriptionHandler(RestHandler):
     PATH = "/openapi.json"
 
-    @operation("This description", None)
+    @operation("Get this description", None)
     async def get(self) -> None:
         self.finish(self.rest.description())
 
@@ -68,8 +67,10 @@ def describe(handlers: Sequence[type[RestHandler]], settings: Settings) -> bytes
         plugins=[plugin],
         servers=[{"url": "/"}],
     )
-    spec.components.security_scheme("basic", {"type": "http", "scheme": "basic", "description": "key:secret"})
-    spec.components.security_scheme("bearer", {"type": "http", "scheme": "bearer", "description": "The secret."})
+    about = "The token's key as the user name, and its secret as the password."
+    spec.components.security_scheme("basic", {"type": "http", "scheme": "basic", "description": about})
+    about = "The token's secret."
+    spec.components.security_scheme("bearer", {"type": "http", "scheme": "bearer", "description": about})
     assert plugin.converter is not None
     plugin.converter.add_attribute_function(_facts)  # type: ignore[no-untyped-call]
     for handler in handlers:
@@ -102,7 +103,7 @@ def _operation(path: str, method: str, details: Operation, plugin: MarshmallowPl
     if details.body is not None or method in ("POST", "PUT"):
         statuses |= {400, 413, 415}
     answers: Document = {str(status): _answer(_PROBLEMS[status], Problem()) for status in sorted(statuses)}
-    answers[str(details.status)] = _answer("As asked", details.answer, details.content)
+    answers[str(details.status)] = _answer("Success", details.answer, details.content)
     document: Document = {
         "summary": details.summary,
         "description": f"Needs {need.value}.",

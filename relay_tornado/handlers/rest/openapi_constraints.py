@@ -52,7 +52,7 @@ _VALUE: Final[Document] = {"type": "string", "pattern": r"^[^\x00-\x08\x0a-\x1f\
 def _headers(refused: frozenset[str]) -> Document:
     return {
         "type": ["object", "null"],
-        "description": "Values by name: a text, or a list of texts.",
+        "description": "By header name, a text or a list of texts.",
         "propertyNames": {"pattern": f"^{_HEADER_NAME}$", "not": {"enum": sorted(refused)}},
         "additionalProperties": {"anyOf": [_VALUE, {"type": "array", "items": _VALUE}]},
         "maxProperties": 100,
@@ -61,14 +61,14 @@ def _headers(refused: frozenset[str]) -> Document:
 
 _NAMED: Final[Document] = {"pattern": rf"^{_LINE}[^\s\x00-\x1f\x7f-\x9f]{_LINE}$"}
 _INPUT: Final[Document] = {
-    "status_code": {"minimum": 0, "anyOf": [{"const": 0}, {"minimum": 200}], "description": "0 is 200."},
+    "status_code": {"minimum": 0, "anyOf": [{"const": 0}, {"minimum": 200}], "description": "0 means 200."},
     "headers": _headers(NOT_CONFIGURABLE),
     "custom_domain": {"pattern": rf"^({_LABEL}(\.{_LABEL})*)?$", "maxLength": 253},
     "path_prefix": {"pattern": rf"^(/|({_PATH_PART})*)$", "maxLength": 500},
 }
 _FILTER: Final[Document] = {
     "type": ["object", "null"],
-    "description": "A tree of and, or, not and match; null is every event.",
+    "description": "A tree of `and`, `or`, `not` and `match`; null matches every event.",
     "examples": [{"match": {"type": "value", "parameter": {"source": "header", "name": "X-Kind"}, "value": "order"}}],
 }
 _RULES: Final[Document] = {**_FILTER, "type": ["object", "array", "null"], "maxItems": 0}
@@ -79,7 +79,7 @@ def _only(name: str, facts: Document) -> Document:
 
 
 _POSITION: Final[Document] = {
-    "description": "latest, earliest, an id (what comes after it), the last so many events, or a unix time.",
+    "description": "`latest`, `earliest`, an id (what comes after it), the last N events, or a unix time in seconds.",
     "type": ["string", "object"],
     "anyOf": [
         {"type": "string", "pattern": "^(latest|earliest|[a-z0-9]{12}-(0|[1-9][0-9]{0,18})(-[1-9][0-9]{0,9})?)$"},
@@ -97,12 +97,12 @@ _ROUNDED: Final[Document] = {
     "maximum": MAX_COUNT,
     "pattern": _DIGITS,
 }
-_DEFAULT_INPUT: Final[Document] = {"type": ["boolean", "null"], "description": "Whether it has an input at first."}
+_DEFAULT_INPUT: Final[Document] = {"type": ["boolean", "null"], "description": "false creates it with no input."}
 _PLAIN: Final[list[Document]] = [{"type": "string"}, {"type": "number"}, {"type": "boolean"}]
 _PROPERTIES: Final[Document] = {
     "BucketFields": {
         "name": {"pattern": _BUCKET_NAME, "minLength": 1, "maxLength": 100, "not": {"const": "*"}},
-        "expires_at": {"description": "A unix time in seconds that is to come; null is never."},
+        "expires_at": {"description": "A future unix time in seconds; null is never."},
     },
     "DedupeFields": {"header": {"pattern": f"^{_HEADER_NAME}$", "minLength": 1}},
     "InputFields": _INPUT,
@@ -113,21 +113,21 @@ _PROPERTIES: Final[Document] = {
         "secret": {
             "pattern": "^(whsec_([A-Za-z0-9+/]{4})*[A-Za-z0-9+/]{2,4}=*)?$",
             "maxLength": 1024,
-            "description": "What a public output's requests are signed with, by Standard Webhooks: whsec_ and base64.",
+            "description": "The key that signs a public output's requests (Standard Webhooks): `whsec_` and base64.",
         },
     },
     "AnswerBody": {
         "status_code": {
             "type": ["integer", "string", "null"],
             "pattern": _DIGITS,
-            "description": "200 to 599; any other, as 0, says that nobody answered.",
+            "description": "200 to 599; 0, or any other number, means that nobody answered.",
         },
         "duration_ms": _ROUNDED,
         "retries": _ROUNDED,
         "response_headers": {
             "type": ["object", "array", "null"],
             "maxItems": 0,
-            "description": "Values by name: a text, a number, true or false, or a list of them.",
+            "description": "By header name, a text, a number, true or false, or a list of these.",
             "additionalProperties": {
                 "anyOf": [*_PLAIN, {"type": "null"}, {"type": "array", "items": {"anyOf": _PLAIN}}]
             },
@@ -135,12 +135,13 @@ _PROPERTIES: Final[Document] = {
         "response_body": {
             "type": ["string", "array", "null"],
             "items": {"type": "integer", "minimum": 0, "maximum": 255},
-            "description": "Base64; what does not decode is taken as it is. Or a list of bytes.",
+            "description": "Base64 (what does not decode is taken as it is), or a list of bytes.",
         },
         "status": {
             "type": ["string", "integer", "null"],
             "enum": ["", "preparing", *STATUSES, *_NUMBERS, None],
-            "description": "A text, or the number that it had: 1 is sent, 2 failed, 3 stalled, 4 received, 5 rejected.",
+            "description": "A text, or a number as older clients send it: 1 is `sent`, 2 `failed`, 3 `stalled`, "
+            "4 `received`, 5 `rejected`.",
         },
     },
     "RangeBody": {"filter": _FILTER},
@@ -150,7 +151,14 @@ _PROPERTIES: Final[Document] = {
         "event": {"enum": sorted({each.event for each in SAMPLES})},
     },
     "SendBody": {"url": {"pattern": "^https?://[a-z0-9]"}},
-    "ReplayBody": {"speed": {"type": ["number", "null"], "exclusiveMinimum": 0, "maximum": 1_000_000}},
+    "ReplayBody": {
+        "speed": {
+            "type": ["number", "null"],
+            "exclusiveMinimum": 0,
+            "maximum": 1_000_000,
+            "description": "1 is the pace at which the events came, 2 twice as fast; null is at once.",
+        }
+    },
 }
 _REQUIRED: Final[dict[str, list[str]]] = {
     "DedupeFields": ["header"],

@@ -95,33 +95,33 @@ def one_of(about: str, *choices: str, default: str = "") -> fields.String:
 
 
 class DeleteQuery(Schema):
-    force = QueryFlag(load_default=False, metadata=described("Also with inputs or outputs beyond the default input."))
+    force = QueryFlag(load_default=False, metadata=described("Even if it has outputs, or more than one input."))
 
 
 class DeadQuery(Schema):
-    limit = QueryNumber("At most this many; 0 is the default, 100; over 1000 counts as 1000.", load_default=0)
+    limit = QueryNumber("The most dead letters to return; 0 means 100, more than 1000 means 1000.", load_default=0)
     cursor = query("`next_cursor` of the page before.")
 
 
 class ForgetQuery(Schema):
-    ids = query("Ids of events, with commas between.")
-    all = QueryFlag(load_default=False, metadata=described("All of them."))
+    ids = query("The events' ids, separated by commas.")
+    all = QueryFlag(load_default=False, metadata=described("Forget all dead letters."))
 
 
 class LogQuery(Schema):
-    bucket = query("The bucket's name or id; left out: every bucket that you have.")
-    output = query("An output's id or name: its copies alone.")
+    bucket = query("The bucket's name or id; if absent, every bucket of the token.")
+    output = query("An output's id, or with `bucket` its name: only this output's copies.")
     status = one_of("", *STATUSES)
-    limit = QueryNumber("At most this many; 0 is the default, 50; over 500 counts as 500.", load_default=0)
-    offset = QueryNumber("How many are passed over.", most=10_000, load_default=0)
+    limit = QueryNumber("The most events to return; 0 means 50, more than 500 means 500.", load_default=0)
+    offset = QueryNumber("How many events to skip.", most=10_000, load_default=0)
     cursor = query("`next_cursor` of the page before.")
     since = QueryTime(
-        "Received at this time or later: unix seconds, as RFC 3339 has it, or a date (UTC).",
+        "Received at or after this time: unix seconds, a time in RFC 3339, or a date (UTC).",
         load_default=None,
         data_key="from",
     )
     until = QueryTime(
-        "Received before this time: unix seconds, as RFC 3339 has it, or a date (UTC).",
+        "Received before this time: unix seconds, a time in RFC 3339, or a date (UTC).",
         load_default=None,
         data_key="to",
     )
@@ -133,13 +133,13 @@ class EventQuery(Schema):
         validate=validate.Length(min=1, error="is empty: name the bucket."),
         metadata={"description": "The bucket's name or id."},
     )
-    output = query("An output's id or name: its copies alone.")
-    limit = QueryNumber("At most this many, in order; 0 is the default, 1; over 100 counts as 100.", load_default=0)
-    max_age = QueryAge("Older events are passed over: seconds, or like 24h or 1h30m; 0 is no limit.", load_default=None)
+    output = query("An output's id or name: only this output's copies.")
+    limit = QueryNumber("The most events to return; 0 means 1, more than 100 means 100.", load_default=0)
+    max_age = QueryAge("Skips older events: seconds, or like `24h` or `1h30m`; 0 is no limit.", load_default=None)
     cursor = fields.String(
         load_default=None,
         metadata={
-            "description": "Read after this id, as a page that marks nothing; empty: from the earliest. "
-            "Without it what is returned is marked as sent, and not returned again."
+            "description": "Returns the page after this id, and marks nothing; empty means the beginning. "
+            "Without a cursor, what is returned is marked as `sent`, and is not returned again."
         },
     )

@@ -1,5 +1,7 @@
-"""How many large answers, as pages of events, one token has at once. Each may take 16 MiB and a tenth of a second, and
-stays in memory until its client has read it: a client that asks for thousands, or reads none, waits for itself alone.
+"""Limits how many large answers, such as pages of events, one token has at once.
+
+Each may take 16 MiB and 0.1 s, and stays in memory until its client has read it. A client that asks for thousands, or
+reads none, delays only itself.
 """
 
 from __future__ import annotations
@@ -13,18 +15,19 @@ from relay_tornado.low_memory import wake
 
 AT_ONCE: Final = 4
 WAITING: Final = 1_000
-"""Requests of one token that may wait for their turn; over it 503."""
+"""Maximum number of one token's waiting requests; further ones get a 503."""
 
 
 class Reads:
-    """By tokens' keys. Who has entered leaves once the answer has left."""
+    """The large answers in progress, by token key. Each `enter` needs one `leave` once the answer has left."""
 
     def __init__(self) -> None:
         self._running: dict[str, int] = {}
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
 
     async def enter(self, key: str) -> bool:
-        """Returns when it is one's turn, first come, first served: whether one had to wait. Raises Overloaded."""
+        """Returns when the request may proceed, first come, first served, and whether it had to wait. Raises
+        Overloaded."""
         running = self._running.get(key, 0)
         if running < AT_ONCE:
             self._running[key] = running + 1
@@ -38,13 +41,13 @@ class Reads:
         return True
 
     def leave(self, key: str) -> None:
-        """Whoever waits longest has the place from now on."""
+        """Passes the place to the request that has waited longest, if any."""
         waiting = self._waiting.get(key)
         while waiting:
             turn = waiting.popleft()
             if not waiting:
                 del self._waiting[key]
-            if not turn.done():  # who was cancelled has no use for it
+            if not turn.done():  # a cancelled request has no use for it
                 wake(turn, None)
                 return
         self._running[key] -= 1

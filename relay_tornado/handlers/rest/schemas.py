@@ -64,12 +64,12 @@ class Deleted(Schema):
 class AuthAnswer(Schema):
     type = _text(validate=validate.OneOf(["none", "basic", "token"]))
     username = _text()
-    password = _text("Empty unless an administrator's token asks.")
-    token = _text("Empty unless an administrator's token asks.")
+    password = _text("Empty unless the request has an administrator's token.")
+    token = _text("Empty unless the request has an administrator's token.")
 
 
 class InputAnswer(Schema):
-    id = _text("What follows /v1/webhooks/ in the URL that senders use.")
+    id = _text("The part after /v1/webhooks/ in the URL for senders.")
     name = _text()
     description = _text()
     bucket_id = _text()
@@ -81,8 +81,8 @@ class InputAnswer(Schema):
     path_prefix = _text()
     strip_path_prefix = _flag()
     response_from_output = _text()
-    verify = _object("How signatures are checked; null: not at all.", allow_none=True)
-    rate_limit = _object("Events in an interval of seconds; null is no limit.", allow_none=True)
+    verify = _object("How signatures are checked; null if they are not.", allow_none=True)
+    rate_limit = _object("The events allowed per interval, in seconds; null is no limit.", allow_none=True)
     created_at = _time()
     updated_at = _time()
 
@@ -92,12 +92,12 @@ class OutputAnswer(Schema):
     name = _text()
     description = _text()
     bucket_id = _text()
-    number = _number("Its place in ids of copies.")
+    number = _number("Unique in the bucket; the last part of the ids of the output's copies.")
     destination = _text()
     internal = _flag()
     disabled = _flag()
     lock_path = _flag()
-    timeout = _number("Seconds.")
+    timeout = _number("In seconds.")
     retries = _number()
     tls_verification = _flag()
     headers = _headers()
@@ -106,9 +106,9 @@ class OutputAnswer(Schema):
     throttle = fields.Raw(required=True, allow_none=True)
     durability = fields.Raw(required=True, allow_none=True)
     strict_order = _flag()
-    secret = _text("What requests are signed with; shown to an administrator's token only.")
+    secret = _text("The key that requests are signed with; empty unless the request has an administrator's token.")
     paused = _flag()
-    disabled_reason = _text("Why the relay itself disabled it.")
+    disabled_reason = _text("Why the relay disabled the output; empty if it did not.")
     created_at = _time()
     updated_at = _time()
 
@@ -129,22 +129,23 @@ class BucketAnswer(Schema):
     inputs = fields.List(fields.Nested(InputAnswer), required=True)
     outputs = fields.List(fields.Nested(OutputAnswer), required=True)
     retention = _object(
-        "Seconds, events and bytes; null is no limit. Whether it waits for consumers, up to how many bytes."
+        "Limits in seconds, events and bytes (null is no limit); whether retention waits for consumers, up to how many "
+        "bytes."
     )
-    dedupe = _object("How repeats are recognised; null: not at all.", allow_none=True)
-    rate_limit = _object("Events in an interval of seconds; null is no limit.", allow_none=True)
-    max_body = _number("Bytes; null: the relay's setting.", allow_none=True)
-    expires_at = _number("Unix time in seconds at which it is deleted; null is never.", allow_none=True)
+    dedupe = _object("How duplicates are recognised; null if they are not.", allow_none=True)
+    rate_limit = _object("The events allowed per interval, in seconds; null is no limit.", allow_none=True)
+    max_body = _number("In bytes; null means the relay's setting.", allow_none=True)
+    expires_at = _number("The unix time in seconds at which the bucket is deleted; null is never.", allow_none=True)
 
 
 class BinAnswer(Schema):
     bucket = fields.Nested(BucketAnswer, required=True)
-    url = _text("Where to send webhooks.")
+    url = _text("The URL for senders.")
     expires_at = _time()
 
 
 def _left_out() -> fields.Boolean:
-    return fields.Boolean(metadata={"description": "true: the answer's headers and body are left out."})
+    return fields.Boolean(metadata={"description": "True if the answer's headers and body are left out."})
 
 
 class DeliveryAnswer(Schema):
@@ -152,9 +153,9 @@ class DeliveryAnswer(Schema):
 
     output = _number()
     status = _text()
-    status_code = _number("0 where nobody answered.")
+    status_code = _number("0 if nobody answered.")
     duration_ms = _number()
-    retries = _number("How many tries came before.")
+    retries = _number("The number of attempts before this one.")
     at = _decimal("Unix time in seconds.")
     response_headers = _headers()
     response_body = _text("Base64.")
@@ -162,7 +163,7 @@ class DeliveryAnswer(Schema):
 
 
 class LogAnswer(Schema):
-    id = _text("The event's id, or with an output's number that of one copy.")
+    id = _text("The id of the event, or of its copy for one output.")
     account_id = _text()
     bucket_id = _text()
     input_id = _text()
@@ -188,16 +189,16 @@ class LogAnswer(Schema):
     epoch = _text()
     received_at = _decimal()
     verified = _flag(allow_none=True)
-    verdict = _text("Why the signature check said so.")
-    resend_of = _text(allow_none=True)
-    target = _number("The number of the one output that it goes to; null: it goes as any event.", allow_none=True)
-    edited = _flag("A copy that somebody changed.")
-    size = _number("Bytes of path, query, headers and body.")
-    headers_base64 = _text("The header block as it came.")
-    body_base64 = fields.String(metadata={"description": "The exact bytes, where they are not UTF-8."})
+    verdict = _text("The reason for the result of the signature check.")
+    resend_of = _text("The first event, in a copy that was sent again.", allow_none=True)
+    target = _number("The number of the output, if the event goes to one output alone; else null.", allow_none=True)
+    edited = _flag("True in a copy that was changed before it was sent.")
+    size = _number("The bytes of path, query, headers and body together.")
+    headers_base64 = _text("The header block as it was received.")
+    body_base64 = fields.String(metadata={"description": "The exact bytes, if the body is not UTF-8."})
     deliveries = fields.List(
         fields.Nested(DeliveryAnswer),
-        metadata={"description": "All that came of it, oldest first; where one event is asked for."},
+        metadata={"description": "All results, oldest first; only in the answer for a single event."},
     )
 
 
@@ -215,7 +216,8 @@ class EventPage(Schema):
     has_more = _flag()
     next_cursor = fields.String()
     gap = fields.Dict(
-        keys=fields.String(), metadata={"description": "Events behind the cursor that are not kept any more."}
+        keys=fields.String(),
+        metadata={"description": "Events after the cursor that are no longer kept, or are damaged."},
     )
 
 
@@ -245,20 +247,20 @@ class Answered(Schema):
 
 
 class ScopesAnswer(Schema):
-    buckets = fields.List(fields.String(), required=True, metadata={"description": "Ids; empty is every bucket."})
+    buckets = fields.List(fields.String(), required=True, metadata={"description": "Ids; empty means every bucket."})
     tunnels = fields.List(fields.String(), required=True)
 
 
 class LagAnswer(Schema):
-    events = _number("How many it is not done with.")
-    seconds = _decimal("How long the oldest of them has waited.")
+    events = _number("The number of events that the consumer is not done with.")
+    seconds = _decimal("For how many seconds the oldest of them has waited.")
 
 
 class MetGaps(Schema):
     """Events that left before the consumer had them."""
 
-    times = _number("How many gaps it met.")
-    last = _object("The last one: from, to, count, reason.")
+    times = _number("The number of gaps.")
+    last = _object("The last gap: from, to, count, reason.")
     at = _time()
 
 
@@ -268,17 +270,17 @@ class ConsumerAnswer(Schema):
     bucket_id = _text()
     bucket_name = _text()
     kind = _text(validate=validate.OneOf(["client", "token", "output"]))
-    name = _text("A client's name for it, a token's key, or an output's number.")
+    name = _text("The name that the client gave it, the token's key, or the output's number.")
     ack = _text(validate=validate.OneOf(["explicit", "receipt", "forward"]))
-    floor = _text("The id up to which it is done with everything, but for what is parked.")
+    floor = _text("The id up to which the consumer is done with every event, except parked ones.")
     head = _text("The bucket's newest id.")
-    pending = _number("Events that it is not done with.")
-    out = _number("Of these, given to somebody and not acked.")
-    parked = _number("Of these, waiting for another try.")
-    dead = _number("Events that it gave up.")
-    connections = _number("Who works on it now.")
-    ack_wait = _decimal("Seconds.", allow_none=True)
-    max_deliver = _number("Tries; 0 is without end.", allow_none=True)
+    pending = _number("The number of events that the consumer is not done with.")
+    out = _number("Of the pending events, those in flight.")
+    parked = _number("Of the pending events, those that wait for another try.")
+    dead = _number("The number of events that the consumer gave up.")
+    connections = _number("The number of connections that work on it now.")
+    ack_wait = _decimal("In seconds; null without explicit acks.", allow_none=True)
+    max_deliver = _number("The number of tries (0 is no limit); null without explicit acks.", allow_none=True)
     lag = fields.Nested(LagAnswer, required=True)
     gaps = fields.Nested(MetGaps, required=True, allow_none=True)
     created_at = _time()
@@ -306,13 +308,13 @@ class ReplayAnswer(Schema):
 
 
 class DeadLetterAnswer(Schema):
-    id = _text("The event's.")
+    id = _text("The event's id.")
     seq = _number()
     kind = _text()
     consumer = _text("The consumer's name.")
     attempts = _number()
-    since = _decimal("When it was tried first.")
-    at = _decimal("When it was given up.")
+    since = _decimal("The unix time of the first try.")
+    at = _decimal("The unix time at which the consumer gave the event up.")
     reason = _text()
 
 
@@ -333,38 +335,38 @@ class Forgotten(Schema):
 
 
 class TokenAnswer(Schema):
-    id = _text("The key.")
+    id = _text("The token's key.")
     key = _text()
     description = _text()
     scopes = fields.Nested(ScopesAnswer, required=True)
     api_access = _text(validate=validate.OneOf(["enabled", "disabled"]))
-    durable = _flag("Whether the relay keeps its position in every bucket that it reads.")
+    durable = _flag("Whether the relay keeps the token's position in every bucket that it reads.")
     created_at = _time()
     updated_at = _time()
     expires_at = _time(allow_none=True)
     last_used_at = _time(allow_none=True)
-    last_login = _text("The same as a date and time; empty where it never was used.")
+    last_login = _text("`last_used_at` as a date and time; empty if the token was never used.")
     active = _flag()
 
 
 class NewTokenAnswer(TokenAnswer):
-    secret = _text("It is not stored, and nobody can show it again.")
+    secret = _text("Only this answer shows it: the relay stores its hash.")
 
 
 class UsageAnswer(Schema):
-    usage = _object("What there is of the buckets in the token's scope.")
+    usage = _object("What the token's buckets hold.")
     plan_meta = _object("What the relay's settings allow; null is no limit.")
 
 
 class ClientAnswer(Schema):
-    access_token_key = _text("Empty for a token that is neither yours nor shown to you.")
-    buckets = fields.List(fields.String(), required=True, metadata={"description": "Names."})
+    access_token_key = _text("Empty for other tokens' clients, unless the request has an administrator's token.")
+    buckets = fields.List(fields.String(), required=True, metadata={"description": "The buckets' names."})
     client_ip = _text()
     client_type = _text()
     client_version = _text()
-    consumer = _text("The name of the consumer that keeps its position; empty where it named none.")
+    consumer = _text("The name of the consumer that keeps the position; empty if none was named.")
     destination = _text()
-    positions = _object("By bucket's name, the seq of the event up to which it was given everything.")
+    positions = _object("By the bucket's name, the seq up to which the client got everything.")
     subscribed_at = _time()
 
 

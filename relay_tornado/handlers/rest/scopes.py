@@ -14,12 +14,12 @@ from typing import Final
 class Need(enum.Enum):
     """What an endpoint asks of the token."""
 
-    NOTHING = "nothing: no token"
-    API = "API access; the answer holds what belongs to the token's buckets"
-    BUCKET = "API access, and the bucket in the path"
-    EVENT = "API access, and the bucket of the event in the path"
-    ANSWER = "the bucket of the event in the path"
-    ADMINISTRATOR = "every bucket, and API access"
+    NOTHING = "no token"
+    API = "a token with API access; the answer is limited to the token's buckets"
+    BUCKET = "a token with API access that has the bucket in the path"
+    EVENT = "a token with API access that has the bucket of the event in the path"
+    ANSWER = "a token that has the bucket of the event in the path"
+    ADMINISTRATOR = "an administrator's token: every bucket, and API access"
 
 
 NEEDS: Final[Mapping[tuple[str, str], Need]] = {

@@ -14,20 +14,20 @@ from relay_tornado.wire.rest import MAX_TIME
 
 
 class SearchQuery(Schema):
-    bucket = query("The bucket's name or id; left out: every bucket that you have.", 1_000)
+    bucket = query("The bucket's name or id; if absent, every bucket of the token.", 1_000)
     q = query(
-        "Terms with blanks between, each of which has to be in the path, the query, the headers' values or the body; "
-        "case is ignored. A term with blanks in it stands between double quotes.",
+        "Terms separated by spaces, each of which has to occur in the path, the query, the values of headers or the "
+        "body; case is ignored. A term with spaces stands in double quotes.",
         MOST_QUERY,
     )
     method = query("The method.", 40)
-    path = query("What the path has in it.", 1_000)
-    header = query("A header's name, or `name: value` with what its value has in it.", 1_000)
-    verified = one_of("The verdict on the signature; none: it was not checked.", "true", "false", "none")
-    delivery = one_of("The newest status, as in a log.", *STATUSES)
-    since = QueryNumber("Received at this unix time or later.", MAX_TIME, load_default=None, data_key="from")
+    path = query("Text that the path contains.", 1_000)
+    header = query("A header's name, or `name: value` with text that its value contains.", 1_000)
+    verified = one_of("The result of the signature check; `none` if there was none.", "true", "false", "none")
+    delivery = one_of("The newest status.", *STATUSES)
+    since = QueryNumber("Received at or after this unix time.", MAX_TIME, load_default=None, data_key="from")
     until = QueryNumber("Received before this unix time.", MAX_TIME, load_default=None, data_key="to")
-    limit = QueryNumber("At most this many; 0 is the default, 50; over 500 counts as 500.", load_default=0)
+    limit = QueryNumber("The most events to return; 0 means 50, more than 500 means 500.", load_default=0)
     cursor = query("`next_cursor` of the page before.", 1_000)
 
 
@@ -45,14 +45,14 @@ class FoundPage(Schema):
     next_cursor = fields.String(required=True, allow_none=True)
     complete = fields.Boolean(required=True)
     indexed_up_to = fields.String(
-        required=True, allow_none=True, metadata={"description": "Of one bucket: the newest id that is in the index."}
+        required=True, allow_none=True, metadata={"description": "With `bucket`: the newest id in the index."}
     )
 
 
 class SearchHandler(RestHandler):
     PATH = "/v1/search"
 
-    @operation("Events that fit, newest first, without their bodies", FoundPage(), query=SearchQuery(), large=True)
+    @operation("Search events, newest first, without their bodies", FoundPage(), query=SearchQuery(), large=True)
     async def get(self) -> None:
         given = self.query()
         bucket, limit, cursor = given.pop("bucket"), given.pop("limit"), given.pop("cursor")

@@ -1,4 +1,4 @@
-"""What REST's handlers share: the services that they translate for."""
+"""The services that REST's handlers share."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from relay_tornado.model import MIB
 from relay_tornado.series.series import Series
 
 BODY_BUDGET: Final = 64 * MIB
-"""Bytes of request bodies that are on their way in at once; over it 503."""
+"""Maximum number of bytes of request bodies being received; above it requests get a 503."""
 
 
 @dataclass(slots=True)
@@ -35,18 +35,18 @@ class Rest:
     callers: Callers
     clients: ConnectedClients
     description: Callable[[], bytes]
-    """Gives the API's own, for /openapi.json."""
+    """Returns the API's description, for /openapi.json."""
     ingest: Ingest
     forwarding: Forwarding
     series: Series
     lags: Callable[[], Sequence[ConsumerLevel]]
-    """How far consumers are behind, as it was read last, with their buckets' ids."""
+    """Returns how far consumers are behind, as last read, with their buckets' ids."""
     reads: Reads = field(default_factory=Reads)
     incoming: int = 0
-    """Bytes of bodies that are held now."""
+    """Bytes of request bodies held now."""
 
     def take(self, size: int) -> None:
-        """Counts so many bytes of a body. Raises Overloaded where there are too many."""
+        """Counts `size` bytes of a body. Raises Overloaded if there are too many."""
         if self.incoming + size > BODY_BUDGET:
             raise Overloaded("too many large requests at once: send this one again later")
         self.incoming += size

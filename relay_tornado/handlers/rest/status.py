@@ -46,29 +46,29 @@ class BucketStatus(Schema):
     expires_at = fields.Float(required=True, allow_none=True)
     first = fields.Integer(required=True, metadata={"description": "The oldest seq that is kept."})
     head = fields.Integer(required=True, metadata={"description": "The newest seq."})
-    position = fields.String(required=True, metadata={"description": "The newest seq's id."})
-    events = fields.Integer(required=True, metadata={"description": "How many are kept."})
+    position = fields.String(required=True, metadata={"description": "The newest id."})
+    events = fields.Integer(required=True, metadata={"description": "How many events are kept."})
     bytes = fields.Integer(required=True)
     oldest_at = fields.Float(required=True, allow_none=True)
     newest_at = fields.Float(required=True, allow_none=True)
     subscribers = fields.Integer(required=True)
     lag = fields.Nested(
-        SlowestAnswer, required=True, allow_none=True, metadata={"description": "The slowest consumer."}
+        SlowestAnswer, required=True, allow_none=True, metadata={"description": "The consumer that is furthest behind."}
     )
     rate = fields.List(fields.Integer(), required=True)
 
 
 class StatusAnswer(Schema):
     version = fields.String(required=True)
-    instance = fields.String(required=True, metadata={"description": "Names this process."})
+    instance = fields.String(required=True, metadata={"description": "Identifies the relay's process."})
     now = fields.Float(required=True)
     buckets = fields.List(fields.Nested(BucketStatus), required=True)
 
 
 class SeriesQuery(Schema):
-    span = one_of("How far back.", *SPANS, default="hour")
-    bucket = query("A bucket's events a second; left out: the relay's own series.", 1_000)
-    consumer = query("With `bucket`: how many events this consumer of it is behind; name it as its path does.", 1_000)
+    span = one_of("How far back the series go.", *SPANS, default="hour")
+    bucket = query("A bucket, for its events per second; if absent, the relay's own series.", 1_000)
+    consumer = query("With `bucket`: a consumer, named as in its path, for how many events it is behind.", 1_000)
 
 
 class SeriesAnswer(Schema):
@@ -82,7 +82,7 @@ class SeriesAnswer(Schema):
 class UsageHandler(RestHandler):
     PATH = "/v1/usage"
 
-    @operation("How much there is in the token's buckets, and what the relay allows", UsageAnswer())
+    @operation("Get what the token's buckets hold, and what the relay's settings allow", UsageAnswer())
     async def get(self) -> None:
         buckets = self.rest.stored.buckets(self.token)
         stored = received = 0
@@ -119,7 +119,7 @@ class UsageHandler(RestHandler):
 class ClientsHandler(RestHandler):
     PATH = "/v1/connected-clients"
 
-    @operation("The clients that are subscribed to buckets of the token", ClientsAnswer())
+    @operation("List the clients that are subscribed to the token's buckets", ClientsAnswer())
     async def get(self) -> None:
         self.answer({"webhook_clients": await clients(self), "tunnel_clients": []})
 
@@ -154,7 +154,7 @@ async def clients(handler: RestHandler) -> list[Document]:
 class StatusHandler(RestHandler):
     PATH = "/v1/status"
 
-    @operation("What each bucket of the token holds, and what goes on in it", StatusAnswer())
+    @operation("Get what each bucket of the token holds, and its traffic", StatusAnswer())
     async def get(self) -> None:
         rest = self.rest
         buckets = rest.stored.buckets(self.token)
@@ -223,7 +223,7 @@ class SeriesHandler(RestHandler):
     PATH = "/v1/series"
 
     @operation(
-        "What was measured in the last hour, day or month", SeriesAnswer(), query=SeriesQuery(), statuses=(403, 404)
+        "Get the measurements of the last hour, day or month", SeriesAnswer(), query=SeriesQuery(), statuses=(403, 404)
     )
     async def get(self) -> None:
         given = self.query()

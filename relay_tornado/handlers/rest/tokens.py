@@ -55,7 +55,7 @@ _BODY = TokenBody()
 class TokensHandler(RestHandler):
     PATH = "/v1/tokens"
 
-    @operation("All tokens, without their secrets", TokenAnswer(many=True))
+    @operation("List all tokens, without their secrets", TokenAnswer(many=True))
     async def get(self) -> None:
         administration = self.rest.administration
         found, pieces = [], Pieces()
@@ -64,7 +64,7 @@ class TokensHandler(RestHandler):
             await pieces.done()
         self.answer(found)
 
-    @operation("Make a token; its secret is shown this once", NewTokenAnswer(), status=201, body=_BODY)
+    @operation("Create a token; only this answer shows its secret", NewTokenAnswer(), status=201, body=_BODY)
     async def post(self) -> None:
         options = _options(self.document())
         if options.get("expires_at") is None:
@@ -78,7 +78,7 @@ class TokensHandler(RestHandler):
 class TokenHandler(RestHandler):
     PATH = "/v1/tokens/{token}"
 
-    @operation("Change a token; what is left out stays as it is", TokenAnswer(), body=_BODY)
+    @operation("Change a token; absent fields stay as they are", TokenAnswer(), body=_BODY)
     async def put(self, token: str) -> None:
         found = self.rest.administration.find_token(token)
         options = _options(self.document())
@@ -87,7 +87,7 @@ class TokenHandler(RestHandler):
             changed = await self.rest.administration.set_token(found.key, **options)
         self.answer(self.rest.administration.describe_token(changed))
 
-    @operation("Revoke a token: its connections are closed, and it opens no more", Deleted())
+    @operation("Revoke a token, and close its connections", Deleted())
     async def delete(self, token: str) -> None:
         revoked = await self.rest.administration.revoke_token(token)
         self.answer(deleted_document(revoked.key))
@@ -97,7 +97,7 @@ class RotateHandler(RestHandler):
     PATH = "/v1/tokens/{token}/rotate"
 
     @operation(
-        "Give a token a new secret, which is shown this once", NewTokenAnswer(), body=RotateBody(), body_optional=True
+        "Give a token a new secret; only this answer shows it", NewTokenAnswer(), body=RotateBody(), body_optional=True
     )
     async def post(self, token: str) -> None:
         found = self.rest.administration.find_token(token)

@@ -15,6 +15,8 @@ import msgspec
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator, validate
 
+from relay_tornado.handlers.rest import HANDLERS
+from relay_tornado.handlers.rest.base import operations
 from relay_tornado.handlers.rest.scopes import NEEDS, Need
 from tests.handlers.rest.world import World, world
 
@@ -79,6 +81,15 @@ def test_it_has_every_endpoint(tmp_path: Path) -> None:
         assert named == set(re.findall(r"{(\w+)}", path))
         for answer in operation["responses"].values():
             assert "Request-Id" in answer["headers"]
+
+
+def test_it_has_what_the_forms_say_of_their_fields(tmp_path: Path) -> None:
+    """Also where JSON Schema says more than the form."""
+    document = json.dumps(description(tmp_path))
+    for handler in HANDLERS:
+        for endpoint in operations(handler).values():
+            for field in endpoint.body.fields.values() if endpoint.body else ():
+                assert json.dumps(field.metadata.get("description", "")) in document
 
 
 @pytest.mark.heavy
