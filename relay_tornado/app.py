@@ -1,4 +1,4 @@
-"""The composition root: a relay from its settings."""
+"""The composition root: builds a relay from its settings."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ from relay_tornado.storage.maintenance import Maintenance
 from relay_tornado.tls import Certificate
 
 RETRY_DELAY: Final = 10.0
-"""Seconds until what should never end, and failed, begins again."""
+"""Seconds until a background task that failed is restarted."""
 
 _log = structlog.get_logger(__name__)
 
 
 class Relay:
-    """One relay: `await start()`, then `port` and `url` tell where it is; `await stop()` drains it."""
+    """One relay. After `await start()`, `port` and `url` tell where it is; `await stop()` drains it."""
 
     def __init__(self, settings: Settings, inherited: Sequence[socket.socket] = ()) -> None:
-        """`inherited` are sockets that listen already; the settings' address does not count then."""
+        """`inherited` are listening sockets, which replace the address in the settings."""
         self.settings = settings
         self._inherited = inherited
         self._certificate: Certificate | None = None
@@ -61,7 +61,7 @@ class Relay:
 
     @property
     def metrics_port(self) -> int | None:
-        """The port of the metrics alone, None where there is none."""
+        """The port of the separate metrics server; None if there is none."""
         assert self._site is not None, "the relay is not started"
         return self._site.metrics_port
 
@@ -76,7 +76,7 @@ class Relay:
 
     @property
     def url(self) -> str:
-        """The URL under which senders reach it: the public one where it is set."""
+        """The URL under which senders reach the relay: the public one, if it is set."""
         return (self.settings.public_url or self.address).rstrip("/")
 
     @property
@@ -85,7 +85,7 @@ class Relay:
         return self._administration
 
     async def start(self) -> None:
-        """Opens the data directory and listens. Where that fails, everything that was opened is closed again.
+        """Opens the data directory and listens. If that fails, everything that was opened is closed.
 
         Raises StartupError.
         """
@@ -175,7 +175,7 @@ class Relay:
         _log.info("started", version=__version__, address=self.address, data=str(settings.data), **ports)
 
     def reload(self) -> None:
-        """Loads the certificate's files again, where there are some; new connections get what is in them."""
+        """Reloads the certificate's files, if there are any; they are used for new connections."""
         if self._certificate is not None:
             self._certificate.reload()
 
@@ -190,8 +190,8 @@ class Relay:
         return listening
 
     async def stop(self) -> None:
-        """Accepts nothing new, lets accepted requests finish (within `drain_timeout`), tells sockets to come back
-        (1001), commits what is queued, and closes everything. May be repeated."""
+        """Accepts nothing new, finishes accepted requests (within `drain_timeout`), closes sockets with 1001, commits
+        what is queued, and closes everything. May be repeated."""
         await self._stack.aclose()
         _log.info("stopped")
 
@@ -218,14 +218,14 @@ def _index(engine: Engine, settings: Settings, counters: Counters) -> Index | No
 
 
 async def _together(*ends: Callable[[], Awaitable[None]]) -> None:
-    """At once, and each to its end: what they work with is closed next. Then what the first raised comes out."""
+    """Runs all at once, each to its end, since what they use is closed next. Then raises the first error."""
     for outcome in await asyncio.gather(*(end() for end in ends), return_exceptions=True):
         if outcome is not None:
             raise outcome
 
 
 def _keep_running(stack: AsyncExitStack, work: Callable[[], Awaitable[None]], name: str) -> None:
-    """Runs in a task what has no end of its own, until the stack gets there; where it fails, it begins again."""
+    """Runs endless work in a task until the stack is closed; if it fails, it is restarted."""
     task = asyncio.create_task(_again_and_again(work, name), name=name)
 
     async def end() -> None:

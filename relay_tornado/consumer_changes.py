@@ -1,6 +1,6 @@
-"""What is stored of a consumer: which events it is done with, which are tried again, and which were given up.
+"""What is stored of a consumer: its floor and done ranges, its parked events and its dead letters.
 
-`consumer_progress.py` says what changes; the stores of `log` keep it.
+`consumer_progress.py` produces the changes; the stores of `log` write them.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 RETENTION: Final = "retention"
-"""Why an event is dead that its log let go before it was done."""
+"""The reason of a dead letter whose event was removed from the log before it was done."""
 MAX_DELIVER: Final = "max_deliver"
-"""Why an event is dead that was tried as often as it may be."""
+"""The reason of a dead letter that was tried as often as allowed."""
 
 
 class Parked(NamedTuple):
-    """An event that is tried again. `attempts`: how often it was tried. `due`: unix seconds. `since`: when it was
-    tried first, in unix seconds."""
+    """An event that is to be retried. `attempts`: the number of tries so far. `due`: unix seconds. `since`: the time of
+    the first try, in unix seconds."""
 
     attempts: int
     due: float
@@ -24,7 +24,7 @@ class Parked(NamedTuple):
 
 
 class Dead(NamedTuple):
-    """An event that was given up. `at` and `since` (when it was tried first): unix seconds."""
+    """An event that was given up. `at` and `since` (the time of the first try) are unix seconds."""
 
     attempts: int
     at: float
@@ -34,9 +34,9 @@ class Dead(NamedTuple):
 
 @dataclass(slots=True)
 class Changes:
-    """What to store since the last time. `done` are the ranges above the floor (from, to, both in it), `tried` those of
-    what is being tried: the whole of them. `cleared`: all that is parked goes before `parked` is put, which is then the
-    whole, too (a seek, a loss)."""
+    """The changes since the last time. `done` are all ranges above the floor (from, to, inclusive), `tried` all ranges
+    that are being tried. `cleared`: all parked events are deleted before `parked` is written, which is then complete,
+    too (after a seek or a loss)."""
 
     floor: int = 0
     done: tuple[tuple[int, int], ...] = ()
@@ -45,11 +45,11 @@ class Changes:
     unparked: set[int] = field(default_factory=set)
     dead: dict[int, Dead] = field(default_factory=dict)
     revived: set[int] = field(default_factory=set)
-    """Dead ones that are so no longer: parked again, or done after all."""
+    """Dead events that are not dead any more: parked again, or done after all."""
     tried: tuple[tuple[int, int], ...] = ()
 
     def add(self, later: Changes) -> None:
-        """Takes in what changed after this."""
+        """Adds changes that came after these."""
         self.floor, self.done, self.tried = later.floor, later.done, later.tried
         if later.cleared:
             self.cleared = True

@@ -1,27 +1,28 @@
-"""How far a consumer is in a log, as a pure state machine: what it may be given next, and what it is done with.
+"""A consumer's progress in a log, as a pure state machine: which event it may be given next, and what became of each.
 
-Whoever delivers (a group of connections that share a consumer, the forwarder of an output) takes events by their seqs,
-hands them out, and says when a try of each begins, and what came of it. What has to survive a restart comes out as
+Those that deliver (a group of connections that share a consumer, or an output's forwarder) take events by seq, hand
+them out, and report the beginning of each try and its outcome. State that has to survive a restart comes out as
 `Changes`.
 
 Invariants:
-- Every seq above the position at which the consumer was made is, at any moment, exactly one of: not yet taken, out
-  (taken and neither done nor failed), done, parked (to be taken again when it is due), dead. None is ever skipped:
-  it leaves these only by `done`, by `bury`, or because its log no longer holds it (`trim`).
-- `floor` never lies at or above a seq that is out or not yet taken, so a restart from what was stored repeats at most
-  what was out, and loses nothing. Parked and dead seqs may lie below it: they are kept one by one.
-- A try that was begun counts, also where nothing more is heard of it: which those are is stored, and after a restart
-  each of them was in vain (`interrupted`).
-- Fresh events are taken in order; a parked one that is due goes before them.
-- At most `WINDOW` seqs lie between the floor and the newest one taken, and at most `MOST_PARKED` are parked (or out,
-  and may be parked next): at either bound no fresh event is taken until something is done. So the state is bounded.
-- `seek` forgets all but the dead. What was taken before it is strange to the state behind it: it carries the generation
-  in which it was taken, and is then neither done nor failed.
-- What was out when its log let it go is dead, unless it is done all the same.
-- Of what its log lost nothing is left, whatever became of it: other events get those seqs, and are given (`lose`).
-- What fails half-way, as for want of memory, may be said again: until it went well, a seq that was out stays so.
-- Nothing parked waits longer than it was asked to because the clock of day was set back: whoever uses the state says
-  what time it is (`look`), and what is due at once is due at `AT_ONCE`, whatever the clock shows.
+- Every seq above the position at which the consumer was created is in exactly one state: not yet taken, out (taken, and
+  neither done nor failed), done, parked (to be taken again when it is due), or dead. None is skipped: one is done or
+  dead only by `done`, `advance` or `bury`, or because its log no longer holds it (`trim`).
+- `floor` is below every seq that is not yet taken, or out for the first time, so a restart from the stored state
+  repeats at most what was out, and loses nothing. Parked seqs (also while they are out again) and dead ones may be
+  below it: they are kept one by one.
+- A try that was begun counts, even if its outcome is never reported: such tries are stored, and count as failed after a
+  restart (`interrupted`).
+- Fresh events are taken in order; parked ones that are due come before them.
+- At most `WINDOW` seqs are between the floor and the newest one taken, and at most `MOST_PARKED` are parked or may be
+  parked next, being out. At either bound no fresh event is taken until something is done. So the state is bounded.
+- `seek` forgets everything except dead events. An event that was taken before it carries an older generation, and can
+  no longer be done or failed.
+- An event that was out when its log removed it is dead, unless it is done after all.
+- When the log loses events, nothing is remembered of them: other events get their seqs, and are given (`lose`).
+- A report that failed half-way, as for lack of memory, may be repeated: a seq stays out until its report has succeeded.
+- No parked event waits longer than requested if the wall clock was set back: callers pass the time (`look`), and an
+  event that is due at once is due at `AT_ONCE`, whatever the clock shows.
 """
 
 from __future__ import annotations
@@ -36,14 +37,14 @@ from relay_tornado.ranges import Ranges
 WINDOW: Final = 10_000
 MOST_PARKED: Final = 10_000
 AT_ONCE: Final = 0.0
-"""When an event is due that need not wait."""
+"""The due time of an event that need not wait."""
 
 _STEP: Final = 1.0
-"""Seconds that a clock may go back without having been set."""
+"""Seconds by which the clock may go back without counting as set."""
 
 
 class Taken(NamedTuple):
-    """An event that is out. `attempt` is 1 the first time. `generation` changes with every `seek`."""
+    """An event that is out. `attempt` is 1 the first time. `generation` changes with each `seek`."""
 
     seq: int
     attempt: int
@@ -51,8 +52,8 @@ class Taken(NamedTuple):
 
 
 class Missed(NamedTuple):
-    """What a trim took away: seqs that were parked or out, which are dead now, ranges (from, to, both in it) of those
-    that were never taken, and those of the first that were taken and never tried."""
+    """What a trim removed: `started` are seqs that were parked or out, and are dead now; `fresh` are ranges (from, to,
+    inclusive) that were never taken; `untried` are those of `started` that were taken and never tried."""
 
     started: Sequence[int]
     fresh: Sequence[tuple[int, int]]
@@ -63,7 +64,7 @@ class Missed(NamedTuple):
 
 
 class Progress:
-    """One consumer's state. Times are unix seconds, and come from outside."""
+    """One consumer's state. Times are unix seconds, and are passed in."""
 
     def __init__(
         self,
@@ -72,11 +73,11 @@ class Progress:
         parked: Mapping[int, Parked] | None = None,
         at: float = 0.0,
     ) -> None:
-        """As it was stored, which was at `at`: everything up to `floor` is settled, and so are the ranges `done` above
-        it."""
+        """The state as it was stored at the time `at`: everything up to `floor` is settled, and so are the ranges
+        `done` above it."""
         self.floor = floor
         self._latest = at
-        """The latest that the clock has shown since it was set back."""
+        """The latest time that the clock has shown since it was last set back."""
         self.generation = 0
         self.parked: dict[int, Parked] = dict(parked or {})
         self._first = 1
@@ -88,28 +89,27 @@ class Progress:
                 self._settled.add(seq)
         self._out: dict[int, Taken] = {}
         self._tried = Ranges()
-        """Those out whose try has begun."""
+        """Seqs that are out and whose try has begun."""
         self._fresh: set[int] = set()
-        """Those out that were not parked before."""
+        """Seqs that are out and were not parked before."""
         self._gone: dict[int, Taken] = {}
-        """Those that were out when their log let them go: dead, but perhaps done after all."""
+        """Events that were out when their log removed them: dead, unless they are done after all."""
         self._due: list[tuple[float, int]] = []
-        """A heap of when each parked one is due."""
+        """A heap of the due times of parked events."""
         self._behind: list[tuple[float, int]] = []
-        """Those of them that were due and lie behind `_last`."""
+        """Entries that were due and are beyond `_last`."""
         self._order()
         self._last: int | None = None
-        """Which parked ones may be taken, as it was said last."""
+        """The `last` of the last `take`."""
         self._changes = Changes()
         self._raise(floor)
         self._changed = False
 
     def interrupted(self, tried: Iterable[tuple[int, int]], at: float, most: int = 0) -> None:
-        """What was being tried when it was stored last (`at`), of which nothing more was heard: each of these tries was
-        in vain, and the event is due at once; one that was tried as often as it may be (`most`, 0: without end) is
-        dead.
+        """Handles the tries that were stored as begun at `at`, and whose outcome is unknown: each counts as failed. The
+        event is due at once, or dead if it was tried `most` times (0: no limit).
 
-        It is for a state that nothing was taken of yet. What is settled by then is left alone.
+        To be called before anything is taken. Seqs that are settled by then are left alone.
         """
         there = Ranges(tried)
         again = {seq: one for seq, one in self.parked.items() if seq in there}
@@ -123,7 +123,7 @@ class Progress:
             if most and attempts >= most:
                 self._bury(seq, attempts, at, MAX_DELIVER)
 
-    # what may be had
+    # what can be taken
 
     @property
     def out(self) -> int:
@@ -132,32 +132,32 @@ class Progress:
 
     @property
     def reached(self) -> int:
-        """The newest seq that was taken, or passed over as settled."""
+        """The newest seq that was taken, or skipped because it is settled."""
         return self._next
 
     def pending(self, head: int) -> int:
-        """How many events it is not done with, of a log with this head."""
+        """How many events up to the log's `head` the consumer is not done with."""
         return max(head - self.floor - len(self._settled), 0) + len(self.parked)
 
     def done_above(self, seq: int) -> int:
-        """How many events above `seq` it is done with: what a `seek` to there would have it be given again."""
+        """How many events above `seq` the consumer is done with: those that a `seek` to `seq` would repeat."""
         settled = sum(last - max(first - 1, seq) for first, last in self._settled if last > seq)
         return max(self.floor - seq, 0) + settled - sum(1 for each in self.parked if each > seq)
 
     def oldest(self, head: int) -> int | None:
-        """The oldest event that it is not done with, None where there is none."""
+        """The oldest event that the consumer is not done with; None if there is none."""
         fresh = [self.floor + 1] if self.floor < head else []
         return min([*fresh, *self.parked], default=None)
 
     def expects(self, seq: int) -> bool:
-        """Whether this event is out, or is to be handed out (again)."""
+        """Whether this event is out, or will be handed out (again)."""
         return seq in self.parked or (seq > self.floor and seq not in self._settled)
 
     def take(
         self, head: int, limit: int, now: float, last: int | None = None, into: list[Taken] | None = None
     ) -> list[Taken]:
-        """At most `limit` events that are to be handed out, of a log with this head: parked ones that are due (up to
-        the seq `last`, where that is not None), then fresh ones in order. Where it fails, `into` has what was taken."""
+        """Takes at most `limit` events up to the log's `head`: parked ones that are due (only up to the seq `last`, if
+        that is given), then fresh ones in order. If this fails, `into` has the events that were taken."""
         self.look(now)
         if last != self._last:
             self._due += self._behind
@@ -182,7 +182,7 @@ class Progress:
         return taken
 
     def look(self, now: float) -> None:
-        """The clock shows this. Where it was set back, what is parked is due as much sooner."""
+        """Takes the time from the caller. If the clock was set back, parked events become due as much earlier."""
         back = self._latest - now
         if back <= _STEP:
             self._latest = max(self._latest, now)
@@ -194,8 +194,8 @@ class Progress:
         self._order()
 
     def due(self) -> float | None:
-        """When the next parked event is due, None where none is parked (or all of them are out). What was due and
-        behind the `last` of `take` does not count."""
+        """When the next parked event is due; None if none is parked, or all of them are out. Events that were due and
+        beyond the `last` of `take` do not count."""
         while self._due:
             due, seq = self._due[0]
             one = self.parked.get(seq)
@@ -205,20 +205,19 @@ class Progress:
         return None
 
     def full(self) -> bool:
-        """Whether fresh events have to wait until something is done."""
+        """Whether no fresh event can be taken until something is done."""
         return not self._room()
 
-    # what came of it
+    # outcomes
 
     def begin(self, taken: Taken) -> None:
-        """It is being tried from now on, which counts, whatever becomes of it. Nothing changes where it is not out (any
-        more)."""
+        """Begins a try, which counts, whatever its outcome. Changes nothing if the event is not out (any more)."""
         if self._out.get(taken.seq) == taken:
             self._tried.add(taken.seq)
             self._changed = True
 
     def done(self, taken: Taken) -> bool:
-        """It is dealt with. False where it is not out (any more): nothing changes."""
+        """The event is done. Returns False, and changes nothing, if it is not out (any more)."""
         if self._gone.get(taken.seq) == taken:
             self._changes.revived.add(taken.seq)
             self._changes.dead.pop(taken.seq, None)
@@ -233,7 +232,7 @@ class Progress:
         return True
 
     def fail(self, taken: Taken, due: float, now: float) -> bool:
-        """It was tried in vain, and is to be tried again when it is `due`. False as in `done`."""
+        """The try failed, and the event is to be retried at `due`. Returns False as `done` does."""
         if not self._is_out(taken):
             return False
         self.look(now)
@@ -243,7 +242,7 @@ class Progress:
         return True
 
     def bury(self, taken: Taken, now: float, reason: str, *, tried: bool = True) -> bool:
-        """It is given up, after this try or (not `tried`) instead of it. False as in `done`."""
+        """The event is given up, after this try or (not `tried`) instead of it. Returns False as `done` does."""
         if not self._is_out(taken):
             return False
         self._bury(taken.seq, taken.attempt if tried else taken.attempt - 1, now, reason)
@@ -251,22 +250,22 @@ class Progress:
         return True
 
     def release(self, taken: Taken) -> bool:
-        """It was not tried after all: as if it had not been taken. False as in `done`."""
+        """The event was not tried after all: undoes the take. Returns False as `done` does."""
         if not self._is_out(taken):
             return False
         if (one := self.parked.get(taken.seq)) is not None:
             heapq.heappush(self._due, (one.due, taken.seq))
         else:
-            # Those between are settled or out, and are passed over.
+            # The seqs in between are settled or out, and are skipped.
             self._next = min(self._next, taken.seq - 1)
         self._take_back(taken.seq)
         return True
 
-    # what changes it from outside
+    # changes from outside
 
     def schedule(self, dues: Mapping[int, float], now: float) -> list[int]:
-        """Has events be given (again) when they are due, whatever became of them. Returns which: those that are out or
-        to come anyway are not among them, nor those that its log does not hold or for which there is no room."""
+        """Has events delivered (again) when they are due, whatever became of them. Returns the scheduled seqs: without
+        those that are out or pending anyway, that the log does not hold, or for which there is no room."""
         self.look(now)
         scheduled = []
         for seq, due in dues.items():
@@ -279,13 +278,13 @@ class Progress:
         return scheduled
 
     def hasten(self) -> None:
-        """What was tried in vain is due at once; its tries count as before."""
+        """Makes failed events due at once; their tries still count."""
         for seq, one in self.parked.items():
             if one.attempts and one.due > AT_ONCE:
                 self._park(seq, one._replace(due=AT_ONCE))
 
     def seek(self, floor: int) -> None:
-        """Begins anew behind `floor`. What is parked or out is forgotten; what is dead stays so."""
+        """Restarts after `floor`. Parked events and those that are out are forgotten; dead ones stay dead."""
         floor = max(floor, self._first - 1)
         self._forget_out()
         self.floor = self._next = floor
@@ -297,8 +296,8 @@ class Progress:
         self._changes.cleared = self._changed = True
 
     def advance(self, floor: int) -> bool:
-        """Everything up to `floor` is done with, whether it was taken or not (a receipt says so). False where it was
-        before: nothing changes. What is parked stays so."""
+        """Everything up to `floor` is done, whether it was taken or not (by a receipt). Returns False, and changes
+        nothing, if the floor is there already. Parked events stay parked."""
         if floor <= self.floor:
             return False
         for seq in [seq for seq in self._out if seq <= floor and seq not in self.parked]:
@@ -307,7 +306,8 @@ class Progress:
         return True
 
     def trim(self, first: int, now: float) -> Missed:
-        """The log holds nothing below `first` any more. What was tried becomes dead, for the reason `RETENTION`."""
+        """The log holds nothing below `first` any more. Events that were tried are dead, with the reason
+        `RETENTION`."""
         self._first = max(self._first, first)
         out = [taken for seq, taken in self._out.items() if seq < first]
         fresh = self._never_taken(first)
@@ -326,10 +326,10 @@ class Progress:
         return Missed(started, fresh, untried)
 
     def lose(self, head: int) -> bool:
-        """The log ends at `head` again: what came after it was lost, and other events will have its seqs. What is out
-        is strange to the state from now on, as after a `seek`. False where nothing was known of what is lost.
+        """The log ends at `head` again: later events were lost, and others will get their seqs. Events that are out
+        become invalid, as after a `seek`. Returns False if nothing was known of lost events.
 
-        What was stored since may be lost, too: all of it is stored anew, but for what is dead.
+        Changes that were stored since may be lost, too, so everything is stored again, except dead events.
         """
         known = max([self._next, *(last for _, last in self._settled), *self.parked, *self._out]) > head
         if known:
@@ -352,10 +352,10 @@ class Progress:
         self._settled.cut_above(head)
         self.floor = min(self.floor, head)
 
-    # what is to be stored
+    # changes to store
 
     def changes(self) -> Changes | None:
-        """What changed since the last call, None where nothing did."""
+        """The changes since the last call; None if there are none."""
         if not self._changed:
             return None
         changes = self._changes
@@ -369,7 +369,7 @@ class Progress:
         return self._next - self.floor < WINDOW and self._spare()
 
     def _spare(self) -> bool:
-        """Whether one more may be parked, when all that is out might be."""
+        """Whether one more event may be parked, counting those that are out as parked."""
         return len(self.parked) + len(self._fresh) < MOST_PARKED
 
     def _hand_out(self, taken: list[Taken], seq: int, attempt: int) -> None:
@@ -379,7 +379,7 @@ class Progress:
             self._fresh.add(seq)
 
     def _is_out(self, taken: Taken) -> bool:
-        """Whether it is out still; what left meanwhile can't be done any more after this."""
+        """Whether the event is still out. Afterwards, an event that was removed meanwhile can't be done any more."""
         if self._out.get(taken.seq) == taken:
             return True
         if self._gone.get(taken.seq) == taken:
@@ -387,7 +387,7 @@ class Progress:
         return False
 
     def _forget_out(self) -> None:
-        """What is out is strange to the state from now on."""
+        """Invalidates everything that is out."""
         self.generation += 1
         self._out.clear()
         self._tried.clear()
@@ -395,8 +395,8 @@ class Progress:
         self._fresh.clear()
 
     def _take_back(self, seq: int) -> None:
-        """It is out no longer: the last step of what says what came of it, so that this can be said again where it
-        failed half-way."""
+        """The event is no longer out. This is the last step of a report, so that a report that failed half-way can be
+        repeated."""
         if seq in self._tried:
             self._tried.remove(seq)
             self._changed = True
@@ -411,7 +411,7 @@ class Progress:
         self._settle(seq)
 
     def _never_taken(self, first: int) -> list[tuple[int, int]]:
-        """The ranges below `first` of what is neither settled nor out."""
+        """The ranges below `first` that are neither settled nor out."""
         found = []
         seq = self._next + 1
         others = sorted([*self._settled, *((each, each) for each in self._out if each > self._next)])
@@ -426,7 +426,7 @@ class Progress:
         return found
 
     def _raise(self, floor: int) -> None:
-        """Everything up to there is settled, and perhaps more behind it."""
+        """Settles everything up to `floor`, and raises the floor further if later seqs are settled."""
         floor = self._settled.end(floor + 1)
         if floor > self.floor:
             self._next = max(self._next, floor)

@@ -1,4 +1,4 @@
-"""Which copies an event has, by the outputs and rules of its bucket as they are now."""
+"""Which copies an event has, by the current outputs and rules of its bucket."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ _log = structlog.get_logger(__name__)
 
 _SUBJECTS: Final = 16
 _SUBJECT_BYTES: Final = 4 * MIB
-"""How many events are kept as rules have read them, and how many bytes of them."""
+"""The most subjects that are cached, and the most bytes of them."""
 
 
 class Subjects:
-    """The events that rules looked at last, so that each is parsed once for every rule and every filter."""
+    """A cache of the subjects of recent events, so that each event is parsed once for all rules and filters."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[int, tuple[Event, Subject]] = OrderedDict()
         self._size = 0
 
     def of(self, event: Event) -> Subject:
-        """The subject that this event is."""
+        """The subject of this event."""
         found = self._kept.get(id(event))
         if found is not None:
             return found[1]
         subject = Subject(event)
         if event.size <= _SUBJECT_BYTES:
-            # What is kept holds the event, so no other can get its id meanwhile.
+            # The cache holds the event, so no other event can get its id() meanwhile.
             self._kept[id(event)] = event, subject
             self._size += event.size
             while len(self._kept) > _SUBJECTS or self._size > _SUBJECT_BYTES:
@@ -44,9 +44,9 @@ class Subjects:
 
 
 class Goes:
-    """Which events have a copy for an output; for no output: those that go to no other one alone.
+    """Decides which events have a copy for an output. Without an output: those that are not for one output alone.
 
-    `ruled`: rules decide. `perhaps`: there may be a copy of an event that nobody can look at any more."""
+    `ruled`: it has rules. `perhaps`: an event whose content is gone may have had a copy."""
 
     __slots__ = ("_number", "_rules", "perhaps")
 
@@ -60,7 +60,7 @@ class Goes:
         return self._rules is not None
 
     def there(self, event: Event, subject: Callable[[Event], Subject] = Subject) -> bool:
-        """Whether this one does; `subject` makes what rules look at."""
+        """Whether this event has a copy; `subject` makes what rules look at."""
         return (
             self.perhaps
             and (event.target is None or event.target == self._number)
@@ -69,9 +69,9 @@ class Goes:
 
 
 class Outputs:
-    """A bucket's outputs, as far as its subscribers get something through them.
+    """A bucket's outputs through which subscribers get events.
 
-    `plain`: it has none, so that each event goes out once. `ruled`: some output has rules."""
+    `plain`: there is no output, so each event is sent once. `ruled`: an output has rules."""
 
     __slots__ = ("_copies", "plain", "ruled")
 
@@ -84,14 +84,14 @@ class Outputs:
         self.ruled = any(goes.ruled for _, goes in self._copies)
 
     def of(self, event: Event, subjects: Subjects, after: int) -> Sequence[Copy | None]:
-        """An event's copies for outputs above number `after`, in order of n; None is the one that goes to no output."""
+        """An event's copies for outputs above number `after`, in order of n; None is the copy for no output."""
         if self.plain and event.target is None:
             return () if after else (None,)
         return [copy for copy, goes in self._copies if copy.n > after and goes.there(event, subjects.of)]
 
 
 def active(bucket: Bucket, above: int) -> bool:
-    """Whether subscribers may get copies for outputs above this number."""
+    """Whether subscribers may get copies for outputs above number `above`."""
     return bucket.stream and any(
         output.n > above and output.internal and not output.disabled for output in bucket.outputs
     )
@@ -103,6 +103,6 @@ def _rules(bucket: Bucket, output: Output) -> Rules | None:
     try:
         return compile_rules(output.rules)
     except Invalid as error:
-        # They were checked when they were given. An event is delivered rather than lost.
+        # Rules are checked when they are set. If they can't be read, the event is delivered rather than lost.
         _log.error("rules_not_understood", bucket=bucket.name, output=output.name, reason=str(error))
         return None

@@ -1,7 +1,7 @@
-"""What the relay counts, as plain numbers: whoever does something adds to them, and `metrics` reads them at a scrape.
+"""What the relay counts, as plain numbers: the parts add to them, and `metrics` reads them at a scrape.
 
-Adding to a slot costs 20 ns where a metric of a library costs 260, so counting can stand on the path of every event.
-`Counters` only grows; `Levels` is a reading of what goes up and down. Both are touched in the event loop alone.
+Adding to a slot costs 20 ns, while a library's metric costs 260, so every event can be counted. `Counters` only grow;
+`Levels` is a reading of values that go up and down. Both are used only in the event loop.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ def _codes(kind: type[errors.RelayError]) -> Iterator[str]:
 REJECTIONS: Final = tuple(
     dict.fromkeys((*_codes(errors.RelayError), "timeout", "rate_limited", "queue_full", "signature"))
 )
-"""Why a webhook is refused: the codes of errors.py; `timeout`: its body came too slowly; `rate_limited`: its input's
-or bucket's rate is used up; `queue_full`: as many events wait for a public output as may; `signature`: it does not pass
-its input's check."""
+"""Why a webhook is refused: a code of errors.py, or one of these: `timeout`: its body came too slowly; `rate_limited`:
+the rate of its input or bucket is exceeded; `queue_full`: a public output's queue is full; `signature`: its input's
+check failed."""
 
 GAPS: Final[tuple[str, ...]] = get_args(GapReason)
 
 Outcome: TypeAlias = Literal["sent", "rejected", "timeout", "unreachable", "broken", "refused", "invalid"]
-"""What comes of a try to forward an event: 2xx; another answer; none in time, no connection, a connection broken off;
-an address that is not called; what can't be sent."""
+"""The outcome of a try to forward an event: 2xx; another answer; no answer in time; no connection; a broken connection;
+an address that is not allowed; a request that can't be sent."""
 
 OUTCOMES: Final[tuple[str, ...]] = get_args(Outcome)
 
@@ -45,8 +45,8 @@ COMMIT_EVENTS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
 class Distribution:
-    """How often a value fell at or below each of the `bounds` (ascending), and above the last: `counts` has one
-    entry more than there are bounds."""
+    """How often a value was at or below each of the `bounds` (ascending), and above the last: `counts` has one more
+    entry than there are bounds."""
 
     __slots__ = ("bounds", "counts", "sum")
 
@@ -70,7 +70,7 @@ def _distribution(bounds: Sequence[float]) -> Distribution:
 
 @dataclass(eq=False, slots=True)
 class Counters:
-    """What has happened since the start. Add to a number where it happens: `counters.events += 1`."""
+    """What has happened since the start. Counted where it happens: `counters.events += 1`."""
 
     events: int = 0
     event_bytes: int = 0
@@ -92,11 +92,11 @@ class Counters:
     connections_refused: int = 0
 
     def rejected(self, code: str) -> None:
-        """Counts a webhook that was refused; `code` is one of `REJECTIONS`."""
+        """Counts a refused webhook; `code` is one of `REJECTIONS`."""
         self.rejections[code if code in self.rejections else _OTHER] += 1
 
     def committed(self, events: int, size: int, seconds: float) -> None:
-        """Counts a commit of so many events and bytes, which took so long."""
+        """Counts a commit, its events and bytes, and the seconds that it took."""
         self.events += events
         self.event_bytes += size
         self.commit_events.add(events)
@@ -105,9 +105,9 @@ class Counters:
 
 @dataclass(frozen=True, slots=True)
 class Backups:
-    """What is known of backups. `interval` is how often one is due, `last_success` when one was last made (unix
-    seconds, by the files where this process made none); `last_size` is that one's bytes and `last_seconds` how long
-    it took; `last_ok` is whether the last try succeeded. None is not known."""
+    """The state of backups. `interval`: how often one is due. `last_success`: when the last one was made (unix seconds;
+    by the files, if this process made none); `last_size`: its bytes; `last_seconds`: how long it took. `last_ok`:
+    whether the last try succeeded. None is unknown."""
 
     interval: float | None = None
     last_success: float | None = None
@@ -118,7 +118,7 @@ class Backups:
 
 @dataclass(frozen=True, slots=True)
 class ConsumerLevel:
-    """A consumer, and its bucket by its name, or where that is said by its id: how many events it is not done with, how
+    """A consumer with its bucket (the name, or the id if the context says so): how many events it is not done with, how
     many seconds the oldest of them has waited, and how many it gave up."""
 
     bucket: str
@@ -130,10 +130,10 @@ class ConsumerLevel:
 
 @dataclass(frozen=True, slots=True)
 class Levels:
-    """What is the case at this moment. Sizes are bytes; None is not known, or does not apply.
+    """A reading of all values. Sizes are bytes; None is unknown, or does not apply.
 
-    `lag` is by bucket's name, in the order in which the buckets were made: how many events lie between the head and
-    the slowest subscriber. A bucket without subscribers may be left out. `consumers` are in an order that stays.
+    `lag` is by bucket name, in the order of creation: how many events the slowest subscriber is behind the head. A
+    bucket without subscribers may be left out. `consumers` are in a stable order.
     """
 
     ready: bool = True

@@ -1,6 +1,6 @@
-"""What lies in a data directory, opened, and the administration of one that no relay serves, which needs no server.
+"""Opens a data directory, and administers one that no relay is using, without a server.
 
-Nothing else names a concrete engine.
+This is the only module that names the concrete engines.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from relay_tornado.storage.database import Database
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """The parts that keep something in relay.db."""
+    """The open parts that store something in relay.db."""
 
     database: Database
     log: SqliteEventLog
@@ -38,7 +38,7 @@ class Engine:
 
 @asynccontextmanager
 async def open_engine(settings: Settings, counters: Counters | None = None) -> AsyncIterator[Engine]:
-    """Opens a data directory under its lock. Raises StartupError, Locked where another process has it."""
+    """Opens a data directory under its lock. Raises StartupError, and Locked if another process uses it."""
     async with AsyncExitStack() as stack:
         database = await Database.open(settings)
         stack.push_async_callback(database.close)
@@ -58,7 +58,7 @@ async def open_engine(settings: Settings, counters: Counters | None = None) -> A
 async def administer(
     engine: Engine, settings: Settings, sessions: Sessions | None = None, index: Index | None = None
 ) -> Administration:
-    """The administration of what was opened, with registry and log brought in line."""
+    """The administration of an open data directory. Brings registry and log in line."""
     logs = Logs(engine.log, engine.results, engine.registry, index)
     administration = Administration(
         engine.log, engine.registry, settings, engine.ledgers, logs, uses=engine.uses, sessions=sessions
@@ -69,6 +69,7 @@ async def administer(
 
 @asynccontextmanager
 async def open_administration(settings: Settings) -> AsyncIterator[Administration]:
-    """The administration of a data directory, under its lock. Raises StartupError, Locked where a relay serves it."""
+    """Opens the administration of a data directory, under its lock. Raises StartupError, and Locked if a relay uses
+    it."""
     async with open_engine(settings) as engine:
         yield await administer(engine, settings)

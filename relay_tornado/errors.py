@@ -1,22 +1,22 @@
-"""Every error that the relay tells somebody, with its stable code: the one map to HTTP status and close code.
+"""All errors that the relay reports, each with its stable code: the one map to HTTP statuses and close codes.
 
 RelayError                  internal          500
-├── Invalid                 invalid           400   says which field and what to write instead
-│   └── NotClear            invalid           400   more than one thing is meant by a name; says their ids
+├── Invalid                 invalid           400   says which field is wrong and what to write instead
+│   └── NotClear            invalid           400   a name means more than one thing; says their ids
 ├── Unauthorized            unauthorized      401   close 4001
 ├── Forbidden               forbidden         403
 ├── NotFound                not_found         404
-│   └── BucketGone          bucket_gone       404   the log's word for a bucket that is not there (any more)
+│   └── BucketGone          bucket_gone       404   of the log: the bucket does not exist (any more)
 ├── Conflict                conflict          412   a name is taken, or the record changed meanwhile
-│   └── Damaged             conflict          412   a record in the file can't be understood; says how to mend it
+│   └── Damaged             conflict          412   a record in the file can't be read; says how to repair it
 ├── TooLarge                too_large         413
-├── WrongType               unsupported_media_type  415   a body that is no JSON, and says so
-├── CursorLost              cursor_lost       410   carries `first`: reading goes on there
-├── NotSent                 not_sent          502   a request that the relay made for somebody had no answer
-├── TooMany                 too_many          429   too many attempts from one address; carries when to come back
+├── WrongType               unsupported_media_type  415   a body declared to be something other than JSON
+├── CursorLost              cursor_lost       410   carries `first`, where reading continues
+├── NotSent                 not_sent          502   a request that the relay sent for a client got no answer
+├── TooMany                 too_many          429   too many attempts from one address; carries `retry_after`
 ├── Overloaded              overloaded        503   a bounded queue is full; nothing was stored
 ├── Unavailable             unavailable       503   the write failed; nothing was stored
-│   ├── Malformed           unavailable       503   the file is damaged there, or not as thought; nothing was stored
+│   ├── Malformed           unavailable       503   damage in the file, or not the expected state; nothing was stored
 │   └── Unknown             unknown           503   the write failed; it may have been stored
 ├── NoSpace                 no_space          507   the disk is (nearly) full; nothing was stored
 └── StartupError            startup           –     `relay serve` or a command can't use the data directory
@@ -34,17 +34,17 @@ from relay_tornado.model import GapReason
 
 
 class RelayError(Exception):
-    """The root. The message tells the person what to do next, and never holds a secret."""
+    """The base of all errors. The message says what to do next, and never holds a secret."""
 
     code: ClassVar[str] = "internal"
     status: ClassVar[int] = 500
     retry_after: int | None = None
-    """Seconds after which the same request may succeed; None where repeating it is no use."""
+    """Seconds after which the same request may succeed; None if repeating it does not help."""
 
 
 class Invalid(RelayError):
-    """What was sent does not fit. `field` names the part, "" is the whole; the message begins with it, unless
-    `problem` names it in words of its own (`named`)."""
+    """Invalid input. `field` names the part, "" is the whole. The message begins with the field, unless `problem`
+    already names it (`named`)."""
 
     code = "invalid"
     status = 400
@@ -55,16 +55,16 @@ class Invalid(RelayError):
         self.field = field
 
     def within(self, whole: str) -> Invalid:
-        """The same of a field of `whole`, or of all of it."""
+        """The same error as one of a field of `whole`, or of `whole` itself."""
         return Invalid(self.problem, f"{whole}.{self.field}" if self.field else whole)
 
 
 class NotClear(Invalid):
-    """A bucket's inputs or outputs (`kind`: "input" or "output") among which it was not said which is meant: those of
-    one name, or where no name was given all of them, of which there may be none."""
+    """It is not clear which of a bucket's inputs or outputs (`kind`: "input" or "output") is meant: several have the
+    name, or no name was given and the bucket has none or several."""
 
     SHOWN: ClassVar[int] = 5
-    """Ids that the message tells; a bucket may have a thousand."""
+    """How many ids the message lists; a bucket may have a thousand."""
 
     def __init__(self, bucket: str, kind: str, ids: Sequence[str], name: str | None = None, field: str = "") -> None:
         some = ", ".join(ids[: self.SHOWN]) + (", …" if len(ids) > self.SHOWN else "")
@@ -120,8 +120,8 @@ class WrongType(RelayError):
 
 
 class CursorLost(RelayError):
-    """The next event of a reader is not there any more; `first` is the next seq that is. `reason` is why, as a gap's:
-    "retention", or "ephemeral" where its content was in memory only and has left it."""
+    """The next event of a reader is no longer available; `first` is the next seq that is. `reason` is that of a gap:
+    "retention", or "ephemeral" if its content was only in memory and has been dropped."""
 
     code = "cursor_lost"
     status = 410
@@ -159,7 +159,7 @@ class Unavailable(RelayError):
 
 
 class Malformed(Unavailable):
-    """What else there was to write may go well: what is wrong may concern one bucket alone."""
+    """Other writes may succeed: the problem may concern a single bucket."""
 
 
 class Unknown(Unavailable):
@@ -189,7 +189,7 @@ class NotWritable(StartupError):
 
 
 class CloseCode:
-    """Why the relay closes a socket. 4001 and 4500 to 4999 are final; after any other a client comes back."""
+    """Why the relay closes a socket. 4001 and 4500 to 4999 are final; after any other code a client reconnects."""
 
     GOING_AWAY = 1001
     PROTOCOL_ERROR = 1002
@@ -207,10 +207,10 @@ NO_THREAD = (
     "no thread can be started: there are as many processes and threads as may be, or memory is short; raise the limit "
     "(`ulimit -u`, `TasksMax=` of the unit, `pids` of the container)"
 )
-"""What is to be said where Python raises its RuntimeError "can't start new thread"."""
+"""The message for Python's RuntimeError "can't start new thread"."""
 
 NO_DESCRIPTOR = (
     "no more files can be opened: as many files and connections are open as may be; raise the limit (`ulimit -n`, "
     "`LimitNOFILE=` of the unit, `nofile` of the container)"
 )
-"""What is to be said where the system says EMFILE, or something else that comes of it."""
+"""The message for EMFILE, and for errors that it causes."""

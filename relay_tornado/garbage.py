@@ -1,13 +1,13 @@
-"""How often Python looks for garbage among everything there is.
+"""Limits how often Python's garbage collector looks at all objects.
 
-Such a collection stops the loop for as long as there are objects to look at: for 300 ms where 10,000 clients are
-connected, whose objects are next to never garbage. Python begins one whenever a quarter more has come, so a crowd that
-connects makes a dozen. Here what a collection leaves is put aside, and the next one looks at what has come since; at
-everything only once many times as long as that took has gone by.
+A full collection stops the event loop: for 300 ms with 10,000 connected clients, whose objects are hardly ever garbage.
+Python starts one whenever the objects have grown by a quarter, so a crowd that connects causes a dozen. Here the
+objects that survive a collection are frozen, and the next one looks only at newer ones. All are looked at again only
+after many times as long as that took.
 
-Python 3.14.0 to 3.14.4 begin none by themselves: they look at a part of everything at a time, and at nothing of what is
-put aside. There the looks are those behind a crowd (`handlers/admission.py`): behind all who ask for anything but an
-input.
+Python 3.14.0 to 3.14.4 start no full collection: they look at a part of all objects at a time, and at none that is
+frozen. There the full collections are those of `handlers/admission.py`, after a crowd: after all who request anything
+but an input.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 _REST: Final = 1000.0
-"""How many times longer than a look at everything took there is none: so they take a thousandth of the time."""
+"""How many times as long as a full collection took there is none: so they take a thousandth of the time."""
 
 _OLDEST: Final = 2
 """The generation of a full collection."""
@@ -49,6 +49,6 @@ class Restraint:
 
 
 def restrain() -> None:
-    """For the process, once it is ready."""
+    """Installs it for the process, once that is ready."""
     gc.callbacks.append(Restraint())
     gc.collect()

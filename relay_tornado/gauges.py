@@ -1,4 +1,4 @@
-"""What goes up and down in a running relay, read off its parts at each scrape."""
+"""Values that go up and down in a running relay, read from its parts at each scrape."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from relay_tornado.tls import Certificate
 
 
 class ConsumerLevels:
-    """Where consumers are, read off the file every `EVERY` seconds: a scrape can't wait for that."""
+    """The progress of consumers, read from the file every `EVERY` seconds, as a scrape can't wait for that."""
 
     EVERY: Final = 15.0
 
@@ -35,12 +35,12 @@ class ConsumerLevels:
         self._consumers = consumers
         self._registry = registry
         self.latest: Sequence[counters.ConsumerLevel] = ()
-        """As it was read last, the buckets by their ids, oldest first."""
+        """The last reading, with buckets by id, oldest first."""
 
     async def run(self) -> None:
-        """Reads, until it is cancelled."""
+        """Reads until it is cancelled."""
         while True:
-            # What can't be read now stays as it was: /readyz says what is wrong.
+            # If reading fails, the last values stay: /readyz says what is wrong.
             with suppress(RelayError):
                 await self.read()
             await asyncio.sleep(self.EVERY)
@@ -55,7 +55,7 @@ class ConsumerLevels:
 
 @dataclass(frozen=True, slots=True)
 class Gauges:
-    """Reads them: a call gives what is the case at that moment. Quick, for the event loop waits."""
+    """Reads the current values when it is called. Quick, since the event loop waits."""
 
     settings: Settings
     database: Database
@@ -102,7 +102,7 @@ class Gauges:
         return {bucket.name: lag[bucket.id] for bucket in self.registry.list("bucket") if bucket.id in lag}
 
     def _lags(self) -> Sequence[counters.ConsumerLevel]:
-        """Where consumers are, by the names that their buckets have now."""
+        """The progress of consumers, with the current names of their buckets."""
         names = {bucket.id: bucket.name for bucket in self.registry.list("bucket")}
         latest = self.consumers.latest
         return [dataclasses.replace(each, bucket=names[each.bucket]) for each in latest if each.bucket in names]
@@ -122,7 +122,7 @@ class Gauges:
 
 
 class Measured:
-    """What the series measure, read off the parts."""
+    """The values for the series, read from the parts."""
 
     def __init__(self, gauges: Gauges, consumers: ConsumerLevels, log: EventLog, registry: Registry) -> None:
         self._gauges = gauges
@@ -144,7 +144,7 @@ class Measured:
         )
 
     def _total(self, bucket_id: BucketId) -> int:
-        """How many events the bucket ever had."""
+        """How many events the bucket has had in all."""
         try:
             return self._watch.head(bucket_id) - self._log.begin(bucket_id) + 1
         except BucketGone:

@@ -1,4 +1,4 @@
-"""Identifiers that people see: epochs, event ids (which are cursors, too), uuids and tokens' secrets."""
+"""Public identifiers: epochs, event ids (which are also cursors), uuids and tokens' secrets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _EPOCH_ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
 _BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _ID = re.compile(r"([a-z0-9]{12})-(0|[1-9][0-9]{0,18})(?:-([1-9][0-9]{0,9}))?")
 SECRET_PREFIX = "sk-rly_"  # noqa: S105 - of every secret, and none itself
-"""What every token's secret begins with, so that it is known where it must not stand."""
+"""The prefix of every token's secret, by which one is recognised where it should not be."""
 
 
 def new_epoch() -> str:
@@ -34,7 +34,7 @@ def format_id(epoch: str, seq: int, output: int | None = None) -> str:
 
 
 def parse_id(text: str) -> Cursor:
-    """The cursor that an event id is. Raises Invalid where the text has not the form of one."""
+    """The cursor of an event id. Raises Invalid if the text does not have the form of one."""
     match = _ID.fullmatch(text)
     if match is None:
         raise Invalid(f"{text[:80]!r} is no event id: it has the form <epoch>-<seq>, like k3v9x1q7m2ab-42")
@@ -57,10 +57,10 @@ def new_secret() -> str:
 
 
 def new_signing_secret() -> str:
-    """What requests are signed with by Standard Webhooks: `whsec_`, and 256 random bits in base64."""
+    """A secret to sign requests with by Standard Webhooks: `whsec_`, and 256 random bits in base64."""
     return "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
 
 
 def hash_secret(secret: str) -> str:
-    """What is stored of a secret: its SHA-256, in hex. The secret has 256 random bits, so no salt is needed."""
+    """A secret in its stored form: its SHA-256, in hex. The secret has 256 random bits, so no salt is needed."""
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()

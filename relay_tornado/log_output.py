@@ -1,4 +1,4 @@
-"""Logging: structlog and the standard library's loggers through one renderer, and nothing secret in what it writes."""
+"""Logging: structlog and the standard library's loggers share one renderer, and secrets are redacted."""
 
 from __future__ import annotations
 
@@ -57,12 +57,12 @@ def _redact_event(logger: Any, name: str, event: MutableMapping[str, Any]) -> Mu
 
 
 def _passes(record: logging.LogRecord) -> bool:
-    """Not what each scanner on the net would fill the log with: handshakes that fail."""
+    """Leaves out records with which network scanners would fill the log: failed handshakes."""
     return not str(record.msg).startswith("SSL Error on ")
 
 
 class _ForJournal(structlog.stdlib.ProcessorFormatter):
-    """Each record with its level before it, as the journal takes it: `<4>` is a warning's."""
+    """Puts each record's level before it, in the journal's form: `<4>` is a warning's."""
 
     def format(self, record: logging.LogRecord) -> str:
         level = SysLogHandler.priority_names.get(record.levelname.lower(), SysLogHandler.LOG_WARNING)
@@ -70,8 +70,8 @@ class _ForJournal(structlog.stdlib.ProcessorFormatter):
 
 
 def configure(settings: Settings, stream: IO[str] | None = None) -> None:
-    """Sends every log line to `stream` (stderr): for people on a terminal, as JSON lines elsewhere; each with its level
-    before it to systemd's journal."""
+    """Sends every log line to `stream` (stderr): in readable form to a terminal, otherwise as JSON lines; to systemd's
+    journal, each with its level before it."""
     stream = sys.stderr if stream is None else stream
     console = settings.log_format == "console" or (settings.log_format == "auto" and stream.isatty())
     shared: list[Any] = [
@@ -101,7 +101,8 @@ def configure(settings: Settings, stream: IO[str] | None = None) -> None:
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(settings.log_level.upper())
-    # What Tornado says below a warning names hostile peers' input, header values among it; aiosqlite logs statements.
+    # Tornado's records below a warning contain input of hostile peers, such as header values; aiosqlite logs
+    # statements.
     for name in ("tornado.general", "tornado.access", "aiosqlite", "asyncio"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("tornado.general").addFilter(_passes)

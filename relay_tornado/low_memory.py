@@ -1,11 +1,12 @@
-"""What goes on where memory is short: tasks and timers that the event loop has lost, locks, threads, lines of the log.
+"""What goes on if memory is short: restarts tasks and timers that the event loop lost because there was no memory for
+their next step; locks, threads and log lines that survive it.
 
-asyncio makes some objects for each step of a task. Where one of them can't be made, the loop tells its exception
-handler, and the task would stay for ever where it is, with whoever waits for it: the writer with everybody. Such a task
-waits for nothing that is still to come, and has no place in the loop's queue; so it can be told from all others.
+asyncio creates objects for each step of a task. If one can't be created, the loop calls its exception handler, and the
+task would stay where it is for ever, and with it everything that waits for it: for the writer, that is everything. A
+lost task waits for nothing that is still to come, and is not in the loop's queue, so it can be told from all others.
 
-The same is so for what is to be called at a time, or in the next turn of the loop: a `Timer` knows when that was to be,
-and whoever looks finds those that are late.
+The same can happen to a callback for a time or for the loop's next turn. A `Timer` knows when it is due, so that late
+ones can be found.
 """
 
 from __future__ import annotations
@@ -25,31 +26,31 @@ import structlog
 T = TypeVar("T")
 
 RETRY_DELAY: Final = 1.0
-"""Seconds until something is done again for which there was no memory."""
+"""Seconds until a step that failed for lack of memory is repeated."""
 
 _LATE: Final = 1.0
-"""So many seconds late, and the loop has lost it, or is about to call it."""
+"""Seconds after which a timer counts as lost; at worst, the loop is just about to call it."""
 
 Lost: TypeAlias = dict[asyncio.Task[Any], object]
-"""Tasks, and what each of them is at."""
+"""Tasks, and what each of them is awaiting."""
 
 _looks: Final[list[Lost]] = []
-"""What was found, and is still to be looked at once more."""
+"""Tasks that were found, and are to be looked at once more."""
 
 _log = structlog.get_logger(__name__)
 
 
 class Timer:
-    """Calls a step once, at a time that is set, or in the next turn of the loop. A step that there is no memory for, to
-    have it called or within it, is called again a moment later: it may be repeated.
+    """Calls a step once, at a given time or in the loop's next turn. If memory is short for the call or within the
+    step, the step is called again a moment later, so it must be repeatable.
 
-    `at` is when it is due, by the loop's clock; None where it is not set.
+    `at` is when it is due, by the loop's clock; None if it is not set.
     """
 
     __slots__ = ("_handle", "_loop", "_step", "at")
 
     _armed: Final[dict[Timer, None]] = {}
-    """Those that are set, whatever the loop knows of them."""
+    """The timers that are set, whether the loop knows them or not."""
 
     def __init__(self, step: Callable[[], object]) -> None:
         self._step = step
@@ -58,7 +59,7 @@ class Timer:
         self.at: float | None = None
 
     def set(self, at: float) -> None:
-        """At this time and no other, by the clock of the running loop."""
+        """Sets the time, by the running loop's clock; replaces an earlier one."""
         loop = self._arm(at)
         try:
             self._handle = loop.call_at(at, self._over)
@@ -66,11 +67,11 @@ class Timer:
             self._lack(loop)
 
     def after(self, seconds: float) -> None:
-        """So many seconds from now, and at no other time."""
+        """Sets the time to `seconds` from now; replaces an earlier one."""
         self.set(asyncio.get_running_loop().time() + seconds)
 
     def soon(self) -> None:
-        """In the next turn of the running loop, and at no other time."""
+        """Has the step called in the running loop's next turn; replaces an earlier time."""
         loop = self._arm(asyncio.get_running_loop().time())
         try:
             self._handle = loop.call_soon(self._over)
@@ -78,14 +79,14 @@ class Timer:
             self._lack(loop)
 
     def cancel(self) -> None:
-        """It is not called. May be repeated."""
+        """Unsets it. May be repeated."""
         self.at = None
         self._forget()
         self._armed.pop(self, None)
 
     @classmethod
     def look(cls) -> None:
-        """Calls those of the running loop that are late."""
+        """Calls the running loop's late timers."""
         loop = asyncio.get_running_loop()
         late = loop.time() - _LATE
         for timer in [each for each in cls._armed if each._loop is loop]:
@@ -103,7 +104,7 @@ class Timer:
         return self._loop
 
     def _lack(self, loop: asyncio.AbstractEventLoop) -> None:
-        """In an `except`. Has it looked for, by those who look for others, too, which may be lost themselves."""
+        """In an `except`: has late timers looked for, as the regular look is a timer that may be lost itself."""
         try_log(_log.exception, "timer_not_set")
         with suppress(MemoryError):
             loop.call_soon(Timer.look)
@@ -127,11 +128,11 @@ class Timer:
 
 
 def watch_timers() -> Timer:
-    """Looks once a second for timers of the running loop that are late, until the one that is returned is cancelled."""
+    """Calls late timers of the running loop once a second, until the returned timer is cancelled."""
 
     def look() -> None:
         rounds.after(RETRY_DELAY)
-        if rounds._handle is None:  # nobody would look whether this one is late
+        if rounds._handle is None:  # nobody else would notice that this one is late
             rounds.soon()
         Timer.look()
 
@@ -141,16 +142,16 @@ def watch_timers() -> Timer:
 
 
 def exception_handler(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """The loop's exception handler: the default one, which has tasks looked for that were lost."""
+    """The loop's exception handler: the default one, preceded by a search for lost tasks."""
     if _tells_of_want(context.get("exception")):
         loop.call_soon(_look, loop)
-    with suppress(MemoryError):  # there may be none for words
+    with suppress(MemoryError):  # there may be none for the message
         loop.default_exception_handler(context)
 
 
 class LogWatch(logging.Handler):
-    """Has the loop look for lost tasks where a want of memory is logged: what it kept from its end may have been waking
-    one, in a library's code, and the loop hears of no exception that somebody catches."""
+    """Has the loop search for lost tasks when a lack of memory is logged. It may have hit the wake-up of a task in a
+    library's code, and the loop is not told of exceptions that somebody catches."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(logging.ERROR)
@@ -159,14 +160,14 @@ class LogWatch(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         told: Any = record.msg.get("exc_info") if isinstance(record.msg, dict) else record.exc_info
         error = sys.exception() if told is True else told[1] if isinstance(told, tuple) else told
-        with suppress(MemoryError, RuntimeError):  # the loop may have ended
+        with suppress(MemoryError, RuntimeError):  # the loop may be closed
             if _tells_of_want(error or None):
                 self._loop.call_soon_threadsafe(_look, self._loop)
 
 
 def wake(future: asyncio.Future[T], outcome: T | BaseException) -> None:
-    """Has who waits for the future go on with a result or an error, also where there is no memory for that at first.
-    Raises MemoryError then."""
+    """Sets a future's result or error. If memory is short, the waiting task is woken later, and MemoryError is
+    raised."""
     try:
         if isinstance(outcome, BaseException):
             future.set_exception(outcome)
@@ -178,21 +179,21 @@ def wake(future: asyncio.Future[T], outcome: T | BaseException) -> None:
 
 
 class Lock(asyncio.Lock):
-    """One that whoever waits for it gets, also where there is no memory to wake him at first."""
+    """A lock that its waiter gets even if there is no memory to wake it at first."""
 
     def release(self) -> None:
         try:
             super().release()
         except MemoryError as error:
             asyncio.get_running_loop().call_exception_handler({"message": "a task was not woken", "exception": error})
-            if self.locked():  # there was none for the call
+            if self.locked():  # there was no memory for the call itself
                 Timer(self.release).after(RETRY_DELAY)
             else:
-                # There may have been none to find out who waits; and behind him all others would wait.
+                # There may have been no memory to find the waiter, and all others would wait behind it.
                 retry_until_done(self._wake_up_first)  # type: ignore[attr-defined]
 
     def __aexit__(self, kind: object, error: object, traceback: object) -> Coroutine[Any, Any, None]:
-        # Before a coroutine is made, for which there may be no memory, as for a tuple of what is given here.
+        # Released first: there may be no memory for a coroutine, or for a tuple of the arguments.
         self.release()
         return _nothing()
 
@@ -201,7 +202,7 @@ async def _nothing() -> None: ...
 
 
 def retry_until_done(step: Callable[..., Any], *arguments: Any) -> None:
-    """Does what may be repeated, and does it again a moment later where there is no memory for it."""
+    """Does a repeatable step, and repeats it a moment later if there is no memory for it."""
     try:
         step(*arguments)
     except MemoryError:
@@ -210,14 +211,14 @@ def retry_until_done(step: Callable[..., Any], *arguments: Any) -> None:
 
 
 def begin_thread(work: Callable[[], object]) -> None:
-    """Begins a thread that ends with the process at the latest. Whoever starts a `threading.Thread` waits until it
-    runs, and for ever where there is no memory for that. Raises RuntimeError where there is no thread to be had."""
+    """Starts a thread that ends with the process at the latest. (`threading.Thread.start` waits until the thread runs,
+    for ever if there is no memory for that.) Raises RuntimeError if no thread can be started."""
     _thread.start_new_thread(work, ())
 
 
 def run_in_thread(work: Callable[[], T], drop: Callable[[T], object] = lambda _: None) -> asyncio.Future[T]:
-    """Does work that blocks in a thread of its own; what comes of it once nobody waits any more is dropped. Where
-    memory is short nothing may come: wait for a while. Raises RuntimeError where there is no thread to be had."""
+    """Does blocking work in a thread of its own. If nobody waits any more, its result is passed to `drop`. If memory is
+    short, the future may never be done: wait with a timeout. Raises RuntimeError if no thread can be started."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
 
@@ -245,13 +246,13 @@ def run_in_thread(work: Callable[[], T], drop: Callable[[T], object] = lambda _:
 
 
 def try_log(log: Callable[..., Any], event: str, **what: Any) -> None:
-    """Logs it, where there is memory for words."""
+    """Logs, if there is memory for it."""
     with suppress(MemoryError):
         log(event, **what)
 
 
 def _tells_of_want(error: BaseException | None) -> bool:
-    """Whether memory was short, also where that was met and something else failed over it."""
+    """Whether memory was short, also if that caused another error."""
     while error is not None and not isinstance(error, MemoryError | SystemError):
         error = error.__context__
     return error is not None
@@ -260,7 +261,7 @@ def _tells_of_want(error: BaseException | None) -> bool:
 def _look(loop: asyncio.AbstractEventLoop) -> None:
     Timer.look()
     found = {task: _at(task) for task in asyncio.all_tasks(loop) if _waits_for_nothing(task)}
-    # Whoever of them is in the loop's queue now has its turn before this.
+    # Tasks that are in the loop's queue now have their turn before this.
     loop.call_soon(_revive, loop, found)
     _looks.append(found)
 
@@ -270,7 +271,7 @@ def _revive(loop: asyncio.AbstractEventLoop, found: Lost) -> None:
     for task, before in found.items():
         if before is not None and not task.done() and _waits_for_nothing(task) and _at(task) is before:
             _schedule(loop, task)
-            for others in _looks:  # one that has two steps in the queue takes both, and each time from then on
+            for others in _looks:  # a task with two steps in the queue would take both, now and every time from then on
                 others.pop(task, None)
 
 
@@ -280,7 +281,7 @@ def _waits_for_nothing(task: asyncio.Task[Any]) -> bool:
 
 
 def _at(task: asyncio.Task[Any]) -> object:
-    """What the task awaits, which is another object after its next step; None where that can't be said."""
+    """What the task is awaiting, which is another object after its next step; None if that is unknown."""
     at: Any = task.get_coro()
     while (inner := getattr(at, "cr_await", None) or getattr(at, "gi_yieldfrom", None)) is not None:
         at = inner
@@ -289,7 +290,7 @@ def _at(task: asyncio.Task[Any]) -> object:
 
 
 def _schedule(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> None:
-    """Begins the same task anew where its coroutine is: nothing public schedules a step."""
+    """Reinitialises the task with the same coroutine, as nothing public schedules a step."""
     callbacks = task._callbacks or ()
     cancelled = task.cancelling()
     asyncio.Task.__init__(task, task.get_coro(), loop=loop, name=task.get_name())

@@ -1,7 +1,7 @@
-"""The relay's metrics: each one's name, type and meaning, once, over the plain numbers of `counters`.
+"""The relay's metrics: the name, type and meaning of each, over the plain numbers of `counters`.
 
-Names follow Prometheus' conventions: base units, `_total` for what only grows. Every set of label values is bounded,
-and no label ever holds a secret, an address or an input's id.
+Names follow Prometheus' conventions: base units, and `_total` for counters. Every set of label values is bounded, and
+no label ever holds a secret, an address or an input's id.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from prometheus_client.registry import Collector
 from relay_tornado.counters import ConsumerLevel, Counters, Distribution, Levels
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
-"""Prometheus' text format; one form for everybody, so that nothing in a request's Accept header has to be read."""
+"""Prometheus' text format, whatever the request's Accept header says."""
 
 BUCKETS_NAMED: Final = 100
-"""How many buckets, oldest first, have a series of their own; the slowest of all others stands for them."""
+"""How many buckets, oldest first, have a series of their own; the slowest of the others represents them."""
 
 CONSUMERS_NAMED: Final = 100
-"""The same of consumers, over all buckets."""
+"""The same for consumers, over all buckets."""
 
 OTHER_BUCKETS: Final = "/other"
-"""The label of those others: no bucket's name holds a slash."""
+"""The label of the others: no bucket's name contains a slash."""
 
 _COUNTERS: Final = (
     ("events", "relay_events", "Events committed to a log."),
@@ -92,7 +92,7 @@ _BACKUPS: Final = (
 
 
 class Metrics:
-    """What `/metrics` answers with. `levels` is called at each scrape, in the event loop, and must be quick."""
+    """The content of `/metrics`. `levels` is called at each scrape, in the event loop, and must be quick."""
 
     def __init__(self, counters: Counters, levels: Callable[[], Levels], version: str) -> None:
         self._registry = CollectorRegistry()
@@ -100,7 +100,7 @@ class Metrics:
         ProcessCollector(registry=self._registry)
 
     def expose(self) -> bytes:
-        """The body for `/metrics`, of the content type `CONTENT_TYPE`."""
+        """The body of `/metrics`, with the content type `CONTENT_TYPE`."""
         return generate_latest(self._registry)
 
 
@@ -116,7 +116,7 @@ class _Relay(Collector):
         self._build.add_metric((version, platform.python_version(), sqlite3.sqlite_version), 1)
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing: registering does not read the levels, which may not be there yet."""
+        """Returns nothing, so that registering does not read the levels, which may not exist yet."""
         return ()
 
     def collect(self) -> Iterator[Metric]:
@@ -146,9 +146,9 @@ class _Relay(Collector):
 
 
 def bounded(lag: Mapping[str, int]) -> Mapping[str, int]:
-    """The first `BUCKETS_NAMED` entries, and the greatest of all others under `OTHER_BUCKETS`.
+    """The first `BUCKETS_NAMED` entries, and the largest of the others under `OTHER_BUCKETS`.
 
-    Which are named depends on the order alone, not on the values, so that series do not come and go with the load.
+    The order alone decides which are named, not the values, so that series do not come and go with the load.
     """
     if len(lag) <= BUCKETS_NAMED:
         return lag
@@ -158,7 +158,7 @@ def bounded(lag: Mapping[str, int]) -> Mapping[str, int]:
 
 
 def _consumers(those: Sequence[ConsumerLevel]) -> Iterator[Metric]:
-    """The first `CONSUMERS_NAMED` one by one; of all others together the greatest lag, and how many they gave up."""
+    """The first `CONSUMERS_NAMED` one by one; of the others the largest lag, and the sum of what they gave up."""
     named, others = those[:CONSUMERS_NAMED], those[CONSUMERS_NAMED:]
     rows = list(named)
     if others:

@@ -1,7 +1,7 @@
-"""The words of the relay as immutable values: buckets, inputs, events, epochs, positions, tokens.
+"""The relay's data model as immutable values: buckets, inputs, events, epochs, positions, tokens.
 
 Nothing here does I/O. Times are unix seconds (float), sizes are bytes, identifiers are strings.
-`Event` and `NewEvent` are on the hot path, so they are msgspec structs; the rest are frozen dataclasses.
+`Event` and `NewEvent` are on the hot path, so they are msgspec structs; the others are frozen dataclasses.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 BucketId: TypeAlias = str
-"""A bucket's public id, a uuid. Its name may be given to another bucket later, its id never."""
+"""A bucket's public id, a uuid. It is never reused; the bucket's name may be."""
 
 DAY = 86_400.0
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
 
 class NewEvent(msgspec.Struct, frozen=True, gc=False):
-    """A webhook as it came, before the log gave it a place.
+    """A webhook as received, before the log gives it a place.
 
     `path` is what follows the input in the URL, raw, with its leading slash, or empty. `query` has no leading `?`.
-    `headers` is the raw header block: lines in their order as they came, each with its line end, no request line
-    and no closing empty line. `dedupe` is the digest under which a repeat is recognised, or None where the bucket
-    does not ask for it; `dedupe_window` is for how many seconds.
+    `headers` is the raw header block: lines in their original order, each with its line end, no request line and no
+    closing empty line. `dedupe` is the digest by which a duplicate is recognised, or None if the bucket does not
+    deduplicate; `dedupe_window` is in seconds.
 
     `resend_of` is the id of the event that this one is a copy of, `target` the number of the one output that the copy
-    goes to (None: as any event), `force` whether rules are passed over, `edited` whether somebody changed it.
-    `verified` is the verdict of the input's signature check (None where it checks none), `verdict` why, in words. Of an
+    goes to (None: as any event), `force` whether it skips the rules, `edited` whether somebody changed it. `verified`
+    is the result of the input's signature check (None if it has none), `verdict` the reason, in words. Of an
     `ephemeral` event only the place is stored; its content stays in memory for a while.
     """
 
@@ -53,7 +53,7 @@ class NewEvent(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def size(self) -> int:
-        """The bytes that count against retention, pages and budgets."""
+        """The bytes that count towards retention, pages and budgets."""
         return len(self.path) + len(self.query) + len(self.headers) + len(self.body)
 
 
@@ -84,12 +84,12 @@ class Event(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def size(self) -> int:
-        """The bytes that count against retention, pages and budgets."""
+        """The bytes that count towards retention, pages and budgets."""
         return len(self.path) + len(self.query) + len(self.headers) + len(self.body)
 
 
 class Appended(msgspec.Struct, frozen=True, gc=False):
-    """Where an event landed. A duplicate has the place of the event that it repeats."""
+    """An event's place in the log. A duplicate has the place of the original."""
 
     epoch: str
     seq: int
@@ -97,10 +97,10 @@ class Appended(msgspec.Struct, frozen=True, gc=False):
 
 
 class Result(msgspec.Struct, frozen=True):
-    """What came of one try. `status`: sent, failed, stalled, rejected. `status_code`: 0 where nobody answered.
+    """The outcome of one try. `status`: sent, failed, stalled or rejected. `status_code`: 0 if there was no answer.
 
-    `retries`: how many tries came before. `at`: unix seconds. `left_out`: its headers and its body are not here, as
-    there were too many bytes of them.
+    `retries`: the number of tries before. `at`: unix seconds. `left_out`: headers and body were not read, as there were
+    too many bytes of them.
     """
 
     status: str
@@ -115,7 +115,7 @@ class Result(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """One stretch of a bucket's log: it begins at `from_seq` and ends where the next epoch begins."""
+    """One stretch of a bucket's log, from `from_seq` to where the next epoch begins."""
 
     epoch: str
     from_seq: int
@@ -123,9 +123,9 @@ class Epoch:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What a log holds now: seqs `first` to `head` (none where head < first), and its epochs, oldest first.
+    """What a log holds now: seqs `first` to `head` (none if head < first), and its epochs, oldest first.
 
-    `open` says whether the newest epoch may still grow. Where it is false, the next append opens another one.
+    `open` says whether the newest epoch may still grow. If it is false, the next append opens another one.
     """
 
     first: int
@@ -135,7 +135,7 @@ class Bounds:
 
     @property
     def begin(self) -> int:
-        """With which seq the log began: it never held any before that."""
+        """The seq with which the log began: it never held a lower one."""
         return self.epochs[0].from_seq
 
 
@@ -144,7 +144,7 @@ GapReason: TypeAlias = Literal["retention", "reset", "future", "ephemeral"]
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Events that a cursor should have met and that are not there. All three numbers or none are known."""
+    """Events that a cursor should have met but that are missing. Either all three numbers are known, or none."""
 
     reason: GapReason
     from_seq: int | None = None
@@ -157,7 +157,7 @@ class Gap:
         return self.to_seq - self.from_seq + 1
 
     def joined(self, later: Gap) -> Gap | None:
-        """Both as one, where the later one begins right behind this one, for the same reason."""
+        """Both gaps as one, if the later one directly follows this one and has the same reason; otherwise None."""
         if later.reason != self.reason or self.to_seq is None or later.from_seq != self.to_seq + 1:
             return None
         return Gap(self.reason, self.from_seq, later.to_seq)
@@ -165,12 +165,12 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class Latest:
-    """The position at the head: only what comes from now on."""
+    """The position at the head: only events from now on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Earliest:
-    """The position before the oldest event that is kept."""
+    """The position before the oldest event in the log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,19 +201,20 @@ Position: TypeAlias = Latest | Earliest | Last | Since | Cursor
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """The rule by which old events leave: whichever limit is met first. None is no limit."""
+    """The rule by which old events are removed: by whichever limit is reached first. None is no limit."""
 
     max_age: float | None = 30 * DAY
     max_events: int | None = None
     max_bytes: int | None = 10 * GIB
     wait_for_consumers: bool = False
-    """What a consumer is not done with stays, whatever the limits say, up to `hard_max_bytes`."""
+    """Events that a consumer is not done with stay, whatever the limits are, up to `hard_max_bytes`."""
     hard_max_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Dedupe:
-    """A repeat of `header` (or of a well-known delivery id, for "auto") within `window` seconds is stored once."""
+    """Events with the same `header` (for "auto": the same well-known delivery id) within `window` seconds are stored
+    once."""
 
     header: str
     window: float = DAY
@@ -221,7 +222,7 @@ class Dedupe:
 
 @dataclass(frozen=True, slots=True)
 class BucketAuth:
-    """What a bucket asks of its senders."""
+    """The credentials that a bucket requires of its senders."""
 
     type: Literal["none", "basic", "token"] = "none"
     username: str = ""
@@ -231,7 +232,7 @@ class BucketAuth:
 
 @dataclass(frozen=True, slots=True)
 class RateLimit:
-    """At most `events` in any `interval` seconds (a token bucket of that size); over it 429."""
+    """At most `events` in any `interval` seconds (a token bucket of that size); beyond it, 429."""
 
     events: int
     interval: float = 1.0
@@ -239,7 +240,7 @@ class RateLimit:
 
 @dataclass(frozen=True, slots=True)
 class Verify:
-    """How an input checks its senders' signatures; several secrets at once, so that they can be rotated."""
+    """How an input checks its senders' signatures. Several secrets are valid at once, so that they can be rotated."""
 
     provider: str
     secrets: tuple[str, ...] = field(repr=False)
@@ -248,11 +249,11 @@ class Verify:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """Where a bucket's events leave: through a connected client (`internal`), or forwarded by the server.
+    """Where a bucket's events leave: through a connected client (`internal`), or forwarded by the relay (public).
 
-    `n` is its number in the bucket, never used again. `rules` is the document of `relay_tornado.rules` (None: every
-    event). `timeout` is in seconds, `durability` and `throttle` are the original's documents. `extra` holds the fields
-    that a client sent and nobody here understands: they are kept and echoed.
+    `n` is its number in the bucket, which is never reused. `rules` is a document for `relay_tornado.rules` (None: every
+    event). `timeout` is in seconds; `durability` and `throttle` are documents of the original's form. `extra` holds
+    unknown fields that a client sent: they are kept and echoed.
     """
 
     id: str
@@ -274,25 +275,25 @@ class Output:
     throttle: Any = None
     durability: Any = None
     strict_order: bool = False
-    """A public one: an event that can't be delivered yet keeps the later ones waiting."""
+    """Of a public one: an event that can't be delivered yet makes the later ones wait."""
     secret: str = field(default="", repr=False)
-    """A public one: requests are signed with it by Standard Webhooks (`whsec_` and base64). "" is no signature."""
+    """Of a public one: the key that signs requests by Standard Webhooks (`whsec_` and base64). "" is no signature."""
     paused: bool = False
-    """A public one: nothing is forwarded until it is resumed; its position stays."""
+    """Of a public one: nothing is forwarded until it is resumed; its position stays."""
     disabled_reason: str = ""
-    """Why the relay itself disabled it; "" where it did not."""
+    """Why the relay itself disabled it; "" if it did not."""
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 STATUSES = ("received", "sent", "failed", "stalled", "rejected")
-"""What an event, or a copy of one, is in the words of those who look at logs."""
+"""The statuses of an event or a copy in the lists of logs."""
 
 ANY_OUTPUT = "anyOutput"
 
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """A public URL that feeds a bucket, and the static answer that its senders get."""
+    """A public URL that feeds a bucket, and the static answer to its senders."""
 
     id: str
     name: str
@@ -307,7 +308,7 @@ class Input:
     path_prefix: str = ""
     strip_path_prefix: bool = False
     response_from_output: str = ""
-    """An output's id, or ANY_OUTPUT: the sender's answer is what a client answers for that copy. "" is none."""
+    """An output's id, or ANY_OUTPUT: the sender gets a client's answer to that copy. "" is none."""
     verify: Verify | None = None
     rate_limit: RateLimit | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
@@ -315,7 +316,7 @@ class Input:
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """A named stream of events with its inputs and outputs: one record, changed as a whole."""
+    """A named stream of events with its inputs and outputs. It is one record, and is changed as a whole."""
 
     id: BucketId
     name: str
@@ -325,7 +326,7 @@ class Bucket:
     stream: bool = True
     large_webhooks: bool = False
     max_body: int | None = None
-    """Bytes; None is the setting `max_body`, or `large_max_body` where `large_webhooks` is on."""
+    """Bytes; None is the setting `max_body`, or `large_max_body` if `large_webhooks` is on."""
     auth: BucketAuth = BucketAuth()
     retention: Retention = Retention()
     dedupe: Dedupe | None = None
@@ -335,11 +336,11 @@ class Bucket:
     outputs: tuple[Output, ...] = ()
     next_output: int = 1
     expires_at: float | None = None
-    """When the relay deletes it, with everything in it; None is never."""
+    """When the relay deletes the bucket and everything in it; None is never."""
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def output(self, number: int | None) -> Output | None:
-        """The output with this number, None where there is none."""
+        """The output with this number; None if there is none."""
         return next((each for each in self.outputs if each.n == number), None)
 
     def expired(self, now: float) -> bool:
@@ -348,10 +349,10 @@ class Bucket:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """Access for a client. The secret itself is shown once and never stored: `secret_hash` is its SHA-256, in hex.
+    """Access for a client. The secret is shown once and never stored: `secret_hash` is its SHA-256, in hex.
 
-    `buckets` holds ids; None is every bucket, those of the future too. After a rotation the secret before it stays
-    good until `previous_until`.
+    `buckets` holds ids; None is all buckets, future ones too. After a rotation, the previous secret stays valid until
+    `previous_until`.
     """
 
     key: str
@@ -364,13 +365,13 @@ class Token:
     previous_hash: str = field(default="", repr=False)
     previous_until: float = 0.0
     durable: bool = False
-    """The relay keeps a position of its own for it in every bucket that it reads, moved by receipt."""
+    """The relay keeps a position for it, moved by receipt, in every bucket that it can read."""
     tunnels: tuple[str, ...] = ()
-    """What a client said of tunnels, which are nothing here: kept and shown."""
+    """What a client sent about tunnels, which the relay does not have: kept and shown."""
 
     @property
     def administrator(self) -> bool:
-        """All buckets and API access: may do everything."""
+        """Whether it may do everything: it has all buckets and API access."""
         return self.buckets is None and self.api_access
 
     def reads(self, bucket_id: BucketId) -> bool:
@@ -378,11 +379,11 @@ class Token:
         return self.buckets is None or bucket_id in self.buckets
 
     def keeps_position(self, bucket: Bucket) -> bool:
-        """Whether the relay keeps its position in this bucket."""
+        """Whether the relay keeps a position for it in this bucket."""
         return self.durable and self.reads(bucket.id) and not bucket.ephemeral
 
     def opens(self, secret_hash: str, now: float) -> bool:
-        """Whether the secret with this hash is the token's, or the one before it while that is good."""
+        """Whether the secret with this hash is the token's, or its previous one while that is valid."""
         current = hmac.compare_digest(secret_hash, self.secret_hash)
         previous = hmac.compare_digest(secret_hash, self.previous_hash)
         return current or (previous and now < self.previous_until)
@@ -392,25 +393,25 @@ class Token:
 
 
 def counted(count: int, noun: str) -> str:
-    """`1 event`, `2 events`."""
+    """The number and the noun: `1 event`, `2 events`."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def printable(text: str) -> str:
-    """The text with whatever could steer a terminal written as an escape."""
+    """The text, with every character that could control a terminal escaped."""
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 def to_document(value: Any) -> Any:
-    """A record, or a part of one, as plain JSON data of its own: what is a set or a tuple becomes a list."""
+    """A copy of a record, or of a part of one, as plain JSON data: sets and tuples become lists."""
     return msgspec.json.decode(msgspec.json.encode(value))
 
 
 def from_document(kind: type[Any], document: Any) -> Any:
-    """A `Bucket` or a `Token` from its JSON data; a field that is not known is refused, as without it another one would
-    have its default: a bucket whose `auth` has another name would let everybody in.
+    """A `Bucket` or a `Token` from its JSON data. Unknown fields are refused: otherwise a known one would get its
+    default, and a bucket with a misspelt `auth` would be open to everybody.
 
-    Raises msgspec.ValidationError where the document does not fit.
+    Raises msgspec.ValidationError if the document is not valid.
     """
     made = msgspec.convert(document, kind)
     _refuse_unknown(document, msgspec.to_builtins(made))
@@ -418,12 +419,12 @@ def from_document(kind: type[Any], document: Any) -> Any:
 
 
 def _refuse_unknown(given: Any, known: Any) -> None:
-    """`known` is what was read of what was `given`."""
+    """Raises if `given` has fields that are not in `known`, which was read from it."""
     if isinstance(given, dict):
         for name, value in given.items():
             if name not in known:
                 raise msgspec.ValidationError(f"it has an unknown field {printable(name[:40])!r}")
             _refuse_unknown(value, known[name])
     elif isinstance(given, list):
-        for one, same in zip(given, known, strict=False):  # of a set they may come in another order, and be fewer
+        for one, same in zip(given, known, strict=False):  # a set may be in another order and have fewer elements
             _refuse_unknown(one, same)

@@ -1,6 +1,6 @@
-"""What the service manager is told, and what it hands over: systemd's sd_notify(3), sd_listen_fds(3) and journal.
+"""The interface to systemd: sd_notify(3), sd_listen_fds(3) and the journal.
 
-These are a few lines over a socket and some variables, and stable since 2013, the journal's since 2017. Outside
+It takes a few lines over a socket and some variables, which are stable since 2013 (the journal's since 2017). Without
 systemd nothing happens.
 """
 
@@ -16,14 +16,14 @@ import structlog
 
 _FIRST_DESCRIPTOR: Final = 3
 _SEND_TIMEOUT: Final = 0.5
-"""Seconds to wait for room in the manager's queue, which is all but never full."""
+"""Seconds to wait for room in the service manager's queue, which is hardly ever full."""
 
 _log = structlog.get_logger(__name__)
 
 
 class Notifier:
-    """Tells the service manager how the relay is. Its variables are taken out of `environ`, so that no child of this
-    process speaks in its name."""
+    """Reports the relay's state to the service manager. Removes its variables from `environ`, so that no child process
+    can report in its name."""
 
     def __init__(self, environ: MutableMapping[str, str] = os.environ) -> None:
         self._address = environ.pop("NOTIFY_SOCKET", "")
@@ -33,26 +33,26 @@ class Notifier:
         pid = environ.pop("WATCHDOG_PID", "")
         ours = usec.isdigit() and int(usec) > 0 and pid in ("", str(os.getpid()))
         self.watchdog: float | None = int(usec) / 1e6 if ours and self._address else None
-        """Seconds within which it wants a sign of life, None where it does not."""
+        """Seconds within which the service manager expects a sign of life; None if it expects none."""
 
     def ready(self, status: str) -> None:
-        """The relay serves; what comes after it in the boot may start. `status`: one line for `systemctl status`."""
+        """The relay serves, and later units of the boot may start. `status`: one line for `systemctl status`."""
         self._send("READY=1\nSTATUS=" + " ".join(status.split()))
 
     def stopping(self) -> None:
         self._send("STOPPING=1")
 
     def extend(self, seconds: float) -> None:
-        """What is going on (a migration, a long drain) takes up to so long from now: the time-out of a start or stop
-        moves to then. Say it again before that."""
+        """Moves the timeout of a start or stop to `seconds` from now, for a migration or a long drain. Has to be called
+        again before that."""
         self._send(f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}")
 
     def alive(self) -> None:
         self._send("WATCHDOG=1")
 
     async def keep_alive(self) -> None:
-        """Gives signs of life until it is cancelled, where they are wanted. It runs in the event loop, so that a loop
-        that is stuck ends them; whether events can be committed is not its business, for a restart frees no disk."""
+        """Sends signs of life, if they are expected, until it is cancelled. Runs in the event loop, so a stuck loop
+        ends them. Whether events can be committed does not matter: a restart would free no disk space."""
         if self.watchdog is None:
             return
         while True:
@@ -71,8 +71,8 @@ class Notifier:
 
 
 def inherited_sockets(environ: MutableMapping[str, str] = os.environ) -> list[socket.socket]:
-    """The listening sockets that the service manager opened for this process (socket activation), ready for a
-    loop; none where it opened none. A second call returns none."""
+    """The listening sockets that the service manager opened for this process (socket activation), ready for an event
+    loop; empty if there are none. A second call returns none."""
     pid, count = environ.pop("LISTEN_PID", ""), environ.pop("LISTEN_FDS", "")
     environ.pop("LISTEN_FDNAMES", None)
     if pid != str(os.getpid()) or not count.isdigit():
@@ -87,10 +87,9 @@ def inherited_sockets(environ: MutableMapping[str, str] = os.environ) -> list[so
 
 
 def in_journal(stream: IO[str], environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether systemd's journal has what is written to the stream: it reads a line's level off its beginning, by
-    sd-daemon(3)."""
+    """Whether the stream goes to systemd's journal, which reads a line's level from its beginning (sd-daemon(3))."""
     try:
         found = os.fstat(stream.fileno())
-    except (OSError, ValueError):  # it is no file, or closed
+    except (OSError, ValueError):  # not a file, or closed
         return False
     return environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"

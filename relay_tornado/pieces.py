@@ -1,4 +1,4 @@
-"""Going through thousands of things in memory piece by piece, so that others have their turn of the loop between."""
+"""Splits long loops over objects in memory into pieces, between which the event loop gets a turn."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import asyncio
 from typing import Final
 
 PIECE_SIZE: Final = 64
-"""Things of a piece, which takes a millisecond or two: each takes 10 to 30 µs, as all of a bucket's document."""
+"""Objects in a piece, which takes a millisecond or two: each takes 10 to 30 µs, as for a bucket's whole document."""
 
 
 class Pieces:
-    """Counts what one who goes through many is done with."""
+    """Counts the objects that a loop has processed."""
 
     __slots__ = ("_done",)
 
@@ -18,7 +18,7 @@ class Pieces:
         self._done = 0
 
     async def done(self, count: int = 1) -> None:
-        """So many more are. Lets the loop go round behind each piece."""
+        """Counts `count` more objects, and gives the event loop a turn after each piece."""
         self._done += count
         if self._done >= PIECE_SIZE:
             self._done = 0

@@ -1,9 +1,9 @@
-"""The protocol of docs/protocol.md for one WebSocket, without the socket: messages and the time go in, effects out.
+"""The protocol of one WebSocket as a state machine without I/O: messages and the time go in, effects come out.
 
-Whoever holds the socket carries the effects out in their order, one list at a time, and reads no further message
-before it has done so. `Authenticate`, `Subscribe`, `Unsubscribe`, `Respond` and `Settle` are questions: their outcome
-comes back by `authenticated` or `refused`, `subscribed` or `subscribe_refused`, `unsubscribed`, `responded`, `settled`.
-Times are seconds of a clock that never goes back.
+The owner of the socket executes the effects in order, one list at a time, and reads no message before it is done.
+`Authenticate`, `Subscribe`, `Unsubscribe`, `Respond` and `Settle` are questions. Their outcome comes back through
+`authenticated` or `refused`, `subscribed` or `subscribe_refused`, `unsubscribed`, `responded`, `settled`.
+Times are seconds of a monotonic clock.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from relay_tornado.wire import control, frames
 from relay_tornado.wire.acks import Ack, Nak
 
 AUTH_PAUSE: Final = 0.006
-"""`authenticated` comes no sooner than 5 ms after `auth`: one client panics now and then when it comes under 1 ms."""
+"""`authenticated` is sent at least 5 ms after `auth`: one client occasionally panics if it comes within 1 ms."""
 
 REFUSAL_PAUSE: Final = 0.2
-"""How long wrong credentials wait for their answer; nobody else does."""
+"""Seconds by which the answer to wrong credentials is delayed; nobody else is."""
 
 MAX_UNAUTHENTICATED: Final = 8 * KIB
-"""Largest message, in bytes, of a client that has not said who it is."""
+"""The largest message, in bytes, of a client that has not authenticated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Nothing goes on for this socket's messages for so many seconds."""
+    """Pauses this socket's conversation for so many seconds."""
 
     seconds: float
 
@@ -51,7 +51,7 @@ class Ping:
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """The end: a close frame with this code and reason (123 bytes at most). No effect follows."""
+    """Ends the connection with a close frame with this code and reason (at most 123 bytes). No effect follows."""
 
     code: int
     reason: str
@@ -59,7 +59,7 @@ class Close:
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """Something for the relay's own log, once a socket."""
+    """A line for the relay's own log, once a socket."""
 
     message: str
 
@@ -72,7 +72,7 @@ class Authenticate:
 
 @dataclass(frozen=True, slots=True)
 class Subscribe:
-    """Place this subscription instead of the one before; `token` is who asks, `filter` the request's, compiled."""
+    """Replace the current subscription by this one; `token` is the client's, `filter` the request's, compiled."""
 
     request: control.Subscribe
     token: Token
@@ -86,7 +86,7 @@ class Unsubscribe:
 
 @dataclass(frozen=True, slots=True)
 class Respond:
-    """Keep this answer; `token` is who gives it."""
+    """Store this answer; `token` is the client's."""
 
     request: control.Respond
     token: Token
@@ -94,24 +94,24 @@ class Respond:
 
 @dataclass(frozen=True, slots=True)
 class Settle:
-    """What the client says of an event of a consumer: hand it on to whoever delivers."""
+    """A client's ack or nak of a consumer's event, for the delivery."""
 
     request: Ack | Nak
 
 
 @dataclass(frozen=True, slots=True)
 class Deliver:
-    """From now on events may be sent: the answer to the subscribe is out."""
+    """The answer to the subscribe is out: events may be sent from now on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """The answer to the subscribe is out, and no event follows it."""
+    """The answer to the subscribe is out, and no event follows."""
 
 
 @dataclass(frozen=True, slots=True)
 class EndDelivery:
-    """No event is sent after this one; the subscription's positions are forgotten."""
+    """No further event is sent; the subscription's positions are forgotten."""
 
 
 Effect: TypeAlias = (
@@ -136,7 +136,7 @@ _WHO_FIRST: Final = "authenticate first: send the auth message with a token's ke
 
 
 class Session:
-    """One client's conversation. `extended` once it asked for what this relay adds to the stock protocol."""
+    """One client's conversation. `extended`: the client asked for the relay's extensions to the stock protocol."""
 
     __slots__ = (
         "_answering",
@@ -163,11 +163,11 @@ class Session:
 
     @property
     def due(self) -> float:
-        """When `tick` wants to be called next."""
+        """When `tick` is to be called next."""
         return min(self._next_ping, self._deadline) if self.state == "unauthenticated" else self._next_ping
 
     def received(self, message: str | bytes) -> Effects:
-        """A whole message from the client: text as str, binary as bytes."""
+        """Handles a complete message from the client: text as str, binary as bytes."""
         if self.state == "closing":
             return ()
         if _longer(message, limit := self._limit()):
@@ -206,7 +206,7 @@ class Session:
         return (Subscribe(request, self.token, None if rules.every else rules),)
 
     def authenticated(self, token: Token) -> Effects:
-        """The credentials of the last `Authenticate` are this token's."""
+        """The credentials of the last `Authenticate` belong to this token."""
         self._answering = False
         if self.state == "closing":
             return ()
@@ -220,7 +220,7 @@ class Session:
         return answer
 
     def refused(self, message: str) -> Effects:
-        """The credentials of the last `Authenticate` are nobody's. `message` does not say which half is wrong."""
+        """The credentials of the last `Authenticate` are invalid. `message` does not say which part is wrong."""
         if self.state == "closing":
             return ()
         return (
@@ -231,7 +231,7 @@ class Session:
         )
 
     def subscribed(self, request: control.Subscribe, answers: Sequence[Mapping[str, Any]], now: float) -> Effects:
-        """The last `Subscribe` is placed; `answers` has one entry a bucket, as docs/protocol.md says."""
+        """The last `Subscribe` was executed; `answers` has one entry a bucket, as in docs/protocol.md."""
         self._answering = False
         if self.state == "closing":
             return ()
@@ -243,8 +243,8 @@ class Session:
         return (answer, Deliver())
 
     def subscribe_refused(self, error: RelayError) -> Effects:
-        """The last `Subscribe` can't be: nothing has changed. Who has asked for none of our additions can't be told
-        so, and would wait for its answer for ever: it has to come again."""
+        """The last `Subscribe` failed, and nothing has changed. A stock client can't be told that, and would wait for
+        its answer for ever, so it is made to reconnect."""
         self._answering = False
         if self.state == "closing":
             return ()
@@ -255,15 +255,15 @@ class Session:
         return (*told, *self._close(CloseCode.GOING_AWAY, words))
 
     def unsubscribed(self, request: control.Unsubscribe, error: RelayError | None = None) -> Effects:
-        """The last `Unsubscribe` is carried out, or (`error`) it is not."""
+        """The last `Unsubscribe` was executed, or failed with `error`."""
         return self._outcome(frames.unsubscribed(request.buckets), error)
 
     def responded(self, request: control.Respond, error: RelayError | None = None) -> Effects:
-        """The last `Respond` is carried out: the answer is kept, or (`error`) it is not."""
+        """The last `Respond` was executed, so the answer is stored, or it failed with `error`."""
         return self._outcome(frames.responded(format_id(request.id.epoch, request.id.seq, request.id.output)), error)
 
     def settled(self, request: Ack | Nak, found: bool) -> Effects:
-        """The last `Settle` is handed on; an event that was `found` has no answer."""
+        """The last `Settle` was passed on. If the event was `found`, nothing is answered."""
         if found or self.state == "closing":
             return ()
         action = "ack" if isinstance(request, Ack) else "nak"
@@ -275,9 +275,10 @@ class Session:
         )
 
     def tick(self, now: float, positions: Callable[[], Mapping[str, str]], *, blocked: bool = False) -> Effects:
-        """The time may have come (see `due`). `positions` gives, by bucket name, what moved since it was last asked.
+        """Called when the time may have come (see `due`). `positions` returns, by bucket name, the positions that moved
+        since its last call.
 
-        `blocked`: the ping before has not left yet, so there is no use in another one.
+        `blocked`: the last ping has not been sent yet, so another one is of no use.
         """
         if self.state == "closing":
             return ()
@@ -294,8 +295,8 @@ class Session:
         return (Ping(), Send(frames.ping(positions()) if self.extended else frames.PING))
 
     def token_changed(self, token: Token | None) -> Effects:
-        """The registry has another record of this session's token, or (None) none any more. A secret that was rotated
-        away ends with its grace, so the record is without it then."""
+        """The registry has a new record of this session's token, or (None) none any more. A rotated secret is no longer
+        in the record once its grace period is over."""
         if self.token is None:
             return ()
         if token is None or self._secret_hash not in (token.secret_hash, token.previous_hash):
@@ -313,12 +314,12 @@ class Session:
         )
 
     def stuck(self) -> Effects:
-        """No sign of life for `stuck_timeout` seconds."""
+        """There was no sign of life for `stuck_timeout` seconds."""
         seconds = f"{self._settings.stuck_timeout:g} s"
         return self._close(CloseCode.TOO_SLOW, f"too slow: no sign of life for {seconds}; reconnect to go on")
 
     def going_away(self, reason: str) -> Effects:
-        """The relay, or what it reads from, is not there for a while."""
+        """The relay, or the log that it reads, is unavailable for a while."""
         return self._close(CloseCode.GOING_AWAY, reason)
 
     def ended(self) -> None:

@@ -1,9 +1,9 @@
-"""Who really sent a request that came through proxies: X-Forwarded-For, -Proto and -Host, believed only where the peer
-lies in a range that the operator named. Pure: addresses and header bytes in, values out.
+"""The real sender of a request behind proxies, by X-Forwarded-For, -Proto and -Host, which are used only if the peer is
+in a range that the operator configured. Pure: addresses and header bytes in, values out.
 
-A proxy adds the address of its own peer at the right end of X-Forwarded-For, and anybody can send what stands left of
-that. So the list is read from the right, over the proxies that are trusted, to the first address that is not. The PROXY
-protocol is not spoken; `speaks_proxy_protocol` recognises it, so that the refusal can say so.
+A proxy appends its peer's address to X-Forwarded-For, and anybody can send the entries before it. So the list is read
+from the right, past the trusted proxies, to the first address that is not trusted. The PROXY protocol is not supported;
+`speaks_proxy_protocol` recognises it, so that the refusal can say so.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ Address: TypeAlias = IPv4Address | IPv6Address
 Network: TypeAlias = IPv4Network | IPv6Network
 
 MAX_HOPS: Final = 32
-"""Most proxies in a row that are looked at."""
+"""The most proxies in a row that are looked at."""
 
 _LONGEST: Final = 100
-"""Characters of the longest entry that is read, and so remembered; an address has 45 at most."""
+"""Characters of the longest entry that is read and cached; an address has 45 at most."""
 
 _MAPPED: Final = IPv6Network("::ffff:0:0/96")
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
@@ -33,7 +33,8 @@ _V2: Final = b"\r\n\r\n\x00\r\nQUIT\n"
 
 
 def _lines(name: str) -> re.Pattern[bytes]:
-    """Finds a header's values behind a line end. ("^" would do for each line, and costs three times as much.)"""
+    """A pattern for a header's values after a line end. ("^" would find each line, too, but costs three times as
+    much.)"""
     return re.compile(rb"\n%b:(.*)" % re.escape(name.encode()), re.IGNORECASE)
 
 
@@ -42,7 +43,7 @@ _FOR, _PROTO, _FORWARDED_HOST = (_lines(f"X-Forwarded-{what}") for what in ("For
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """A request's sender, and the scheme and host that it asked for; None where no trusted proxy says."""
+    """A request's sender, and the scheme and host that it was sent to; None if no trusted proxy says."""
 
     address: str
     scheme: Literal["http", "https"] | None = None
@@ -50,11 +51,11 @@ class Origin:
 
 
 class ProxyTrust:
-    """The ranges of addresses whose word counts."""
+    """The address ranges of trusted proxies."""
 
     def __init__(self, ranges: Iterable[Network] = ()) -> None:
         self._ranges = tuple(ranges)
-        # The same clients come again and again, and reading an address costs more than all the rest.
+        # The same clients send again and again, and parsing an address costs more than everything else.
         self._judge = lru_cache(maxsize=4096)(self._read)
 
     @classmethod
@@ -63,11 +64,11 @@ class ProxyTrust:
         return cls(parse_ranges(text))
 
     def trusts(self, address: str) -> bool:
-        """Whether a peer's headers count. One answer holds for a whole connection."""
+        """Whether the peer's headers are used. The result holds for a whole connection."""
         return self._judge(address)[1]
 
     def client(self, proxy: str, headers: bytes) -> str:
-        """The address of a request's sender. `proxy` is the peer, which is trusted; `headers` the raw header block."""
+        """The address of a request's sender. `proxy` is the peer, a trusted one; `headers` is the raw header block."""
         client = proxy
         for entry in _entries(_FOR, headers)[: -MAX_HOPS - 1 : -1]:
             if len(entry) > _LONGEST:
@@ -81,13 +82,13 @@ class ProxyTrust:
         return client
 
     def origin(self, peer: str, headers: bytes) -> Origin:
-        """Everything that is known of where a request came from; `peer` may be anybody."""
+        """Everything known of a request's origin; `peer` need not be trusted."""
         if not self.trusts(peer):
             return Origin(peer)
         return Origin(self.client(peer, headers), _scheme(headers), _host(headers))
 
     def _read(self, text: str) -> tuple[str | None, bool]:
-        """An entry's address, None where it is none, and whether it is trusted."""
+        """An entry's address (None if it is not one), and whether it is trusted."""
         address = _address(text)
         if address is None:
             return None, False
@@ -95,13 +96,13 @@ class ProxyTrust:
 
 
 def speaks_proxy_protocol(head: bytes) -> bool:
-    """Whether what came in place of a request's head is the PROXY protocol's first or second version. A head that was
-    cut at its first empty line holds only the four bytes with which the second one begins."""
+    """Whether `head`, in place of a request's head, is the PROXY protocol's, version 1 or 2. If it was cut at its first
+    empty line, only the first four bytes of version 2 are left."""
     return bool(_V1.match(head)) or head == _V2[:4] or head.startswith(_V2)
 
 
 def parse_ranges(text: str) -> tuple[Network, ...]:
-    """Of "127.0.0.1, 10.0.0.0/8 fd00::/8": addresses or ranges, with commas or blanks between. Raises Invalid."""
+    """Parses addresses and ranges separated by commas or blanks: "127.0.0.1, 10.0.0.0/8 fd00::/8". Raises Invalid."""
     return tuple(_network(part) for part in re.split(r"[,\s]+", text) if part)
 
 
@@ -125,7 +126,8 @@ def _meant(text: str) -> str:
 
 
 def _address(text: str) -> Address | None:
-    """Of "192.0.2.1", "192.0.2.1:443", "2001:db8::1", "[2001:db8::1]" or "[2001:db8::1]:443"; None where it is none."""
+    """Parses "192.0.2.1", "192.0.2.1:443", "2001:db8::1", "[2001:db8::1]" or "[2001:db8::1]:443"; None for another
+    text."""
     if text.startswith("["):
         text = text[1:].partition("]")[0]
     elif text.count(":") == 1:
@@ -138,7 +140,7 @@ def _address(text: str) -> Address | None:
 
 
 def _entries(pattern: re.Pattern[bytes], headers: bytes) -> list[str]:
-    """The elements of a header's lists, in order over all its lines."""
+    """The elements of a header's lists, in order, over all its lines."""
     found = pattern.findall(b"\n" + headers)
     if not found:
         return []

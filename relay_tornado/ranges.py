@@ -1,4 +1,4 @@
-"""A set of whole numbers, kept as ascending ranges: small where they lie close together, as seqs do."""
+"""A set of integers, stored as ascending ranges: small if they are close together, as seqs are."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Iterable, Iterator
 
 
 class Ranges:
-    """Iterating gives (first, last), both in it, in order, with a hole between any two. `len` counts the numbers.
+    """Iterates over (first, last), inclusive, in order, with a hole between any two. `len` is the count of numbers.
 
-    A change is one step on one list, so one for which there is no memory changes nothing.
+    Each change is a single operation on a list, so if memory is short, it either happens or changes nothing.
     """
 
     __slots__ = ("_edges",)
 
     def __init__(self, ranges: Iterable[tuple[int, int]] = ()) -> None:
-        """The ranges may come in any order, and overlap."""
+        """`ranges` may be in any order, and overlap."""
         self._edges: list[int] = []
-        """In turn where a range begins, and the number behind its last one."""
+        """Alternately the first number of a range, and the number after its last one."""
         for first, last in sorted(ranges):
             if first > last:
                 continue
@@ -36,7 +36,7 @@ class Ranges:
         return bisect_right(self._edges, number) % 2 == 1
 
     def add(self, number: int) -> None:
-        """Adds a number; one that is in it changes nothing."""
+        """Adds a number, if it is missing."""
         edges = self._edges
         at = bisect_right(edges, number)
         if at % 2:
@@ -53,7 +53,7 @@ class Ranges:
             edges[at:at] = (number, number + 1)
 
     def remove(self, number: int) -> None:
-        """Takes a number out; one that is not in it changes nothing."""
+        """Removes a number, if it is there."""
         edges = self._edges
         at = bisect_right(edges, number)
         if at % 2 == 0:
@@ -64,20 +64,20 @@ class Ranges:
         edges[at - 1 : at + 1] = before + behind
 
     def end(self, number: int) -> int:
-        """The last number of the range that `number` lies in, `number - 1` where it lies in none."""
+        """The last number of the range with `number`; `number - 1` if it is in none."""
         at = bisect_right(self._edges, number)
         return self._edges[at] - 1 if at % 2 else number - 1
 
     def cut_below(self, first: int) -> None:
-        """Takes out what lies below `first`."""
+        """Removes the numbers below `first`."""
         at = bisect_right(self._edges, first)
         self._edges[:at] = (first,) if at % 2 else ()
 
     def cut_above(self, last: int) -> None:
-        """Takes out what lies above `last`."""
+        """Removes the numbers above `last`."""
         at = bisect_left(self._edges, last + 1)
         self._edges[at:] = (last + 1,) if at % 2 else ()
 
     def clear(self) -> None:
-        """Takes out everything."""
+        """Removes everything."""
         self._edges.clear()

@@ -1,5 +1,4 @@
-"""Rate limits: for events that come in, by a bucket of tokens that fills up evenly; for who fails; and for lines of the
-log."""
+"""Rate limits: of incoming events (a token bucket that is filled evenly), of failed attempts, and of log lines."""
 
 from __future__ import annotations
 
@@ -11,12 +10,12 @@ from typing import Final
 from relay_tornado.model import RateLimit
 
 _PAUSE: Final = 1.0
-"""Seconds between two lines of the log that anybody can cause."""
+"""Seconds between two log lines of a kind that anybody can cause."""
 
 
 class Limiter:
-    """One rate limit: `events` tokens at first, and so many again in each `interval`. Times are seconds of a clock
-    that never goes back."""
+    """One rate limit: `events` tokens at first, and as many again in each `interval`. Times are seconds of a monotonic
+    clock."""
 
     __slots__ = ("_at", "_left", "limit")
 
@@ -26,26 +25,26 @@ class Limiter:
         self._at = now
 
     def wait(self, now: float) -> float:
-        """In how many seconds there is a token; 0 where there is one now."""
+        """The seconds until there is a token; 0 if there is one now."""
         limit = self.limit
         self._left = min(float(limit.events), self._left + (now - self._at) * limit.events / limit.interval)
         self._at = now
-        # What is missing for a whole token may be an error of rounding.
+        # A tiny part missing from a whole token is a rounding error.
         missing = 1.0 - self._left
         return 0.0 if missing < 1e-6 else missing * limit.interval / limit.events
 
     def take(self) -> None:
-        """Takes a token, right after `wait` said that there is one."""
+        """Takes a token, right after `wait` returned 0."""
         self._left -= 1.0
 
     def give_back(self) -> None:
-        """What the token was taken for has not come in."""
+        """Returns a token: the event did not come in."""
         self._left += 1.0
 
 
 class Attempts:
-    """How often somebody may fail: a rate limit for each of them. At most `most` are known at a time; who failed
-    longest ago is forgotten first."""
+    """Limits failed attempts, with one rate limit for each client. At most `most` clients are remembered; the one whose
+    last failure is the oldest is forgotten first."""
 
     def __init__(self, limit: RateLimit, most: int) -> None:
         self._limit = limit
@@ -53,12 +52,12 @@ class Attempts:
         self._limiters: dict[str, Limiter] = {}
 
     def wait(self, who: str, now: float) -> float:
-        """In how many seconds they may try again; 0 where they may now."""
+        """The seconds until the client may try again; 0 if it may now."""
         limiter = self._limiters.get(who)
         return 0.0 if limiter is None else limiter.wait(now)
 
     def failed(self, who: str, now: float) -> None:
-        """They tried, and failed."""
+        """The client's attempt failed."""
         limiter = self._limiters.pop(who, None) or Limiter(self._limit, now)
         self._limiters[who] = limiter
         if limiter.wait(now) == 0:
@@ -68,8 +67,8 @@ class Attempts:
 
 
 class LogLimit:
-    """When a line of the log may be written that anybody can cause: at most once a second, since thousands would fill
-    the disk that the events need."""
+    """Limits log lines that anybody can cause to one a second, since thousands would fill the disk that the events
+    need."""
 
     __slots__ = ("_at", "_left_out")
 
@@ -78,7 +77,7 @@ class LogLimit:
         self._left_out = 0
 
     def due(self) -> int | None:
-        """How many were left out since the last one; None where this one is left out, too."""
+        """How many lines were left out since the last one; None if this one is to be left out, too."""
         now = time.monotonic()
         if now - self._at < _PAUSE:
             self._left_out += 1
@@ -87,7 +86,7 @@ class LogLimit:
         return left_out
 
     def tell(self, log: Callable[..., object], event: str, **what: object) -> None:
-        """Logs it where that may be, with how many lines were left out before."""
+        """Logs the line if it is due, with the number of lines left out before."""
         left_out = self.due()
         if left_out is not None:
             log(event, **what, **({"left_out": left_out} if left_out else {}))

@@ -1,4 +1,4 @@
-"""Rules: the tree of conditions that says which events go to an output, or to a subscriber with a filter.
+"""Rules: a tree of conditions that decides which events go to an output, or to a subscriber with a filter.
 
 The form is the original's, which resembles the hook rules of github.com/adnanh/webhook:
 
@@ -7,27 +7,27 @@ The form is the original's, which resembles the hook rules of github.com/adnanh/
     {"not": node}        it does not hold                                  "name": …, "base64decode": true | false}
     {"not": [node, …]}   none of them holds
 
-Types of a match, and what each needs:
+Types of a match, and the fields that each needs:
 
-value, `value`                      the parameter is that text
-contains, `substring`               the parameter has that text in it (substring is the same type)
+value, `value`                      the parameter is equal to the text
+contains, `substring`               the parameter contains the text (substring is the same type)
 does-not-contain, `substring`       the opposite of contains
 regex, `regex`                      the RE2 pattern is found anywhere in the parameter
-payload-hash-sha1, `secret`         the parameter is the body's HMAC in hex, or one of several with commas between them,
-payload-hash-sha256, `secret`       each perhaps after `sha1=` or `sha256=`; with base64decode it is the HMAC itself
-ip-whitelist, `ip-range`            the sender's address is in one of the ranges, with spaces or commas between them;
+payload-hash-sha1, `secret`         the parameter is the body's HMAC in hex, or one of several separated by commas, each
+payload-hash-sha256, `secret`       perhaps after `sha1=` or `sha256=`; with base64decode it is the HMAC itself
+ip-whitelist, `ip-range`            the sender's address is in one of the ranges, separated by spaces or commas;
                                     there is no parameter
 
 A payload's name is a dotted path with indexes (`commits.0.author.name`), see `subject`; without a name it is the whole
-body. `body` is the same source. Case counts, but not in a header's name. Numbers, booleans and null in a payload have
-their JSON text (`1.50`, `true`), and objects theirs. A regex looks at the first 4,000,000 bytes of a value, divided by
-the instructions that the pattern compiles to (20 or so for a plain one), and at 1,024 at least. All regexes of a
-document together look at twice that of an event, the first ones first; in what is over it they find nothing.
+body. `body` is the same source. Values and names are case-sensitive, except the names of headers. Numbers, booleans and
+null in a payload have their JSON text (`1.50`, `true`), and so have objects. A regex searches the first 4,000,000 bytes
+of a value, divided by the instructions that the pattern compiles to (20 or so for a plain one), but at least 1,024.
+All regexes of a document together search twice as much of an event, in their order; beyond that they find nothing.
 
-A parameter that the event does not have, or that does not decode, is matched by nothing; so does-not-contain holds: an
-event is delivered rather than lost. An empty document (null, {}, []) matches every event, as does one whose parts are
-all null, and `and` over nothing; so does what a client sends that can't leave a part out: several of them, all empty.
-Within rules there is nothing that says nothing: an empty node is refused, lest it be taken for a condition.
+A parameter that the event does not have, or that can't be decoded, matches nothing. So does-not-contain holds: an event
+is delivered rather than lost. An empty document (null, {}, []) matches every event; so do one whose parts are all null,
+an `and` over nothing, and several empty parts, as sent by clients that can't leave a part out. Within rules an empty
+node is refused, so that it is not mistaken for a condition.
 """
 
 from __future__ import annotations
@@ -54,16 +54,16 @@ MAX_TEXT: Final = 4096
 """Bytes of a value, substring, secret or ip-range."""
 
 _STEPS: Final = 4_000_000
-"""Instructions times bytes of a search: RE2 takes up to 13 ns for each where a pattern outgrows its memory: 50 ms."""
+"""Instructions times bytes of a search. RE2 takes up to 13 ns for each if a pattern outgrows its memory: 50 ms."""
 _ALL_STEPS: Final = 2 * _STEPS
-"""The same of all searches of one event by one document."""
+"""The same for all searches of one event by one document."""
 
 _QUICK: Final = 0.01
 _REST: Final = 9.0
-"""Whoever has rules look at an event for more than so many seconds waits for so many times as long before the next."""
+"""If rules take more than `_QUICK` seconds for an event, the caller pauses for `_REST` times as long."""
 
 _SIGNATURES: Final = 16
-"""Signatures of one parameter that are compared."""
+"""The most signatures in one parameter that are compared."""
 
 _Test: TypeAlias = Callable[[Subject], bool]
 _Parameter: TypeAlias = Callable[[Subject], bytes | None]
@@ -79,26 +79,26 @@ class Rules:
 
     @property
     def every(self) -> bool:
-        """Whether they say nothing, so that every event passes."""
+        """Whether they have no conditions, so that every event passes."""
         return self._test is None
 
     def matches(self, subject: Subject) -> bool:
-        """Whether the event passes. Never raises, whatever the sender put into it."""
+        """Whether the event passes. Never raises, whatever the sender sent."""
         subject.steps = _ALL_STEPS
         return self._test is None or self._test(subject)
 
 
 def compile_rules(document: Any, path: str = "rules") -> Rules:
-    """Rules from their JSON document; `path` is what an error calls it.
+    """Compiles a JSON document; `path` is its name in errors.
 
-    Raises Invalid naming the node that does not fit, as in `rules.and[1].match.regex: …`.
+    Raises Invalid naming the node that is wrong, as in `rules.and[1].match.regex: …`.
     """
     return Rules(None if _says_nothing(document) else _Compiler().node(document, path))
 
 
 def rest(seconds: float) -> float:
-    """How many seconds somebody waits for whom rules looked at an event for so long, so that everybody else has nine
-    tenths of the time: 0 where it was quick."""
+    """How many seconds to pause after rules took so long for an event, so that nine tenths of the time are left for
+    others; 0 if they were quick."""
     return seconds * _REST if seconds > _QUICK else 0.0
 
 
@@ -106,7 +106,7 @@ _KEYS: Final = ("and", "or", "not", "match")
 
 
 def _says_nothing(document: Any) -> bool:
-    """Whether a whole document is empty, perhaps as clients write it that can't leave a part out."""
+    """Whether a whole document is empty, also in the form of clients that can't leave a part out."""
     if document in (None, [], {}):
         return True
     if not isinstance(document, Mapping):
@@ -118,13 +118,13 @@ def _says_nothing(document: Any) -> bool:
 
 
 class _Compiler:
-    """Turns one document into a test, and counts its nodes."""
+    """Compiles one document into a test, and counts its nodes."""
 
     def __init__(self) -> None:
         self._nodes = 0
 
     def node(self, document: Any, path: str) -> _Test:
-        """The test of a node. Raises Invalid, also where it says nothing."""
+        """The test of a node. Raises Invalid, also if it is empty."""
         self._nodes += 1
         if self._nodes > MAX_NODES:
             raise Invalid(f"this is node {self._nodes}, and rules may have {MAX_NODES}; use fewer", path)
@@ -218,7 +218,7 @@ def _source(source: Any, name: str, path: str) -> _Parameter:
 
 
 def _base64(value: bytes | None) -> bytes | None:
-    """Decodes either alphabet, with padding or without."""
+    """Decodes both alphabets, with padding or without."""
     if value is None:
         return None
     value = b"".join(value.split()).translate(_STANDARD)
@@ -264,7 +264,7 @@ def _value(match: Mapping[str, Any], path: str) -> _Test:
 
     def test(subject: Subject) -> bool:
         found = read(subject)
-        return found is not None and hmac.compare_digest(found, wanted)  # it may be a token that is compared
+        return found is not None and hmac.compare_digest(found, wanted)  # the value may be a token
 
     return test
 
@@ -310,7 +310,7 @@ def _regex(match: Mapping[str, Any], path: str) -> _Test:
 
 @functools.lru_cache(maxsize=256)
 def _pattern(pattern: bytes) -> tuple[Callable[[bytes, int, int], object | None], int]:
-    """A pattern's search, and how many instructions it has."""
+    """A pattern's search function, and its number of instructions."""
     options = re2.Options()
     options.log_errors = False
     options.never_capture = True

@@ -1,4 +1,4 @@
-"""Signatures of senders: whether a webhook was made by someone who knows an input's secret, and the same for tests.
+"""Signatures of senders: checks that a webhook was sent by someone who knows an input's secret, and signs webhooks.
 
 | provider | headers | signature |
 | --- | --- | --- |
@@ -9,10 +9,10 @@
 | shopify | X-Shopify-Hmac-Sha256 | base64 HMAC of the body |
 | gitlab | X-Gitlab-Token | the secret itself, which says nothing about the body |
 
-HMAC is HMAC-SHA256, over the raw bytes. The key is the secret as UTF-8; for standard-webhooks it is what the secret's
-base64 stands for, after `whsec_` where it begins so. (GitLab's newer signing tokens, and senders that run on Svix, are
-standard-webhooks; Svix's own names of the headers, svix-id and so on, are taken too.) A timestamp may be 300 s from the
-clock, either way. Each secret is tried on each signature, so that both can be rotated.
+HMAC is HMAC-SHA256, over the raw bytes. The key is the secret as UTF-8; for standard-webhooks it is the secret decoded
+from base64, without a leading `whsec_`. (GitLab's newer signing tokens, and senders that run on Svix, use
+standard-webhooks; Svix's own header names, svix-id and so on, are accepted, too.) A timestamp may differ from the clock
+by 300 s, either way. Each secret is tried on each signature, so that both can be rotated.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ from relay_tornado.errors import Invalid
 from relay_tornado.wire import headers as wire_headers
 
 TOLERANCE: Final = 300
-"""Seconds that a timestamp may differ from the clock."""
+"""The most seconds by which a timestamp may differ from the clock."""
 MAX_SECRETS: Final = 10
 MAX_SECRET: Final = 1024
-"""Bytes of a secret."""
+"""The most bytes of a secret."""
 
 _CANDIDATES: Final = 32
-"""Signatures of one request that are compared."""
+"""The most signatures of one request that are compared."""
 _PARTS: Final = 64
-"""Parts of a header with a list in it that are read."""
+"""The most elements of a list in a header that are read."""
 
 _TIMESTAMP: Final = re.compile(rb"[0-9]{1,12}")
 
 
 class Verdict(msgspec.Struct, frozen=True, gc=False):
-    """What an input found out about a webhook. `reason` says why in words, and holds nothing secret."""
+    """The result of an input's check of a webhook. `reason` says why in words, and holds nothing secret."""
 
     verified: bool
     reason: str
@@ -54,8 +54,8 @@ class Verdict(msgspec.Struct, frozen=True, gc=False):
 class Verifier:
     """Checks the signatures of one provider with one or more secrets.
 
-    Raises Invalid, with the field "provider", "secrets" or "secrets[n]", where the provider is unknown or a secret
-    can't be one.
+    Raises Invalid, with the field "provider", "secrets" or "secrets[n]", if the provider is unknown or a secret is not
+    valid.
     """
 
     __slots__ = ("_keys", "_scheme")
@@ -89,7 +89,7 @@ class Verifier:
 def sign(provider: str, secret: str, body: bytes, now: float, message_id: str) -> list[tuple[str, str]]:
     """The headers that the provider would send with this body at `now`, for a test event or a public output.
 
-    `message_id` goes into the header for the delivery's id, where the provider has one. Raises Invalid as `Verifier`
+    `message_id` goes into the header with the delivery's id, if the provider has one. Raises Invalid as `Verifier`
     does, with the field "secret".
     """
     scheme = _scheme(provider)
@@ -114,7 +114,7 @@ class _Headers:
 
 
 class _Claim(NamedTuple):
-    """What a request says: that one of the candidates is the signature of prefix and body, made at that time."""
+    """A request's claim: one of the candidates is the signature of prefix and body, made at that time."""
 
     candidates: list[bytes]
     prefix: bytes = b""
@@ -122,20 +122,20 @@ class _Claim(NamedTuple):
 
 
 class _Scheme:
-    """How one provider signs. What the providers have in common is here."""
+    """How one provider signs. This base class has what the providers share."""
 
     noun = "signature"
 
     def key(self, secret: str) -> bytes:
-        """The key that a secret stands for; raises ValueError where it stands for none."""
+        """The key of a secret. Raises ValueError if the secret is not valid."""
         return secret.encode()
 
     def signature(self, key: bytes, message: bytes) -> bytes:
-        """The signature as the header has it, without its prefix."""
+        """The signature in its form in the header, without the prefix."""
         return hmac.digest(key, message, "sha256").hex().encode()
 
     def read(self, headers: _Headers) -> _Claim | str:
-        """The claim that a request makes, or in words what is missing for one."""
+        """A request's claim, or what is missing for one, in words."""
         raise NotImplementedError
 
     def headers(self, key: bytes, body: bytes, timestamp: str, message_id: str) -> list[tuple[str, str]]:
@@ -239,7 +239,7 @@ class _Shopify(_Scheme):
 
 
 class _GitLab(_Scheme):
-    """A token is compared by its hash, so that the time says nothing about its length either."""
+    """A token is compared by its hash, so that the time of the comparison does not reveal its length."""
 
     noun = "token"
 
@@ -290,7 +290,7 @@ def _key(scheme: _Scheme, secret: str, field: str) -> bytes:
 
 
 def _too_far(timestamp: bytes, now: float) -> str | None:
-    """In words why a timestamp is refused, or None."""
+    """Why a timestamp is refused, in words, or None."""
     if not _TIMESTAMP.fullmatch(timestamp):
         return "the timestamp is no whole number of unix seconds"
     age = now - int(timestamp)

@@ -1,16 +1,16 @@
-"""What rules look at: one event's headers, query, payload and sender, each read when the first rule asks for it.
+"""What rules look at: one event's headers, query, payload and sender, each parsed when a rule first asks for it.
 
-A value comes out as bytes of UTF-8 text, or as None where the event has no such part. Where a name is there several
-times, the first counts; in a JSON object it is the last, as JSON parsers have it. Nothing that a sender puts into an
-event raises here: what can't be read isn't there.
+A value is returned as bytes of UTF-8 text, or as None if the event has no such part. If a name occurs several times,
+the first one counts; in a JSON object the last one, as in JSON parsers. No content that a sender sends raises an error
+here: what can't be read is None.
 
-The payload is JSON where the body begins like an object or an array, whatever the Content-Type says (curl's default is
-wrong), and otherwise a form of at most 1 MiB, where the Content-Type is application/x-www-form-urlencoded. JSON is
-opened one level at a time and without building what lies deeper, so that a path through a body costs about a
-microsecond a kilobyte, and opened levels are kept. Two bounds hold for hostile bodies: a level of more than 256 KiB is
-searched for one name at a time, which needs no memory, instead of being turned into objects; and JSON that is nested
-deeper than Python lets a parser go can't be read: some 1,000 levels up to Python 3.13, and from 3.14 on as many as the
-stack has room for, tens of thousands in its usual 8 MiB.
+The payload is JSON if the body begins like an object or an array, whatever the Content-Type is (curl's default is
+wrong). Otherwise it is a form of at most 1 MiB, if the Content-Type is application/x-www-form-urlencoded. JSON is
+opened one level at a time, without building what is below it, so a path through a body costs about a microsecond a
+kilobyte, and opened levels are kept. Two limits hold for hostile bodies. A level of more than 256 KiB is not turned
+into objects: it is searched for one name at a time, which needs no memory. JSON that is nested deeper than a parser in
+Python can go is not read: some 1,000 levels up to Python 3.13; from 3.14 on as many as fit on the stack, tens of
+thousands in its usual 8 MiB.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from relay_tornado.model import Event, NewEvent
 from relay_tornado.wire import headers
 
 _FIELDS: Final = 1000
-"""Fields of a query or a form that are read."""
+"""The most fields of a query or a form that are read."""
 
 _FORM: Final = 1 << 20
-"""Bytes of the largest form that is read, since decoding a hostile one takes 80 ms."""
+"""Bytes of the largest form that is read, since a hostile one of that size takes 80 ms to decode."""
 
 _OPENED: Final = 256 * 1024
 """Bytes of the largest JSON object or array that is turned into Python objects."""
@@ -46,12 +46,12 @@ _ARRAY: Final = ord("[")
 IPAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _Value: TypeAlias = Raw | bytes
-"""Raw: a piece of JSON text. bytes: the text itself, of a form's field."""
+"""Raw: a piece of JSON text. bytes: the text of a form's field."""
 
 
 class Subject:
-    """One event, read as far as rules asked for. Share it between all rules that look at the event. `steps` is for who
-    looks at it now: what searches in it may still cost."""
+    """One event, parsed as far as rules asked for. It is shared by all rules that look at the event. `steps` is what
+    searches may still cost, set by each document's rules."""
 
     __slots__ = ("_event", "_headers", "_levels", "_macs", "_query", "_values", "steps")
 
@@ -80,11 +80,11 @@ class Subject:
         return self._query.get(name)
 
     def payload(self, name: str) -> bytes | None:
-        """What lies at a dotted path in the payload (`commits.0.author.name`), or for "" the whole body as it came.
+        """The value at a dotted path in the payload (`commits.0.author.name`), or for "" the whole body as received.
 
-        At each object the whole rest of the path is tried as a key before it is split at its first dot. A string comes
-        without its quotes and escapes, everything else (numbers, true, null, objects) as its JSON text. A form's field
-        that holds JSON can be gone into, as GitHub and Slack send it: `payload.repository.name`.
+        In each object, the whole rest of the path is tried as a key before it is split at its first dot. A string is
+        returned without its quotes and escapes, everything else (numbers, true, null, objects) as its JSON text. A path
+        may lead into a form's field that holds JSON, as GitHub and Slack send it: `payload.repository.name`.
         """
         if not name:
             return self._event.body
@@ -95,7 +95,7 @@ class Subject:
             return value
 
     def mac(self, algorithm: str, secret: bytes) -> bytes:
-        """The HMAC of the body; `algorithm` is a name that hashlib knows."""
+        """The HMAC of the body; `algorithm` is a name for hashlib."""
         key = (algorithm, secret)
         digest = self._macs.get(key)
         if digest is None:
@@ -104,7 +104,7 @@ class Subject:
 
     @property
     def remote(self) -> IPAddress | None:
-        """The sender's address; an IPv4 address that is mapped into IPv6 comes as IPv4."""
+        """The sender's address; an IPv4 address mapped into IPv6 is returned as IPv4."""
         try:
             address = ipaddress.ip_address(self._event.remote_ip)
         except ValueError:
@@ -127,7 +127,8 @@ class Subject:
         return None
 
     def _level(self, at: str, value: _Value | None) -> _Level | None:
-        """The level at a path ("" is the payload, else with a dot at the end), which `value` holds."""
+        """The level at a path, whose value is `value`. The path is "" for the payload, and otherwise ends with a
+        dot."""
         try:
             return self._levels[at]
         except KeyError:
@@ -149,7 +150,7 @@ class Subject:
 
 
 class _Level(Protocol):
-    """An object, an array or a form: what a name or an index leads to from here."""
+    """An object, an array or a form, with values by name or index."""
 
     def get(self, key: str, /) -> _Value | None: ...
 
@@ -184,7 +185,7 @@ class _Array:
 
 
 class _Searched:
-    """A JSON object or array that is too large to be opened: a key is searched for, by a parser that skips the rest."""
+    """A JSON object or array that is too large to be opened: a key is searched for by a parser that skips the rest."""
 
     __slots__ = ("_found", "_raw")
 
@@ -209,7 +210,7 @@ class _Searched:
                     return None
                 decoder = _index_decoder(index)
             found: Raw | None = decoder.decode(self._raw).value
-        except (ValueError, RecursionError):  # msgspec refuses a key with a quote in it, say
+        except (ValueError, RecursionError):  # for example, msgspec refuses a key with a quote in it
             return None
         return found
 
@@ -234,7 +235,7 @@ def _index_decoder(index: int) -> msgspec.json.Decoder[Any]:
 
 
 def _index(key: str) -> int | None:
-    """The index that a part of a path is, or None."""
+    """A part of a path as an index; None if it is not one."""
     if not key.isascii() or not key.isdecimal() or len(key) > len(str(_INDEX)):
         return None
     return int(key)
@@ -246,11 +247,11 @@ _LONE: Final = re.compile(
     rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])"
     rb"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2}"
 )
-"""Half of a surrogate pair: what JavaScript sends where it cut a text inside an emoji."""
+"""Half of a surrogate pair, as JavaScript sends it for a text that was cut inside an emoji."""
 
 
 def _open(body: bytes) -> _Level | None:
-    """The top level of JSON text; what is not UTF-8 in it, or half a surrogate pair, becomes U+FFFD."""
+    """The top level of JSON text. Bytes that are not UTF-8, and halves of surrogate pairs, become U+FFFD."""
     opening = _OPENING.match(body)
     if not opening:
         return None
@@ -264,7 +265,7 @@ def _open(body: bytes) -> _Level | None:
     except msgspec.DecodeError:
         if b"\\u" not in body or b"\0" in body:
             return None
-    # With the escaped backslashes out of the way, every \u begins an escape.
+    # With the escaped backslashes replaced, every \u begins an escape.
     body = _LONE.sub(rb"\\ufffd", body.replace(rb"\\", b"\0\0")).replace(b"\0\0", rb"\\")
     try:
         return _parse(body)
@@ -273,7 +274,7 @@ def _open(body: bytes) -> _Level | None:
 
 
 def _parse(text: Raw | bytes) -> _Level | None:
-    """The object or array that JSON text is, or None where it is something else. Raw has been checked already.
+    """The object or array in a JSON text; None if it is something else. Raw was checked before.
 
     Raises msgspec.DecodeError or RecursionError.
     """
@@ -295,7 +296,7 @@ def _text(value: _Value) -> bytes:
 
 
 def _unquote(raw: bytes) -> bytes:
-    """A name or value of a query or a form as text."""
+    """The text of a name or value in a query or a form."""
     return _utf8(unquote_to_bytes(raw.replace(b"+", b" ")))
 
 

@@ -1,8 +1,8 @@
-"""The server's certificate: loaded with words for what can be wrong, and loaded again when its files change.
+"""The server's certificate: loaded with errors that say what is wrong, and reloaded when its files change.
 
-Each load makes a context of its own, which only new connections get; open ones keep theirs. Loading into the context in
-use would not do: OpenSSL keeps one certificate for each kind of key, so that after a change from RSA to ECDSA or back
-some clients would go on getting the old one.
+Each load makes a new context, which only new connections use; open ones keep theirs. Loading into the current context
+would not work: OpenSSL keeps one certificate for each type of key, so after a change from RSA to ECDSA or back some
+clients would still get the old one.
 """
 
 from __future__ import annotations
@@ -22,23 +22,24 @@ from relay_tornado.model import DAY
 
 POLL_INTERVAL: Final = 1.0
 WARN_BEFORE: Final = 10 * DAY
-"""Seconds of life left at which a certificate is warned of when it is loaded."""
+"""Seconds before its end from which a certificate causes a warning when it is loaded."""
 
 _CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
 _NO_CHECK_TIME: Final = 0x200000
-"""X509_V_FLAG_NO_CHECK_TIME of OpenSSL, which the ssl module does not name: an expired certificate is warned of."""
+"""OpenSSL's X509_V_FLAG_NO_CHECK_TIME, which the ssl module does not name: an expired certificate only causes a
+warning."""
 
 _FLIGHTS: Final = 6
-"""More than a handshake has."""
+"""More than a handshake needs."""
 
 _log = structlog.get_logger(__name__)
 
 
 class Certificate:
-    """A certificate with its key. Take `context` anew for each connection.
+    """A certificate with its key. Use `context` anew for each connection.
 
-    `expires` is unix seconds. `problem` says why the files as they are now can't be used, "" where they are in use.
-    Raises StartupError where they can't be used at first.
+    `expires` is unix seconds. `problem` says why the current files can't be used, "" if they are in use. The first load
+    raises StartupError if they can't be used.
     """
 
     def __init__(self, certificate: Path, key: Path) -> None:
@@ -50,8 +51,8 @@ class Certificate:
         self._warn()
 
     def reload(self) -> bool:
-        """Loads the files. True where new connections get from now on what is in them; where it can't be used
-        (`problem`) they go on getting the earlier one. A renewal is often half done when it is first seen."""
+        """Loads the files. Returns whether new connections use them from now on. If they can't be used (see `problem`),
+        the earlier certificate stays in use: a renewal is often half done when it is first seen."""
         self._seen = self._look()
         try:
             self.context, self.expires = self._load()
@@ -66,7 +67,7 @@ class Certificate:
         return True
 
     async def watch(self, interval: float = POLL_INTERVAL) -> None:
-        """Reloads when a file has changed, and again and again while it can't be used, until it is cancelled."""
+        """Reloads when a file has changed, and repeatedly while the files can't be used, until it is cancelled."""
         while True:
             await asyncio.sleep(interval)
             if self.problem or self._look() != self._seen:
@@ -89,7 +90,7 @@ class Certificate:
         return context, float(ssl.cert_time_to_seconds(seen["notAfter"]))
 
     def _no_password(self) -> str:
-        # Without this OpenSSL would ask on the terminal, and wait.
+        # Without this, OpenSSL would ask for a password on the terminal, and wait.
         raise StartupError(
             f"the key in {self._key} is encrypted; write it without its password: openssl pkey -in {self._key} -out …"
         )
@@ -106,7 +107,7 @@ class Certificate:
         )
 
     def _look(self) -> tuple[tuple[int, ...], ...]:
-        """What changes when a file is replaced or written."""
+        """Changes when a file is replaced or written."""
         return tuple(_signature(path) for path in (self._certificate, self._key))
 
     def _days_left(self) -> int:
@@ -130,7 +131,7 @@ def _signature(path: Path) -> tuple[int, ...]:
 
 def _read(path: Path, flag: str) -> bytes:
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # of a pipe everybody would wait for whoever writes to it
+        if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe would block until somebody writes to it
             raise StartupError(f"{path} is a directory, a pipe or a device; {flag} has to name a file")
         return path.read_bytes()
     except FileNotFoundError:
@@ -142,7 +143,7 @@ def _read(path: Path, flag: str) -> bytes:
 
 
 def _shake_hands(context: ssl.SSLContext, certificate: Path) -> Any:
-    """What a client that trusts just this certificate sees of it, in memory. Raises ssl.SSLError."""
+    """The certificate that a client sees if it trusts only this one, in memory. Raises ssl.SSLError."""
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.check_hostname = False
     client.load_verify_locations(cafile=certificate)

@@ -1,1 +1,1 @@
-"""Administration: the one way by which buckets, inputs and tokens change."""
+"""Administration: the only way to change buckets, inputs, outputs and tokens."""

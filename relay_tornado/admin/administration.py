@@ -1,4 +1,4 @@
-"""The one way by which buckets, inputs, outputs and tokens are made, changed and removed, whoever asks for it."""
+"""Creates, changes and removes buckets, inputs, outputs and tokens, for REST and for commands."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ from relay_tornado.wire.rest import token_document
 _logger = structlog.get_logger(__name__)
 
 Wanted = Callable[[Bucket], Mapping[str, Any]]
-"""Gives the options of a change from the bucket as it is when it is changed; it may be asked more than once."""
+"""Returns the options of a change, given the bucket as it is when it is changed; may be called more than once."""
 
 _ATTEMPTS = 10
-"""How often a change is tried again because somebody else's came first."""
+"""How often a change is retried after another one came first."""
 MAX_BINS: Final = 20
-"""At a time; a bin that is kept is none any more."""
+"""The maximum number of bins at a time; a bin that is kept no longer counts."""
 _BIN: Final = "bin-"
-_BIN_ALPHABET: Final = "abcdefghjkmnpqrstuvwxyz23456789"  # nothing that one mistakes for another
+_BIN_ALPHABET: Final = "abcdefghjkmnpqrstuvwxyz23456789"  # no characters that look alike
 
 
 class Client(Protocol):
@@ -72,12 +72,12 @@ class Client(Protocol):
 
 
 class Administration:
-    """Options are plain JSON data as the forms of wire/rest.py have them. What is left out stays as it is; what no form
-    knows is kept and shown, but of a token.
+    """Options are plain JSON data in the forms of wire/rest.py. An option left out keeps its value; unknown ones are
+    stored and shown, except those of a token.
 
-    A bucket is named by its name or its id, everywhere. Errors: Invalid, NotFound, Conflict, and the storage's own
-    (Unavailable, NoSpace). A method that was begun should be awaited to its end; where it is not, `reconcile` at the
-    next start mends what is left.
+    A bucket is given by its name or its id everywhere. Raises Invalid, NotFound, Conflict, and the storage's errors
+    (Unavailable, NoSpace). A method that has begun should be awaited to its end; if it is not, `reconcile` at the next
+    start repairs what is left.
     """
 
     def __init__(
@@ -92,25 +92,25 @@ class Administration:
         sessions: Sessions | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`ledgers` are the consumers, `logs` is for commands about events. `uses` knows when tokens were last used,
-        `sessions` who is signed in to the page, None where there is none. `clock` gives unix seconds."""
+        """`ledgers` are the consumers, `logs` serves commands about events. `uses` knows when tokens were last used,
+        `sessions` holds the page's sessions, None if there is no page. `clock` returns unix seconds."""
         self.settings = settings
         self.url = settings.public_url
-        """Where senders reach the relay, for whoever prints webhook URLs; the composition root puts the address here
-        that it listens on, once it does, where no public one is set."""
+        """The URL at which senders reach the relay, for printing webhook URLs. If no public URL is set, the composition
+        root sets the address that it listens on."""
         self.instance = uuid4().hex
-        """Names this process to whoever asks whether an address leads to it."""
+        """Identifies this process, to check whether an address leads to it."""
         self.address = ""
-        """The URL of the address that the relay listens on, where one does."""
+        """The URL of the address that the relay listens on; "" if it does not."""
         self.logs = logs
         self.ledgers = ledgers
         self.consumers = ConsumerAdministration(log, ledgers)
         self.sessions = sessions
         self.uses = Uses() if uses is None else uses
         self.demo = False
-        """Whether the relay was started to try it."""
+        """Whether the relay was started as a demo."""
         self.clients: Callable[[], Sequence[Client]] = tuple
-        """Who is subscribed, as whoever holds the sockets knows."""
+        """Returns the subscribers; set by the owner of the sockets."""
         self._log = log
         self._registry = registry
         self._clock = clock
@@ -121,17 +121,17 @@ class Administration:
     # buckets
 
     async def create_bucket(self, name: str, first: int = 1, /, **options: Any) -> Bucket:
-        """Makes a bucket with its log, which begins with the seq `first`, and one input; options: `BucketFields`, and
-        `default_input`, which is false for none. Conflict where the name is taken."""
+        """Creates a bucket with one input, and its log, whose first seq is `first`. Options: `BucketFields`, and
+        `default_input`, false for no input. Raises Conflict if the name is taken."""
         bucket = new_bucket(name, options, self.settings, self._clock())
         self._check_free(bucket.name)
-        # The log first: nobody knows the id yet, and a bucket that can be seen can be appended to.
+        # The log comes first: nobody knows the id yet, and events can be appended to a bucket as soon as it is visible.
         await self._log.create(bucket.id, new_epoch(), first)
         try:
             followed = await self._positions.follow(bucket, first)
             await self._registry.put("bucket", bucket.id, bucket, expect=0)
         except Unknown:
-            raise  # the bucket may be there after all, and needs its log then; `reconcile` sees which it is
+            raise  # the bucket may have been stored, and then needs its log; `reconcile` finds out
         except RelayError:
             await self._drop_log(bucket.id)
             raise
@@ -139,9 +139,9 @@ class Administration:
         return bucket
 
     async def create_bin(self) -> Bucket:
-        """Makes a request bin: a bucket to see what arrives, with a name of its own, that ends in a day unless it is
-        kept. Raises Conflict where there are too many of them."""
-        async with self._turn(_BIN):  # one that is being made can't be counted yet
+        """Creates a request bin: a bucket with a name of its own that shows what arrives, and ends in a day unless it
+        is kept. Raises Conflict if there are too many bins."""
+        async with self._turn(_BIN):  # otherwise a bin that is being created would not be counted
             bins = [each for each in self.list_buckets() if each.name.startswith(_BIN) and each.expires_at]
             if len(bins) >= MAX_BINS:
                 raise Conflict(
@@ -151,7 +151,7 @@ class Administration:
             return await self.create_bucket(name, description="A request bin", expires_at=self._clock() + DAY)
 
     async def set_bucket(self, reference: str, wanted: Wanted | None = None, /, **options: Any) -> Bucket:
-        """Changes a bucket; options: `BucketFields`, or what `wanted` gives."""
+        """Changes a bucket; options: `BucketFields`, or those that `wanted` returns."""
 
         def change(bucket: Bucket) -> Bucket:
             changed = changed_bucket(bucket, wanted(bucket) if wanted else options, self.settings, self._clock())
@@ -162,9 +162,9 @@ class Administration:
         return await self._change(lambda: self.find_bucket(reference), change)
 
     async def delete_bucket(self, reference: str, *, force: bool = False) -> Bucket:
-        """Removes a bucket, its inputs, outputs and events; returns what it was. Its name is free at once.
+        """Removes a bucket with its inputs, outputs and events; returns the removed record. Its name is free at once.
 
-        Without `force`, Conflict where it has outputs, or inputs beside the one that it was made with, or is changed
+        Without `force`, raises Conflict if the bucket has outputs, or inputs other than its first, or is changed
         meanwhile.
         """
         bucket = self.find_bucket(reference)
@@ -180,13 +180,13 @@ class Administration:
         return bucket
 
     async def _remove_bucket(self, bucket: Bucket, revision: int | None = None) -> None:
-        """Raises Conflict where it is not at this revision any more."""
+        """Raises Conflict if the bucket is no longer at this revision."""
         await self._registry.delete("bucket", bucket.id, revision)
         await self._drop_log(bucket.id)
         self.ledgers.forget(bucket.id)
 
     def list_buckets(self) -> Sequence[Bucket]:
-        """Every bucket, oldest first."""
+        """All buckets, oldest first."""
         return list(self._registry.list("bucket"))
 
     def find_bucket(self, reference: str) -> Bucket:
@@ -197,15 +197,15 @@ class Administration:
         return bucket
 
     async def import_events(self, reference: str, documents: Sequence[Any]) -> dict[str, int]:
-        """Takes over a batch of an export's events; see `admin.imports`."""
+        """Imports a batch of an export's events; see `admin.imports`."""
         return await take(self._log, self.find_bucket(reference), documents)
 
     # inputs
 
     async def create_input(self, bucket: str, /, **options: Any) -> tuple[Bucket, Input]:
-        """Makes an input; options: `InputFields`. Returns it in its bucket.
+        """Creates an input; options: `InputFields`. Returns it with its bucket.
 
-        Conflict where the id, or the pair of custom_domain and path_prefix, is taken.
+        Raises Conflict if the id, or the pair of custom_domain and path_prefix, is taken.
         """
         changed = await self._change(
             lambda: self.find_bucket(bucket), lambda found: with_new_input(found, options, self._clock())
@@ -215,10 +215,10 @@ class Administration:
     async def set_input(
         self, reference: str, bucket: str | None = None, wanted: Wanted | None = None, /, **options: Any
     ) -> tuple[Bucket, Input]:
-        """Changes an input; options: `InputFields`, or what `wanted` gives. Returns it in its bucket.
+        """Changes an input; options: `InputFields`, or those that `wanted` returns. Returns it with its bucket.
 
-        `reference` is the input's id; where a bucket has one input only, the bucket's name or id does as well. With
-        `bucket`, it is the id or the name of an input of that one.
+        `reference` is the input's id, or the name or id of a bucket with a single input. With `bucket`, it is the id or
+        name of an input in that bucket.
         """
         input_id = self.find_input(reference, bucket)[1].id
         changed = await self._change(
@@ -228,7 +228,7 @@ class Administration:
         return changed, find_input(changed, input_id)
 
     async def delete_input(self, reference: str, bucket: str | None = None, /) -> Input:
-        """Removes an input, named as for `set_input`; returns what it was. Its events stay."""
+        """Removes an input, given as in `set_input`; returns the removed record. Its events stay."""
         gone = self.find_input(reference, bucket)[1]
         await self._change(
             lambda: self.find_input(gone.id, bucket)[0], lambda found: without_input(found, gone.id, self._clock())
@@ -236,13 +236,13 @@ class Administration:
         return gone
 
     def find_input(self, reference: str, bucket: str | None = None, /) -> tuple[Bucket, Input]:
-        """An input, named as for `set_input`, in its bucket. Raises NotFound, and Invalid where it is not clear."""
+        """An input, given as in `set_input`, with its bucket. Raises NotFound, and Invalid if it is ambiguous."""
         return self._find_part(reference, bucket, "input")
 
     # outputs
 
     async def create_output(self, bucket: str, /, **options: Any) -> tuple[Bucket, Output]:
-        """Makes an output; options: `OutputFields`. Returns it in its bucket."""
+        """Creates an output; options: `OutputFields`. Returns it with its bucket."""
         changed = await self._change(
             lambda: self.find_bucket(bucket), lambda found: with_new_output(found, options, self._clock())
         )
@@ -251,9 +251,9 @@ class Administration:
     async def set_output(
         self, reference: str, bucket: str | None = None, wanted: Wanted | None = None, /, **options: Any
     ) -> tuple[Bucket, Output]:
-        """Changes an output; options: `OutputFields`, or what `wanted` gives. Returns it in its bucket.
+        """Changes an output; options: `OutputFields`, or those that `wanted` returns. Returns it with its bucket.
 
-        It is named as an input is for `set_input`.
+        `reference` and `bucket` are as in `set_input`.
         """
         before = self.find_output(reference, bucket)[1]
         output_id = before.id
@@ -267,8 +267,8 @@ class Administration:
         return changed, output
 
     async def disable_output(self, bucket: Bucket, output: Output, reason: str) -> None:
-        """Disables an output of the bucket, as the relay itself does for a reason that is shown, which is about the
-        destination that it has here."""
+        """Disables an output of the bucket on the relay's own decision. The reason is shown; it applies to the
+        destination that `output` has."""
         await self._change(
             lambda: self.find_bucket(bucket.id),
             lambda found: with_disabled_output(found, output, reason, self._clock()),
@@ -276,9 +276,9 @@ class Administration:
         )
 
     async def delete_output(self, reference: str, bucket: str | None = None, /) -> Output:
-        """Removes an output, named as for `set_output`; returns what it was. Its number is never given again.
+        """Removes an output, given as in `set_output`; returns the removed record. Its number is never reused.
 
-        Conflict where an input's `response_from_output` names it.
+        Raises Conflict if an input's `response_from_output` names it.
         """
         gone = self.find_output(reference, bucket)[1]
         await self._change(
@@ -287,7 +287,7 @@ class Administration:
         return gone
 
     def find_output(self, reference: str, bucket: str | None = None, /) -> tuple[Bucket, Output]:
-        """An output, named as for `set_output`, in its bucket. Raises NotFound, and Invalid where it is not clear."""
+        """An output, given as in `set_output`, with its bucket. Raises NotFound, and Invalid if it is ambiguous."""
         return self._find_part(reference, bucket, "output")
 
     def _find_part(self, reference: str, bucket: str | None, kind: str) -> tuple[Bucket, Any]:
@@ -300,13 +300,13 @@ class Administration:
     # tokens
 
     async def create_token(self, /, **options: Any) -> tuple[Token, str]:
-        """Makes a token; options: `TokenFields`. Returns it with its secret, which nobody can find out again."""
+        """Creates a token; options: `TokenFields`. Returns it with its secret, which can't be retrieved later."""
         token, secret = new_token(options, self._registry.list("bucket"), self._clock())
         try:
             begun = await self._positions.begin(None, token)
             await self._registry.put("token", token.key, token, expect=0)
         except Unknown:
-            raise  # the token may be there after all; `reconcile` sees which it is
+            raise  # the token may have been stored; `reconcile` finds out
         except RelayError:
             await self._positions.end(token, None)
             raise
@@ -318,7 +318,7 @@ class Administration:
         return await self._change_token(key, lambda token: changed_token(token, options, self._registry.list("bucket")))
 
     async def rotate_token(self, key: str, grace: float = 0.0) -> tuple[Token, str]:
-        """Gives a token a new secret; returns it with that. The one before it ends after `grace` seconds."""
+        """Gives a token a new secret; returns both. The previous secret expires after `grace` seconds."""
         secret = ""
 
         def change(token: Token) -> Token:
@@ -329,7 +329,7 @@ class Administration:
         return await self._change_token(key, change), secret
 
     async def revoke_token(self, key: str) -> Token:
-        """Removes a token; returns what it was. Its live sockets are closed by whoever holds them."""
+        """Removes a token; returns the removed record. The owner of its live sockets closes them."""
         async with self._turn(key):
             token = self.find_token(key)
             await self._registry.delete("token", key)
@@ -344,17 +344,17 @@ class Administration:
         return token
 
     def describe_token(self, token: Token) -> Document:
-        """A token as it is shown, with its last use."""
+        """A token in the form in which it is shown, with its last use."""
         return token_document(token, self.uses.last(token.key))
 
     def list_tokens(self) -> Sequence[Token]:
-        """Every token that was not revoked, oldest first; expired ones too."""
+        """All tokens that were not revoked, oldest first, including expired ones."""
         return list(self._registry.list("token"))
 
     # clients
 
     async def list_clients(self) -> list[dict[str, Any]]:
-        """Who is subscribed, and by bucket how many events each is behind the head."""
+        """The subscribers and, by bucket, how many events each is behind the head."""
         found, pieces = [], Pieces()
         for client in self.clients():
             behind = {}
@@ -370,8 +370,8 @@ class Administration:
     # upkeep
 
     async def reconcile(self) -> None:
-        """At a start, before anything else: a log for every bucket, and no log without a bucket; a position for every
-        durable token, and what consumers tried when the process before ended."""
+        """Runs at a start, before anything else: removes logs without a bucket, completes the positions of durable
+        tokens, and takes up the events that were in flight when the previous process ended."""
         await self.housekeeping.reconcile()
         await self._positions.reconcile()
         await self.ledgers.recover()
@@ -380,14 +380,14 @@ class Administration:
         try:
             await self._log.drop(bucket_id)
         except RelayError as error:
-            # There is no such bucket for anybody; only its rows still take space.
+            # The bucket no longer exists for anybody; only its rows take space.
             _logger.warning("bucket_log_kept", bucket_id=bucket_id, reason=str(error), hint="removed at the next start")
 
     async def _change(
         self, find: Callable[[], Bucket], change: Callable[[Bucket], Bucket], *, bounded: bool = True
     ) -> Bucket:
-        """One change of a bucket at a time, with the positions that go with it. `bounded`: Conflict where it makes the
-        record too large."""
+        """Changes a bucket, one change at a time, together with the positions that depend on it. With `bounded`, raises
+        Conflict if the change makes the record too large."""
         async with self._turn(find().id):
             for _ in range(_ATTEMPTS):
                 bucket = find()
@@ -402,11 +402,11 @@ class Administration:
                     begun = await self._positions.stay(bucket, changed)
                     await self._registry.put("bucket", bucket.id, changed, expect=revision)
                 except Unknown:
-                    raise  # the change may be there after all; `reconcile` sees which it is
+                    raise  # the change may have been stored; `reconcile` finds out
                 except RelayError as error:
                     await self._positions.fade(changed, bucket)
                     for key in outputs:
-                        with suppress(RelayError):  # it goes at the next start, or as the output becomes public
+                        with suppress(RelayError):  # removed at the next start, or when the output becomes public
                             await self.ledgers.delete(key)
                     if not isinstance(error, Conflict) or self._registry.revision("bucket", bucket.id) == revision:
                         raise
@@ -417,12 +417,12 @@ class Administration:
             raise Conflict("the bucket is being changed by others all the time: try again")
 
     def _turn(self, key: str) -> Lock:
-        """What one change of a bucket (by id) or token (by key) at a time holds, and who makes a bin (`_BIN`)."""
+        """The lock for changing one bucket (by id) or token (by key), or for creating a bin (`_BIN`)."""
         return self._turns.setdefault(key, Lock())
 
     async def _begin_outputs(self, before: Bucket, changed: Bucket) -> Sequence[Key]:
-        """A position at the head for each output that becomes public: before it is seen, so that it gets what comes
-        from then on, whatever happens in between. Returns those."""
+        """Creates a position at the head for each output that becomes public, and returns their keys. This happens
+        before the output is visible, so that it gets every event from then on, whatever happens in between."""
         public = {output.n for output in before.outputs if not output.internal}
         begun = [
             output_key(changed.id, output.n)
@@ -432,13 +432,13 @@ class Administration:
         if begun:
             head = (await self._log.bounds(changed.id)).head
             for key in begun:
-                # One that is there is of an output that is not public (any more), or of a change that failed.
+                # An existing one is left from when the output was public before, or from a change that failed.
                 await self.ledgers.delete(key)
                 await self.ledgers.store.create(key, head, Terms(), self._clock())
         return begun
 
     async def _change_token(self, key: str, change: Callable[[Token], Token]) -> Token:
-        """As `_change`."""
+        """As `_change`, for a token."""
         async with self._turn(key):
             for _ in range(_ATTEMPTS):
                 token = self.find_token(key)

@@ -1,4 +1,4 @@
-"""A bucket as it is made and changed: what its options mean together. Pure functions from record to record."""
+"""Creates and changes bucket records, and checks how their options relate. Pure functions from record to record."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ from relay_tornado.wire.rest import BucketFields
 DEFAULT_INPUT = "Default public endpoint"
 MAX_NAME = 100
 MAX_RECORD: Final = 4 * MIB
-"""Bytes of a bucket with its inputs and outputs, which is written and told as a whole at each change."""
+"""Maximum size in bytes of a bucket with its inputs and outputs, which is written and announced as a whole at each
+change."""
 _TIMES: Final = 256
-"""Bytes by which times and flags may lengthen a record."""
+"""Bytes by which a change of times and flags may lengthen a record."""
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
@@ -31,8 +32,8 @@ _AUTH_PARTS: Mapping[str, tuple[str, ...]] = {"none": (), "basic": ("username", 
 
 
 def new_bucket(name: str, options: Mapping[str, Any], settings: Settings, now: float) -> Bucket:
-    """A bucket with one input, but by `default_input` false, and the settings' retention where the options say nothing
-    else. Raises Invalid."""
+    """A bucket with one input, unless `default_input` is false, and the settings' retention unless the options give
+    another. Raises Invalid."""
     if "name" in options:
         raise Invalid("is given twice", "name")
     chosen = {**options, "name": name}
@@ -47,17 +48,17 @@ def new_bucket(name: str, options: Mapping[str, Any], settings: Settings, now: f
 
 
 def changed_bucket(bucket: Bucket, options: Mapping[str, Any], settings: Settings, now: float) -> Bucket:
-    """The bucket with these options (as `BucketFields` has them); the same one where they change nothing.
+    """The bucket with these options (of `BucketFields`); the same object if they change nothing.
 
-    Raises Invalid naming the field.
+    Raises Invalid, naming the field.
     """
     given = load_with_extra(_BUCKET_FIELDS, options, bucket.extra)
     if not isinstance(given.get("extra", {}).get("static_ip", False), bool):
         raise Invalid("must be true or false.", "static_ip")
-    if "name" in given and (not bucket.name or given["name"] != bucket.name):  # a bucket that is being made has none
+    if "name" in given and (not bucket.name or given["name"] != bucket.name):  # a new bucket has no name yet
         _check_name(given["name"])
     if "auth" in given:
-        if given["auth"].get("type") == "":  # as clients write none that can't leave a field out
+        if given["auth"].get("type") == "":  # sent by clients that can't leave the field out
             given["auth"]["type"] = "none"
         given["auth"] = _changed_auth(bucket.auth, given["auth"])
     if "retention" in given:
@@ -79,7 +80,7 @@ def changed_bucket(bucket: Bucket, options: Mapping[str, Any], settings: Setting
 
 
 def check_size(bucket: Bucket, changed: Bucket) -> None:
-    """Raises Conflict where the change makes the record too large. One that was too large before may stay as large."""
+    """Raises Conflict if a change makes the record too large. One that was too large before may keep its size."""
     size = _size(changed)
     if size > MAX_RECORD and ((before := _size(bucket)) <= MAX_RECORD or size > before + _TIMES):
         raise Conflict(
@@ -93,9 +94,9 @@ def _size(bucket: Bucket) -> int:
 
 
 def _check_name(name: str) -> None:
-    """A name is never taken for an id, a path or the word for all buckets. Raises Invalid, saying which rule it
+    """Raises Invalid if a name could be taken for an id, a path or the word for all buckets, and says which rule it
     breaks."""
-    # Invisible characters would make two names look alike, and could steer a terminal.
+    # Invisible characters would make two names look alike, and could control a terminal.
     hidden = next((each for each in name if not each.isprintable()), None)
     problem = ""
     if not name:
@@ -119,7 +120,7 @@ def _check_name(name: str) -> None:
 
 
 def _changed_end(before: float | None, given: float | None, now: float) -> float | None:
-    """When a bucket is deleted. One that comes back as it was shown, in whole seconds, is no change."""
+    """The time at which a bucket is deleted. The current one sent back in whole seconds, as shown, is no change."""
     if before is not None and given is not None and int(given) == int(before):
         return before
     if given is not None and given <= now:
@@ -128,7 +129,7 @@ def _changed_end(before: float | None, given: float | None, now: float) -> float
 
 
 def changed_rate_limit(before: RateLimit | None, given: Mapping[str, Any]) -> RateLimit:
-    """A rate limit with these parts. Raises Invalid."""
+    """A rate limit with these parts changed. Raises Invalid."""
     events = given.get("events", None if before is None else before.events)
     if events is None:
         raise Invalid("is missing: say how many events may come in an interval", "rate_limit.events")
@@ -143,7 +144,7 @@ def _changed_retention(before: Retention, given: Mapping[str, Any]) -> Retention
             f"is less than max_bytes ({keep.max_bytes}), up to which events stay anyway: choose more",
             "retention.hard_max_bytes",
         )
-    # What is there, of a bucket that waits no longer, may be sent back.
+    # The current value may be sent back even if the bucket no longer waits for consumers.
     if hard not in (None, before.hard_max_bytes) and not keep.wait_for_consumers:
         raise Invalid("does nothing without wait_for_consumers: set both", "retention.hard_max_bytes")
     return keep
@@ -153,7 +154,7 @@ def _changed_auth(before: BucketAuth, given: Mapping[str, Any]) -> BucketAuth:
     kind = given.get("type", before.type)
     parts = _AUTH_PARTS[kind]
     for part in ("username", "password", "token"):
-        # What it had may be sent back with another type.
+        # The current value may be sent back with another type.
         if given.get(part) and part not in parts and given[part] != getattr(before, part):
             wanted = "token" if part == "token" else "basic"
             raise Invalid(f"does nothing with auth.type {kind}: set auth.type to {wanted}", f"auth.{part}")

@@ -1,7 +1,7 @@
-"""The commands by which the relay is administered from outside, for the running server and without one.
+"""The commands that administer the relay, for the running server and without one.
 
-A command takes a JSON object and answers with JSON data, so that it behaves the same whether it came through the
-control socket or was run on the data directory itself.
+A command takes a JSON object and returns JSON data, so that it behaves the same whether it comes through the control
+socket or runs on the data directory itself.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from relay_tornado.wire.rest import bucket_document, deleted_document, input_doc
 
 Run = Callable[..., Awaitable[Any]]
 Options = Mapping[str, Any]
-"""As the forms of wire/rest.py have them: the administration itself judges them."""
+"""In the forms of wire/rest.py; the administration checks them."""
 
 _NONE: Final[Options] = MappingProxyType({})
 _FIELD: Final = re.compile(r"`(?:\$\.)?(\w+)[^`]*`$")
-"""The field in msgspec's words, which end with it."""
+"""Matches the field at the end of msgspec's message."""
 
 
 async def run_command(administration: Administration, name: str, arguments: Mapping[str, Any]) -> Any:
-    """Runs a command and returns its answer as JSON data. Raises Invalid, and what the administration raises."""
+    """Runs a command and returns its answer as JSON data. Raises Invalid, and the administration's errors."""
     run = COMMANDS.get(name)
     if run is None:
         raise Invalid(
@@ -55,7 +55,7 @@ async def run_command(administration: Administration, name: str, arguments: Mapp
 
 @cache
 def _form(run: Run) -> type[msgspec.Struct]:
-    """The arguments of a command, as its parameters say."""
+    """The form of a command's arguments, derived from its parameters."""
     kinds = get_type_hints(run, include_extras=True)
     _, *parameters = inspect.signature(run).parameters.values()
     fields = [
@@ -66,7 +66,7 @@ def _form(run: Run) -> type[msgspec.Struct]:
 
 
 class Commands:
-    """Each of its coroutines is a command: `bucket_create` is `bucket.create`, and its parameters are the arguments."""
+    """Each coroutine is a command: `bucket_create` is `bucket.create`, and its parameters are the arguments."""
 
     def __init__(self, relay: Administration) -> None:
         self.relay = relay
@@ -170,7 +170,7 @@ class Commands:
             return await self.relay.consumers.listing(self.relay.find_bucket(bucket))
         found: list[Document] = []
         for each in self.relay.list_buckets():
-            with suppress(BucketGone):  # it is deleted meanwhile
+            with suppress(BucketGone):  # the bucket is being deleted
                 found += await self.relay.consumers.listing(each)
         return found
 

@@ -1,7 +1,7 @@
-"""Consumers as one administers them: where each is, moving it, its dead letters, and events once more.
+"""Administration of consumers: their positions, seeks, dead letters, and replays of single events.
 
-Every change goes through the ledgers, so that whoever delivers at that moment learns of it. Before a change is
-answered it is committed. Errors: NotFound, Invalid naming the field, Conflict, and the storage's own.
+Every change goes through the ledgers, so that the parts that deliver learn of it, and is committed before it is
+answered. Raises NotFound, Invalid naming the field, Conflict, and the storage's errors.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ from relay_tornado.pieces import Pieces
 from relay_tornado.wire.fields import MAX_SECONDS, Document
 
 MOST_EVENTS: Final = 1_000
-"""Events of one replay, and dead letters of one page or one request."""
+"""Maximum number of events in one replay, and of dead letters in one page or request."""
 
 _KINDS: Final = tuple(kind for kind in get_args(Kind) if kind != "events")
 
 
 class ConsumerAdministration:
-    """Buckets come resolved; a consumer is named as `key_of` says."""
+    """Buckets are passed as records; a consumer is named as in `key_of`."""
 
     def __init__(self, log: EventLog, ledgers: Ledgers) -> None:
         self._log = log
         self._ledgers = ledgers
         self.connections: Callable[[Key], int] = lambda key: 0
-        """How many connections have a consumer now, as whoever holds them knows; the composition root puts it here."""
+        """Returns how many connections have a consumer now; set by the composition root."""
 
-    # which, and where it is
+    # state
 
     async def listing(self, bucket: Bucket, token: Token | None = None) -> list[Document]:
-        """The bucket's consumers, of every kind but the queues of those who poll; those that this token may see, where
-        one asks. Damaged ones are left out: the log names them."""
+        """The bucket's consumers of every kind, except the queues of polling clients; with `token`, only those that it
+        may see. Damaged ones are left out: the log names them."""
         await self._ledgers.store.saved()
         bounds = await self._log.bounds(bucket.id)
         return [
@@ -55,7 +55,7 @@ class ConsumerAdministration:
         ]
 
     async def show(self, bucket: Bucket, reference: str) -> Document:
-        """One consumer: its position, what it is not done with, and the gaps that it met."""
+        """One consumer: its position, its unfinished events, and the gaps that it met."""
         key = key_of(bucket, reference)
         bounds = await self._log.bounds(bucket.id)
         stored = await self._ledgers.store.get(key)
@@ -64,7 +64,7 @@ class ConsumerAdministration:
         return consumer_document(await self._standing(stored, bounds), bucket, bounds)
 
     async def standings(self, buckets: Sequence[Bucket]) -> list[tuple[Bucket, Standing]]:
-        """Where every consumer of these buckets is, in the order of the buckets."""
+        """The state of every consumer of these buckets, in the order of the buckets."""
         await self._ledgers.store.saved()
         stored: dict[BucketId, list[Stored]] = {}
         for each in await self._ledgers.store.list(whole=True):
@@ -80,8 +80,8 @@ class ConsumerAdministration:
         return found
 
     async def delete(self, bucket: Bucket, reference: str) -> Key:
-        """Forgets a client's consumer: its position, its dead letters. Raises Conflict for a token's or an output's,
-        which are there as long as those are."""
+        """Deletes a client's consumer: its position and its dead letters. Raises Conflict for a token's or an output's
+        consumer, which lasts as long as the token or output."""
         key = key_of(bucket, reference)
         if key.kind == "output":
             raise Conflict("an output has its position as long as it is there: delete the output, or seek")
@@ -93,12 +93,12 @@ class ConsumerAdministration:
             raise missing(bucket, reference)
         return key
 
-    # moving it
+    # seeks
 
     async def seek(self, bucket: Bucket, reference: str, to: Position, *, preview: bool = False) -> Document:
-        """Moves a consumer to a position: it is given what lies behind that, and nothing else; `preview` only tells
-        what that does. `repeats`: events that it was done with and is given again; `skips`: events that it was not
-        done with and does not get. One whose record is damaged begins anew there."""
+        """Moves a consumer to a position: it then gets the events after that, and no others. `preview` only reports the
+        effect. `repeats`: events that were done and are redelivered; `skips`: events that were not done and are not
+        delivered. A consumer whose record is damaged starts afresh there."""
         key = key_of(bucket, reference)
         if preview:
             bounds = await self._log.bounds(bucket.id)
@@ -122,7 +122,7 @@ class ConsumerAdministration:
         return seeked
 
     async def _progress(self, bucket: Bucket, key: Key, reference: str, bounds: Bounds) -> Progress:
-        """How far a consumer is, to look at: nothing of it is changed by that."""
+        """A consumer's progress, for reading only."""
         stored = await self._ledgers.store.get(key)
         if stored is None:
             raise missing(bucket, reference)
@@ -149,11 +149,11 @@ class ConsumerAdministration:
                     had = output >= int(key.name)
                 else:
                     had = not active(bucket, output)
-                # A position lies between events: one between two copies of an event repeats that event. Behind a copy
-                # that is the last one there may be lies the next event.
+                # A consumer's position is between events. A cursor between two copies of an event repeats the event;
+                # one at its last copy continues with the next event.
                 return max(seq if had else seq - 1, lowest)
 
-    # events once more
+    # replays
 
     async def replay(
         self,
@@ -165,12 +165,12 @@ class ConsumerAdministration:
         speed: float | None = None,
         anchor: str | None = None,
     ) -> Document:
-        """Has the events `first` to `last` (None: the head) be given again, at most `MOST_EVENTS` of them; those that
-        it is still to be given anyway are not counted as `scheduled`. The same with `next` as `first` goes on, None
-        where the range is done; `full`: it stopped because as many wait as may.
+        """Schedules the events `first` to `last` (None: the head) for redelivery, at most `MOST_EVENTS` of them. Those
+        still to be delivered anyway are not counted in `scheduled`. `next` is the `first` of the request that
+        continues, None at the end of the range; with `full`, it stopped because the queue is full.
 
-        `speed` None: at once. Else in their original pace, so many times as fast, by `anchor` of the answer before.
-        Raises Conflict for one that is moved by receipts.
+        With `speed` None all are due at once. Otherwise they keep their original intervals, divided by `speed`,
+        relative to the previous answer's `anchor`. Raises Conflict for a consumer that is moved by receipts.
         """
         key = key_of(bucket, reference)
         async with self._ledgers.using(key) as ledger:
@@ -185,7 +185,7 @@ class ConsumerAdministration:
             upto = min(end, begin + MOST_EVENTS - 1)
             now = self._ledgers.clock()
             dues, kept = await self._dues(bucket, begin, upto, speed, anchor, now)
-            # No await from here on: nobody else takes the room.
+            # No await from here on, so that nothing else takes the room.
             room = max(MOST_PARKED - len(ledger.progress.parked) - ledger.progress.out, 0)
             full = room < len(dues)
             if full:
@@ -199,7 +199,8 @@ class ConsumerAdministration:
     async def _dues(
         self, bucket: Bucket, first: int, last: int, speed: float | None, anchor: str | None, now: float
     ) -> tuple[dict[int, float], str | None]:
-        """When each of these events is due, and the anchor: when the first one of all came, and when it is due."""
+        """When each of these events is due, and the anchor: when the first event of the replay was received, and is
+        due."""
         if speed is None:
             return dict.fromkeys(range(first, last + 1), AT_ONCE), None
         came, due = _anchor(anchor) if anchor else (None, now)
@@ -212,8 +213,9 @@ class ConsumerAdministration:
     # dead letters
 
     async def dead(self, bucket: Bucket, reference: str | None, *, limit: int = 0, cursor: str = "") -> Document:
-        """Dead letters of a consumer, or (None) of all of the bucket's, oldest event first; at most `limit` (0: 100),
-        or those of one event, behind `cursor` (an event's id). There is more where `next_cursor` is."""
+        """Dead letters of one consumer, or with None of all of the bucket's, oldest event first, after `cursor` (an
+        event's id). At most `limit` (0: 100) are returned, but never only some of one event's. If there are more,
+        `next_cursor` is set."""
         key = None if reference is None else key_of(bucket, reference)
         if key is not None:
             await self._there(bucket, key, reference or "")
@@ -221,7 +223,7 @@ class ConsumerAdministration:
         after = honoured(bounds, cursor).seq if cursor else 0
         most = min(limit, MOST_EVENTS) if limit > 0 else 100
         await self._ledgers.store.saved()
-        # Letters of several consumers may be of one event, and a page ends between events.
+        # Several consumers may have letters of one event, and a page ends between events.
         while True:
             found = await self._ledgers.store.dead(bucket.id, key, after, most + 1)
             page = _page(found, most)
@@ -234,8 +236,8 @@ class ConsumerAdministration:
         return document
 
     async def resend(self, bucket: Bucket, reference: str, ids: Sequence[str] | None) -> Document:
-        """Has dead letters (None: all) be given again at once, as if they had never been tried. Those for which there
-        is no room are `left`."""
+        """Schedules dead letters (None: all) for redelivery at once, with their attempts reset. `left` counts those for
+        which there is no room."""
         key = key_of(bucket, reference)
         async with self._ledgers.using(key) as ledger:
             await self._ledgers.store.saved()
@@ -250,15 +252,15 @@ class ConsumerAdministration:
         return {"scheduled": len(scheduled), "left": left}
 
     async def hasten(self, bucket_id: BucketId, number: int) -> None:
-        """What was tried in vain by a public output that has another destination now is due at once: it waits for what
-        the one before said of itself. Where that can't be stored it waits on."""
+        """Makes a public output's failed events due at once after its destination has changed: their delays came from
+        the previous one. If this can't be stored, they keep waiting."""
         with suppress(RelayError):
             async with self._ledgers.using(output_key(bucket_id, number)) as ledger:
                 ledger.progress.hasten()
                 await self._committed(ledger)
 
     async def forget(self, bucket: Bucket, reference: str, ids: Sequence[str] | None) -> Document:
-        """Removes dead letters (None: all) without giving them again."""
+        """Deletes dead letters (None: all) without redelivery."""
         key = key_of(bucket, reference)
         await self._there(bucket, key, reference)
         await self._ledgers.store.saved()
@@ -268,7 +270,7 @@ class ConsumerAdministration:
         return {"forgotten": forgotten}
 
     async def _letters(self, bucket: Bucket, key: Key, ids: Sequence[str] | None) -> list[list[int]]:
-        """The seqs of the dead letters that are meant and there, in batches."""
+        """The seqs of the requested dead letters that exist, in batches."""
         bounds = await self._log.bounds(bucket.id)
         wanted = None if ids is None else {_seq(bounds, each) for each in ids}
         batches: list[list[int]] = []
@@ -278,10 +280,10 @@ class ConsumerAdministration:
             after = found[-1].seq
         return [batch for batch in batches if batch]
 
-    # what they share
+    # helpers
 
     async def _standing(self, stored: Stored, bounds: Bounds) -> Standing:
-        """Where a consumer is, which was read as a whole. Nothing of it is changed by looking."""
+        """The state of a consumer, which was read as a whole. Reading changes nothing."""
         key = stored.key
         live = self._ledgers.find(key)
         if live is None:
@@ -313,16 +315,17 @@ class ConsumerAdministration:
             raise missing(bucket, reference)
 
     async def _committed(self, ledger: Ledger) -> None:
-        """What was changed is told to those who deliver, and is there after a restart."""
+        """Tells those who deliver of a change, and returns once it is committed."""
         ledger.save()
         ledger.tell()
         await self._ledgers.store.saved()
 
 
 def key_of(bucket: Bucket, reference: str) -> Key:
-    """A consumer by its name, or by `<kind>:<name>` (client, token, output), which it has to be where it is no client's
-    or begins like that. An output is named by its number, its id or its name: a name that looks like another output's
-    number or id is none. Raises NotFound for one that is not there."""
+    """The key of a consumer, from its name or from `<kind>:<name>` (client, token, output). The latter form is required
+    for tokens and outputs, and for clients whose names begin like it. An output is given by its number, id or name; if
+    a name looks like another output's number or id, that output is meant. Raises NotFound if there is no such
+    output."""
     kind, colon, name = reference.partition(":")
     if colon and kind == "client":
         return Key(bucket.id, "client", name)
@@ -341,20 +344,20 @@ def _shown(stored: Stored) -> bool:
 
 
 def reference_of(key: Key) -> str:
-    """What `key_of` takes for it: its name, or `<kind>:<name>`."""
+    """The reference by which `key_of` finds it: the name, or `<kind>:<name>`."""
     bare = key.kind == "client" and key.name.partition(":")[0] not in _KINDS
     return key.name if bare else f"{key.kind}:{key.name}"
 
 
 def may_see(token: Token, reference: str) -> bool:
-    """Whether a token that has the bucket may see and move what it names so: another token's consumer only an
-    administrator may, whether it is there or not."""
+    """Whether a token with access to the bucket may see and move this consumer. Only an administrator may see another
+    token's, whether it exists or not."""
     kind, colon, name = reference.partition(":")
     return not colon or kind != "token" or token.administrator or name == token.key
 
 
 def missing(bucket: Bucket, reference: str) -> NotFound:
-    """What is raised for a consumer that is not there, or that the one who asks may not see."""
+    """The error for a consumer that does not exist, or that the caller may not see."""
     return NotFound(
         f"the bucket {bucket.name!r} has no consumer {reference[:100]!r}: a client makes one when it subscribes with "
         "it, an output when it becomes public"
@@ -362,7 +365,7 @@ def missing(bucket: Bucket, reference: str) -> NotFound:
 
 
 def _seeked(progress: Progress, bounds: Bounds, floor: int, preview: bool) -> Document:
-    """What a seek to this floor does."""
+    """The effect of a seek to this floor."""
     before = min(progress.floor, bounds.head)
     repeats = progress.done_above(floor)
     skips = max(progress.pending(bounds.head) - (bounds.head - floor - repeats), 0)
@@ -376,7 +379,7 @@ def _seeked(progress: Progress, bounds: Bounds, floor: int, preview: bool) -> Do
 
 
 def _copy(stored: Stored, bounds: Bounds) -> tuple[Progress, Gap | None]:
-    """What would be the case if somebody used it now, and the gap that it would meet."""
+    """The progress that a consumer would have if it were used now, and the gap that it would meet."""
     progress = progress_of(stored)
     progress.advance(bounds.begin - 1)
     return progress, gap_of(progress.trim(bounds.first, 0.0))
@@ -394,7 +397,7 @@ def _anchor(text: str) -> tuple[float | None, float]:
 
 
 def _page(found: Sequence[DeadLetter], most: int) -> Sequence[DeadLetter]:
-    """At most so many of one more than that, all or none of those of one event."""
+    """At most `most` of one more letter than that; the letters of one event are not separated."""
     return found if len(found) <= most else [letter for letter in found[:most] if letter.seq < found[most].seq]
 
 

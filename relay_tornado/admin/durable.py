@@ -1,8 +1,8 @@
-"""The positions of durable tokens: a consumer by receipt in every bucket that such a token reads.
+"""The positions of durable tokens: a consumer moved by receipts in every bucket that such a token reads.
 
-They are made before the token's record is put, so that nothing that comes after it is missed, and removed after it; in
-a bucket that is made later, before that is put: there they begin at the first event. A bucket that is ephemeral no
-longer has them, at its head, before its record says so, and one that becomes ephemeral loses them after it.
+They are created before the token's record is stored, so that no later event is missed, and removed after it is. In a
+new bucket they are created before its record is stored, at the first event. A bucket that stops being ephemeral gets
+them at its head before its record says so, and one that becomes ephemeral loses them afterwards.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _log = structlog.get_logger(__name__)
 
 
 class TokenPositions:
-    """Makes and removes them. What makes some raises Unavailable, NoSpace and Unknown, and returns those that it made
-    but for `but`, which it makes no more. A token that has expired gets none in a bucket that is made or changed: it
-    would only keep its events."""
+    """Creates and removes the positions. Methods that create some return their keys, except those in `but`, which exist
+    already; they raise Unavailable, NoSpace and Unknown. An expired token gets none in a bucket that is created or
+    changed: it would only keep the bucket's events."""
 
     def __init__(self, log: EventLog, registry: Registry, ledgers: Ledgers, clock: Callable[[], float]) -> None:
         self._log = log
@@ -34,7 +34,7 @@ class TokenPositions:
         self._clock = clock
 
     async def begin(self, before: Token | None, token: Token, but: Collection[Key] = ()) -> Collection[Key]:
-        """At the head of each bucket where the token is to have one and had none."""
+        """Creates positions at the head of each bucket in which the token newly has one."""
         made: set[Key] = set()
         for bucket in self._buckets() if token.durable else ():
             key = _key(bucket, token)
@@ -44,14 +44,14 @@ class TokenPositions:
         return made
 
     async def follow(self, bucket: Bucket, first: int, but: Collection[Key] = ()) -> Collection[Key]:
-        """At the first event, `first`, of a bucket that is being made."""
+        """Creates positions in a new bucket, at `first`, its first event."""
         following = self._following(bucket, but)
         for token in following.values():
             await self._make(bucket, token, first - 1)
         return following
 
     async def stay(self, before: Bucket, bucket: Bucket, but: Collection[Key] = ()) -> Collection[Key]:
-        """At the head of a bucket that is ephemeral no longer."""
+        """Creates positions at the head of a bucket that stops being ephemeral."""
         following = self._following(bucket, but) if before.ephemeral else {}
         for token in following.values():
             await self._make_at_head(bucket, token)
@@ -63,10 +63,10 @@ class TokenPositions:
         return {key: token for key, token in tokens.items() if key not in but and not token.expired(now)}
 
     async def complete(self, made: Collection[Key], positions: Awaitable[Collection[Key]]) -> None:
-        """Positions again, once their record is put: of a bucket and a token that are made at the same time, neither
-        saw the other before. What fails now is made by the token's client, or at the next start. And of all these, with
-        those that were `made` before, removes what is not to be there any more: whoever took it from the token could
-        not see it."""
+        """Creates positions once more after their record is stored: a bucket and a token that are created at the same
+        time do not see each other before. If that fails, the token's client creates them, or the next start. Then
+        removes those among them, and among the ones `made` before, that are no longer wanted: a concurrent change of
+        the token could not see them."""
         try:
             made = {*made, *await positions}
         except RelayError as error:
@@ -77,22 +77,23 @@ class TokenPositions:
                 await self._remove(key)
 
     async def fade(self, before: Bucket, bucket: Bucket) -> None:
-        """Removes those in a bucket that is ephemeral from now on. What can't be removed is so at the next start."""
+        """Removes the positions in a bucket that is now ephemeral. Those that can't be removed now are at the next
+        start."""
         if bucket.ephemeral:
             for token in self._tokens().values():
                 if token.keeps_position(before):
                     await self._remove(_key(bucket, token))
 
     async def end(self, before: Token, token: Token | None) -> None:
-        """Removes those that the token has no more; as `fade`."""
+        """Removes the positions that the token no longer has; as `fade`."""
         for bucket in self._buckets() if before.durable else ():
             if before.keeps_position(bucket) and not _had(token, bucket):
                 await self._remove(_key(bucket, before))
 
     async def reconcile(self) -> None:
-        """Completes what a crash, or a change at the same time, left: removes positions of tokens that have none, and
-        makes those that are not there; in a bucket that is younger than the token at its first event, else at the head.
-        What can't be made now is so at the next start, or by the token's client.
+        """Completes changes that a crash or a concurrent change left unfinished: removes positions that no token has,
+        and creates missing ones, at the first event in a bucket younger than the token, otherwise at the head. If that
+        fails, the next start creates them, or the token's client.
         """
         buckets, tokens = {bucket.id: bucket for bucket in self._buckets()}, self._tokens()
         there = set()
@@ -121,8 +122,8 @@ class TokenPositions:
         return self._registry.list("bucket")
 
     def _tokens(self) -> dict[str, Token]:
-        """Those that are durable, by their keys. Of the others there may be as many as buckets: nobody looks at each
-        of them in each of those."""
+        """The durable tokens by key. There may be as many other tokens as buckets, so they are left out of loops over
+        both."""
         return {token.key: token for token in self._registry.list("token") if token.durable}
 
     async def _make_at_head(self, bucket: Bucket, token: Token) -> None:
@@ -144,5 +145,5 @@ def _key(bucket: Bucket, token: Token) -> Key:
 
 
 def _had(token: Token | None, bucket: Bucket) -> bool:
-    """Whether there was such a token, and it had a position in this bucket."""
+    """Whether the token existed, and had a position in this bucket."""
     return token is not None and token.keeps_position(bucket)

@@ -1,4 +1,4 @@
-"""Which headers may be configured: none that breaks HTTP, or sets state in a sender's browser."""
+"""Checks configured headers: none may break HTTP, or set state in a sender's browser."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_HEADER_BYTES = 16_384
 def check_headers(
     headers: Mapping[str, Sequence[str]], refused: frozenset[str] = NOT_CONFIGURABLE, owner: str = "an input"
 ) -> dict[str, list[str]]:
-    """The headers with the values trimmed. Raises Invalid naming the header that can't be sent."""
+    """The headers with their values trimmed. Raises Invalid, naming the header that can't be sent."""
     checked: dict[str, list[str]] = {}
     size = 0
     for name, values in headers.items():

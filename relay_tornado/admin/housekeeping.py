@@ -1,4 +1,4 @@
-"""What is done without being asked for: registry and log brought in line at a start, and old events removed."""
+"""Background upkeep: reconciles registry and log at a start, and removes old events and expired buckets."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class Housekeeping:
         remove: Callable[[Bucket, int], Awaitable[None]],
         clock: Callable[[], float],
     ) -> None:
-        """`remove` removes a bucket and all that is in it, unless it was changed after this revision; `ledgers` are the
-        consumers, and `clock` gives unix seconds."""
+        """`remove` removes a bucket with all its content, unless it was changed after this revision; `ledgers` are the
+        consumers, and `clock` returns unix seconds."""
         self._now = clock
         self._remove = remove
         self._ledgers = ledgers
@@ -46,15 +46,15 @@ class Housekeeping:
         self._interval = settings.retention_interval
         self._clock = RetentionClock(settings.retention_grace)
         self._overtaken: dict[BucketId, int] = {}
-        """By bucket, how many events left that some consumer is not done with, since that was told."""
+        """By bucket, how many events were removed that a consumer still needed, since the first warning."""
 
     async def reconcile(self) -> None:
-        """Drops each log without a bucket: deleting is two steps with no transaction around them, and this completes
-        the second one. Nothing else may make or delete buckets meanwhile.
+        """Drops each log without a bucket, to complete an interrupted deletion, which is two steps without a common
+        transaction. Nothing else may create or delete buckets meanwhile.
 
-        No step that was cut off leaves a bucket without its log, or anything of a bucket but its log. Where there is
-        one, the file is damaged, and a log of no known bucket may be one that is needed: then nothing is dropped, and
-        nothing is made in its place.
+        No interrupted step leaves a bucket without its log, or parts of a bucket other than its log. If either is
+        found, the file is damaged, and a log without a known bucket may be needed: then nothing is dropped, and nothing
+        is created in its place.
         """
         logs = set(await self._log.buckets())
         buckets = {bucket.id: bucket for bucket in self._registry.list("bucket")}
@@ -80,16 +80,17 @@ class Housekeeping:
             _logger.info("log_without_bucket", bucket_id=bucket_id, consequence="it is removed")
             try:
                 await self._log.drop(bucket_id)
-            except RelayError as error:  # which is no reason not to serve the others
+            except RelayError as error:  # no reason not to serve the others
                 _logger.warning("bucket_log_kept", bucket_id=bucket_id, reason=str(error), hint=_LATER)
 
     async def trim_all(self) -> int:
-        """Removes buckets that have expired, and what the others' retention no longer holds; returns how many events
-        left by that. A bucket that can't be trimmed now is logged, and keeps no other from it."""
+        """Removes expired buckets, and the events of the others beyond their retention; returns the number of events
+        removed. If a bucket can't be trimmed, that is logged, and the others still are."""
         by_age = self._clock.by_age()
         if by_age:
             await self._expire()
-        # With a token that has expired nobody can come; it counts while the clock is in doubt.
+        # Nobody can connect with an expired token, so it does not hold events; it still counts while the clock is in
+        # doubt.
         now = self._now()
         over = [token.key for token in self._registry.list("token") if by_age and token.expired(now)]
         left = 0
@@ -108,8 +109,8 @@ class Housekeeping:
         return left
 
     async def _expire(self) -> None:
-        """Removes the buckets whose time is over, with the same care about the clock as for events: not soon after a
-        start, nor while it is in doubt."""
+        """Removes expired buckets, with the same care about the clock as for events: not soon after a start, nor while
+        the clock is in doubt."""
         for each in self._registry.list("bucket"):
             bucket = self._registry.get("bucket", each.id)  # as it is now
             if bucket is None or not bucket.expired(self._now()):
@@ -117,7 +118,7 @@ class Housekeeping:
             try:
                 await self._remove(bucket, self._registry.revision("bucket", bucket.id))
             except Conflict:
-                continue  # somebody keeps it
+                continue  # it was changed, perhaps to keep it
             except (RelayError, sqlite3.Error) as error:
                 _logger.warning("expired_bucket_kept", bucket_id=bucket.id, bucket=bucket.name, reason=str(error))
             except Exception:
@@ -126,7 +127,8 @@ class Housekeeping:
                 _logger.info("bucket_expired", bucket_id=bucket.id, bucket=bucket.name)
 
     async def _trim(self, bucket: Bucket, by_age: bool, over: Collection[str]) -> int:
-        """Those who come by the tokens with these keys are not waited for."""
+        """Trims a bucket without waiting for the consumers of tokens with the keys in `over`; returns the number of
+        events removed."""
         age = self._clock.age(bucket.retention.max_age) if by_age else None
         keep = dataclasses.replace(bucket.retention, max_age=age)
         if by_age:
@@ -144,7 +146,8 @@ class Housekeeping:
         return left
 
     async def _tell_overtaken(self, bucket: Bucket, floor: int | None, forced: int) -> None:
-        """Logs that so many events left although they were waited for, once until nobody lacks one any more."""
+        """Logs once that events were removed although consumers waited for them, and once when no consumer lacks
+        any."""
         behind = 0 if floor is None else max(0, (await self._log.bounds(bucket.id)).first - floor)
         taken = min(forced, behind)
         if taken and bucket.id not in self._overtaken:
@@ -155,7 +158,7 @@ class Housekeeping:
             _logger.info("consumers_overtaken_no_more", bucket_id=bucket.id, bucket=bucket.name, events=events)
 
     async def run(self) -> None:
-        """A pass every interval, until it is cancelled; a pass that fails is logged, and the next one comes."""
+        """Runs a pass every interval until cancelled; a pass that fails is logged."""
         while True:
             await asyncio.sleep(self._interval)
             try:

@@ -1,6 +1,6 @@
-"""An export's events on their way into a bucket: batch by batch through the writer, so that appends go between.
+"""Imports an export's events into a bucket, batch by batch through the writer, so that appends go between.
 
-An import that was broken off is repeated as a whole: what is there already is compared and passed over.
+An interrupted import is repeated as a whole: events that exist already are compared and skipped.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from relay_tornado.ops.lines import Item, Stub, item
 
 
 async def take(log: EventLog, bucket: Bucket, documents: Sequence[Any]) -> dict[str, int]:
-    """Takes over a batch of events in the form of an export's lines; returns how many were new, and the head.
+    """Imports a batch of events in the form of an export's lines; returns how many were new, and the head.
 
-    Raises Invalid where they are no events, Conflict where other ones are in their places, and where the bucket is to
-    have no content on the disk.
+    Raises Invalid if they are not events, and Conflict if others are in their places, or if the bucket is ephemeral and
+    they have content.
     """
     items = []
     latest = time.time() + DAY

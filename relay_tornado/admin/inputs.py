@@ -1,4 +1,4 @@
-"""An input as it is made, changed and removed: what its options mean together. Pure functions from bucket to bucket."""
+"""Creates, changes and removes inputs, and checks how their options relate. Pure functions from bucket to bucket."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from relay_tornado.wire.fields import load_with_extra
 from relay_tornado.wire.rest import MAX_BODY_TEXT, InputFields
 
 MAX_INPUTS: Final = 1_000
-"""Inputs of one bucket."""
+"""Maximum number of inputs of one bucket."""
 NAME: Final = "Public endpoint"
-"""What an input is called where nobody says."""
+"""The default name of an input."""
 
 _FIELDS = InputFields()
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -31,9 +31,10 @@ _PREFIX = re.compile(r"(?:/[!$%&'()*+,.0-9:;=@A-Z_a-z~-]+)+")
 
 
 def with_new_input(bucket: Bucket, options: Mapping[str, Any], now: float) -> Bucket:
-    """The bucket with one more input, the last one. Raises Invalid, and Conflict where there are too many.
+    """The bucket with one more input, the last one. Raises Invalid, and Conflict if there are too many.
 
-    The id may be chosen, so that a URL stays as it is when a relay is set up anew; whether it is free is not seen here.
+    The id may be chosen, so that a URL stays the same when a relay is set up again; whether it is free is not checked
+    here.
     """
     input_id = options.get("id") or new_uuid()
     if not isinstance(input_id, str) or not _ID.fullmatch(input_id):
@@ -47,8 +48,8 @@ def with_new_input(bucket: Bucket, options: Mapping[str, Any], now: float) -> Bu
 
 
 def with_changed_input(bucket: Bucket, input_id: str, options: Mapping[str, Any], now: float) -> Bucket:
-    """The bucket with these options (as `InputFields` has them) on one of its inputs; the same bucket where they
-    change nothing. Raises Invalid and NotFound."""
+    """The bucket with these options (of `InputFields`) on one of its inputs; the same object if they change nothing.
+    Raises Invalid and NotFound."""
     before = find_input(bucket, input_id)
     return with_changed(bucket, "input", before, _changed(bucket, before, options), now)
 
@@ -70,7 +71,7 @@ def _changed(bucket: Bucket, before: Input, options: Mapping[str, Any]) -> Input
         raise Invalid("is empty: give the input a name", "name")
     if "headers" in given:
         headers = given["headers"] or {}
-        # What was taken before may be sent back as it was.
+        # Headers that were accepted before may be sent back unchanged.
         as_it_was = headers == {name: list(values) for name, values in before.headers.items()}
         given["headers"] = before.headers if as_it_was else check_headers(headers)
     if "custom_domain" in given:

@@ -1,7 +1,7 @@
-"""The list of logs: newest first over any number of buckets, in pages that stay right while events arrive.
+"""The list of logs: newest first over any number of buckets, in pages that stay consistent while events arrive.
 
-The order is by time, newest first, then by bucket, then by seq, newest first; so an event that arrives stands before
-everything that a page has shown.
+The order is by time, newest first, then by bucket, then by seq, newest first. So a new event comes before everything
+that a page has shown.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from relay_tornado.wire.logs import RECEIVED
 LIMIT: Final = 50
 MOST: Final = 500
 PAGE_BYTES: Final = 16 * MIB
-"""Bytes of a page; one log may have more."""
+"""Maximum size of a page in bytes; a single log may be larger."""
 
 LOOKED: Final = 64 * MIB
-"""Bytes of the events that rules look at for a page."""
+"""Maximum bytes of events that rules examine for a page."""
 
 _CHUNKS: Final = (16, 256)
 _CHUNK_BYTES: Final = 4 * MIB
 _AT_ONCE: Final = 16
 _ANCHORS: Final = 256
 _ANCHORED: Final = 600.0
-"""Seconds for which the first page's newest event is what later offsets are counted from."""
+"""Seconds for which later offsets are counted from the newest event of the first page."""
 
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """What is asked for. `since` and `until` are unix seconds; received at or after the one, before the other."""
+    """A request's filter. `since` and `until` are unix seconds: received at or after `since`, and before `until`."""
 
     bucket: str = ""
     output: str = ""
@@ -53,7 +53,7 @@ class Filter:
 
 
 class Listing:
-    """Makes pages."""
+    """Builds the pages of the list."""
 
     def __init__(self, stored: Stored) -> None:
         self._stored = stored
@@ -72,16 +72,17 @@ class Listing:
         offset: int = 0,
         cursor: str = "",
     ) -> Document:
-        """Newest first: one Log an event, with its newest delivery; with `output`, that of the one copy.
+        """One Log per event, newest first, with its newest delivery; with `output`, of that copy only.
 
-        `bucket`: name or id, "" is every one. `since`, `until`: unix seconds, received at or after, before. `limit`: 0
-        is 50, at most 500. `cursor`: the id behind which (towards older) the page begins; it stays right whatever
-        arrives. `offset` counts from there; without a cursor, from what was newest when the same token asked for the
-        same with offset 0, for 10 minutes. A page has 16 MiB at most.
+        `bucket`: name or id; "" is all of them. `since`, `until`: unix seconds, received at or after, and before.
+        `limit`: 0 means 50, at most 500. `cursor`: the id after which (towards older ones) the page begins; it stays
+        valid while events arrive. `offset` counts from there. Without a cursor it counts from the event that was newest
+        when the same token made the same request with offset 0, for 10 minutes. A page has at most 16 MiB.
 
-        With `output` come the copies that there are as the output is now, and those that have a delivery. With `status`
-        or `output` 10,000 events are looked at, 64 MiB of them at most; then the page is `truncated`, with a cursor to
-        go on, and `total` is how many were found among those. Raises Invalid for a cursor that can't be honoured.
+        With `output`, the list has the copies that exist with the output as it is now, and those that have a delivery.
+        With `status` or `output`, at most 10,000 events and 64 MiB are examined; then the page is `truncated` and has a
+        cursor to continue, and `total` counts the matches among them. Raises Invalid for a cursor that can't be
+        honoured.
         """
         wanted = Filter(bucket, output, status, since, until)
         limit = min(limit, MOST) if limit > 0 else LIMIT
@@ -148,7 +149,7 @@ class Listing:
         return places
 
     def _anchored(self, token: Token, wanted: Filter) -> Key | None:
-        """The place right before what was newest."""
+        """The place right before the event that was newest."""
         key, at = self._anchors.get((token.key, wanted), (None, 0.0))
         return key if time.monotonic() - at < _ANCHORED else None
 
@@ -159,8 +160,8 @@ class Listing:
             self._anchors.popitem(last=False)
 
     async def _choose(self, merged: _Merged, limit: int, offset: int) -> tuple[list[_Item], int]:
-        """The items of the page, and how many were seen that fit the filter: with one all, up to the bound; without
-        one only what is needed."""
+        """The items of the page, and how many matched the filter: with a filter all within the bounds are counted,
+        without one only as many as are needed."""
         chosen: list[_Item] = []
         counted = scanned = 0
         while (scanned < MOST_SCANNED and merged.looked < LOOKED) if merged.filtered else len(chosen) < limit:
@@ -175,7 +176,7 @@ class Listing:
         return chosen, counted
 
     async def _render(self, chosen: Sequence[_Item], copy: int | None) -> list[Document]:
-        """The documents of as many items as a page may have bytes for, at least one."""
+        """The documents of the first items that fit into a page's bytes, at least one."""
         data: list[Document] = []
         room = PAGE_BYTES
         for start in range(0, len(chosen), _AT_ONCE):
@@ -200,7 +201,7 @@ class Listing:
 
 
 class _Place:
-    """Where the list stands in one bucket: seqs `low` to `high` are to come, newest first."""
+    """The list's place in one bucket: seqs `low` to `high` are still to come, newest first."""
 
     def __init__(self, log: EventLog, results: Results, bucket: Bucket, bounds: Bounds, low: int, high: int) -> None:
         self._log = log
@@ -211,11 +212,11 @@ class _Place:
         self.high = high
         self.count = max(high - low + 1, 0)
         self.looked = 0
-        """Bytes of events that were read to be judged."""
+        """Bytes of events that were read to be examined."""
         self._chunk = _CHUNKS[0]
 
     async def next(self, status: str, output: Output | None) -> list[_Item]:
-        """The next events, newest first; none at the end."""
+        """The next events, newest first; empty at the end."""
         while self.high >= self.low:
             start = max(self.high - self._chunk + 1, self.low)
             outlines = await self._log.outline(self.bucket.id, start, self.high)
@@ -236,8 +237,8 @@ class _Place:
         return []
 
     async def _without(self, output: Output, seqs: Collection[int]) -> set[int]:
-        """Which of these events have no copy for this output. One whose content is gone counts as having one, where
-        the output is open."""
+        """The seqs of these events that have no copy for this output. An event without content counts as having one if
+        the output may have copies at all."""
         goes = Goes(self.bucket, output)
         if not goes.perhaps:
             return set(seqs)
@@ -259,7 +260,7 @@ class _Place:
 
 
 def _newest(outlines: Sequence[Outline]) -> Sequence[Outline]:
-    """As many of the last ones as may be read together, at least one."""
+    """The last ones of these that may be read together, at least one."""
     room = _CHUNK_BYTES
     for index in range(len(outlines) - 1, -1, -1):
         room -= outlines[index].size
@@ -285,7 +286,7 @@ class _Item(NamedTuple):
 
 
 class _Merged:
-    """The events of several buckets in one order."""
+    """Merges the events of several buckets into one order."""
 
     def __init__(self, places: Sequence[_Place], status: str, output: Output | None) -> None:
         self._new = list(places)
@@ -295,9 +296,9 @@ class _Merged:
         self.filtered = bool(status) or output is not None
         self.newest: Key | None = None
         self.last: _Item | None = None
-        """The one that came out last."""
+        """The last item returned."""
         self.looked = 0
-        """Bytes of events that were read to be judged."""
+        """Bytes of events that were read to be examined."""
 
     async def next(self) -> _Item | None:
         pieces = Pieces()

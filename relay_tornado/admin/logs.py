@@ -1,7 +1,7 @@
-"""Logs: events with what became of them, for whoever looks at them, sends them again or polls for them.
+"""Logs: events with their results, for listing, resending and polling.
 
-Everything is in a token's scope: a bucket out of it, and what is in that, is NotFound like one that is not there.
-Outputs are named by id, or within a bucket by name. Errors: NotFound, Invalid naming the field, and the log's own.
+Everything is within a token's scope: a bucket outside it, and its content, is NotFound, as if it did not exist. Outputs
+are given by id, or within a bucket by name. Raises NotFound, Invalid naming the field, and the log's errors.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from relay_tornado.wire.logs import delivery_document
 
 
 class Logs:
-    """The service, put together from its parts; it holds nothing that has to outlive it."""
+    """The service, assembled from its parts; it holds no lasting state."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class Logs:
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`index` is of the events' texts, None where there is none. `clock` gives unix seconds."""
+        """`index` indexes the events' texts, None if there is none. `clock` returns unix seconds."""
         self.stored = Stored(log, results, registry)
         self.list = Listing(self.stored).page
         self.search = Searching(self.stored, index).page
@@ -46,8 +46,8 @@ class Logs:
         self.page, self.drain = polling.page, polling.drain
 
     async def get(self, token: Token, log_id: str) -> Document:
-        """One Log by its id with all its `deliveries`, or of one copy (`<epoch>-<seq>-<n>`). Raises NotFound, too, for
-        a copy that the event does not have as outputs and rules are now, and of which nothing is recorded."""
+        """One Log by its id with all its `deliveries`, or that of one copy (`<epoch>-<seq>-<n>`). Also raises NotFound
+        for a copy that the event does not have with the current outputs and rules, and that has no result."""
         located = await self.stored.locate(token, log_id)
         bucket, copy = located.bucket, located.copy
         found = await self.stored.one(located)
@@ -64,8 +64,8 @@ class Logs:
         return [delivery_document(output, each) for output, each in sorted(wanted, key=lambda each: each[1].at)]
 
     async def event(self, token: Token, log_id: str) -> Event:
-        """The event with this id (or that of a copy of it), whole. Raises NotFound, too, where its content was kept in
-        memory only and is gone."""
+        """The event with this id (or the id of a copy), with its content. Also raises NotFound if the content was kept
+        only in memory and is gone."""
         found = await self.stored.one(await self.stored.locate(token, log_id))
         if found.stub:
             raise NotFound(f"the body of {log_id[:100]!r} is not kept (any more): its bucket is, or was, ephemeral")

@@ -1,4 +1,4 @@
-"""An output as it is made, changed and removed: what its options mean together. Pure, from bucket to bucket."""
+"""Creates, changes and removes outputs, and checks how their options relate. Pure functions from bucket to bucket."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from relay_tornado.wire.fields import load_with_extra
 from relay_tornado.wire.rest import MOST_AT_ONCE, OutputFields
 
 MAX_OUTPUTS: Final = 1_000
-"""Outputs of one bucket."""
+"""Maximum number of outputs of one bucket."""
 MAX_DESTINATION: Final = 2_048
 
 _PREFIX: Final = "whsec_"
@@ -27,8 +27,8 @@ _FIELDS = OutputFields()
 
 
 def with_new_output(bucket: Bucket, options: Mapping[str, Any], now: float) -> Bucket:
-    """The bucket with one more output, the last one, whose number was never given before. Raises Invalid, and Conflict
-    where there are too many, or one of its name."""
+    """The bucket with one more output, the last one, with a number that was never used before. Raises Invalid, and
+    Conflict if there are too many, or the name is taken."""
     if len(bucket.outputs) >= MAX_OUTPUTS:
         raise Conflict(f"the bucket {bucket.name!r} has {MAX_OUTPUTS} outputs, which is all that one may have")
     number = bucket.next_output
@@ -41,8 +41,8 @@ def with_new_output(bucket: Bucket, options: Mapping[str, Any], now: float) -> B
 
 
 def with_changed_output(bucket: Bucket, output_id: str, options: Mapping[str, Any], now: float) -> Bucket:
-    """The bucket with these options (as `OutputFields` has them) on one of its outputs; the same bucket where they
-    change nothing. Raises Invalid, NotFound, and Conflict where another one has the name."""
+    """The bucket with these options (of `OutputFields`) on one of its outputs; the same object if they change nothing.
+    Raises Invalid, NotFound, and Conflict if the name is taken."""
     before = find_output(bucket, output_id)
     changed = _changed(before, options)
     if changed.name != before.name:
@@ -51,8 +51,8 @@ def with_changed_output(bucket: Bucket, output_id: str, options: Mapping[str, An
 
 
 def with_disabled_output(bucket: Bucket, output: Output, reason: str, now: float) -> Bucket:
-    """The bucket with this output disabled by the relay itself, for a reason; the same bucket where the output has
-    another destination by now. Raises NotFound."""
+    """The bucket with this output disabled by the relay itself, for a reason; the same object if the output's
+    destination has changed since. Raises NotFound."""
     before = find_output(bucket, output.id)
     if before.destination != output.destination:
         return bucket
@@ -61,7 +61,7 @@ def with_disabled_output(bucket: Bucket, output: Output, reason: str, now: float
 
 
 def without_output(bucket: Bucket, output_id: str, now: float) -> Bucket:
-    """The bucket without one of its outputs. Raises NotFound, and Conflict where an input's senders wait for it."""
+    """The bucket without one of its outputs. Raises NotFound, and Conflict if an input's senders wait for it."""
     gone = find_output(bucket, output_id)
     for each in bucket.inputs:
         if each.response_from_output == gone.id:
@@ -87,7 +87,7 @@ def _changed(before: Output, options: Mapping[str, Any]) -> Output:
         compile_rules(given["rules"])
     if given.get("secret") and given["secret"] != before.secret:
         _check_secret(given["secret"])
-    # What was taken before may be sent back as it was.
+    # Values that were accepted before may be sent back unchanged.
     if given.get("throttle") and given["throttle"] != before.throttle:
         _check_throttle(given["throttle"])
     if given.get("durability") and given["durability"] != before.durability:
@@ -103,8 +103,8 @@ def _changed(before: Output, options: Mapping[str, Any]) -> Output:
 
 
 def _pausable(before: Output, changed: Output) -> Output:
-    """Only the relay's own forwarding can be paused: what an internal output was before, or was read as, is forgotten.
-    Raises Invalid where one is to be paused that was not."""
+    """An internal output can't be paused. If the output was paused before, that is dropped; otherwise Invalid is
+    raised."""
     if not (changed.internal and changed.paused):
         return changed
     if not before.paused:
@@ -117,7 +117,7 @@ def _pausable(before: Output, changed: Output) -> Output:
 
 
 def _check_free(bucket: Bucket, output: Output) -> None:
-    """Raises Conflict where another output of the bucket has this name: clients look outputs up by theirs."""
+    """Raises Conflict if another output of the bucket has this name: clients look outputs up by name."""
     if any(each.name == output.name and each.id != output.id for each in bucket.outputs):
         raise Conflict(f"name: the bucket {bucket.name!r} has an output {output.name!r} already: choose another name")
 
@@ -134,7 +134,7 @@ def _check_destination(url: str) -> None:
 
 
 def _check_throttle(throttle: Mapping[str, Any]) -> None:
-    """Raises Invalid where it is enabled and would change nothing, or not what it says."""
+    """Raises Invalid if the throttle is enabled and has no effect, or not the one that it states."""
     if not throttle.get("enabled"):
         return
     mode = throttle.get("mode")

@@ -1,6 +1,6 @@
-"""How an input or an output is found, in its bucket or in all, and what is said where there is none, or more than one.
+"""Finds an input or output, in one bucket or in all, and raises the error if there is none, or more than one.
 
-`get` reads a bucket, an input or an output: `getattr` a record, `operator.getitem` the document of one.
+`get` reads a bucket, an input or an output: `getattr` from records, `operator.getitem` from documents.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Get: TypeAlias = Callable[[Any, str], Any]
 
 
 def named(those: Sequence[T], reference: str, get: Get = getattr) -> list[T]:
-    """The one with this id, or else all of this name."""
+    """The one with this id, or else all with this name."""
     found = [each for each in those if get(each, "id") == reference]
     return found or [each for each in those if get(each, "name") == reference]
 
@@ -26,9 +26,9 @@ def named(those: Sequence[T], reference: str, get: Get = getattr) -> list[T]:
 def find_part(
     buckets: Sequence[T], kind: str, reference: str, get: Get = getattr, *, within: bool
 ) -> tuple[T, Any] | None:
-    """The bucket and its input or output (`kind`: "input" or "output") that a reference names: by its id; `within` the
-    one bucket that is given by its name, too; among all of them as the only one of the bucket that it names. None where
-    there is none. Raises NotClear."""
+    """The bucket and its input or output (`kind`: "input" or "output") that a reference names, or None. The reference
+    is an id; with `within` also a name in the one bucket passed; otherwise also the name or id of a bucket with only
+    one. Raises NotClear."""
     for each in buckets:
         for one in get(each, f"{kind}s"):
             if get(one, "id") == reference:
@@ -46,8 +46,8 @@ def find_part(
 
 
 def part_of(bucket: Bucket, kind: str, parts: Sequence[_Part], reference: str) -> _Part:
-    """The one of the bucket's `parts` (`kind`: "input" or "output") with this id. Raises NotFound, which tells the ids
-    of those that the reference is the name of: an id is easily taken for a name."""
+    """The bucket's part (`kind`: "input" or "output") with this id, from `parts`. Raises NotFound; if the reference is
+    a name, which is easily taken for an id, the error lists the ids of the parts with that name."""
     found = named(parts, reference)
     ids = [each.id for each in found]
     if ids == [reference]:
@@ -59,7 +59,7 @@ def part_of(bucket: Bucket, kind: str, parts: Sequence[_Part], reference: str) -
 
 
 def with_changed(bucket: Bucket, kind: str, before: _Part, changed: _Part, now: float) -> Bucket:
-    """The bucket with an input or output (`kind`: "input" or "output") changed; the same bucket where that is none."""
+    """The bucket with an input or output (`kind`: "input" or "output") changed; the same object if nothing changed."""
     if changed == before:
         return bucket
     changed = dataclasses.replace(changed, updated_at=now)
@@ -77,7 +77,7 @@ def _with(bucket: Bucket, kind: str, parts: Sequence[Any], now: float) -> Bucket
 
 
 def output_of(bucket: Bucket, reference: str) -> Output:
-    """The bucket's output with this id or name. Raises Invalid where there is none, or more than one of that name."""
+    """The bucket's output with this id or name. Raises Invalid if there is none, or more than one with that name."""
     found = named(bucket.outputs, reference)
     if not found:
         raise Invalid(

@@ -1,8 +1,8 @@
-"""Events for clients that poll: a stable page behind a cursor, or the queue that drains.
+"""Events for polling clients: a stable page after a cursor, or a queue that drains.
 
-The queue's state is a consumer with only a floor, for a bucket and an output or none. The floor is moved by the writer,
-in the transaction that marks what is given out, before the answer: two pollers never share an event, and an answer that
-is lost on its way is not given again. Everything up to the floor is done with for good.
+The queue's state is a consumer with only a floor, for a bucket and an output or none. The writer moves the floor in the
+transaction that marks the events given out, before the answer. So two pollers never share an event, and an answer that
+is lost on its way is not repeated. Everything up to the floor is done for good.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from relay_tornado.wire.frames import gap_fields
 LIMIT: Final = 1
 MOST: Final = 100
 PAGE_BYTES: Final = 8 * MIB
-"""Bytes of an answer; one event may have more."""
+"""Maximum size of an answer in bytes; a single event may be larger."""
 
 _READ: Final = 256
 _ATTEMPTS: Final = 10
 
 
 class Polling:
-    """Makes the answers."""
+    """Builds the answers to polling clients."""
 
     def __init__(self, stored: Stored, clock: Callable[[], float]) -> None:
-        """`clock` gives unix seconds."""
+        """`clock` returns unix seconds."""
         self._stored = stored
         self._clock = clock
         self._locks: WeakValueDictionary[tuple[str, int], Lock] = WeakValueDictionary()
@@ -50,11 +50,11 @@ class Polling:
         max_age: float | None = None,
         cursor: str = "",
     ) -> Document:
-        """Events behind an id, in order, as often as one likes; "" is the earliest. Nothing is marked.
+        """Events after an id, in order; "" is the earliest. Nothing is marked, so a page may be repeated.
 
-        `limit`: 0 is 1, at most 100, and 8 MiB. With `output` only what goes there now. Those older than `max_age`
-        seconds are passed over; 0 is as None. `gap`, where there is one, are events that the cursor should have met and
-        that are not there any more; a page tells of one, and ends before another.
+        `limit`: 0 means 1, at most 100, and 8 MiB. With `output`, only events that go there now. Events older than
+        `max_age` seconds are skipped; 0 means None. `gap` names events that the cursor should have met but that no
+        longer exist; a page reports one gap, and ends before another.
         """
         found = self._stored.bucket(token, bucket)
         chosen = output_of(found, output) if output else None
@@ -75,8 +75,8 @@ class Polling:
     ) -> Document:
         """The next events of a bucket's queue, or of an output's: marked as `sent`, and never given out again.
 
-        It begins with the earliest event. What is sent or failed already, does not go there, or is older than `max_age`
-        seconds is passed over for good. Raises Invalid for an ephemeral bucket.
+        The queue begins with the earliest event. Events that are sent or failed already, do not go there, or are older
+        than `max_age` seconds are skipped for good. Raises Invalid for an ephemeral bucket.
         """
         found = self._stored.bucket(token, bucket)
         if found.ephemeral:
@@ -100,7 +100,7 @@ class Polling:
     async def _claim(
         self, bucket: Bucket, output: Output | None, number: int, limit: int, oldest: float | None
     ) -> Document | None:
-        """What is next, marked as sent; None where somebody else was faster."""
+        """The next events, marked as sent; None if another change of the queue came first."""
         floor = await self._stored.results.floor(bucket.id, number)
         first = (await self._stored.log.bounds(bucket.id)).first
         window = _Window(self._stored, bucket, output, max(floor, first - 1), limit, oldest)
@@ -126,7 +126,7 @@ class Polling:
         placed = place_cursor(bounds, parsed, bucket.ephemeral)
         if not parsed.seq or parsed.output is None or output is None or output.n <= parsed.output:
             return placed
-        # Of the event that the cursor names, this copy was not had.
+        # The client has not had this output's copy of the event that the cursor names.
         return Placed(placed.after - (placed.gap is None), gap_within(parsed, placed.gap))
 
     async def _latest(self, window: _Window) -> dict[int, Latest]:
@@ -143,7 +143,8 @@ class Polling:
 
 
 class _Window:
-    """Events from a position on, as many as an answer may have; `after` is the position behind what was looked at."""
+    """Events after a position, as many as fit into an answer; `after` is the position behind the last event
+    examined."""
 
     def __init__(
         self, stored: Stored, bucket: Bucket, output: Output | None, after: int, limit: int, oldest: float | None
@@ -160,15 +161,15 @@ class _Window:
         self._tells = False
 
     async def read_to_gap(self, gap: Gap | None) -> Gap | None:
-        """Fills the window behind a gap that was met already, and returns the one to tell: it ends before another one.
+        """Fills the window after a gap that was met already, and returns the gap to report; it ends before another one.
         Raises BucketGone."""
         self._gap, self._tells = gap, True
         await self.read(frozenset())
         return self._gap
 
     async def read(self, done: frozenset[str]) -> None:
-        """Fills the window; copies whose newest status is one of `done` are passed over, and so is what is not there.
-        Raises BucketGone."""
+        """Fills the window; skips copies whose newest status is one of `done`, and missing events. Raises
+        BucketGone."""
         copy = None if self.output is None else self.output.n
         room, left = PAGE_BYTES, MOST_SCANNED
         judging = Judging()
@@ -201,7 +202,7 @@ class _Window:
                     return
 
     def _joins(self, gap: Gap) -> bool:
-        """Whether a gap is the first one, or goes on with the one before."""
+        """Whether a gap is the first one, or continues the previous one."""
         joined = gap if self._gap is None else self._gap.joined(gap)
         self._gap = joined or self._gap
         return joined is not None

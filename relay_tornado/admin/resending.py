@@ -1,4 +1,4 @@
-"""Resend: copies of events, appended to their own bucket in the order of the originals."""
+"""Resending: appends copies of events to their own bucket, in the order of the originals."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from relay_tornado.wire.fields import Document
 from relay_tornado.wire.frames import gap_fields
 
 MOST: Final = 1_000
-"""Copies of one request."""
+"""Maximum number of copies per request."""
 
 LONG: Final = 10.0
-"""Seconds that a request has events judged."""
+"""Seconds that a request may spend on evaluating rules."""
 
 _READ: Final = 256
 _TO: Final = ".."
-"""Between the two ids of a cursor: behind the first one, up to and with the second."""
+"""Separates the two ids of a cursor: after the first, up to and including the second."""
 
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Which events of a bucket: `first` to `last` by seq, received at `since` (unix seconds) or later and before
-    `until`, behind `cursor` (an event's id, or the `next_cursor` of an answer), matching `filter` (a document of
-    rules). What is None, or "", does not restrict."""
+    """A range of a bucket's events: `first` to `last` by seq, received at `since` (unix seconds) or later and before
+    `until`, after `cursor` (an event's id, or the `next_cursor` of an answer), matching `filter` (a document of rules).
+    None or "" does not restrict."""
 
     first: int | None = None
     last: int | None = None
@@ -51,16 +51,17 @@ class _Orders:
 
 
 class Resending:
-    """Makes the copies."""
+    """Appends the copies."""
 
     def __init__(self, stored: Stored) -> None:
         self._stored = stored
 
     async def one(self, token: Token, log_id: str, *, output: str = "", process_policy: str = "skip") -> Document:
-        """Appends a copy of an event: a new event of its bucket, `resend_of` the first one; dedupe does not apply.
+        """Appends a copy of an event: a new event of its bucket, with `resend_of` naming the original; dedupe does not
+        apply.
 
-        With `output`, or the id of a copy, it goes to that output alone. `process_policy`: skip, rules count as ever;
-        force, they are ignored. Raises Conflict where there is nothing (any more) that could be sent.
+        With `output`, or the id of a copy, it goes to that output alone. `process_policy`: skip obeys rules, force
+        ignores them. Raises Conflict if the event's content no longer exists.
         """
         located = await self._stored.locate(token, log_id)
         orders = _Orders(located.bucket, _target(located, output), _force(process_policy))
@@ -74,11 +75,10 @@ class Resending:
     async def many(
         self, token: Token, bucket: str, wanted: Range, *, output: str = "", process_policy: str = "skip"
     ) -> Document:
-        """The same for a range of a bucket's events, in their order: at most 1,000 copies, from 10,000 events; then
-        `next_cursor` leads on, to the head that was there at the first request: it holds the range's end, so that no
-        request meets the copies. `problem` is why it was broken off, where that was not the request's bound. Events
-        that are not there any more are passed over, and told in `skipped` where they were asked for. Raises Invalid for
-        a cursor that can't be honoured."""
+        """Resends a range of a bucket's events, in order: at most 1,000 copies, from 10,000 events. If there are more,
+        `next_cursor` continues, up to the head of the first request: the cursor holds the range's end, so no request
+        meets the copies. `problem` says why it stopped, other than for these bounds. Events that no longer exist are
+        skipped, and listed in `skipped` if they were requested. Raises Invalid for a cursor that can't be honoured."""
         found = self._stored.bucket(token, bucket)
         target = output_of(found, output).n if output else None
         orders = _Orders(found, target, _force(process_policy))
@@ -105,7 +105,7 @@ class Resending:
                 if await judging.fits(events[looked], lambda event: rules.matches(Subject(event))):
                     chosen.append(events[looked])
                 looked += 1
-            # Whether its content is stored may have been changed since, as by a request that looks for long.
+            # The bucket may have changed since, for example in a long request, and with it whether content is stored.
             orders = replace(orders, bucket=self._stored.bucket(token, found.id))
             places, problem = await self._append(chosen, orders)
             ids += [format_id(place.epoch, place.seq) for place in places]
@@ -119,8 +119,8 @@ class Resending:
         return _resent(ids, skipped=skipped)
 
     async def _bounds(self, bucket: Bucket, wanted: Range) -> tuple[int, int, list[Gap]]:
-        """The position before the range, its last seq, and what of it has left; what is appended from now on is not
-        in it. Raises Invalid for a cursor that can't be honoured."""
+        """The position before the range, its last seq, and the requested events that no longer exist; events appended
+        from now on are not in it. Raises Invalid for a cursor that can't be honoured."""
         log = self._stored.log
         bounds = await log.bounds(bucket.id)
         first = wanted.first or 1
@@ -138,7 +138,7 @@ class Resending:
             last = min(last, await log.seek(bucket.id, wanted.until))
         skipped: list[Gap] = []
         if told and wanted.since is None:
-            # Whoever names a place expects the events behind it.
+            # A request that names a starting point expects all events after it.
             _skip(skipped, "retention", first, min(bounds.first - 1, last))
         return after, last, skipped
 
@@ -147,8 +147,8 @@ class Resending:
         return f"{position_id(bounds, after)}{_TO}{position_id(bounds, last)}"
 
     async def _append(self, events: Sequence[Event], orders: _Orders) -> tuple[list[Appended], RelayError | None]:
-        """Where the copies landed, up to the first that failed, and why it did. Behind one that is refused none is
-        appended: a smaller one might be taken."""
+        """The places of the copies up to the first that failed, and its error. None is appended after one that is
+        refused, since a smaller one might be accepted."""
         appends: list[asyncio.Future[Appended]] = []
         for event in events:
             append = self._stored.log.append(orders.bucket.id, _copy(event, orders))
@@ -168,7 +168,7 @@ class Resending:
 def _resent(
     ids: Sequence[str], next_cursor: str | None = None, problem: str = "", skipped: Sequence[Gap] = ()
 ) -> Document:
-    """What is answered; `next_cursor` None is the end of the range."""
+    """The answer; `next_cursor` None means the end of the range."""
     document: Document = {"status": "resent", "ids": ids}
     if next_cursor is not None:
         document["next_cursor"] = next_cursor
@@ -180,7 +180,7 @@ def _resent(
 
 
 def _skip(skipped: list[Gap], reason: GapReason, first: int, last: int) -> None:
-    """Adds a stretch, to the one before where it goes on."""
+    """Adds a range of missing events, joined to the previous one if it continues that."""
     if first > last:
         return
     gap = Gap(reason, first, last)
@@ -210,7 +210,7 @@ def _copy(event: Event, orders: _Orders) -> NewEvent:
 
 
 def _target(located: Located, output: str) -> int | None:
-    """The output that was named, or else the one whose copy was named."""
+    """The number of the output that was named, or else of the copy that was named."""
     if output:
         return output_of(located.bucket, output).n
     if located.copy is not None and all(each.n != located.copy for each in located.bucket.outputs):

@@ -1,4 +1,4 @@
-"""Samples of what providers send, made anew each time: ids and times are fresh, and headers as theirs."""
+"""Samples of providers' webhooks, generated each time with fresh ids and times, and the provider's headers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _Fields: TypeAlias = dict[str, Any]
 
 
 class Moment:
-    """What is fresh in a sample."""
+    """The fresh values of one sample."""
 
     def __init__(self, now: float, unique: str) -> None:
         self.unix = int(now)
@@ -37,7 +37,7 @@ class Moment:
 
 
 class Sample(NamedTuple):
-    """One event of a provider, by the provider's own name for it."""
+    """One event of a provider, under the provider's own name for it."""
 
     provider: str
     event: str
@@ -64,7 +64,7 @@ def find(provider: str, event: str) -> Sample:
 
 
 def make(sample: Sample, secret: str, now: float, unique: str) -> Made:
-    """A sample as it comes at `now` (unix seconds), signed where there is a secret. `unique` names the delivery."""
+    """A sample as received at `now` (unix seconds), signed if there is a secret. `unique` names the delivery."""
     moment = Moment(now, unique)
     fields = sample.body(moment)
     body = _form(fields) if sample.event == "slash_command" else msgspec.json.encode(fields)

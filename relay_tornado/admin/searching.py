@@ -1,7 +1,7 @@
-"""Search: events of any number of buckets that fit, newest first, in pages that stay right while events arrive.
+"""Search: matching events of any number of buckets, newest first, in pages that stay consistent while events arrive.
 
-Where there is a text, the index names candidates; each of them is looked at in the log, so that what is found is there
-and fits. What the index does not have yet is looked at as it stands, as far as one request may.
+For a text the index names candidates, and each is checked in the log, so that every result exists and matches. Events
+that are not indexed yet are examined one by one, as far as one request may.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from relay_tornado.wire.logs import RECEIVED
 LIMIT: Final = 50
 MOST: Final = 500
 LOOKED_AT: Final = 5_000
-"""Events that one request looks at."""
+"""Maximum number of events that one request examines."""
 READ: Final = 64 * MIB
-"""Bytes of those."""
+"""Maximum bytes of those events."""
 
 _UNINDEXED: Final = 2_000
-"""Of the events that are not indexed yet, how many of the newest a search in a bucket looks at."""
+"""The number of events not indexed yet, newest first, that a search in one bucket examines."""
 _CHUNKS: Final = (32, 256)
 _CHUNK: Final = 4 * MIB
 _SPLIT: Final = re.compile(r"\s*:\s*")
@@ -43,10 +43,9 @@ _SPLIT: Final = re.compile(r"\s*:\s*")
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is asked for; what is "" or None does not restrict. `text`: see search/text.py. `path`: what the path has in
-    it. `header`: a name, or `name: value` with what the value has in it. `verified`: true, false or none (no check was
-    made). `delivery`: the newest status. `since`, `until`: unix seconds, received at or after the one, before the
-    other."""
+    """A request's criteria; "" or None does not restrict. `text`: see search/text.py. `path`: a part of the path.
+    `header`: a name, or `name: value` with a part of the value. `verified`: true, false or none (no check was made).
+    `delivery`: the newest status. `since`, `until`: unix seconds, received at or after, and before."""
 
     text: str = ""
     method: str = ""
@@ -59,7 +58,7 @@ class Wanted:
 
 
 class Searching:
-    """Makes pages. Without an `index` each event is looked at."""
+    """Builds the pages of results. Without an `index` every event is examined."""
 
     def __init__(self, stored: Stored, index: Index | None) -> None:
         self._stored = stored
@@ -68,11 +67,11 @@ class Searching:
     async def page(
         self, token: Token, wanted: Wanted, *, bucket: str = "", limit: int = 0, cursor: str = ""
     ) -> Document:
-        """Events that fit, newest first, without their bodies; `bucket` "" is every one, `limit` 0 is 50, at most 500.
+        """Matching events, newest first, without their bodies; `bucket` "" means all, `limit` 0 means 50, at most 500.
 
-        `next_cursor` leads on, None where there is no more. `complete` is false where some of the buckets' events were
-        passed over, since they are not indexed (yet, or any more); `indexed_up_to` is the newest id that can be looked
-        up, where it is about one bucket. Raises Invalid, NotFound, Overloaded.
+        `next_cursor` continues, None at the end. `complete` is false if events were skipped because they are not
+        indexed (yet, or any more); `indexed_up_to` is the newest indexed id, if the search is in one bucket. Raises
+        Invalid, NotFound, Overloaded.
         """
         limit = min(limit, MOST) if limit > 0 else LIMIT
         wish = _Filter(wanted)
@@ -136,7 +135,7 @@ class Searching:
 
 
 class _Budget:
-    """What one request may look at."""
+    """The events and bytes that one request may still examine."""
 
     def __init__(self) -> None:
         self.events = LOOKED_AT
@@ -148,7 +147,7 @@ class _Budget:
 
 
 class _Filter:
-    """What is asked for, made ready."""
+    """The criteria, prepared for matching."""
 
     def __init__(self, wanted: Wanted) -> None:
         self.query: Query = parse_query(wanted.text)
@@ -163,7 +162,7 @@ class _Filter:
         self._name, self._value = parts[0].casefold(), parts[1].casefold() if len(parts) > 1 else ""
 
     async def fits(self, event: Event, turns: Turns) -> bool:
-        """Whether it has all of it, the delivery not counted."""
+        """Whether the event meets all criteria except the delivery."""
         if self.method and event.method.upper() != self.method:
             return False
         if not self._any_verdict and event.verified is not self._verified:
@@ -177,7 +176,7 @@ class _Filter:
 
     @property
     def needs_content(self) -> bool:
-        """Whether an event without its content can't fit."""
+        """Whether an event without its content can't match."""
         return bool(self.query.terms or self._path or self._name or not self._any_verdict)
 
     def _has_header(self, event: Event) -> bool:
@@ -195,7 +194,7 @@ class _Hit(NamedTuple):
 
 
 class _Run:
-    """The search in one bucket: where it is, and what it has found and nobody has taken yet."""
+    """The search in one bucket: its position, and the results that were not taken yet."""
 
     def __init__(
         self,
@@ -213,7 +212,7 @@ class _Run:
         self.covered = covered
         self.waiting: list[_Hit] = []
         self.reached = Key(math.inf, bucket.id, bounds.head + 1)
-        """Everything from here on was looked at."""
+        """Everything from this place on was examined."""
         self.complete = True
         self._stored = stored
         self._index = index
@@ -228,27 +227,27 @@ class _Run:
         self._upper = math.inf if begin is None else begin.at
 
     def not_after(self, newest: float | None) -> None:
-        """When the bucket's newest event was received, if that is known."""
+        """Sets when the bucket's newest event was received, if that is known."""
         if newest:
             self._upper = min(self._upper, newest)
 
     @property
     def newest(self) -> float:
-        """No event that is still to come from here was received after this time."""
+        """An upper bound for the time at which the events still to come from here were received."""
         return self.waiting[0].key.at if self.waiting else self._upper
 
     @property
     def begun(self) -> bool:
-        """Whether some of it was looked at."""
+        """Whether any of it was examined."""
         return self.reached.at < math.inf
 
     @property
     def over(self) -> bool:
-        """Whether nothing is to come from here."""
+        """Whether nothing more is to come from here."""
         return self._high < self._low and not self.waiting
 
     async def advance(self) -> None:
-        """Looks at some more events."""
+        """Examines some more events."""
         try:
             if not self._placed:
                 await self._place()
@@ -268,7 +267,7 @@ class _Run:
             self._high = min(self._high, await self._stored.behind(begin, self.bucket.id))
 
     async def _look(self) -> None:
-        """Takes the next candidates, and keeps those that fit."""
+        """Takes the next candidates, and keeps those that match."""
         size = self._chunk
         self._chunk = min(self._chunk * 2, _CHUNKS[1])
         covered = self.covered
@@ -280,7 +279,7 @@ class _Run:
             low = max(self._low, covered.high + 1 if above else 0, self._high - size + 1)
             self._unindexed -= self._high - low + 1
             if self._unindexed < 0:
-                # There is too much that is not indexed yet, or not any more, to look at all of it.
+                # There are too many events that are not indexed yet, or not any more, to examine them all.
                 self.complete, self._high = False, covered.high if above else self._low - 1
                 return
             await self._look_at(low)
@@ -291,13 +290,13 @@ class _Run:
         low = max(self._low, covered.low)
         seqs = await index.find(self.bucket.id, self._filter.match, low, self._high, size)
         if seqs is None:
-            # The index went away: the rest is looked at as it stands.
+            # The index is gone: the rest is examined one by one.
             self.covered = None
         elif await self._judge(seqs) and len(seqs) < size:
             self._high = low - 1
 
     async def _look_at(self, low: int) -> None:
-        """The events from `low` on, one by one."""
+        """Examines the events from `low` on, one by one."""
         outlines = {each.seq: each for each in await self._stored.log.outline(self.bucket.id, low, self._high)}
         method = self._filter.method
         wanted = [seq for seq, each in outlines.items() if not method or each.method.upper() == method]
@@ -305,7 +304,7 @@ class _Run:
             self._move(low, outlines[low].received_at if low in outlines else self._upper)
 
     async def _judge(self, seqs: Sequence[int], outlines: Mapping[int, Outline] | None = None) -> bool:
-        """Looks at these events, newest first. False where there was no room for all of them."""
+        """Examines these events, newest first. Returns False if there was no room for all of them."""
         if not seqs:
             return True
         wish = self._filter
@@ -316,7 +315,7 @@ class _Run:
         for seq, event in zip(seqs, events, strict=False):
             outline = None if outlines is None else outlines[seq]
             if event is not None and await wish.fits(event, self._turns):
-                # The body is not shown, and must not be kept for it.
+                # The body is not shown, so it is not kept.
                 found = Found(msgspec.structs.replace(event, body=b""), False, outline is not None and outline.stub)
                 hits.append(self._hit(event.received_at, found, event.size))
             elif event is None and outline is not None and not wish.needs_content:
@@ -331,7 +330,7 @@ class _Run:
         return len(events) == len(seqs)
 
     def _move(self, seq: int, at: float) -> None:
-        """Everything from this seq on was looked at; it was received at about that time, or before."""
+        """Notes that everything from this seq on was examined; it was received at about `at`, or before."""
         self._high = seq - 1
         self._upper = min(self._upper, at)
         self.reached = Key(self._upper, self.bucket.id, seq)

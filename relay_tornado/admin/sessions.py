@@ -1,10 +1,10 @@
-"""Who is signed in to the page: sessions, which outlive a restart, and the one-time codes that begin one.
+"""The page's sessions, which outlive a restart, and the one-time codes that begin one.
 
-A session is what a browser's cookie names. It stands for a token, or for the relay's owner, who was given a code on the
-relay's own machine. It is good as long as the secret is that began it: with a token that is revoked, rotated or
-expired, and with a sign-out, it ends at once. So sessions are records, and not signed cookies: the file
-`sessions.json` in the data directory, in which of a cookie only its hash stands. It is no part of a backup, so that
-restoring one brings no session back; without it everybody is signed out.
+A browser's cookie names a session. It stands for a token, or for the relay's owner, who got a code on the relay's own
+machine. It is valid as long as the secret that began it: it ends at once if the token is revoked, rotated or expires,
+and with a sign-out. So sessions are records, not signed cookies. They are in the file `sessions.json` in the data
+directory, which holds only the hash of each cookie. The file is in no backup, so a restore brings no session back;
+without it everybody is signed out.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ from relay_tornado.storage.migrate import sync
 _log = structlog.get_logger(__name__)
 
 LIFE: Final = 7 * DAY
-"""Seconds after which one has to sign in again."""
+"""Seconds after which the user has to sign in again."""
 CODE_LIFE: Final = 600.0
-"""Seconds for which a one-time code is good."""
+"""Seconds for which a one-time code is valid."""
 MAX_SESSIONS: Final = 1_000
 MAX_SESSIONS_OF_TOKEN: Final = 100
 MAX_CODES: Final = 100
-"""Of codes, and of sessions, the oldest make room for new ones."""
+"""The oldest codes and sessions make room for new ones."""
 
 OWNER: Final = Token(key="", secret_hash="", created_at=0.0, description="the relay's owner")
-"""Who came by a code: whoever may run commands on the relay's machine, and so may see and do everything."""
+"""Stands for a user who came with a code: one who may run commands on the relay's machine, and so may do everything."""
 
 NAME: Final = "sessions.json"
 
 _STORES: Final = 10.0
-"""Seconds that storing may take. Where memory is short nothing may come of it, not even an error."""
+"""Seconds that storing may take. If memory is short, it may end without a result or an error."""
 
 _NOT_SIGNED_IN: Final = "nobody is signed in here (any more): sign in again"
 _WRONG_CODE: Final = "this link was used already, or is too old: print another one with `relay ui`"
@@ -64,14 +64,14 @@ class _Stored(msgspec.Struct):
 
 
 class Held(Protocol):
-    """What lives as long as its session: an open stream of events."""
+    """Ends with its session: an open event stream."""
 
     def session_ended(self) -> None: ...
 
 
 @dataclass(eq=False, slots=True)
 class Session:
-    """`token` is its key, "" for the owner; `secret_hash` is of the secret that it was begun with."""
+    """`token` is the token's key, "" for the owner; `secret_hash` is of the secret that began the session."""
 
     id: str
     token: str
@@ -82,10 +82,10 @@ class Session:
 
 
 class Sessions:
-    """All sessions, and the codes that wait to be used."""
+    """All sessions, and the codes that were not used yet."""
 
     def __init__(self, registry: Registry, path: Path, clock: Callable[[], float] = time.time) -> None:
-        """Reads the sessions that there were. `clock` gives unix seconds."""
+        """Reads the stored sessions. `clock` returns unix seconds."""
         self._registry = registry
         self._path = path
         self._clock = clock
@@ -93,7 +93,7 @@ class Sessions:
         self._sessions: dict[str, Session] = {}
         self._storing = Lock()
         self._newest = b""
-        """What the file is to hold."""
+        """The content that the file should have."""
         self._writing = threading.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._end_watch = registry.watch(self._changed)
@@ -102,7 +102,7 @@ class Sessions:
     # codes
 
     def new_code(self) -> str:
-        """A code that signs the owner in, once, within ten minutes. Only its hash is kept, and in memory alone."""
+        """A code that signs the owner in once, within ten minutes. Only its hash is kept, and only in memory."""
         code = secrets.token_urlsafe(24)
         self._codes[hash_secret(code)] = self._clock() + CODE_LIFE
         while len(self._codes) > MAX_CODES:
@@ -110,7 +110,7 @@ class Sessions:
         return code
 
     async def redeem(self, code: str) -> tuple[str, Session]:
-        """Begins the owner's session by a code; returns what the cookie holds, too. Raises Unauthorized."""
+        """Begins the owner's session with a code; returns the cookie's value and the session. Raises Unauthorized."""
         if self._codes.pop(hash_secret(code), 0.0) <= self._clock():
             raise Unauthorized(_WRONG_CODE)
         return await self._begin(OWNER, "")
@@ -118,11 +118,11 @@ class Sessions:
     # sessions
 
     async def begin(self, token: Token, secret: str) -> tuple[str, Session]:
-        """Begins a session of this token, for whoever showed its secret; returns what the cookie holds, too."""
+        """Begins a session of this token, whose secret was shown; returns the cookie's value and the session."""
         return await self._begin(token, hash_secret(secret))
 
     def find(self, cookie: str) -> tuple[Session, Token]:
-        """The session that a cookie names, and its token as that is now. Raises Unauthorized."""
+        """The session that a cookie names, and its token in its current state. Raises Unauthorized."""
         session = self._sessions.get(hash_secret(cookie))
         token = None if session is None else self._token(session)
         if session is None or token is None:
@@ -130,14 +130,14 @@ class Sessions:
         return session, token
 
     async def end(self, cookie: str) -> None:
-        """Signs out: the session is over for every page and stream. That there is none is no error."""
+        """Signs out: ends the session for every page and stream. A missing session is no error."""
         session = self._sessions.get(hash_secret(cookie))
         if session is not None:
             self._end(session)
             await self._store()
 
     async def end_all(self) -> int:
-        """Signs everybody out, and takes the codes back; returns how many sessions there were."""
+        """Signs everybody out, and revokes the codes; returns the number of sessions."""
         self._codes.clear()
         ended = list(self._sessions.values())
         for session in ended:
@@ -146,7 +146,7 @@ class Sessions:
         return len(ended)
 
     async def close(self) -> None:
-        """Follows the registry no longer, and waits until the file is written. May be repeated."""
+        """Stops following the registry, and waits until the file is written. May be repeated."""
         self._end_watch()
         await asyncio.gather(*self._tasks)
         async with self._storing:
@@ -169,7 +169,7 @@ class Sessions:
         return cookie, session
 
     def _token(self, session: Session) -> Token | None:
-        """Its token, None where the session is over."""
+        """The session's token; None if the session is over."""
         now = self._clock()
         if now >= session.expires_at:
             return None
@@ -212,7 +212,7 @@ class Sessions:
                 self._sessions[session.id] = session
 
     async def _store(self) -> None:
-        """Writes the file anew. Where that fails, sessions are right until the next start, and the log says so."""
+        """Rewrites the file. If that fails, it is logged, and sessions are correct until the next start."""
         async with self._storing:
             stored = msgspec.convert(list(self._sessions.values()), list[_Stored], from_attributes=True)
             self._newest = msgspec.json.encode(stored)
@@ -225,7 +225,8 @@ class Sessions:
                 _log.warning("sessions_not_stored", reason=str(error))
 
     def _write(self, data: bytes) -> None:
-        """In a thread of its own, which may be late: one at a time, and only what is the newest by then."""
+        """Runs in a thread, perhaps late. Only one runs at a time, and data that is no longer the newest is not
+        written."""
         made = self._path.with_suffix(".new")
         with self._writing:
             if data is not self._newest:

@@ -1,4 +1,4 @@
-"""Where a consumer is, as a reading of it, and the JSON forms of that and of a dead letter."""
+"""The state of a consumer at one moment, and the JSON forms of that and of a dead letter."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from relay_tornado.wire.rest import whole
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """A consumer at one moment. Counts are events: `pending` are those that it is not done with; of these `out` were
-    given to somebody and `parked` wait for another try. `lag` is how many seconds the oldest of them has waited."""
+    """A consumer at one moment. Counts are events: `pending` are not done; of these, `out` are in flight and `parked`
+    wait for another attempt. `lag` is how many seconds the oldest of them has waited."""
 
     stored: Stored
     terms: Terms
@@ -32,7 +32,7 @@ class Standing:
 
 
 def consumer_document(standing: Standing, bucket: Bucket, bounds: Bounds) -> Document:
-    """A consumer of this bucket."""
+    """The JSON form of a consumer of this bucket."""
     stored, terms, key = standing.stored, standing.terms, standing.key
     acked = key.kind == "client" and not terms.receipt
     gaps = stored.gaps
@@ -59,7 +59,7 @@ def consumer_document(standing: Standing, bucket: Bucket, bounds: Bounds) -> Doc
 
 
 def dead_document(letter: DeadLetter, bounds: Bounds) -> Document:
-    """An event that a consumer gave up."""
+    """The JSON form of a dead letter."""
     return {
         "id": position_id(bounds, letter.seq),
         "seq": letter.seq,

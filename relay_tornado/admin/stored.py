@@ -1,4 +1,4 @@
-"""Events as whoever looks at them finds them: by id, in a token's scope, with or without their content."""
+"""Stored events for those who read them: by id, in a token's scope, with or without their content."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from relay_tornado.wire.fields import Document
 from relay_tornado.wire.logs import log_document
 
 MOST_SCANNED: Final = 10_000
-"""Events that one request looks at, at most."""
+"""Maximum number of events that one request examines."""
 
 _WHOLE: Final = 1 << 62
 
 _SLICE: Final = 0.003
-"""Seconds after which others have their turn."""
+"""Seconds after which other work gets a turn."""
 
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """An event by its id, in its bucket as it is now; `copy` is the number of the output whose copy is meant."""
+    """An event's id resolved to its bucket as it is now; `copy` is the number of the output whose copy is meant."""
 
     bucket: Bucket
     bounds: Bounds
@@ -42,7 +42,7 @@ class Located:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An event. Where `stub`, its content is not there (any more), and its parts are empty."""
+    """An event. If `stub`, its content is not stored or is gone, and its parts are empty."""
 
     event: Event
     stub: bool
@@ -50,8 +50,8 @@ class Found:
 
 
 class Key(NamedTuple):
-    """An event's place in the order of a list over several buckets: by time, newest first, then by bucket, then by seq,
-    newest first."""
+    """An event's place in a list over several buckets: by time, newest first, then by bucket, then by seq, newest
+    first."""
 
     at: float
     bucket_id: str
@@ -59,7 +59,7 @@ class Key(NamedTuple):
 
 
 class Stored:
-    """What the services of this package share. A bucket out of the token's scope is as one that is not there."""
+    """Shared by the services of this package. A bucket outside the token's scope counts as missing."""
 
     def __init__(self, log: EventLog, results: Results, registry: Registry) -> None:
         self.log = log
@@ -78,7 +78,7 @@ class Stored:
         return found
 
     async def locate(self, token: Token, log_id: str) -> Located:
-        """The event with this id, which has to lie in its own epoch's stretch. Raises NotFound."""
+        """The event with this id, whose seq must be in its epoch's range. Raises NotFound."""
         try:
             cursor = parse_id(log_id)
         except Invalid:
@@ -122,13 +122,13 @@ class Stored:
         raise Invalid("its event has left meanwhile: begin without one", "cursor")
 
     async def behind(self, key: Key, bucket_id: BucketId) -> int:
-        """The newest seq of a bucket that comes behind a place. Raises BucketGone."""
+        """The newest seq of a bucket after a place in the list. Raises BucketGone."""
         if bucket_id == key.bucket_id:
             return key.seq - 1
         return await self.log.seek(bucket_id, math.nextafter(key.at, math.inf) if bucket_id > key.bucket_id else key.at)
 
     def has_copy(self, bucket: Bucket, copy: int, found: Found) -> bool:
-        """Whether an event has a copy for this output, as outputs and rules are now."""
+        """Whether an event has a copy for this output, with the current outputs and rules."""
         output = bucket.output(copy)
         if output is None:
             return False
@@ -136,7 +136,7 @@ class Stored:
         return goes.perhaps if found.stub else goes.there(found.event)
 
     async def one(self, located: Located) -> Found:
-        """The event that was located. Raises NotFound where it left meanwhile, or is damaged altogether."""
+        """The event that was located. Raises NotFound if it was removed meanwhile, or is damaged altogether."""
         outlines = await self.log.outline(located.bucket.id, located.seq, located.seq)
         if not outlines:
             raise NotFound(
@@ -146,15 +146,15 @@ class Stored:
 
 
 class Judging:
-    """Has events judged, by rules perhaps, which may take a tenth of a second for one: others have their turn between
-    two. `seconds` is how long it took so far."""
+    """Evaluates events, for example by rules, which may take 0.1 s for one, and lets other work run between two.
+    `seconds` is the time spent so far."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
         self._since = time.perf_counter()
 
     async def fits(self, event: Event, judge: Callable[[Event], bool]) -> bool:
-        """Whether the event is what the judge wants."""
+        """Whether `judge` accepts the event."""
         began = time.perf_counter()
         fits = judge(event)
         now = time.perf_counter()
@@ -167,14 +167,14 @@ class Judging:
 
 
 def without_content(bounds: Bounds, outline: Outline) -> Found:
-    """An event of which no more than its outline is there."""
+    """An event of which only the outline exists."""
     epoch = epoch_at(bounds.epochs, outline.seq)
     event = Event(outline.seq, epoch, outline.received_at, outline.input_id, outline.method, b"", b"", b"", b"", "")
     return Found(event, True, outline.stub)
 
 
 def cursor_of(text: str, field: str = "cursor") -> Cursor:
-    """The position that a cursor (`field` of a request) names. Raises Invalid."""
+    """The position that a cursor names; `field` is that of the request. Raises Invalid."""
     try:
         return parse_id(text)
     except Invalid as error:
@@ -182,8 +182,9 @@ def cursor_of(text: str, field: str = "cursor") -> Cursor:
 
 
 def honoured(bounds: Bounds, text: str, field: str = "cursor") -> Cursor:
-    """The position in this log that a cursor (`field` of a request) names, whatever has left behind it by its age.
-    Raises Invalid where it vouches for events that this log does not have: there is no right place to go on."""
+    """The position in this log that a cursor names (`field` is that of the request), even if retention has removed
+    events after it. Raises Invalid if the cursor refers to events that this log does not have: there is no right place
+    to continue."""
     cursor = cursor_of(text, field)
     gap = place_cursor(bounds, cursor).gap
     if gap is not None and gap.reason != "retention":

@@ -1,4 +1,4 @@
-"""A token as it is made, changed and given a new secret: its scope by ids, its expiry. Pure functions."""
+"""Creates, changes and rotates tokens: scopes by bucket ids, and expiry. Pure functions."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from relay_tornado.wire.fields import load
 from relay_tornado.wire.rest import TokenFields
 
 MAX_GRACE: Final = 366 * DAY
-"""Longest time, in seconds, for which the secret before a rotation stays good."""
+"""The longest time, in seconds, for which the secret before a rotation stays valid."""
 
 _TOKEN_FIELDS = TokenFields()
 
 
 def new_token(options: Mapping[str, Any], buckets: Iterable[Bucket], now: float) -> tuple[Token, str]:
-    """A token with these options (as `TokenFields` has them) and its secret. Raises Invalid.
+    """A token with these options (of `TokenFields`) and its secret. Raises Invalid.
 
-    `buckets` are all that there are: a scope is resolved now, so a bucket made anew under an old name is not in it.
+    `buckets` are all existing ones: a scope is resolved now, so a bucket created later under an old name is not in it.
     """
     secret = new_secret()
     bare = Token(key=new_uuid(), secret_hash=hash_secret(secret), created_at=now)
@@ -29,7 +29,7 @@ def new_token(options: Mapping[str, Any], buckets: Iterable[Bucket], now: float)
 
 
 def changed_token(token: Token, options: Mapping[str, Any], buckets: Iterable[Bucket]) -> Token:
-    """The token with these options; what is left out stays as it is. An `expires_at` that is past ends it at once.
+    """The token with these options; an option left out keeps its value. An `expires_at` in the past ends it at once.
 
     Raises Invalid.
     """
@@ -42,7 +42,7 @@ def changed_token(token: Token, options: Mapping[str, Any], buckets: Iterable[Bu
 
 
 def rotated_token(token: Token, grace: float, now: float) -> tuple[Token, str]:
-    """The token with a new secret, and that secret; the one before it is good for `grace` more seconds.
+    """The token with a new secret, and that secret; the previous one stays valid for `grace` more seconds.
 
     Raises Invalid.
     """
@@ -59,7 +59,8 @@ def rotated_token(token: Token, grace: float, now: float) -> tuple[Token, str]:
 
 
 def no_such_token(key: str, tokens: Iterable[Token]) -> NotFound:
-    """The error for a key that no token has. It may be a secret, and is not shown; whose it is, is."""
+    """The error for a key that no token has. The text may be a secret, so it is not shown; if it is one, the error
+    names its token's key."""
     digest = hash_secret(key)
     for token in tokens:
         if digest in (token.secret_hash, token.previous_hash):
@@ -70,7 +71,7 @@ def no_such_token(key: str, tokens: Iterable[Token]) -> NotFound:
 def _scope(
     wanted: Sequence[str] | None, buckets: Iterable[Bucket], had: frozenset[BucketId]
 ) -> frozenset[BucketId] | None:
-    """The ids of names and ids. One that the token has already may be of a bucket that is gone."""
+    """The ids for names and ids. A bucket that is in the token's scope already may be gone."""
     if wanted is None:
         return None
     if not wanted:

@@ -1,4 +1,4 @@
-"""The agent behind NAT: gives the events of a relay to an HTTP server near by, and its answers back.
+"""The agent behind NAT: sends a relay's events to a nearby HTTP server, and returns its answers.
 
-It imports nothing of the server, and works with any relay that speaks the protocol, Webhook Relay's own among them.
+It imports nothing of the server, and works with any relay that speaks the protocol, including Webhook Relay's own.
 """

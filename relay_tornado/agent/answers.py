@@ -1,4 +1,4 @@
-"""The target's answers on their way back to the relay."""
+"""Returns the target's answers to the relay."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from relay_tornado.client.errors import Rejected, RelayClientError
 from relay_tornado.client.event import Event
 
 PATIENCE: Final = 120.0
-"""Seconds that an answer waits for a relay that is away."""
+"""Seconds for which an answer waits while the relay is unreachable."""
 TRIES: Final = 5
 _BACKOFF: Final = Backoff(longest=5.0)
 
@@ -21,7 +21,7 @@ Problem = Callable[[str], None]
 
 
 def answer_of(outcome: Outcome) -> tuple[int, Mapping[str, list[str]], bytes]:
-    """Status (0: nobody answered, or with none that can be passed on), headers and body."""
+    """Status (0 if nobody answered, or with a status that can't be passed on), headers and body."""
     result = outcome.result
     if not isinstance(result, Answer) or not 200 <= result.status <= 599:
         return 0, {}, b""
@@ -29,13 +29,13 @@ def answer_of(outcome: Outcome) -> tuple[int, Mapping[str, list[str]], bytes]:
 
 
 class Answers:
-    """What can't be stored is told to `problem`, and given up."""
+    """Stores answers in the relay. An answer that can't be stored is reported to `problem` and given up."""
 
     def __init__(self, problem: Problem) -> None:
         self._problem = problem
 
     async def give(self, event: Event, outcome: Outcome) -> None:
-        """Returns when the answer is stored, or given up."""
+        """Returns when the answer has been stored or given up."""
         _tell_if_cut(event, outcome, self._problem)
         status, headers, body = answer_of(outcome)
         for tries in range(1, TRIES + 1):

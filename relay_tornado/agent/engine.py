@@ -1,4 +1,4 @@
-"""The agent's loop: events in, requests out, in order or N at once, each tried until it is answered."""
+"""The agent's loop: takes events and sends requests, in order or N at once, repeating each until it is answered."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ from relay_tornado.client.event import Event
 T = TypeVar("T")
 
 UNANSWERED: Final = 256
-"""Events that the target has answered and whose answers are on their way to the relay, at most."""
+"""Maximum number of events that the target has answered and whose answers are not stored in the relay yet."""
 
 GRACE: Final = 5.0
-"""Seconds that an answer has to reach the relay once the agent was told to stop."""
+"""Seconds in which an answer has to reach the relay after the agent was told to stop."""
 
 Verdict: TypeAlias = Literal["delivered", "refused", "failed"]
-"""The target answered 2xx or 3xx; it answered another status that is final; it did not answer, or not well enough, as
-often as it was tried."""
+"""delivered: the target answered 2xx or 3xx. refused: it answered another final status. failed: it did not answer, or
+only with statuses that are retried, in all tries."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of an event. `seconds` is how long the last try took; `request` is None where none could be made."""
+    """The final result of an event. `seconds` is the duration of the last try; `request` is None if none could be
+    made."""
 
     verdict: Verdict
     result: Answer | Trouble
@@ -39,26 +40,26 @@ class Outcome:
 
 
 class Witness(Protocol):
-    """Who is told what happens."""
+    """Observes tries and results."""
 
     def retrying(self, event: Event, request: Request, result: Answer | Trouble, tries: int, wait: float) -> None:
-        """A try failed, and the next one is made in `wait` seconds."""
+        """A try failed, and the next one follows in `wait` seconds."""
 
     def ended(self, event: Event, outcome: Outcome) -> None:
-        """Nothing more is tried."""
+        """The event has its final result."""
 
 
 Respond: TypeAlias = Callable[[Event, Outcome], Awaitable[None]]
-"""Gives an answer back to the relay. It raises nothing: what can't be given back is its own to tell."""
+"""Returns an answer to the relay. It raises nothing, and reports failures itself."""
 
 
 class Agent:
-    """Works through events.
+    """Sends the events of a subscription to a target.
 
-    `concurrency` 1 keeps their order: the next one is begun when the one before has ended. `max_tries` None tries
-    without end. An event is done when it has ended and `respond` (None: no answers) is through with it; the events come
-    from a subscription with `auto_done=False`, which keeps how far everything is done. With `hold` an event whose
-    output has no destination ends the run (see `held`) and is left undone; else it has failed.
+    With `concurrency` 1 they stay in order: the next one begins when the previous one has ended. With `max_tries` None
+    tries are unlimited. An event is done when it has its final result and `respond` (None: no answers are returned) has
+    ended. The events come from a subscription with `auto_done=False`, which stores what is done. With `hold`, an event
+    whose output has no destination ends the run (see `held`) and is not done; otherwise it fails.
     """
 
     def __init__(
@@ -83,36 +84,36 @@ class Agent:
         self._output = output
         self._hold = hold
         self.held: tuple[Event, Trouble] | None = None
-        """The event that ended the run, since there is nowhere to send it to."""
+        """The event that ended the run because it has no destination, and why."""
         self._concurrency = concurrency
         self._slots = asyncio.Semaphore(concurrency)
         self._room = asyncio.Semaphore(concurrency + UNANSWERED)
         self.stopping = False
-        """Whether it was told to stop."""
+        """Whether `stop` was called."""
         self._answering: set[asyncio.Timeout] = set()
-        # Set where it was told to stop, and where an event is held.
+        # Set by `stop`, and when an event is held.
         self._ending = asyncio.Event()
         self.open = 0
-        """Events that were begun and are not done."""
+        """The number of events that were begun and are not done."""
 
     def stop(self) -> None:
-        """Begins nothing any more. A try that runs is waited for, and for `GRACE` seconds each answer that is on its
-        way; what waits for its next try, or for a relay that is away, is left undone."""
+        """Begins nothing more. A try in progress is waited for, and each answer on its way to the relay for `GRACE`
+        seconds. Events that wait for their next try, or for an unreachable relay, are not done."""
         self.stopping = True
         for limit in self._answering:
             limit.reschedule(asyncio.get_running_loop().time() + GRACE)
         self._ending.set()
 
     async def pause(self, seconds: float) -> None:
-        """Between two runs: that long, or until `stop`."""
+        """Waits between two runs: for `seconds`, or until `stop`."""
         if not self.stopping:
             self._ending.clear()
         with suppress(TimeoutError):
             await asyncio.wait_for(self._ending.wait(), seconds)
 
     async def run(self, events: AsyncIterator[Event]) -> None:
-        """Until the events end, or `stop`, or an event is held; may be called again then, with events from where the
-        undone begin. Raises what the events raise."""
+        """Runs until the events end, `stop` is called or an event is held. It may then be called again, with events
+        from the first that is not done. Raises the errors of `events`."""
         self._slots = asyncio.Semaphore(self._concurrency)
         self._room = asyncio.Semaphore(self._concurrency + UNANSWERED)
         self.open = 0
@@ -134,7 +135,7 @@ class Agent:
                     self.open += 1
                     tasks.create_task(self._handle(event))
         except BaseExceptionGroup as group:
-            # One is enough to be told, and what the events raise comes alone.
+            # The first error is enough, and an error of `events` is always alone.
             raise group.exceptions[0] from None
         finally:
             stopped.cancel()
@@ -154,7 +155,7 @@ class Agent:
         self.open -= 1
 
     async def _answered(self, event: Event, outcome: Outcome) -> bool:
-        """Whether `respond` came to its end."""
+        """Returns whether `respond` ended in time."""
         if self._respond is None:
             return True
         try:
@@ -169,7 +170,7 @@ class Agent:
         return True
 
     async def _deliver(self, event: Event) -> Outcome | None:
-        """None where it was stopped before the event had ended."""
+        """Sends the event until it has a final result; None if the run ended before."""
         try:
             request = self._shape.request(event)
         except Unsendable as error:
@@ -197,14 +198,14 @@ class Agent:
 
 
 async def _free(*semaphores: asyncio.Semaphore) -> bool:
-    """Takes one of each."""
+    """Acquires one of each."""
     for semaphore in semaphores:
         await semaphore.acquire()
     return True
 
 
 async def first_of(wanted: Awaitable[T | None], stopped: asyncio.Future[Any]) -> T | None:
-    """What is awaited, None where it was stopped before."""
+    """The awaited result; None if `stopped` came first."""
     task = asyncio.ensure_future(wanted)
     try:
         await asyncio.wait((task, stopped), return_when=asyncio.FIRST_COMPLETED)

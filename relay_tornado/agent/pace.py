@@ -1,4 +1,4 @@
-"""At which pace stored events are sent again."""
+"""The pace at which stored events are replayed."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from relay_tornado.client.event import Event
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """`factor` times as fast as the events came in, or `rate` events a second; neither: as fast as it goes."""
+    """`factor` times as fast as the events were received, or `rate` events a second; if neither, without pauses."""
 
     factor: float | None = None
     rate: float | None = None
 
     def gap(self, before: float | None, now: float | None) -> float:
-        """Seconds between two events that were received at these times (unix seconds)."""
+        """Seconds between two events that were received at these unix times."""
         if self.rate is not None:
             return 1 / self.rate
         if self.factor is None or before is None or now is None:
@@ -33,8 +33,8 @@ async def paced(
     pace: Pace,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> AsyncGenerator[Event, None]:
-    """The events up to this seq, in the pace of their own. It ends as well where `caught_up` says that all that was
-    stored has come. One that is late makes those behind it no faster."""
+    """The events up to this seq, at the given pace. Also ends when `caught_up` says that all stored events have come. A
+    late event does not make later ones faster."""
     loop = asyncio.get_running_loop()
     waiting = asyncio.ensure_future(caught_up.wait())
     due: float | None = None

@@ -1,4 +1,4 @@
-"""What goes to the target for an event: its method, URL, headers and body, as they came."""
+"""Builds the request to the target from an event: its method, URL, headers and body as received."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 
 
 class Unsendable(Exception):
-    """No HTTP request can be made of this event, however often one tries; the message says why."""
+    """No HTTP request can be made of this event, however often it is tried; the message says why."""
 
 
 class NoDestination(Unsendable):
-    """The event's output names nowhere that it could be sent to; that can change."""
+    """The event's output has no usable destination; that can change."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """An HTTP request: `method`, `target` (path and query) and `headers` go out as they stand, never normalised, to the
-    server of `origin` ("http://host:port"). `dropped` are names of the event's headers that no request can have."""
+    """An HTTP request to the server of `origin` ("http://host:port"). `method`, `target` (path and query) and `headers`
+    are sent unchanged, never normalised. `dropped` names the event's headers that no request can have."""
 
     method: str
     origin: str
@@ -41,18 +41,18 @@ class Request:
 
     @property
     def path(self) -> str:
-        """The path, for people."""
+        """The path, for display."""
         return self.target.partition(b"?")[0].decode(errors="replace")
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """How requests are made of events.
+    """The rules for making requests of events.
 
-    `url` is the target, "" for the destination of each event's own output. What follows the input in the event's URL is
-    appended to the target's path, unless `lock_path`; an output's destination has it already where it should. The
-    event's query is appended to the target's own. `headers` come instead of the sender's of the same names; one with
-    the value "" is left out.
+    `url` is the target, "" for the destination of each event's own output. The path behind the input's URL is appended
+    to the target's path, unless `lock_path`; an output's destination has it already, unless the output is locked. The
+    event's query is appended to the target's own. `headers` replace the sender's of the same names; one with the value
+    "" removes it.
     """
 
     url: str = ""
@@ -61,7 +61,7 @@ class Shape:
 
     @property
     def shown(self) -> str:
-        """The target for people, without credentials and query."""
+        """The target for display, without credentials and query."""
         if not self.url:
             return "the destinations of its outputs"
         return split_credentials(self.url)[0].partition("?")[0]
@@ -110,8 +110,8 @@ class Shape:
 
 
 def split_credentials(url: str) -> tuple[str, str]:
-    """A URL without its user and password, and the value of an Authorization header that they make ("" for none).
-    Raises Unsendable where it is no URL of an HTTP server."""
+    """A URL without its user and password, and the value of the Authorization header that these make ("" for none).
+    Raises Unsendable if it is not the URL of an HTTP server."""
     scheme, mark, rest = url.partition("://")
     end = next((at for at, each in enumerate(rest) if each in "/?#"), len(rest))
     authority, tail = rest[:end], rest[end:]
@@ -138,8 +138,8 @@ def split_credentials(url: str) -> tuple[str, str]:
 
 @lru_cache
 def place_of(origin: str) -> Destination:
-    """The server of an origin, whose host can be asked for: a name by its labels' lengths, an address as all four or
-    sixteen bytes. Raises Invalid, or ValueError."""
+    """The server of an origin, if its host can be looked up: a name with labels of valid length, or a complete address.
+    Raises Invalid, or ValueError."""
     place = parse_new(origin)
     if place.host.replace(".", "").isdigit():
         ip_address(place.host)
@@ -147,13 +147,13 @@ def place_of(origin: str) -> Destination:
 
 
 def _apart(event: EventData) -> tuple[str, bytes]:
-    """The URL that an output has of its own, and the event's path where it was appended to that."""
+    """An output's own URL, and the event's path that was appended to it."""
     url, path = event.destination, event.path
     at = url.find(path) if path else -1
     while at >= 0:
         own, tail = url[:at], url[at + len(path) :]
         if not re.search("[?#]", own) and tail[:1] in ("", "?", "#"):
-            # One slash is taken off again where the path is appended.
+            # When the path is appended, one slash is removed again.
             return f"{own}/{tail}", event.raw_path
         at = url.find(path, at + 1)
     return url, b""
@@ -166,7 +166,7 @@ def _joined(base: str, path: bytes, query: bytes) -> tuple[str, bytes]:
     place, slash, below = rest.partition("/")
     target = (slash + below).encode()
     if path:
-        # A path is not appended behind a slash that it brings itself.
+        # The slash between the two is the path's own.
         target = target.removesuffix(b"/") + (path if path.startswith(b"/") else b"/" + path)
     queries = b"&".join(each for each in (own.encode(), query) if each)
     target = (target or b"/") + (b"?" + queries if queries or mark else b"")

@@ -1,4 +1,4 @@
-"""Where an agent keeps how far it is, and that no two agents keep it in the same place."""
+"""Where an agent stores its progress, and a lock so that no two agents store it in the same file."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class InUse(Exception):
 
 
 def default_path(relay: str, bucket: str, target: str, environment: Mapping[str, str]) -> Path:
-    """The checkpoint of an agent by what it does: a file in systemd's `$STATE_DIRECTORY`, else in the user's own
-    directory for state, `$XDG_STATE_HOME/relay`. Raises RuntimeError where there is no such directory."""
+    """The default checkpoint for this relay, bucket and target: a file in systemd's `$STATE_DIRECTORY`, else in the
+    user's state directory, `$XDG_STATE_HOME/relay`. Raises RuntimeError if there is no such directory."""
     ours = environment.get("STATE_DIRECTORY", "").partition(":")[0]
     if ours:
         directory = Path(ours)
@@ -30,11 +30,11 @@ def default_path(relay: str, bucket: str, target: str, environment: Mapping[str,
 
 
 class Holder:
-    """Holds a checkpoint for this process until it is closed, by a lock on a file beside it."""
+    """Locks a checkpoint for this process until it is closed, with a lock file beside it."""
 
     def __init__(self, checkpoint: Path) -> None:
         """Raises InUse, whose text is the other process's id, and OSError."""
-        # By whatever link it is named, the file is one.
+        # Different links to the file must use the same lock.
         checkpoint = Path(os.path.realpath(checkpoint))
         if checkpoint.exists() and not checkpoint.is_file():
             raise OSError(f"{checkpoint} is no regular file: is the name right?")
@@ -54,5 +54,5 @@ class Holder:
             raise
 
     def close(self) -> None:
-        """Lets go of it."""
+        """Releases the lock."""
         os.close(self._file)

@@ -1,4 +1,4 @@
-"""The HTTP server that events go to: one try of one request, and what came of it."""
+"""The HTTP server that events are sent to: one try of one request, and its result."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from relay_tornado.outgoing.transport import Bounds, Transport, Unanswered
 from relay_tornado.wire.headers import HOP_BY_HOP, decode, named_by_connection
 
 MOST_BODY: Final = 512 * KIB
-"""Bytes of an answer's body that are read and given back: as base64 they fit into a message of the socket (1 MiB)."""
+"""Maximum bytes of an answer's body that are returned: as base64 they fit into a message of the socket (1 MiB)."""
 _BOUNDS: Final = Bounds(MOST_BODY, head=256 * KIB, idle_each=1000, idle_all=1000)
 
 _NOT_BACK: Final = frozenset(name.encode() for name in (*HOP_BY_HOP, "connection", "content-length", "date"))
@@ -24,7 +24,7 @@ _NOT_BACK: Final = frozenset(name.encode() for name in (*HOP_BY_HOP, "connection
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the target answered. `whole` is false where its body is over `MOST_BODY`, and left out."""
+    """The target's answer. `whole` is false if its body is over `MOST_BODY` and left out."""
 
     status: int
     headers: Mapping[str, list[str]]
@@ -34,7 +34,7 @@ class Answer:
 
     @property
     def transient(self) -> bool:
-        """Whether the same request may be answered better later: 408, 425, 429 and 5xx."""
+        """Whether the same request may succeed later: 408, 425, 429 and 5xx."""
         return self.status in (408, 425, 429) or 500 <= self.status <= 599
 
     @property
@@ -44,15 +44,15 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """No answer came; `words` say why. Where it is not `transient`, trying again is no use."""
+    """No answer arrived; `words` say why. If it is not `transient`, retrying is useless."""
 
     words: str
     transient: bool = True
 
 
 class Target:
-    """Sends requests. A context manager; `timeout` is in seconds, for one whole exchange. With `verify` off any
-    certificate is taken. Redirects are not followed: they are the target's answer."""
+    """Sends requests. A context manager; `timeout` is in seconds for one whole exchange. With `verify` off, any
+    certificate is accepted. Redirects are not followed: they are the target's answer."""
 
     def __init__(self, timeout: float, verify: bool = True) -> None:
         self._timeout = timeout
@@ -73,7 +73,7 @@ class Target:
                 _head(request, place.authority),
                 request.body,
                 place,
-                # Whatever else it is, it says nothing of how the answer is to be read.
+                # Only HEAD changes how the answer is parsed, so any other method will do.
                 method="HEAD" if request.method == "HEAD" else "POST",
                 verify=self._verify,
                 timeout=self._timeout,
@@ -81,7 +81,7 @@ class Target:
         except Unanswered as error:
             return Trouble(str(error))
         except (Invalid, ValueError) as error:
-            # It is about the target, and no event is lost by it.
+            # The target is at fault, so the event is retried and not lost.
             return Trouble(f"no request can be made to it: {error}")
         if answer.cut == "broken":
             return Trouble("its answer broke off")
@@ -91,7 +91,7 @@ class Target:
 
 
 def _head(request: Request, authority: str) -> bytes:
-    """The request's head as it stands, with Host at its beginning."""
+    """The request's head, unchanged, with Host first."""
     lines = [request.method.encode() + b" " + request.target + b" HTTP/1.1"]
     if not any(name.lower() == b"host" for name, _ in request.headers):
         lines.append(b"Host: " + authority.encode())

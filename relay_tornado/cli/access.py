@@ -1,5 +1,5 @@
-"""How a command that reads events reaches the relay's socket: at `--url` with a token's secret, or, for the relay of a
-data directory, with a token that the command makes for itself and revokes at its end."""
+"""Access to the relay's socket for commands that read events: at `--url` with a token's secret, or for the relay of a
+data directory with a token that the command creates and revokes at its end."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from relay_tornado.cli.printing import Document, note
 from relay_tornado.errors import RelayError, Unavailable
 
 LIFE: Final = 7 * 86_400.0
-"""Seconds after which a token that could not be revoked ends by itself. A command that runs on puts that off, but not
-while its machine sleeps, as over a weekend."""
+"""Lifetime of the command's token in seconds, should it not be revoked. A long-running command extends it, but not
+while its machine is suspended, as over a weekend."""
 EVERY: Final = 3600.0
-"""Seconds after which it does so."""
+"""Seconds between two extensions."""
 
 
 class _Said(logging.Handler):
-    """What the client logs as lines for people: it quotes the relay, which may be anybody's."""
+    """Prints what the client logs as notes, escaped, as it quotes the relay, which may not be trusted."""
 
     def emit(self, record: logging.LogRecord) -> None:
         note(record.getMessage())
@@ -37,7 +37,7 @@ _SAID: Final = _Said()
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """The relay's base URL (http or https), and what to authenticate with: without a key the secret alone."""
+    """The relay's base URL (http or https) and the credentials; `key` None: the secret alone."""
 
     url: str
     key: str | None
@@ -46,9 +46,8 @@ class Access:
 
 @contextmanager
 def open_access(data: Path, what: str, buckets: Sequence[str] = (), key: str | None = None) -> Iterator[Access]:
-    """What a command (`what`: "relay forward", for the token's description) connects with; `buckets` are all that its
-    own token may read (none named: every one); `key` goes with the secret for `--url`. Raises RelayError and
-    UsageError."""
+    """Yields the access for a command. `what` ("relay forward") describes its own token, which may read `buckets` (all
+    if empty); `key` belongs to the secret for `--url`. Raises RelayError and UsageError."""
     logging.getLogger("relay_tornado.client").addHandler(_SAID)
     place = place_given()
     if place is not None:
@@ -61,7 +60,7 @@ def open_access(data: Path, what: str, buckets: Sequence[str] = (), key: str | N
         if not info.get("address"):
             raise Unavailable(f"no relay runs on {data}: start it with `relay serve`, or name one with --url")
         for each in buckets:
-            relay.call("bucket.show", bucket=each)  # which says in a command's words what is not there
+            relay.call("bucket.show", bucket=each)  # raises NotFound in a command's words
         options: Document = {
             "description": what,
             "buckets": list(buckets) or None,
@@ -79,7 +78,7 @@ def open_access(data: Path, what: str, buckets: Sequence[str] = (), key: str | N
 
 @contextmanager
 def _prolonged(data: Path, key: str) -> Iterator[None]:
-    """Puts off the end of a token, again and again, meanwhile."""
+    """Extends the lifetime of a token regularly while the block runs."""
     ended = threading.Event()
 
     def put_off() -> None:
@@ -97,6 +96,6 @@ def _prolonged(data: Path, key: str) -> Iterator[None]:
 
 
 def _near(info: Document) -> str:
-    """The shortest way: the address itself, but for TLS, where the certificate is one for the public URL."""
+    """The relay's address itself; with TLS the public URL, for which the certificate is."""
     address: str = info["address"]
     return info["url"] or address if address.startswith("https:") else address

@@ -1,4 +1,4 @@
-"""What a relay answers, as commands read it: a field that a relay of an older version does not know is None."""
+"""Decodes a relay's answers for commands. A field that an older relay does not send reads as None."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from relay_tornado.errors import RelayError, Unavailable
 from relay_tornado.ids import parse_id
 
 ANSWER: Final = 120.0
-"""Seconds that it has for one."""
+"""Seconds within which the relay has to answer."""
 
 _MOST: Final = 4_000_000
-"""Values in an answer: small ones take many times as much memory as bytes on their way."""
+"""The most values in an answer: small values take many times as much memory as they have bytes."""
 
 _STRING_OR_BEGINNING: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[{,]', re.DOTALL)
 
 
 class Refused(RelayError):
-    """The relay's error, as it told it."""
+    """An error that the relay answered with."""
 
 
 class _Answer(dict[str, Any]):
@@ -29,8 +29,8 @@ class _Answer(dict[str, Any]):
 
 
 def decode(text: bytes) -> Any:
-    """The document. Raises ValueError, for one of more values than any of a relay's, too."""
-    # Within strings these characters begin nothing; telling which are takes longer than parsing.
+    """Decodes a JSON document. Raises ValueError, also if it has more values than any answer of a relay."""
+    # The fast count includes these characters within strings: only if it is too high, they are told apart.
     if sum(map(text.count, (b"[", b"{", b","))) > _MOST:
         beginnings = (1 for each in _STRING_OR_BEGINNING.finditer(text) if text[each.start()] != ord('"'))
         if sum(islice(beginnings, _MOST + 1)) > _MOST:
@@ -42,15 +42,15 @@ def decode(text: bytes) -> Any:
 
 
 def left_over(answer: dict[str, Any], first: int) -> int | None:
-    """The first seq that a page of copies leaves of the events from `first` on, None where it is the last one. Raises
-    Unavailable where that is all of them: it would be so for ever."""
+    """The first seq that a page of copies from `first` on leaves for the next page; None if it was the last page.
+    Raises Unavailable if the page made no progress, as repeating it would have no end."""
     if "next_cursor" not in answer:
         return None
     return onward(parse_id(answer["next_cursor"].partition("..")[0]).seq + 1, first)
 
 
 def onward(seq: int, first: int) -> int:
-    """The seq that a page leads on to. Raises Unavailable where that is not behind its first one."""
+    """The seq `seq` at which the next page begins. Raises Unavailable if it is not after `first`."""
     if seq <= first:
         raise Unavailable(f"the relay did nothing from seq {first} on, and does not say why")
     return seq

@@ -39,7 +39,7 @@ def apply(file: Path, dry_run: bool, prune: bool, yes: bool, data: Path, as_json
         try:
             buckets = relay.call("bucket.list")
         except NotFound:
-            buckets = []  # a dry run, and there is no data directory yet
+            buckets = []  # a dry run without a data directory
         steps = plan(manifest, buckets, prune=prune)
         _rehearse(file, manifest, steps, buckets)
     if not as_json:
@@ -69,7 +69,7 @@ def _question(deletions: list[Step]) -> str:
 
 
 def _rehearse(file: Path, manifest: list[DeclaredBucket], steps: list[Step], buckets: list[Document]) -> None:
-    """Raises Failure naming the first step that the relay would refuse."""
+    """Raises Failure that names the first step that the relay would refuse."""
     from relay_tornado.cli.rehearsal import Rehearsal  # here, so that other commands start faster
 
     with closing(Rehearsal(buckets)) as rehearsal:
@@ -77,7 +77,7 @@ def _rehearse(file: Path, manifest: list[DeclaredBucket], steps: list[Step], buc
 
 
 class _Run:
-    """Carries the steps out. What an input calls its answering output by may be a name; the relay wants its id."""
+    """Carries the steps out. Replaces the name of an input's answering output by its id, which the relay requires."""
 
     def __init__(
         self,
@@ -86,16 +86,16 @@ class _Run:
         buckets: list[Document],
         rehearsed: Path | None = None,
     ) -> None:
-        """`rehearsed` is the file where nothing is changed yet, and what fails is to be mended in it."""
+        """`rehearsed` is the file if this is a rehearsal: errors then say that nothing was changed."""
         self._relay = relay
         self._rehearsed = rehearsed
         self._outputs = {(b["name"], each["name"]): each["id"] for b in buckets for each in reversed(b["outputs"])}
         self._ids = {bucket["name"]: bucket["id"] for bucket in buckets}
         self._named = {declared.name for declared in manifest if declared.inputs is not None}
-        """Buckets whose inputs the file declares, be it none."""
+        """The buckets whose inputs the file declares, even an empty list."""
 
     def do(self, steps: list[Step]) -> None:
-        """Raises RelayError naming the step that failed; the ones before it are done."""
+        """Carries the steps out in order. Raises Failure that names the step that failed; those before it are done."""
         for step in steps:
             try:
                 self._do(step)

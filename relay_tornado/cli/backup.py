@@ -1,4 +1,4 @@
-"""`relay backup`, `relay restore` and `relay check`: the file as a whole."""
+"""`relay backup`, `relay restore` and `relay check`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from relay_tornado.ops.findings import Report
 
 LEAST_URGENT = 19
-"""The niceness of work that has time: senders come first."""
+"""The niceness of work that is not urgent, so that senders come first."""
 DAMAGED = 3
 NOT_LOOKED_AT = 4
 
@@ -149,9 +149,9 @@ def check(file: Path | None, full: bool, data: Path, as_json: bool) -> None:
 
 
 def _tidy_up() -> None:
-    """Whatever ends the command does it as Ctrl-C, so that what was written so far is removed."""
+    """Handles signals that end the command like Ctrl-C, so that unfinished files are removed."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # else `nohup` has it go on
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # with `nohup` it goes on
         signal.signal(signal.SIGHUP, signal.default_int_handler)
 
 

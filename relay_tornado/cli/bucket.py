@@ -1,4 +1,4 @@
-"""`relay bucket …`: named streams of events."""
+"""`relay bucket …`: creates, changes, shows and deletes buckets."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from relay_tornado.settings import Settings
 _AUTH = click.Choice(["none", "basic", "token"])
 
 _SWITCHES: Final = frozenset({"on", "off", "yes", "no", "true", "false", "1", "0"})
-"""What nobody calls a header, and somebody writes who wants it switched."""
+"""Words that are refused as the name of a header: the user takes the option for a switch."""
 
 
 _option = options_of("BUCKET")
@@ -96,10 +96,10 @@ _bucket_options = together(
     ),
     _option("--max-body", type=NoneOr(Size()), help="Largest body of a webhook, overriding the relay's settings."),
 )
-"""What `create` and `set` have in common."""
+"""The options that `create` and `set` share."""
 
 _NAMED: Final = 10
-"""Consumers that a note names."""
+"""The most consumers that a note names."""
 
 
 @click.group(cls=Group)
@@ -207,7 +207,7 @@ def set_(bucket: str, data: Path, public_url: str | None, as_json: bool, **param
 @relay_options
 def delete(bucket: str, yes: bool, data: Path, as_json: bool) -> None:
     """Delete the bucket with the name or id BUCKET, its inputs, its outputs and every event in it."""
-    # Not one conversation: while somebody thinks about the question, a server may start.
+    # Not one connection: a server may start while the question waits for an answer.
     found = call(data, "bucket.show", bucket=bucket)
     ask(yes, f"Delete the bucket {found['name']!r} and every event in it?")
     answer = call(data, "bucket.delete", bucket=found["id"], force=True)
@@ -215,14 +215,14 @@ def delete(bucket: str, yes: bool, data: Path, as_json: bool) -> None:
 
 
 def _proof(auth: Document) -> str:
-    """What curl has to bring, without a secret: it asks for a password itself."""
+    """The curl options for this authentication, without a secret: curl asks for the password itself."""
     if auth["type"] == "basic":
         return f" -u {shlex.quote(auth['username'])}"
     return ' -H "Authorization: Bearer TOKEN"' if auth["type"] == "token" else ""
 
 
 def _options(params: dict[str, Any]) -> Document:
-    """The options that were given, in the form of the REST interface."""
+    """The given options as fields of the REST interface."""
     auth = {
         "type": params.pop("auth"),
         "username": params.pop("username"),
@@ -249,7 +249,7 @@ def _options(params: dict[str, Any]) -> Document:
 
 
 def _keeps_less(before: Document, after: Document) -> bool:
-    """Whether some limit of the retention is lower than it was."""
+    """Whether some limit of the retention is lower than before."""
     limits = ((before[name], after[name]) for name in ("max_age", "max_events", "max_bytes"))
     return any(new is not None and (old is None or new < old) for old, new in limits)
 

@@ -1,7 +1,7 @@
-"""How a command reaches the relay: through the running one's control socket, or on the data directory itself.
+"""Connects a command with the relay: through the control socket of a running one, or by opening the data directory.
 
-Which of the two it is may change at any moment: a server starts or stops. Until a command was sent, that is met by
-looking again; afterwards the answer, or its absence, decides.
+This may change at any moment, as a server starts or stops. Until the command is sent, it is checked again; afterwards
+the answer, or its absence, decides.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ if TYPE_CHECKING:
 
 DATABASE = "relay.db"
 PATIENCE = 20.0
-"""Seconds that a command waits for a server that is starting or stopping, which is more than a drain takes, and for one
-that runs to say a first word."""
+"""Seconds that a command waits for a server that is starting or stopping (longer than a drain), and for the first
+message of a running one."""
 SPEAK = 1.0
-"""Seconds of waiting after which it says so."""
+"""Seconds of waiting after which a note says so."""
 
 _CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where `--url` says that the relay is; `said` is whether that stood on the command line."""
+    """The relay that `--url` names; `said` is whether it is from the command line, not the variable."""
 
     url: str
     said: bool
@@ -52,7 +52,7 @@ class Place:
 
 
 class _Lost(Exception):
-    """The running relay went away; `sent` says whether it may have had the command."""
+    """The connection to the running relay was lost; `sent`: it may have received the command."""
 
     def __init__(self, sent: bool) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class _Lost(Exception):
 
 
 class Caller(Protocol):
-    """A relay that takes the commands of admin/commands.py."""
+    """A relay that runs the commands of admin/commands.py."""
 
     def call(self, command: str, **arguments: Any) -> Any:
         """Runs a command and returns its answer. Raises RelayError."""
@@ -97,7 +97,7 @@ class Relay:
 
 @contextmanager
 def open_relay(data: Path, create: bool = False) -> Iterator[Caller]:
-    """The relay at `--url`, or of this data directory; with `create` that is made where it is missing."""
+    """The relay at `--url`, or of this data directory; with `create`, a missing directory is created."""
     place = place_given()
     if place is None:
         relay: Caller = Relay(data, create)
@@ -111,14 +111,14 @@ def open_relay(data: Path, create: bool = False) -> Iterator[Caller]:
 
 
 def call(data: Path, command: str, **arguments: Any) -> Any:
-    """One command of the relay at `--url`, or of this data directory, and its answer. Raises RelayError."""
+    """Runs one command on the relay at `--url`, or of this data directory. Returns its answer. Raises RelayError."""
     with open_relay(data) as relay:
         return relay.call(command, **arguments)
 
 
 def place_given() -> Place | None:
-    """Where `--url` says that the relay is, None where it says nothing. Raises UsageError where it is not clear
-    which relay is meant."""
+    """The relay that `--url` names, None if it is not given. Raises UsageError if it is not clear which relay is
+    meant."""
     context = click.get_current_context(silent=True)
     place: Place | None = None if context is None else context.find_root().obj
     if context is None or place is None:
@@ -131,7 +131,7 @@ def place_given() -> Place | None:
 
 
 def known_url(relay: Caller, public_url: str | None) -> str | None:
-    """The URL under which senders reach the relay: as given, or as the relay knows it; None where nobody does."""
+    """The URL under which senders reach the relay: as given, or as the relay knows it; None if it is not known."""
     url: str | None = public_url or relay.call("relay.info")["url"]
     return url
 
@@ -153,7 +153,7 @@ def _connect(data: Path, create: bool) -> _Online | _Offline:
 
 
 def _try_to_connect(data: Path, create: bool) -> _Online | _Offline:
-    """Raises Locked where another process has the directory and can't be talked to (now)."""
+    """Raises Locked if another process has the directory, and takes no commands (yet)."""
     check_rights(data)
     owner = read_owner(data)
     if owner is None:
@@ -189,7 +189,7 @@ def _try_to_connect(data: Path, create: bool) -> _Online | _Offline:
 
 
 def check_rights(data: Path) -> None:
-    """Raises Refused where the directory is there, and another user's."""
+    """Raises Refused if the directory exists and is another user's."""
     try:
         uid = data.stat().st_uid
     except (FileNotFoundError, NotADirectoryError):
@@ -202,10 +202,10 @@ def check_rights(data: Path) -> None:
 
 
 class _Online:
-    """A conversation with the running relay, see handlers/control.py."""
+    """A connection to the running relay's control socket (handlers/control.py)."""
 
     def __init__(self, path: Path) -> None:
-        """Raises OSError or _Lost where nobody answers there."""
+        """Raises OSError or _Lost if nobody answers."""
         self._socket = socket.socket(socket.AF_UNIX)
         self._lines = self._socket.makefile("rb")
         try:
@@ -214,7 +214,7 @@ class _Online:
             peer = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
             if _CREDENTIALS.unpack(peer)[1] not in (0, os.geteuid(), path.parent.stat().st_uid):
                 raise PermissionError
-            # Whoever answers once has accepted the connection, and says so should it stop before the next command.
+            # A relay that has answered once has accepted the connection: if it stops before the next one, it says so.
             self.call("relay.info", {})
             self._socket.settimeout(answers.ANSWER)
         except BaseException:
@@ -226,7 +226,7 @@ class _Online:
         try:
             self._socket.sendall(request)
         except BrokenPipeError:
-            pass  # what it said last is still to be read
+            pass  # its last message can still be read
         except OSError:
             raise _Lost(sent=True) from None
         answer = self._read()
@@ -258,12 +258,12 @@ class _Online:
 
 
 class _Offline:
-    """The data directory itself, held under the relay's lock as long as this is open."""
+    """The opened data directory, under the relay's lock until it is closed."""
 
     def __init__(self, data: Path) -> None:
-        """Raises StartupError, Locked among it."""
+        """Raises StartupError, of which Locked is a subclass."""
         structlog_alone()
-        # Imported here: a command that finds a running relay needs none of it, and starts faster.
+        # Imported here, so that commands that find a running relay start faster.
         import asyncio
         import dataclasses
 

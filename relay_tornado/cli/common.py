@@ -1,4 +1,4 @@
-"""What commands have in common: groups, options that make one field, questions before something is deleted."""
+"""Shared code of commands: groups, options that make one field, confirmations before something is deleted."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from relay_tornado.cli.parts import find_part
 from relay_tornado.cli.printing import Document, print_answer
 
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
-"""What ends a command that runs on."""
+"""The signals that end a long-running command."""
 _WHOLE: Final = 1000
-"""Characters of a sentence: none is so long."""
+"""A limit in characters that no sentence reaches."""
 
 
 class Group(click.Group):
-    """A group of commands, which lists each with its whole first sentence."""
+    """A group of commands whose help shows the whole first sentence of each."""
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -36,7 +36,7 @@ class Group(click.Group):
 
 
 def program() -> str:
-    """`relay` where the shell finds it under that name, else what does the same."""
+    """`relay` if the shell finds it under that name, otherwise a command that does the same."""
     path = Path(sys.argv[0])
     found = shutil.which("relay")
     if path.name == "__main__.py":
@@ -47,12 +47,12 @@ def program() -> str:
 
 
 def given(values: Mapping[str, Any]) -> Document:
-    """What was given of these, in the form of the REST interface: null for "none"."""
+    """The given options as fields of the REST interface: null for "none"."""
     return {name: None if value is NONE else value for name, value in values.items() if value is not None}
 
 
 def header_options(option: Callable[..., Callable[[Any], Any]], what: str) -> Callable[[Any], Any]:
-    """`--header` and `--no-headers` of a command; `what` says what such a header is."""
+    """Adds `--header` and `--no-headers` to a command; `what` describes such a header in their help."""
     words = f"{what}, instead of all that were set; may be repeated. One per line in the variable."
     return together(
         option("--header", "headers", multiple=True, type=Lines(), metavar="NAME: VALUE", help=words),
@@ -61,7 +61,7 @@ def header_options(option: Callable[..., Callable[[Any], Any]], what: str) -> Ca
 
 
 def headers_given(lines: Sequence[str], none: bool) -> dict[str, list[str]] | None:
-    """The headers of `--header` and `--no-headers`; None where neither was given. Raises UsageError."""
+    """The headers from `--header` and `--no-headers`; None if neither was given. Raises UsageError."""
     if lines and none:
         raise click.UsageError("--header sets headers and --no-headers removes them: leave one of them out")
     if not lines and not none:
@@ -76,7 +76,7 @@ def headers_given(lines: Sequence[str], none: bool) -> dict[str, list[str]] | No
 
 
 def rate_given(rate: Any, interval: float | None) -> Document:
-    """`rate_limit` as `--rate-limit` and `--rate-interval` gave it."""
+    """The field `rate_limit` from `--rate-limit` and `--rate-interval`."""
     if rate is NONE:
         if interval is not None:
             raise click.UsageError("--rate-interval does nothing with --rate-limit none: leave one of them out")
@@ -99,7 +99,7 @@ def read_text(option: str, file: Path) -> str:
 
 
 def ask(yes: bool, question: str, what: str = "it", otherwise: str = "nothing was deleted") -> None:
-    """Returns where the answer is yes. Raises UsageError where nobody can be asked, and Failure for no."""
+    """Returns if the answer is yes. Raises UsageError if nobody can be asked, and Failure if the answer is no."""
     if yes:
         return
     if not sys.stdin.isatty():
@@ -110,7 +110,8 @@ def ask(yes: bool, question: str, what: str = "it", otherwise: str = "nothing wa
 
 @contextmanager
 def held(checkpoint: Path, in_use: str) -> Iterator[None]:
-    """The checkpoint is this process's alone. Raises Failure, with `in_use` behind the other process's number."""
+    """Locks the checkpoint for this process. Raises Failure, with `in_use` after the number of the process that has
+    it."""
     from relay_tornado.agent.state import Holder, InUse
 
     try:
@@ -124,8 +125,8 @@ def held(checkpoint: Path, in_use: str) -> Iterator[None]:
 
 
 def delete_part(data: Path, kind: str, reference: str, bucket: str | None, *, yes: bool, as_json: bool) -> None:
-    """Deletes an input or an output (`kind` as for `find_part`) after asking, and says so. Raises Failure, NotFound and
-    NotClear."""
+    """Deletes an input or output (`kind` as for `find_part`) after a confirmation, and prints that. Raises Failure,
+    NotFound and NotClear."""
     owner, found = find_part(call(data, "bucket.list"), kind, reference, bucket)
     ask(yes, f"Delete the {kind} {found['name']!r} of the bucket {owner['name']!r}?")
     answer = call(data, f"{kind}.delete", bucket=owner["id"], **{kind: found["id"]})

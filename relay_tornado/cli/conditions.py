@@ -1,4 +1,4 @@
-"""Which events to see, as people write it: `header:X-GitHub-Event=push`, `payload.action=opened`, or rules as JSON."""
+"""Reads conditions for events: `header:X-GitHub-Event=push`, `payload.action=opened`, or rules as JSON."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SHORT = re.compile(r"(header|query|payload)[:.]([^=~!]+)(!?[=~])(.*)|(body)(!?[
 
 
 class Condition(Lines):
-    """A document of rules. In the short forms `=` is equal, `~` is found by a regular expression, `!` before it not."""
+    """Reads rules. In the short forms `=` means equal, `~` a match of a regular expression, a `!` before it negates."""
 
     name = "condition"
 
@@ -46,7 +46,7 @@ class Condition(Lines):
 
 
 def joined(conditions: Sequence[Document]) -> Document | None:
-    """The rules that hold where all of these do; None for none."""
+    """The rules that hold if all of these do; None if there are none."""
     if len(conditions) < 2:
         return next(iter(conditions), None)
     return {"and": list(conditions)}

@@ -1,4 +1,4 @@
-"""`relay consumer …`: where consumers are, moving them, and what they gave up."""
+"""`relay consumer …`: shows, moves and deletes consumers, and handles their dead letters."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def seek(bucket: str, consumer: str, to: Place, preview: bool, data: Path, as_js
 @relay_options
 def delete(bucket: str, consumer: str, yes: bool, data: Path, as_json: bool) -> None:
     """Delete the consumer CONSUMER of the bucket BUCKET: its position and its dead letters. Events stay."""
-    # Not one conversation: while somebody thinks about the question, a server may start.
+    # Not one connection: a server may start while the question waits for an answer.
     if not yes:
         found = call(data, "consumer.show", bucket=bucket, consumer=consumer)
         lost = f"{counted(found['pending'], 'event')} pending and {found['dead']} given up"
@@ -191,7 +191,7 @@ def forget(
 
 
 def reference(found: Document) -> str:
-    """How a consumer is named on the command line."""
+    """The consumer's name on the command line."""
     plain = found["kind"] == "client" and not found["name"].startswith(("client:", "token:", "output:"))
     return str(found["name"]) if plain else f"{found['kind']}:{found['name']}"
 
@@ -207,6 +207,6 @@ def _waited(found: Document) -> str:
 
 
 def waited_words(seconds: int) -> str:
-    """`119s`, `26h`, `14d`: in the largest unit of which there are two, as nobody needs it more exactly."""
+    """`119s`, `26h`, `14d`: rounded down in the largest unit that gives at least 2."""
     unit = next((each for each in (DAY, 3600, 60) if seconds >= 2 * each), 1)
     return format_duration(seconds - seconds % unit)

@@ -1,4 +1,4 @@
-"""`relay doctor`: looks at a deployment, and says what is wrong with it."""
+"""`relay doctor`: checks a deployment."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 UNWELL = 3
 
 _MARGIN = 300.0
-"""Seconds that the token for the socket lives beyond the time for which the socket is watched."""
+"""Seconds that the token for the socket stays valid beyond the time for which the socket is watched."""
 
 
 @click.command(name="doctor")
@@ -91,7 +91,7 @@ def _at_the_url(data: Path, owner: Owner | None, public_url: str | None, idle: f
 
 @contextmanager
 def _token(relay: Relay, idle: float) -> Iterator[tuple[str, str]]:
-    """A token that may connect and read one bucket at most, and is revoked at the end (or runs out)."""
+    """Yields a token that may connect and read one bucket at most; it is revoked at the end, or expires."""
     buckets = relay.call("bucket.list")
     options: dict[str, Any] = {
         "description": "relay doctor",
@@ -110,6 +110,6 @@ def _token(relay: Relay, idle: float) -> Iterator[tuple[str, str]]:
 async def _look(place: Any, credentials: tuple[str, str] | None, idle: float) -> list[Finding]:
     from relay_tornado.doctor.address import look
 
-    # What Tornado says of odd answers comes out as a finding.
+    # Findings report the odd answers that Tornado would log.
     logging.getLogger("tornado").addHandler(logging.NullHandler())
     return [finding async for finding in look(place, credentials, idle)]

@@ -1,7 +1,7 @@
-"""The group of all commands: each is imported when it is asked for, and every error becomes one line and an exit code.
+"""The group of all commands. Each is imported when it is used; every error becomes one line and an exit code.
 
 Exit codes: 0 done; 1 the relay refused or failed (the line on stderr says why); 2 the command line is wrong;
-130 stopped by Ctrl-C; 143, as the first process of a container, ended by SIGTERM before it was at work.
+130 stopped by Ctrl-C; 143 ended by SIGTERM before the start was done, as the first process of a container.
 """
 
 from __future__ import annotations
@@ -43,28 +43,28 @@ _COMMANDS: Final = {
     "GET /v1/buckets lists": "`relay bucket list` shows",
     "GET /v1/tokens lists": "`relay token list` shows",
 }
-"""What the relay's errors name to those who speak REST, and what it is here."""
+"""Hints in the relay's errors for clients of REST, and what replaces them in commands."""
 
 _NOT_MAPPED: Final = "failed to map segment from shared object"
-"""What glibc says where there is no memory for a library; for any other reason it says more."""
+"""glibc's message if there is no memory for a library; for other reasons it has more words."""
 
 _ODD: Final = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
-"""What comes of a document that is none of a relay's, where a list stands for a text, or nothing."""
+"""The errors that a document which is not a relay's causes, as with a list in place of a text."""
 
 _TERMINATED: Final = 128 + signal.SIGTERM
-"""The exit code of a process that this signal has ended, as a shell tells it."""
+"""The exit code that a shell reports for a process that SIGTERM ended."""
 
 _REASON: Final = 200
-"""Characters of such an error that are shown."""
+"""The most characters of such an error that are shown."""
 
 _BEHIND: Final = {"--data": " PATH", "--json": "", "--public-url": " URL"}
-"""Options of nearly every command, which none of them is before its command."""
+"""Options of nearly every command, which have to come after the command."""
 
 _BEFORE: Final = frozenset({"--url", "--secret", "--secret-file"})
-"""Options of `relay` itself, which say where every command's relay is."""
+"""Options of `relay` itself, which have to come before the command: they say where the relay is."""
 
 _KEY: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-"""What a token's key looks like, and a secret does not."""
+"""The form of a token's key, which a secret does not have."""
 
 
 class Commands(click.Group):
@@ -98,12 +98,12 @@ class Commands(click.Group):
         open_closed()
         escape_unknown()
         if os.getpid() == 1:
-            # The kernel ends the first process of a container by no signal that it does not handle itself.
+            # The first process of a container is ended only by signals that it handles.
             signal.signal(signal.SIGTERM, lambda *_: os._exit(_TERMINATED))
         try:
             return super().main(*args, **extra)
         finally:
-            drop_output(sys.stderr)  # with it, Python would have an exit code of its own
+            drop_output(sys.stderr)  # otherwise Python would change the exit code
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
         with _told():
@@ -131,7 +131,7 @@ class Commands(click.Group):
         if args[0] not in self.places:
             import difflib
 
-            # click knows of no command that is not imported yet.
+            # click does not know commands that are not imported yet.
             near = difflib.get_close_matches(args[0], self.places, 1)
             if near:
                 ctx.fail(f"No such command {args[0]!r}. Did you mean {near[0]!r}?")
@@ -144,7 +144,7 @@ class Commands(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         for number, each in enumerate(args, 1):
             if not _is_text(each):
-                # It may be a secret, and is not shown.
+                # The argument may be a secret, so it is not shown.
                 raise click.UsageError(f"argument {number} is no UTF-8: write it, or rename the file, in UTF-8", ctx)
         try:
             return super().parse_args(ctx, args)
@@ -175,7 +175,7 @@ class Commands(click.Group):
                 click.echo("relay: stopped", err=True)
             raise click.exceptions.Exit(130) from None
         except _ODD as error:
-            # Without a relay elsewhere it is a fault of this program.
+            # Unless a relay elsewhere answered, this is a fault of this program.
             url = ctx.meta.get(ASKED_URL)
             if url is None:
                 raise
@@ -196,7 +196,7 @@ class Commands(click.Group):
 
 @contextmanager
 def _told() -> Iterator[None]:
-    """Says what is wrong, where that can be written, as click does: there its exit code would be that of the disk."""
+    """Prints errors like click, but keeps their exit code if stderr can't be written."""
     try:
         yield
     except click.ClickException as error:
@@ -212,7 +212,8 @@ def _in_commands(text: str) -> str:
 
 
 def _failed(error: OSError) -> Failure:
-    """The line for an error of the system. Raises it where whoever read our output left; click ends quietly then."""
+    """The failure for an error of the system. Raises EPIPE itself: if the reader of our output left, click ends
+    quietly."""
     if error.errno == errno.EPIPE:
         raise error
     printing = is_printing(error)
@@ -222,7 +223,7 @@ def _failed(error: OSError) -> Failure:
 
 
 def _is_text(argument: str) -> bool:
-    """Whether it can be written as UTF-8: bytes that are none have come as surrogates."""
+    """Whether the argument was UTF-8: other bytes arrive as surrogates, which can't be encoded."""
     try:
         argument.encode()
     except UnicodeEncodeError:
@@ -231,7 +232,7 @@ def _is_text(argument: str) -> bool:
 
 
 def _misplaced(error: click.NoSuchOption, context: click.Context) -> click.UsageError:
-    """The error where an option stands on the wrong side of the command."""
+    """The error for an option on the wrong side of the command."""
     name = error.option_name
     if isinstance(context.command, click.Group):
         if name in _BEHIND:
@@ -247,7 +248,7 @@ def _misplaced(error: click.NoSuchOption, context: click.Context) -> click.Usage
 
 
 def _superfluous(error: click.UsageError, context: click.Context) -> click.UsageError:
-    """The error where a bucket stands as an argument, as other commands have it, and this one has an option for it."""
+    """The error for a bucket as an argument, as in other commands, if this command has an option for it."""
     named = any("--bucket" in each.opts for each in context.command.params)
     if named and error.message.startswith("Got unexpected extra argument"):
         return click.UsageError(f"{error.message}: a bucket is named with --bucket", context)
@@ -289,7 +290,7 @@ def main(context: click.Context, url: str | None, secret: str | None, secret_fil
 
 
 def _secret(url: str, secret: str | None, file: Path | None) -> str:
-    """What goes to the relay at this URL. Raises UsageError."""
+    """The secret for the relay at this URL. Raises UsageError."""
     from relay_tornado.cli.printing import note
     from relay_tornado.cli.secret import read_secret
     from relay_tornado.client.address import parse_address
@@ -298,7 +299,7 @@ def _secret(url: str, secret: str | None, file: Path | None) -> str:
         address = parse_address(url)
     except ValueError as error:
         raise click.UsageError(f"--url: {error}") from None
-    # A variable may have the line end of the file that it was made from.
+    # A variable may end with the line end of the file from which it was read.
     found = (read_secret("secret", secret, file) or "").strip()
     if not found:
         raise click.UsageError("--url needs a token's secret: --secret, --secret-file or RELAY_SECRET")

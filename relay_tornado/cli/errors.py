@@ -1,4 +1,4 @@
-"""Errors as commands show them: what the relay refused, and what the system says of a file, each a line for people."""
+"""Errors as commands print them: the relay's errors, and the system's errors about files, each as one line."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from relay_tornado.errors import NO_DESCRIPTOR
 from relay_tornado.model import printable
 
 REMOTE = ("bucket", "input", "output", "token", "logs", "search", "apply", "listen", "forward", "replay", "consumer")
-"""The commands that work with a relay on another machine, too."""
+"""The commands that also work with a relay on another machine."""
 
 ASKED_URL: Final = "relay_tornado.asked"
-"""In the context's `meta`: the URL of the relay elsewhere that a command asks."""
+"""The key in the context's `meta` of the URL of the relay elsewhere that a command uses."""
 
 STDOUT: Final = "standard output"
 
@@ -47,22 +47,22 @@ _WORDS: Final[Mapping[int, str]] = {
 
 
 class Failure(click.ClickException):
-    """An error as a command shows it: `relay: …` on stderr, exit code 1."""
+    """An error that a command prints as `relay: …` on stderr, with exit code 1."""
 
     exit_code = 1
 
     def show(self, file: Any = None) -> None:
-        # What it quotes may be of a file or a relay elsewhere.
+        # It may quote a file, or a relay elsewhere.
         click.echo(f"relay: {printable(self.format_message())}", file=file, err=True)
 
 
 def near_only(command: str | None, source: str) -> str:
-    """What is said where a relay elsewhere was named (by `source`) to a command that knows only the one here."""
+    """The message if a relay elsewhere was named (by `source`) for a command that works on this machine only."""
     return f"{command} works on the relay's own machine only; with {source}: {', '.join(REMOTE)}"
 
 
 def file_words(error: OSError) -> str:
-    """The line for an error."""
+    """The message for an error of the system."""
     names = [os.fsdecode(each) for each in (error.filename, error.filename2) if isinstance(each, str | bytes)]
     if not isinstance(error.errno, int):
         return str(error)
@@ -71,8 +71,8 @@ def file_words(error: OSError) -> str:
 
 
 def drop_output(stream: IO[str] | None = None) -> bool:
-    """Whether what was printed (on stdout) can't be written, which is dropped then: at its end Python would try once
-    more, say so in words of its own, and exit with 120."""
+    """Flushes the stream (stdout). If that fails, drops the output and returns True: otherwise Python would try again
+    at its end, print an error of its own, and exit with 120."""
     stream = stream or sys.stdout
     try:
         stream.flush()
@@ -83,19 +83,19 @@ def drop_output(stream: IO[str] | None = None) -> bool:
 
 
 def silence_output(stream: IO[str] | None = None) -> None:
-    """Has what is printed (on stdout) from now on, and what could not be written before, go nowhere."""
+    """Redirects the stream (stdout) to /dev/null, including what could not be written before."""
     with Path(os.devnull).open("wb") as nothing:
         os.dup2(nothing.fileno(), (stream or sys.stdout).fileno())
 
 
 def output_words(error: OSError) -> str:
-    """Why what was printed could not be written."""
+    """The reason why output could not be written."""
     return "whoever read it has left" if error.errno == errno.EPIPE else file_words(error)
 
 
 @contextmanager
 def unless_seen(done: str) -> Iterator[None]:
-    """Where what is printed in here can't be written, the error says what was done, and what to do now."""
+    """If the output of the block can't be written, raises Failure that says what was done, and what to do now."""
     try:
         yield
     except OSError as error:
@@ -104,13 +104,13 @@ def unless_seen(done: str) -> Iterator[None]:
 
 
 def is_printing(error: OSError) -> bool:
-    """Whether it came of what prints. Where Python buffers nothing, nothing is left for `drop_output` to find."""
+    """Whether printing raised the error. If output is not buffered, `drop_output` finds nothing."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     return bool(frames) and frames[-1].f_globals.get("__name__") in (click.echo.__module__, "rich.console")
 
 
 def text_of(name: Path | str, read: Callable[[], bytes]) -> str:
-    """What is read, as UTF-8 with its line ends as they are. Raises ValueError that says why it can't be."""
+    """Decodes what is read as UTF-8, and keeps line ends. Raises ValueError with the reason if that fails."""
     try:
         return read().decode()
     except OSError as error:
@@ -124,7 +124,7 @@ def text_of(name: Path | str, read: Callable[[], bytes]) -> str:
 
 @contextmanager
 def about(file: Path | str) -> Iterator[None]:
-    """Names the file in errors of what is read from it or written to it, which the system leaves out."""
+    """Adds the file's name to errors of reads and writes, which lack it."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What the relay's errors call by the fields of REST, in the words of the command line."""
+"""Translates the fields of REST that the relay's errors name into flags of the command line."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 
 
 def _same(*fields: str) -> dict[str, str]:
-    """Those whose flags have their names."""
+    """The fields whose flags have the same names."""
     return {each: "--" + each.replace("_", "-") for each in fields}
 
 
@@ -59,12 +59,12 @@ FLAGS: Final[Mapping[str, Mapping[str, str]]] = {
     },
     "consumer": _same("to", "limit", "cursor"),
 }
-"""By command, the flag for each field that an error may name."""
+"""By command, the flag for each field that errors name."""
 
 
 def in_flags(command: str | None, message: str) -> str:
-    """An error of this command with flags for fields: at its beginning, between backquotes, and wherever a name with a
-    dot or an underscore can't be another word. What stands in quotes is somebody's own text, and stays."""
+    """Replaces fields in an error of this command by flags: at its beginning, in backquotes, and names with a dot or an
+    underscore everywhere. Text in quotes is the user's own, and stays."""
     flags = FLAGS.get(command or "", {})
     for field in sorted(flags, key=len, reverse=True):
         for each in _forms(field):

@@ -1,4 +1,4 @@
-"""`relay forward`: the agent behind NAT. It gives a bucket's events to a local HTTP server, and the answers back."""
+"""`relay forward`: the agent behind NAT. It sends a bucket's events to a local HTTP server, and returns the answers."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def forward(
         held(path, f"forwards {bucket} so already: stop it, or keep two apart by --checkpoint"),
         open_access(data, "relay forward", [bucket], key) as access,
     ):
-        # The original's protocol has no positions, so what is held would not come again.
+        # The original protocol has no positions, so an event that is held would not come again.
         agent = sending.agent(target, shape, tally, respond, output, hold=not stock)
         screen.left = agent.stop
         events = partial(
@@ -118,9 +118,9 @@ def forward(
 
 
 def _check_outputs(data: Path, bucket: str, url: str, output: str | None) -> None:
-    """Raises UsageError where without a URL no output says where this bucket's events go, and Failure where with one
-    there is no such internal output. Where the relay can't be asked, or tells this token nothing of its buckets, what
-    comes will show it."""
+    """Checks that the events have a target. Raises UsageError if there is neither a URL nor an output with a
+    destination, and Failure if there is a URL and no such internal output. If the relay can't be asked, or the token
+    may not read the bucket, there is no check."""
     try:
         with open_relay(data) as relay:
             found = relay.call("bucket.show", bucket=bucket)
@@ -149,8 +149,8 @@ def _check_destinations(bucket: str, output: str | None, wanted: list[Document])
 
 
 async def _work(agent: Agent, target: Target, subscribed: Callable[[], Subscription], tally: Tally) -> None:
-    """Until a signal. An event that has nowhere to go is asked for again from its place, with what its output is by
-    then."""
+    """Forwards until a signal. If an event has no target, subscribes again from its position after a pause: its output
+    may have changed."""
     held, tries = "", 0
     async with until_told(agent, lambda: tally.stopping(agent.open)), target:
         while not agent.stopping:
@@ -166,7 +166,7 @@ async def _work(agent: Agent, target: Target, subscribed: Callable[[], Subscript
 
 
 def _checkpoint(data: Path, bucket: str, url: str, output: str | None) -> Path:
-    """Where the checkpoint lies if nobody says. Raises Failure."""
+    """The default path of the checkpoint. Raises Failure."""
     from relay_tornado.agent.state import default_path
 
     place = place_given()

@@ -1,4 +1,4 @@
-"""`relay listen --exec`: one event after the other to a shell command, the body on its standard input."""
+"""`relay listen --exec`: runs a shell command for each event in order, with the body on its standard input."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 _SECRETS: Final = ("RELAY_SECRET", "RELAY_SECRET_FILE")
 _LONGEST: Final = 128 * 1024 - 64
-"""Bytes of one variable that the kernel takes, with its name."""
+"""The most bytes of a variable that the kernel accepts, with its name."""
 _LONGEST_DELAY: Final = 60.0
-"""Seconds between two tries of one event; the first of these waits is one second, and each the double of the last."""
+"""The longest delay between two tries of an event, in seconds. The first is one second, and each doubles."""
 _PATIENCE: Final = 5.0
-"""Seconds that a command has to end after SIGTERM."""
+"""Seconds until a command that does not end after SIGTERM is killed."""
 
 
 def variables(event: EventData) -> dict[str, str]:
-    """What the command is told of the event: RELAY_EVENT_…, and RELAY_HEADER_<NAME> for each header."""
+    """The event as environment variables: RELAY_EVENT_…, and RELAY_HEADER_<NAME> for each header."""
     told = {
         "RELAY_EVENT_ID": event.id,
         "RELAY_EVENT_SEQ": str(event.seq),
@@ -47,12 +47,12 @@ def variables(event: EventData) -> dict[str, str]:
     }
     for name in event.headers:
         told["RELAY_HEADER_" + re.sub(r"[^A-Z0-9]", "_", name.upper())] = ", ".join(event.headers.get_all(name))
-    # What can't stand in a variable is left out of it.
+    # A variable can't contain NUL.
     return {name: value.replace("\0", "")[:_LONGEST] for name, value in told.items()}
 
 
 def run(command: str, event: EventData, environment: Mapping[str, str]) -> int:
-    """Runs it by `sh -c`, and returns its exit status; that of a signal is negative. Raises OSError."""
+    """Runs the command by `sh -c`. Returns its exit status, negative for a signal. Raises OSError."""
     inherited = {name: value for name, value in environment.items() if name not in _SECRETS}
     process = None
     try:
@@ -62,7 +62,7 @@ def run(command: str, event: EventData, environment: Mapping[str, str]) -> int:
                 stdin=subprocess.PIPE,
                 env=inherited | variables(event),
                 bufsize=0,
-                # A group of its own, so that what the shell has begun is ended with it.
+                # A process group of its own, so that the shell's children are ended with it.
                 start_new_session=True,
             )
         process.communicate(event.body)
@@ -75,7 +75,7 @@ def run(command: str, event: EventData, environment: Mapping[str, str]) -> int:
 
 @contextmanager
 def _signals_after() -> Iterator[None]:
-    """What would end this process comes behind the block: in the midst of a start nobody knows what to end with it."""
+    """Delays the signals that end this process until after the block: during a start, the child is not known yet."""
     came: list[int] = []
     handled = [number for number in STOP_SIGNALS if callable(signal.getsignal(number))]
     before = [signal.signal(number, lambda number, _: came.append(number)) for number in handled]
@@ -89,7 +89,7 @@ def _signals_after() -> Iterator[None]:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ends it, with everything that it has begun."""
+    """Ends the process and its children."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
     try:
@@ -100,7 +100,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 class Hand:
-    """Gives events to a command: each until its exit status is 0, or once where `keep_going`."""
+    """Runs a command for events: for each until its exit status is 0, or once if `keep_going`."""
 
     def __init__(
         self, command: str, keep_going: bool, tell: Callable[[str], None], sleep: Callable[[float], None] = time.sleep
@@ -124,7 +124,7 @@ class Hand:
             if self._keep_going:
                 self._tell(f"{event.id}: {said}; going on")
                 return
-            # Not spread: the command is this machine's own, and nobody else comes with it.
+            # Without jitter: the command is local, and no others retry at the same time.
             delay = min(2.0 ** min(tries - 1, 32), _LONGEST_DELAY)
             self._tell(f"{event.id}: {said}; again in {delay:.1f} s")
             self._sleep(delay)

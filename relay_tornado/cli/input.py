@@ -1,4 +1,4 @@
-"""`relay input …`: the public URLs that feed buckets, and what they answer."""
+"""`relay input …`: creates, changes, shows and deletes inputs, the public URLs that feed buckets."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ _input_options = together(
     _option("--rate-limit", type=NoneOr(Number(min=1)), help="Events per --rate-interval; beyond it senders get 429."),
     _option("--rate-interval", type=Duration(), help="The interval of --rate-limit (1s)."),
 )
-"""What `create` and `set` have in common."""
+"""The options that `create` and `set` share."""
 
 
 _bucket_option = _option("--bucket", metavar="BUCKET", help="The input's bucket; INPUT may then be the input's name.")
@@ -178,7 +178,7 @@ def delete(input: str, bucket: str | None, yes: bool, data: Path, as_json: bool)
 
 
 def _options(params: dict[str, Any]) -> Document:
-    """The options that were given, in the form of the REST interface."""
+    """The given options as fields of the REST interface."""
     body_file: Path | None = params.pop("body_file")
     headers = headers_given(params.pop("headers"), params.pop("no_headers"))
     verify = _verify(params)
@@ -233,6 +233,6 @@ def _answers(document: Document) -> str:
 
 
 def _verify_words(document: Document) -> str:
-    """The provider and what a failure does; the secrets are shown by --json only."""
+    """The provider, and what a failure does; only --json shows the secrets."""
     verify = document["verify"]
     return "no" if verify is None else f"{verify['provider']}, {verify['on_failure']}"

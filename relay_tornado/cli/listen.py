@@ -1,4 +1,4 @@
-"""`relay listen`: the events of buckets as they come."""
+"""`relay listen`: prints the events of buckets as they come, or runs a command for each."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def listen(
 
 
 def _deal(as_json: bool, bodies_only: bool, command: str | None, keep_going: bool) -> Callable[[EventData], None]:
-    """What becomes of each event."""
+    """Returns the function that handles each event."""
     if command is not None:
         from relay_tornado.cli.handing import Hand
 
@@ -133,7 +133,7 @@ def _deal(as_json: bool, bodies_only: bool, command: str | None, keep_going: boo
 
 
 def _printed(show: Callable[[EventData], None]) -> Callable[[EventData], None]:
-    """A reader that has left ends the command in order."""
+    """Wraps `show`: if the reader of the output has left, ends the command in order."""
 
     def deal(event: EventData) -> None:
         try:
@@ -147,7 +147,7 @@ def _printed(show: Callable[[EventData], None]) -> Callable[[EventData], None]:
 
 
 class _Notices:
-    """Says on stderr what happens to the connection; with `quiet` only what is wrong, and that it is right again."""
+    """Notes on stderr what happens to the connection; with `quiet` only problems, and that they are over."""
 
     def __init__(self, quiet: bool) -> None:
         self._quiet = quiet
@@ -167,7 +167,7 @@ class _Notices:
 
 @contextmanager
 def _ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM ends the command in order, with exit code 0."""
+    """Lets SIGTERM end the command in order, with exit code 0."""
 
     def end(*_: object) -> NoReturn:
         raise SystemExit(0)

@@ -1,4 +1,4 @@
-"""`relay logs …`: events that were stored, what became of them, and sending them again."""
+"""`relay logs …`: lists and shows stored events with their deliveries, and sends them again."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from relay_tornado.errors import RelayError
 from relay_tornado.model import STATUSES, counted, printable
 
 _ANSWER = 500
-"""Characters of an answer that are shown."""
+"""The most characters of an answer that are shown."""
 
 
 def _nothing_found(since: float | None, until: float | None) -> str:
-    """What is said where no event is in a range of time, with the reason where nothing can be in it."""
+    """The note if no event is in a range of time, with the reason if the range is empty."""
     if since is not None and since > time.time():
         return f"there is no such event: --since is in the future, as it is {when(time.time())} here"
     if since is not None and until is not None and since >= until:
@@ -39,8 +39,8 @@ def _nothing_found(since: float | None, until: float | None) -> str:
 def print_events(
     data: Path, command: str, params: Document, columns: Callable[[Document], Mapping[str, str]], as_json: bool
 ) -> Document:
-    """Prints the page of events that a command gives, and returns it; `columns` are those beside what all events have.
-    Raises what the relay raises."""
+    """Prints the page of events that a command returns, and returns it; `columns` are shown in addition to those of
+    every list. Raises what the relay raises."""
     with open_relay(data) as relay:
         page: Document = relay.call(command, **{name: each for name, each in params.items() if each is not None})
         names = {} if as_json else {each["id"]: each["name"] for each in relay.call("bucket.list")}
@@ -129,7 +129,7 @@ def show(id: str, data: Path, as_json: bool) -> None:
 
 
 def _tries(found: Document) -> list[tuple[str, str]]:
-    """How often it was tried again, and each try, oldest first, where there was more than one."""
+    """The number of retries, and if there was more than one try, all tries, oldest first."""
     rows = [("retries", str(found["retries"]))] if found["retries"] else []
     tries = found.get("deliveries", ())
     if len(tries) < 2:
@@ -145,7 +145,7 @@ def _try_words(delivery: Document) -> str:
 
 
 def _beginning(answer: bytes) -> str:
-    """Of an answer, or of what the relay says instead of one."""
+    """The beginning of an answer, or of the relay's message in place of one."""
     text = answer.decode(errors="replace").strip()
     return text if len(text) <= _ANSWER else text[:_ANSWER] + "…"
 
@@ -191,8 +191,8 @@ def resend(
 
 
 def _each(relay: Caller, ids: Sequence[str], orders: Document, made: list[str]) -> str:
-    """Sends these events again; `made` gets the ids of the copies. Returns what kept it from some of them, once others
-    are sent. Raises RelayError."""
+    """Sends events again, and adds the ids of the copies to `made`. Returns the problem that ended this after the first
+    copy, or "". Raises RelayError if there is no copy yet."""
     for place, each in enumerate(ids, 1):
         try:
             made += relay.call("logs.resend", id=each, **orders)["ids"]
@@ -205,11 +205,11 @@ def _each(relay: Caller, ids: Sequence[str], orders: Document, made: list[str]) 
 
 
 def _range(relay: Caller, bucket: str, wanted: Document, orders: Document, made: list[str]) -> str:
-    """The same for a range of a bucket."""
+    """Like `_each`, for a range of a bucket."""
     problem, first = "", wanted.get("first", 1)
     while not problem:
         try:
-            # Where the first request's bound is met, later ones must not meet the copies themselves.
+            # The end is fixed before the first request, so that later ones do not copy the copies.
             if "last" not in wanted:
                 newest = relay.call("logs.list", bucket=bucket, limit=1)["data"]
                 wanted["last"] = int(newest[0]["seq"]) if newest else 0

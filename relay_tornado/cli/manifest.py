@@ -1,6 +1,6 @@
-"""The file that `relay apply` reads: buckets, inputs and outputs as they should be, checked before anything is changed.
+"""Reads and checks the file of `relay apply`, which declares buckets, inputs and outputs.
 
-Sizes and times may be written in words ("1GiB", "7d"), a limit or a part is switched off by "none", and a secret may be
+Sizes and times may have units ("1GiB", "7d"), "none" switches a limit or a part off, and a secret may be
 `{ env = "NAME" }` or `{ file = "PATH" }` instead of the secret itself.
 """
 
@@ -35,7 +35,7 @@ _WORDS: Final[Mapping[tuple[str, ...], Callable[[str], float]]] = {
     ("timeout",): parse_duration,
     ("max_body",): parse_size,
 }
-"""Numbers that may be written in words."""
+"""Numbers that may have units."""
 _OFF: Final = frozenset(
     {
         *(("retention", name) for name in ("max_age", "max_events", "max_bytes", "hard_max_bytes")),
@@ -45,13 +45,13 @@ _OFF: Final = frozenset(
         ),
     }
 )
-"""What "none" switches off."""
+"""The fields that "none" switches off."""
 _SECRET: Final = frozenset({("auth", "password"), ("auth", "token"), ("verify", "secrets"), ("secret",)})
 
 
 @dataclass(frozen=True, slots=True)
 class DeclaredBucket:
-    """One bucket of the file. `inputs` (by id) and `outputs` (by name) are None where the file says nothing of them."""
+    """One bucket of the file. `inputs` (by id) and `outputs` (by name) are None if the file does not mention them."""
 
     name: str
     options: Document
@@ -60,7 +60,7 @@ class DeclaredBucket:
 
 
 def read_manifest(path: Path) -> list[DeclaredBucket]:
-    """What the file declares, in its order. Raises Invalid naming the line, or the key."""
+    """The buckets that the file declares, in its order. Raises Invalid that names the line or the key."""
     try:
         document = tomllib.loads(path.read_bytes().decode())
     except OSError as error:
@@ -107,7 +107,7 @@ def _bucket(name: str, value: Any, folder: Path) -> DeclaredBucket:
             if own in found[each]:
                 raise Invalid(f"leave it out: the table's own name is the {own}", f"{where}.{own}")
             if found[each].get("name") == "":
-                # Whoever makes an input so gets the usual name, and none can be changed to it.
+                # A new input without a name gets the default name; an existing one can't be changed to "".
                 raise Invalid("is empty: give the input a name, or leave it out", f"{where}.name")
     options = {each: item for each, item in value.items() if each not in parts}
     return DeclaredBucket(name, _options(_BUCKET, options, key, folder), parts["inputs"], parts["outputs"])
@@ -128,7 +128,7 @@ def _options(schema: Schema, value: Any, key: str, folder: Path) -> Document:
 
 
 def _plain(value: Any, path: tuple[str, ...], key: str, folder: Path) -> Any:
-    """A value as the API takes it."""
+    """A value in the form of the REST interface."""
     if path in _SECRET:
         if isinstance(value, list):
             return [_secret(each, path, key, folder) for each in value]
@@ -178,6 +178,6 @@ def _table(document: Document, name: str, key: str) -> Document:
 
 
 def _quoted(name: str) -> str:
-    """A key as one writes it in a header of TOML."""
+    """A key as it is written in a table header of TOML."""
     plain = name and all(each.isascii() and (each.isalnum() or each in "-_") for each in name)
     return name if plain else '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'

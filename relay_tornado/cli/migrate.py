@@ -1,4 +1,4 @@
-"""`relay migrate`: brings the file to this relay's schema while no relay serves it."""
+"""`relay migrate`: migrates the file to this relay's schema while no relay runs."""
 
 from __future__ import annotations
 

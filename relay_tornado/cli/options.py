@@ -1,8 +1,8 @@
-"""The options that commands share, and those that the server's settings make: types, flags, variables, help.
+"""The types of options, the options that commands share, and those that are generated from the server's settings.
 
-Every flag has a variable. A setting's is `RELAY_<SETTING>`; `--data`, `--json` and `--public-url` are the same
-everywhere; a command's own flags are `RELAY_<COMMAND>_<FLAG>`, so `relay bucket create --retention-age` is
-`RELAY_BUCKET_RETENTION_AGE`. A flag on the command line wins over its variable.
+Every flag has a variable: `RELAY_<SETTING>` for a setting, the same one everywhere for `--data`, `--json` and
+`--public-url`, and `RELAY_<COMMAND>_<FLAG>` for a command's own flags, so `relay bucket create --retention-age` has
+`RELAY_BUCKET_RETENTION_AGE`. A flag on the command line overrides its variable.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ class _Off(enum.Enum):
 
 
 NONE: Final = _Off.NONE
-"""What an option is given as where a limit is switched off; None is an option that was not given."""
+"""The value of an option that switches a limit off; None means that the option was not given."""
 
 PREFIX: Final = "RELAY_"
 _TOLD: Final = ("RELAY_EVENT_", "RELAY_HEADER_")
-"""What `relay listen --exec` sets for its command, which may run a relay."""
+"""Prefixes of the variables that `relay listen --exec` sets for its command, which may run `relay`."""
 _MAY_BE_ZERO = frozenset({"port", "metrics_port", "reserve", "tail", "page_cache", "retention_grace", "drain_timeout"})
 
 
 def options_of(command: str) -> Callable[..., Callable[[Any], Any]]:
-    """Makes the options of a command, each with its variable: `--dry-run` of "APPLY" has RELAY_APPLY_DRY_RUN."""
+    """Returns a decorator like click.option that adds the variable: `--dry-run` of "APPLY" has RELAY_APPLY_DRY_RUN."""
 
     def option(name: str, *names: str, **attributes: Any) -> Callable[[Any], Any]:
         first = name.split("/", maxsplit=1)[0].removeprefix("--")
@@ -59,7 +59,7 @@ def options_of(command: str) -> Callable[..., Callable[[Any], Any]]:
 
 
 def together(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Several options as one decorator, in the order in which the help shows them."""
+    """Combines options into one decorator, in the order of the help."""
 
     def add(command: Any) -> Any:
         for option in reversed(options):
@@ -70,18 +70,18 @@ def together(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 class Read(click.ParamType[Any]):
-    """What is read from a text; what is none was read already."""
+    """A type that reads text; a value that is not a text was read already."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return self.read(value) if isinstance(value, str) else value
 
     def read(self, value: str) -> Any:
-        """What it says. Raises BadParameter, to which click adds the option's name."""
+        """Parses the text. Raises BadParameter, to which click adds the option's name."""
         return value
 
 
 class _Quantity(Read):
-    """A number with a unit; 0 only where it has a meaning."""
+    """A number with a unit; 0 is allowed only if it has a meaning."""
 
     parse: Callable[[str], float]
 
@@ -116,7 +116,7 @@ class Number(click.IntRange):
 
 
 class Switch(click.types.BoolParamType):
-    """On or off, as the variable of a flag without a value has it."""
+    """On or off: the value of the variable of a flag."""
 
     name = "switch"
 
@@ -142,13 +142,13 @@ class Duration(_Quantity):
 
 
 def date_time(text: str) -> float:
-    """Unix seconds of an ISO date, perhaps with a time; UTC where it names no zone. Raises ValueError."""
+    """Unix seconds of an ISO date with or without a time, in UTC if it names no zone. Raises ValueError."""
     moment = datetime.fromisoformat(text)
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def unix_time(text: str, span: Callable[[str], float]) -> float:
-    """The same of unix seconds, a stretch of time from now as `span` reads it, or an ISO date. Raises ValueError."""
+    """Unix seconds of a text: unix seconds, a duration that `span` reads, or an ISO date. Raises ValueError."""
     if text.isascii() and text.isdigit():
         if math.isinf(seconds := float(text)):
             raise ValueError
@@ -159,7 +159,7 @@ def unix_time(text: str, span: Callable[[str], float]) -> float:
 
 
 class Moment(Read):
-    """A time to come, as unix seconds: 30d from now, 1790000000, 2026-12-31 or 2026-12-31T12:00+01:00; or none."""
+    """A future time, as unix seconds: 30d from now, 1790000000, 2026-12-31 or 2026-12-31T12:00+01:00; or none."""
 
     name = "time"
 
@@ -177,7 +177,7 @@ class Moment(Read):
 
 
 class NoneOr(click.ParamType[Any]):
-    """What another type takes, or "none", which gives NONE."""
+    """A value of another type, or "none", which is read as NONE."""
 
     def __init__(self, inner: click.ParamType[Any]) -> None:
         self._inner = inner
@@ -193,7 +193,7 @@ class NoneOr(click.ParamType[Any]):
 
 
 class Url(Read):
-    """An http or https URL; its closing slash is left out."""
+    """An http or https URL; a slash at its end is removed."""
 
     name = "url"
 
@@ -204,7 +204,7 @@ class Url(Read):
 
 
 def _is_url(text: str) -> bool:
-    """Whether it names a host that there can be, and perhaps a port."""
+    """Whether the URL names a possible host, with or without a port."""
     try:
         parts = urlsplit(text)
         host, port = parts.hostname or "", parts.port
@@ -215,7 +215,7 @@ def _is_url(text: str) -> bool:
 
 
 class PathType(click.Path):
-    """A file or directory; an empty path, which would be the current directory, is none."""
+    """A file or directory; an empty path is refused, as it would mean the current directory."""
 
     def __init__(self) -> None:
         super().__init__(readable=False, path_type=Path)
@@ -227,7 +227,7 @@ class PathType(click.Path):
 
 
 class Ranges(Read):
-    """Addresses and ranges of addresses, with commas or blanks between."""
+    """Addresses and ranges of addresses, separated by commas or blanks."""
 
     name = "ranges"
 
@@ -240,7 +240,7 @@ class Ranges(Read):
 
 
 class Lines(Read):
-    """Text whose variable holds one value a line, for options that repeat."""
+    """Text of an option that repeats: its variable has one value per line."""
 
     name = "text"
     envvar_list_splitter = "\n"
@@ -250,7 +250,7 @@ class Lines(Read):
 
 
 def format_size(size: int) -> str:
-    """3MiB for 3145728: the largest binary unit that leaves no rest."""
+    """3MiB for 3145728: the largest binary unit without a remainder."""
     for unit, factor in (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
         if size and size % factor == 0:
             return f"{size // factor}{unit}"
@@ -258,7 +258,7 @@ def format_size(size: int) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """30d for 2592000: the largest unit that leaves no rest; up to 120 seconds in seconds."""
+    """30d for 2592000: the largest unit without a remainder; up to 120 seconds in seconds."""
     for unit, factor in (("d", DAY), ("h", 3600), ("m", 60)):
         if seconds and seconds % factor == 0:
             return f"{seconds / factor:.0f}{unit}"
@@ -266,7 +266,7 @@ def format_duration(seconds: float) -> str:
 
 
 def format_default(field: dataclasses.Field[Any]) -> str:
-    """A setting's default as one would write it."""
+    """A setting's default as it is written on the command line."""
     value: Any = field.default
     if value is None:
         return NONE.value
@@ -280,7 +280,7 @@ def format_default(field: dataclasses.Field[Any]) -> str:
 
 
 def _near(context: click.Context, option: click.Parameter, value: Any) -> Any:
-    """Refuses RELAY_URL for a command that works on this machine's relay only, unless its directory is named."""
+    """Refuses RELAY_URL for a command that works on this machine only, unless --data is on the command line."""
     root = context.find_root()
     given = context.get_parameter_source(option.name or "") is ParameterSource.COMMANDLINE
     if root.params.get("url") and root.invoked_subcommand not in REMOTE and not given:
@@ -303,9 +303,9 @@ def settings_options(function: F) -> F:
 
 
 def settings_from(params: Mapping[str, Any]) -> Settings:
-    """The settings that a command with `settings_options` was given; its other parameters are passed over.
+    """The settings from the parameters of a command with `settings_options`; other parameters are ignored.
 
-    Raises UsageError where two contradict each other.
+    Raises UsageError if two settings contradict each other.
     """
     given: dict[str, Any] = {}
     for field in dataclasses.fields(Settings):
@@ -317,7 +317,7 @@ def settings_from(params: Mapping[str, Any]) -> Settings:
 
 
 def _check_buffer(settings: Settings) -> None:
-    """A body that the ingest buffer can't hold would be told to come again, for ever. Raises UsageError."""
+    """Raises UsageError if the ingest buffer can't hold the largest body, which would be answered with 503 for ever."""
     for name, size in (("--max-body", settings.max_body), ("--large-max-body", settings.large_max_body)):
         if size > settings.ingest_buffer:
             raise click.UsageError(
@@ -327,7 +327,7 @@ def _check_buffer(settings: Settings) -> None:
 
 
 def settings_from_environment(data: Path) -> Settings:
-    """What `relay serve` would run with on this directory, for a command that works without it. Raises UsageError."""
+    """The settings that `relay serve` would have on this directory, for commands without it. Raises UsageError."""
     command = click.Command("serve")
     settings_options(command)
     with command.make_context("relay", ["--data", str(data)]) as context:
@@ -355,8 +355,8 @@ def _type_of(field: dataclasses.Field[Any], hint: Any) -> click.ParamType[Any]:
 
 
 def unknown_variables(environment: Mapping[str, str], group: click.Group) -> dict[str, str | None]:
-    """The variables that look like the relay's and that none of its commands reads, each with what was perhaps meant.
-    The commands are imported only where there is one that the settings do not have."""
+    """The variables that look like the relay's and that no command reads, each with the one that was perhaps meant. The
+    commands are imported only if there is one that is not of a setting."""
     settings = {variable(field) for field in dataclasses.fields(Settings)}
     given = [name for name in environment if name.startswith(PREFIX) and not name.startswith(_TOLD)]
     if settings.issuperset(given):
@@ -416,7 +416,7 @@ url_option = click.option(
 )
 
 relay_options = together(data_option, json_option)
-"""What a command has that asks a relay and prints its answer."""
+"""The options of a command that asks a relay and prints its answer."""
 
 sender_options = together(data_option, url_option, json_option)
-"""The same, where the answer says where senders send to."""
+"""The same, for an answer that shows the URL for senders."""

@@ -1,4 +1,4 @@
-"""`relay output …`: where a bucket's events leave."""
+"""`relay output …`: creates, changes, shows and deletes outputs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _option = options_of("OUTPUT")
 
 _GENERATE: Final = "generate"
 _SECRETS: Final[dict[str, Callable[[], str]]] = {_GENERATE: new_signing_secret, "none": str}
-"""Words that stand for a secret: one that is made, and none."""
+"""Words in place of a secret: one generates it, the other removes it."""
 
 
 _output_options = together(
@@ -60,7 +60,7 @@ _output_options = together(
     ),
     header_options(_option, "Header that replaces the sender's"),
 )
-"""What `create` and `set` have in common."""
+"""The options that `create` and `set` share."""
 
 
 _bucket_option = _option(
@@ -186,7 +186,7 @@ def delete(output: str, bucket: str | None, yes: bool, data: Path, as_json: bool
 
 
 def _options(params: dict[str, Any]) -> Document:
-    """The options that were given, in the form of the REST interface."""
+    """The given options as fields of the REST interface."""
     if params["secret"] == _GENERATE:
         must_be_seen()
     headers = headers_given(params.pop("headers"), params.pop("no_headers"))
@@ -211,8 +211,8 @@ def _set(
 
 
 def _tell_refusal(relay: Caller, output: Document) -> None:
-    """A note where nobody can call an internal output's destination, or where the relay would refuse to call a public
-    one's, as far as is seen without DNS."""
+    """Prints a note if an internal output's destination can't be called, or if the relay would refuse to call a public
+    one's, as far as that is known without DNS."""
     if not output["destination"]:
         return
     if output["internal"]:
@@ -226,7 +226,7 @@ def _tell_refusal(relay: Caller, output: Document) -> None:
     try:
         destination = parse(output["destination"])
         guard = Guard(parse_ranges(info.get("forward_allow") or ""))
-    except Invalid:  # a start, or the first event, tells
+    except Invalid:  # the relay's start, or the first event, reports it
         return
     try:
         for address in literal(destination.host, destination.port):

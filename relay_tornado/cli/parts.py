@@ -1,4 +1,4 @@
-"""Inputs and outputs in the documents of their buckets, and how one of them is found."""
+"""Finds inputs and outputs in the documents of their buckets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from relay_tornado.errors import NotFound
 
 
 def parts_of(buckets: Sequence[Document], kind: str, bucket: str | None) -> list[tuple[Document, Document]]:
-    """Every input or output (`kind`: "input" or "output"), of one bucket or of all, with its bucket. Raises
+    """All inputs or outputs (`kind`: "input" or "output") of one bucket or of all, each with its bucket. Raises
     NotFound."""
     return [(each, one) for each in _searched(buckets, bucket) for one in each[f"{kind}s"]]
 
@@ -28,7 +28,7 @@ def _searched(buckets: Sequence[Document], bucket: str | None) -> Sequence[Docum
 
 
 def find_part(buckets: Sequence[Document], kind: str, reference: str, bucket: str | None) -> tuple[Document, Document]:
-    """The bucket and its input or output that a reference names, as the relay itself finds it. Raises NotFound and
+    """The bucket, and its input or output that a reference names, by the relay's own rules. Raises NotFound and
     NotClear."""
     found = parts.find_part(_searched(buckets, bucket), kind, reference, getitem, within=bucket is not None)
     if found is None:
@@ -37,7 +37,7 @@ def find_part(buckets: Sequence[Document], kind: str, reference: str, bucket: st
 
 
 def find_output(bucket: Document, reference: str) -> Document:
-    """The bucket's output with this id or name. Raises Failure, saying which there are, and NotClear."""
+    """The bucket's output with this id or name. Raises Failure that lists the outputs, and NotClear."""
     found = parts.find_part([bucket], "output", reference, getitem, within=True)
     if found is None:
         raise no_output(bucket, reference)
@@ -46,6 +46,6 @@ def find_output(bucket: Document, reference: str) -> Document:
 
 
 def no_output(bucket: Document, reference: str) -> Failure:
-    """The error where a bucket has no such output."""
+    """The error if a bucket has no such output."""
     names = ", ".join(each["name"] or each["id"] for each in bucket["outputs"]) or "none"
     return Failure(f"there is no output {reference!r} in {bucket['name']}: it has {names}")

@@ -1,4 +1,4 @@
-"""What `relay apply` has to do: the difference between a manifest and what there is, as steps in their order."""
+"""The plan of `relay apply`: the differences between a manifest and the relay, as ordered steps."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ Action: TypeAlias = Literal["create", "change", "delete"]
 Kind: TypeAlias = Literal["bucket", "input", "output"]
 
 _MERGED: Final = frozenset({"auth", "retention", "dedupe", "rate_limit", "verify"})
-"""Parts in which what is left out stays as it is."""
+"""Fields whose absent parts stay as they are."""
 _UNSHOWN: Final = frozenset({"auth", "verify", "rules", "headers", "secret"})
-"""Parts that hold secrets, or may."""
+"""Fields that may contain secrets."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One change. `name` is a bucket's or an output's name, or an input's id; `fields` says what is set, for people.
+    """One change. `name` is a bucket's or an output's name, or an input's id; `fields` describes what is set.
 
-    `id` is that of what is changed or deleted, as far as it is there already.
+    `id` is the id of what is changed or deleted, if it exists already.
     """
 
     action: Action
@@ -47,9 +47,9 @@ class Step:
 
 
 def plan(manifest: list[DeclaredBucket], buckets: list[Document], *, prune: bool) -> list[Step]:
-    """The steps, in the order in which they can be done: what is deleted first, as it frees ids and routes.
+    """The steps in the order in which they can be done: deletions come first, as they free ids and routes.
 
-    `buckets` are all that there are.
+    `buckets` are all buckets of the relay.
     """
     present = {bucket["name"]: bucket for bucket in buckets}
     steps: list[Step] = []
@@ -104,7 +104,7 @@ def _pruned_inputs(declared: DeclaredBucket, present: Document) -> Iterator[Step
 
 
 def _pruned_outputs(declared: DeclaredBucket, present: Document) -> Iterator[tuple[Step, bool]]:
-    """Each with whether an input that stays has its answers from it so far: that one has to be changed before."""
+    """Deletions of outputs, each with whether a remaining input gets its answers from it: that is changed first."""
     if declared.outputs is None:
         return
     outputs = _by("name", present["outputs"])
@@ -117,7 +117,7 @@ def _pruned_outputs(declared: DeclaredBucket, present: Document) -> Iterator[tup
 
 
 def _by(key: str, documents: list[Document]) -> dict[str, Document]:
-    """The documents by a field; of several with the same the first."""
+    """The documents by a field; the first of several with the same value."""
     found: dict[str, Document] = {}
     for each in documents:
         found.setdefault(each[key], each)
@@ -132,7 +132,7 @@ def _change(kind: Kind, name: str, bucket: str, options: Document, present: Docu
 
 
 def _is(key: str, wanted: Any, present: Any) -> bool:
-    """Whether a part is as it should be, given how the relay writes it down."""
+    """Whether a field has the wanted value, given how the relay normalizes it."""
     if key in _MERGED and isinstance(wanted, Mapping) and isinstance(present, Mapping):
         return all(present.get(name) == value for name, value in wanted.items())
     if key == "headers":

@@ -1,4 +1,4 @@
-"""Places in a bucket as people write them: an id, a time, `earliest`, `latest`, `last:100`, `seq:42`."""
+"""Reads positions in a bucket: an id, a time, `earliest`, `latest`, `last:100`, `seq:42`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FORM: Final = "an id, 2h (ago), 2026-12-31T12:00, unix seconds, last:100, {}earl
 
 
 class Past(Read):
-    """A time that was, as unix seconds: 2h ago, 1790000000, 2026-12-31 or 2026-12-31T12:00+01:00."""
+    """A past time, as unix seconds: 2h ago, 1790000000, 2026-12-31 or 2026-12-31T12:00+01:00."""
 
     name = "time"
 
@@ -34,21 +34,22 @@ class Past(Read):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """`kind` says what `value` is: an event's id, unix seconds, how many from the end, a seq, or nothing."""
+    """A position. `kind` says what `value` is: an event's id, unix seconds, a number of events from the end, a seq, or
+    nothing."""
 
     kind: Literal["id", "time", "last", "seq", "earliest", "latest"]
     value: Any = None
 
     @property
     def since(self) -> Any:
-        """As a `since` of subscribe; a seq, which no epoch stands beside, is none."""
+        """The position as `since` of a subscribe; not valid for a seq, which lacks its epoch."""
         if self.kind == "id":
             return self.value
         return {self.kind: self.value} if self.value is not None else self.kind
 
 
 class PlaceType(Read):
-    """What `Place` holds; a seq only where `seqs`, a time to come not where `past`."""
+    """Reads a `Place`. A seq is allowed only with `seqs`, and a future time not with `past`."""
 
     name = "position"
 

@@ -1,4 +1,4 @@
-"""What commands print: one JSON document, aligned lines or a table on stdout; notes on stderr."""
+"""Prints what commands say: one JSON document, aligned lines or a table on stdout; notes on stderr."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from relay_tornado.model import counted, printable
 Document = dict[str, Any]
 
 _PROSE: Final = 24
-"""Columns in which words are broken into lines that can still be read."""
+"""The least width of a column, in characters, in which broken lines of words are readable."""
 
 
 def print_json(value: Any) -> None:
-    """One document on stdout, in ASCII, so that it survives any terminal and any locale."""
+    """Prints one document on stdout, in ASCII, which every terminal and locale can show."""
     click.echo(json.dumps(value, indent=2))
 
 
 def print_answer(answer: Any, words: str, as_json: bool) -> None:
-    """An answer as one document, or what it says in a line."""
+    """Prints an answer as one document, or `words` in place of it."""
     if as_json:
         print_json(answer)
     else:
@@ -34,13 +34,13 @@ def print_answer(answer: Any, words: str, as_json: bool) -> None:
 
 
 def note(text: str) -> None:
-    """A line for people on stderr. Where it can't be written, as on a full disk, what it tells of goes on."""
+    """Prints a line on stderr. If that fails, as on a full disk, the command goes on."""
     with suppress(OSError):
         click.echo(f"relay: {printable(text)}", err=True)
 
 
 def print_fields(pairs: Iterable[tuple[str, str | None]]) -> None:
-    """Aligned lines `name  value` on stdout, but for those whose value is None."""
+    """Prints aligned lines `name  value` on stdout, without those whose value is None."""
     rows = [(name, value) for name, value in pairs if value is not None]
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
@@ -48,10 +48,9 @@ def print_fields(pairs: Iterable[tuple[str, str | None]]) -> None:
 
 
 def print_table(rows: Iterable[Mapping[str, str]]) -> None:
-    """A table on stdout, from its rows: what stands in each column. No id and no URL is broken, so that it can be
-    copied: on a terminal the last column goes on in further lines, between words. Where the terminal is too narrow for
-    that, each row is one line, which the terminal breaks; where there is no terminal, it always is. Nothing for no
-    rows."""
+    """Prints a table on stdout from rows of values by column; nothing if there are no rows. Ids and URLs are never
+    broken, so that they can be copied: on a terminal the last column is wrapped between words. If the terminal is too
+    narrow for that, or stdout is no terminal, each row is one line."""
     from rich.cells import cell_len
 
     cells = [{column: printable(cell) for column, cell in row.items()} for row in rows]
@@ -74,7 +73,7 @@ def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def _print_drawn(lines: Sequence[Sequence[str]], widths: Sequence[int]) -> None:
-    """By hand: rich's own table takes a millisecond a row, and there may be thousands."""
+    """Draws the table without rich, whose own table takes a millisecond per row of possibly thousands."""
     from rich.cells import cell_len
     from rich.console import Console
     from rich.text import Text
@@ -87,7 +86,7 @@ def _print_drawn(lines: Sequence[Sequence[str]], widths: Sequence[int]) -> None:
         last = min(last, room)
     widths = [*before, last]
     with console.capture() as capture:
-        # As Text, not as markup: what users and senders wrote is shown, not obeyed.
+        # As Text, so that markup in what users and senders wrote has no effect.
         console.print(Text(_aligned(lines[0], widths), "bold"), soft_wrap=True, end="")
     click.echo(capture.get())
     click.echo(("-" if console.options.ascii_only else "─") * min(sum(widths) + 2 * len(before), console.width))
@@ -99,7 +98,8 @@ def _print_drawn(lines: Sequence[Sequence[str]], widths: Sequence[int]) -> None:
 
 
 def print_list(found: Sequence[Any], rows: Iterable[Mapping[str, str]], nothing: str, as_json: bool) -> None:
-    """What was found as one document, or as a table with these rows; where it is nothing, a note says so."""
+    """Prints what was found as one document, or as a table with these rows; if it is nothing, prints the note
+    `nothing`."""
     if as_json:
         print_json(found)
     elif not found:
@@ -109,7 +109,7 @@ def print_list(found: Sequence[Any], rows: Iterable[Mapping[str, str]], nothing:
 
 
 def print_page(page: Document, rows: Iterable[Mapping[str, str]], nothing: str, as_json: bool) -> None:
-    """A page of what was found, likewise; where there is more, a note says how to go on."""
+    """Like `print_list`, for a page; if there is more, a note says how to continue."""
     if as_json:
         print_json(page)
         return
@@ -129,13 +129,13 @@ def size_words(size: float) -> str:
 
 
 def exact_size(size: int) -> str:
-    """`10GiB`, as it may be given back; where that is a number alone, it is bytes: `1500 bytes`."""
+    """`10GiB`, as options take it; without a unit `1500 bytes`."""
     text = format_size(size)
     return counted(size, "byte") if text.isdigit() else text
 
 
 def when(time: float | None, *, seconds: bool = False) -> str:
-    """A unix time in words, to the minute or to the second; one that is in no calendar comes of damage."""
+    """A unix time as date and time, to the minute or second. A damaged one may be in no calendar."""
     form = "%Y-%m-%d %H:%M:%S UTC" if seconds else "%Y-%m-%d %H:%M UTC"
     try:
         return "never" if time is None else datetime.fromtimestamp(time, UTC).strftime(form)
@@ -144,12 +144,12 @@ def when(time: float | None, *, seconds: bool = False) -> str:
 
 
 def webhook_url(base: str | None, input_id: str) -> str:
-    """Where an input's senders send to; the path alone where nobody knows the rest (`base` is None)."""
+    """The URL of an input for senders; only the path if `base` is None (not known)."""
     return f"{base or ''}/v1/webhooks/{input_id}"
 
 
 def socket_url(base: str | None) -> str:
-    """Where clients connect to."""
+    """The URL to which clients connect."""
     return "/v1/socket" if base is None else f"ws{base.removeprefix('http')}/v1/socket"
 
 
@@ -180,5 +180,5 @@ def rate_words(limit: Document | None) -> str:
 
 
 def auth_words(auth: Document) -> str:
-    """The type and the user's name; the secrets are shown by --json only."""
+    """The type, and the user's name; only --json shows the secrets."""
     return f"basic, user {auth['username']}" if auth["type"] == "basic" else str(auth["type"])

@@ -1,4 +1,4 @@
-"""How far a long command is: a bar on a terminal, and a line now and then where stderr is none."""
+"""Shows the progress of a long command: a bar on a terminal; if stderr is none, a line now and then."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LINES = 10.0
 
 @contextmanager
 def show_progress(as_json: bool) -> Iterator[Progress]:
-    """Yields what is to be told of progress: what is done, how far it is, and of how much (0: unknown)."""
+    """Yields the function to call with what is being done, how much is done, and how much there is (0: unknown)."""
     if sys.stderr.isatty():
         with _bar() as progress:
             yield progress
@@ -45,7 +45,7 @@ def _bar() -> Iterator[Progress]:
     from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
-    # What it says may hold a target's words, which are shown, not obeyed.
+    # Without markup: the description may quote what a target answered.
     words = TextColumn("{task.description}", markup=False)
     columns = (words, BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
     with Bars(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bars:

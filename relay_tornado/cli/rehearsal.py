@@ -1,4 +1,4 @@
-"""A relay in memory with the buckets of the real one: what it refuses can be found before anything is changed."""
+"""A relay in memory with the buckets of the real one, to find what that would refuse before anything is changed."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from relay_tornado.settings import Settings
 from relay_tornado.wire.fields import MAX_COUNT, Document
 
 _UNSHOWN = "aGlkZGVuLWhpZGRlbi1oaWRkZW4t"
-"""Stands for a secret that the token may not see; it is base64, as some providers' secrets are."""
+"""Replaces a secret that the token may not see. It is base64, as some providers' secrets are."""
 
 
 class _NoEvents:
-    """Stands for the log, for the consumers and for their store: records alone are rehearsed."""
+    """Replaces the log, the consumers and their store: only records are rehearsed."""
 
     @property
     def store(self) -> Self:
@@ -38,11 +38,11 @@ class _NoEvents:
 
 
 class Rehearsal:
-    """Has the form of cli/client.py's `Caller`. What only the relay's own settings forbid is not refused here."""
+    """Implements cli/client.py's `Caller`. It does not refuse what only the relay's settings forbid."""
 
     def __init__(self, buckets: list[Document]) -> None:
-        """`buckets` are all that there are, as the relay shows them."""
-        found = [_bucket(each) for each in buckets]  # first, as it fails where it was no relay that answered
+        """`buckets` are the documents of all buckets of the relay."""
+        found = [_bucket(each) for each in buckets]  # first, as this fails if the answer is not a relay's
         self._runner = asyncio.Runner()
         self._registry = MemoryRegistry()
         nothing: Any = _NoEvents()
@@ -63,7 +63,7 @@ class Rehearsal:
 
 
 def _bucket(document: Document) -> Bucket:
-    """The record that a bucket's document shows, but for what nobody understands."""
+    """The record of a bucket's document, without fields that the relay does not know."""
     auth = dict(document["auth"])
     for part in {"basic": ("username", "password"), "token": ("token",)}.get(auth["type"], ()):
         auth[part] = auth[part] or _UNSHOWN

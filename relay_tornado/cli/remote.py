@@ -1,4 +1,4 @@
-"""A relay on another machine: `--url` and `--secret` make commands do over REST what they do locally.
+"""A relay on another machine: with `--url` and `--secret`, commands do over REST what they do locally.
 
 The commands are those of admin/commands.py. TLS certificates are verified (SSL_CERT_FILE names further authorities),
 and redirects are refused, so that the secret goes to nobody else.
@@ -27,21 +27,21 @@ from relay_tornado.client.opener import opener
 from relay_tornado.errors import BucketGone, NotFound, Unavailable
 
 _NO_PATH: Final = "there is nothing at this path"
-"""What a relay answers with 404 where it has no such path at all."""
+"""The message of a relay's 404 for a path that it does not have at all."""
 
 _PART: Final = 150
-"""Ids of events in one request: a URL of them passes proxies that take 8 KiB."""
+"""The most event ids in one request, so that its URL passes proxies with a limit of 8 KiB."""
 
 _LONGEST: Final = 2000
-"""Characters of a message that are shown."""
+"""The most characters of a message that are shown."""
 
 _AWAY: Final = frozenset({502, 503, 504})
-"""What a proxy answers while the relay behind it is away, or slow."""
+"""The statuses of a proxy whose relay is away or slow."""
 
 
 class Remote:
-    """The relay at a URL, for a token's secret. It has the form of cli/client.py's `Relay`, and a method for each
-    command: `bucket_show` is `bucket.show`."""
+    """The relay at a URL, with a token's secret. It has the interface of cli/client.py's `Relay`, and a method for each
+    command: `bucket_show` for `bucket.show`."""
 
     def __init__(self, url: str, secret: str) -> None:
         self.url = url
@@ -49,20 +49,20 @@ class Remote:
         self._opener = opener(None)
         parts = urlsplit(url)
         proxied = parts.scheme in getproxies() and not proxy_bypass(parts.netloc)
-        # What is wrong may be there.
+        # The proxy may be the cause of an error.
         self._asked = f" (it was asked through the proxy that {parts.scheme}_proxy names)" if proxied else ""
 
     def call(self, command: str, **arguments: Any) -> Any:
         return getattr(self, command.replace(".", "_", 1))(**arguments)
 
     def close(self) -> None:
-        """Nothing is kept open."""
+        """Does nothing: no connection is kept open."""
 
     def request(
         self, method: str, *path: str, body: Any = None, query: Mapping[str, Any] | None = None, kind: type = dict
     ) -> Any:
-        """One request under /v1; returns the answer's document, which is of this kind. Raises RelayError."""
-        if "" in path:  # what is left then is the path of something else
+        """Sends one request under /v1. Returns the answer's document, which has the type `kind`. Raises RelayError."""
+        if "" in path:  # without it, the path would be that of something else
             raise NotFound("a name or an id is empty: is the variable set that it is taken from?")
         url = f"{self.url}/v1/{'/'.join(quote(part, safe='') for part in path)}"
         given = {name: value for name, value in (query or {}).items() if value not in (None, "")}
@@ -92,7 +92,7 @@ class Remote:
             reason = getattr(error.reason, "strerror", None) or error.reason
             raise Unavailable(f"{self.url} can't be reached: {reason}{self._asked}") from None
         except (OSError, IncompleteRead) as error:
-            # Not in a URLError: the request has left.
+            # No URLError: the request was sent.
             what = (
                 f"gave no answer within {answers.ANSWER:g} s"
                 if isinstance(error, TimeoutError)
@@ -145,7 +145,7 @@ class Remote:
         return self.request("DELETE", *self._path("input", input, bucket))
 
     def output_create(self, bucket: str, options: Document) -> Any:
-        # Left out, REST goes by the destination.
+        # If `internal` is absent, REST derives it from the destination.
         return self.request("POST", "buckets", bucket, "outputs", body={"internal": True, **options})
 
     def output_set(self, output: str, options: Document, bucket: str | None = None) -> Any:
@@ -192,7 +192,7 @@ class Remote:
             return self.request("GET", "buckets", bucket, "consumers", kind=list)
         found: list[Document] = []
         for each in self.bucket_list():
-            with suppress(NotFound):  # it is deleted meanwhile
+            with suppress(NotFound):  # deleted meanwhile
                 found += self.request("GET", "buckets", each["id"], "consumers", kind=list)
         return found
 
@@ -231,19 +231,19 @@ class Remote:
         return {"url": self.url}
 
     def _path(self, kind: str, reference: str, bucket: str | None) -> tuple[str, ...]:
-        """That of the input or output that a reference names, see `find_part`."""
+        """The path of the input or output that a reference names (see `find_part`)."""
         buckets = self.bucket_list() if bucket is None else [self.bucket_show(bucket)]
         owner, found = find_part(buckets, kind, reference, bucket)
         return "buckets", owner["id"], f"{kind}s", found["id"]
 
 
 def _again(method: str) -> str:
-    """What to do where nobody knows whether a request was carried out."""
+    """The advice if it is not known whether a request was carried out."""
     return ": try again" if method == "GET" else ", so this may have been done or not: look, and repeat it"
 
 
 def _stranger(error: urllib.error.HTTPError, method: str) -> str:
-    """What is said of an error that no relay answers with."""
+    """The message for an error that is not a relay's answer."""
     target = error.headers.get("Location", "")[:_LONGEST]
     if 300 <= error.code < 400 and target:
         return f"does not answer like a relay, but redirects to {target}: is the relay there?"
@@ -269,7 +269,7 @@ def _made(token: Document) -> Document:
 
 
 def _named(arguments: Document) -> Document:
-    """With the API's names, where times are whole seconds."""
+    """The arguments with REST's names, and times in whole seconds."""
     names = {"since": "from", "until": "to", "text": "q"}
     return {
         names.get(name, name): int(value) if isinstance(value, float) else value for name, value in arguments.items()
@@ -277,7 +277,7 @@ def _named(arguments: Document) -> Document:
 
 
 def _in_parts(ids: Sequence[str] | None, request: Callable[[Sequence[str] | None], Document]) -> Document:
-    """The sums of what is answered for all ids (None: whichever there are), a part of them a request."""
+    """Sends requests with at most `_PART` ids each (None: one request for all). Returns the sums of their answers."""
     parts = [None] if ids is None else [ids[at : at + _PART] for at in range(0, len(ids), _PART)]
     done = [request(part) for part in parts]
     return {name: sum(each[name] for each in done) for name in done[0]}

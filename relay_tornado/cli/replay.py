@@ -1,4 +1,4 @@
-"""`relay replay`: stored events of a range again, to a URL by this command itself, or to an output or a consumer."""
+"""`relay replay`: sends a range of stored events again, to a URL by the command itself, or to an output or consumer."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 _PACE = re.compile(r"([0-9]+(?:\.[0-9]+)?)(x|/s)?")
 
 _FULL: Final = 0.5
-"""Seconds of waiting where as many events wait as may: some are done with by then."""
+"""Seconds to wait if the relay accepts no more waiting events: some are done by then."""
 
 _option = options_of("REPLAY")
 
 
 class PaceType(Read):
-    """`full`, `original`, `2x` (twice as fast as the original), `10/s`."""
+    """Reads a pace: `full`, `original`, `2x` (twice as fast as the original), `10/s`."""
 
     name = "pace"
 
@@ -126,7 +126,7 @@ def replay(
 
 
 def _tell(course: Course, as_json: bool) -> None:
-    """What became of it; the exit code says whether all of it was done."""
+    """Prints the result; the exit code says whether everything was done."""
     words = [f"{course.sent} of {counted(course.span.count, 'event')} {course.verb}"]
     words += [f"{getattr(course, name)} {name}" for name in ("refused", "failed", "missing") if getattr(course, name)]
     done = ", ".join(words)
@@ -152,7 +152,7 @@ def _how_to_go_on(course: Course) -> str:
 
 
 def _none_of(names: tuple[str, ...]) -> None:
-    """Raises UsageError where an option stands on the command line that does nothing."""
+    """Raises UsageError if one of these options is on the command line, where it has no effect."""
     context = click.get_current_context()
     for each in context.command.params:
         if each.name in names and context.get_parameter_source(each.name) is ParameterSource.COMMANDLINE:
@@ -162,7 +162,7 @@ def _none_of(names: tuple[str, ...]) -> None:
 
 
 _Order: TypeAlias = Callable[[int, int], Iterator[int]]
-"""Has the relay send the events from one seq to another; yields, again and again, the first seq that is not done."""
+"""Makes the relay send the events from one seq to another; yields the first seq that is not done after each request."""
 
 
 def _order(relay: Caller, course: Course, output: str | None, consumer: str | None, pace: Pace, rules: Any) -> _Order:
@@ -179,7 +179,7 @@ def _order(relay: Caller, course: Course, output: str | None, consumer: str | No
 
 
 def _resend(relay: Caller, course: Course, output: str, rules: Any) -> _Order:
-    """An internal output has no position that could be moved: it gets copies."""
+    """Sends copies to an internal output, which has no position that could be moved."""
 
     def order(first: int, last: int) -> Iterator[int]:
         wanted: Document = {"first": first, "last": last, "output": output}
@@ -201,8 +201,8 @@ def _resend(relay: Caller, course: Course, output: str, rules: Any) -> _Order:
 
 
 def _replay(relay: Caller, course: Course, command: str, pace: Pace, **to: Any) -> _Order:
-    """Whoever holds the position of a public output or of a consumer gives the events again, in the pace that is
-    asked for; where as many wait as may, the rest waits here."""
+    """Makes the relay redeliver the events to a public output or a consumer, at the given pace. While the relay accepts
+    no more waiting events, the rest waits here."""
     course.verb = "scheduled again"
 
     def order(first: int, last: int) -> Iterator[int]:
@@ -224,7 +224,7 @@ def _replay(relay: Caller, course: Course, command: str, pace: Pace, **to: Any) 
 
 
 def _by_relay(order: _Order, course: Course, pace: Pace, progress: Progress) -> None:
-    """Gives the whole range in order, or so many events a second."""
+    """Sends the whole range in order, at once or at a number of events per second."""
     span = course.span
     at_once = span.count if pace.rate is None else max(1, round(pace.rate))
     while course.next <= span.last:

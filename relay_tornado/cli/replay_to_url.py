@@ -1,4 +1,4 @@
-"""A replay to a URL: this command reads the range over the socket, and sends it as `relay forward` would."""
+"""A replay to a URL: the command reads the range over the socket, and sends it like `relay forward`."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ from relay_tornado.client.event import Event, Gap, Notice
 from relay_tornado.model import counted
 
 _LOOK: Final = 1.0
-"""Seconds between two looks at whether the subscription has ended, while the pace has the next event wait."""
+"""Seconds between two checks of whether the subscription has ended, while the pace delays the next event."""
 
 
 def send_to_url(
     access: Access, course: Course, url: str, pace: Pace, rules: Any, progress: Progress, sending: Sending
 ) -> None:
-    """Sends the course's range, and moves the course along; it is `stopped` where a signal ended it. Raises Failure."""
+    """Sends the course's range, and updates the course, whose `stopped` says whether a signal ended it. Raises
+    Failure."""
     target = sending.target()
     watch = _Watch(course, progress)
     agent = sending.agent(target, shape_of(url, sending.headers, sending.lock_path), watch)
@@ -45,13 +46,13 @@ def send_to_url(
 
 
 class _Watch:
-    """Keeps the course while the agent works."""
+    """Updates the course while the agent works."""
 
     def __init__(self, course: Course, progress: Progress) -> None:
         self.course = course
         self.caught_up = asyncio.Event()
         self.lost = ""
-        """Why the rest can't be read any more."""
+        """Why the rest can no longer be read; "" if it can."""
         self._progress = progress
         self._open: dict[int, None] = {}
         self._taken = course.span.first - 1
@@ -64,7 +65,8 @@ class _Watch:
         return (self.course.span.last if self._complete else self._taken) + 1
 
     async def begun(self, events: AsyncIterator[Event], subscription: Subscription) -> AsyncGenerator[Event, None]:
-        """Marks what the agent takes. Raises what ended the subscription, whatever was read ahead of that."""
+        """Records the events that the agent takes. If the subscription ended, raises its error at once, even if more
+        events were read before."""
         async for event in events:
             if subscription.ended is not None:
                 raise subscription.ended
@@ -94,7 +96,7 @@ class _Watch:
         self._show("sending")
 
     def gap(self, gap: Gap) -> None:
-        """Events of the range are not there any more."""
+        """Counts events of the range that are no longer there."""
         span = self.course.span
         if gap.first is not None and gap.last is not None:
             count = min(gap.last, span.last) - max(gap.first, span.first) + 1
@@ -144,7 +146,7 @@ async def _send(agent: Agent, target: Target, access: Access, watch: _Watch, pac
 
 
 async def _sleep(subscription: Subscription, seconds: float) -> None:
-    """So long, or until the subscription has ended: then nothing more is sent."""
+    """Sleeps, at most until the subscription has ended: then nothing more is sent."""
     loop = asyncio.get_running_loop()
     until = loop.time() + seconds
     while subscription.ended is None and (left := until - loop.time()) > 0:  # noqa: ASYNC110  # nobody tells

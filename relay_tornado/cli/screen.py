@@ -1,4 +1,4 @@
-"""Lines that come one by one, with a line below them on a terminal that says how it stands."""
+"""Prints lines one by one, with a status below them on a terminal."""
 
 from __future__ import annotations
 
@@ -17,24 +17,23 @@ _CLEAR = "\r\x1b[K"
 
 
 class Screen:
-    """Lines go to stdout, notes to stderr, and the status stays the last line of whichever of them is a terminal. What
-    can't be written keeps nobody from working: it is noted once, and `left` is called where the reader of the lines has
-    left."""
+    """Lines go to stdout and notes to stderr; the status stays the last line of whichever of them is a terminal. If
+    lines can't be written, that is noted once, and work goes on; `left` is called if the reader of stdout has left."""
 
     def __init__(self) -> None:
         self.left: Callable[[], None] = lambda: None
         self._mute = False
-        """The line before could not be written."""
+        """Whether the line before could not be written."""
         self._place: IO[str] | None = next((each for each in (sys.stdout, sys.stderr) if each.isatty()), None)
         self._status = ""
 
     @property
     def live(self) -> bool:
-        """Whether somebody sees the status."""
+        """Whether the status is shown."""
         return self._place is not None
 
     def line(self, text: str) -> None:
-        """A line on stdout, at once also for a pipe."""
+        """Prints a line on stdout, and flushes it."""
         self._clear()
         try:
             click.echo(text)
@@ -50,19 +49,19 @@ class Screen:
         self._draw()
 
     def note(self, text: str) -> None:
-        """A line for people on stderr."""
+        """Prints a line on stderr."""
         self._clear()
         note(text)
         self._draw()
 
     def close(self) -> None:
-        """Nothing more is shown."""
+        """Removes the status."""
         self.status("")
         if self._mute:
             drop_output()
 
     def status(self, text: str) -> None:
-        """What the last line says from now on, "" for nothing."""
+        """Sets the status; "" removes it."""
         if self._place is not None and text != self._status:
             self._clear()
             self._status = text
@@ -77,7 +76,7 @@ class Screen:
             self._write(self._status[: shutil.get_terminal_size().columns - 1])
 
     def _write(self, text: str) -> None:
-        """A terminal that is gone gets nothing more."""
+        """Writes to the terminal; if it is gone, nothing more is written."""
         if self._place is not None:
             try:
                 self._place.write(text)

@@ -1,4 +1,4 @@
-"""`relay search`: events by what stands in them."""
+"""`relay search`: finds events by their content."""
 
 from __future__ import annotations
 

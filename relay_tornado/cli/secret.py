@@ -1,4 +1,4 @@
-"""Secrets for options, from where they are seen by nobody else: a file, standard input, or a hidden prompt."""
+"""Reads secrets for options from where nobody else sees them: a file, standard input, or a hidden prompt."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _NOTHING_MADE: Final = ", so nobody would see the secret: nothing was made"
 
 
 def must_be_seen() -> None:
-    """Raises Failure where what is printed is seen by nobody: before a secret is made that is shown once. Not all that
-    can fail is known before: `unless_seen` is for the rest."""
+    """Raises Failure if stdout can't be written, before a secret is created that is shown only once. Not every error is
+    known before; `unless_seen` handles the others."""
     try:
         if is_closed("stdout"):
             raise Failure(f"{STDOUT} is closed{_NOTHING_MADE}")
@@ -32,9 +32,9 @@ def must_be_seen() -> None:
 
 
 def read_secret(name: str, value: str | None, file: Path | None) -> str | None:
-    """The secret that `--name` (the value itself, or "-" for standard input) or `--name-file` gave; None for neither.
+    """The secret from `--name` (the value itself, or "-" for standard input) or `--name-file`; None without both.
 
-    Of standard input it is the first line, of a file everything but the closing line end. Raises UsageError.
+    It is the first line of standard input, or the whole file without a line end at its end. Raises UsageError.
     """
     if value is not None and file is not None:
         raise click.UsageError(f"--{name} and --{name}-file both give the {name}: leave one of them out")

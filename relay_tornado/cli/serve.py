@@ -1,4 +1,4 @@
-"""`relay serve`: runs the relay until it is told to stop, and says what to do with a new one."""
+"""`relay serve`: runs the relay until a signal, and says what to do next with a new one."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ DEMO = "demo"
 
 _SWITCH_INTERVAL = 0.0001
 _LEAST_DESCRIPTORS = 48
-"""What a start opens, and some connections."""
+"""The descriptors that a start opens, and some connections."""
 _OTHERS = (signal.SIGUSR1, signal.SIGUSR2)
-"""Signals that have other programs open their logs anew, and the like; one that does not know them is ended by them."""
+"""Signals that make other programs reopen their logs, and the like. Without a handler they would end the relay."""
 _HANDLED = (*STOP_SIGNALS, signal.SIGHUP, *_OTHERS)
 _INSTEAD = "the log has the address; `relay ui` prints a link to the page, and `relay token create` makes a token"
 _EXTENSION = 60.0
-"""Seconds by which a start that is still at work puts off its time-out."""
+"""Seconds by which a start in progress extends systemd's time-out."""
 _CUT_OFF = 10.0
-"""Seconds beyond the drain's time after which a stop is over, whatever it waits for."""
+"""Seconds after the drain time-out after which a stop is cut off, whatever it waits for."""
 
 
 @click.command()
@@ -65,10 +65,10 @@ def serve(demo: bool, **params: Any) -> None:
     _warn_of_variables(os.environ)
     _raise_descriptor_limit()
     _check_descriptors()
-    # The database's threads give the interpreter's lock up at every row, and get it back from a loop that is busy only
-    # after this interval: at the usual 5 ms reading old events would take many times as long.
+    # The database's threads release the GIL at every row, and get it back from a busy loop only after this interval:
+    # with the default of 5 ms, reading old events would take many times as long.
     sys.setswitchinterval(_SWITCH_INTERVAL)
-    # Both take their variables out of the environment, so that no child of this process acts on them.
+    # Both remove their variables from the environment, so that no child process acts on them.
     notifier, inherited = Notifier(), inherited_sockets()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_run(settings, demo, notifier, inherited))
@@ -107,9 +107,8 @@ async def _run(settings: Settings, demo: bool, notifier: Notifier, inherited: Se
         await relay.stop()
         alive.cancel()
         await loop.shutdown_default_executor()
-        # A second signal, while the interpreter winds down, must not turn a clean end into another exit status. It is
-        # blocked meanwhile, in every thread that is left: taking the loop's handler away leaves the default one for a
-        # moment.
+        # A second signal while the interpreter shuts down must not change the exit status. It is blocked meanwhile, in
+        # every remaining thread: removing the loop's handler restores the default one for a moment.
         signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
         for number in _HANDLED:
             loop.remove_signal_handler(number)
@@ -117,8 +116,8 @@ async def _run(settings: Settings, demo: bool, notifier: Notifier, inherited: Se
 
 
 async def _start(relay: Relay, notifier: Notifier, told_to_stop: asyncio.Event) -> bool:
-    """Starts the relay, however long a copy and a migration before it take: the service manager is told. Returns
-    whether it started: what is told to stop meanwhile does not."""
+    """Starts the relay, and extends the service manager's time-out while a copy and a migration take long. Returns
+    False if it was told to stop meanwhile."""
     starting, stopping = asyncio.create_task(relay.start()), asyncio.create_task(told_to_stop.wait())
     stopping.add_done_callback(lambda _: starting.cancel())
     while not starting.done():
@@ -136,8 +135,8 @@ def _ignored(number: signal.Signals) -> None:
 
 
 def _end_within(seconds: float, loop: asyncio.AbstractEventLoop) -> None:
-    """Ends the process then with 1, where it still runs: what it waits for may be lost, as for want of memory. All that
-    was acknowledged is stored."""
+    """Ends the process with 1 if it still runs then: what it waits for may never come, as without memory. Everything
+    that was acknowledged is stored."""
 
     def cut_off() -> None:
         time.sleep(seconds)
@@ -147,14 +146,14 @@ def _end_within(seconds: float, loop: asyncio.AbstractEventLoop) -> None:
         finally:
             os._exit(1)
 
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)  # which the thread has from whoever starts it
-    with suppress(RuntimeError, MemoryError):  # there may be no thread to be had
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)  # the thread inherits the mask
+    with suppress(RuntimeError, MemoryError):  # it may not be possible to start a thread
         begin_thread(cut_off)
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop's where it is installed (the extra `fast`)."""
+    """uvloop's factory if it is installed (the extra `fast`)."""
     try:
         import uvloop
     except ImportError:
@@ -163,8 +162,8 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 def _warn_of_variables(environment: Mapping[str, str]) -> None:
-    """A setting whose variable is mistyped has its default without a word otherwise. Another program's variable may
-    look like the relay's, so it is no more than a warning; no value is logged."""
+    """Warns of unknown variables: a mistyped one would leave its setting at the default. It is only a warning, as
+    another program's variable may look like the relay's. Values are not logged."""
     from relay_tornado.cli.entry import main
 
     unknown = unknown_variables(environment, main)
@@ -174,14 +173,14 @@ def _warn_of_variables(environment: Mapping[str, str]) -> None:
 
 
 def _raise_descriptor_limit() -> None:
-    """Every connection is a descriptor, and the soft limit is meant for programs that use select."""
+    """Raises the soft limit, as each connection is a descriptor; the low default is for programs that use select."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _check_descriptors() -> None:
-    """Raises OSError where there are fewer than a start needs: what lacks one later says less, or a traceback."""
+    """Raises OSError if there are fewer than a start needs: later errors would be less clear, or a traceback."""
     with ExitStack() as opened:
         for _ in range(_LEAST_DESCRIPTORS):
             opened.enter_context(socket.socket())
@@ -207,7 +206,7 @@ def _say_link(relay: Relay, sessions: Sessions) -> None:
 
 
 def _command(settings: Settings, arguments: str) -> str:
-    """A command on this data directory as a line for a shell, wherever that is."""
+    """A command on this data directory as a line for a shell in any directory."""
     return f"{program()} {arguments} --data {shlex.quote(str(settings.data.absolute()))}"
 
 
@@ -249,7 +248,7 @@ def _curl(relay: Relay, bucket: Bucket) -> str:
 
 
 def _client(relay: Relay, key: str, secret: str) -> str:
-    """A stock conversation with websocket-client, as one line for a shell."""
+    """A stock client with websocket-client, as one line for a shell."""
     code = (
         "import json, websocket; w = websocket.create_connection({url!r}); s = lambda **m: w.send(json.dumps(m)); "
         "s(action='auth', key={key!r}, secret={secret!r}); print(w.recv()); "
@@ -260,12 +259,12 @@ def _client(relay: Relay, key: str, secret: str) -> str:
 
 
 def _say(*lines: str) -> None:
-    """On stdout: the log on stderr may be kept for long, and what stands here may hold a secret."""
+    """Prints on stdout, as the lines may contain a secret: the log on stderr may be kept for long."""
     _print("\n" + "\n".join(lines) + "\n")
 
 
 def _print(text: str) -> None:
-    """On stdout. Where that can't be written, as its reader has left or its disk is full, it serves all the same."""
+    """Prints on stdout. If that fails (the reader has left, the disk is full), the relay serves all the same."""
     try:
         click.echo(text)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""How `relay listen` shows an event: for people on a terminal, as a line of JSON, or as its body alone."""
+"""Prints events for `relay listen`: for people on a terminal, as a line of JSON, or as the body alone."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from relay_tornado.client.event import EventData
 
 LINES: Final = 60
-"""Lines of a body that are shown on a terminal."""
+"""The most lines of a body that are shown on a terminal."""
 WIDTH: Final = 2_000
-"""Characters of such a line."""
+"""The most characters of such a line."""
 
 _INDENTING: Final = json.JSONEncoder(ensure_ascii=False, indent=2)
 
 
 def document(event: EventData) -> Document:
-    """An event as one line of JSON has it."""
+    """An event as data for a line of JSON."""
     shown: Document = {
         "id": event.id,
         "bucket": event.bucket,
@@ -52,20 +52,20 @@ def document(event: EventData) -> Document:
 
 
 def show_line(event: EventData) -> None:
-    """One JSON object a line, in ASCII."""
+    """Prints an event as one line of JSON, in ASCII."""
     sys.stdout.write(json.dumps(document(event), separators=(",", ":")) + "\n")
     sys.stdout.flush()
 
 
 def show_body(event: EventData) -> None:
-    """The body's bytes as they came, and a line end."""
+    """Prints the exact bytes of the body, and a line end."""
     sys.stdout.flush()
     sys.stdout.buffer.write(event.body + b"\n")
     sys.stdout.buffer.flush()
 
 
 def _clock(time: float | None) -> str:
-    """The time of day, here; one that is in no calendar comes of damage."""
+    """The local time of day. A damaged time may be in no calendar."""
     try:
         return "" if time is None else datetime.fromtimestamp(time).strftime("%H:%M:%S")
     except (OverflowError, ValueError, OSError):
@@ -73,7 +73,7 @@ def _clock(time: float | None) -> str:
 
 
 class ForPeople:
-    """A line that says what came, its headers, and its body, JSON indented. Nothing in it can steer the terminal."""
+    """Prints a line about the event, its headers, and its body (JSON indented). No content can control the terminal."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -83,7 +83,7 @@ class ForPeople:
     def __call__(self, event: EventData) -> None:
         from rich.text import Text
 
-        # As Text, not as markup: what senders wrote is shown, not obeyed.
+        # As Text, so that markup in what senders wrote has no effect.
         target = f"{event.path}{'?' if event.query else ''}{event.query}" or "/"
         head = Text.assemble(
             (f"{_clock(event.received_at)} ", "dim"),
@@ -128,8 +128,8 @@ def _body(event: EventData) -> list[str]:
 
 
 def _indented(text: str) -> tuple[list[str], int]:
-    """JSON with each value on a line of its own: the lines that are shown, and how many there are; all of them may be a
-    thousand times as long as the text. Raises ValueError or RecursionError."""
+    """Formats JSON with each value on a line of its own. Returns the lines to show, and the number of all lines, which
+    may be a thousand times as long as the text. Raises ValueError or RecursionError."""
     begun: list[str] = []
     breaks = 0
     for piece in _INDENTING.iterencode(json.loads(text)):

@@ -1,4 +1,4 @@
-"""A range of a bucket's stored events, by the places that people name, and how far a replay of it came."""
+"""The range of a bucket's stored events between two positions, and the progress of its replay."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from relay_tornado.ids import parse_id
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """`first` to `last` by seq, both in it. `bucket` is the whole document of the bucket; `before` is the position
-    that the first one follows."""
+    """The seqs `first` to `last`, inclusive. `bucket` is the bucket's whole document; `before` is the position just
+    before `first`."""
 
     bucket: Document
     first: int
@@ -24,13 +24,13 @@ class Span:
 
     @property
     def count(self) -> int:
-        """How many seqs there are, whether all of them are kept or not."""
+        """The number of seqs, whether all of them are kept or not."""
         return self.last - self.first + 1
 
 
 @dataclass(slots=True)
 class Course:
-    """How far a replay came. `next` is the first seq that is not done; `sent` counts what was given on."""
+    """The progress of a replay. `next` is the first seq that is not done; the counts are events."""
 
     span: Span
     next: int
@@ -40,11 +40,11 @@ class Course:
     missing: int = 0
     stopped: bool = False
     verb: str = "sent again"
-    """What was done with those that count as `sent`."""
+    """The words for what was done with the events that count as `sent`."""
 
     @property
     def passed(self) -> int:
-        """How many seqs of the range are behind."""
+        """The number of seqs of the range that are done."""
         return self.next - self.span.first
 
     @property
@@ -55,8 +55,8 @@ class Course:
 
 
 def find_span(relay: Caller, bucket: str, begin: Place, end: Place) -> Span:
-    """The range between two places, both in it; a time as its end is not. Raises Failure for an empty one, and what
-    the relay raises."""
+    """The range between two positions, inclusive; a time at its end is exclusive. Raises Failure if it is empty, and
+    what the relay raises."""
     found: Document = relay.call("bucket.show", bucket=bucket)
     head = _newest(relay, found["id"])
     if head is None:
@@ -70,7 +70,7 @@ def find_span(relay: Caller, bucket: str, begin: Place, end: Place) -> Span:
 
 
 def _seq(relay: Caller, bucket: Document, place: Place, newest: int, *, opens: bool) -> int:
-    """The first seq (`opens`) or the last one of a range with this place as its end."""
+    """The first seq (`opens`) or the last seq of a range with this position at its begin or end."""
     match place.kind:
         case "earliest":
             return 1
@@ -91,7 +91,7 @@ def _seq(relay: Caller, bucket: Document, place: Place, newest: int, *, opens: b
 
 
 def _newest(relay: Caller, bucket_id: str, **restricted: Any) -> tuple[int, str] | None:
-    """Seq and epoch of the newest event, None where there is none."""
+    """Seq and epoch of the newest event, None if there is none."""
     page = relay.call("logs.list", bucket=bucket_id, limit=1, **restricted)
     if not page["data"]:
         return None

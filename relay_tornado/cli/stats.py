@@ -1,4 +1,4 @@
-"""`relay stats`: what takes the space, and where the lag is."""
+"""`relay stats`: shows disk usage, and which clients lag behind."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from relay_tornado.model import counted, printable
 from relay_tornado.storage.lock import read_owner
 
 _LONG: Final = 365.0
-"""Days beyond which the growth of one day says nothing."""
+"""Days beyond which no forecast is made from the growth of one day."""
 
 
 @click.command(name="stats")
@@ -92,7 +92,7 @@ def command(data: Path, as_json: bool) -> None:
 
 
 def lasts(days: float | None) -> str:
-    """How long the disk lasts."""
+    """The words for how long the disk lasts."""
     if days is None:
         return "it does not grow"
     return f"{'over a year' if days > _LONG else f'{days:.1f} days'} until the reserve is met"

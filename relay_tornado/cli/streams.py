@@ -1,4 +1,4 @@
-"""The standard streams, where one of them was closed (`>&-`) or its reader has left, and what they can't show."""
+"""Handles standard streams that are closed (`>&-`), whose reader has left, or whose encoding lacks characters."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _closed: set[str] = set()
 
 
 def open_closed() -> None:
-    """Puts /dev/null in the place of each one that is closed: else what is opened next has its number, and is written
-    to by whatever prints."""
+    """Opens /dev/null for each closed stream: otherwise the next opened file would get its number, and what is printed
+    would go there."""
     for number, (name, mode) in enumerate(_STREAMS):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # it gets the lowest number that is free, which is this one
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
             os.set_inheritable(number, True)
         if getattr(sys, name) is None:
             _closed.add(name)
@@ -33,26 +33,26 @@ def open_closed() -> None:
 
 
 def escape_unknown() -> None:
-    """Has what the terminal's encoding does not know, as in a locale of ISO-8859-1, printed as an escape."""
+    """Makes stdout print characters that its encoding lacks (as in a locale of ISO-8859-1) as escapes."""
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def is_closed(name: str) -> bool:
-    """Whether this one ("stdout") was closed when the program began."""
+    """Whether the stream ("stdout") was closed when the program began."""
     return name in _closed
 
 
 @contextmanager
 def ended_with_reader() -> Iterator[None]:
-    """Where the standard output is a pipe, its reader's end is a SIGTERM to the main thread, which is the caller's.
+    """If stdout is a pipe, sends SIGTERM to the main thread, which has to be the caller's, once the pipe's reader ends.
 
-    As in `relay listen | head -n 1`, which would wait for the next event otherwise, however long that takes.
+    Otherwise `relay listen | head -n 1` would go on until the next event.
     """
     try:
         output = sys.stdout.fileno()
         piped = stat.S_ISFIFO(os.fstat(output).st_mode)
-    except (OSError, ValueError, AttributeError):  # it is closed, or no file
+    except (OSError, ValueError, AttributeError):  # closed, or not a file
         piped = False
     if not piped:
         yield

@@ -1,4 +1,4 @@
-"""What an agent does, as people and programs see it: a line for each event, a status, and totals at the end."""
+"""Prints what an agent does, for people or as JSON: a line for each event, a status, and totals at the end."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from relay_tornado.model import printable
 
 _COLOURS: Final[Mapping[Verdict, str]] = {"delivered": "green", "refused": "yellow", "failed": "red"}
 _PATIENCE: Final = 8
-"""Tries after which it is said, once, how to pass over an event."""
+"""The number of tries of an event after which a note says once how to give an event up."""
 
 
 class Tally:
-    """Counts, and prints. With `as_json` each line is one JSON object; `endless` is whether tries have no end."""
+    """Counts and prints outcomes. With `as_json` each line is a JSON object; `endless`: tries have no limit."""
 
     def __init__(self, screen: Screen, as_json: bool, endless: bool) -> None:
         self.counts: dict[Verdict, int] = {"delivered": 0, "refused": 0, "failed": 0}
         self.missing = 0
-        """Events that gaps told of, as far as their number is known."""
+        """The number of events in gaps, as far as it is known."""
         self.connection = "connecting"
-        """How the connection to the relay is."""
+        """The state of the connection to the relay."""
         self._screen = screen
         self._as_json = as_json
         self._endless = endless
@@ -42,7 +42,8 @@ class Tally:
     def retrying(
         self, event: Event, request: Request | None, result: Answer | Trouble, tries: int, wait: float
     ) -> None:
-        """Tells the first, second, fourth, eighth … try: a target that is away for a day must not fill the screen."""
+        """Prints the first, second, fourth, eighth … retry, so that a target that is away for a day does not fill the
+        screen."""
         reason = reason_of(result)
         self._working[event.id] = f"{reason}, try {tries + 1} in {wait:.0f} s"
         if tries & (tries - 1) == 0:
@@ -81,7 +82,7 @@ class Tally:
         self.show()
 
     def gap(self, gap: Gap) -> None:
-        """Events are missing."""
+        """Counts and prints missing events."""
         self.missing += gap.count or 0
         if self._as_json:
             fields: dict[str, Any] = {"what": "gap", "at": round(time.time(), 3), "bucket": gap.bucket}
@@ -90,9 +91,9 @@ class Tally:
         self._screen.note(str(gap))
 
     def notice(self, notice: Notice) -> None:
-        """What the client says of its connection."""
+        """Prints what the client reports of its connection."""
         if notice.kind == "connected":
-            # Also what was not said before: that it is there at last, or there again.
+            # Both for the first connection and for a reconnection.
             self._say("connected", "connected to the relay")
         elif notice.kind == "disconnected":
             self._say("the relay is away", f"{notice.message}: coming back by itself")
@@ -104,7 +105,7 @@ class Tally:
             self._screen.note(notice.message)
 
     def stopping(self, unfinished: int) -> None:
-        """It was told to stop."""
+        """Notes that the command was told to stop."""
         if unfinished:
             self._screen.note("stopping when what runs has come to its end; Ctrl-C again stops at once")
 
@@ -156,12 +157,12 @@ def _fields(event: Event, request: Request | None, result: Answer | Trouble, tri
 
 
 def reason_of(result: Answer | Trouble) -> str:
-    """The status that an event was answered with, or the words for why it was not."""
+    """The status of an answer, or the reason why there was none."""
     return str(result.status) if isinstance(result, Answer) else printable(result.words)
 
 
 def _request(event: Event, request: Request | None) -> str:
-    # Without the query, which may hold what nobody should read over one's shoulder.
+    # Without the query, which may contain secrets.
     return printable(f"{event.method:<6} {event.path or '/' if request is None else request.path}")
 
 

@@ -1,4 +1,4 @@
-"""What commands have in common that send events to an HTTP server from this machine: its URL, how, and until when."""
+"""Shared code of commands that send events to an HTTP server from this machine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Header(Lines):
-    """A header as "Name: value"; its variable holds one a line."""
+    """A header as "Name: value"; its variable has one per line."""
 
     def read(self, value: str) -> tuple[str, str]:
         from relay_tornado.outgoing.fields import NOT_FORWARDED, is_header
@@ -36,7 +36,7 @@ class Header(Lines):
 
 
 def shape_of(url: str, headers: Sequence[tuple[str, str]], lock_path: bool) -> Shape:
-    """How requests to this target are made. Raises UsageError for a URL that is none."""
+    """The form of requests to this target. Raises UsageError if the URL is not valid."""
     from relay_tornado.agent.request import Shape, Unsendable, split_credentials
 
     try:
@@ -49,7 +49,7 @@ def shape_of(url: str, headers: Sequence[tuple[str, str]], lock_path: bool) -> S
 
 @dataclass(frozen=True, slots=True)
 class Sending:
-    """How it is sent, as `sending_options` are given; times in seconds, `max_tries` None is without end."""
+    """The values of `sending_options`. Times are in seconds; `max_tries` None is no limit."""
 
     headers: Sequence[tuple[str, str]]
     lock_path: bool
@@ -60,7 +60,7 @@ class Sending:
     insecure: bool
 
     def target(self) -> Target:
-        """Who sends the requests."""
+        """The target that sends the requests."""
         from relay_tornado.agent.target import Target
 
         return Target(self.timeout, verify=not self.insecure)
@@ -75,7 +75,7 @@ class Sending:
         *,
         hold: bool = False,
     ) -> Agent:
-        """Who takes events to the target."""
+        """The agent that takes events to the target."""
         from relay_tornado.agent.engine import Agent
         from relay_tornado.client.backoff import Backoff
 
@@ -97,7 +97,7 @@ SENDING_PARAMETERS: Final = tuple(each.name for each in dataclasses.fields(Sendi
 
 
 def sending_options(option: Callable[..., Callable[[Any], Any]], when: str = "") -> Callable[[Any], Any]:
-    """Gives a command the options of `Sending`; `when` says in their help where they count only then."""
+    """Adds the options of `Sending` to a command; `when` says in their help when they apply, if not always."""
 
     def about(text: str) -> str:
         return when + (text[0].lower() + text[1:] if when else text)
@@ -134,8 +134,8 @@ def sending_options(option: Callable[..., Callable[[Any], Any]], when: str = "")
 
 @asynccontextmanager
 async def until_told(agent: Agent, stopping: Callable[[], None] = lambda: None) -> AsyncIterator[None]:
-    """For as long as events are sent: the first signal calls `stopping` and lets what runs come to its end, the second
-    one ends the block at once."""
+    """Handles signals while events are sent: the first calls `stopping`, and events in flight are finished; the second
+    ends the block at once."""
     this = asyncio.current_task()
     assert this is not None
     loop = asyncio.get_running_loop()

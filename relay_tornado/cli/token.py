@@ -1,4 +1,4 @@
-"""`relay token …`: access for clients."""
+"""`relay token …`: creates, lists, changes and revokes tokens."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from relay_tornado.cli.secret import must_be_seen
 
 
 class Names(Lines):
-    """A bucket's name or id; the variable has them separated by commas."""
+    """A bucket's name or id; the variable has several, separated by commas."""
 
     name = "name|id"
     envvar_list_splitter = ","

@@ -53,7 +53,7 @@ def export(bucket: str, file: Path, after: str | None, append: bool, data: Path,
         output.flush()
         if file != STANDARD:
             os.fsync(output.fileno())
-            with suppress(PermissionError):  # one may write to a directory that one may not read
+            with suppress(PermissionError):  # a directory may be writable and not readable
                 sync(file.absolute().parent)
     if done.found:
         note(
@@ -74,7 +74,8 @@ def export(bucket: str, file: Path, after: str | None, append: bool, data: Path,
 
 
 class _Continued(NamedTuple):
-    """An export that goes on in its file: after which event's id, and of which bucket (an id), where that is said."""
+    """An export that is continued in its file: after the event with the id `after`, from the bucket with the id
+    `source`, if the file names it."""
 
     after: str
     source: str | None
@@ -82,7 +83,7 @@ class _Continued(NamedTuple):
 
 @contextmanager
 def _output(file: Path, append: bool) -> Iterator[tuple[IO[bytes], _Continued | None]]:
-    """Where to write, and where an export that is continued goes on."""
+    """Yields the file to write to, and where a continued export goes on."""
     if file == STANDARD:
         with about(STDOUT):
             yield sys.stdout.buffer, None
@@ -96,7 +97,7 @@ def _output(file: Path, append: bool) -> Iterator[tuple[IO[bytes], _Continued | 
         try:
             yield output, _continued(file, output)
         except BaseException:
-            with suppress(OSError):  # of a full disk
+            with suppress(OSError):  # the disk may be full
                 output.flush()
             if not append and os.fstat(descriptor).st_size == 0:
                 file.unlink()
@@ -104,8 +105,8 @@ def _output(file: Path, append: bool) -> Iterator[tuple[IO[bytes], _Continued | 
 
 
 def _continued(file: Path, output: BinaryIO) -> _Continued | None:
-    """Cuts off what is no whole line at the end; how the file goes on, None where it is empty. Raises Conflict where it
-    is no export, and leaves it as it is."""
+    """Removes an incomplete line at the end. Returns where the export goes on, None if the file is empty. Raises
+    Conflict if it is no export, and leaves it unchanged then."""
     from relay_tornado.ids import format_id
     from relay_tornado.ops.lines import BEGINNING, Header, parse
 
@@ -137,7 +138,7 @@ def _continued(file: Path, output: BinaryIO) -> _Continued | None:
 
 
 def _line_end(output: BinaryIO, end: int) -> int:
-    """Where the last line that is whole before `end` ends; 0 where there is none."""
+    """The offset after the last complete line before `end`; 0 if there is none."""
     while end > 0:
         start = max(end - CHUNK, 0)
         output.seek(start)
@@ -181,7 +182,7 @@ def _input(file: Path) -> Iterator[tuple[BinaryIO, int]]:
 
 
 class _Import:
-    """One import: lines in, batches out."""
+    """One import: reads lines, and sends batches of events to the relay."""
 
     def __init__(self, relay: Caller, bucket: str) -> None:
         self.read = 0
@@ -194,10 +195,10 @@ class _Import:
         self._source = ""
         self._header: Header | None = None
         self._last = 0
-        """The seq that was read last, or that comes before those of the header."""
+        """The last seq that was read, or the seq before those of the header."""
 
     def run(self, lines: BinaryIO, progress: Callable[[int], None]) -> None:
-        """Reads all lines. Raises RelayError, whose message names the line where one is to blame."""
+        """Imports all lines. Raises RelayError, whose message names the line if one is the cause."""
         from relay_tornado.ops.lines import LONGEST_LINE, Header, document, parse
 
         batch: list[Any] = []
@@ -233,7 +234,8 @@ class _Import:
         self._check_end()
 
     def _check_order(self, seq: int) -> None:
-        """Of lines that miss between others the relay tells. Raises Invalid."""
+        """Checks that the header comes first, and then its first event. The relay reports lines that are missing later.
+        Raises Invalid."""
         header = self._header
         if header is None:
             raise Invalid("comes before the header that an export begins with")
@@ -245,7 +247,7 @@ class _Import:
         self._last = seq
 
     def _check_end(self) -> None:
-        """Raises Invalid where the last header names events that did not come."""
+        """Raises Invalid if the last header names events that did not come."""
         header = self._header
         if header is not None and self._last < header.head:
             raise Invalid(
@@ -266,7 +268,7 @@ class _Import:
         )
         if found is None:
             options = {name: header.bucket[name] for name in _BUCKET_FIELDS if header.bucket.get(name)}
-            # Whoever reads it from its first event on misses nothing of what the export does not hold.
+            # The new log begins at the export's first event, so that a client that reads all of it gets no gap.
             begin = {"first": header.first} if header.first > 1 else {}
             found = self._relay.call("bucket.create", name=self._name, options=options, **begin)
             self.created = True

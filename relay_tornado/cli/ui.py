@@ -1,4 +1,4 @@
-"""`relay ui`: a link that signs whoever may run commands here in to the relay's page."""
+"""`relay ui`: prints a link that signs in to the relay's page, for users who may run commands here."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def ui(sign_out_all: bool, data: Path, public_url: str | None, as_json: bool) ->
 
 
 def link(base: str, code: str) -> str:
-    """The page's URL with a code in its fragment, which browsers send to nobody."""
+    """The page's URL with a code in its fragment, which browsers do not send to servers."""
     parts = urlsplit(base)
     if parts.hostname in _EVERYWHERE:
         port = "" if parts.port is None else f":{parts.port}"

@@ -1,10 +1,10 @@
-"""The Python client of a relay: events of its buckets as an asynchronous iterator (`sync` has a plain one).
+"""The Python client of a relay: events of its buckets as an asynchronous iterator (`sync` has a blocking one).
 
     async with subscribe(url, key, secret, buckets=["orders"], checkpoint="orders.checkpoint") as events:
         async for event in events:
             handle(event.json())
 
-It imports nothing of the server. docs/client.md shows it whole.
+It imports nothing of the server. docs/client.md describes it.
 """
 
 from relay_tornado.client.backoff import Backoff

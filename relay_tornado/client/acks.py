@@ -1,5 +1,7 @@
-"""Acks to a consumer. The relay takes one only on the connection that the event came on, so what is acknowledged later
-is remembered, and said when the event comes again: then the application does not get it twice. No I/O here.
+"""Acks to a consumer. No I/O here.
+
+The relay accepts an ack only on the connection that delivered the event. A later ack is remembered and sent when the
+event is redelivered; the application does not get the event again.
 """
 
 from __future__ import annotations
@@ -13,40 +15,41 @@ from relay_tornado.client.messages import Document, encode
 from relay_tornado.client.positions import SURE, drop_oldest
 
 MEMORY: Final = 600.0
-"""Seconds for which a late ack is kept for its event."""
+"""Seconds for which a late ack waits for the redelivery of its event."""
 REMEMBERED: Final = 10_000
-"""Events of earlier connections that may still be acknowledged, or were; acks that a silence may have swallowed."""
+"""Limit for events of earlier connections, acknowledged or not, and for acks that a silent connection may have lost."""
 
 
 class Acks:
-    """Of one subscription, over all its connections."""
+    """The acks of one subscription, over all its connections."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._open: dict[str, str] = {}
-        """What came on this connection and is not acknowledged, in its order; with its bucket's id, as all of these."""
+        """Events of this connection that are not acknowledged, in order; like those below, with their bucket's id."""
         self._before: dict[str, str] = {}
-        """The same of earlier connections."""
+        """Unacknowledged events of earlier connections."""
         self._untaken: set[str] = set()
-        """Those among them that the application did not get."""
+        """Those in `_before` that the application did not get."""
         self._sent: OrderedDict[str, tuple[str, float]] = OrderedDict()
-        """When what was acknowledged on this connection was so. Each ack looks at the oldest, which a dict whose front
-        was deleted takes long to find."""
+        """Events acknowledged on this connection, and when. Each ack looks at the oldest; an OrderedDict finds it
+        quickly even after deletions at the front."""
         self._late: dict[str, tuple[str, float]] = {}
-        """What was acknowledged and the relay may not know, and since when."""
+        """Acknowledged events of which the relay may not know, and when they were acknowledged."""
         self._past: dict[str, tuple[str, float]] = {}
-        """The same once the bucket was caught up with: a relay that took the connection before for alive still had it
-        out there."""
+        """The same after their bucket was caught up with: a relay that took the previous connection for alive may still
+        redeliver them."""
         self._known: dict[str, str] = {}
-        """What was acknowledged on earlier connections, and the relay knows."""
+        """Events acknowledged on earlier connections, of which the relay knows."""
         self._again: list[str] = []
 
     def came(self, id: str, bucket: str, attempt: int = 1) -> bool:
-        """An event came, for the `attempt`th time as the relay counts, which begins anew where a consumer is moved;
-        whether it is acknowledged already, and not for the application."""
+        """Notes an event that arrived; `attempt` is the relay's count, which starts again when a consumer is moved.
+        Returns whether it is acknowledged already, and so not for the application."""
         now = self._clock()
         if id in self._known:
-            # The relay sends it again because its consumer was moved back, and so it does with what comes behind it.
+            # A redelivery of a known event means that the consumer was moved back, so later events are redelivered on
+            # purpose.
             self._known = {each: of for each, of in self._known.items() if of != bucket}
             self.caught_up(bucket)
         past, late = self._past.pop(id, None), self._late.pop(id, None)
@@ -62,19 +65,19 @@ class Acks:
         return False
 
     def caught_up(self, bucket: str) -> None:
-        """Everything of it was handed out anew: what comes again from now on is meant, as where a consumer was moved
-        back, unless it is one more attempt."""
+        """Notes that everything of the bucket was handed out again. An event that comes from now on is redelivered on
+        purpose, for example because the consumer was moved back, unless it is a further attempt."""
         self._past |= {each: late for each, late in self._late.items() if late[0] == bucket}
         drop_oldest(self._past, REMEMBERED)
         self._late = {each: late for each, late in self._late.items() if late[0] != bucket}
 
     def late(self) -> list[str]:
-        """Messages that are to be sent now."""
+        """Messages to be sent now."""
         again, self._again = self._again, []
         return again
 
     def ack(self, id: str, everything: bool) -> str | None:
-        """The message that acknowledges it, None where that has to wait for the event to come again."""
+        """The message that acknowledges the event; None if the ack has to wait for a redelivery."""
         now = self._clock()
         mine = id in self._open
         if mine and not everything:
@@ -97,7 +100,7 @@ class Acks:
         return _message("ack", id, all=True) if mine else None
 
     def nak(self, id: str, delay: float | None) -> str | None:
-        """The message that gives it back, None where the relay has taken it back already."""
+        """The message that returns the event to the consumer; None if the relay has taken it back already."""
         if id not in self._open:
             self._before.pop(id, None)
             return None
@@ -105,7 +108,8 @@ class Acks:
         return _message("nak", id) if delay is None else _message("nak", id, delay=delay)
 
     def cut(self, silence: float = 0.0, untaken: Iterable[str] = ()) -> None:
-        """The connection ended, after nothing had come for so many seconds; the application did not get these."""
+        """Notes the end of the connection, after `silence` seconds without data; `untaken` are events that the
+        application did not get."""
         now = self._clock()
         sure = now - silence - SURE
         self._late, self._past = (

@@ -1,4 +1,4 @@
-"""From the URL that a person gives to the WebSocket and to REST."""
+"""Derives the WebSocket's and REST's URLs from the URL that a user gives."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from urllib.parse import quote, urlsplit, urlunsplit
 
 _PLAIN = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST"})
-"""What OpenSSL says of words in clear where it expects a handshake; which of them, depends on its version."""
+"""OpenSSL's reasons for plain text in place of a handshake; which one it gives depends on its version."""
 
 _SCHEMES = {"http": "ws", "ws": "ws", "https": "wss", "wss": "wss"}
 
@@ -25,17 +25,17 @@ class Address:
 
     @property
     def local(self) -> bool:
-        """Whether what is sent there stays on this machine."""
+        """Whether data sent there stays on this machine."""
         return urlsplit(self.socket).hostname in ("localhost", "127.0.0.1", "::1")
 
     def log(self, event_id: str) -> str:
-        """Where the answer to this event goes."""
+        """The URL for the answer to this event."""
         return f"{self.rest}/logs/{quote(event_id, safe='')}"
 
 
 def tls_trouble(error: OSError, url: str) -> tuple[str, bool]:
-    """Why there is no TLS to be had at this URL, in words for people, and whether it is for sure that none is spoken
-    there: who only cuts the connection may be a proxy that restarts."""
+    """Why TLS failed at this URL, as a message for users, and whether it is certain that TLS is not spoken there: a
+    server that only cuts the connection may be a proxy that restarts."""
     plain = f"http://{urlsplit(url).netloc}"
     if isinstance(error, ssl.SSLError) and error.reason in _PLAIN:
         return f"{url} does not speak HTTPS: try {plain}", True
@@ -45,7 +45,7 @@ def tls_trouble(error: OSError, url: str) -> tuple[str, bool]:
 
 
 def parse_address(url: str) -> Address:
-    """`https://relay.example`, `wss://relay.example/v1/socket` and what lies between. Raises ValueError."""
+    """Accepts forms from `https://relay.example` to `wss://relay.example/v1/socket`. Raises ValueError."""
     parts = urlsplit(url)
     scheme = _SCHEMES.get(parts.scheme.lower())
     try:

@@ -1,4 +1,4 @@
-"""Answers to events, on a connection of their own: what the relay says of them does not wait behind unread events."""
+"""Sends answers to events on a connection of their own, so that replies to them do not wait behind unread events."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class _Waiting:
     sent: bool = False
 
     def end(self, error: RelayClientError | None) -> None:
-        """It is stored, or it failed; who has given it up is told no more."""
+        """Sets the outcome: stored, or failed. Ignored if the sender has given up."""
         if self.stored.done():
             return
         if error is None:
@@ -31,10 +31,9 @@ class _Waiting:
 
 
 class Answers:
-    """Sends what an application answers until the relay has stored it, over as many connections as that takes.
+    """Sends an application's answers until the relay has stored them, over as many connections as that takes.
 
-    The relay answers a connection's messages in their order: a word that names no event is about the oldest that was
-    sent.
+    The relay handles a connection's messages in order, so a reply that names no event is about the oldest message.
     """
 
     def __init__(self, address: Address, options: Options) -> None:
@@ -49,7 +48,8 @@ class Answers:
         return len(self._waiting)
 
     async def send(self, id: str, status: int, body: bytes, headers: Mapping[str, list[str]], timeout: float) -> None:
-        """Returns once the relay has stored it. Raises Rejected, TimeoutError, and what ended the connections."""
+        """Returns once the relay has stored the answer. Raises Rejected, TimeoutError, and the error that ended the
+        client."""
         text = messages.encode(messages.respond(id, status, body, headers))
         waiting = _Waiting(id, text, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
@@ -60,23 +60,23 @@ class Answers:
             async with asyncio.timeout(timeout):
                 await waiting.stored
         except TimeoutError:
-            # Perhaps the connection is dead, and nobody told: the next one gets another.
+            # The connection may be dead without notice, so the next answer gets a new one.
             self._stale = True
             self._more.set()
             raise
         finally:
-            # What was sent keeps its place in the order until it is answered.
+            # An answer that was sent keeps its place in the order until the reply.
             if not waiting.sent and waiting in self._waiting:
                 self._waiting.remove(waiting)
 
     def end(self, error: RelayClientError) -> None:
-        """Everything that waits fails with this; nothing may be sent any more."""
+        """Fails all pending answers with this error; none may be sent afterwards."""
         if self._task is not None:
             self._task.cancel()
         self._fail(error)
 
     async def close(self) -> None:
-        """Returns once the connection is closed; `end` came before."""
+        """Returns once the connection is closed; call `end` first."""
         if self._task is not None:
             await asyncio.wait((self._task,))
 
@@ -93,7 +93,7 @@ class Answers:
                     failures = 0
                     await self._serve(link)
                 except TooBig:
-                    # What was sent before it was answered before this.
+                    # Replies come in order, so the oldest pending message is the one at fault.
                     self._settle(Rejected("too_large", "the answer is too big for the relay"))
                     raise
                 finally:
@@ -109,7 +109,7 @@ class Answers:
                 return
 
     async def _serve(self, link: Link) -> None:
-        """Until the connection ends. Raises Cut and Refused."""
+        """Serves a connection until it ends. Raises Cut and Refused."""
         self._stale = False
         reading = asyncio.create_task(self._read(link))
         try:
@@ -121,7 +121,7 @@ class Answers:
                         try:
                             await link.send(each.text)
                         except Cut:
-                            await reading  # which takes what was said before, and raises
+                            await reading  # handles the replies received before, and raises
                             raise
                 more = asyncio.ensure_future(self._more.wait())
                 try:
@@ -137,7 +137,7 @@ class Answers:
 
     async def _read(self, link: Link) -> None:
         while True:
-            # Also while there is nothing to answer: what comes next must not go into a connection that is dead.
+            # Also while nothing is pending, so that a dead connection is noticed before the next answer is sent on it.
             document, _ = await link.receive(self._options.idle_timeout)
             match document.get("status"):
                 case "responded":
@@ -146,14 +146,14 @@ class Answers:
                     self._settle(rejected(document), document.get("id"))
 
     def _settle(self, error: RelayClientError | None, id: object = None) -> None:
-        """Of what was sent, the oldest one for this event (None: the oldest) is stored, or it failed."""
+        """Sets the outcome of the oldest answer sent for this event (None: the oldest of all)."""
         waiting = next((each for each in self._waiting if each.sent and id in (None, each.id)), None)
         if waiting is not None:
             self._waiting.remove(waiting)
             waiting.end(error)
 
     def _fail(self, error: RelayClientError) -> None:
-        """Everything that waits fails with this."""
+        """Fails all pending answers with this error."""
         waiting, self._waiting = self._waiting, []
         for each in waiting:
             each.end(error)

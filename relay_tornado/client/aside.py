@@ -1,5 +1,7 @@
-"""A call that blocks, in a thread of its own: a loop that ends waits for those of its executor, however long they
-take."""
+"""Runs a blocking call in a thread of its own.
+
+A loop that ends waits for the threads of its executor, however long they take.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ T = TypeVar("T")
 
 
 async def aside(call: Callable[[], T], name: str) -> T:
-    """Raises what it raises. Once this is cancelled nobody waits for it."""
+    """Returns the call's result, or raises its error. If this is cancelled, the call goes on, and nothing waits for
+    it."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
 

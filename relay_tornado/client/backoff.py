@@ -1,4 +1,4 @@
-"""How long to wait before the next try: exponential, with jitter, from the beginning again after a good while."""
+"""Delays between attempts to connect: exponential with jitter, starting again after a long connection."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """Waits `first` seconds at most, then up to `factor` times as long each time, up to `longest`; each time a random
-    part of that, so that the clients of a relay that was away do not come back all at once."""
+    """Waits at most `first` seconds, then up to `factor` times as long each time, up to `longest`. Each delay is a
+    random part of that, so that clients do not all return at once after an outage."""
 
     first: float = 0.5
     factor: float = 2.0
     longest: float = 30.0
     good: float = 30.0
-    """A connection that was subscribed for this many seconds starts the waits from the beginning."""
+    """After a connection that was subscribed for this many seconds, the delays start again."""
 
     def delay(self, failures: int) -> float:
-        """Seconds to wait after this many failures in a row (1: the first): a fifth of the step to the whole of it."""
+        """Seconds to wait after this many consecutive failures (1: the first): from a fifth of the step to all of
+        it."""
         step = self.longest
         if failures <= 64:
             step = min(self.longest, self.first * self.factor ** (failures - 1))

@@ -1,4 +1,4 @@
-"""Where a subscriber's place is kept between two runs: a small file, or any object with two methods."""
+"""Stores a subscriber's place between two runs: in a small file, or any object with two methods."""
 
 from __future__ import annotations
 
@@ -14,22 +14,24 @@ from typing import Final, Protocol
 from relay_tornado.client.errors import CheckpointError
 
 MAX_SIZE: Final = 64 << 20
-"""Bytes that are read of a file: many times what the places in as many buckets as a relay has come to."""
+"""Maximum bytes read of a file: far more than the places in all buckets that a relay may have."""
 
 
 class Checkpoint(Protocol):
-    """Keeps one text (JSON, a few hundred bytes a bucket). Either method may be a coroutine; one that is none is called
-    in the loop's thread and should be quick. What they raise comes out as CheckpointError. One subscriber at a time."""
+    """Stores one text (JSON, a few hundred bytes per bucket) for one subscriber at a time. Either method may be a
+    coroutine; one that is not is called in the loop's thread and should be quick. Their exceptions are raised as
+    CheckpointError."""
 
     def load(self) -> str | Awaitable[str | None] | None:
-        """What was saved last, None for nothing."""
+        """The text saved last; None if there is none."""
 
     def save(self, text: str) -> Awaitable[None] | None:
-        """Replaces what was saved. Once it returns, `load` gives it, whatever happens to this process."""
+        """Replaces the saved text. Once it returns, `load` returns this text, whatever happens to this process."""
 
 
 class FileCheckpoint:
-    """A file, replaced whole: it holds what was saved last or, after a power cut, what was saved before. Mode 0600."""
+    """A file with mode 0600 that is replaced as a whole. It holds the last text or, after a power cut, perhaps the
+    previous one."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(os.path.realpath(path))
@@ -41,9 +43,10 @@ class FileCheckpoint:
         await asyncio.to_thread(self.save_now, text)
 
     def load_now(self) -> str | None:
-        """Raises OSError, and ValueError where it is no text, or can't be a checkpoint by its kind or its size."""
+        """Returns the text; None without a file. Raises OSError, and ValueError if it is not text, or by its type or
+        size not a checkpoint."""
         try:
-            # A pipe would wait for whoever writes to it.
+            # Without O_NONBLOCK, opening a pipe would wait for a writer.
             descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except FileNotFoundError:
             return None
@@ -57,21 +60,21 @@ class FileCheckpoint:
         return content.decode()
 
     def save_now(self, text: str) -> None:
-        """Raises OSError."""
+        """Replaces the file. Raises OSError."""
         draft = self.path.with_name(f".{self.path.name}.new")
-        # Made anew, so that neither a link nor the rights of what lay there are followed.
+        # A new file, so that neither a link nor the permissions of an old one are followed.
         draft.unlink(missing_ok=True)
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        # The directory is not synced: after a power cut either of the two is there, and whole.
+        # The directory is not synced: after a power cut it names either of the two files, each complete.
         draft.replace(self.path)
 
 
 class Saver:
-    """Saves a text that changes. While one save runs, changes gather, and the next takes them all."""
+    """Saves a text that changes. Changes made during one save are saved together by the next."""
 
     def __init__(self, checkpoint: Checkpoint, text: Callable[[], str], every: float) -> None:
         self._checkpoint = checkpoint
@@ -83,13 +86,14 @@ class Saver:
         self._task: asyncio.Task[None] | None = None
 
     def moved(self) -> None:
-        """The text has changed."""
+        """Notes that the text has changed."""
         self._wanted += 1
 
     async def flush(self) -> None:
-        """Returns once what has changed is saved; at once where saves are at most one in `every` seconds (> 0).
+        """Returns once all changes are saved. If `every` > 0, at most one save is made in so many seconds, and this
+        returns at once.
 
-        Raises CheckpointError; the next call tries again. A cancelled call does not break off the save.
+        Raises CheckpointError; the next call tries again. Cancelling a call does not interrupt the save.
         """
         target = self._wanted
         while self._saved < target:
@@ -119,13 +123,13 @@ class Saver:
             wanted, text = self._wanted, self._text()
             await save(self._checkpoint, text)
             self._saved = max(self._saved, wanted)
-            # Nobody waits for a save that is put off, so nobody asks again for what changed during this one.
+            # Nobody waits for a delayed save, so changes made during this one would not be saved unless it continues.
             if not self._every or self._saved == self._wanted:
                 return
 
 
 async def load(checkpoint: Checkpoint) -> str | None:
-    """What was saved last. Raises CheckpointError."""
+    """The text saved last, or None. Raises CheckpointError."""
     try:
         answer = checkpoint.load()
         return await answer if inspect.isawaitable(answer) else answer

@@ -1,4 +1,4 @@
-"""What runs behind a subscription: it connects, reads ahead into the intake, and connects again until refused."""
+"""The task behind a subscription: connects, reads ahead into the intake, and reconnects until it is refused."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from relay_tornado.client.positions import Left, Passed, Positions, Recent, Trac
 from relay_tornado.client.rest import put_answer
 
 LIFE: Final = 15.0
-"""Seconds between two signs of life, which go out also while the application is busy and nothing is read."""
+"""Seconds between two heartbeats, which are sent even if the application is busy and nothing is read."""
 SMALL: Final = 128
-"""What an item that is no event counts, in bytes."""
+"""The size, in bytes, that counts for an item that is not an event."""
 PUTS: Final = 8
-"""Answers over REST that are on their way at once."""
+"""Maximum number of answers over REST at once."""
 LARGE: Final = 700_000
-"""Bytes of a body that goes over REST: the relay takes messages up to 1 MiB, and base64 makes a third more of it."""
+"""Bodies of at least this many bytes go over REST: the relay takes messages of up to 1 MiB, and base64 adds a third."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """Nothing comes any more, for this reason."""
+    """The last item: nothing follows, for this reason."""
 
     error: RelayClientError
 
@@ -45,7 +45,7 @@ Item: TypeAlias = EventData | Passed | Left | Gap | Notice | Ended
 
 
 class Core:
-    """One subscription's state. It holds no reference to what the application has, so that this can be dropped."""
+    """The state of one subscription. It holds no reference to the application's object, so that this can be dropped."""
 
     def __init__(self, address: Address, options: Options, checkpoint: Checkpoint | None) -> None:
         self.options = options
@@ -65,17 +65,17 @@ class Core:
         self._acks = Acks()
         self._link: Link | None = None
         self._connected = False
-        """Whether it was, at least once."""
+        """Whether it was connected at least once."""
         self.over: RelayClientError | None = None
-        """What ended it."""
+        """The error that ended it."""
         self._gaps: list[Gap] = []
         self._told: set[str] = set()
         self._names = Names()
 
-    # the loop
+    # connection loop
 
     async def run(self) -> None:
-        """Until it is cancelled, or refused; what ends it is the last item of the intake."""
+        """Runs until cancelled or refused; the last item of the intake is the error that ended it."""
         try:
             if self._checkpoint is not None:
                 text = await load(self._checkpoint)
@@ -114,7 +114,7 @@ class Core:
                     silence = link.silence
                     self.tracker.cut(silence)
                     if self.options.explicit:
-                        # The relay gives them to somebody again; perhaps to us.
+                        # The relay redelivers them, perhaps to this client.
                         dropped = self.intake.drop(lambda item: isinstance(item, EventData))
                         self._acks.cut(silence, [item.id for item in dropped if isinstance(item, EventData)])
                     await link.close()
@@ -154,7 +154,8 @@ class Core:
             ended.cancel()
 
     async def _room(self, ended: asyncio.Task[None]) -> None:
-        """Returns once there is room, or the connection has ended: what came before that is little, and is here."""
+        """Returns once the intake has room, or the connection has ended: the data that is still unread then is
+        little."""
         if not self.intake.full or ended.done():
             return
         room = asyncio.create_task(self.intake.room())
@@ -171,7 +172,7 @@ class Core:
         except Cut:
             pass
 
-    # what comes in
+    # incoming messages
 
     def _subscribed(self, link: Link) -> None:
         entries = messages.read_entries(link.answer) if self.options.extended else []
@@ -192,7 +193,7 @@ class Core:
             if entry.get("gap"):
                 self._gap(name, entry["gap"])
                 if self.options.on_gap == "fail":
-                    continue  # the position stays before it, so that the next run is told, too
+                    continue  # the position stays before the gap, so that the next run is told, too
             passed = self.tracker.subscribed(entry)
             if passed is not None:
                 self.intake.put(passed, SMALL)
@@ -227,7 +228,7 @@ class Core:
             case "gap":
                 self._gap(name, document.get("gap"))
             case "bucket_deleted":
-                # A relay before 0.5.13 tells the name alone.
+                # Relays before 0.5.13 send only the name.
                 left = Left(str(document.get("bucket_id") or self._names.find(name)))
                 self.tracker.left(left)
                 self.intake.put(left, SMALL)
@@ -255,9 +256,10 @@ class Core:
             self.intake.put(gap, SMALL)
 
     def _tell(self, notice: Notice) -> None:
-        """At once: it is about the connection, not about what the application has yet to take."""
+        """Passes on a notice at once: it concerns the connection, not the events that the application has yet to
+        take."""
         if notice.kind == "disconnected":
-            # Who was never there may have the wrong address; afterwards connections come and go.
+            # A client that never connected may have the wrong address; later, connections come and go.
             level = logging.INFO if self._connected or self.options.on_notice is not None else logging.WARNING
             log.log(level, "%s; next try in %.1f s", notice.message, notice.delay)
         elif notice.kind == "missing" and self.options.on_notice is None:
@@ -265,44 +267,44 @@ class Core:
         self.notify(notice)
 
     def notify(self, notice: Notice) -> None:
-        """Calls the application back."""
+        """Calls the application's `on_notice`."""
         if self.options.on_notice is not None:
             try:
                 self.options.on_notice(notice)
             except Exception:
                 log.exception("on_notice failed")
 
-    # what the application does
+    # called for the application
 
     def given(self, event: EventData) -> None:
-        """The application gets it now."""
+        """Notes that the application gets the event now."""
         if self._saver is not None:
             self.tracker.given(event)
 
     def reached(self, passed: Passed) -> None:
-        """The application got everything before it."""
+        """Notes that the application got everything before this position."""
         if self._saver is not None:
             self.tracker.reached(passed)
             self._saver.moved()
 
     def left(self, left: Left) -> None:
-        """The application got everything that came before the bucket was gone."""
+        """Notes that the application got everything from before the bucket was gone."""
         self.tracker.deleted(left)
         if self._saver is not None:
             self._saver.moved()
 
     def settle(self, event: EventData) -> None:
-        """The application is done with it."""
+        """Notes that the application is done with the event."""
         if self._saver is not None and self.tracker.done(event):
             self._saver.moved()
 
     async def saved(self) -> None:
-        """Returns once the checkpoint is what it should be, or will be soon. Raises CheckpointError."""
+        """Returns once the checkpoint is saved, or will be soon. Raises CheckpointError."""
         if self._saver is not None:
             await self._saver.flush()
 
     async def close(self) -> None:
-        """The application wants nothing more. Saves what is to be saved. Raises CheckpointError."""
+        """Ends the subscription, and saves the checkpoint. Raises CheckpointError."""
         if self.over is None:
             self._end(_closed())
         await self._answers.close()
@@ -344,7 +346,7 @@ class Core:
 
     async def _transmit(self, text: str | None) -> None:
         if text is not None and self._link is not None:
-            # What a cut swallows is known to the acks.
+            # If the connection is cut, `_acks` knows that the message may be lost.
             with suppress(Cut):
                 await self._link.send(text)
 

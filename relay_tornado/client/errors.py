@@ -1,14 +1,14 @@
-"""What can go wrong for a client, and whether coming back is of use.
+"""The client's errors, and whether reconnecting is of use.
 
 RelayClientError
 ├── Refused            the relay closed the connection for good: `code` and `reason`
 │   └── GapRefused     events are missing, and `on_gap` is "fail": `gaps`
-├── Rejected           the relay did not do what it was asked for: `code` and `message`
+├── Rejected           the relay rejected a request: `code` and `message`
 ├── Unreachable        the relay can't be reached, and trying again would not help
-├── NotExtended        the service at the URL does not know this relay's additions
+├── NotExtended        the service at the URL does not know this relay's extensions
 └── CheckpointError    the checkpoint can't be read or written
 
-What passes by itself (a relay that is away, a cut connection) is no error: the client comes back.
+A temporary failure (the relay is away, a connection is cut) is no error: the client reconnects.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class RelayClientError(Exception):
-    """The root. The message says what to do, and never holds a secret."""
+    """The base class. The message says what to do, and never holds a secret."""
 
 
 class Refused(RelayClientError):
@@ -34,7 +34,7 @@ class Refused(RelayClientError):
 
 
 class GapRefused(Refused):
-    """Events are missing, and the subscriber asked to stop there (`on_gap="fail"`)."""
+    """Events are missing, and the subscriber asked to stop in that case (`on_gap="fail"`)."""
 
     def __init__(self, code: int, reason: str, gaps: Sequence[Gap]) -> None:
         super().__init__(code, reason or "events are missing")
@@ -51,17 +51,17 @@ class Rejected(RelayClientError):
 
     @property
     def passing(self) -> bool:
-        """Whether the same may go well a moment later."""
+        """Whether the same request may succeed a moment later."""
         return self.code in ("unavailable", "overloaded", "unknown", "no_space")
 
 
 class Unreachable(RelayClientError):
-    """Nothing at the URL can become this relay by waiting: a wrong URL, a proxy's that can't be used, a proxy that
-    refuses its login or the way there, a certificate that is not trusted."""
+    """Waiting won't help: a wrong URL, an unusable proxy URL, a proxy that refuses the login or the connection, or a
+    certificate that is not trusted."""
 
 
 class NotExtended(RelayClientError):
-    """The service at the URL speaks the stock protocol only: `extended=False` is for it."""
+    """The service at the URL speaks only the stock protocol: use `extended=False` for it."""
 
     def __init__(self) -> None:
         super().__init__(

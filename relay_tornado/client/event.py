@@ -1,4 +1,4 @@
-"""What a subscriber is given: events, and words about events that are missing and about the connection."""
+"""What a subscriber gets: events, and notices of missing events and of the connection."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias
 
 AnswerHeaders: TypeAlias = Mapping[str, str | Iterable[str]]
-"""Headers of an answer: by name, a value or several."""
+"""Headers of an answer: each name with one value or several."""
 
 
 class Headers(Mapping[str, str]):
-    """Headers by name, in whatever case; `headers["X"]` is the first value, `get_all` has the repeats in order."""
+    """Headers by case-insensitive name; `headers["X"]` is the first value, `get_all` returns repeats in order."""
 
     __slots__ = ("_names", "_values")
 
@@ -33,7 +33,7 @@ class Headers(Mapping[str, str]):
         return isinstance(name, str) and bool(self._values.get(name.lower()))
 
     def get_all(self, name: str) -> tuple[str, ...]:
-        """Every value of this name, () where there is none."""
+        """All values of this name, () if there are none."""
         return self._values.get(name.lower(), ())
 
     def pairs(self) -> Iterator[tuple[str, str]]:
@@ -43,7 +43,7 @@ class Headers(Mapping[str, str]):
                 yield self._names[name], value
 
     def lists(self) -> dict[str, list[str]]:
-        """By name, the list of values: the form that they have on the wire."""
+        """A list of values for each name: the form used on the wire."""
         return {self._names[name]: list(values) for name, values in self._values.items()}
 
     def __repr__(self) -> str:
@@ -52,56 +52,57 @@ class Headers(Mapping[str, str]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventData:
-    """One webhook, or the copy of one that goes to an output. The original service gives less; its blanks are said."""
+    """One webhook, or the copy of one that goes to an output. Fields say what they hold if the original service omits
+    them."""
 
     id: str
-    """`<epoch>-<seq>` or `<epoch>-<seq>-<n>`: by which it is answered and acknowledged, and a position."""
+    """`<epoch>-<seq>` or `<epoch>-<seq>-<n>`: used for answers and acks, and as a position."""
     seq: int
-    """Its place in its bucket: 1, 2, 3, …; 0 where the service has none."""
+    """Its place in its bucket: 1, 2, 3, …; 0 if the service has none."""
     epoch: str
-    """The stretch of the log that it lies in, "" where the service has none."""
+    """The stretch of the log that it is in, "" if the service has none."""
     bucket: str
     bucket_id: str
     input_id: str
     input_name: str
     output: str
-    """The name of the output that this copy goes to, "" where the bucket has none."""
+    """The name of the output that this copy goes to, "" if it goes to none."""
     destination: str
-    """That output's URL, with what follows the input in it where the output is not locked; without the query."""
+    """The URL of that output, with the path behind the input's URL unless the output is locked; without the query."""
     method: str
     path: str
-    """What follows the input in the URL, raw, with its slash; ""."""
+    """The path behind the input's URL, raw, with its slash; "" if there is none."""
     query: str = field(repr=False)
     """Raw, without the question mark."""
     headers: Headers = field(repr=False)
     body: bytes = field(repr=False)
-    """The bytes that the sender sent; b"" where `truncated`."""
+    """The sender's bytes; b"" if `truncated`."""
     truncated: bool = False
-    """The body is over the `max_body` of the subscribe, and was left out."""
+    """Whether the body was left out, because it is over `max_body` of the subscribe."""
     received_at: float | None = None
-    """Unix seconds; None where the service does not tell."""
+    """Unix seconds; None if the service does not tell."""
     attempt: int = 1
-    """Which delivery of it this is: above 1 where a consumer gets it again."""
+    """The number of this delivery: above 1 if a consumer gets the event again."""
     verified: bool | None = None
-    """The verdict on the sender's signature, None where the input checks none."""
+    """The verdict on the sender's signature, None if the input checks none."""
     host: str = ""
     remote_ip: str = ""
     meta: Mapping[str, Any] = field(repr=False, default_factory=dict)
-    """Everything that the service said of it, as it came."""
+    """All metadata from the service, unchanged."""
 
     @property
     def raw_path(self) -> bytes:
-        """The path byte for byte as the sender wrote it."""
+        """The path as bytes, exactly as the sender wrote it."""
         return _raw(self.path, "path" in _latin1(self.meta))
 
     @property
     def raw_query(self) -> bytes:
-        """The query byte for byte as the sender wrote it."""
+        """The query as bytes, exactly as the sender wrote it."""
         return _raw(self.query, "query" in _latin1(self.meta))
 
     @property
     def raw_headers(self) -> tuple[tuple[bytes, bytes], ...]:
-        """Each name with each of its values, these byte for byte as the sender wrote them."""
+        """Each name with each of its values; the values are bytes, exactly as the sender wrote them."""
         marked = _latin1(self.meta)
         return tuple(
             (_raw(name, False), _raw(value, name in marked or f"{name}:{at}" in marked))
@@ -111,11 +112,11 @@ class EventData:
 
     @property
     def text(self) -> str:
-        """The body as UTF-8, with replacement characters where it is not."""
+        """The body as UTF-8, with replacement characters for invalid bytes."""
         return self.body.decode("utf-8", "replace")
 
     def json(self) -> Any:
-        """The body as JSON. Raises ValueError, also where it is nested deeper than Python reads."""
+        """The body as JSON. Raises ValueError, also if it is nested deeper than Python reads."""
         try:
             return json.loads(self.body)
         except RecursionError:
@@ -123,7 +124,7 @@ class EventData:
 
 
 def _latin1(meta: Mapping[str, Any]) -> Sequence[Any]:
-    """What the relay decoded as Latin-1, since it was no UTF-8; other services don't tell."""
+    """The parts that the relay decoded as Latin-1 because they were not UTF-8; other services do not tell."""
     told = meta.get("latin1")
     return told if isinstance(told, list) else ()
 
@@ -134,12 +135,12 @@ def _raw(text: str, latin1: bool) -> bytes:
             return text.encode("latin-1")
         except UnicodeEncodeError:
             pass
-    # Another service may send a lone surrogate, which is no UTF-8.
+    # Another service may send a lone surrogate, which is not valid UTF-8.
     return text.encode("utf-8", "surrogatepass")
 
 
 class Handle(Protocol):
-    """What an event's methods do."""
+    """Performs the methods of an event."""
 
     async def respond(
         self, event: EventData, status: int, body: bytes, headers: Mapping[str, list[str]], timeout: float
@@ -154,30 +155,31 @@ class Handle(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event(EventData):
-    """An event with what can be done about it. Its methods work as long as its subscription is open."""
+    """An event with methods to answer and acknowledge it, which work while its subscription is open."""
 
     _handle: Handle = field(repr=False, compare=False)
 
     async def respond(
         self, status: int = 200, body: bytes | str = b"", headers: AnswerHeaders | None = None, *, timeout: float = 30.0
     ) -> None:
-        """Says what the application answers: a result of this copy, and the sender's answer where the input waits.
+        """Sends the application's answer: a result of this copy, and the sender's response if the input waits for it.
 
-        `status` is 200 to 599, or 0 where there was no answer. Returns once it is stored; over a cut it is sent again.
-        Raises Rejected, and TimeoutError after `timeout` seconds (then it may have been stored).
+        `status` is 200 to 599, or 0 if there was no answer. Returns once it is stored; if the connection is cut, it is
+        sent again. Raises Rejected, and TimeoutError after `timeout` seconds (it may have been stored then).
         """
         await self._handle.respond(self, status, as_bytes(body), as_lists(headers or {}), timeout)
 
     async def ack(self, *, everything: bool = False) -> None:
-        """Acknowledges it to the subscription's consumer (`ack="explicit"`); with `everything` also all before it."""
+        """Acknowledges the event to the subscription's consumer (`ack="explicit"`); with `everything` also all before
+        it."""
         await self._handle.ack(self, everything)
 
     async def nak(self, delay: float | None = None) -> None:
-        """Gives it back to the consumer, to be delivered again, after `delay` seconds at the soonest."""
+        """Returns the event to the consumer, to be redelivered after at least `delay` seconds."""
         await self._handle.nak(self, delay)
 
     async def done(self) -> None:
-        """The application is done with it: the checkpoint may move past it. With explicit acks this is `ack()`.
+        """Marks the event as done: the checkpoint may move past it. With explicit acks this is `ack()`.
 
         Returns once that is saved (see `checkpoint_every`). Raises CheckpointError.
         """
@@ -186,7 +188,7 @@ class Event(EventData):
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Events of a bucket that this subscriber should have met and will not. The numbers are None where nobody knows."""
+    """Events of a bucket that this subscriber should have met and will not get. The numbers are None if unknown."""
 
     bucket: str
     first: int | None
@@ -204,10 +206,10 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something about the connection, for people.
+    """A message about the connection, for people.
 
-    `kind` is "connected", "disconnected" (`delay`: seconds until the next try), "caught_up" (everything of `bucket`
-    that was there is delivered), "missing" (there is no such `bucket`, yet), "bucket_deleted" or "problem".
+    `kind` is "connected", "disconnected" (`delay`: seconds until the next attempt), "caught_up" (all stored events of
+    `bucket` are delivered), "missing" (there is no such `bucket`, yet), "bucket_deleted" or "problem".
     """
 
     kind: Literal["connected", "disconnected", "caught_up", "missing", "bucket_deleted", "problem"]
@@ -217,10 +219,10 @@ class Notice:
 
 
 def as_bytes(body: bytes | str) -> bytes:
-    """Text as UTF-8."""
+    """The body as bytes, text as UTF-8."""
     return body.encode() if isinstance(body, str) else bytes(body)
 
 
 def as_lists(headers: AnswerHeaders) -> dict[str, list[str]]:
-    """With a list of values for each name."""
+    """Headers with a list of values for each name."""
     return {name: [value] if isinstance(value, str) else list(value) for name, value in headers.items()}

@@ -1,4 +1,4 @@
-"""What was received and is not taken yet: a queue that is bounded in bytes, with one reader and one writer."""
+"""A queue of received items that is bounded in bytes, with one reader and one writer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Intake(Generic[T]):
         self.size = 0
 
     def put(self, item: T, size: int) -> None:
-        """Never waits: the writer awaits `room` before it takes more in."""
+        """Adds an item without waiting: the writer awaits `room` before it reads more."""
         self._items.append((item, size))
         self.size += size
         self._ready.set()
@@ -41,14 +41,14 @@ class Intake(Generic[T]):
         return len(self._items)
 
     async def first(self) -> T:
-        """The oldest item, which stays until `take`: so a cancelled reader loses nothing."""
+        """The oldest item, which stays until `take`, so that cancelling the reader loses nothing."""
         while not self._items:
             self._ready.clear()
             await self._ready.wait()
         return self._items[0][0]
 
     def take(self, item: T) -> bool:
-        """The oldest item, which was this one, is dealt with. False where it was dropped meanwhile."""
+        """Removes the oldest item, if it is still this one. Returns False if it was dropped meanwhile."""
         if not self._items or self._items[0][0] is not item:
             return False
         _, size = self._items.popleft()
@@ -56,7 +56,7 @@ class Intake(Generic[T]):
         return True
 
     def drop(self, unwanted: Callable[[T], bool]) -> list[T]:
-        """Removes every item that is unwanted, and returns them."""
+        """Removes and returns all items that are unwanted."""
         dropped = [item for item, _ in self._items if unwanted(item)]
         kept = deque((item, size) for item, size in self._items if not unwanted(item))
         self._shrink(self.size - sum(size for _, size in kept))

@@ -1,4 +1,4 @@
-"""One WebSocket to the relay: dialled, authenticated and subscribed; then messages in and out until it ends."""
+"""One WebSocket to the relay: dials, authenticates and subscribes; then passes messages in and out until it ends."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ USER_AGENT: Final = f"relay-tornado-client/{relay_tornado.__version__}"
 CLOSING: Final = 0.5
 """Seconds that the closing handshake may take."""
 NEXT_ADDRESS: Final = 0.25
-"""Seconds until the next of a name's addresses is tried beside the one before, as RFC 8305 has it."""
+"""Seconds until the next address of a name is tried in parallel, as in RFC 8305."""
 _PROXY: Final = "the proxy's URL (https_proxy, http_proxy, … in the environment, or the option)"
 _PASSING: Final = frozenset({408, 425, 429})
-"""HTTP statuses below 500 that pass by themselves."""
+"""HTTP statuses below 500 that are temporary."""
 
 
 class Cut(Exception):
@@ -48,14 +48,14 @@ class Cut(Exception):
 
 
 class _Connect(connect):
-    """Follows no redirect: the secret goes to nobody else."""
+    """Follows no redirect, so that the secret goes to no other server."""
 
     def process_redirect(self, exc: Exception) -> Exception | str:
         return exc
 
 
 class _Socket(ClientConnection):
-    """Knows when the last bytes came: a large event takes minutes on a slow link, and is no silence."""
+    """Notes when the last bytes arrived: a large event may take minutes on a slow link, and is no silence."""
 
     heard = 0.0
 
@@ -65,7 +65,7 @@ class _Socket(ClientConnection):
 
 
 class Link:
-    """A connection that is subscribed."""
+    """A connection to a relay."""
 
     def __init__(self, connection: _Socket, options: Options) -> None:
         self._socket = connection
@@ -73,7 +73,7 @@ class Link:
         self.answer: Document = {}
         """The answer to subscribe."""
         response = connection.response
-        # A proxy may add one of its own.
+        # A proxy may add a Date header of its own.
         dates = [] if response is None else response.headers.get_all("Date")
         try:
             self.server_time = parsedate_to_datetime(dates[0]).timestamp() if dates else time.time()
@@ -83,7 +83,7 @@ class Link:
 
     @property
     def silence(self) -> float:
-        """Seconds since the last byte came."""
+        """Seconds since the last byte arrived."""
         return asyncio.get_running_loop().time() - self._socket.heard
 
     async def authenticate(self) -> None:
@@ -91,7 +91,7 @@ class Link:
         await self._ask(messages.encode(messages.auth(self._options.key, self._options.secret)), "authenticated")
 
     async def subscribe(self, since: Any) -> None:
-        """From these positions (None: where the relay begins by itself). Raises Cut, Refused, Rejected, NotExtended."""
+        """Subscribes from these positions (None: the relay's default). Raises Cut, Refused, Rejected, NotExtended."""
         self.answer = await self._ask(self._options.subscribe(since), "subscribed")
         if self._options.extended and not isinstance(self.answer.get("buckets"), list):
             raise NotExtended
@@ -119,8 +119,8 @@ class Link:
                 raise Cut(error.message) if error.passing else error
 
     async def receive(self, timeout: float | None) -> tuple[Document, int]:
-        """The next message and its size in bytes; some of it, or of what comes before it, must come every `timeout`
-        seconds. Raises Cut and Refused."""
+        """The next message and its size in bytes. Data must arrive at least every `timeout` seconds, of this message or
+        of those before it. Raises Cut and Refused."""
         loop = asyncio.get_running_loop()
         now = began = loop.time()
         while True:
@@ -142,8 +142,8 @@ class Link:
                     return {}, len(text)
 
     def pass_over(self, error: Malformed) -> None:
-        """What can't be read may have been an event. Raises Cut where the next connection begins before it; the
-        original service would send it no more."""
+        """Handles a message that can't be read, which may have been an event. Raises Cut if the next connection would
+        begin before it; the original service would not send it again."""
         log.warning("the relay sent %s", error)
         if self._options.extended:
             raise Cut(f"the relay sent {error}") from None
@@ -170,11 +170,11 @@ class Link:
         return TooBig(reason) if code == 1009 else Cut(f"the relay closed the connection: {reason or code}")
 
     async def ended(self) -> None:
-        """Returns once there is no connection any more; what came on it may still be received."""
+        """Returns once the connection has ended; data that arrived on it may still be received."""
         await self._socket.wait_closed()
 
     async def close(self) -> None:
-        """Says goodbye, briefly: what is unread would hold it up."""
+        """Closes with a short handshake only, since unread data would delay it."""
         try:
             async with asyncio.timeout(CLOSING):
                 await self._socket.close()
@@ -185,12 +185,12 @@ class Link:
 
 
 def rejected(document: Document) -> Rejected:
-    """What a status `error` says."""
+    """The error in a frame with status `error`."""
     return Rejected(str(document.get("code")), str(document.get("message")))
 
 
 class TooBig(Cut):
-    """The relay closed the connection over a message that was too big for it."""
+    """The relay closed the connection because a message was too large for it."""
 
 
 def _by_proxy(address: Address, options: Options) -> bool:
@@ -198,12 +198,13 @@ def _by_proxy(address: Address, options: Options) -> bool:
 
 
 def _passes(status: int) -> bool:
-    """Whether an answer that is no relay's passes by itself."""
+    """Whether an answer with this status, which is not from a relay, is temporary."""
     return status < 300 or status >= 500 or status in _PASSING
 
 
 async def _reach(address: Address, timeout: float) -> socket.socket:
-    """Of a name's addresses one that is silent hides none behind it. Raises OSError, and ValueError for a bad name."""
+    """Connects to one of a name's addresses; a silent one does not hide the others. Raises OSError, and ValueError for
+    a bad name."""
     uri = parse_uri(address.socket)
     try:
         async with asyncio.timeout(timeout):
@@ -216,7 +217,7 @@ async def _reach(address: Address, timeout: float) -> socket.socket:
 
 
 async def dial(address: Address, options: Options, known: bool) -> Link:
-    """A connection that is not authenticated yet. `known`: there was one before, so that whatever fails may pass.
+    """A connection that is not authenticated yet. `known`: there was one before, so any failure may be temporary.
 
     Raises Cut and Unreachable.
     """
@@ -234,7 +235,8 @@ async def dial(address: Address, options: Options, known: bool) -> Link:
             user_agent_header=USER_AGENT,
             proxy=options.proxy,
             open_timeout=options.open_timeout,
-            # Pings are ours: an application that is slow to take events must not look like a dead relay.
+            # The client sends its own heartbeats: an application that takes events slowly must not look like a dead
+            # relay.
             ping_interval=None,
             close_timeout=CLOSING,
             max_size=options.max_message,
@@ -263,7 +265,7 @@ async def dial(address: Address, options: Options, known: bool) -> Link:
         reason = (getattr(error, "strerror", None) or str(error)) or type(error).__name__
         raise Cut(f"{address.socket} can't be reached{through}: {reason}") from None
     except (InvalidProxy, ImportError) as error:
-        # Its URL may hold a password.
+        # The proxy's URL may hold a password.
         raise Unreachable(f"{_PROXY} can't be used: {error.msg}") from None
     except ValueError:
         raise Unreachable(f"the host of {address.socket} can't be looked up, or {_PROXY} has a slip in it") from None

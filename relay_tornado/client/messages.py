@@ -1,4 +1,4 @@
-"""What goes over the socket: documents out, and events and gaps read from documents that came in (docs/protocol.md)."""
+"""Messages on the socket: builds documents to send, and reads events and gaps from received ones (docs/protocol.md)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ID = re.compile(r"([a-z0-9]{12})-(0|[1-9][0-9]{0,18})(?:-([1-9][0-9]{0,9}))?")
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A position as an id names it; `output` is infinite where it is after all copies of the event."""
+    """The position that an id names; `output` is infinite for a position after all copies of the event."""
 
     epoch: str
     seq: int
@@ -26,16 +26,16 @@ class Place:
 
     @property
     def order(self) -> tuple[int, float]:
-        """By which places in one epoch follow each other."""
+        """The sort key of places in one epoch."""
         return self.seq, self.output
 
     def __str__(self) -> str:
-        """The id that names it."""
+        """The id of this place."""
         return f"{self.epoch}-{self.seq}" + ("" if self.output == float("inf") else f"-{self.output:.0f}")
 
 
 def parse_place(id: str) -> Place | None:
-    """The place that an event's id names; None where it has not the form of this relay's ids."""
+    """The place that an event's id names; None if the id does not have the form of this relay's."""
     match = _ID.fullmatch(id)
     if match is None:
         return None
@@ -47,7 +47,7 @@ def encode(document: Mapping[str, Any]) -> str:
 
 
 class Malformed(Exception):
-    """A message that can't be read; the text says what of it, for people."""
+    """A message that can't be read; the text says which part, for people."""
 
 
 def decode(text: str | bytes) -> Document:
@@ -66,7 +66,7 @@ def auth(key: str, secret: str) -> Document:
 
 
 PONG = encode({"action": "pong"})
-"""A sign of life."""
+"""A heartbeat."""
 
 
 def respond(id: str, status: int, body: bytes, headers: Mapping[str, list[str]]) -> Document:
@@ -77,7 +77,7 @@ def respond(id: str, status: int, body: bytes, headers: Mapping[str, list[str]])
 
 
 def put_log(id: str, status: int, body: bytes, headers: Mapping[str, list[str]]) -> Document:
-    """The same for `PUT /v1/logs/{id}`, as stock clients send it."""
+    """The same for `PUT /v1/logs/{id}`, in the form of stock clients."""
     return {
         "id": id,
         "status": "sent" if status else "failed",
@@ -89,7 +89,7 @@ def put_log(id: str, status: int, body: bytes, headers: Mapping[str, list[str]])
 
 
 def read_event(document: Document) -> EventData:
-    """A webhook frame as an event. Raises Malformed, also where it has no id, and so can't be told from another."""
+    """A webhook frame as an event. Raises Malformed, also if it has no id to tell it from others."""
     meta = document.get("meta")
     if not isinstance(meta, dict) or not isinstance(meta.get("id"), str) or not meta["id"]:
         raise Malformed("an event without an id")
@@ -101,7 +101,7 @@ def read_event(document: Document) -> EventData:
         except ValueError:
             raise Malformed(f"a body that is no base64, of the event {meta['id']}") from None
     else:
-        # A lone surrogate can't be UTF-8; the original service may send one where the body was none.
+        # A lone surrogate is not valid UTF-8; the original service may send one if the sender's body was not.
         body = _text(document, "body").encode("utf-8", "surrogatepass")
     attempt = meta.get("attempt")
     verified = meta.get("verified")
@@ -110,7 +110,7 @@ def read_event(document: Document) -> EventData:
         seq=place.seq if place else 0,
         epoch=place.epoch if place else "",
         bucket=_text(meta, "bucket_name"),
-        # Some services only have the misspelt one.
+        # Some services send only the misspelt name.
         bucket_id=_text(meta, "bucket_id") or _text(meta, "bucked_id"),
         input_id=_text(meta, "input_id"),
         input_name=_text(meta, "input_name"),
@@ -139,7 +139,7 @@ def read_gap(bucket: str, gap: Any) -> Gap:
 
 
 def read_entries(answer: Document) -> list[Document]:
-    """What the answer to a subscribe says of each bucket. Raises Malformed."""
+    """The entries of the buckets in the answer to a subscribe. Raises Malformed."""
     entries = answer.get("buckets") or []
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise Malformed("an answer to the subscribe that lists no buckets")
@@ -149,13 +149,13 @@ def read_entries(answer: Document) -> list[Document]:
 
 
 def _begins(entry: Document) -> bool:
-    """Whether a bucket's entry says where delivery begins, as a position."""
+    """Whether a bucket's entry has the position at which delivery begins."""
     start = entry.get("start", 1)
     return isinstance(start, int) and parse_place(f"{entry.get('epoch')}-{start - 1}") is not None
 
 
 def read_positions(ping: Document) -> dict[str, str]:
-    """The positions that a ping tells by the buckets' names. Raises Malformed."""
+    """The positions in a ping, by the buckets' names. Raises Malformed."""
     told = ping.get("positions") or {}
     if not isinstance(told, dict):
         raise Malformed("positions without names")

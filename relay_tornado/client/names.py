@@ -1,4 +1,4 @@
-"""Which bucket the relay means where it says a name: a bucket may be renamed, and another one get its name."""
+"""Resolves the bucket names in the relay's messages: a bucket may be renamed, and another one may get its name."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from relay_tornado.client.positions import REMEMBERED, drop_oldest
 
 
 class Names:
-    """Goes by the epochs in ids, each of which is one bucket's for good, and by names where it knows no better."""
+    """Resolves a name by the epoch in its position, since an epoch belongs to one bucket for good, or else by the
+    name."""
 
     def __init__(self) -> None:
         self._named: dict[str, str] = {}
         self._epochs: dict[str, str] = {}
 
     def learn(self, name: str, bucket_id: str, epoch: str) -> None:
-        """The bucket has this name now, and this epoch is one of its own."""
+        """Notes that the bucket has this name now, and that this epoch is its own."""
         if self._named.get(name) != bucket_id:
             self._named = {each: other for each, other in self._named.items() if other != bucket_id}
             self._named[name] = bucket_id
@@ -25,7 +26,7 @@ class Names:
             drop_oldest(self._epochs, REMEMBERED)
 
     def find(self, name: str, position: str = "") -> str:
-        """The id of the bucket that is called so and has this position, "" where it was not heard of."""
+        """The id of the bucket with this name and position, "" if it is unknown."""
         bucket_id = self._by_epoch(position) or self._named.get(name, "")
         place = parse_place(position)
         if bucket_id and place is not None:
@@ -33,8 +34,8 @@ class Names:
         return bucket_id
 
     def moved(self, positions: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-        """The ids of the buckets and the positions that a ping tells by name. A bucket that was renamed is among them
-        under its new name; it comes first, so that its old name counts no more."""
+        """The buckets' ids and positions in a ping, which has names. A renamed bucket appears under its new name;
+        buckets known by their epoch come first, so that old names no longer count."""
         for name, position in sorted(positions.items(), key=lambda each: not self._by_epoch(each[1])):
             yield self.find(name, position), position
 

@@ -1,5 +1,8 @@
-"""urllib as it suits a relay: no redirects, which would take the secret elsewhere; a name's silent addresses hide none
-behind them for long; and an answer takes neither memory nor time without end, whoever gives it."""
+"""urllib with limits that suit a relay.
+
+It follows no redirects, which would take the secret elsewhere. A silent address of a name delays the others only
+briefly. An answer is bounded in memory and time, whoever sends it.
+"""
 
 from __future__ import annotations
 
@@ -14,22 +17,23 @@ from typing import Any, Final, TypeVar
 C = TypeVar("C", bound=HTTPConnection)
 
 CONNECT: Final = 5.0
-"""Seconds that one address of a name has, two lost packets among them. What comes behind it has the request's time."""
+"""Seconds for each address of a name, enough for two lost packets. The rest of the request has its own time-out."""
 
 LARGEST: Final = 128 << 20
-"""Bytes of an answer at most, with all that comes before it: no relay's has as many."""
+"""Maximum bytes of an answer and everything before it: no relay's has as many."""
 
 SLOWEST: Final = 16 << 10
-"""Bytes a second that put the end of the time off: a large answer takes long on a slow link."""
+"""Bytes per second that extend the deadline, since a large answer takes long on a slow link."""
 
 
 class TooLarge(HTTPException):
-    """An answer has more bytes than any of a relay's."""
+    """An answer is larger than any of a relay's."""
 
 
 def opener(context: ssl.SSLContext | None, *handlers: urllib.request.BaseHandler) -> urllib.request.OpenerDirector:
-    """An opener with these handlers, too; `context` is for TLS, None: the default one. Requests need a timeout: the
-    answer has to be whole within it, and `SLOWEST`. Reading raises TooLarge and TimeoutError, too."""
+    """An opener with these additional handlers; `context` is for TLS, None for the default one. Requests need a
+    timeout: an answer must be complete within it, plus the time that `SLOWEST` allows for its bytes. Reading may also
+    raise TooLarge and TimeoutError."""
     return urllib.request.build_opener(_NoRedirect(), _Http(), _Https(context=context), *handlers)
 
 
@@ -50,7 +54,7 @@ class _Https(urllib.request.HTTPSHandler):
 
 
 def _prompt(connection: C) -> C:
-    # By `connect` itself a proxy's answer would have to come as soon.
+    # A time-out passed to `connect` would also limit a proxy's answer.
     connection._create_connection = _connect  # type: ignore[attr-defined]
     connection.response_class = _Response
     return connection
@@ -71,12 +75,12 @@ class _Response(HTTPResponse):
 class _Buffered(io.BufferedReader):
     def read(self, size: int | None = -1) -> bytes:
         if size is not None and size > LARGEST:
-            raise TooLarge  # what is only announced would take its memory at once
+            raise TooLarge  # the whole buffer would be allocated for a mere announcement
         return super().read(size)
 
 
 class _Bounded(io.RawIOBase):
-    """What comes on a connection, up to `LARGEST` bytes, and in no more time than its timeout and `SLOWEST` give."""
+    """The data of a connection: at most `LARGEST` bytes, within its timeout plus the time that `SLOWEST` allows."""
 
     def __init__(self, raw: io.RawIOBase, connection: socket.socket) -> None:
         self._raw = raw

@@ -1,4 +1,4 @@
-"""What a subscriber asks for, checked, and the messages that it becomes."""
+"""A subscriber's options, checked, and the subscribe message made of them."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Since: TypeAlias = str | Mapping[str, Any] | None
 MIB = 1 << 20
 
 _WHOLE: Final = {"max_in_flight": 1, "max_deliver": 0, "max_body": 0, "buffer": 1, "max_message": 1}
-"""Options that are whole numbers, with the least that each may be."""
+"""Integer options, with the lowest value of each."""
 _SECONDS: Final = ("ack_wait", "checkpoint_every", "open_timeout", "idle_timeout")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """See `subscribe`, whose parameters these are. Raises ValueError where they contradict each other."""
+    """See `subscribe`, whose parameters these are. Raises ValueError if they contradict each other."""
 
     key: str = field(repr=False)
     secret: str = field(repr=False)
@@ -53,7 +53,7 @@ class Options:
     idle_timeout: float = 70.0
 
     def check(self, checkpoint: bool) -> None:
-        """`checkpoint`: there is one. Raises ValueError."""
+        """`checkpoint`: whether there is one. Raises ValueError."""
         ours = [name for name in ("since", "consumer", "filter", "max_body") if getattr(self, name) is not None]
         ours += ["outputs"] if self.outputs != "all" else []
         ours += ["on_gap"] if self.on_gap is not None else []
@@ -93,7 +93,7 @@ class Options:
         return self.consumer is not None and self.ack != "receipt"
 
     def subscribe(self, since: Any) -> str:
-        """The message that subscribes from these positions (None: where the relay begins by itself)."""
+        """The message that subscribes from these positions (None: the relay's default)."""
         document: Document = {"action": "subscribe", "buckets": list(self.buckets)}
         if self.extended:
             document["extended"] = True
@@ -112,7 +112,7 @@ class Options:
 
 
 def names(buckets: str | Iterable[str] | None) -> tuple[str, ...]:
-    """Bucket names or ids; none is every bucket that the token may read."""
+    """Bucket names or ids; none means every bucket that the token may read."""
     if buckets is None:
         return ()
     return (buckets,) if isinstance(buckets, str) else tuple(buckets)

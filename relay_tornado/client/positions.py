@@ -1,8 +1,8 @@
-"""How far a subscriber is in each bucket: what it received, and up to where its application is done.
+"""A subscriber's progress in each bucket: the events received, and those that its application is done with.
 
-Three ways to keep track, one interface (`Tracker`): `Positions` for a subscriber that resumes by itself, `Recent` where
-only ids tell a repeat (the stock protocol, consumers by receipt), `Untracked` where what comes again is meant.
-No I/O here: a checkpoint's text goes in and comes out.
+There are three ways to track it, with one interface (`Tracker`): `Positions` for a subscriber that resumes by itself,
+`Recent` if repeats are known only by their ids (the stock protocol, consumers by receipt), and `Untracked` if
+redeliveries are intended. No I/O here: the text of a checkpoint goes in and comes out.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from relay_tornado.client.messages import Document, Place, parse_place
 from relay_tornado.client.trail import Known, Stretch, Trail
 
 REMEMBERED: Final = 4_096
-"""Ids by which `Recent` knows a repeat."""
+"""The number of ids by which `Recent` recognises repeats."""
 SURE: Final = 10.0
-"""Seconds before the last byte of a connection in which the relay may not have heard any more that an event was
-received, or acknowledged."""
+"""Seconds before the last byte of a connection for which it is uncertain whether the relay heard that an event was
+received or acknowledged."""
 EXACT: Final = 2.0
-"""Seconds by which a server's time is uncertain: it is told in whole seconds."""
+"""Uncertainty of a server's time in seconds: it is told in whole seconds."""
 KEPT: Final = 1_000
-"""Ids that the text of `Recent` holds at most."""
+"""Maximum number of ids in the text of `Recent`."""
 STRETCHES: Final = 10_000
-"""Stretches of what is done that the text of `Positions` holds at most, for each bucket."""
+"""Maximum number of done stretches per bucket in the text of `Positions`."""
 
 ABSENT: Final = 1_000
-"""Buckets that are not there (any more), and whose positions `Positions` keeps: they may come back."""
+"""The number of absent buckets whose positions `Positions` keeps, since they may come back."""
 
 
 @dataclass(frozen=True, slots=True)
 class Passed:
-    """The position of a bucket moved to `id`, with no event for the application there."""
+    """The position of a bucket moved to `id`, without an event for the application."""
 
     bucket_id: str
     id: str
@@ -52,43 +52,43 @@ class Left:
 
 
 class Tracker:
-    """Goes along with a subscriber. What a way of keeping track has nothing to keep of, it passes over."""
+    """Tracks a subscriber. The methods of this base class do nothing unless a way of tracking needs them."""
 
     def dialled(self, now: float) -> None:
-        """There is a connection; `now` is the server's time when it was made, in unix seconds."""
+        """A connection was made; `now` is the server's time then, in unix seconds."""
 
     def since(self) -> Any:
         """The `since` to subscribe with, None for none."""
 
     def began(self, now: float) -> None:
-        """The subscribe is answered; `now` as above."""
+        """The subscribe was answered; `now` as in `dialled`."""
 
     def subscribed(self, entry: Document) -> Passed | None:
-        """One bucket's entry of that answer."""
+        """One bucket's entry in the answer to the subscribe."""
         return None
 
     def listed(self, bucket_ids: Container[str]) -> None:
-        """That answer had entries of these buckets, and of no other one."""
+        """The answer had entries for exactly these buckets."""
 
     def received(self, event: EventData) -> bool | Passed:
-        """Whether the application gets it; `Passed` where it is known to be done with it."""
+        """Whether the application gets the event; `Passed` if an earlier run was done with it."""
         raise NotImplementedError
 
     def passed(self, bucket_id: str, id: str) -> Passed | None:
-        """The server says that this bucket's position is `id`."""
+        """The server reported `id` as this bucket's position."""
         return None
 
     def caught_up(self, bucket_id: str) -> None:
-        """The server has sent everything of this bucket that was there."""
+        """The server has sent all stored events of this bucket."""
 
     def left(self, left: Left) -> None:
-        """The server says so."""
+        """The server reported that the bucket is gone."""
 
     def deleted(self, left: Left) -> None:
-        """The application got everything before that."""
+        """The application got everything from before the bucket was gone."""
 
     def cut(self, silence: float = 0.0) -> None:
-        """The connection ended, after nothing had come for so many seconds."""
+        """The connection ended after `silence` seconds without data."""
 
     def given(self, event: EventData) -> None:
         """The application gets the event now."""
@@ -97,15 +97,15 @@ class Tracker:
         """The application got everything before this position."""
 
     def done(self, event: EventData) -> bool:
-        """The application is done with it; whether `text` changed."""
+        """The application is done with the event; returns whether `text` changed."""
         raise NotImplementedError
 
     def text(self) -> str:
-        """What a checkpoint keeps."""
+        """The text for a checkpoint."""
         raise NotImplementedError
 
     def load(self, text: str) -> None:
-        """Goes on from what `text` gave. Raises CheckpointError."""
+        """Continues from a saved `text`. Raises CheckpointError."""
 
 
 @dataclass(slots=True)
@@ -113,24 +113,24 @@ class _Bucket:
     name: str
     received: str
     trail: Trail
-    """What the application was given, and up to where it is done."""
+    """The events that the application was given, and which of them are done."""
     ahead: Known = field(default_factory=Known)
-    """What an earlier run was done with beyond that; it is not given again."""
+    """Events after those that an earlier run was done with; they are not given again."""
     gone: Left | None = None
-    """It is not there any more; what was received before that may not be given yet."""
+    """Set if the bucket is gone; events received before that may not have been given yet."""
 
 
 class Positions(Tracker):
-    """For a subscriber that resumes from positions of its own, the checkpoint's among them."""
+    """Tracks a subscriber that resumes from its own positions, such as those of a checkpoint."""
 
     def __init__(self, since: Any, clock: Callable[[], float] = time.monotonic) -> None:
-        """`since` is the position that the application asked for, as on the wire; None for the default."""
+        """`since` is the position requested by the application, as on the wire; None for the default."""
         self._asked = since
         self._clock = clock
         self._buckets: dict[str, _Bucket] = {}
         self._begun: float | None = None
         self._offset: float | None = None
-        """The least by which the server's clock was ahead of ours."""
+        """The smallest lead of the server's clock over this one, in seconds."""
         self._first = True
         """Whether this run has not subscribed yet."""
 
@@ -140,21 +140,21 @@ class Positions(Tracker):
         if self._offset is None or back > EXACT:
             self._offset = offset
         if self._begun is not None and back > EXACT:
-            # What came since it was set back bears times from before this began.
+            # The server's clock was set back, so later events may have times before `_begun`.
             self._begun -= back
         if self._begun is not None and self._begun > now + EXACT:
-            self._begun = 0.0  # so it was between two runs, and nobody knows by how much
+            self._begun = 0.0  # the clock was set back between two runs, by an unknown amount
 
     def since(self) -> Any:
         if self._begun is None:
             return self._asked
         asked: Document = dict(self._asked) if _is_map(self._asked) else {}
         rest = asked.pop("*", None) if _is_map(self._asked) else self._asked
-        # Whatever was there at the first subscribe has its position. A bucket that came since must be met from its
-        # first event, and one that came into reach from the moment that this began.
+        # Buckets that existed at the first subscribe have positions. A newer bucket is read from its first event, and
+        # one that became visible later from the time at which this subscriber began.
         begun = {"time": self._begun}
         positions: Document = {
-            # An id that a new run names is where it wants to begin; later its bucket may be another.
+            # An id is where a new run begins; in later subscribes, the name may be another bucket's.
             key: at if _stands(at) or (self._first and isinstance(at, str) and at != "latest") else begun
             for key, at in asked.items()
         }
@@ -178,7 +178,7 @@ class Positions(Tracker):
         asked = self._position(bucket_id, name)
         place = parse_place(asked) if isinstance(asked, str) else None
         if place is not None and place.output != float("inf") and entry.get("start") == place.seq:
-            at = str(asked)  # delivery begins within that event, behind one of its copies
+            at = str(asked)  # delivery begins within that event, after one of its copies
         if bucket is None:
             self._buckets[bucket_id] = _Bucket(name, at, Trail(at))
         else:
@@ -186,7 +186,8 @@ class Positions(Tracker):
         return Passed(bucket_id, at)
 
     def listed(self, bucket_ids: Container[str]) -> None:
-        # Those that were deleted while nobody listened: nothing else says so, and a relay takes only so many positions.
+        # These were deleted while nobody listened: nothing else reports that, and a relay accepts only so many
+        # positions.
         absent = [bucket_id for bucket_id in self._buckets if bucket_id not in bucket_ids]
         for bucket_id in absent[:-ABSENT]:
             del self._buckets[bucket_id]
@@ -194,7 +195,7 @@ class Positions(Tracker):
     def received(self, event: EventData) -> bool | Passed:
         bucket = self._buckets.get(event.bucket_id)
         if bucket is None:
-            # It joined later, and so from its first event.
+            # The bucket was added later, so it begins at its first event.
             before = f"{event.epoch}-{max(event.seq - 1, 0)}"
             bucket = self._buckets[event.bucket_id] = _Bucket(event.bucket, before, Trail(before))
         elif not _follows(parse_place(event.id), parse_place(bucket.received), otherwise=True):
@@ -209,7 +210,7 @@ class Positions(Tracker):
 
     def passed(self, bucket_id: str, id: str) -> Passed | None:
         bucket = self._buckets.get(bucket_id)
-        # Where it left and came back the relay begins where it was asked to before.
+        # If the bucket left and came back, the relay begins at the position requested before.
         if bucket is None or _follows(parse_place(bucket.received), parse_place(id), otherwise=False):
             return None
         bucket.received = id
@@ -267,27 +268,28 @@ class Positions(Tracker):
 
 
 def drop_oldest(kept: dict[str, Any], most: int) -> None:
-    """Leaves at most so many, those that came last."""
+    """Keeps at most `most` entries, the newest ones."""
     while len(kept) > most:
         del kept[next(iter(kept))]
 
 
 class Recent(Tracker):
-    """Where only ids tell a repeat: what the connection before brought in its last seconds, or an earlier run was done
-    with, is left out.
+    """Tracks by ids only. It leaves out events of the previous connection's last seconds, and those that an earlier run
+    was done with.
 
-    What one connection brings twice is meant, and so is what comes again once a bucket was caught up with.
+    Redeliveries on one connection are intended, and so is every repeat after a bucket was caught up with.
     """
 
     def __init__(self, since: Any = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._since = since
         self._clock = clock
         self._before: dict[str, str] = {}
-        """What the relay may send again without meaning it: ids with their buckets."""
+        """Events that the relay may repeat unintentionally: ids with their buckets."""
         self._known: dict[str, str] = {}
-        """What it has heard of: where it sends that again, its consumer was moved back, and the rest is meant, too."""
+        """Events whose receipt the relay knows of: if it repeats one, its consumer was moved back, and later repeats
+        are intended."""
         self._seen: dict[str, tuple[str, float]] = {}
-        """What this connection brought, and when."""
+        """Events of this connection, and when they arrived."""
         self._begun = math.inf
         self._done: deque[str] = deque(maxlen=KEPT)
 
@@ -313,7 +315,7 @@ class Recent(Tracker):
     def cut(self, silence: float = 0.0) -> None:
         sure = self._clock() - silence - SURE
         if self._begun < sure:
-            self._before = {}  # else what the connections before this one left is as open as it was
+            self._before = {}  # otherwise the relay may still repeat those of earlier connections
         for each, (bucket, at) in self._seen.items():
             (self._before if at > sure else self._known)[each] = bucket
         for kept in (self._before, self._known):
@@ -338,7 +340,7 @@ class Recent(Tracker):
 
 
 class Untracked(Recent):
-    """For a consumer of explicit acks: what comes again was not acknowledged, and is meant."""
+    """For a consumer with explicit acks: a redelivery was not acknowledged, and is intended."""
 
     def received(self, event: EventData) -> bool | Passed:
         return True
@@ -358,7 +360,7 @@ def _read(text: str, part: str) -> Document:
 
 
 def _stretch(done: Any) -> Stretch:
-    """As it stands in a checkpoint: an id, or the first and the last one. Raises ValueError."""
+    """A stretch in the form of a checkpoint: an id, or the first and the last one. Raises ValueError."""
     if isinstance(done, list):
         first, last = done
         return str(first), str(last)
@@ -366,7 +368,7 @@ def _stretch(done: Any) -> Stretch:
 
 
 def _is_map(since: Any) -> bool:
-    """Whether `since` is from bucket to position, as the protocol tells it from a position."""
+    """Whether `since` maps buckets to positions, by the protocol's rule."""
     if not isinstance(since, Mapping):
         return False
     if len(since) == 1:
@@ -376,12 +378,12 @@ def _is_map(since: Any) -> bool:
 
 
 def _stands(asked: Any) -> bool:
-    """Whether this `since` is the same place whenever it is said, also in a bucket that was made meanwhile."""
+    """Whether this `since` always means the same place, also in a bucket that was created meanwhile."""
     return asked == "earliest" or (isinstance(asked, Mapping) and "time" in asked)
 
 
 def _follows(event: Place | None, at: Place | None, *, otherwise: bool) -> bool:
-    """Whether the event comes after this place; `otherwise` where their epochs differ, and only the relay knows."""
+    """Whether the event comes after this place; `otherwise` if their epochs differ, so that only the relay knows."""
     if event is None or at is None or event.epoch != at.epoch:
         return otherwise
     return event.order > at.order

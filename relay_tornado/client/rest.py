@@ -1,4 +1,4 @@
-"""The one request that a client makes over HTTP: the answer to an event, for relays without `respond`."""
+"""The client's only HTTP request: the answer to an event, for relays without `respond`, and for large bodies."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ from relay_tornado.client.options import Options
 async def put_answer(
     address: Address, options: Options, id: str, status: int, body: bytes, headers: dict[str, list[str]], timeout: float
 ) -> None:
-    """`PUT /v1/logs/{id}`. Raises Rejected, TimeoutError and OSError. Once it is cancelled nobody waits for it."""
+    """`PUT /v1/logs/{id}`. Raises Rejected, TimeoutError and OSError. If this is cancelled, nothing waits for the
+    request."""
     document = json.dumps(messages.put_log(id, status, body, headers)).encode()
     await aside(lambda: _put(address, options, id, document, timeout), "relay client answer")
 
 
 def _put(address: Address, options: Options, id: str, document: bytes, timeout: float) -> None:
     credentials = base64.b64encode(f"{options.key}:{options.secret}".encode()).decode()
-    request = urllib.request.Request(  # noqa: S310  # made of an address that was checked
+    request = urllib.request.Request(  # noqa: S310  # from an address that was checked
         address.log(id),
         document,
         {"Authorization": f"Basic {credentials}", "Content-Type": "application/json", "User-Agent": USER_AGENT},

@@ -1,4 +1,4 @@
-"""`subscribe`: the events of a relay's buckets as an asynchronous iterator that comes back by itself."""
+"""`subscribe`: the events of a relay's buckets as an asynchronous iterator that reconnects by itself."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from relay_tornado.client.options import MIB, OnGap, OnNotice, Options, Since, n
 from relay_tornado.client.positions import Left, Passed
 
 ANY_KEY = "whr"
-"""The key with which the secret alone decides."""
+"""The key with which only the secret is checked."""
 
 
 def subscribe(
@@ -53,40 +53,40 @@ def subscribe(
     open_timeout: float = 20.0,
     idle_timeout: float = 70.0,
 ) -> Subscription:
-    """The events of buckets, as they come, and from where this subscriber stopped.
+    """The events of buckets as they arrive, from where this subscriber stopped.
 
     What to read:
     - `url`: the relay's, like https://relay.example.org, or its socket's, like wss://relay.example.org/v1/socket.
-    - `key`, `secret`: a token's. Without a key the secret alone decides.
-    - `buckets`: names or ids, or one name; none is every bucket that the token may read.
+    - `key`, `secret`: a token's. Without a key only the secret is checked.
+    - `buckets`: names or ids, or one name; none means every bucket that the token may read.
     - `since`: where to begin the first time: "latest" (the default), "earliest", an id, {"last": 10}, {"time": unix
-      seconds}, or an object from bucket to one of these. A checkpoint that is there already wins for its buckets.
+      seconds}, or an object from bucket to one of these. An existing checkpoint takes precedence for its buckets.
     - `filter`: rules that events have to pass; `max_body`: bytes, a larger body is left out (`event.truncated`);
       `outputs`: "none" for each event once, whatever the outputs are. All as in docs/protocol.md.
-    - `extended`: False for a service that speaks the stock protocol only. Nothing can be resumed there.
+    - `extended`: False for a service that speaks only the stock protocol. Nothing can be resumed there.
 
-    Keeping the place, one of:
+    How to keep the place, one of:
     - `checkpoint`: a file's path, or a `Checkpoint`. It moves past an event when the loop asks for the next one, or by
-      `event.done()`; with `auto_done=False` by `event.done()` alone, in whatever order. It is saved before the next
-      event is given, or, with `checkpoint_every` (seconds), at most that often: after a crash that much may come again.
+      `event.done()`; with `auto_done=False` only by `event.done()`, in any order. It is saved before the next event is
+      returned, or, with `checkpoint_every` (seconds), at most that often: after a crash, that much may be repeated.
     - `consumer`: a name under which the relay keeps the place. `ack` is "explicit" (the default: `event.ack()`, several
-      clients share the work) or "receipt". `max_in_flight` (events), `ack_wait` (seconds) and `max_deliver` (tries) are
-      as there.
+      clients share the work) or "receipt". `max_in_flight` (events), `ack_wait` (seconds) and `max_deliver` (attempts)
+      are as in docs/protocol.md.
 
-    What one is told:
+    Callbacks:
     - `on_gap`: called with each `Gap`, in its place among the events (a coroutine is awaited), or "fail": GapRefused is
       raised there. Without it a gap is a warning in the log "relay_tornado.client".
-    - `on_notice`: called with each `Notice` about the connection. Without it a bucket that is not there, and a relay
-      that could not be reached yet, are warnings in that log.
+    - `on_notice`: called with each `Notice` about the connection. Without it a missing bucket, and a relay that could
+      not be reached yet, are warnings in that log.
 
-    How:
+    Connection:
     - `ssl`: a context instead of the default one; `proxy`: True for the environment's, None for none, or a URL.
-    - `backoff`: the waits between connections; `idle_timeout`: seconds without a byte after which a connection
-      counts as dead; `open_timeout`: seconds for each step of making one.
-    - `buffer`: bytes that are read ahead of the application, and one message; `max_message`: the largest, in bytes.
+    - `backoff`: the delays between connections; `idle_timeout`: seconds without a byte after which a connection counts
+      as dead; `open_timeout`: seconds for each step of making one.
+    - `buffer`: bytes read ahead of the application, plus one message; `max_message`: the largest message, in bytes.
 
-    Raises ValueError where an argument is wrong, or two contradict each other. Nothing is connected until the first
-    event is asked for, or `async with` is entered. Iterating raises Refused, Rejected, Unreachable, NotExtended and
+    Raises ValueError if an argument is wrong, or two contradict each other. Nothing is connected until the first event
+    is requested, or `async with` is entered. Iterating raises Refused, Rejected, Unreachable, NotExtended and
     CheckpointError.
     """
     place = FileCheckpoint(checkpoint) if isinstance(checkpoint, str | os.PathLike) else checkpoint
@@ -121,9 +121,9 @@ def subscribe(
 
 
 class Subscription:
-    """An asynchronous iterator of events; `subscribe` makes it. One task iterates at a time.
+    """An asynchronous iterator of events, made by `subscribe`. Only one task may iterate at a time.
 
-    `async with` closes it at its end. Where it is dropped without that, its connection ends with it.
+    `async with` closes it at its end. If it is dropped without that, its connection is closed with it.
     """
 
     def __init__(self, address: Address, options: Options, checkpoint: Checkpoint | None) -> None:
@@ -157,12 +157,12 @@ class Subscription:
         await core.saved()
         while True:
             if not len(core.intake):
-                # What was passed over meanwhile, before a wait that may be long.
+                # Saves the positions that were passed without an event, before a wait that may be long.
                 await core.saved()
             item = await core.intake.first()
             match item:
                 case EventData():
-                    # Where this began, too: whoever crashes over the first event must meet it again.
+                    # Saves the starting point, too: after a crash in the first event, that event must come again.
                     await core.saved()
                     if core.intake.take(item):
                         event = self._given = _event(item, core)
@@ -189,11 +189,11 @@ class Subscription:
 
     @property
     def ended(self) -> RelayClientError | None:
-        """What the loop raises once all that was read ahead is given, None while more may come."""
+        """The error that the loop raises after everything read ahead; None while more events may come."""
         return None if self._core is None else self._core.over
 
     async def aclose(self) -> None:
-        """Ends it; what it was not asked for stays with the relay. Raises CheckpointError where it can't be saved."""
+        """Ends it; events that were not returned stay with the relay. Raises CheckpointError if saving fails."""
         self._closed = True
         if self._core is None:
             return

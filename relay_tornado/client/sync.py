@@ -28,13 +28,13 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 _LOOK: Final = 0.5
-"""Seconds after which whoever waits looks up: an interrupt in the moment in which a wait begins, or one that the system
-has another thread take, wakes nobody."""
+"""Seconds after which a waiting thread checks for interrupts: one that comes just when a wait begins, or that the
+system delivers to another thread, wakes nobody."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event(EventData):
-    """An event with what can be done about it; the methods are those of the asynchronous `Event`, and block."""
+    """An event with methods to answer and acknowledge it: those of the asynchronous `Event`, but blocking."""
 
     _event: AsyncEvent = field(repr=False, compare=False)
     _loop: _Loop = field(repr=False, compare=False)
@@ -42,24 +42,24 @@ class Event(EventData):
     def respond(
         self, status: int = 200, body: bytes | str = b"", headers: AnswerHeaders | None = None, *, timeout: float = 30.0
     ) -> None:
-        """Says what the application answers. Raises Rejected and TimeoutError."""
+        """Sends the application's answer. Raises Rejected and TimeoutError."""
         self._loop.run(lambda: self._event.respond(status, body, headers, timeout=timeout))
 
     def ack(self, *, everything: bool = False) -> None:
-        """Acknowledges it to the consumer."""
+        """Acknowledges the event to the consumer."""
         self._loop.run(lambda: self._event.ack(everything=everything))
 
     def nak(self, delay: float | None = None) -> None:
-        """Gives it back to the consumer."""
+        """Returns the event to the consumer."""
         self._loop.run(lambda: self._event.nak(delay))
 
     def done(self) -> None:
-        """The application is done with it. Raises CheckpointError."""
+        """Marks the event as done. Raises CheckpointError."""
         self._loop.run(self._event.done)
 
 
 class Subscription:
-    """An iterator of events. Use it with `with`, or call `close`: a thread and a connection belong to it."""
+    """An iterator of events. Use it with `with`, or call `close`: it owns a thread and a connection."""
 
     def __init__(self, inner: subscription.Subscription) -> None:
         self._inner = inner
@@ -97,7 +97,7 @@ class Subscription:
         """The next event; None once the subscription is closed. Raises TimeoutError after `timeout` seconds."""
         try:
             loop = self._start()
-            # What a time-out or an interrupt leaves unanswered is the next call's.
+            # An answer that is pending after a time-out or an interrupt is for the next call.
             asked = self._asked = self._asked or _Answer(lambda: _next(self._inner))
             loop.begin(asked)
             asked.wait(timeout)
@@ -117,12 +117,12 @@ class Subscription:
         try:
             return asked.result()
         except Exception:
-            # An error is told once, as the asynchronous client does: the next call asks anew.
+            # An error is raised once, as in the asynchronous client: the next call asks again.
             self._asked = None
             raise
 
     def close(self) -> None:
-        """Ends it; may be called from another thread, too. Raises CheckpointError."""
+        """Ends it; may also be called from another thread. Raises CheckpointError."""
         loop = self._loop
         if loop is not None:
             loop.must_be_elsewhere()
@@ -131,17 +131,17 @@ class Subscription:
         if loop is None or not loop.runs:
             return
         try:
-            with suppress(_Closed):  # where another thread does the same
+            with suppress(_Closed):  # another thread closes it, too
                 loop.run(self._inner.aclose)
         finally:
             loop.close()
 
     def _start(self) -> _Loop:
-        """Raises _Closed."""
+        """Returns the loop, started if necessary. Raises _Closed."""
         loop = self._loop
         if loop is None and not self._closed:
             loop = self._loop = _Loop()
-            # Another thread that closes it now sees the loop, or what it said of it is seen here.
+            # A concurrent `close` either sees the loop, or its flag is seen here.
             if self._is_closed():
                 self.close()
             loop.run(self._inner.__aenter__)
@@ -158,11 +158,11 @@ async def _next(inner: subscription.Subscription) -> AsyncEvent | None:
 
 
 class _Answer(Generic[T]):
-    """What a coroutine in the loop's thread comes to.
+    """The outcome of a coroutine in the loop's thread.
 
-    Whoever waits for it may be interrupted (Ctrl-C) between any two steps of Python, so also where it has taken a lock
-    and not yet given it back, as those of `concurrent.futures` and `threading` are. No such lock lies between the two
-    threads, so that the loop's never waits for the other one.
+    A waiting thread may be interrupted (Ctrl-C) between any two steps of Python, even after taking a lock and before
+    releasing it, as in `concurrent.futures` and `threading`. So the two threads share no such lock, and the loop never
+    waits for the other thread.
     """
 
     def __init__(self, coroutine: Callable[[], Coroutine[Any, Any, T]]) -> None:
@@ -176,7 +176,7 @@ class _Answer(Generic[T]):
         return self._outcome is not None
 
     def wait(self, timeout: float | None) -> None:
-        """Raises TimeoutError after so many seconds."""
+        """Returns once the outcome is known. Raises TimeoutError after `timeout` seconds."""
         end = None if timeout is None else time.monotonic() + timeout
         while not self.known:
             left = _LOOK if end is None else end - time.monotonic()
@@ -186,14 +186,14 @@ class _Answer(Generic[T]):
                 raise TimeoutError
 
     def result(self) -> T:
-        """Of one that is known. Raises what the coroutine raised."""
+        """The outcome, which must be known. Raises the coroutine's error."""
         assert self._outcome is not None
         return self._outcome()
 
-    # in the loop's thread
+    # called in the loop's thread
 
     def begin(self, done: Callable[[_Answer[T]], None]) -> None:
-        """May be repeated. Calls `done` once the answer is known."""
+        """Starts the coroutine, unless it was started. Calls `done` once the outcome is known."""
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._coroutine())
             self._task.add_done_callback(lambda task: self.tell(_refuse if task.cancelled() else task.result))
@@ -215,22 +215,23 @@ class _Loop:
         self._loop = asyncio.new_event_loop()
         self._open: set[_Answer[Any]] = set()
         self._process = os.getpid()
-        # A program that forgets to close must be able to end.
+        # A daemon, so that a program that forgets to close can end.
         self._thread = threading.Thread(target=self._serve, name="relay client", daemon=True)
         self._thread.start()
 
     @property
     def runs(self) -> bool:
-        """Whether it has its thread here: the child of a fork has none."""
+        """Whether its thread is in this process: a forked child has none."""
         return os.getpid() == self._process
 
     def must_be_elsewhere(self) -> None:
-        """Raises RelayClientError where the caller would wait for itself."""
+        """Raises RelayClientError if called in the loop's thread, which would wait for itself."""
         if self.runs and threading.get_ident() == self._thread.ident:
             raise RelayClientError("what the client calls back can't wait for it: do this where the events are read")
 
     def begin(self, answer: _Answer[Any]) -> None:
-        """Begins it there, unless it has begun. Raises RelayClientError once the loop is closed, and in its thread."""
+        """Starts it in the loop, unless it was started. Raises RelayClientError if the loop is closed, and in its
+        thread."""
         self.must_be_elsewhere()
         if answer.known:
             return
@@ -243,7 +244,7 @@ class _Loop:
             raise _Closed from None
 
     def run(self, coroutine: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Runs it there and returns what it returns. What interrupts the wait cancels it."""
+        """Runs it in the loop and returns its result. If the wait is interrupted, it is cancelled."""
         answer = _Answer(coroutine)
         try:
             self.begin(answer)
@@ -264,7 +265,7 @@ class _Loop:
         try:
             self._loop.run_forever()
         finally:
-            # Whoever waits in another thread gets an answer.
+            # Threads that still wait get an outcome.
             self._loop.run_until_complete(self._drain())
             self._loop.run_until_complete(self._loop.shutdown_default_executor())
             self._loop.close()
@@ -272,7 +273,7 @@ class _Loop:
                 answer.tell(_refuse)
 
     async def _drain(self) -> None:
-        await asyncio.sleep(0)  # what was handed over just before has begun then
+        await asyncio.sleep(0)  # starts what was handed over just before
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         if tasks:
             await asyncio.wait(tasks, timeout=1)
@@ -282,7 +283,7 @@ class _Loop:
 
 
 class _Closed(RelayClientError):
-    """The loop has ended, or has no thread here."""
+    """The loop has ended, or has no thread in this process."""
 
     def __init__(self) -> None:
         super().__init__("the subscription is closed")
@@ -301,4 +302,4 @@ def _blocking(function: Callable[P, subscription.Subscription]) -> Callable[P, S
 
 
 subscribe = _blocking(subscription.subscribe)
-"""As `relay_tornado.client.subscribe`, with the same arguments. What it calls back runs in the loop's thread."""
+"""As `relay_tornado.client.subscribe`, with the same arguments. Callbacks run in the loop's thread."""

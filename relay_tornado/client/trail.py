@@ -1,7 +1,7 @@
-"""What an application was given of a bucket: what it is not done with yet, and stretches of what it is. No I/O here.
+"""The events of a bucket that an application was given: those that are not done, and stretches that are. No I/O here.
 
-A stretch is what lies between two ids of one epoch, both in it. So what is done behind one event that is not takes the
-same room however much it is.
+A stretch is everything between two ids of one epoch, including both. So the done events behind one that is not done
+take the same memory, however many there are.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import TypeAlias
 from relay_tornado.client.messages import Place, parse_place
 
 Stretch: TypeAlias = tuple[str, str]
-"""The ids that it begins and ends with."""
+"""The first and the last id."""
 
 
 @dataclass(slots=True, eq=False)
 class _Part:
-    """An event that is not done with, or a stretch that is; `event`: there is one in it."""
+    """An event that is not done, or a stretch that is; `event` says whether a stretch has events."""
 
     first: str
     last: str
@@ -30,7 +30,8 @@ class _Part:
 
 
 class Trail:
-    """In the order in which the application was given it; `settled` is the position up to which it is done."""
+    """The parts in the order in which the application was given them; everything up to the position `settled` is
+    done."""
 
     def __init__(self, settled: str) -> None:
         self.settled = settled
@@ -39,24 +40,25 @@ class Trail:
         self._open: dict[str, _Part] = {}
 
     def __len__(self) -> int:
-        """How many parts there are beyond `settled`."""
+        """The number of parts after `settled`."""
         count, part = 0, self._oldest
         while part is not None:
             count, part = count + 1, part.after
         return count
 
     def given(self, id: str) -> None:
-        """The application got this event. Where it had it before, that one counts no more."""
+        """Notes that the application got this event. If it had it before, only the new one counts."""
         self.done(id)
         self._open[id] = self._append(_Part(id, id, done=False, event=True))
 
     def passed(self, id: str, event: bool) -> None:
-        """This position was reached, with nothing for the application; `event`: an earlier run was done with one."""
+        """Notes that this position was reached without an event for the application; `event`: an earlier run was done
+        with one."""
         self._join(self._append(_Part(id, id, done=True, event=event)))
         self._settle()
 
     def done(self, id: str) -> bool:
-        """The application is done with this event; False where it does not have it."""
+        """Notes that the application is done with this event; returns False if it does not have it."""
         part = self._open.pop(id, None)
         if part is None:
             return False
@@ -69,7 +71,7 @@ class Trail:
         return True
 
     def beyond(self) -> list[Stretch]:
-        """What is done beyond `settled`, in order."""
+        """The stretches that are done after `settled`, in order."""
         found, part = [], self._oldest
         while part is not None:
             if part.done and part.event:
@@ -83,7 +85,7 @@ class Trail:
             self._remove(self._oldest)
 
     def _join(self, part: _Part) -> None:
-        """With what is before it, where both are done."""
+        """Joins a part to the one before it, if both are done."""
         before = part.before
         if before is not None and before.done and part.done and _leads(before.last, part.first):
             before.last = part.last
@@ -110,10 +112,10 @@ class Trail:
 
 
 class Known:
-    """What an earlier run was done with beyond its `settled`; it is let go of as it is passed."""
+    """The events after `settled` that an earlier run was done with; they are dropped once they are passed."""
 
     def __init__(self, stretches: Iterable[Stretch] = ()) -> None:
-        """They may come in any order, and overlap; ids that are none of this relay's are left out."""
+        """The stretches may be in any order, and overlap; ids of other services are ignored."""
         self._stretches: dict[str, list[tuple[Place, Place]]] = {}
         places = ((parse_place(first), parse_place(last)) for first, last in stretches)
         known = [(first, last) for first, last in places if first and last and first.epoch == last.epoch]
@@ -132,7 +134,7 @@ class Known:
         return at >= 0 and place.order <= found[at][1].order
 
     def pass_by(self, id: str) -> None:
-        """Everything up to this position comes no more."""
+        """Drops everything up to this position, which does not come any more."""
         place, found = self._near(id)
         if place is None or not found:
             return
@@ -141,7 +143,7 @@ class Known:
             del self._stretches[place.epoch]
 
     def _near(self, id: str) -> tuple[Place | None, list[tuple[Place, Place]]]:
-        """The place that it names, and the stretches of its epoch."""
+        """The place that an id names, and the stretches of its epoch."""
         place = parse_place(id) if self._stretches else None
         return place, [] if place is None else self._stretches.get(place.epoch, [])
 
@@ -150,6 +152,6 @@ class Known:
 
 
 def _leads(earlier: str, later: str) -> bool:
-    """Whether the one position comes before the other, in the same epoch."""
+    """Whether the first position is not after the second, in the same epoch."""
     before, after = parse_place(earlier), parse_place(later)
     return before is not None and after is not None and before.epoch == after.epoch and before.order <= after.order

@@ -1,1 +1,1 @@
-"""Delivery: replay, then live, to the subscribers."""
+"""Delivery of events to subscribers: replay, then live."""

@@ -18,21 +18,21 @@ from relay_tornado.model import BucketId, Gap
 from relay_tornado.wire.acks import Ack, Nak
 
 _ASKED: Final = 4
-"""Pings behind gaps that are remembered while they have no pong; the newest is behind everything that was told."""
+"""Pings after gaps that are remembered until their pong; the newest one is after everything that was told."""
 
 _Told = tuple[Ledger, Sequence[Gap]]
-"""Which gaps of which consumer."""
+"""A consumer and some of its gaps."""
 
 
 class BoundConsumers:
-    """`members` and `held` say in which buckets it has which kind; in a bucket without consumers it has neither. What
-    it has open is among those `opened` before anything else is done with it, and stays so until all else is undone.
+    """A subscription's consumers: with explicit acks in `members`, by receipt in `held`, each bucket in one of them at
+    most. A consumer is `opened` before anything else is done with it, and is closed last.
 
-    `astray` are buckets whose consumer, moved by receipt, was moved or deleted by somebody else, and those where it
-    lacks the consumer that its durable token has from now on.
+    `astray` are buckets whose consumer by receipt was moved or deleted by somebody else, and buckets in which its
+    durable token has a consumer now that it does not use yet.
 
-    A client counts as told of a gap when it has answered a ping that went out behind what told it: then it has read
-    that. Before, the gap is told to whoever subscribes: one whose connection dies in between keeps it from nobody.
+    A client counts as told of a gap once it has answered a ping that was sent after it, as it has then read it. Until
+    then the next subscriber is told of the gap, too: a connection that dies in between hides it from nobody.
     """
 
     __slots__ = (
@@ -58,7 +58,7 @@ class BoundConsumers:
         ping: Callable[[bytes], None],
         strayed: Callable[[], None],
     ) -> None:
-        """`ping` writes a protocol ping; `strayed` is called when something is astray."""
+        """`ping` writes a protocol ping; `strayed` is called when a bucket is astray."""
         self.binding = binding
         self.opened: Opened = {}
         self.members: dict[BucketId, Member] = {}
@@ -80,9 +80,9 @@ class BoundConsumers:
         before: BoundConsumers | None,
         generation: int | None = None,
     ) -> bool:
-        """Takes part in a consumer, which it has open and which stood where the place does, in this generation (None:
-        as it is now). What the connection has from this consumer as `before` goes over. Whether the place is served by
-        a group. Where it fails, it is to leave."""
+        """Joins an open consumer. The place is at its position in this generation (None: the current one). Takes over
+        what the connection has in flight of the same consumer as `before`. Returns whether a group serves the place. If
+        this fails, the caller has to `leave`."""
         bucket_id = place.bucket_id
         if ledger.terms.receipt:
             held = self.held[bucket_id] = Held(self._receipt, ledger, place)
@@ -100,16 +100,16 @@ class BoundConsumers:
         return True
 
     def begin(self) -> None:
-        """The answer to subscribe is out: from now on the client's pongs come here."""
+        """The answer to subscribe is out: the client's pongs are for this subscription from now on."""
         self._receipt.begun = True
 
     def lacks(self, bucket_id: BucketId) -> bool:
-        """Whether its durable token has a consumer there, and it takes no part in that."""
+        """Whether the durable token has a consumer in the bucket that this subscription does not use."""
         return self.binding.kind == "token" and bucket_id not in self.held and self.binding.has(bucket_id)
 
     def leave(self, bucket_id: BucketId, heir: Member | None = None) -> None:
-        """Takes part no longer: what it had out goes to the `heir`, or to others, at once. May be repeated, and is to
-        be where it fails."""
+        """Leaves the bucket's consumer: its events in flight go to the `heir`, or to others, at once. May be repeated,
+        and has to be if it fails."""
         self.astray.pop(bucket_id, None)
         member = self.members.get(bucket_id)
         if member is not None:
@@ -125,20 +125,20 @@ class BoundConsumers:
             del self.opened[bucket_id]
 
     def close(self) -> None:
-        """Leaves everything. May be repeated, and is to be where it fails."""
+        """Leaves all consumers. May be repeated, and has to be if it fails."""
         for bucket_id in list(self.opened):
             self.leave(bucket_id)
 
     def expects(self, bucket_id: BucketId, seq: int) -> bool:
-        """Whether a consumer with explicit acks is still to give this event to its connections, or has given it."""
+        """Whether a consumer with explicit acks has this event in flight, or is still to hand it out."""
         member = self.members.get(bucket_id)
         return member is not None and member.group.ledger.progress.expects(seq)
 
     async def follow(self, place: Place, receiver: Receiver) -> bool:
-        """Goes where somebody else has moved a consumer that is astray, or takes part in one that it lacks. False where
-        they deleted it: it is left.
+        """Follows a consumer that is astray to its new position, or joins one that it lacks. Returns False if the
+        consumer was deleted; then it has been left.
 
-        Raises BucketGone, Unavailable.
+        Raises BucketGone and Unavailable.
         """
         bucket_id = place.bucket_id
         self.astray.pop(bucket_id, None)
@@ -157,7 +157,7 @@ class BoundConsumers:
         return True
 
     async def _take_part(self, place: Place, receiver: Receiver) -> None:
-        """From now on receipts move the durable token's consumer in a bucket that is read without one."""
+        """Joins the durable token's consumer in a bucket that was read without one."""
         ledger = await open_bound(self._shared.ledgers, self.binding, place.bucket_id, self.opened)
         if ledger is not None and place.open and not receiver.over and self.lacks(place.bucket_id):
             self.enter(receiver, place, ledger, None)
@@ -165,33 +165,33 @@ class BoundConsumers:
             self.leave(place.bucket_id)
 
     def overtaken(self, bucket_id: BucketId, first: int, gap: Gap | None) -> None:
-        """The bucket's log holds nothing below `first`, and not all of it was given, or it lacks what this gap is: a
-        consumer by receipt met one."""
+        """The bucket's log holds nothing below `first`, or lacks `gap`, before everything was delivered. A consumer by
+        receipt meets this as a gap."""
         held = self.held.get(bucket_id)
         if held is not None and not held.ledger.gone and not held.moved_away():
             ledger = held.ledger
             ledger.trim(first)
             if gap is None or gap.reason == "retention":
                 return
-            # Others may have met it before, and gone on behind it.
+            # Other connections may have met it before, and continued after it.
             if gap.to_seq is None or gap.to_seq > ledger.progress.floor:
                 ledger.met(gap, self._shared.ledgers.clock())
 
     def settle(self, request: Ack | Nak) -> bool:
-        """Carries out what the client says of an event. False where it has no such event."""
+        """Executes a client's ack or nak. Returns False if the event is not in flight here."""
         if isinstance(request, Ack):
             return self._in_flight.ack(request.id, all=request.all)
         return self._in_flight.nak(request.id, request.delay)
 
     def tell(self, bucket_id: BucketId) -> None:
-        """What is written next tells the client of every gap of the bucket's consumer that no client was told of."""
+        """The next write tells the client of all the consumer's gaps that no client was told of."""
         member, held = self.members.get(bucket_id), self.held.get(bucket_id)
         ledger = member.group.ledger if member is not None else None if held is None else held.ledger
         if ledger is not None and ledger.untold:
             self._telling.append((ledger, ledger.untold))
 
     def ask(self) -> None:
-        """That was written: a ping behind it finds out whether it is read."""
+        """The gaps were written: sends a ping after them, to find out whether they are read."""
         if self._telling:
             payload = os.urandom(8)
             self._asked = [*self._asked[-_ASKED + 1 :], (payload, self._telling)]
@@ -199,7 +199,7 @@ class BoundConsumers:
             self._ping(payload)
 
     def ponged(self, payload: bytes) -> None:
-        """A pong came from the client."""
+        """The client sent a pong."""
         read = 1 + next((index for index, asked in enumerate(self._asked) if asked[0] == payload), -1)
         for _, told in self._asked[:read]:
             for ledger, gaps in told:

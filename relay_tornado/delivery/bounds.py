@@ -1,4 +1,4 @@
-"""What bounds delivery: the bytes on their way out over all sockets, and how long one delivery may keep the loop."""
+"""Limits of delivery: the bytes in flight over all sockets, and how long one delivery may keep the event loop."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Any, Final
 from relay_tornado.model import KIB
 
 CHUNK: Final = 256 * KIB
-"""Most bytes in one write, or one event."""
+"""The most bytes in one write, unless one event is larger."""
 
 LEAST_CHUNK: Final = 16 * KIB
 
 SLICE: Final = 0.003
-"""Seconds after which delivery gives the loop back."""
+"""Seconds after which a delivery gives the event loop a turn."""
 
 
 class WriteBudget:
-    """Bytes that were given to sockets and that their kernels have not taken yet.
+    """Counts the bytes that were passed to sockets and not yet taken by the kernel.
 
-    Where much is outstanding the chunks get smaller, and nobody waits for anybody else.
+    The more bytes are outstanding, the smaller the chunks get; nobody waits for anybody else.
     """
 
     def __init__(self, most: int) -> None:
@@ -29,7 +29,7 @@ class WriteBudget:
         self.outstanding = 0
 
     def chunk(self) -> int:
-        """How many bytes the next write may have: all of `CHUNK` up to half of the budget, then less and less."""
+        """The size of the next write in bytes: `CHUNK` up to half of the budget, then less and less."""
         left = 2 * (self._most - self.outstanding)
         if left >= self._most:
             return CHUNK
@@ -43,8 +43,7 @@ class WriteBudget:
 
 
 class PendingWrite:
-    """A write that has begun, to be awaited once, or dropped, or `ended`. Its bytes are of the budget until one of
-    these is so."""
+    """A write that has begun. It counts as in flight until it is awaited (once), dropped, or `ended` is called."""
 
     __slots__ = ("_budget", "_size", "_written")
 
@@ -65,19 +64,19 @@ class PendingWrite:
         self.ended()
 
     def ended(self, _: object = None) -> None:
-        """It has ended. May be repeated."""
+        """The write has ended. May be repeated."""
         self._budget.give_back(self._size)
         self._size = 0
 
 
 class Pace:
-    """Gives the loop back every `SLICE` seconds, also where nothing has to be waited for; and for as long as `rest`
-    says."""
+    """Gives the event loop a turn every `SLICE` seconds, also if there is nothing to wait for, and pauses for `rest`
+    seconds."""
 
     __slots__ = ("_rest", "_since")
 
     def __init__(self, rest: Callable[[], float]) -> None:
-        """`rest` is asked each time, and gives seconds."""
+        """`rest` is called each time, and returns seconds."""
         self._rest = rest
         self._since = time.perf_counter()
 

@@ -1,4 +1,4 @@
-"""Which consumer keeps a subscription's position: the one that it names, or its durable token's own."""
+"""Chooses the consumer that keeps a subscription's position: the one that it names, or its durable token's own."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from relay_tornado.model import Bucket, BucketId, Earliest, Position, Token
 from relay_tornado.wire import control
 
 Opened: TypeAlias = dict[BucketId, Ledger]
-"""What a connection has open of consumers, by bucket; whoever keeps it closes them."""
+"""The consumers that a connection has open, by bucket; its owner closes them."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConsumerBinding:
-    """What consumer a subscriber has in each of its buckets. `ack_wait` and `max_deliver` None: as they are."""
+    """The consumer of a subscriber in each of its buckets. If `ack_wait` or `max_deliver` is None, it stays as it
+    is."""
 
     kind: Kind
     name: str
@@ -32,15 +33,15 @@ class ConsumerBinding:
     ack_wait: float | None = None
     max_deliver: int | None = None
     since: float = 0.0
-    """Of a token: when it was made. A bucket that is younger is read from its first event."""
+    """Of a token: when it was created. Younger buckets are read from their first event."""
     has: Callable[[BucketId], bool] = field(default=lambda _: True, compare=False)
-    """Whether it has a consumer in a bucket, as things are now."""
+    """Whether there is to be a consumer in a bucket, by the current records."""
 
     def key(self, bucket_id: BucketId) -> Key:
         return Key(bucket_id, self.kind, self.name)
 
     def terms(self, before: Terms | None = None) -> Terms:
-        """The consumer's terms from now on, with what they were."""
+        """The consumer's new terms; `before` are its terms so far."""
         before = before or Terms(receipt=self.receipt)
         return Terms(
             before.ack_wait if self.ack_wait is None else self.ack_wait,
@@ -52,7 +53,7 @@ class ConsumerBinding:
 def binding_of(
     request: control.Subscribe, token: Token, directory: Directory, *, receipts: bool
 ) -> ConsumerBinding | None:
-    """The consumer that keeps the positions of this subscription; without `receipts` a token's does not."""
+    """The consumer that keeps the subscription's positions; None if there is none. A token's needs `receipts`."""
     if request.consumer is not None:
         return ConsumerBinding(
             "client", request.consumer, request.ack == "receipt", request.ack_wait, request.max_deliver
@@ -64,7 +65,7 @@ def binding_of(
 
 
 def ephemeral(bucket: Bucket) -> dict[str, Any]:
-    """The entry of a bucket that can't have the consumer that was named."""
+    """The answer's entry of a bucket that can't have the requested consumer."""
     return {
         "bucket_id": bucket.id,
         "bucket_name": bucket.name,
@@ -74,8 +75,8 @@ def ephemeral(bucket: Bucket) -> dict[str, Any]:
 
 
 async def check(ledgers: Ledgers, binding: ConsumerBinding | None, buckets: Iterable[Bucket]) -> None:
-    """Raises Conflict where one of these buckets has a consumer of this name that is moved in the other way, or lacks
-    it and may have no more."""
+    """Raises Conflict if the consumer exists in one of these buckets with the other kind of acks, or if it does not
+    exist and the bucket may have no more."""
     if binding is not None and binding.kind == "client":
         for bucket in buckets:
             key = binding.key(bucket.id)
@@ -107,11 +108,11 @@ async def place_bound(
     *,
     later: bool = False,
 ) -> list[Placement]:
-    """As `place_all`, with each bucket's consumer, opened: its position is the one that counts, and it is made where
-    it is not there. `going_on` are the parts in consumers, by receipt, that `kept` belongs to; None where it belongs
-    to none, and a durable token may have one by now.
+    """As `place_all`, but opens each bucket's consumer, created if it is missing, and uses its position. `going_on` are
+    the parts in consumers by receipt that `kept` belongs to; None if it belongs to none, and a durable token may have
+    one by now.
 
-    What it opens is among those `opened`, also where it fails. Raises Conflict, Unavailable, NoSpace, Unknown.
+    Opened consumers are put into `opened`, also if this fails. Raises Conflict, Unavailable, NoSpace and Unknown.
     """
     if binding is None:
         return await place_all(log, buckets, request, kept, later=later)
@@ -150,8 +151,7 @@ async def place_later(
     subscription: Subscription,
     opened: Opened,
 ) -> list[Placement]:
-    """As `place_bound`, for a bucket that has come to fit a subscription; none where it can't have the consumer that
-    was named."""
+    """As `place_bound`, for a bucket that matches a subscription now; empty if it can't have the requested consumer."""
     if binding is not None and binding.kind == "token" and not subscription.token.durable:
         binding = None
     if binding is not None and binding.kind == "client" and bucket.ephemeral:
@@ -161,13 +161,13 @@ async def place_later(
 
 
 def telling(placement: Placement) -> Placement:
-    """A placement whose gap is what no client was told of its consumer. Nothing is to be awaited until it is taken: a
-    gap that is met from then on is told to those who take part."""
+    """A placement with the gap that no client was told of its consumer. The caller must not await until the placement
+    is taken: later gaps are told to the consumer's connections."""
     ledger = placement.ledger
     if ledger is None:
         return placement
     if placement.gap is not None:
-        # Nobody may have told it yet that its events have left.
+        # The consumer may not have been told yet that these events were removed.
         ledger.trim(placement.bounds.first)
     return replace(placement, gap=span(ledger.untold) if ledger.untold else None)
 
@@ -175,7 +175,7 @@ def telling(placement: Placement) -> Placement:
 async def open_bound(
     ledgers: Ledgers, binding: ConsumerBinding, bucket_id: BucketId, opened: Opened, *new: Any
 ) -> Ledger | None:
-    """The binding's consumer in a bucket, opened as it is, or as a `new` one, and then among those `opened`; None where
+    """Opens the binding's consumer in a bucket (with `new`, creates a missing one), and puts it into `opened`. None if
     there is none, or the bucket is gone."""
     try:
         ledger = await ledgers.open(binding.key(bucket_id), *new)
@@ -184,13 +184,13 @@ async def open_bound(
     try:
         opened[bucket_id] = ledger
     except MemoryError:
-        ledgers.close(ledger)  # nobody else knows of it
+        ledgers.close(ledger)  # nobody else knows that it is open
         raise
     return ledger
 
 
 async def _agree(ledgers: Ledgers, binding: ConsumerBinding, bucket: Bucket, ledger: Ledger) -> None:
-    """Puts a consumer on the binding's terms. Raises Conflict where it is moved in the other way, and what the store
+    """Sets a consumer to the binding's terms. Raises Conflict if it has the other kind of acks, and what the store
     raises."""
     _same(binding, ledger.terms, bucket)
     await ledgers.agree(ledger, binding.terms(ledger.terms))
@@ -199,8 +199,8 @@ async def _agree(ledgers: Ledgers, binding: ConsumerBinding, bucket: Bucket, led
 async def _place(
     ledgers: Ledgers, binding: ConsumerBinding, placement: Placement, ledger: Ledger | None, opened: Opened
 ) -> Placement:
-    """A placement with its consumer, which is made where there is none; a gap before the position at which it is made
-    is one that it met."""
+    """A placement with its consumer, which is created if it is missing. A gap before the position of a new consumer
+    counts as its own."""
     bucket_id = placement.bucket.id
     if ledger is not None:
         return replace(placement, ledger=ledger)
@@ -208,10 +208,10 @@ async def _place(
     if ledger is None:
         return placement
     if not binding.has(bucket_id):
-        # The token was revoked meanwhile, and what it had here was removed before this was made.
+        # The token was revoked meanwhile, and its consumers were removed before this one was created.
         await ledgers.delete(ledger.key)
         return placement
-    # Somebody may have made it a moment ago, on terms of their own.
+    # It may have been created a moment ago, with other terms.
     await _agree(ledgers, binding, placement.bucket, ledger)
     if placement.gap is not None:
         ledger.met(placement.gap, ledgers.clock())
@@ -220,7 +220,7 @@ async def _place(
 
 
 def consumer_fields(binding: ConsumerBinding, placement: Placement) -> dict[str, Any]:
-    """What the bucket's entry in the answer to subscribe says of its consumer."""
+    """The fields of the bucket's consumer in the answer to subscribe."""
     ledger, bounds = placement.ledger, placement.bounds
     assert ledger is not None
     progress, terms = ledger.progress, ledger.terms

@@ -1,7 +1,7 @@
-"""Delivery to one socket: which buckets are in it, and what is done next in each.
+"""Delivery to one socket: its buckets, and what is done next in each.
 
-Replay and live are the same loop. A subscriber that is caught up has no task: the dispatcher's pass serves it, or marks
-the bucket and so starts the task, which ends when it is caught up again.
+Replay and live are the same loop. A subscriber that is caught up has no task. The dispatcher's pass serves it, or marks
+the bucket, which starts the task; the task ends when it is caught up again.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from relay_tornado.wire import control, frames
 from relay_tornado.wire.acks import Ack, Nak
 
 _NONE: Final[dict[BucketId, None]] = {}
-"""One for all: there are thousands of deliveries."""
+"""Shared, since there are thousands of deliveries."""
 
 _log = structlog.get_logger(__name__)
 
 
 class Delivery:
-    """One subscription's delivery. Until `start` it only notes what happens; after `end` nothing is written."""
+    """One subscription's delivery. Before `start` it only notes changes; after `end` nothing is written."""
 
     __slots__ = (
         "_dirty",
@@ -72,8 +72,8 @@ class Delivery:
         binding: ConsumerBinding | None,
         ping: Callable[[bytes], None] | None,
     ) -> None:
-        """`binding` is the consumer that keeps its positions, None where the client does. `ping` writes a protocol ping
-        behind everything that was written."""
+        """`binding` is the consumer that keeps the positions, None if the client keeps them. `ping` writes a protocol
+        ping after everything that was written."""
         self.outlet = outlet
         self.subscription = subscription
         self._selection = Selection(shared.cache, subscription.request, subscription.filter)
@@ -91,22 +91,23 @@ class Delivery:
             self.consumers = BoundConsumers(shared, binding, most, ping or (lambda _: None), self._go_on)
         self._started = False
         self.over = False
-        """Nothing more is written."""
+        """Whether nothing more is written."""
         self._refusing = False
         self._task: asyncio.Task[None] | None = None
 
-    # what the outside does
+    # called from outside
 
     def expect(self, bucket_ids: Iterable[BucketId]) -> None:
-        """These buckets are being placed, so they need not join."""
+        """These buckets are being placed, so they are not to join."""
         self._expected = dict.fromkeys((*self._expected, *bucket_ids))
 
     async def take(
         self, placements: Iterable[Placement], replaces: Delivery | None, ends: Mapping[BucketId, int]
     ) -> list[Placement]:
-        """Takes the positions that the answer to subscribe tells, and from the one that it replaces what the client
-        still has to answer for; returns them with the gaps that it tells. `ends` are where logs may have come to end
-        again, until this is done. What happens in a bucket is noted from the moment when it has a place."""
+        """Takes over the positions of the answer to subscribe, and the events in flight of the delivery that it
+        replaces. Returns the placements with the gaps to tell. `ends` maps buckets to heads to which their logs may
+        have gone back; it is updated until this returns. Changes in a bucket are noted from the moment it has a
+        place."""
         pieces = Pieces()
         taken = []
         for each in placements:
@@ -125,7 +126,7 @@ class Delivery:
         return taken
 
     def start(self) -> None:
-        """The answer to subscribe is out: delivery begins."""
+        """The answer to subscribe is out: begins delivery."""
         if not self.over:
             self.answered()
             self._started = True
@@ -134,28 +135,30 @@ class Delivery:
             self._go_on()
 
     def answered(self) -> None:
-        """The answer to subscribe is out, and what it told of consumers is told once it is read."""
+        """The answer to subscribe is out. Once the client has read it, the gaps in it count as told."""
         if self.consumers is not None and not self.notices:
             self.consumers.ask()
 
     def mark(self, bucket_id: BucketId) -> bool:
-        """The bucket may have something to read; that goes on until it is caught up."""
+        """The bucket may have something to read. Returns True: this reads until it is caught up."""
         self._dirty[bucket_id] = None
         self._go_on()
         return True
 
     def positions(self) -> dict[BucketId, Reached]:
-        """What was written, by bucket: nothing of a new bucket that has not been placed yet."""
+        """What was written, by bucket: 0 for a new bucket that has not been placed yet."""
         joining = {bucket_id: Reached(0) for bucket_id, position in self._joining.items() if position == Earliest()}
         return joining | {place.bucket_id: Reached(place.seq, place.output) for place in self._places.values()}
 
     def reached(self) -> Mapping[BucketId, str]:
-        """By bucket, the id of the last event written or passed over; of none with an untold gap or between copies."""
+        """By bucket, the id of the last event written or passed over. Buckets with an untold gap, or between the copies
+        of an event, are left out."""
         places = [place for place in self._places.values() if not (place.output or self.notices.gaps(place.bucket_id))]
         return {place.bucket_id: format_id(place.epoch, place.seq) for place in places}
 
     def moved(self) -> Mapping[str, str]:
-        """As `reached`, by bucket name, of those that moved since the last call, and with what is being written."""
+        """As `reached`, but by bucket name, only what moved since the last call, and including what is being
+        written."""
         moved = {}
         for place in self._places.values():
             seq, epoch = place.told()
@@ -165,8 +168,8 @@ class Delivery:
         return moved
 
     def reaches(self, bucket_id: BucketId, event: Event) -> bool:
-        """Whether this event's copies are for this subscriber, written or still to be. One that only looks at events
-        is not counted."""
+        """Whether this event's copies are for this subscriber, already written or not. A subscriber with outputs "none"
+        does not count, as it only looks at events."""
         if (self.over and bucket_id not in self._expected) or self.subscription.request.outputs == "none":
             return False
         place = self._places.get(bucket_id)
@@ -179,8 +182,8 @@ class Delivery:
         return rules is None or self._shared.cache.passes(event, rules)
 
     def join(self, bucket: Bucket, *, new: bool) -> None:
-        """The bucket has come to fit: one that is new from its first event on, another one from the position that was
-        asked for it."""
+        """The bucket fits the subscription now. A new bucket is read from its first event, another one from the
+        position that was requested for it."""
         known = any(bucket.id in those for those in (self._places, self._expected, self._joining))
         if known or not self.subscription.wants(bucket):
             return
@@ -188,28 +191,28 @@ class Delivery:
         self._go_on()
 
     def keep(self, bucket_id: BucketId) -> None:
-        """The bucket's record has changed: a durable token may have a position in it from now on."""
+        """The bucket's record has changed: a durable token may have a position in it now."""
         consumers = self.consumers
         if consumers is not None and bucket_id in self._places and consumers.lacks(bucket_id):
             consumers.astray[bucket_id] = None
             self._go_on()
 
     def renamed(self, bucket_id: BucketId) -> None:
-        """The next ping tells the bucket's position under its new name: another one may get the old one, and its
-        position would take this one's place with whoever keeps them by names."""
+        """Lets the next ping tell the bucket's position under its new name. Another bucket may get the old name, and
+        its position would replace this one in a client that keeps positions by name."""
         if bucket_id in self._places:
             self._places[bucket_id].pinged = -1
 
     def leave(self, bucket_id: BucketId) -> None:
-        """The bucket was deleted, or left the token's scope: delivery ends within it, and who wants to know is told."""
+        """The bucket was deleted or left the token's scope: ends delivery in it, and tells an extended client."""
         if self._drop(bucket_id):
             self._tell(frames.bucket_deleted(self._shared.directory.name(bucket_id), bucket_id))
 
     def rescope(self, token: Token) -> None:
-        """The token's record has changed."""
+        """Takes over the token's changed record."""
         before, self.subscription = self.subscription.token, replace(self.subscription, token=token)
         if before.buckets == token.buckets:
-            return  # it may be told to thousands, each in thousands of buckets
+            return  # thousands may be called, each with thousands of buckets
         for bucket_id in [*self._places, *self._joining]:
             if not token.reads(bucket_id):
                 self.leave(bucket_id)
@@ -217,9 +220,9 @@ class Delivery:
             self.join(bucket, new=False)
 
     def unsubscribe(self, request: control.Unsubscribe) -> None:
-        """No event of these buckets is written after this, whatever they come to be called. Each is named as it is now
-        or as it was when delivery began in it, or by its id. Raises Invalid where no more names can be remembered; then
-        nothing changes."""
+        """Ends delivery in these buckets for good, also if they are renamed. Each is named by its current name, by the
+        name that it had when delivery began in it, or by its id. Raises Invalid, and changes nothing, if no more names
+        can be remembered."""
         names = frozenset(request.buckets)
         known = [*self._places, *self._joining]
         ended = [bucket_id for bucket_id in known if not names or self._is_named(bucket_id, names)]
@@ -239,14 +242,14 @@ class Delivery:
         )
 
     def lose(self, ends: Mapping[BucketId, int]) -> None:
-        """The logs of these buckets may have come to end there again. It has ended: whoever replaces it is to tell."""
+        """The logs of these buckets may have gone back to these heads. This delivery has ended: its successor tells."""
         for bucket_id, head in ends.items():
             if bucket_id in self._places:
                 self._places[bucket_id].lose(head)
 
     def going_on(self) -> Mapping[BucketId, Held | None]:
-        """Its part in the consumers whose positions, by receipt, are behind its own, by bucket; None where it read
-        without one."""
+        """What its successor continues, by bucket: its part in each consumer by receipt, whose position may be behind
+        its own; None if it read the bucket without a consumer."""
         if self.consumers is not None and self.consumers.binding.kind == "client":
             return dict(self.consumers.held)
         return {
@@ -255,50 +258,50 @@ class Delivery:
         }
 
     def settle(self, request: Ack | Nak) -> bool:
-        """Carries out what the client says of an event of a consumer. False where it has no such event."""
+        """Executes a client's ack or nak. Returns False if the event is not in flight here."""
         return self.consumers is not None and self.consumers.settle(request)
 
     def ponged(self, payload: bytes) -> None:
-        """A pong came from the client."""
+        """The client sent a pong."""
         if self.consumers is not None:
             self.consumers.ponged(payload)
 
     def pause(self) -> None:
-        """Nothing more is written after the write that is under way; its part in consumers it keeps until `end`."""
+        """Nothing is written after the current write. Consumers are kept until `end`."""
         self.over = self.lane.busy = True
         for place in self._places.values():
             self._shared.dispatcher.remove(place)
 
     def end(self) -> None:
-        """Nothing more is written after the write that is under way. May be repeated."""
+        """Nothing is written after the current write. May be repeated."""
         self.pause()
         if self.consumers is not None:
             self.consumers.close()
 
     async def ended(self) -> None:
-        """Waits, after `end` or `pause`, for the write that is under way."""
+        """Waits for the current write, after `end` or `pause`."""
         if self._task is not None:
             await asyncio.wait((self._task,))
 
-    # what a group needs
+    # called by a group
 
     @property
     def busy(self) -> bool:
-        """Its own task is at work, or it has not begun, or it has ended."""
+        """Whether its own task is at work, or it has not begun, or it has ended."""
         return self.lane.busy
 
     @property
     def opened(self) -> Opened:
-        """What it has open of consumers, until it ends."""
+        """The consumers that it has open, until it ends."""
         return {} if self.consumers is None else self.consumers.opened
 
     def copies(self, place: Place, event: Event, attempt: int) -> Copies | None:
-        """What this subscriber gets of an event, None where that is nothing. Raises BucketGone."""
+        """This subscriber's copies of an event; None if there are none. Raises BucketGone."""
         keep = event.seq + PAGE > self._shared.dispatcher.head(place.bucket_id)
         return self._selection.copies(place, event, attempt, keep=keep)
 
     def write(self, data: Sequence[Frames]) -> Awaitable[None]:
-        """Begins to write what is to be told, then these frames. Awaiting it is the backpressure."""
+        """Begins to write the notices, then these frames. Awaiting the result is the backpressure."""
         parts = [*self.notices.take(), *data]
         whole = parts[0] if len(parts) == 1 else b"".join(parts)
         written = self.outlet.write(whole)
@@ -307,7 +310,7 @@ class Delivery:
         return PendingWrite(self._shared.budget, written, len(whole))
 
     def missed(self, bucket_id: BucketId, gap: Gap) -> None:
-        """The bucket's consumer met a gap; that is counted already."""
+        """The bucket's consumer met a gap, which is counted already."""
         self.notices.gap(bucket_id, self._shared.directory.name(bucket_id), gap)
         if self.notices:
             if self.consumers is not None:
@@ -316,7 +319,7 @@ class Delivery:
         self._refusing = self._refusing or self.subscription.request.on_gap == "fail"
 
     def released(self, bucket_id: BucketId) -> None:
-        """The bucket's consumer was deleted: delivery ends within it."""
+        """The bucket's consumer was deleted: ends delivery in the bucket."""
         self.subscription = self.subscription.without(control.Unsubscribe((bucket_id,)), (bucket_id,))
         if self._drop(bucket_id) and self.consumers is not None:
             name = self._shared.directory.name(bucket_id)
@@ -341,7 +344,7 @@ class Delivery:
         except Exception as error:
             self._fail("the relay failed: come back later, and tell its operator", error)
         finally:
-            # No await lies between the last look at what there is to do and this.
+            # There is no await between the last check for work and this.
             self._task = None
             self.lane.busy = self.over
 
@@ -356,7 +359,7 @@ class Delivery:
             await pace.keep()
 
     async def _step(self, pace: Pace) -> bool:
-        """Does what comes next. False where there is nothing to do. Raises BucketGone."""
+        """Does the next step. Returns False if there is nothing to do. Raises BucketGone."""
         if self._refusing:
             await self._refuse()
         elif self.consumers is not None and self.consumers.astray:
@@ -365,7 +368,7 @@ class Delivery:
             await self._enter_later(next(iter(self._joining)))
         elif self._dirty:
             bucket_id = next(iter(self._dirty))
-            # To the end of the queue: every bucket has its turn.
+            # It goes to the end of the queue, so that every bucket gets its turn.
             del self._dirty[bucket_id]
             place = self._places.get(bucket_id)
             member = None if self.consumers is None else self.consumers.members.get(bucket_id)
@@ -381,7 +384,7 @@ class Delivery:
         return True
 
     async def _page(self, place: Place, pace: Pace) -> None:
-        """Goes on by a page, or takes the bucket out of the queue where there is none."""
+        """Reads and writes one page, or removes the bucket from the queue if there is none."""
         if await self._goes_back(place):
             return
         try:
@@ -393,17 +396,17 @@ class Delivery:
             await self._overtaken(place, lost)
 
     async def _goes_back(self, place: Place) -> bool:
-        """Whether the log ends before this place again: who had what came behind that is told, and goes on there."""
+        """Whether the log went back below this place. The client is told of the gap, and continues at the log's end."""
         lost, place.lost = place.lost, None
         if lost is None or place.seq <= lost:
             return False
         await self._overtaken(place, CursorLost(lost + 1))
-        if self.over:  # it was not told: whoever replaces this is to
+        if self.over:  # the client was not told: the successor does that
             place.lose(lost)
         return True
 
     async def _share(self, place: Place, member: Member) -> None:
-        """Writes this connection's share of what there is for a group, or leaves it to be woken."""
+        """Writes this connection's share of a group's events; if there is none, the group wakes it later."""
         if await member.page():
             if place.open:
                 self._dirty[place.bucket_id] = None
@@ -412,12 +415,12 @@ class Delivery:
             self._caught_up(place)
 
     async def _follow(self, consumers: BoundConsumers, place: Place) -> None:
-        """The consumer that receipts move, or are to move, is not where this connection had it."""
+        """The consumer by receipt was moved or deleted by somebody else, or a durable token has one now."""
         await self._goes_back(place)
         if await consumers.follow(place, self):
             self._dirty[place.bucket_id] = None
         else:
-            # Events go on coming: no position is kept any more.
+            # Events are still delivered, but no position is kept any more.
             self._tell(frames.consumer_deleted(self._shared.directory.name(place.bucket_id), consumers.binding.name))
 
     def _caught_up(self, place: Place) -> None:
@@ -427,7 +430,7 @@ class Delivery:
             self._tell(frames.caught_up(name, format_id(place.epoch, place.seq)))
 
     async def _overtaken(self, place: Place, lost: CursorLost) -> None:
-        """The next event of this place is not there any more."""
+        """The next event of this place is no longer in the log."""
         bounds = await self._shared.log.bounds(place.bucket_id)
         if place.open and not self.over:
             gap = gap_behind(bounds, place.seq, lost)
@@ -438,7 +441,7 @@ class Delivery:
                 self._missing(place.bucket_id, gap)
 
     async def _enter_later(self, bucket_id: BucketId) -> None:
-        """Places a bucket that has come to fit."""
+        """Places a bucket that fits the subscription now."""
         bucket = self._shared.directory.get(bucket_id)
         placements: list[Placement] = []
         if bucket is not None:
@@ -455,7 +458,7 @@ class Delivery:
             except Conflict as conflict:
                 self._stay_out(bucket, conflict)
                 return
-        # Where this has ended meanwhile, the bucket still counts as joining, for whoever replaces this.
+        # If this has ended meanwhile, the bucket is still joining, for the successor.
         joins = not self.over and self._joining.pop(bucket_id, None) is not None
         for placement in map(telling, placements):
             if not joins:
@@ -464,7 +467,7 @@ class Delivery:
                 self._missing(bucket_id, placement.gap)
 
     def _stay_out(self, bucket: Bucket, conflict: Conflict) -> None:
-        """The bucket can't have this consumer: delivery goes on in the others, and who wants to know is told."""
+        """The bucket can't have this consumer: delivery continues in the others, and an extended client is told."""
         if not self.over and self._joining.pop(bucket.id, None) is not None:
             self.subscription = self.subscription.without(control.Unsubscribe((bucket.id,)), (bucket.id,))
             self._let_go(bucket.id)
@@ -477,13 +480,13 @@ class Delivery:
         self.missed(bucket_id, gap)
 
     async def _refuse(self) -> None:
-        """Events are missing, and the client does not want to go on: it is told, and that was all."""
+        """Events are missing, and the client asked for on_gap "fail": it is told, and delivery ends."""
         await self.write(())
         self.end()
         self.outlet.gap_refused()
 
     def _enter(self, placement: Placement, replaces: Delivery | None = None) -> Place | None:
-        """A place for what was placed; None where its consumer, with explicit acks, was deleted meanwhile."""
+        """Makes a place of a placement; None if its consumer, with explicit acks, was deleted meanwhile."""
         bucket_id, ledger = placement.bucket.id, placement.ledger
         reached, name = placement.reached, placement.bucket.name
         place = Place(self, bucket_id, reached.seq, placement.epoch, reached.output, name)
@@ -509,12 +512,12 @@ class Delivery:
         return place
 
     def _let_go(self, bucket_id: BucketId) -> None:
-        """What was placed, or was about to be, is not wanted any more."""
+        """Drops a bucket's consumer, which was opened or about to be."""
         if self.consumers is not None:
             self.consumers.leave(bucket_id)
 
     def _drop(self, bucket_id: BucketId) -> bool:
-        """Ends delivery within a bucket. False where there was none."""
+        """Ends delivery in a bucket. Returns False if there was none."""
         self._joining.pop(bucket_id, None)
         self._dirty.pop(bucket_id, None)
         place = self._places.get(bucket_id)

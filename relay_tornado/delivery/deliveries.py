@@ -1,4 +1,4 @@
-"""All deliveries of a relay: what they share, and how changes to buckets reach them."""
+"""All deliveries of a relay: creates them, and tells them of changes to buckets."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ _log = structlog.get_logger(__name__)
 
 
 class Deliveries:
-    """Makes deliveries, and tells the live ones which buckets come and go."""
+    """Creates deliveries, and tells the live ones which buckets come and go."""
 
     def __init__(
         self, log: EventLog, registry: Registry, settings: Settings, ledgers: Ledgers, counters: Counters | None = None
     ) -> None:
-        """`ledgers` are the consumers; `counters` takes up what is delivered, and what was missed."""
+        """`ledgers` are the consumers; `counters` counts deliveries and gaps."""
         self._counters = Counters() if counters is None else counters
         self._log = log
         self._directory = Directory(registry)
@@ -75,7 +75,7 @@ class Deliveries:
         )
         self._live: set[Delivery] = set()
         self._ends: dict[Delivery, dict[BucketId, int]] = {}
-        """Where logs may have come to end again, by deliveries that are still to have places."""
+        """Heads to which logs may have gone back, for each delivery that has no places yet."""
         self._end_watch = registry.watch(self._changed)
         ledgers.store.watch_losses(self._lost)
 
@@ -90,10 +90,11 @@ class Deliveries:
         replaces: Delivery | None = None,
         ping: Callable[[bytes], None] | None = None,
     ) -> tuple[Delivery, list[dict[str, Any]]]:
-        """A delivery that is placed and waits for `start`, and the answer's entries, in the order of the request.
+        """Creates a delivery that is placed and waits for `start`. Returns it with the answer's entries, in the order
+        of the request.
 
-        The one that it replaces ends behind the write that it is in, and hands on its positions, and what the client
-        has from consumers that both have. `ping` writes a protocol ping with a payload; without one a durable token
+        The delivery that it replaces ends after its current write, and passes on its positions, and its events in
+        flight of consumers that both have. `ping` writes a protocol ping with a payload; without it, a durable token
         has no receipts here. Raises Conflict, and then nothing has changed; Unavailable, NoSpace, Unknown.
         """
         binding = binding_of(request, token, self._directory, receipts=ping is not None)
@@ -110,23 +111,23 @@ class Deliveries:
         ends = self._ends[delivery] = {}
         try:
             if replaces is not None:
-                # Senders count on it meanwhile.
+                # Senders that wait for an answer count on these buckets meanwhile.
                 replaces.expect(bucket.id for bucket in asked)
                 replaces.pause()
                 await replaces.ended()
-                # A position that is not its own is judged from now on, by a log that has lost this.
+                # Requested positions are judged from now on, by logs that have gone back already.
                 replaces.lose(ends)
                 ends.clear()
-                # It still hears of new buckets, up to here: those begin with their first event for the next one, too.
+                # It was told of new buckets until now; in those the next one begins with the first event, too.
                 kept, going_on = replaces.positions(), replaces.going_on()
                 self._live.discard(replaces)
-            # From here on the delivery hears of what changes, so that nothing is missed while its positions are judged.
+            # From now on the delivery is told of changes, so that none is missed while its positions are judged.
             self._live.add(delivery)
             answers = await self._begin(delivery, request, token, binding, replaces, kept, going_on)
         except BaseException as error:
             self.end(delivery)
             if isinstance(error, Conflict) and replaces is not None:
-                # Somebody made it this moment, and the one before has ended: the client has to come anew.
+                # Another client made the consumer just now, and the old delivery has ended: the client has to return.
                 raise Unavailable(str(error)) from None
             raise
         finally:
@@ -143,7 +144,7 @@ class Deliveries:
         kept: Mapping[BucketId, Reached],
         going_on: Mapping[BucketId, Held | None],
     ) -> list[dict[str, Any]]:
-        """Places a delivery, and returns the answer's entries. See `place_bound` for `kept` and `going_on`."""
+        """Places a delivery, and returns the answer's entries. `place_bound` explains `kept` and `going_on`."""
         wanted: dict[str, Bucket | None] = self._wanted(request, token)
         buckets = {bucket.id: bucket for bucket in wanted.values() if bucket is not None}
         refused: dict[BucketId, dict[str, Any]] = {}
@@ -176,7 +177,7 @@ class Deliveries:
         return list(answers.values())
 
     def reaches(self, bucket_id: BucketId, event: Event, output: int | None) -> bool:
-        """Whether some subscriber gets, or has got, this event's copy for that output (None: any copy)."""
+        """Whether any subscriber gets, or has got, this event's copy for that output (None: any copy)."""
         try:
             copies = self._cache.copies(bucket_id, event)
         except BucketGone:
@@ -191,34 +192,34 @@ class Deliveries:
         return len(self._live)
 
     def lag(self) -> Mapping[BucketId, int]:
-        """By bucket that somebody subscribes to: how many events lie between the head and the slowest subscriber."""
+        """By bucket with subscribers: how many events the slowest one is behind the head."""
         return self._dispatcher.lag()
 
     def connections(self, key: Key) -> int:
-        """How many sockets take part in a consumer now."""
+        """How many sockets share a consumer now."""
         ledger = self._ledgers.find(key)
         return 0 if ledger is None else self._groups.connections(key) + self._receipts.connections(ledger)
 
     def end(self, delivery: Delivery) -> None:
-        """Nothing more is written by this delivery after the write that is under way. May be repeated."""
+        """Ends a delivery: nothing is written after its current write. May be repeated."""
         delivery.end()
         self._live.discard(delivery)
 
     async def ended(self) -> None:
-        """Waits, after their outlets were closed, for the deliveries that are at work."""
+        """Waits, after their outlets were closed, for the deliveries that are still at work."""
         while self._shared.tasks:
             done, _ = await asyncio.wait(self._shared.tasks)
             self._shared.tasks.difference_update(done)
 
     def close(self) -> None:
-        """Follows the log and the registry no longer."""
+        """Stops watching the log and the registry, and ends all deliveries."""
         self._end_watch()
         self._dispatcher.close()
         for delivery in list(self._live):
             self.end(delivery)
 
     def _wanted(self, request: control.Subscribe, token: Token) -> dict[str, Bucket | None]:
-        """The buckets that are asked for, by the words that ask; None for one that is not there or not in scope."""
+        """The requested buckets, by the names in the request; None for one that does not exist or is not in scope."""
         if not request.buckets:
             return {bucket.id: bucket for bucket in self._directory.all() if token.reads(bucket.id)}
         wanted: dict[str, Bucket | None] = {}
@@ -228,8 +229,8 @@ class Deliveries:
         return wanted
 
     def _lost(self, bucket_id: BucketId, head: int) -> None:
-        """The bucket's log may end at `head` again: no frame of what came after it is given out, and no receipt of it
-        counts."""
+        """The bucket's log may have gone back to `head`: frames of later events are dropped, and receipts of them do
+        not count."""
         self._cache.forget(bucket_id)
         self._receipts.lost(bucket_id, head)
         self._dispatcher.lost(bucket_id, head)
@@ -252,11 +253,11 @@ class Deliveries:
                     delivery.join(bucket, new=not before)
                     delivery.keep(key)
             except Exception:
-                # It comes back to what there is by then; the others hear of it now.
+                # Its client reconnects to the new state; the others are told now.
                 with suppress(Exception):
                     delivery.outlet.unavailable("the relay failed on a change of a bucket: come back")
                 try_log(_log.exception, "delivery_not_told", bucket=key)
-        # Where memory is short before this, all are told again, of the same change.
+        # If memory runs out before this, all are told again of the same change.
         self._directory.changed(key)
         if bucket is None:
             self._ledgers.forget(key)
@@ -268,7 +269,7 @@ class Deliveries:
 def _with_untold(
     placement: Placement, before: Delivery, request: control.Subscribe, kept: Mapping[BucketId, Reached]
 ) -> Placement:
-    """A placement with what the delivery before it had passed over and not told, where it goes on from there."""
+    """A placement with the old delivery's untold gaps, if it continues from there."""
     bucket, gap = placement.bucket, placement.gap
     untold, reached = before.notices.gaps(bucket.id), kept.get(bucket.id)
     asked = request.position(bucket.id, bucket.name)

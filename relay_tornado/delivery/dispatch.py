@@ -1,7 +1,8 @@
 """The fast path: one pass after a commit sends to every subscriber that is caught up and has nothing buffered.
 
-Whoever can't take it (behind, busy writing, too much at once) is left to its own delivery, which reads the log, and is
-passed over until that says that it has caught up: so a commit costs nothing for those who are behind, however many.
+A subscriber that can't take it (behind, writing, or too many bytes at once) is left to its own delivery, which reads
+the log. The passes skip it until its delivery has caught up, so that a commit costs nothing for subscribers that are
+behind.
 """
 
 from __future__ import annotations
@@ -22,19 +23,19 @@ from relay_tornado.low_memory import Timer, try_log
 from relay_tornado.model import KIB, BucketId, Event
 
 PAGE: Final = 256
-"""Most events in one read."""
+"""The most events in one read."""
 
 _PAGE_BYTES: Final = 64 * KIB
 _AGAIN: Final = 1.0
-"""Seconds until those who were not served are, where the relay failed on it."""
+"""Seconds until a pass that failed is repeated for the subscribers that were not served."""
 _CLOCK_EVERY: Final = 16
-"""How many subscribers are served between two looks at the clock."""
+"""Subscribers that are served between two looks at the clock."""
 
 _log = structlog.get_logger(__name__)
 
 
 class Subscriber(Protocol):
-    """A delivery, as the pass sees it."""
+    """A delivery, as seen by the pass."""
 
     @property
     def lane(self) -> Lane: ...
@@ -43,19 +44,18 @@ class Subscriber(Protocol):
     def outlet(self) -> Outlet: ...
 
     def mark(self, bucket_id: BucketId) -> bool:
-        """The bucket may have something to read. Whether it reads that by itself, until it says that it has caught
-        up; else it is to be told of each commit."""
+        """The bucket may have something to read. Returns whether the subscriber reads by itself until it calls
+        `caught_up`; if not, it has to be marked at each commit."""
 
 
 class Place:
-    """A subscriber's position in one bucket: every event up to `seq` was written or passed over, and its epoch is
-    `epoch`; of the next event the copies for outputs up to number `output` were had before delivery began.
+    """A subscriber's position in one bucket. Every event up to `seq`, in `epoch`, was written or passed over; of the
+    next one, copies for outputs up to number `output` were received before delivery began.
 
-    `given`, in `given_epoch`, is how far events were given to a write, which may be under way; what the pass sends
-    `seq` alone tells.
-    `open` until the bucket leaves the subscription. `lost` is where the log ends again because the file lost what came
-    after it, until the subscriber has looked; None else. `name` is what the bucket was called when it was placed.
-    `replaying` until the subscriber that wants to know is told that it is caught up.
+    `given`, in `given_epoch`, is the last event passed to a write, which may not have ended; the pass sets only `seq`.
+    `open` until the bucket leaves the subscription. `lost` is the head to which the log went back because the file lost
+    events, until the subscriber has handled it; otherwise None. `name` is the bucket's name when it was placed.
+    `replaying` until a client that wants it is told that it is caught up.
     """
 
     __slots__ = (
@@ -91,21 +91,21 @@ class Place:
         self.given = 0
         self.given_epoch = ""
         self.began = seq
-        """Where delivery began, or the lowest place that it went back to."""
+        """Where delivery began, or the lowest seq that it went back to."""
         self.pinged = seq
-        """The seq that the last ping told."""
+        """The seq in the last ping."""
 
     def move(self, seq: int, epoch: str) -> None:
-        """The subscriber goes on behind `seq`, wherever it was."""
+        """Continues after `seq`, wherever it was."""
         self.seq, self.epoch, self.output, self.given = seq, epoch, 0, 0
         self.began = min(self.began, seq)
 
     def lose(self, head: int) -> None:
-        """The log may end at `head` again."""
+        """The log may have gone back to `head`."""
         self.lost = head if self.lost is None else min(self.lost, head)
 
     def told(self) -> tuple[int, str]:
-        """The seq and the epoch of the last event that lies before whatever is written next, or was passed over."""
+        """The seq and the epoch of the last event that was passed to a write or passed over."""
         return (self.given, self.given_epoch) if self.given > self.seq else (self.seq, self.epoch)
 
 
@@ -114,13 +114,13 @@ class _Chunk(NamedTuple):
     seq: int
     epoch: str
     events: int
-    """How many of its events go anywhere."""
+    """How many of its events have frames."""
     largest: int
     """Bytes of the largest body in it."""
 
 
 class Dispatcher:
-    """Wakes subscribers; one watch on the log serves them all."""
+    """Serves and wakes subscribers, with one watch on the log for all of them."""
 
     def __init__(self, log: EventLog, cache: FrameCache, counters: Counters) -> None:
         self._counters = counters
@@ -128,7 +128,7 @@ class Dispatcher:
         self._cache = cache
         self._places: dict[BucketId, dict[Place, None]] = {}
         self._live: dict[BucketId, dict[Place, None]] = {}
-        """Those of them that are not left to their subscribers: all that would not look at the head by themselves."""
+        """The places that have to be served or marked at each commit: not those whose deliveries are reading."""
         self._woken: dict[BucketId, None] = {}
         self._pass: Iterator[Place] | None = None
         self._bucket_id: BucketId = ""
@@ -137,7 +137,7 @@ class Dispatcher:
         self._watch = log.watch(None, self.wake)
 
     def head(self, bucket_id: BucketId) -> int:
-        """The newest published seq, with no await."""
+        """The newest published seq, without an await."""
         return self._watch.head(bucket_id)
 
     def add(self, place: Place) -> None:
@@ -145,11 +145,11 @@ class Dispatcher:
         self._live.setdefault(place.bucket_id, {})[place] = None
 
     def caught_up(self, place: Place) -> None:
-        """A place that was added is at the head, and its subscriber reads no further by itself."""
+        """A place that was added is at the head, and its delivery has stopped reading."""
         self._live[place.bucket_id][place] = None
 
     def remove(self, place: Place) -> None:
-        """No wake reaches the place any more. May be repeated."""
+        """The place is not woken any more. May be repeated."""
         places = self._places.get(place.bucket_id)
         if places is not None:
             places.pop(place, None)
@@ -158,15 +158,15 @@ class Dispatcher:
                 del self._places[place.bucket_id], self._live[place.bucket_id]
 
     def lost(self, bucket_id: BucketId, head: int) -> None:
-        """The bucket's log may end at `head` again, because the file lost what came after it: other events will have
-        those seqs. Who had them, or is about to, is told a gap before it gets any."""
+        """The bucket's log may have gone back to `head`, because the file lost events: their seqs will be reused.
+        Subscribers that have received them, or are about to, are told a gap before the next event."""
         for place in self._places.get(bucket_id, ()):
             if place.seq > head or place.lane.busy:
                 place.lose(head)
                 place.subscriber.mark(bucket_id)
 
     def lag(self) -> dict[BucketId, int]:
-        """By bucket that somebody subscribes to: how many events lie between the head and the slowest subscriber."""
+        """By bucket with subscribers: how many events the slowest one is behind the head."""
         return {
             bucket_id: max(self._watch.head(bucket_id) - min(place.seq for place in places), 0)
             for bucket_id, places in self._places.items()
@@ -179,21 +179,22 @@ class Dispatcher:
         self._timer.cancel()
 
     def wake(self, bucket_id: BucketId) -> None:
-        """There may be something new in this bucket, or what is in it goes elsewhere now."""
+        """The bucket may have something new, or its events go to other outputs now."""
         if self._live.get(bucket_id):
             self._woken[bucket_id] = None
             if self._timer.at is None:
                 self._timer.soon()
 
     def _turn(self) -> None:
-        """Serves the places of the woken buckets for `SLICE` seconds, then lets the loop go round before going on."""
+        """Serves the places of the woken buckets for `SLICE` seconds, then gives the event loop a turn and
+        continues."""
         try:
             if self._failed:
                 self._woken.update(dict.fromkeys(self._live))
                 self._failed = False
             self._go_on(time.perf_counter() + SLICE)
         except Exception:
-            # Memory is short, say. Whoever was not served is, once there is some.
+            # For lack of memory, for example. Places that were not served are served later.
             self._failed = True
             self._pass = None
             self._timer.after(_AGAIN)
@@ -214,11 +215,11 @@ class Dispatcher:
                 return
 
     def _serve(self, places: Iterator[Place], end: float) -> bool:
-        """Sends to one subscriber after the other. False where the time is up before the last one."""
+        """Sends to one subscriber after another. Returns False if the time is up before the last one."""
         bucket_id = self._bucket_id
         head = self._watch.head(bucket_id)
         turns = _CLOCK_EVERY
-        # By position. They are not kept over a turn: the bucket may change, and its frames with it.
+        # By position. Not kept beyond a turn: the bucket may change, and its frames with it.
         chunks: dict[int, _Chunk | None] = {}
         deliveries = size = 0
         in_time = True
@@ -266,13 +267,13 @@ class Dispatcher:
         return in_time
 
     def _leave(self, place: Place) -> None:
-        """What there is is left to the subscriber, unless it has gone since the pass began."""
+        """Leaves the place to its delivery, unless it was removed since the pass began."""
         live = self._live.get(place.bucket_id, {})
         if place in live and place.subscriber.mark(place.bucket_id):
             del live[place]
 
     def _in_time(self, events: Sequence[Event]) -> Sequence[Event]:
-        """As many of the events as rules can look at, and the cache encode, in one slice of time."""
+        """The first of the events that rules can match, and the cache encode, in one slice of time."""
         end = time.perf_counter() + SLICE
         for index, event in enumerate(events):
             self._cache.frame(self._bucket_id, event)
@@ -281,10 +282,10 @@ class Dispatcher:
         return events
 
     def _read(self, after: int) -> _Chunk | None:
-        """The frames after a position, joined, empty where those events go nowhere.
+        """The joined frames after a position; empty if those events have none.
 
-        None where they are not in memory, too much to send at once, or what the relay fails on: whoever reads the log
-        by itself meets that alone, and is told.
+        None if they are not in memory, too large to send at once, or can't be made: then only the deliveries that read
+        the log meet the error, and tell their clients.
         """
         try:
             events = self._log.peek(self._bucket_id, after, PAGE, _PAGE_BYTES)
@@ -306,21 +307,21 @@ class Dispatcher:
         return _Chunk(data, last.seq, last.epoch, sent, max(len(event.body) for event in events))
 
     def _forsake(self, place: Place) -> None:
-        """In an `except`: a send failed, as for want of memory, and nobody knows what has left. The subscriber is to
-        come back, and say what it has."""
+        """In an `except`: a send failed, as for lack of memory, and it is not known what was sent. The client has to
+        reconnect with its position."""
         place.subscriber.outlet.unavailable("the relay failed: come back later, and tell its operator")
         try_log(_log.exception, "send_failed", bucket=place.bucket_id)
 
 
 def _send(place: Place, data: bytes) -> bool:
-    """See `Outlet.send_now`. What it raises tells nothing of what was sent."""
+    """See `Outlet.send_now`. If it raises, it is not known what was sent."""
     socket = place.lane.socket
     if socket is None:
         return place.subscriber.outlet.send_now(data)
     try:
         sent = socket.send(data)
     except OSError:
-        # Full, or closed.
+        # The buffer is full, or the socket is closed.
         return False
     if sent < len(data):
         place.subscriber.outlet.send_rest(memoryview(data)[sent:])

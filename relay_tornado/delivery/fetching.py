@@ -1,4 +1,4 @@
-"""Reads what was taken of a consumer with explicit acks, and says why what is not there any more is not."""
+"""Reads the events that were taken from a consumer with explicit acks, and finds out why some are missing."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from relay_tornado.model import Event
 
 
 async def fetch(log: EventLog, ledger: Ledger, taken: Sequence[Taken], size: int) -> list[Event | str]:
-    """The events of the first of these, as many as fit in the size but at least one; in the place of one that is not
-    there why, as its dead letter says it. Raises BucketGone, Unavailable.
+    """The first of the taken events, as many as fit in the size but at least one; for a missing event, the reason for
+    its dead letter. Raises BucketGone and Unavailable.
 
-    Where there is such a one, the consumer may have met a gap: whoever delivers looks at it.
+    If one is missing, the consumer may have met a gap, which the caller has to look at.
     """
     bucket_id = ledger.key.bucket_id
     found: list[Event | str] = []
@@ -30,7 +30,7 @@ async def fetch(log: EventLog, ledger: Ledger, taken: Sequence[Taken], size: int
             if not ledger.live or run[0].generation != ledger.progress.generation:
                 break
             gone = [one for one in run if one.seq < max(bounds.first, lost.first)] or run[:1]
-            # What retention removed lies below the log's first event; within the log it is damage, or was never stored.
+            # Retention removes only events below the log's first one; within the log an event is damaged or ephemeral.
             if bounds.first > first:
                 ledger.trim(bounds.first)
                 found += [RETENTION] * len(gone)
@@ -45,7 +45,7 @@ async def fetch(log: EventLog, ledger: Ledger, taken: Sequence[Taken], size: int
 
 
 def _run(taken: Sequence[Taken]) -> Sequence[Taken]:
-    """As many of the first of these as follow one another."""
+    """The first of these whose seqs are consecutive."""
     count = 1
     while count < len(taken) and taken[count].seq == taken[0].seq + count:
         count += 1

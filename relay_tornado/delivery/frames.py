@@ -1,6 +1,7 @@
-"""Events as WebSocket frames: each is encoded once, however many subscribers get it, and kept within a budget.
+"""Events as WebSocket frames: each is encoded once, however many subscribers get it, and cached within a budget.
 
-An event's copies, one for each output that it goes to, are one piece here: their frames, joined in order of n.
+The copies of an event, one for each output that it goes to, are cached as one entry: their frames, joined in order of
+n.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from relay_tornado.rules import Rules
 from relay_tornado.wire import frames, websocket
 
 _OVERHEAD: Final = 150
-"""What a kept frame costs beside its own bytes: its object, its entry and its turn."""
+"""Bytes that a cached frame costs besides its content: its object, its entry and its turn."""
 
 
 class _Kept:
-    """The frames of one bucket as it is named and furnished now: of its copies, and of its events whatever its outputs
-    are."""
+    """The frames of one bucket by its current record: of its events' copies (`frames`), and of the events themselves,
+    whatever its outputs are (`events`)."""
 
     __slots__ = ("bucket", "events", "frames", "inputs", "outputs")
 
@@ -35,9 +36,9 @@ class _Kept:
 
 
 class FrameCache:
-    """Whole WebSocket frames by bucket and seq, at most `budget` bytes of them, oldest out first.
+    """Caches complete WebSocket frames by bucket and seq, at most `budget` bytes, and evicts the oldest first.
 
-    Every method raises BucketGone where the registry has no such bucket.
+    Every method raises BucketGone if the registry has no such bucket.
     """
 
     def __init__(self, registry: Registry, budget: int) -> None:
@@ -46,14 +47,13 @@ class FrameCache:
         self._buckets: dict[BucketId, _Kept] = {}
         self._turns: deque[tuple[dict[int, bytes], int]] = deque()
         self._stale = 0
-        """How many of the turns are of frames that are gone."""
+        """How many of the turns belong to frames that were dropped."""
         self._subjects = Subjects()
         self.size = 0
         """Bytes in use."""
 
     def frame(self, bucket_id: BucketId, event: Event, *, keep: bool = True) -> bytes:
-        """The joined frames of an event's copies, empty where it goes nowhere; kept unless nobody else may want
-        them."""
+        """The joined frames of an event's copies; empty if it has none. Cached if `keep`: others may want them."""
         kept = self._buckets.get(bucket_id) or self._enter(bucket_id)
         frame = kept.frames.get(event.seq)
         if frame is None:
@@ -66,7 +66,7 @@ class FrameCache:
         return frame
 
     def event(self, bucket_id: BucketId, event: Event, *, keep: bool = True) -> bytes:
-        """The frame of the event itself, whatever outputs, rules and `stream` say."""
+        """The frame of the event itself, whatever outputs, rules and `stream` are."""
         kept = self._buckets.get(bucket_id) or self._enter(bucket_id)
         if kept.outputs.plain and event.target is None:
             return self.frame(bucket_id, event, keep=keep)
@@ -87,9 +87,8 @@ class FrameCache:
         truncate: bool = False,
         attempt: int = 1,
     ) -> bytes:
-        """As `frame`, or with `itself` as `event`, for one subscriber alone: only the copies that go to outputs above
-        number `after`, with `truncate` without the body, and saying so where it comes for the second `attempt` or a
-        later one."""
+        """As `frame`, or as `event` with `itself`, but for one subscriber: only copies for outputs above number
+        `after`, without the body if `truncate`, and with the `attempt` if that is the second or a later one."""
         kept = self._buckets.get(bucket_id) or self._enter(bucket_id)
         if itself:
             name = kept.inputs.get(event.input_id, "")
@@ -97,14 +96,15 @@ class FrameCache:
         return self._copies(kept, event, after, truncate=truncate, attempt=attempt)
 
     def numbers(self, bucket_id: BucketId, event: Event) -> Sequence[int]:
-        """The numbers of the outputs that the copies in `frame` go to, none where that is the event itself."""
+        """The numbers of the outputs that the copies in `frame` are for; empty for the event itself."""
         kept = self._buckets.get(bucket_id) or self._enter(bucket_id)
         if kept.outputs.plain and event.target is None:
             return ()
         return [copy.n for copy in kept.outputs.of(event, self._subjects, 0) if copy is not None]
 
     def copies(self, bucket_id: BucketId, event: Event) -> Sequence[int]:
-        """The numbers of the outputs that an event goes to through connected clients, in their order; 0 is none."""
+        """The numbers of the outputs that an event goes to through connected clients, in order; 0 is the event
+        itself."""
         kept = self._buckets.get(bucket_id) or self._enter(bucket_id)
         return [0 if copy is None else copy.n for copy in kept.outputs.of(event, self._subjects, 0)]
 
@@ -113,12 +113,12 @@ class FrameCache:
         return filter.matches(self._subjects.of(event))
 
     def slow(self, bucket_id: BucketId) -> bool:
-        """Whether making this bucket's frames may take long, since rules look into its events."""
+        """Whether making this bucket's frames may take long, since its rules look into the events."""
         kept = self._buckets.get(bucket_id) or self._enter(bucket_id)
         return kept.outputs.ruled
 
     def forget(self, bucket_id: BucketId) -> None:
-        """The bucket, an input or an output of it has changed, so that its frames are not true any more."""
+        """The bucket, an input or an output of it has changed, so its frames are no longer valid."""
         kept = self._buckets.pop(bucket_id, None)
         if kept is None:
             return
@@ -127,7 +127,7 @@ class FrameCache:
             self._stale += len(gone)
             gone.clear()
         if self._stale > len(self._turns) // 2:
-            # Not at each of thousands of buckets that change at once.
+            # Not for each of thousands of buckets that change at the same time.
             self._turns = deque((those, seq) for those, seq in self._turns if seq in those)
             self._stale = 0
 

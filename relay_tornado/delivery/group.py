@@ -1,18 +1,20 @@
-"""Consumers with explicit acks: each event goes to one of the connections that share one, until it is acked.
+"""Consumers with explicit acks: each event goes to one of the connections that share the consumer, until it is acked.
 
 Invariants:
-- What is out belongs to exactly one connection of the group, from the beginning of its write until it is acked, its
-  `ack_wait` is over, it is refused (nak), or the connection leaves. Then it is done, dead, or goes to another.
-- Nothing is skipped: what is taken from the progress and not written is given back before anybody else may take.
-- First deliveries come to a connection in order of seq. For that taking, reading and the beginning of the write happen
-  under the group's lock; only the end of the write, which is the backpressure, is awaited outside of it.
-- A connection has at most `max_in_flight` events out, over all its buckets. One that can't write takes nothing, and so
-  keeps nothing from the others.
-- What is out is kept as numbers, not as events: redelivery reads the log again.
-- A try counts from the beginning of its write on: it is stored then, so that it does across a crash, too.
-- An event without a copy for whoever takes it is done. One with several is done when each that was given is acked.
-- After `seek` whatever was given before counts for nothing.
-- A change that makes something due, or gives somebody room, wakes a connection that waits.
+- An event in flight belongs to exactly one connection of the group, from the beginning of its write until it is acked
+  or refused (nak), its `ack_wait` is over, or the connection leaves. Then it is done, dead, or goes to another
+  connection.
+- Nothing is skipped: an event that was taken from the progress and not written is given back before the next take.
+- First deliveries come to a connection in order of seq. So taking, reading and the beginning of the write happen under
+  the group's lock; only the end of the write, which is the backpressure, is awaited without it.
+- A connection has at most `max_in_flight` events in flight, over all its buckets. One that can't write takes nothing,
+  and so withholds nothing from the others.
+- Events in flight are kept as numbers, not as events: a redelivery reads the log again.
+- A try counts, and is stored, from the beginning of its write, so that it counts across a crash, too.
+- An event of which the member that takes it gets no copy is done. One with several copies is done when all that were
+  given are acked.
+- A `seek` invalidates everything that was given before.
+- A change that makes an event due, or frees a place, wakes a waiting connection.
 """
 
 from __future__ import annotations
@@ -40,11 +42,11 @@ from relay_tornado.low_memory import Lock, Timer
 from relay_tornado.model import BucketId, Event
 
 _LOOK: Final = 1.0
-"""Seconds until those who wait are woken again where what there is was not taken: whoever was woken may be slow."""
+"""Seconds until waiting members are woken again if events were not taken: the one that was woken may be slow."""
 _SOONEST: Final = 0.001
-"""Seconds: two clocks never agree exactly, and a timer that comes too soon would come again at once."""
+"""The shortest time of a timer, in seconds: two clocks never agree exactly, and one that fires too soon fires again."""
 _LONGEST: Final = 30.0
-"""Seconds that no timer goes beyond: the clock of day may be set meanwhile."""
+"""The longest time of a timer, in seconds: the wall clock may be set meanwhile."""
 
 
 class _Given(NamedTuple):
@@ -57,20 +59,20 @@ class Group:
     """The connections that share one consumer of one bucket."""
 
     lane = Lane(apart=True, max_body=None)
-    """Always busy, for what the dispatcher's pass makes is nothing for it: it is marked."""
+    """The dispatcher only marks a group, and never sends to it, as if it was always busy."""
 
     def __init__(self, groups: Groups, ledger: Ledger, epoch: str) -> None:
-        """`epoch` is that of the ledger's floor."""
+        """`epoch` is the epoch of the ledger's floor."""
         self.ledger = ledger
         self.lock = Lock()
         self._groups = groups
         self._members: dict[Member, None] = {}
         self._waiting: dict[Member, None] = {}
-        """Those that have room and found nothing, first come first served."""
+        """Members that have free places and found no events, first come first served."""
         self._out: dict[int, Item] = {}
-        """By seq, in the order in which they were given."""
+        """The items in flight by seq, in the order given."""
         self._share: list[Taken] = []
-        """What was taken under the lock, and is still to be written or given back."""
+        """Events that were taken under the lock, and are still to be written or given back."""
         self._generation = ledger.progress.generation
         self._gap = ledger.gap
         self._place = Place(self, ledger.key.bucket_id, ledger.progress.floor, epoch)
@@ -84,11 +86,11 @@ class Group:
 
     @property
     def exhausted(self) -> bool:
-        """Whether everything that the log has was handed out once."""
+        """Whether every event in the log was handed out once."""
         return self.ledger.progress.reached >= self._head()
 
     def others_wait(self) -> bool:
-        """Whether somebody who has room waits."""
+        """Whether a member with free places is waiting."""
         return bool(self._waiting) and bool(self._able())
 
     @property
@@ -96,14 +98,14 @@ class Group:
         return len(self._members)
 
     def mark(self, bucket_id: BucketId) -> bool:
-        """There may be something new in the bucket; of what comes next it is to hear, too."""
+        """The bucket may have new events. Returns False: the group is to be told of each commit."""
         self._wake()
         return False
 
-    # who takes part
+    # members
 
     def join(self, member: Member) -> None:
-        """From now on the member is woken when there is something for it. Where it fails, it is to leave."""
+        """Adds a member, which is woken from now on when there are events for it. If this fails, it has to `leave`."""
         self._members[member] = None
         if self._unwatch is None:
             self._unwatch = self.ledger.watch(self._changed)
@@ -112,8 +114,8 @@ class Group:
         self.wait(member)
 
     def leave(self, member: Member, heir: Member | None = None) -> None:
-        """The connection takes part no longer. What it had goes to the `heir`, or to the others at once. May be
-        repeated, and is to be where it fails."""
+        """Removes a member. Its events go to the `heir`, or back to the group at once. May be repeated, and has to be
+        if it fails."""
         self._waiting.pop(member, None)
         if not self.lock.locked():
             self._give_back()
@@ -136,10 +138,10 @@ class Group:
         self._groups.dispatcher.remove(self._place)
         self._timer.cancel()
 
-    # what comes back
+    # outcomes
 
     def done(self, item: Item) -> None:
-        """It is acked."""
+        """The event was acked."""
         full = self.ledger.progress.full()
         self.ledger.progress.done(item.taken)
         self.ledger.save()
@@ -149,7 +151,7 @@ class Group:
             self._wake()
 
     def refuse(self, item: Item, delay: float) -> None:
-        """It is to be tried again after so many seconds."""
+        """The event is to be retried after `delay` seconds."""
         item.member.slow = False
         now = self._groups.ledgers.clock()
         self._failed(item, now + delay if delay else AT_ONCE, now)
@@ -163,7 +165,7 @@ class Group:
             progress.fail(item.taken, due, now)
         self.ledger.save()
         self._drop(item)
-        # Somebody else comes first.
+        # Other members come first.
         if item.member in self._waiting:
             del self._waiting[item.member]
             self._waiting[item.member] = None
@@ -173,22 +175,23 @@ class Group:
             del self._out[item.taken.seq]
         item.member.in_flight.drop(item)
 
-    # what goes out
+    # sending
 
     def wait(self, member: Member) -> None:
-        """This one has room, and waits for something to take."""
+        """Has this member, which has free places, wait for events."""
         if member in self._members and member not in self._waiting:
             self._waiting[member] = None
             self._wake()
 
     def take(self, member: Member) -> list[Taken]:
-        """The member's share of what there is now. Where that is nothing, it waits, for events or for room."""
+        """The member's share of the available events. If it is empty, the member waits for events or for free
+        places."""
         self._waiting.pop(member, None)
         self._give_back()
         credit = member.in_flight.credit
         if credit <= 0:
             member.in_flight.run_short(member)
-            self._wake()  # others may have room
+            self._wake()  # others may have free places
             return []
         able = self._able()
         if member.slow and any(not each.receiver.busy for each in able):
@@ -208,8 +211,8 @@ class Group:
         return taken
 
     async def give(self, member: Member, taken: Sequence[Taken]) -> tuple[bool, Awaitable[None] | None]:
-        """Reads what was taken and begins to write it, under the lock. What can't be written now is given back, so
-        that nobody else has had a later one by then. Returns whether there may be more, and the write. Raises
+        """Reads the taken events and begins to write them, under the lock. What can't be written now is given back
+        before another member can get a later event. Returns whether there may be more, and the write. Raises
         BucketGone."""
         dealt = 0
         try:
@@ -225,12 +228,12 @@ class Group:
             self.ledger.save()
             self._show(member)
             if member.over:
-                self._wake()  # that is the others'
+                self._wake()  # the others get these
             else:
                 self._arm()
 
     def _give_back(self) -> None:
-        """What is left of a share, also where whoever took it failed, as for want of memory."""
+        """Returns the rest of a share, also after a failure, as for lack of memory."""
         while self._share:
             self.ledger.progress.release(self._share[-1])
             self._share.pop()
@@ -238,13 +241,13 @@ class Group:
     def _deal(
         self, member: Member, taken: Sequence[Taken], events: Sequence[Event | str]
     ) -> tuple[int, bool, Awaitable[None] | None]:
-        """How many of these were dealt with, whether there may be more, and the write that was begun. Raises
+        """Returns how many of these were dealt with, whether there may be more, and the write that was begun. Raises
         BucketGone."""
         if member.over or taken[0].generation != self.ledger.progress.generation:
             return 0, True, None
         given, dealt = self._select(member, taken, events, self._groups.budget.chunk())
         if not dealt:
-            # Nothing comes of the log now: the timer looks again.
+            # The log returns nothing now: the timer tries again.
             self._waiting[member] = None
             return 0, False, None
         return dealt, True, self._write(member, given) if given else None
@@ -252,7 +255,8 @@ class Group:
     def _select(
         self, member: Member, taken: Sequence[Taken], events: Sequence[Event | str], chunk: int
     ) -> tuple[list[_Given], int]:
-        """What is to be written of these, within the chunk's size but at least one, and how many were dealt with."""
+        """The copies to write, within the chunk's size but of one event at least, and how many events were dealt
+        with."""
         progress, place = self.ledger.progress, member.place
         end = time.perf_counter() + SLICE
         given: list[_Given] = []
@@ -260,7 +264,7 @@ class Group:
         for one, event in zip(taken, events, strict=False):
             again = one.seq in progress.parked
             if isinstance(event, str):
-                if event == EPHEMERAL and not again:  # a gap, and nothing that could be sent again
+                if event == EPHEMERAL and not again:  # it is part of a gap, and could not be sent again
                     progress.done(one)
                 else:
                     progress.bury(one, self._groups.ledgers.clock(), event, tried=False)
@@ -294,7 +298,7 @@ class Group:
         return member.receiver.write(frames)
 
     async def look(self) -> None:
-        """Finds out which epoch the group has reached, where no event told it."""
+        """Finds the epoch that the group has reached, if no event told it."""
         place, progress = self._place, self.ledger.progress
         if place.seq < progress.reached or not place.epoch:
             bounds = await self._groups.log.bounds(self.ledger.key.bucket_id)
@@ -304,14 +308,14 @@ class Group:
                 self._show(member)
 
     def _show(self, member: Member) -> None:
-        """A member's position is that of the group: what others were given it passes over."""
+        """Sets the member's position to the group's: it passes over events that others were given."""
         member.place.seq, member.place.epoch = self._place.seq, self._place.epoch
 
     def _head(self) -> int:
         return self._groups.dispatcher.head(self.ledger.key.bucket_id)
 
     def _ready(self) -> int:
-        """How many events there are to take now, or some more."""
+        """How many events can be taken now, or a few more."""
         progress = self.ledger.progress
         now = self._groups.ledgers.clock()
         progress.look(now)
@@ -320,13 +324,13 @@ class Group:
         return fresh + (len(progress.parked) if due is not None and due <= now else 0)
 
     def _able(self) -> list[Member]:
-        """Who waits, has room, and answers."""
+        """The waiting members that have free places and are not slow."""
         return [member for member in self._waiting if not member.slow and member.in_flight.credit > 0]
 
-    # what happens by itself
+    # timers and changes
 
     def _wake(self) -> None:
-        """Marks as many of those who wait as there are events, those first that can take at once."""
+        """Marks as many waiting members as there are events, first those that can take at once."""
         if not self._waiting:
             return
         if ready := self._ready():
@@ -337,8 +341,8 @@ class Group:
         self._arm()
 
     def _arm(self) -> None:
-        """Sets the timer to what comes first: an `ack_wait` that is over, a parked event that is due, a look at whether
-        what there is was taken."""
+        """Sets the timer to the next of these: an `ack_wait` is over, a parked event is due, or untaken events are to
+        be looked at."""
         now = self._loop.time()
         when = now + _LONGEST
         for item in self._out.values():
@@ -361,7 +365,7 @@ class Group:
                 self._arm()
 
     def _time_out(self) -> None:
-        """Takes back those whose `ack_wait` is over."""
+        """Takes back the events whose `ack_wait` is over."""
         end = self._loop.time() - self.ledger.terms.ack_wait
         now = self._groups.ledgers.clock()
         while self._out:
@@ -372,7 +376,7 @@ class Group:
             self._failed(item, AT_ONCE, now)
 
     def _changed(self) -> None:
-        """Somebody told of a seek, of events that are to come again, of a gap, or that the consumer was deleted."""
+        """The ledger told of a change: a seek, scheduled events, a gap, or the deletion of the consumer."""
         ledger = self.ledger
         bucket_id = ledger.key.bucket_id
         if ledger.gone:
@@ -393,7 +397,7 @@ class Group:
 
 
 class Groups:
-    """The groups of a relay: one for each consumer with explicit acks that somebody is connected to."""
+    """All groups of a relay: one for each consumer with explicit acks that has connections."""
 
     def __init__(
         self,
@@ -413,7 +417,7 @@ class Groups:
         self._groups: dict[Key, Group] = {}
 
     def of(self, ledger: Ledger, place: Place) -> Group:
-        """The ledger's group, for who is to join it; `place` is at the ledger's floor."""
+        """The ledger's group, to be joined; `place` is at the ledger's floor."""
         group = self._groups.get(ledger.key)
         if group is None or group.ledger is not ledger:
             group = self._groups[ledger.key] = Group(self, ledger, place.epoch)

@@ -1,4 +1,5 @@
-"""What a connection was given of consumers with explicit acks and has not answered for, and its part in each group."""
+"""A connection's membership of consumers with explicit acks, and its events in flight: those that it was given and has
+not acked."""
 
 from __future__ import annotations
 
@@ -15,30 +16,30 @@ from relay_tornado.low_memory import Lock, Timer
 from relay_tornado.model import BucketId, Cursor, Event, Gap
 
 _ENOUGH: Final = 64
-"""Room for so many events is worth a write of its own at once, as is a quarter of what a connection may have;"""
+"""Free places, of `max_in_flight`, that are worth a write at once; a quarter of `max_in_flight` if that is less."""
 _PATIENCE: Final = 0.002
-"""less waits so many seconds for more acks, which come one by one and would else cost a write each."""
+"""Seconds that fewer free places wait for more acks, which arrive one by one and would cost a write each."""
 
 
 class Receiver(Protocol):
-    """A delivery, as a group sees it."""
+    """A delivery, as seen by a group."""
 
     @property
     def busy(self) -> bool:
-        """Its task is at work, or it has not begun, or it has ended."""
+        """Whether its own task is at work, or it has not begun, or it has ended."""
 
     @property
     def over(self) -> bool:
-        """Nothing more is written."""
+        """Whether nothing more is written."""
 
     def mark(self, bucket_id: BucketId) -> object:
         """The bucket may have something to read."""
 
     def copies(self, place: Place, event: Event, attempt: int) -> Copies | None:
-        """What this subscriber gets of an event, None where that is nothing. Raises BucketGone."""
+        """This subscriber's copies of an event; None if there are none. Raises BucketGone."""
 
     def write(self, data: Sequence[bytes]) -> Awaitable[None]:
-        """Begins to write frames; awaiting it is the backpressure. Raises OutletClosed."""
+        """Begins to write frames; awaiting the result is the backpressure. Raises OutletClosed."""
 
     def missed(self, bucket_id: BucketId, gap: Gap) -> None:
         """The consumer met a gap."""
@@ -48,43 +49,44 @@ class Receiver(Protocol):
 
 
 class Sharing(Protocol):
-    """A group, as its members see it."""
+    """A group, as seen by its members."""
 
     ledger: Ledger
     lock: Lock
 
     @property
     def exhausted(self) -> bool:
-        """Whether everything that the log has was handed out once."""
+        """Whether every event in the log was handed out once."""
 
     def others_wait(self) -> bool:
-        """Whether somebody who has room waits."""
+        """Whether another member with free places is waiting."""
 
     def take(self, member: Member) -> list[Taken]:
-        """The member's share of what there is now. Where that is nothing, it waits, for events or for room."""
+        """The member's share of the available events. If it is empty, the member waits for events or for free
+        places."""
 
     async def give(self, member: Member, taken: Sequence[Taken]) -> tuple[bool, Awaitable[None] | None]:
-        """Reads what was taken and begins to write it, under the lock. Returns whether there may be more, and the
+        """Reads the taken events and begins to write them, under the lock. Returns whether there may be more, and the
         write. Raises BucketGone."""
 
     async def look(self) -> None:
-        """Finds out which epoch the group has reached, where no event told it."""
+        """Finds the epoch that the group has reached, if no event told it."""
 
     def leave(self, member: Member, heir: Member | None = None) -> None:
-        """The connection takes part no longer. What it had goes to the `heir`, or to the others at once. May be
-        repeated, and is to be where it fails."""
+        """Removes a member. Its events go to the `heir`, or back to the group at once. May be repeated, and has to be
+        if it fails."""
 
     def done(self, item: Item) -> None:
-        """It is acked."""
+        """The event was acked."""
 
     def refuse(self, item: Item, delay: float) -> None:
-        """It is to be tried again after so many seconds."""
+        """The event is to be retried after `delay` seconds."""
 
 
 class Member:
-    """One connection's part in one group. `place` is told how far the group is. `slow`: it let an event's `ack_wait`
-    pass, and gets what others have no room for until it answers. `items` is what it has of that, as `in_flight` keeps
-    it."""
+    """A connection's membership in one group. `place` shows the group's position. `slow`: it let an event's `ack_wait`
+    pass, so until it answers it gets only what the others have no places for. `items` are its events in flight of this
+    group."""
 
     __slots__ = ("group", "in_flight", "items", "place", "receiver", "slow")
 
@@ -98,12 +100,12 @@ class Member:
 
     @property
     def over(self) -> bool:
-        """Whether nothing more is written to it."""
+        """Whether nothing more is written to the connection."""
         return self.receiver.over or not self.place.open
 
     async def page(self) -> bool:
-        """Takes a share of what there is, and writes it. False where there is nothing for it now: it is woken. Raises
-        BucketGone."""
+        """Takes a share of the available events, and writes it. Returns False if there is none now: the member is woken
+        later. Raises BucketGone."""
         group = self.group
         async with group.lock:
             if self.over:
@@ -115,18 +117,18 @@ class Member:
         if written is not None:
             await written
         if group.others_wait():
-            # A write that the kernel takes at once gives nobody else a turn.
+            # If the kernel takes a write at once, the await gives nobody else a turn.
             await asyncio.sleep(0)
         return more
 
     def caught_up(self) -> bool:
-        """Whether everything was handed out, where `page` found nothing."""
+        """Whether `page` found nothing because everything was handed out."""
         return self.in_flight.credit > 0 and self.group.exhausted
 
 
 class Item:
-    """An event that is out. `copies` are the numbers of the copies that are not acked yet, None where there are none;
-    `since` is loop time, `order` its place among what its connection was given."""
+    """An event in flight. `copies` are the numbers of its copies that are not acked yet, None for the event itself;
+    `since` is loop time; `order` is its place among everything that its connection was given."""
 
     __slots__ = ("copies", "epoch", "member", "order", "since", "taken")
 
@@ -140,7 +142,7 @@ class Item:
 
 
 class InFlight:
-    """What one connection was given and has not answered for, over all its buckets, in the order given."""
+    """The events in flight of one connection, over all its buckets, in the order given."""
 
     __slots__ = ("_enough", "_given", "_items", "_limit", "_mixed", "_short", "_timer")
 
@@ -150,7 +152,7 @@ class InFlight:
         self._timer = Timer(self._fill)
         self._items: dict[tuple[str, int], Item] = {}
         self._mixed = False
-        """Whether those are in another order than they were given in."""
+        """Whether the items are not in the order given."""
         self._short: dict[Member, None] = {}
         self._given = 0
 
@@ -159,7 +161,7 @@ class InFlight:
 
     @property
     def credit(self) -> int:
-        """How many more it may be given."""
+        """How many more events the connection may be given."""
         return self._limit - len(self._items)
 
     def give(self, member: Member, taken: Taken, epoch: str, copies: set[int] | None, since: float) -> Item:
@@ -170,8 +172,8 @@ class InFlight:
         return item
 
     def ack(self, id: Cursor, *, all: bool) -> bool:
-        """It is done with an event, or a copy; with `all` also with everything that it was given before that. False
-        where it has no such event: nothing changes."""
+        """Acks an event or a copy; with `all`, also everything that the connection was given before it. Returns False,
+        and changes nothing, if the event is not in flight here."""
         item = self._find(id)
         if item is None:
             return False
@@ -190,7 +192,7 @@ class InFlight:
         return True
 
     def nak(self, id: Cursor, delay: float) -> bool:
-        """An event is to be tried again after `delay` seconds. False as in `ack`."""
+        """Has an event retried after `delay` seconds. Returns False as `ack` does."""
         item = self._find(id)
         if item is None:
             return False
@@ -198,7 +200,7 @@ class InFlight:
         return True
 
     def drop(self, item: Item) -> None:
-        """It has this one no longer, so there is room for another."""
+        """The event is no longer in flight here, so there is a place for another one."""
         if self._items.get((item.epoch, item.taken.seq)) is item:
             del self._items[item.epoch, item.taken.seq]
         item.member.items.pop(item, None)
@@ -210,22 +212,22 @@ class InFlight:
             self._timer.after(_PATIENCE)
 
     def _fill(self) -> None:
-        """Those that waited for room go on."""
+        """Wakes the members that waited for free places."""
         self._timer.cancel()
         for member in list(self._short):
             member.receiver.mark(member.place.bucket_id)
             del self._short[member]
 
     def of(self, member: Member) -> list[Item]:
-        """What it has of one group."""
+        """The events in flight of one group."""
         return list(member.items)
 
     def run_short(self, member: Member) -> None:
-        """This one waits until there is room."""
+        """Has this member wait for free places."""
         self._short[member] = None
 
     def adopt(self, old: Member, new: Member) -> None:
-        """Takes over what the connection had as another member before."""
+        """Takes over the events that the connection has in flight as the member `old`."""
         before = old.in_flight
         for item in before.of(old):
             key = item.epoch, item.taken.seq
@@ -238,7 +240,7 @@ class InFlight:
         self._given = max(self._given, before._given)
 
     def _sort(self) -> None:
-        """Once for all that was adopted, which may be of thousands of buckets."""
+        """Sorts once for everything that was adopted, which may belong to thousands of buckets."""
         if self._mixed:
             self._items = dict(sorted(self._items.items(), key=lambda each: each[1].order))
             self._mixed = False

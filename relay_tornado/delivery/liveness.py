@@ -1,7 +1,7 @@
-"""Whether a client is alive: it said something, or its side has acknowledged more of what was sent.
+"""Detects dead clients: a live one sends something, or its kernel acknowledges more of what was sent.
 
-A plain time-out on pongs would cut off a healthy client that is slow to read, since megabytes may lie before the ping
-in the kernels' buffers. A client that reads nothing at all acknowledges nothing once those are full.
+A plain timeout on pongs would disconnect a healthy client that reads slowly, since megabytes may be in the kernels'
+buffers before the ping. A client that reads nothing acknowledges nothing once those are full.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ import struct
 from typing import Final
 
 _BYTES_ACKED: Final = 120
-"""Where Linux's `struct tcp_info` (linux/tcp.h, since 4.2) has tcpi_bytes_acked, 64 bits: after 8 bytes of flags,
-24 numbers of 32 bits and two of 64."""
+"""The offset of tcpi_bytes_acked (64 bits) in Linux's `struct tcp_info` (linux/tcp.h, since 4.2): after 8 bytes of
+flags, 24 numbers of 32 bits and two of 64."""
 
 _LOOKS: Final = 8
-"""How often in the time-out a client is looked at, and so how late it may be found to be stuck: by an eighth."""
+"""How often a client is looked at within the timeout; so it is found to be stuck at most an eighth too late."""
 
 
 def acknowledged(connection: socket.socket) -> int | None:
-    """How many bytes the other side's kernel has acknowledged, through TLS too; None where nobody can tell."""
+    """How many bytes the other side's kernel has acknowledged, through TLS too; None if that is not known."""
     try:
         info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_ACKED + 8)
         return int(struct.unpack_from("=Q", info, _BYTES_ACKED)[0])
@@ -28,7 +28,7 @@ def acknowledged(connection: socket.socket) -> int | None:
 
 
 class Liveness:
-    """One client's signs of life. Times are seconds of a clock that never goes back."""
+    """One client's signs of life. Times are seconds of a monotonic clock."""
 
     __slots__ = ("_acknowledged", "_asked", "_last", "_timeout", "due")
 
@@ -38,7 +38,7 @@ class Liveness:
         self._acknowledged = 0
         self._asked: float | None = None
         self.due = now + timeout / _LOOKS
-        """When `stuck` wants to be asked next."""
+        """When `stuck` is to be called next."""
 
     def heard(self, now: float) -> None:
         """A frame came from the client."""
@@ -46,12 +46,12 @@ class Liveness:
         self._asked = None
 
     def asked(self, now: float) -> None:
-        """A ping was sent, so that there is something to answer."""
+        """A ping was sent, so there is something to answer."""
         if self._asked is None:
             self._asked = now
 
     def stuck(self, now: float, acknowledged: int | None) -> bool:
-        """Whether there was no sign of life for the time-out, and a ping has had a quarter of it to be answered."""
+        """Whether there was no sign of life within the timeout, and a ping had a quarter of it to be answered."""
         self.due = now + self._timeout / _LOOKS
         if acknowledged is not None and acknowledged > self._acknowledged:
             self._acknowledged = acknowledged

@@ -1,4 +1,4 @@
-"""What a socket is told beside its events, before whatever is written to it next."""
+"""Messages to a client besides its events, sent before the next write."""
 
 from __future__ import annotations
 
@@ -9,37 +9,37 @@ from relay_tornado.wire import frames, websocket
 
 
 class Notices:
-    """Frames of our own, for `wanted` only, whoever asked for such; and which gaps are among them, by bucket."""
+    """Messages of the relay's extensions, only if `wanted` (the client asked for them), and the gaps among them."""
 
     __slots__ = ("_frames", "_gaps", "wanted")
 
     def __init__(self, *, wanted: bool) -> None:
         self.wanted = wanted
         self._frames: list[bytes] = []
-        # None is smaller than an empty dict, and there are thousands of these.
+        # None takes less memory than an empty dict, and there are thousands of these.
         self._gaps: dict[BucketId, list[Gap]] | None = None
 
     def __bool__(self) -> bool:
         return bool(self._frames)
 
     def add(self, payload: bytes) -> None:
-        """This is to be told."""
+        """Adds a message."""
         if self.wanted:
             self._frames.append(websocket.text(payload))
 
     def gap(self, bucket_id: BucketId, name: str, gap: Gap) -> None:
-        """This gap of a bucket, of this name, is to be told."""
+        """Adds a gap of the bucket with this name."""
         self.add(frames.gap(name, gap))
         if self.wanted:
             self._gaps = {} if self._gaps is None else self._gaps
             self._gaps.setdefault(bucket_id, []).append(gap)
 
     def gaps(self, bucket_id: BucketId) -> Sequence[Gap]:
-        """Those of a bucket that are still to be told."""
+        """A bucket's gaps that are still to be told."""
         return () if self._gaps is None else self._gaps.get(bucket_id, ())
 
     def take(self) -> list[bytes]:
-        """All that is to be told, which is written now."""
+        """Removes and returns all messages, which are written now."""
         taken = self._frames
         if taken:
             self._frames, self._gaps = [], None

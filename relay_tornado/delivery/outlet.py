@@ -1,4 +1,4 @@
-"""What delivery needs of a socket: where it writes to, and what its pass after a commit looks at."""
+"""What delivery needs of a socket: the outlet it writes to, and the lane that the pass after a commit looks at."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Awaitable
 from typing import Protocol, TypeAlias
 
 Frames: TypeAlias = bytes | bytearray
-"""Whole WebSocket frames, one or several joined. Nobody changes them once they were given to an outlet."""
+"""One or more complete WebSocket frames, joined. Not changed after they were passed to an outlet."""
 
 
 class OutletClosed(Exception):
@@ -15,38 +15,38 @@ class OutletClosed(Exception):
 
 
 class Outlet(Protocol):
-    """Takes whole WebSocket frames, one or several joined, in the order of the calls."""
+    """Takes complete WebSocket frames, one or more joined, in the order of the calls."""
 
     def send_now(self, data: bytes) -> bool:
-        """Gives the data to the kernel, or a part of it where the rest is buffered; False where an earlier rest is
-        still buffered or the socket is closed, and nothing was taken."""
+        """Passes the data to the kernel, and buffers what it does not take. Returns False, and takes nothing, if an
+        earlier rest is still buffered or the socket is closed."""
 
     def send_rest(self, data: memoryview) -> None:
-        """Takes the rest of what the socket of its lane took a part of."""
+        """Takes the rest of data that the lane's socket took in part."""
 
     def write(self, data: Frames) -> Awaitable[None]:
-        """Writes, beginning at once; done when the kernel has taken everything. Raises OutletClosed, at once or
-        when awaited; who does not await it has no warning."""
+        """Begins to write at once; the result is done when the kernel has taken everything. Raises OutletClosed, at
+        once or when awaited. If the result is dropped, there is no warning."""
 
     def gap_refused(self) -> None:
-        """Events are missing for a client that asked for on_gap "fail", and it has been told."""
+        """A client that asked for on_gap "fail" misses events, and has been told."""
 
     def unavailable(self, reason: str) -> None:
-        """Delivery can't go on now; the client should come back later."""
+        """Delivery can't continue now; the client should come back later."""
 
 
 class Lane:
     """What the pass after a commit looks at of each subscriber.
 
-    It lies in one object, because there are thousands, and nothing that belongs to them has been used since the last
-    event: each further object that the pass looks at is one more wait for memory, which took most of its time.
+    It is one object, since there are thousands of subscribers whose data is no longer in the processor's cache: each
+    further object is one more wait for memory, which took most of the pass's time.
 
-    `busy`: nothing may be sent past the subscriber: its own task is at work, or it has not begun, or it has ended.
-    `apart`: what it gets is not what others get, so that nothing that the pass makes is for it. `max_body` is the size
-    of the largest body that it takes, None where any is.
+    `busy`: the pass must not send: the delivery's task is at work, or it has not begun, or it has ended. `apart`: it
+    does not get what the others get, so the pass's data is not for it. `max_body` is the size of the largest body that
+    it takes; None if any.
 
-    `socket` is where whole frames may go at once, past the outlet; None where they can't, because a part of what was
-    written before waits there, or because it is no plain WebSocket.
+    `socket` takes complete frames directly, bypassing the outlet; None while the outlet has data buffered, or if it is
+    not a plain WebSocket.
     """
 
     __slots__ = ("apart", "busy", "max_body", "socket")

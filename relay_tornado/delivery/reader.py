@@ -1,4 +1,4 @@
-"""Reads the log for one subscriber, a page at a time, and writes what it gets of that, as its socket takes it."""
+"""Reads the log for one subscriber, a page at a time, and writes its part of that as fast as its socket takes it."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from relay_tornado.model import Event
 
 
 class Writer(Protocol):
-    """A delivery, as its reader sees it."""
+    """A delivery, as seen by its reader."""
 
     @property
     def over(self) -> bool:
-        """Nothing more is written."""
+        """Whether nothing more is written."""
 
     def write(self, data: Sequence[Frames]) -> Awaitable[None]:
-        """Begins to write frames; awaiting it is the backpressure. Raises OutletClosed."""
+        """Begins to write frames; awaiting the result is the backpressure. Raises OutletClosed."""
 
 
 class Reader:
-    """Its methods raise BucketGone, and CursorLost where the next event is not there any more."""
+    """Reads and writes pages. Its methods raise BucketGone, and CursorLost if the next event is no longer there."""
 
     __slots__ = ("_selection", "_shared", "_writer")
 
@@ -37,7 +37,7 @@ class Reader:
         self._writer = writer
 
     async def page(self, place: Place, pace: Pace) -> bool:
-        """Reads and writes one page of one bucket. False where there is none: the place is at the head."""
+        """Reads and writes one page of one bucket. Returns False if the place is at the head."""
         shared = self._shared
         if place.seq == shared.dispatcher.head(place.bucket_id):
             return False
@@ -52,7 +52,7 @@ class Reader:
         return True
 
     def _goes_on(self, place: Place) -> bool:
-        """Whether what was read for the place may still be written."""
+        """Whether events that were read for the place may still be written."""
         return place.open and place.lost is None and not self._writer.over
 
     def _behind(self, place: Place) -> int:
@@ -60,7 +60,7 @@ class Reader:
         return self._shared.dispatcher.head(place.bucket_id) - place.seq
 
     def _peek(self, place: Place, chunk: int) -> Sequence[Event] | None:
-        """A page, None where it has to be read."""
+        """A page from memory; None if it has to be read from the file."""
         shared = self._shared
         events = shared.log.peek(place.bucket_id, place.seq, PAGE, chunk)
         if events is None:
@@ -68,8 +68,7 @@ class Reader:
         return events
 
     async def _part(self, place: Place, events: Sequence[Event], at: int) -> int:
-        """Writes or passes over as many of the events from `at` on as one write may have, and returns the index
-        behind them."""
+        """Writes or passes over the events from index `at` that fit in one write, and returns the index after them."""
         section = partial(self._begin, place, events, at)
         at, written = await self._shared.pacing.run(section, self._behind(place))
         if written is not None:
@@ -81,13 +80,14 @@ class Reader:
         return at
 
     def _begin(self, place: Place, events: Sequence[Event], at: int) -> tuple[int, Awaitable[None] | None]:
-        """Begins to write, and returns the index behind the last of these events that this is about, and the write."""
+        """Begins to write. Returns the index after the last event that this is about, and the write."""
         shared = self._shared
         if not self._goes_on(place):
             return at, None
-        # What others read at the same time is kept for them. One reader of old events alone would only drive out new.
+        # Frames that others are reading at the same time are kept. A single reader of old events would only evict new
+        # ones.
         keep = len(shared.tasks) > 1 or place.seq + PAGE > shared.dispatcher.head(place.bucket_id)
-        # Others have begun to write since these were read.
+        # The chunk is asked for anew: others have begun to write since these events were read.
         data, taken, at = self._selection.run(place, events, at, shared.budget.chunk(), keep=keep)
         shared.counters.deliveries += taken
         shared.counters.delivered_bytes += len(data)

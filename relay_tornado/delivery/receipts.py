@@ -1,18 +1,18 @@
-"""Consumers that are moved by receipt: the pong to a ping that went out behind events says that they were read.
+"""Consumers that are moved by receipt: the pong to a ping that was sent after events shows that the client read them.
 
 Invariants:
-- A ping goes out behind everything that its positions name; the position of a ping is stored when the pong of the next
-  one has come back. So an application that answers a ping before it has dealt with what came before it has one
-  interval more, and an event that the client's library never read is sent again.
-- A ping's payload is random, so that a pong that nobody asked for moves nothing.
-- The furthest receipt counts: a slower connection moves nothing back. A receipt from before a seek counts for nothing,
-  nor does one that comes when the connection has left the consumer: nobody tells it then that there was a seek.
-- A position counts by whole events: all copies are out.
-- A receipt of what the file lost says nothing of the events that get those seqs.
-- What left the log is no gap while a connection that was given it may still say that it was read.
-- A subscription has no ping out before it has begun: until then a pong reaches the one before it.
-- A connection has few pings unanswered, and each names only what moved since the one before it. One clock serves all
-  connections, and looks at those alone whose bucket has something new, or that are not done yet.
+- A ping is sent after everything that its positions name. Its positions are stored when the pong of the next ping
+  comes. So an application that answers a ping before it has processed the events before it has one interval more, and
+  an event that the client's library never read is sent again.
+- A ping's payload is random, so an unsolicited pong moves nothing.
+- The furthest receipt counts: a slower connection moves nothing back. A receipt from before a seek is ignored, and so
+  is one that comes after the connection has left the consumer, as it would not learn of a seek then.
+- A position counts whole events: all copies were sent.
+- A receipt of events that the file lost does not count for the events that get their seqs.
+- Removed events are no gap while a connection that was given them may still confirm that it read them.
+- A subscription sends no ping before it has begun: until then a pong belongs to the subscription before it.
+- A connection has few unanswered pings, and each names only what moved since the ping before it. One clock serves all
+  connections. It looks only at those whose bucket has something new or that are not done yet.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ INTERVAL: Final = 1.0
 """Seconds between two pings of one connection."""
 
 _UNANSWERED: Final = 4
-"""Most pings of one connection that have no pong yet."""
+"""The most pings of one connection without a pong."""
 
 _Moved = list[tuple["Held", int, int]]
-"""How far a position was, and in which generation of its consumer."""
+"""Positions, each with the generation of its consumer."""
 
 
 class Held:
     """One connection's position in one bucket, and the consumer that it moves.
 
-    `generation` is that of the consumer's position at which delivery began. `pinged` is how far the last ping was
-    behind: what a subscription before this one wrote here has no ping of this one.
+    `generation` is the generation of the consumer's position at which delivery began. `pinged` is the seq in the last
+    ping. It begins at the floor, since events that an earlier subscription wrote here were in no ping of this one.
     """
 
     __slots__ = ("generation", "ledger", "left", "pinged", "place", "receipt", "unwatch")
@@ -56,21 +56,21 @@ class Held:
         self.begin()
 
     def moved_away(self) -> bool:
-        """Whether somebody has moved the consumer to another position."""
+        """Whether somebody else has moved the consumer to another position."""
         return self.ledger.progress.generation != self.generation
 
     def begin(self) -> None:
-        """The place has a position of the consumer as it is now."""
+        """The place was set to the consumer's current position."""
         self.generation = self.ledger.progress.generation
         self.pinged = self.ledger.progress.floor
 
     def settled(self, head: int) -> bool:
-        """Whether there is nothing to come, and everything that came is known to have been read."""
+        """Whether nothing is to come, and everything sent is known to have been read."""
         floor = self.ledger.progress.floor
         return self.ledger.gone or (self.place.seq >= head and floor >= self.place.seq)
 
     def read(self, seq: int, generation: int) -> None:
-        """The client has read everything up to there, as things were in that generation."""
+        """The client has read everything up to `seq`, in this generation."""
         ledger = self.ledger
         if self.left or ledger.gone or generation != ledger.progress.generation:
             return
@@ -79,20 +79,20 @@ class Held:
 
 
 class Receipt:
-    """One connection's pings, oldest first: the payload, and how far each position was that had moved."""
+    """One connection's pings, oldest first: the payload, and the positions that had moved."""
 
     __slots__ = ("_answered", "_ping", "_pings", "begun")
 
     def __init__(self, ping: Callable[[bytes], None]) -> None:
-        """`ping` writes a protocol ping with this payload behind everything that was written."""
+        """`ping` writes a protocol ping with this payload after everything that was written."""
         self.begun = False
         self._ping = ping
         self._pings: deque[tuple[bytes, _Moved]] = deque()
         self._answered = False
-        """Whether the oldest was."""
+        """Whether the oldest ping has its pong."""
 
     def tick(self, those: list[Held]) -> None:
-        """Sends a ping where one of these positions has moved since the last one, or the last one needs one behind
+        """Sends a ping if one of these positions has moved since the last ping, or if the last ping needs one after
         it."""
         if not self.begun or len(self._pings) - self._answered >= _UNANSWERED:
             return
@@ -110,13 +110,13 @@ class Receipt:
         self._ping(payload)
 
     def lose(self, held: Held, head: int) -> None:
-        """Of what the pings say of this position only that counts which lies up to `head`."""
+        """Limits what the pings say of this position to `head`."""
         for _, moved in self._pings:
             moved[:] = [(each, min(seq, head) if each is held else seq, since) for each, seq, since in moved]
         held.pinged = min(held.pinged, head)
 
     def ponged(self, payload: bytes) -> None:
-        """A pong came; one to a ping of somebody else's is none of ours."""
+        """A pong came. One that answers none of these pings is ignored."""
         index = next((index for index, ping in enumerate(self._pings) if ping[0] == payload), None)
         if index is None:
             return
@@ -131,10 +131,10 @@ class Receipt:
 
 
 class Receipts:
-    """All connections that have receipts, and their clock."""
+    """All connections with receipts, and their clock."""
 
     def __init__(self, head: Callable[[BucketId], int]) -> None:
-        """`head` gives a bucket's newest published seq."""
+        """`head` returns a bucket's newest published seq."""
         self._head = head
         self._held: dict[BucketId, dict[Held, None]] = {}
         self._heads: dict[BucketId, int] = {}
@@ -142,8 +142,8 @@ class Receipts:
         self._timer = Timer(self._tick)
 
     def add(self, held: Held, moved: Callable[[], None]) -> None:
-        """From now on the connection's receipts move the consumer; its place is at a position of its own. `moved` is
-        called when somebody else has moved or deleted it. Where it fails, it is to be removed."""
+        """Lets the connection's receipts move the consumer; its place is at a position of the consumer. `moved` is
+        called when somebody else moves or deletes that. If this fails, the caller has to `remove`."""
         ledger = held.ledger
         held.unwatch = ledger.watch(moved)
         self._held.setdefault(held.place.bucket_id, {})[held] = None
@@ -170,12 +170,12 @@ class Receipts:
             self._timer.cancel()
 
     def begin(self, held: Held) -> None:
-        """The place is at another position of the consumer."""
+        """The place was set to another position of the consumer."""
         held.begin()
         self._active[held] = None
 
     def lost(self, bucket_id: BucketId, head: int) -> None:
-        """The bucket's log may end at `head` again: other events will have the seqs of what came after it."""
+        """The bucket's log may have gone back to `head`: later seqs will be reused."""
         for held in self._held.get(bucket_id, ()):
             held.receipt.lose(held, head)
 
@@ -184,7 +184,7 @@ class Receipts:
         return sum(held.ledger is ledger for held in self._held.get(ledger.key.bucket_id, ()))
 
     def _given(self, ledger: Ledger) -> int:
-        """How far connections that move this consumer were given events."""
+        """The highest seq that connections of this consumer were given."""
         those = self._held.get(ledger.key.bucket_id, ())
         here = [each for each in those if each.ledger is ledger and not each.moved_away()]
         return max((max(each.place.seq, each.place.given) for each in here), default=0)

@@ -1,13 +1,13 @@
-"""Pacing of replays: how much of the loop's time reading the log has, so that senders and live subscribers keep theirs.
+"""Pacing of replays: limits the event loop's time for deliveries that read the log, so that senders and live
+subscribers keep theirs.
 
 Invariants:
-- In one turn of the loop such work takes at most `SLICE` seconds and the section that was begun, however many want
-  their turn; first come, first served.
-- While senders want the loop, one section a turn of those that are far behind is worked on, and then none for
-  `REST_FACTOR` times as long as it took. So a full replay takes a tenth of the time from the senders, and what
-  nobody else wants. How much they want it goes by how many events they send, and not by how long the disk takes
-  for each.
-- Those that are near the head never wait for that, and never keep it from those that are far behind.
+- In one turn of the event loop, sections take at most `SLICE` seconds plus the one that was begun, however many wait;
+  first come, first served.
+- While senders need the loop, one section of a far subscriber is executed in a turn, and then none for `REST_FACTOR`
+  times as long as it took. So a full replay takes a tenth of the time from senders, and all the time that nobody else
+  needs. How much senders need it depends on how many events they send, not on how long the disk takes for each.
+- Subscribers near the head never wait for that, and never delay those that are far behind.
 """
 
 from __future__ import annotations
@@ -23,42 +23,43 @@ from relay_tornado.low_memory import Timer, wake
 T = TypeVar("T")
 
 SLICE: Final = 0.001
-"""Seconds a turn. A webhook is answered some three turns after it came, so this is what a storm costs a sender."""
+"""Seconds of a turn. A webhook is answered some three turns after it came, so this is what a reconnect storm costs a
+sender."""
 
 REST_FACTOR: Final = 9.0
-"""How many times longer than at work those far behind are at rest, while senders want the loop."""
+"""How many times as long as its section a rest of the far subscribers is, while senders need the loop."""
 
 READ_SECONDS: Final = 0.002
-"""Seconds that another thread takes to read a page of a log, mostly with the interpreter's lock in its hands."""
+"""Seconds that another thread takes to read a page of a log, mostly while it holds the GIL."""
 
 FAR_BEHIND: Final = 1024
-"""Events behind the head from which on a subscriber does not count as live."""
+"""A subscriber that is more than so many events behind the head counts as far, not as live."""
 
 _LONGEST: Final = 0.05
-"""Most seconds of a rest: the machine may have been away in the middle of a section."""
+"""The longest rest in seconds: the machine may have been suspended in the middle of a section."""
 
 _LOOK: Final = 0.001
-"""Seconds until a rest is looked at again: it ends early when senders do not want the loop any more."""
+"""Seconds between two looks at a rest: it ends early when senders do not need the loop any more."""
 
 _EVENT: Final = 0.0002
 _AFTERGLOW: Final = 0.02
-"""Senders that were just answered send again: for so many seconds for each event that was stored, and at most for so
-many in all, they want the loop. So the more comes in, the less often a full replay has it alone."""
+"""Senders that were just answered send again. So for each stored event, they need the loop for `_EVENT` seconds, up to
+`_AFTERGLOW` in all. The more events come in, the less often a full replay has the loop alone."""
 
 _WAITS: Final = 0.002
-"""Seconds for which what waits to be stored wants the loop, after what was stored before it: from then on it waits for
-the disk."""
+"""Seconds after the last store for which events that wait to be stored need the loop: after that they wait for the
+disk."""
 
 _Queue: TypeAlias = "deque[tuple[asyncio.Future[Any], Callable[[], Any]]]"
 
 
 class ReplayPacing:
-    """Sections of work, each a function that does not wait."""
+    """Runs sections: functions that do not wait."""
 
     def __init__(
         self, waiting: Callable[[], int], stored: Callable[[], int], clock: Callable[[], float] = time.perf_counter
     ) -> None:
-        """`waiting` tells how many bytes of events wait to be stored, `stored` how many events ever were."""
+        """`waiting` returns the bytes of events that wait to be stored, `stored` the number of events ever stored."""
         self._waiting = waiting
         self._stored = stored
         self._clock = clock
@@ -68,16 +69,16 @@ class ReplayPacing:
         self._spent = 0.0
         self._charged = 0.0
         self._rested = 0.0
-        """When those far behind may go on."""
+        """When far subscribers may continue."""
         self._glow = 0.0
         self._none = 0.0
-        """When something was stored last, or nothing waited for it."""
+        """When an event was last stored, or none waited to be."""
         self._timer = Timer(self._turn)
         self._resting = False
-        """Whether that is for the end of a rest."""
+        """Whether the timer is for the end of a rest."""
 
     async def run(self, section: Callable[[], T], behind: int) -> T:
-        """Runs the section in its turn, for who is so many events behind. Raises what it raises."""
+        """Runs the section in its turn, for a subscriber `behind` events behind the head. Raises what it raises."""
         if not self._near and not self._far and self._spent < SLICE and not self._pressed(began := self._clock()):
             try:
                 return section()
@@ -93,11 +94,11 @@ class ReplayPacing:
         return await future
 
     def charge(self, seconds: float) -> None:
-        """Within a section: what follows from it takes so long elsewhere."""
+        """Within a section: adds the time of work that it causes elsewhere."""
         self._charged += seconds
 
     def _pressed(self, now: float) -> bool:
-        """Whether senders want the loop."""
+        """Whether senders need the loop."""
         stored = self._stored()
         if stored != self._known:
             self._glow = min(max(self._glow, now) + (stored - self._known) * _EVENT, now + _AFTERGLOW)
@@ -113,7 +114,7 @@ class ReplayPacing:
         try:
             self._work()
         except Exception:
-            # Memory is short, say: those who wait have their turn all the same.
+            # For lack of memory, for example: those that wait get their turn all the same.
             if self._near or self._far:
                 self._timer.soon()
             raise
@@ -140,12 +141,12 @@ class ReplayPacing:
             self._timer.after(min(max(self._rested - now, 0.0), _LOOK))
             self._resting = True
         elif self._near or self._far or worked:
-            # Where nobody waits, the next turn of the loop has time of its own.
+            # The next turn of the loop has its own time, also if nobody waits.
             self._timer.soon()
 
 
 def _next(queue: _Queue) -> None:
-    """Works on the next section, and passes over what nobody waits for any more."""
+    """Executes the next section, unless nobody waits for it any more."""
     future, section = queue.popleft()
     if future.done():
         return

@@ -1,8 +1,8 @@
-"""Answers of clients: each is kept as a result of its event's copy, and one of them answers the sender that waits.
+"""Answers of clients: each is stored as a result of its event's copy, and may be the answer to a sender that waits.
 
-An input with `response_from_output` lets its senders wait: the first answer with a status_code above 0 to the copy for
-that output (for "anyOutput": to any copy) is theirs, within `WAIT` seconds after the commit. Nothing of the event is
-held meanwhile but its place.
+The senders of an input with `response_from_output` wait after the commit, up to `WAIT` seconds. They get the first
+answer with a status_code above 0 to the copy for that output (for "anyOutput": to any copy). Only the event's place is
+kept in memory meanwhile.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ WAIT: Final = 10.0
 """Seconds that a sender waits for a client's answer."""
 
 MOST: Final = 1000
-"""Senders that may wait at once."""
+"""The most senders that wait at the same time."""
 
 _GONE: Final = -1
-"""The number of an output that is not there."""
+"""The number of an output that does not exist."""
 
 Answered: TypeAlias = Callable[[Answer], None]
 
@@ -39,7 +39,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Subscribers(Protocol):
-    """Who is connected."""
+    """The connected clients."""
 
     def reaches(self, bucket_id: BucketId, event: Event, output: int | None) -> bool:
         """Whether some subscriber gets, or has got, this event's copy for that output (None: any copy)."""
@@ -57,14 +57,14 @@ class _Waiter:
         self.output = output
         self.answered = answered
         self.looking = appended.duplicate
-        """Whether an answer may be stored already, which comes before all that come now."""
+        """Whether an answer may be stored already, which takes precedence over new ones."""
         self.came: Answer | None = None
-        """The first of those that came meanwhile."""
+        """The first answer that came meanwhile."""
         self.timer: Timer | None = None
 
 
 class Responses:
-    """Where answers come in, and senders wait for them."""
+    """Stores answers, and passes them to the senders that wait."""
 
     def __init__(
         self,
@@ -76,25 +76,25 @@ class Responses:
         wait: float = WAIT,
         most: int = MOST,
     ) -> None:
-        """`wait` is in seconds, `most` how many senders may wait at once."""
+        """`wait` is in seconds; `most` senders may wait at the same time."""
         self._results = results
         self._log = log
         self._registry = registry
         self._subscribers = subscribers
         self.forwarding: Subscribers | None = None
-        """What sends events to public outputs; the composition root puts it here, for it is made over this."""
+        """The forwarder to public outputs, set by the composition root, since it is created after this."""
         self._wait = wait
         self._most = most
         self._waiters: dict[tuple[BucketId, int], dict[_Waiter, None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.waiting = 0
-        """Senders that wait now."""
+        """The number of senders that wait now."""
 
     async def respond(self, token: Token, cursor: Cursor, result: Result) -> None:
-        """A client's answer to the event or copy with this id, see `answered`.
+        """A client's answer to the event or copy with this id; see `answered`.
 
-        Raises NotFound, too, where the id is of nothing that is kept in the token's scope, or of a copy that the event
-        does not have as outputs and rules are now, and of which nothing is recorded.
+        Also raises NotFound if the id is of nothing that is kept in the token's scope, or of a copy that the event does
+        not have by the current outputs and rules and that has no result.
         """
         missing = NotFound(
             f"there is no event {format_id(cursor.epoch, cursor.seq, cursor.output)} in your buckets (any more)"
@@ -119,15 +119,15 @@ class Responses:
         await self.answered(bucket.id, cursor, result)
 
     async def answered(self, bucket_id: BucketId, copy: Cursor, result: Result) -> None:
-        """Keeps a result of a copy (with no output: of the event itself), then answers the senders that wait for it.
+        """Stores a result of a copy (with no output: of the event itself), then answers the senders that wait for it.
 
-        Raises Invalid where the status code is neither 0 (nobody answered) nor 200 to 599, NotFound where the event
-        is not kept any more, and what `Results.record` raises.
+        Raises Invalid if the status code is neither 0 (no answer) nor 200 to 599, NotFound if the event is no longer
+        kept, and what `Results.record` raises.
         """
         if result.status_code and not 200 <= result.status_code <= 599:
             raise Invalid("write 200 to 599, or 0 where there was no answer", "status_code")
         seq, output, event_id = copy.seq, copy.output or 0, format_id(copy.epoch, copy.seq)
-        # Where the file lost an event, another one has its seq.
+        # If the file lost an event, another one has its seq.
         if epoch_at((await self._log.bounds(bucket_id)).epochs, seq) != copy.epoch:
             raise NotFound(f"the event {event_id} is not there any more")
         await self._results.record(bucket_id, seq, output, result)
@@ -142,7 +142,7 @@ class Responses:
                     self._end(waiter, answer)
 
     async def _has_copy(self, bucket: Bucket, seq: int, copy: int) -> bool:
-        """Whether an event has a copy for this output; one whose content is gone may have had one."""
+        """Whether an event has a copy for this output; True if its content is gone, as it may have had one."""
         output = bucket.output(copy)
         if output is None:
             return False
@@ -158,8 +158,8 @@ class Responses:
     def wait(self, bucket: Bucket, input: Input, appended: Appended, answered: Answered) -> Callable[[], None]:
         """Calls `answered` once with the sender's answer: a client's, or the relay's own (503, 504).
 
-        A duplicate gets the answer that is stored, or waits for it like the first one. Returns what ends the wait
-        without an answer; it may be called at any time.
+        A duplicate gets the stored answer, or waits for it like the first one. Returns a function that ends the wait
+        without an answer and may be called at any time.
         """
         output = None
         if input.response_from_output != ANY_OUTPUT:
@@ -182,7 +182,7 @@ class Responses:
         return leave
 
     def _look(self, waiter: _Waiter) -> None:
-        """Sets its time, and looks whether there is somebody to wait for."""
+        """Starts the timer, and checks whether there is anyone to wait for."""
         waiter.timer = Timer(lambda: self._end(waiter, _late(waiter.id, self._wait)))
         waiter.timer.after(self._wait)
         event = None if waiter.looking else self._peek(waiter)
@@ -194,7 +194,7 @@ class Responses:
             self._judge(waiter, event)
 
     def close(self) -> None:
-        """Answers everybody who waits that nobody did."""
+        """Tells all waiting senders that there was no answer."""
         for waiters in list(self._waiters.values()):
             for waiter in list(waiters):
                 self._end(waiter, _late(waiter.id, None))
@@ -209,7 +209,7 @@ class Responses:
         return events[0] if events else None
 
     async def _begin(self, waiter: _Waiter) -> None:
-        """Looks for an answer that is stored already, and for the event where it is not in memory."""
+        """Looks for a stored answer, and reads the event if it is not in memory."""
         try:
             if waiter.looking:
                 answer = await self._first(waiter)
@@ -218,14 +218,14 @@ class Responses:
                     return
             self._judge(waiter, (await self._log.read(waiter.bucket_id, waiter.seq - 1, 1, 1))[0])
         except (CursorLost, BucketGone, IndexError):
-            # It is gone already, so nobody can get it any more.
+            # The event is gone already, so nobody can get it.
             self._end(waiter, _nobody(waiter.id))
         except RelayError as error:
-            # It may be delivered all the same.
+            # It may still be delivered.
             _log.warning("waiting_blindly", code=error.code)
 
     async def _first(self, waiter: _Waiter) -> Answer | None:
-        """The answer that is stored, or else the first one that came while that was looked for."""
+        """The stored answer, or else the first one that came meanwhile."""
         try:
             found = await self._results.first(waiter.bucket_id, waiter.seq, waiter.output)
         except RelayError:
@@ -246,7 +246,7 @@ class Responses:
             waiter.answered(answer)
 
     def _remove(self, waiter: _Waiter) -> bool:
-        """Whether it did wait."""
+        """Returns whether it was waiting."""
         key = (waiter.bucket_id, waiter.seq)
         waiters = self._waiters.get(key)
         if waiters is None or waiter not in waiters:
@@ -261,7 +261,7 @@ class Responses:
 
 
 def _nothing() -> None:
-    """There is no wait to end."""
+    """Ends nothing: this sender does not wait."""
 
 
 def _late(id: str, seconds: float | None) -> Answer:

@@ -1,4 +1,4 @@
-"""What one subscriber gets of events, as frames: those that pass its filter, as its subscribe asked for them."""
+"""A subscriber's frames of events: those that pass its filter, in the form that it requested."""
 
 from __future__ import annotations
 
@@ -15,16 +15,15 @@ from relay_tornado.wire import control
 
 
 class Copies(NamedTuple):
-    """What somebody gets of an event: its joined frames, and the numbers of the outputs whose copies they are, none
-    where it is the event itself."""
+    """A subscriber's part of an event: the joined frames, and the numbers of the outputs that the copies are for (none
+    for the event itself)."""
 
     frames: bytes
     numbers: Sequence[int]
 
 
 class Run(NamedTuple):
-    """Some events one after the other: the joined frames, of how many events they are (some may have none), and the
-    index behind the last of these events."""
+    """A series of events: the joined frames, how many events have frames, and the index after the last event."""
 
     frames: bytearray
     events: int
@@ -32,7 +31,7 @@ class Run(NamedTuple):
 
 
 class Selection:
-    """`apart`: it is not what others get. Its methods raise BucketGone."""
+    """What one subscriber gets. `apart`: not the same as the others. Its methods raise BucketGone."""
 
     __slots__ = ("_cache", "_itself", "_max_body", "_owed", "_rules", "apart")
 
@@ -45,7 +44,7 @@ class Selection:
         self.apart = filter is not None or self._itself
 
     def run(self, place: Place, events: Sequence[Event], at: int, chunk: int, *, keep: bool) -> Run:
-        """The events from `at` on, within the chunk's size but at least one. `keep`: somebody else may want them."""
+        """The events from index `at`, within the chunk's size but at least one. `keep`: others may want the frames."""
         cache, bucket_id, rules = self._cache, place.bucket_id, self._rules
         end = time.perf_counter() + SLICE if rules is not None or cache.slow(bucket_id) else None
         own = self.apart or self._max_body is not None or place.output > 0
@@ -66,7 +65,7 @@ class Selection:
         return Run(data, taken, len(events))
 
     def copies(self, place: Place, event: Event, attempt: int, *, keep: bool) -> Copies | None:
-        """What it gets of an event that a consumer gives out for the `attempt`th time, None where that is nothing."""
+        """Its copies of an event that a consumer hands out for the `attempt`th time; None if there are none."""
         bucket_id, rules = place.bucket_id, self._rules
         if rules is not None and not self._passes(event, rules):
             return None
@@ -74,8 +73,7 @@ class Selection:
         return Copies(data, self._numbers(bucket_id, event)) if data else None
 
     def rest(self) -> float:
-        """How many seconds the subscriber is to wait before it gets more, for what its filter took of everybody's time
-        since the last call."""
+        """How many seconds the subscriber has to wait, for the time that its filter has used since the last call."""
         owed, self._owed = self._owed, 0.0
         return owed
 

@@ -1,4 +1,4 @@
-"""What every delivery works with: the log, consumers, frames, and what bounds and paces all of them together."""
+"""The parts that all deliveries share: log, consumers, frames, and what bounds and paces all of them together."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What all deliveries of a relay have in common."""
+    """The parts that all deliveries of a relay share."""
 
     log: EventLog
     ledgers: Ledgers
@@ -40,12 +40,12 @@ class Shared:
     groups: Groups
     receipts: Receipts
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
-    """Of the deliveries that are at work, ended ones in their last write too."""
+    """The tasks of deliveries at work, including those that have ended and are in their last write."""
     _gap_lines: LogLimit = field(default_factory=LogLimit)
 
     def misses(self, token: str, bucket_id: BucketId, gap: Gap) -> None:
-        """A client of the token with this key misses events: that is counted, and logged with who it is, though not
-        each time, as it may come back all the time."""
+        """A client of the token with this key misses events. That is counted, and logged with a rate limit, as a client
+        may come back again and again."""
         self.counters.gaps[gap.reason] += 1
         try_log(
             partial(self._gap_lines.tell, _log.warning),

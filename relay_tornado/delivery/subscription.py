@@ -1,4 +1,4 @@
-"""What a client subscribed to: which buckets fit it, where delivery begins in each, and what the answer says."""
+"""Subscriptions: which buckets match, where delivery begins in each, and the answer to subscribe."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from relay_tornado.rules import Rules
 from relay_tornado.wire import control, frames
 
 MOST_ENDED: Final = 200_000
-"""Characters of the names that one subscription to every bucket is rid of; a name may be that of a bucket to come."""
+"""The most characters of names that a subscription to all buckets has unsubscribed: future buckets may have them."""
 
 
 class Directory:
-    """The buckets, and what they were called last, which `changed` keeps right."""
+    """The buckets, and the last name of each, which `changed` keeps up to date."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
@@ -42,7 +42,7 @@ class Directory:
         return self._registry.list("bucket")
 
     def gained(self, before: Token, token: Token) -> Sequence[Bucket]:
-        """The buckets that a token reads as its record is now, and did not before."""
+        """The buckets that a token can read with its new record, and could not with the record `before`."""
         if before.buckets is None:
             return ()
         if token.buckets is None:
@@ -51,53 +51,53 @@ class Directory:
         return [bucket for bucket in there if bucket is not None]
 
     def durable(self, key: str, bucket_id: BucketId) -> bool:
-        """Whether the token with this key has a position of its own in the bucket."""
+        """Whether the relay keeps a position in the bucket for the token with this key."""
         bucket, token = self.get(bucket_id), self._registry.get("token", key)
         return token is not None and bucket is not None and token.keeps_position(bucket)
 
     def name(self, bucket_id: BucketId) -> str:
-        """The bucket's name, or the last one that it had; "" of one that it has not heard of."""
+        """The bucket's name, or its last name if it is gone; "" for an unknown bucket."""
         return self._names.get(bucket_id, "")
 
     def changed(self, bucket_id: BucketId) -> None:
-        """Takes over what the registry says of a bucket now."""
+        """Takes over a bucket's current name from the registry."""
         bucket = self.get(bucket_id)
         if bucket is not None:
             self._names[bucket_id] = bucket.name
 
     def forget(self, bucket_id: BucketId) -> None:
-        """The bucket is gone, and whoever had to be told has been."""
+        """The bucket is gone, and everyone who had to be told has been."""
         self._names.pop(bucket_id, None)
 
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """A subscribe message with who sent it, less what was unsubscribed since; `filter` is its own, compiled."""
+    """A subscribe message and its sender, without what was unsubscribed since; `filter` is the request's, compiled."""
 
     request: control.Subscribe
     token: Token
     names: frozenset[str] | None
-    """The names and ids that are asked for; None is every bucket."""
+    """The requested names and ids; None means all buckets."""
     ended: frozenset[str] = frozenset()
-    """Names that were unsubscribed, and the ids of the buckets that had them."""
+    """Names that were unsubscribed, and the ids of the buckets with these names."""
     filter: Rules | None = None
 
     def wants(self, bucket: Bucket) -> bool:
-        """Whether this bucket fits what was asked for and the token may read it."""
+        """Whether the bucket was requested, was not unsubscribed, and is in the token's scope."""
         names = (bucket.id, bucket.name)
         if not self.token.reads(bucket.id) or not self.ended.isdisjoint(names):
             return False
         return self.names is None or not self.names.isdisjoint(names)
 
     def begins(self, bucket: Bucket) -> Position:
-        """Where a bucket begins that has come to fit and is not new."""
+        """Where delivery begins in a bucket that matches now and is not new."""
         position = self.request.position(bucket.id, bucket.name)
         if position is None or (bucket.ephemeral and not isinstance(position, Cursor)):
             return Latest()
         return position
 
     def without(self, request: control.Unsubscribe, ids: Iterable[BucketId]) -> Subscription:
-        """Less what is unsubscribed; `ids` are the buckets that the request names."""
+        """The subscription without the unsubscribed names; `ids` are the buckets that they name."""
         if not request.buckets:
             return replace(self, names=frozenset())
         names = request.buckets if self.names is None else self.names.intersection(request.buckets)
@@ -105,11 +105,11 @@ class Subscription:
 
 
 async def named(log: EventLog, request: control.Subscribe, buckets: Sequence[Bucket]) -> control.Subscribe:
-    """The request with every id as the position of the bucket that it is about; `buckets` are those that it asks for.
+    """The request with each id as the position of the bucket that it belongs to; `buckets` are the requested ones.
 
-    A bare id is about its own bucket, or about every one where it is of none of these: then each is told that it can't
-    be honoured, also those that come to fit later. In a map an id whose name none of these has is about its own, too:
-    the bucket was renamed since.
+    A bare id is for its own bucket. If that is none of these, it is for all of them, future ones too, and each is told
+    that it can't be honoured. In a map, an id under a name that none of them has is also for its own bucket: that was
+    renamed.
     """
     since = request.since
     if isinstance(since, Cursor):
@@ -126,7 +126,7 @@ async def named(log: EventLog, request: control.Subscribe, buckets: Sequence[Buc
 
 
 class Reached(NamedTuple):
-    """A position: every event up to `seq` was had, and of the next one the copies for outputs up to number `output`."""
+    """A position: every event up to `seq` was received, and of the next one the copies for outputs up to `output`."""
 
     seq: int
     output: int = 0
@@ -134,16 +134,16 @@ class Reached(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where delivery begins in one bucket, judged by what its log held at that moment."""
+    """Where delivery begins in one bucket, by what its log held at that moment (`bounds`)."""
 
     bucket: Bucket
     bounds: Bounds
     reached: Reached
     gap: Gap | None
     ledger: Ledger | None = None
-    """The consumer that keeps the position, opened."""
+    """The open consumer that keeps the position."""
     generation: int | None = None
-    """In which generation of the consumer's position it was that; None: as it is now."""
+    """The generation of the consumer's position that was read; None: the current one."""
 
     @property
     def epoch(self) -> str:
@@ -172,7 +172,7 @@ class Placement:
 
 
 def not_found(name: str) -> dict[str, Any]:
-    """The entry of a name that is not there, or not in the token's scope: nobody learns which."""
+    """The entry of a name that does not exist or is not in the token's scope; it does not tell which."""
     return {"bucket_name": name, "error": "not_found"}
 
 
@@ -186,11 +186,12 @@ async def place_all(
     floors: Mapping[BucketId, Reached] = MappingProxyType({}),
     first: Mapping[BucketId, Position] = MappingProxyType({}),
 ) -> list[Placement]:
-    """Judges the request's positions for these buckets; one whose log is gone is left out.
+    """Places the request's positions in these buckets; buckets whose log is gone are left out.
 
-    A bucket for which no position is asked goes on behind what `kept` has of it, or else at the head. An id is that of
-    every bucket for which it is asked, see `named`. `later`: they join a subscription whose other buckets were placed
-    before, new ones at their first event. `floors` count before anything that is asked, `first` where nothing is.
+    A bucket without a requested position continues after `kept`, or begins at its head. An id is taken as one of the
+    bucket for which it is requested (see `named`). `later`: the buckets join a subscription whose other buckets are
+    placed; new ones begin with their first event. `floors` override the requested positions; `first` applies if none is
+    requested.
     """
     pieces = Pieces()
     held = []
@@ -208,17 +209,17 @@ async def place_all(
         elif position is None and bucket.id not in kept:
             position = first.get(bucket.id)
         if request.outputs == "none" and isinstance(position, Cursor):
-            # Whoever gets each event once has had the one of which it names a copy.
+            # This client gets each event once, and so has received the one that this copy belongs to.
             position = replace(position, output=None)
         try:
             reached, gap = await _judge(log, bucket, bounds, position, floor or kept.get(bucket.id))
         except BucketGone:
             continue
         if bucket.ephemeral and isinstance(position, Earliest | Last | Since) and not later:
-            # Nothing comes from below the head there.
+            # Nothing below the head is delivered in an ephemeral bucket.
             reached = Reached(bounds.head)
         if reached.output and request.outputs == "none":
-            # So it is with what a subscribe before has reached.
+            # The same holds for the position that an earlier subscribe has reached.
             reached = Reached(reached.seq + 1)
         placements.append(Placement(bucket, bounds, reached, gap))
     return placements
@@ -246,7 +247,7 @@ async def _judge(
 
 
 def _after(bucket: Bucket, bounds: Bounds, cursor: Cursor) -> tuple[Reached, Gap | None]:
-    """Behind a cursor, which may be the id of one of an event's copies."""
+    """The position after a cursor, which may be the id of one of an event's copies."""
     placed = place_cursor(bounds, cursor, bucket.ephemeral)
     seq, output, gap = placed.after, cursor.output, placed.gap
     if output is None or seq == 0:
@@ -255,5 +256,5 @@ def _after(bucket: Bucket, bounds: Bounds, cursor: Cursor) -> tuple[Reached, Gap
         return Reached(seq), gap_within(cursor, gap) if active(bucket, output) else gap
     if seq >= bounds.first:
         return Reached(seq - 1, output), None
-    # The event is not kept any more, and with it went what copies there may have been behind this one.
+    # The event was removed, and with it any later copies of it.
     return Reached(seq), Gap("retention", seq, seq) if active(bucket, output) else None

@@ -1,1 +1,1 @@
-"""Looks at a deployment from outside, and says what is wrong with it and what to do."""
+"""Checks a deployment from outside: each finding says what is wrong and what to do."""

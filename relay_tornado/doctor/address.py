@@ -1,4 +1,4 @@
-"""What senders and clients meet at the relay's URL: whether it leads here, its certificate, the proxies in front."""
+"""Checks the relay's public URL: whether it leads to this relay, its certificate, and the proxies in front."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ from relay_tornado.doctor.finding import Finding
 from relay_tornado.model import DAY
 
 PATIENCE: Final = 10.0
-"""Seconds within which whatever is asked has to be answered."""
+"""Seconds within which each request has to be answered."""
 
 EARLY: Final = 5.0
-"""Seconds within which a refusal has to arrive while its body is still to come."""
+"""Seconds within which a refusal has to arrive while the request's body is still to come."""
 
 EXPIRES_SOON: Final = 14 * DAY
 
 _LARGEST: Final = 1 << 20
-"""Bytes of an answer that are read: a relay's has a hundred."""
+"""The most bytes of an answer that are read: a relay's has about a hundred."""
 
 _ODD: Final = (OSError, HTTPClientError, ValueError, UnsatisfiableReadError, WebSocketError)
-"""What comes of a server that does not answer, or not as a server does."""
+"""The errors caused by a server that does not answer, or violates the protocol."""
 
 _ANNOUNCED: Final = 1 << 20
-"""Bytes of the body that never comes: more than any proxy passes on before it is whole, where it waits for that."""
+"""Content-Length of a body that is never sent: more than a proxy that buffers bodies passes on early."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A URL to look at. `instance` is what the relay on this machine is called, "" where none runs here."""
+    """A URL to check. `instance` identifies the relay that runs on this machine, "" if none does."""
 
     url: str
     instance: str = ""
@@ -67,7 +67,7 @@ class Place:
 
 
 async def look(place: Place, credentials: tuple[str, str] | None, idle: float) -> AsyncIterator[Finding]:
-    """Everything about the URL, until something is found that makes the rest pointless.
+    """Yields the findings about the URL, until one makes the other checks pointless.
 
     `credentials` are a token's key and secret, with which a socket is kept idle for `idle` seconds.
     """
@@ -119,7 +119,7 @@ async def certificate(place: Place) -> Finding:
 
 
 async def leads_here(place: Place) -> Finding:
-    """Whether the relay that answers there is the one that runs here."""
+    """Whether the relay that answers at the URL is the one on this machine."""
     name, url = "url", f"{place.url}/healthz"
     began = time.monotonic()
     try:
@@ -160,7 +160,7 @@ async def leads_here(place: Place) -> Finding:
 
 
 async def streams(place: Place) -> Finding:
-    """Whether a refusal comes while the body is still on its way: a proxy that collects bodies first holds it back."""
+    """Whether a refusal comes before the body is sent: a proxy that buffers bodies would hold it back."""
     head = (
         f"POST {place.path}/v1/webhooks/doctor HTTP/1.1\r\nHost: {place.authority}\r\n"
         f"Content-Length: {_ANNOUNCED}\r\nConnection: close\r\n\r\nx"
@@ -181,7 +181,7 @@ async def streams(place: Place) -> Finding:
             "the proxy in front collects a whole body before it passes it on: large webhooks go over its disk",
             "nginx: proxy_request_buffering off (deploy/nginx/relay.conf)",
         )
-    except (OSError, ValueError) as error:  # that of a line without end, too
+    except (OSError, ValueError) as error:  # ValueError: a line that is too long
         line = _words(error).encode()
     finally:
         await _close(writer)
@@ -196,7 +196,7 @@ async def streams(place: Place) -> Finding:
 
 
 async def socket(place: Place, credentials: tuple[str, str] | None, idle: float) -> AsyncIterator[Finding]:
-    """Whether a WebSocket opens, answers at once, and stays open while nothing happens on it."""
+    """Whether a WebSocket opens, answers at once, and stays open while it is idle."""
     url = "ws" + place.url.removeprefix("http") + "/v1/socket"
     try:
         connection = await websocket_connect(_request(place, url))

@@ -1,4 +1,4 @@
-"""A finding of the doctor: what was looked at, whether it is well, and what to do about it."""
+"""A finding of the doctor: what was checked, whether it is well, and what to do about it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Level: TypeAlias = Literal["ok", "warn", "fail"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at: `says` what was found, `remedy` what to do about it ("" where all is well)."""
+    """The result of one check: `says` is what was found, `remedy` what to do about it ("" if all is well)."""
 
     name: str
     level: Level

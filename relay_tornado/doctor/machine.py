@@ -1,4 +1,4 @@
-"""What a relay needs of its machine: descriptors, clock, space, a disk that syncs, files that are its own."""
+"""Checks the machine and the data directory: file descriptors, clock, space, the disk's syncs, ownership of files."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from relay_tornado.storage.space import disk_of
 from relay_tornado.storage.whereabouts import wal_of
 
 LEAST_DESCRIPTORS: Final = 512
-"""Fewer do not even hold what the relay itself opens and a few clients."""
+"""Fewer are not enough for the relay's own files and a few clients."""
 
 GOOD_DESCRIPTORS: Final = 4096
 SYNCS: Final = 32
@@ -40,14 +40,14 @@ VERY_SLOW_SYNC: Final = 0.100
 """Seconds of the median sync: every commit waits for one."""
 
 _OWN: Final = re.compile(r"relay\.(lock|sock|witness)|(relay|search|series)\.db([-.].*)?|sessions\.(json|new)")
-"""The names of a relay's own files: nothing is said about others that lie in its directory."""
+"""The names of a relay's own files: other files in its directory are ignored."""
 
 _CLOCKS_APART: Final = 2.0
 _BEFORE_ANY_RELEASE: Final = 1_735_689_600.0
 """2025-01-01: a clock that says less was never set."""
 
 _TIME_ERROR: Final = 5
-"""What ntp_adjtime(3) returns for a clock that nothing keeps right."""
+"""What ntp_adjtime(3) returns for a clock that is not synchronized."""
 
 _ROOM: Final = (
     "free some space, make the disk larger, or let old events leave earlier: relay bucket set NAME --retention-age"
@@ -59,14 +59,14 @@ _NOT_WRITTEN: Final = {
     errno.EDQUOT: _ROOM,
     errno.EIO: "the disk has failed: look at it (dmesg, smartctl), and move the directory to another one",
 }
-"""What to do where the directory can't be written, by the error's number."""
+"""What to do if the directory can't be written, by errno."""
 
 _STILL_OPEN: Final = (
     f"do not stop the relay: what it acknowledged is only in the files that it has open; {NAME} was moved: move it "
     "back, and the relay goes on by itself; deleted: copy it out of the process first, as RelayNotReady in "
     "docs/operations.md says"
 )
-"""What to do where a relay runs whose file is not there any more."""
+"""What to do if a running relay's file is gone."""
 
 _PERHAPS_OPEN: Final = (
     f"where /readyz says that {NAME} was deleted, moved or replaced, do not stop the relay: see RelayNotReady in "
@@ -74,15 +74,16 @@ _PERHAPS_OPEN: Final = (
 )
 
 _TIMEX_SIZE: Final = 512
-"""More than a struct timex has on any Linux; all zero asks, and changes nothing."""
+"""Bytes, more than a struct timex has on any Linux. With all bytes 0 the call only reads."""
 
 _REMOTE: Final = ("nfs", "cifs", "smb", "9p", "fuse.sshfs", "ceph", "glusterfs", "afs")
 
 
 def look(data: Path, reserve: int, owner: Owner | None) -> Iterator[Finding]:
-    """Everything about the machine and the data directory. `reserve` is the setting, `owner` who runs there now.
+    """Yields the findings about the machine and the data directory. `reserve` is the setting, `owner` the process that
+    runs there now.
 
-    Of a directory that is no relay's only that is said: advice for a relay's would ruin another one.
+    If the directory is not a relay's, that is the only finding: advice for a relay's could ruin another directory.
     """
     if owner is None and not any(path.name.startswith("relay.") for path in _own(data)):
         yield Finding(
@@ -98,7 +99,7 @@ def look(data: Path, reserve: int, owner: Owner | None) -> Iterator[Finding]:
     yield from rights(data)
     disk = wal_of(data / NAME).parent
     if not disk.is_dir():
-        disk = data  # that the file's own is not there is said already
+        disk = data  # another finding says already that the file's own directory is missing
     yield _file_system(disk)
     yield space(disk, reserve)
     yield syncing(disk)
@@ -128,9 +129,9 @@ def _running(data: Path, owner: Owner | None, sound: bool) -> Finding:
 
 
 def database(data: Path, owner: Owner | None = None) -> Finding:
-    """Whether relay.db is a relay's that this program can read. Only its beginning is looked at, as at a start.
+    """Whether relay.db is a relay's file that this program can read. As at a start, only its beginning is read.
 
-    A relay that runs (`owner`) may have another file open than the one that is found.
+    A running relay (`owner`) may have another file open than the one that is found.
     """
     name, path = "database", data / NAME
     perhaps = _PERHAPS_OPEN if owner is not None else ""
@@ -157,7 +158,7 @@ def database(data: Path, owner: Owner | None = None) -> Finding:
 
 
 def rights(data: Path) -> Iterator[Finding]:
-    """Whether the directory and the relay's files in it belong to one user, and are nobody else's to read."""
+    """Whether the directory and the relay's files in it belong to one user, and no other can read them."""
     mode = data.stat()
     if mode.st_mode & 0o077:
         yield Finding(
@@ -195,12 +196,12 @@ def rights(data: Path) -> Iterator[Finding]:
 
 
 def _own(data: Path) -> list[Path]:
-    """What of the directory is the relay's."""
+    """The relay's own files in the directory."""
     return sorted(path for path in data.iterdir() if _OWN.fullmatch(path.name))
 
 
 def _closed(data: Path) -> str:
-    """How to close the directory to others, which only a relay's own may be."""
+    """How to close the directory to others; one that holds other files as well is not to be closed."""
     if all(_OWN.fullmatch(path.name) for path in data.iterdir()):
         return f"chmod 0700 {shlex.quote(str(data))}"
     return "files that are not the relay's lie in it: give the relay a directory of its own, with mode 0700"
@@ -232,7 +233,7 @@ def _file_system(data: Path) -> Finding:
 
 
 def _mounted(path: Path, mounts: Path = Path("/proc/self/mounts")) -> str:
-    """The type of the file system that holds the path, "" where it can't be known."""
+    """The type of the file system that holds the path, "" if it can't be known."""
     path = path.resolve()
     best, kind = -1, ""
     with suppress(OSError):
@@ -245,7 +246,7 @@ def _mounted(path: Path, mounts: Path = Path("/proc/self/mounts")) -> str:
 
 
 def space(data: Path, reserve: int) -> Finding:
-    """Free space, and room for files, beside the database."""
+    """Free space and free inodes on the database's disk."""
     disk, inodes = disk_of(data), os.statvfs(data)
     least = disk.least(reserve)
     says = f"{disk.free // MIB} MiB free of {disk.size // MIB}, webhooks are refused at {least // MIB}"
@@ -306,7 +307,7 @@ def _limit_of(owner: Owner) -> int | None:
 
 
 def clock(data: Path, now: Callable[[], float] = time.time) -> Iterator[Finding]:
-    """Whether the clock of day can be right, agrees with the file system's, and is kept right by something."""
+    """Whether the system clock is plausible, agrees with the file system's, and is synchronized."""
     at = now()
     newest = max((path.stat().st_mtime for path in data.glob("relay.db*") if path.exists()), default=0.0)
     remedy = "set the clock (timedatectl set-ntp true), then restart the relay"
@@ -335,7 +336,7 @@ def clock(data: Path, now: Callable[[], float] = time.time) -> Iterator[Finding]
 
 
 def _written_at(data: Path) -> float | None:
-    """What the file system says is now."""
+    """The present time by the file system's clock."""
     try:
         with tempfile.NamedTemporaryFile(dir=data, prefix=".doctor-") as file:
             os.write(file.fileno(), b"x")

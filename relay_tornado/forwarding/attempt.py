@@ -1,6 +1,6 @@
-"""One try to send an event to an output's destination, and what came of it; and before it, whether there can be one.
+"""One attempt to send an event to an output's destination, and its result.
 
-What can't be made a request of is no try: nothing is dialled, and that says nothing of the destination.
+An event of which no request can be made is not attempted: nothing is dialled, and that says nothing of the destination.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from relay_tornado.wire.destination import Destination, parse
 from relay_tornado.wire.headers import decode
 
 TIMEOUT: Final = 10.0
-"""Seconds for an answer, where the output says 0."""
+"""Seconds for an answer if the output's setting is 0."""
 
 _CUT: Final = "X-Relay-Truncated"
-"""A header of an answer whose body is not whole."""
+"""Added to the headers of an answer whose body is incomplete."""
 
 _log = structlog.get_logger(__name__)
 
 
 class Request(NamedTuple):
-    """What is sent: made for this moment and this destination."""
+    """An encoded request, valid for this moment and this destination."""
 
     head: bytes
     body: bytes
@@ -39,7 +39,7 @@ class Request(NamedTuple):
 
 
 class Try(NamedTuple):
-    """What came of one. `status`: 0 where nobody answered; then `body` says why. `retry_after`: in seconds."""
+    """The result of an attempt. `status` is 0 if nobody answered; then `body` says why. `retry_after` is in seconds."""
 
     outcome: Outcome
     status: int
@@ -50,8 +50,8 @@ class Try(NamedTuple):
 
 
 def prepare(shared: Shared, bucket: Bucket, output: Output, event: Event) -> Request:
-    """Raises Invalid where the event can't be sent as it and the output are, and counts that; and MemoryError, which
-    says nothing of the event."""
+    """Encodes the request. Raises Invalid, and counts it, if the event can't be sent as it and the output are; and
+    MemoryError, which says nothing of the event."""
     try:
         destination = parse(output.destination)
         if shared.own(destination):
@@ -63,14 +63,14 @@ def prepare(shared: Shared, bucket: Bucket, output: Output, event: Event) -> Req
     except MemoryError:
         raise
     except Exception:
-        # Whatever this event did to the relay, it must not do it again and again.
+        # The failure came from this event, which must not cause it again and again.
         shared.counters.forward_attempts["invalid"] += 1
         _log.exception("event_not_encoded", output=output.id, bucket=bucket.name)
         raise Invalid("the relay failed on it, see its log") from None
 
 
 async def attempt(shared: Shared, output: Output, request: Request) -> Try:
-    """Sends an event once, and counts it. Never raises but when it is cancelled."""
+    """Sends an event once, and counts it. Raises nothing unless it is cancelled."""
     started = shared.monotonic()
     outcome: Outcome
     try:

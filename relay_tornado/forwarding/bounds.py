@@ -1,7 +1,7 @@
-"""What all outputs share: the memory of requests on their way out, and how many of them there may be.
+"""Limits shared by all outputs: the memory of requests being sent, and the number of requests in flight.
 
-Each output has one request of its own, however many others are stuck, and small events cost no memory that counts: so
-no destination keeps another one waiting. Beyond that they share.
+Each output has one request of its own, however many others are stuck, and small events do not count as memory. So no
+destination delays another one. Everything beyond that is shared.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from relay_tornado.low_memory import Timer
 from relay_tornado.model import KIB
 
 SMALL_EVENT: Final = 64 * KIB
-"""Bytes up to which an event does not count."""
+"""Events of up to this many bytes do not count."""
 _SHARE: Final = 8
-"""No output has more than this part of the memory."""
+"""No output may use more than the memory divided by this."""
 
 
 class Memory:
-    """Bytes of large events that are held for requests, over all outputs and for one of them."""
+    """Bytes of large events that are held for requests, in all and by output."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -31,7 +31,8 @@ class Memory:
         self._timer = Timer(self._wake)
 
     def take(self, owner: object, size: int) -> bool:
-        """Whether there is room; what was taken is given back. One event always fits where nothing is held."""
+        """Takes memory if there is room, and returns whether there was; it must be given back. If nothing is held, one
+        event always fits."""
         if size <= SMALL_EVENT:
             return True
         mine = self._by.get(owner, 0)
@@ -60,22 +61,22 @@ class Memory:
                 woken.set_result(None)
 
     async def room(self) -> None:
-        """Returns when it is worth trying again. Whoever waits holds nothing meanwhile."""
+        """Returns when it is worth trying again. The caller holds nothing meanwhile."""
         woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(woken)
         await woken
 
 
 class Slots:
-    """Requests at once beyond the one that each output has."""
+    """Requests in flight beyond the one that each output has of its own."""
 
     def __init__(self, most: int) -> None:
         self._free = most
         self._waiting: dict[object, Callable[[], None]] = {}
 
     def take(self, owner: object, wake: Callable[[], None]) -> bool:
-        """Whether there is one; else `wake` is called when there may be one again, and what it has to do it does in the
-        next turn of the loop."""
+        """Takes a slot and returns True. If there is none, returns False and calls `wake` when there may be one again;
+        `wake` must leave its work to the next turn of the loop."""
         if self._free > 0:
             self._free -= 1
             self._waiting.pop(owner, None)
@@ -88,12 +89,12 @@ class Slots:
         self._wake()
 
     def _wake(self) -> None:
-        """Wakes those who wait one after the other, until one has taken what is free: others may have no use for it any
-        more."""
+        """Wakes those who wait, one per turn of the loop, as long as slots are free: one that is woken may not need a
+        slot any more."""
         if self._free > 0 and self._waiting:
             self._waiting.pop(next(iter(self._waiting)))()
             asyncio.get_running_loop().call_soon(self._wake)
 
     def leave(self, owner: object) -> None:
-        """It waits no longer."""
+        """Stops waiting for a slot."""
         self._waiting.pop(owner, None)

@@ -1,6 +1,6 @@
-"""A destination that fails again and again is left alone for a while: then one try finds out whether it is back.
+"""A circuit breaker: a destination that keeps failing gets no requests for a while; then one attempt probes it.
 
-While the circuit is open no event is tried, so none uses up its tries; they wait in the log.
+While the circuit is open no event is attempted, so none uses up its attempts; they wait in the log.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ from collections.abc import Callable
 from typing import Final
 
 FAILURES: Final = 10
-"""Tries in vain, one after the other, that open it."""
+"""The number of consecutive failures that opens the circuit."""
 FIRST: Final = 15.0
 LONGEST: Final = 300.0
-"""Seconds for which it is open at first, and at most: each try that finds the destination still down doubles them."""
+"""Seconds for which the circuit is open at first, and at most; each failed probe doubles them."""
 
 
 class Circuit:
-    """Times are seconds of a clock that never goes back. Whoever tries calls `begin` first, and then one of
-    `succeeded`, `failed` and `cancelled`, with what `begin` said: a try from before it opened finds nothing out."""
+    """Times are monotonic seconds. Each attempt calls `begin` first, and then one of `succeeded`, `failed` and
+    `cancelled`, with the result of `begin`: an attempt from before the circuit opened is not a probe."""
 
     __slots__ = ("_failures", "_held", "_open_for", "_probing", "_spread", "_until", "opened")
 
     def __init__(self, spread: Callable[[], float] = lambda: 1.0) -> None:
-        """`spread` gives a number from 0.8 to 1.2 that times are multiplied by."""
+        """`spread` returns a factor from 0.8 to 1.2 for times."""
         self._spread = spread
         self._failures = 0
         self._open_for = 0.0
@@ -33,19 +33,19 @@ class Circuit:
         self.opened = False
 
     def wait(self, now: float) -> float:
-        """In how many seconds a try may begin; infinity while one is out that finds out."""
+        """In how many seconds an attempt may begin; infinity while a probe is in flight."""
         held = max(self._held - now, 0.0)
         if not self.opened:
             return held
         return math.inf if self._probing else max(self._until - now, held, 0.0)
 
     def begin(self) -> bool:
-        """A try begins, after `wait` said 0. Whether it is the one that finds out."""
+        """Begins an attempt, after `wait` returned 0. Returns whether it is the probe."""
         self._probing = self.opened
         return self.opened
 
     def succeeded(self) -> bool:
-        """Whether that closed it."""
+        """Returns whether this closed the circuit."""
         closed = self.opened
         self._failures = 0
         self._open_for = 0.0
@@ -53,7 +53,7 @@ class Circuit:
         return closed
 
     def failed(self, now: float, probe: bool) -> bool:
-        """Whether that opened it."""
+        """Returns whether this opened the circuit."""
         if self.opened:
             if probe:
                 self._probing = False
@@ -66,12 +66,12 @@ class Circuit:
         return True
 
     def cancelled(self, probe: bool) -> None:
-        """The try was none."""
+        """The attempt was not made, or was cut off."""
         if probe:
             self._probing = False
 
     def hold(self, until: float) -> None:
-        """The destination asked for so much time (Retry-After)."""
+        """Allows no attempt until then, as the destination asked (Retry-After)."""
         self._held = max(self._held, until)
 
     def _open(self, now: float) -> None:

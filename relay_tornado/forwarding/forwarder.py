@@ -1,21 +1,20 @@
-"""One public output: takes events off the log by its ledger, tries them, and says of each what came of it.
+"""One public output: takes events from the log through its ledger, sends them, and reports each result.
 
 Invariants:
-- What the ledger hands out ends in exactly one of done, fail, bury or release. Done is said only of an event that has
-  no copy for this output, is not in the log any more, or was answered with 2xx; and only after that answer was
-  received. So whatever happens between a request and what is stored of it, the event is tried again: a repeat, never a
-  loss.
-- The number of an attempt that the ledger gives is the number of the try: nothing uses one up but a request that was
-  begun. What can't be made a request of (`Unsent`) is given up at once, and is no try: neither the circuit nor the
-  throttle counts it, so no sender can stop the events of others by what it sends. While the circuit is open, the
-  throttle is used up or the output is paused, nothing is taken.
-- An output that sends one event after the other has one request out at most. An event that was tried in vain keeps
-  later ones waiting (`_held`) while its quick tries last; with `strict_order` until it is done or given up, and then
-  also those that are sent again.
-- What a destination answers says nothing of the one that the output has by then: it counts at the circuit under which
-  it was asked, and disables nothing.
-- An output that is caught up, or waits, has no task; a timer wakes it. It has `at_once` tasks at most that try, and
-  `_RECORDS` that store what came of it.
+- Each event that the ledger hands out ends in exactly one of done, fail, bury or release. It is done only if it has no
+  copy for this output, is no longer in the log, or was answered with 2xx, after that answer was received. So whatever
+  happens between a request and the storing of its result, the event is attempted again: it may be repeated, but never
+  lost.
+- Only a request that was begun uses up an attempt; the ledger's number is that of the attempt. An event of which no
+  request can be made (`Unsent`) is given up at once, without an attempt: neither the circuit nor the throttle counts
+  it, so no sender can stop the events of others by what it sends. While the circuit is open, the throttle is exhausted
+  or the output is paused, nothing is taken.
+- An output that sends one event after the other has at most one request in flight. A failed event holds later ones back
+  (`_held`) during its quick attempts; with `strict_order` until it is done or given up, and then also resent ones.
+- An answer says nothing of a destination that the output has been given since. It counts for the circuit under which
+  the request was made, and disables nothing.
+- An output that is caught up, or waits, has no task; a timer wakes it. It has at most `at_once` tasks that attempt, and
+  `_RECORDS` that store results.
 """
 
 from __future__ import annotations
@@ -44,27 +43,27 @@ GONE: Final = "410 Gone"
 
 _RECORDS: Final = 32
 _TURNS: Final = 100
-"""Events that are passed over before the loop is given back."""
+"""The number of events skipped before other tasks get a turn."""
 _LOOK: Final = 60.0
 """The longest timer, in seconds: the clock of day may be set meanwhile."""
 _FAULT: Final = 1.0
-"""Seconds until it is tried again where an event could not be read, or the relay failed on it."""
+"""Seconds until the next attempt if an event could not be read, or the relay itself failed on it."""
 _EXCERPT: Final = 4 * KIB
-"""Bytes that are kept of the answers to second and later tries in vain."""
+"""Bytes kept of the answers to second and later failed attempts."""
 
 _REASON: Final = 200
-"""Characters of a dead letter's reason."""
+"""Maximum length of a dead letter's reason, in characters."""
 
 _log = structlog.get_logger(__name__)
 
 
 class Forwarder:
-    """One output. `change` tells of what was changed, `poke` of new events; both are quick."""
+    """Forwards the events of one output. Call `change` after changes and `poke` after new events; both are quick."""
 
     def __init__(
         self, shared: Shared, bucket: Bucket, output: Output, ledger: Ledger, gone: Callable[[], None]
     ) -> None:
-        """`gone` is called where somebody deleted the ledger."""
+        """`gone` is called if the ledger was deleted elsewhere."""
         self._shared = shared
         self.bucket = bucket
         self.output = output
@@ -79,11 +78,11 @@ class Forwarder:
         self._unwatch = ledger.watch(self._told)
         self._take_over(bucket, output)
 
-    # what others see
+    # state
 
     @property
     def active(self) -> bool:
-        """Whether it sends what comes."""
+        """Whether it sends events now."""
         return not (self.output.disabled or self.output.paused or self._gone or self._ended)
 
     @property
@@ -92,16 +91,16 @@ class Forwarder:
 
     @property
     def parked(self) -> int:
-        """Events on its retry schedule."""
+        """The number of events on its retry schedule."""
         return len(self.ledger.progress.parked)
 
     @property
     def trying(self) -> int:
-        """Requests that are out."""
+        """The number of requests in flight."""
         return self._lanes.trying
 
     def full(self, coming: int) -> bool:
-        """Whether as many events wait as may, beside those that are out; `coming` ones are not in the log yet."""
+        """Whether the queue is full. Events in flight do not count; `coming` ones that are not in the log yet do."""
         depth = self._lanes.throttle.depth
         if depth is None or not self.active:
             return False
@@ -109,13 +108,13 @@ class Forwarder:
         return head - self.ledger.progress.floor >= most and self.ledger.progress.pending(head) >= most
 
     def reaches(self, event: Event) -> bool:
-        """Whether the event is sent there about now."""
+        """Whether the event is to be sent there now."""
         return self.active and not self.circuit_open and self._goes.there(event, self._shared.subjects.of)
 
-    # what happens to it
+    # changes
 
     def change(self, bucket: Bucket, output: Output) -> None:
-        """The bucket or the output was changed."""
+        """Takes over a changed bucket or output."""
         before = self.output
         self._take_over(bucket, output)
         if before != output:
@@ -123,29 +122,29 @@ class Forwarder:
         self.poke()
 
     def poke(self) -> None:
-        """There may be something to do."""
+        """Checks soon whether there is anything to do."""
         if self._poked.at is None and not self._ended:
             self._poked.soon()
 
     def end(self) -> None:
-        """Takes nothing more; what is out goes on to its end."""
+        """Stops taking events; requests in flight continue."""
         self._ended = True
         self._unwatch()
         self._lanes.close()
         self._timer.cancel()
 
     async def ended(self) -> None:
-        """Waits, after `end`, for what is out."""
+        """Waits, after `end`, for the requests in flight."""
         while self._tasks:
             await asyncio.wait(self._tasks)
 
     def cut_off(self) -> None:
-        """Ends what is out, as if it had not been sent."""
+        """Cancels the requests in flight; their events count as not sent."""
         for task in self._tasks:
             task.cancel()
 
     def _take_over(self, bucket: Bucket, output: Output) -> None:
-        """All of it, or nothing where it raises."""
+        """Takes over all of it, or nothing if it raises."""
         goes, schedule = Goes(bucket, output), schedule_of(output)
         self._lanes.change(output)
         self.bucket, self.output = bucket, output
@@ -154,7 +153,7 @@ class Forwarder:
         self._hold_again()
 
     def _told(self) -> None:
-        """Somebody else changed the ledger."""
+        """Called when the ledger was changed elsewhere."""
         if self.ledger.gone:
             self._on_gone()
             return
@@ -165,12 +164,12 @@ class Forwarder:
         self._held = {seq for seq, one in self.ledger.progress.parked.items() if self._holds(one.attempts)}
 
     def _holds(self, attempts: int) -> bool:
-        """Whether an event keeps later ones waiting after so many tries in vain."""
+        """Whether an event holds later ones back after this many failed attempts."""
         if self.output.strict_order:
             return attempts > 0
         return self._lanes.at_once == 1 and 0 < attempts < self._schedule.quick
 
-    # taking
+    # taking events
 
     def _pump(self) -> None:
         for _ in range(_TURNS):
@@ -178,7 +177,7 @@ class Forwarder:
                 return
             most = self._lanes.at_once
             if self.trying >= most or len(self._tasks) >= most + _RECORDS:
-                return  # whoever ends pokes
+                return  # a task that ends pokes
             if wait := self._lanes.wait():
                 if wait < math.inf:
                     self._wake_in(wait)
@@ -188,10 +187,10 @@ class Forwarder:
         self.poke()
 
     def _take(self) -> bool:
-        """Whether there was something."""
+        """Takes the next event; returns whether there was one."""
         progress, bucket_id = self.ledger.progress, self.bucket.id
-        # What is held back is everything that was not tried yet; what is due again may go, in strict order only up to
-        # the first that failed.
+        # While events are held back, none that was not attempted yet is taken. Those that are due again may go, in
+        # strict order only up to the first one that failed.
         head = 0 if self._held else self._shared.head(bucket_id)
         last = min(self._held) if self._held and self.output.strict_order else None
         now = self._shared.clock()
@@ -211,7 +210,7 @@ class Forwarder:
             return False
 
     def _begin(self, taken: Taken) -> bool:
-        """What becomes of it; False where there is no room for it."""
+        """Starts work on a taken event; returns False if there is no slot for it."""
         event = self._peek(taken)
         if event is not None and not self._goes.there(event, self._shared.subjects.of):
             self._settle(taken)
@@ -231,7 +230,7 @@ class Forwarder:
         return True
 
     def _wake_in(self, seconds: float) -> None:
-        # A timer may fire a little early; what is not due then would wait for another one.
+        # A timer may fire a little early, and an event that is not due yet would then need another one.
         self._timer.after(min(max(seconds, 0.0) + 0.001, _LOOK))
 
     def _done(self, task: asyncio.Task[None]) -> None:
@@ -244,13 +243,13 @@ class Forwarder:
         try:
             events = self._shared.log.peek(self.bucket.id, taken.seq - 1, 1, 1)
         except (CursorLost, BucketGone):
-            return None  # `_load` meets it, too
+            return None  # `_load` handles it
         return events[0] if events else None
 
-    # trying
+    # attempts
 
     async def _work(self, taken: Taken, event: Event | None, lane: Lane) -> None:
-        """From an event that was taken to what is stored of it."""
+        """Processes a taken event until its result is stored."""
         tried: Try | None = None
         try:
             event = await self._admit(taken, event)
@@ -259,7 +258,7 @@ class Forwarder:
             epoch, received_at, size = event.epoch, event.received_at, event.size
             try:
                 ready = self._ready(event, taken)
-                event = None  # it may be large, and storing takes time
+                event = None  # frees it: it may be large, and storing takes time
                 if isinstance(ready, Request):
                     lane.begin()
                     self.ledger.progress.begin(taken)
@@ -271,10 +270,10 @@ class Forwarder:
                 lane.cancel()
                 await self._give_up(taken, epoch, ready, lane)
             elif tried is not None:
-                del ready  # as large as the event
+                del ready  # it is as large as the event
                 await self._judge(taken, epoch, received_at, tried, lane)
         except BaseException as error:
-            # Nothing is known of it: it goes out again, also to a destination that said it is gone.
+            # The result is unknown, so the event is sent again, even to a destination that answered 410.
             self._gone = False
             self.ledger.progress.release(taken)
             self.ledger.save()
@@ -287,7 +286,7 @@ class Forwarder:
             lane.leave()
 
     async def _admit(self, taken: Taken, event: Event | None) -> Event | None:
-        """The event, for which its size is taken of the memory of all; None where there is nothing to send."""
+        """The event, once the shared memory has room for its size; None if nothing is to be sent."""
         while True:
             if not self.active:
                 self.ledger.progress.release(taken)
@@ -324,8 +323,8 @@ class Forwarder:
         return events[0]
 
     async def _pass_over(self, taken: Taken, lost: CursorLost) -> None:
-        """The event is not there any more. What retention removed lies below the log's first event; within the log it
-        is damage, or content that was never stored, and says nothing of the events before it."""
+        """Handles an event that no longer exists. Below the log's first event it was removed by retention. Above, it is
+        damaged, or its content was never stored, which says nothing of the events before it."""
         try:
             bounds = await self._shared.log.bounds(self.bucket.id)
         except BucketGone:
@@ -334,7 +333,7 @@ class Forwarder:
             return
         if taken.seq < bounds.first:
             self.ledger.trim(bounds.first)
-            self.ledger.progress.release(taken)  # nothing more comes of it
+            self.ledger.progress.release(taken)  # no more will come of it
             self._hold_again()
             return
         again, why = taken.seq in self.ledger.progress.parked, self.ledger.miss(taken.seq, lost)
@@ -344,14 +343,14 @@ class Forwarder:
         else:
             self._settle(taken)
 
-    # what came of it
+    # results
 
     async def _judge(self, taken: Taken, epoch: str, received_at: float, tried: Try, lane: Lane) -> None:
         if tried.outcome == "sent":
             if lane.succeeded():
                 _log.info("circuit_closed", output=self.output.id, bucket=self.bucket.name)
             if not self.output.strict_order:
-                lane.leave()  # the next one need not wait until this one is stored
+                lane.leave()  # the next one need not wait until this result is stored
             await self._record(taken, epoch, tried, "sent")
             self._settle(taken)
             return
@@ -369,7 +368,7 @@ class Forwarder:
             self._bury(taken, pause)
             return
         await self._record(taken, epoch, tried, "stalled")
-        now = self._shared.clock()  # it may have been set meanwhile
+        now = self._shared.clock()  # the clock may have been set meanwhile
         due = AT_ONCE if lane.moved else now + pause
         if self.ledger.progress.fail(taken, due, now) and self._holds(taken.attempt):
             self._held.add(taken.seq)
@@ -379,7 +378,7 @@ class Forwarder:
 
     def _failed(self, tried: Try, lane: Lane) -> None:
         if tried.retry_after and tried.status in (429, 503):
-            # It speaks of itself, not of this event.
+            # The destination speaks of itself, not of this event.
             lane.hold(tried.retry_after)
         if lane.failed() and not lane.moved:
             _log.warning(
@@ -391,7 +390,7 @@ class Forwarder:
             )
 
     def _pause(self, taken: Taken, received_at: float, tried: Try) -> float | str:
-        """Seconds until the next try, or why there is none."""
+        """Seconds until the next attempt, or the reason why there is none."""
         schedule = self._schedule
         since = self._since(taken)
         start = begun(received_at, since, schedule.deadline)
@@ -400,7 +399,7 @@ class Forwarder:
         return f"{due}: {tried.status or tried.outcome}" if isinstance(due, str) else due - now
 
     def _expired(self, event: Event, taken: Taken) -> bool:
-        """Whether the throttle's deadline is over."""
+        """Whether the throttle's deadline has passed."""
         deadline = self._lanes.throttle.deadline
         if deadline is None:
             return False
@@ -426,7 +425,7 @@ class Forwarder:
         self._bury(taken, unsent.reason, tried=False)
 
     async def _record(self, taken: Taken, epoch: str, tried: Try, status: str) -> None:
-        """`epoch` is that of the event that was sent: another one may have its seq by now."""
+        """`epoch` is that of the event that was sent: another event may have its seq by now."""
         body = tried.body[:_EXCERPT] if status == "stalled" and taken.attempt > 1 else tried.body
         code = tried.status if 200 <= tried.status <= 599 else 0
         milliseconds = round(tried.seconds * 1000)
@@ -434,9 +433,9 @@ class Forwarder:
         try:
             await self._shared.answers.answered(self.bucket.id, Cursor(epoch, taken.seq, self.output.n), result)
         except (NotFound, BucketGone):
-            pass  # it left meanwhile
+            pass  # the event was removed meanwhile
         except RelayError as error:
-            # It was tried, whether that can be stored or not.
+            # The attempt counts even if its result can't be stored.
             _log.warning("result_not_stored", output=self.output.id, reason=str(error))
         except Exception:
             _log.exception("result_not_stored", output=self.output.id)
@@ -464,19 +463,19 @@ class Forwarder:
         try:
             await self._shared.disable(self.bucket, self.output, GONE)
         except RelayError as error:
-            # It sends nothing more in this process; the next one is told 410 again.
+            # The output sends nothing more in this process; after the next start it gets another 410.
             _log.warning("output_not_disabled", output=self.output.id, reason=str(error))
 
 
 class Unsent(NamedTuple):
-    """Why an event is given up without a try: as its dead letter's reason, and in a sentence."""
+    """Why an event is given up without an attempt: the reason for its dead letter, and the same in a sentence."""
 
     reason: str
     words: str
 
 
 def _shown(output: Output) -> str:
-    """A destination for the log: without what may be secret in it."""
+    """A destination for the log, without its possibly secret parts."""
     try:
         destination = parse(output.destination)
     except Invalid:

@@ -1,7 +1,8 @@
-"""All public outputs of a relay: a forwarder for each, made, changed and ended as buckets and outputs are.
+"""All public outputs of a relay: creates, changes and ends a forwarder for each, following the registry.
 
-An output's position is a consumer of kind `output`, named by its number. It is made when the output becomes public, at
-the log's head; it stays while the output is disabled or paused, and leaves when the output is internal or deleted.
+An output's position is a consumer of kind `output`, named by its number. It is created at the log's head when the
+output becomes public, stays while the output is disabled or paused, and is removed when the output becomes internal or
+is deleted.
 """
 
 from __future__ import annotations
@@ -35,13 +36,13 @@ from relay_tornado.settings import Settings
 from relay_tornado.wire.destination import PORTS, Destination, parse_new
 
 BOUNDS: Final = Bounds(body=64 * KIB, head=32 * KIB, idle_each=4, idle_all=256)
-"""What is taken of a destination's answer, and kept of connections."""
+"""The limits for a destination's answer, and for idle connections."""
 _AGAIN: Final = 1.0
 """Seconds until a position that could not be opened is tried again."""
 _ONCE: Final = 10
-"""Events that are on their way to URLs, at once."""
+"""Maximum number of events being sent to URLs at once."""
 _PATIENCE: Final = 5.0
-"""Seconds for which a start waits until each position was tried once to be opened."""
+"""Seconds that a start waits for the first try to open each position."""
 
 Disable: TypeAlias = Callable[[Bucket, Output, str], Awaitable[None]]
 
@@ -53,7 +54,7 @@ def _spread() -> float:
 
 
 class Forwarding:
-    """`await start()` sends what waits; `await stop()` ends it."""
+    """`await start()` begins to send; `await stop()` ends it."""
 
     def __init__(
         self,
@@ -70,9 +71,9 @@ class Forwarding:
         monotonic: Callable[[], float] = time.monotonic,
         spread: Callable[[], float] = _spread,
     ) -> None:
-        """`answers` keeps what came of tries, `disable` disables an output for a reason. `own` gives the addresses and
-        ports that the relay listens on. `clock` gives unix seconds, `monotonic` seconds that never go back, `spread` a
-        number from 0.8 to 1.2 that delays are multiplied by. Raises Invalid where `forward_allow` can't be read."""
+        """`answers` stores results, `disable` disables an output for a reason. `own` returns the addresses and ports
+        that the relay listens on. `clock` returns unix seconds, `monotonic` monotonic seconds, `spread` a factor from
+        0.8 to 1.2 for delays. Raises Invalid if `forward_allow` can't be parsed."""
         self._registry = registry
         self._ledgers = ledgers
         self._public = _place(settings.public_url)
@@ -81,7 +82,7 @@ class Forwarding:
         self._dirty: dict[tuple[BucketId, int], int] = {}
         self._worker: asyncio.Task[None] | None = None
         self._tried = asyncio.Event()
-        """The worker has tried to open each position once."""
+        """Set once the worker has tried to open each position."""
         self._stopped = False
         self._once = 0
         self._end_watch: Callable[[], None] = lambda: None
@@ -104,11 +105,11 @@ class Forwarding:
             spread,
         )
 
-    # one request, for somebody who asked for it
+    # one request, on demand
 
     async def send(self, event: Event, url: str) -> tuple[Answer, float]:
-        """Sends an event to a URL, as a public output with that destination would, once and at once; returns the answer
-        and the seconds that it took. Nothing is stored. Raises Invalid, Forbidden, Overloaded, and NotSent where nobody
+        """Sends an event to a URL once and at once, as a public output with that destination would; returns the answer
+        and the seconds it took. Nothing is stored. Raises Invalid, Forbidden, Overloaded, and NotSent if nobody
         answered."""
         destination = parse_new(url, "url")
         if self._once >= _ONCE:
@@ -131,10 +132,10 @@ class Forwarding:
             self._once -= 1
         return answer, self._shared.monotonic() - began
 
-    # what others see
+    # state
 
     def reaches(self, bucket_id: BucketId, event: Event, output: int | None) -> bool:
-        """Whether this event is sent to that output about now (None: to any)."""
+        """Whether this event is to be sent to that output now (None: to any)."""
         return any(
             each.reaches(event)
             for number, each in self._forwarders.get(bucket_id, {}).items()
@@ -142,32 +143,31 @@ class Forwarding:
         )
 
     def full(self, bucket_id: BucketId, coming: int) -> bool:
-        """Whether so many events of the bucket wait for one of its outputs, with the `coming` ones, that it takes no
-        more."""
+        """Whether the queue of one of the bucket's outputs is full, counting the `coming` events."""
         forwarders = self._forwarders.get(bucket_id)
         return forwarders is not None and any(each.full(coming) for each in forwarders.values())
 
     @property
     def trying(self) -> int:
-        """Requests that are out."""
+        """The number of requests in flight."""
         return sum(each.trying for each in self._all())
 
     @property
     def circuits_open(self) -> int:
-        """Outputs whose destination is left alone for a while."""
+        """The number of outputs whose circuit is open."""
         return sum(each.circuit_open for each in self._all())
 
     @property
     def parked(self) -> int:
-        """Events on retry schedules."""
+        """The number of events on retry schedules."""
         return sum(each.parked for each in self._all())
 
-    # beginning and end
+    # start and stop
 
     async def start(self) -> None:
-        """Opens the positions of all public outputs, and removes those of outputs that are not public (any more): what
-        can't be removed now is so at the next start, or as the output becomes public. Raises Unavailable."""
-        # What is changed from here on is followed, and what there is by then looked at.
+        """Opens the positions of all public outputs, and removes those of outputs that are not public (any more). Those
+        that can't be removed now are at the next start, or when the output becomes public. Raises Unavailable."""
+        # The watch comes first: later changes are followed, and those before are read below.
         self._end_watch = self._registry.watch(self._changed)
         for bucket in self._registry.list("bucket"):
             self._changed("bucket", bucket.id)
@@ -185,13 +185,14 @@ class Forwarding:
             _log.warning("output_position_kept", output=key.name, bucket=key.bucket_id, reason=str(error))
 
     def _is_strange(self, key: Key) -> bool:
-        """Whether its bucket is there, and has no such public output. Of one whose record can't be found nothing is
-        removed: consumers leave with their log."""
+        """Whether its bucket exists, and has no such public output. If the bucket's record can't be found nothing is
+        removed: consumers are removed with their log."""
         bucket = self._registry.get("bucket", key.bucket_id)
         return bucket is not None and all(each.internal or str(each.n) != key.name for each in bucket.outputs)
 
     async def stop(self, grace: float = 0.0) -> None:
-        """Begins no request; what is out has `grace` seconds, and is tried again after the next start otherwise."""
+        """Begins no more requests. Those in flight have `grace` seconds; otherwise they are repeated after the next
+        start."""
         self._stopped = True
         self._watch.close()
         self._end_watch()
@@ -229,7 +230,7 @@ class Forwarding:
                     _log.exception("output_not_changed", bucket=key, output=number)
                     self._look_at(key, number)
         for number in known.keys() ^ public.keys():
-            # What is published from here on is what the output gets.
+            # The output gets the events that are published from now on.
             self._look_at(key, number)
 
     def _look_at(self, bucket_id: BucketId, number: int) -> None:
@@ -238,8 +239,8 @@ class Forwarding:
             self._worker = asyncio.get_running_loop().create_task(self._work(), name="relay-outputs")
 
     async def _work(self) -> None:
-        """Brings positions and forwarders in line with the registry, one output after the other; those with which that
-        failed again and again, and nobody else waits for them."""
+        """Brings positions and forwarders in line with the registry, one output after the other. Those that fail are
+        tried again and again, and do not delay the others."""
         try:
             while self._dirty:
                 failed = await self._settle_all()
@@ -252,13 +253,13 @@ class Forwarding:
             self._worker = None
 
     async def _settle_all(self) -> dict[tuple[BucketId, int], int]:
-        """Settles each that is dirty, until none is; returns those with which that failed."""
+        """Settles each dirty output until none is left; returns those that failed."""
         failed: dict[tuple[BucketId, int], int] = {}
         while self._dirty:
             (bucket_id, number), head = next(iter(self._dirty.items()))
             del self._dirty[bucket_id, number]
             if (bucket_id, number) in failed:
-                continue  # another one was opened meanwhile: this one waits, and begins where it was to begin
+                continue  # marked again while another was opened; it keeps the head that it was to begin at
             try:
                 await self._settle(bucket_id, number, head)
             except (NotFound, BucketGone):
@@ -267,7 +268,7 @@ class Forwarding:
                 failed[bucket_id, number] = head
                 if not isinstance(error, RelayError):
                     _log.exception("output_not_opened", bucket=bucket_id, output=number)
-                elif not isinstance(error, Damaged):  # which is logged once, and waits for somebody to mend it
+                elif not isinstance(error, Damaged):  # logged once; a person has to repair it
                     _log.warning("output_not_opened", bucket=bucket_id, output=number, reason=str(error))
         return failed
 
@@ -294,12 +295,12 @@ class Forwarding:
             self._ledgers.close(ledger)
             raise
         self._forwarders.setdefault(bucket.id, {})[output.n] = forwarder
-        # It may have been changed, or have gone, since.
+        # The output may have changed, or may be gone, since.
         self._changed("bucket", bucket.id)
         forwarder.poke()
 
     def _end(self, bucket_id: BucketId, number: int) -> None:
-        """What is out goes on to its end, without a new one being begun."""
+        """Ends a forwarder; its requests in flight continue."""
         forwarder = self._forwarders[bucket_id].pop(number)
         if not self._forwarders[bucket_id]:
             del self._forwarders[bucket_id]

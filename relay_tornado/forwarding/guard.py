@@ -1,8 +1,8 @@
-"""Which addresses the relay calls for an output: the public ones, those that the operator allows, and never its own.
+"""Decides which addresses the relay calls for an output: public or allowed by the operator, and never its own.
 
-An address is judged when a name has been resolved, in whatever form it was written (decimal, octal, a name that stands
-for several), and exactly what was judged is dialled: between the two no name is looked up again. One address that must
-not be called refuses the name that stands for it, whatever else stands behind that name.
+An address is checked after the name has been resolved, in whatever form it was written (decimal, octal, a name with
+several addresses), and exactly the checked addresses are dialled: no name is looked up again in between. If one address
+of a name must not be called, the name is refused, whatever its other addresses are.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from relay_tornado.proxy_trust import Address, Network
 _NEVER: Final = tuple(
     ip_network(each)
     for each in (
-        # Beyond what `is_global` says, which differs between versions of Python, and of what tunnels to IPv4.
+        # In addition to `is_global`, which differs between versions of Python, and including tunnels to IPv4.
         *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12"),
         *("192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24"),
         *("203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4"),
@@ -29,23 +29,23 @@ _NEVER: Final = tuple(
 )
 
 _UNICAST: Final = IPv6Network("2000::/3")
-"""All of IPv6 that is given out as public."""
+"""The part of IPv6 that is allocated as public."""
 
 
 class Refused(Exception):
-    """The relay does not call this destination. The message says why, and what would allow it."""
+    """The relay does not call this destination. The message says why, and how to allow it."""
 
 
 class Guard:
-    """Judges addresses. `allowed` are ranges that may be called although they are not public."""
+    """Checks addresses. `allowed` are ranges that may be called although they are not public."""
 
     def __init__(self, allowed: Iterable[Network] = (), own: Callable[[], Collection[tuple[str, int]]] = tuple) -> None:
-        """`own` gives the addresses (any local one: "") and ports that this relay listens on now."""
+        """`own` returns the addresses (any local one: "") and ports that this relay listens on now."""
         self._allowed = tuple(allowed)
         self._own = own
 
     def judge(self, host: str, port: int) -> None:
-        """An address as a resolver gives it, in numbers. Raises Refused."""
+        """Checks a numeric address from a resolver. Raises Refused."""
         try:
             address = _unwrapped(ip_address(host))
         except ValueError:
@@ -79,14 +79,14 @@ class Guard:
 
 
 class GuardedResolver(Resolver):
-    """A resolver that gives only addresses that may be called; `resolve` raises Refused, and OSError."""
+    """A resolver that returns only addresses that may be called; `resolve` raises Refused, and OSError."""
 
     def __init__(self, guard: Guard) -> None:
         super().__init__()
         self._guard = guard
 
     async def resolve(self, host: str, port: int) -> list[Socket]:
-        """Every address that the host stands for, each judged."""
+        """All addresses of the host, each checked."""
         found = await super().resolve(host, port)
         for _, address in found:
             self._guard.judge(str(address[0]), port)
@@ -94,7 +94,7 @@ class GuardedResolver(Resolver):
 
 
 def literal(host: str, port: int) -> list[str]:
-    """The addresses that a host is, in whatever form, or is known to be without a look-up: those of `localhost`."""
+    """The addresses of a host that need no look-up: of an address in any form, and of `localhost`."""
     name = host.rstrip(".").lower()
     if name == "localhost" or name.endswith(".localhost"):
         return ["127.0.0.1"]
@@ -105,7 +105,7 @@ def literal(host: str, port: int) -> list[str]:
 
 
 def _unwrapped(address: Address) -> Address:
-    """The IPv4 address in an IPv4-mapped one; no zone."""
+    """The IPv4 address in an IPv4-mapped one; without a zone."""
     if isinstance(address, IPv6Address):
         return address.ipv4_mapped or IPv6Address(int(address))
     return address
@@ -116,7 +116,7 @@ def _within(address: Address, network: Network) -> bool:
 
 
 def _is_local(address: Address) -> bool:
-    """Whether this machine has it: only then can a socket be bound to it."""
+    """Whether this machine has the address: only then can a socket be bound to it."""
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:

@@ -1,5 +1,4 @@
-"""How many requests of one public output are out, and when the next one may go: by its circuit, its throttle, and the
-slots that all outputs share."""
+"""Limits the requests of one public output in flight, by its circuit, its throttle and the slots that outputs share."""
 
 from __future__ import annotations
 
@@ -12,10 +11,10 @@ from relay_tornado.model import Output
 
 
 class Lanes:
-    """Whoever has something to send asks `wait`, and then takes a lane. `trying`: those that are taken."""
+    """To send an event, ask `wait`, and then take a lane. `trying` is the number of lanes taken."""
 
     def __init__(self, shared: Shared, output: Output, freed: Callable[[], None]) -> None:
-        """`freed` is called where there may be a lane again. It must be quick."""
+        """`freed` is called when there may be a lane again. It must be quick."""
         self.trying = 0
         self.output = output
         self.circuit = Circuit(shared.spread)
@@ -25,24 +24,24 @@ class Lanes:
 
     @property
     def at_once(self) -> int:
-        """The most that may be taken."""
+        """The maximum number of lanes taken at once."""
         return 1 if self.output.strict_order else self.throttle.at_once
 
     def change(self, output: Output) -> None:
-        """The output was changed. Whoever did that expects it to be tried."""
+        """Takes over a changed output. It gets a new circuit, since whoever changed it expects an attempt."""
         circuit = self.circuit if output == self.output else Circuit(self.shared.spread)
         throttle = self.throttle if output.throttle == self.output.throttle else Throttle(output.throttle)
         self.circuit, self.throttle, self.output = circuit, throttle, output
 
     def wait(self) -> float:
-        """In how many seconds the next one may be taken; infinity while that depends on one that is."""
+        """In how many seconds the next lane may be taken; infinity while that depends on one already taken."""
         now = self.shared.monotonic()
         return max(self.circuit.wait(now), self.throttle.wait(now))
 
     def take(self) -> Lane | None:
-        """After `wait` said 0. None where there is no slot beside the one that each output has."""
+        """Takes a lane, after `wait` returned 0. Returns None if no slot is free beyond the output's own."""
         extra = self.trying > 0
-        lane = Lane(self, extra)  # first, as there may be no memory for it
+        lane = Lane(self, extra)  # first, since memory may be short
         if extra and not self.shared.slots.take(self, self.freed):
             return None
         self.trying += 1
@@ -51,18 +50,18 @@ class Lanes:
         return lane
 
     def hold(self, seconds: float) -> None:
-        """None may be taken for so long."""
+        """Lets no lane be taken for `seconds`."""
         self.circuit.hold(self.shared.monotonic() + seconds)
 
     def close(self) -> None:
-        """Nobody waits for one any more."""
+        """Stops waiting for a slot."""
         self.shared.slots.leave(self)
 
 
 class Lane:
-    """The place that a try takes among those of its output, at the circuit and the throttle as they were when it was
-    taken; left once. Then `begin` or `cancel`, and after `begin` one of `succeeded`, `failed` and `cancel`. `probe`:
-    whether it finds out if the destination is back."""
+    """An attempt's place among those of its output, with the circuit and the throttle from when it was taken. Call
+    `begin` or `cancel`, after `begin` one of `succeeded`, `failed` and `cancel`, and `leave` once. `probe` says whether
+    the attempt probes if the destination is back."""
 
     __slots__ = ("_circuit", "_extra", "_lanes", "_left", "_open", "_throttle", "destination", "probe")
 
@@ -78,31 +77,31 @@ class Lane:
 
     @property
     def moved(self) -> bool:
-        """Whether the output has another destination than the one that is asked."""
+        """Whether the output has a new destination, other than the one of this request."""
         return self.destination != self._lanes.output.destination
 
     def begin(self) -> None:
-        """The request goes out, to the destination that the output has now."""
+        """Begins the request, to the destination that the output has now."""
         self.destination = self._lanes.output.destination
         self._throttle.begin(self._lanes.shared.monotonic())
         self._open = False
         if self._throttle.rated:
-            self._lanes.freed()  # who waits knows from here how long
+            self._lanes.freed()  # from here on the time to wait is known
 
     def succeeded(self) -> bool:
-        """Whether that closed the circuit."""
+        """Returns whether this closed the circuit."""
         return self._circuit.succeeded()
 
     def failed(self) -> bool:
-        """Whether that opened the circuit."""
+        """Returns whether this opened the circuit."""
         return self._circuit.failed(self._lanes.shared.monotonic(), self.probe)
 
     def hold(self, seconds: float) -> None:
-        """No other may be taken for so long, as far as this circuit goes."""
+        """Lets no other lane with this circuit be taken for `seconds`."""
         self._circuit.hold(self._lanes.shared.monotonic() + seconds)
 
     def cancel(self) -> None:
-        """Nothing goes out; or it was cut off. May be repeated."""
+        """The request was not made, or was cut off. May be repeated."""
         self._circuit.cancelled(self.probe)
         self.probe = False
         if self._open:
@@ -110,7 +109,7 @@ class Lane:
             self._throttle.give_back()
 
     def leave(self) -> None:
-        """There is room for another one."""
+        """Makes room for another attempt. May be repeated."""
         if self._left:
             return
         self._left = True

@@ -1,8 +1,8 @@
-"""The bytes of a request to a destination: method, path, query, headers and body of the event as they came.
+"""Encodes the request to a destination: method, path, query, headers and body of the event as received.
 
-Left out are the headers of the sender's own connection (those that its Connection header names, too), Host, Expect and
-Content-Length; the output's headers stand for the sender's of the same name. Nothing else is added, but the signature
-where the output has a secret.
+Left out are the headers of the sender's own connection (including those that its Connection header names), Host, Expect
+and Content-Length. The output's headers replace the sender's of the same name. Added are only the destination's Host,
+the body's Content-Length, the login in the output's URL, and the signature if the output has a secret.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from relay_tornado.wire.destination import Destination
 from relay_tornado.wire.headers import named_by_connection, parse
 
 _BODILESS: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "DELETE"})
-"""Methods whose requests say nothing of a body where they have none."""
+"""Methods whose requests have no Content-Length if they have no body."""
 
 
 def encode(event: Event, output: Output, destination: Destination, now: float) -> tuple[bytes, bytes]:
-    """Head and body of one request at `now` (unix seconds). Raises Invalid where it can't be made."""
+    """Head and body of one request at `now` (unix seconds). Raises Invalid if it can't be made."""
     if not is_method(method := event.method.encode("latin-1", "replace")) or event.method == "CONNECT":
         raise Invalid(f"the method {event.method[:40]!r} can't be sent")
     target = destinations.target(destination, event.path, event.query, lock_path=output.lock_path)
@@ -32,7 +32,7 @@ def encode(event: Event, output: Output, destination: Destination, now: float) -
         own += [(header.encode(), value.encode()) for value in values]
     if output.secret:
         copy_id = format_id(event.epoch, event.seq, output.n)
-        # The id is that of the copy, the same however often it is tried; the time is that of the try.
+        # The id is that of the copy, the same for every attempt; the time is that of the attempt.
         signed = sign("standard-webhooks", output.secret, event.body, now, copy_id)
         own += [(name.encode(), value.encode()) for name, value in signed]
     names = {name.lower() for name, _ in own}

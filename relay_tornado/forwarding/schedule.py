@@ -1,8 +1,8 @@
-"""When a try in vain is repeated: the output's `retries`, or its `durability`, with `Retry-After` in mind.
+"""When a failed attempt is repeated, by the output's `retries` or `durability` and the destination's `Retry-After`.
 
-The first three tries come quickly one after the other, and keep an ordered output's later events waiting. What comes
-behind them goes by the retry schedule: `retries` more at growing distances, or where `durability` is enabled, by one of
-its schedules until its deadline, which counts from when the event came in.
+The first three attempts follow each other quickly, and hold back an ordered output's later events. Further ones follow
+the retry schedule: `retries` more with growing delays or, if `durability` is enabled, one of its schedules until its
+deadline, which counts from when the event was received.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Final
 from relay_tornado.model import DAY, Output
 
 QUICK: Final = 3
-"""Tries that come one right after the other."""
+"""The number of attempts in quick succession."""
 
 _PAUSES: Final = (1.0, 3.0)
 _FIRST, _FACTOR, _LONGEST = 10.0, 2.0, 900.0
@@ -26,14 +26,15 @@ SCHEDULES: Final[Mapping[str, tuple[Sequence[float], float]]] = {
     "medium": ((30.0, _MINUTE, 2 * _MINUTE, 5 * _MINUTE, 10 * _MINUTE, 20 * _MINUTE, 30 * _MINUTE, _HOUR), 16 * _HOUR),
     "long": ((_MINUTE, 5 * _MINUTE, 15 * _MINUTE, 30 * _MINUTE, _HOUR, 2 * _HOUR, 4 * _HOUR, 8 * _HOUR), 30 * DAY),
 }
-"""By name: seconds between tries, the last one again and again, and the deadline in seconds where none is given."""
+"""By name: seconds between attempts, the last of which repeats, and the default deadline in seconds."""
 USUAL: Final = "long"
-"""Where `durability` names none, as in the original."""
+"""The default of `durability`, as in the original."""
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """`delays` follow on the quick tries; the last one is repeated where `again`. `deadline`: seconds; None: none."""
+    """`delays` follow the quick attempts; with `again` the last one repeats. `deadline` is in seconds; None for
+    none."""
 
     quick: int
     delays: Sequence[float]
@@ -41,10 +42,10 @@ class Schedule:
     deadline: float | None
 
     def due(self, tries: int, begun: float, now: float, spread: float, retry_after: float | None) -> float | str:
-        """When the next try is due after so many in vain (at least 1), or in a word why there is none.
+        """When the next attempt is due after `tries` failed ones (at least 1), or in one word why there is none.
 
-        Times in unix seconds. `begun` is when the event came in, `spread` a number from 0.8 to 1.2 that delays are
-        multiplied by, so that many do not come back at once. `retry_after` is what the destination asked for.
+        Times are unix seconds. `begun` is when the event was received. `spread` is a factor from 0.8 to 1.2 for delays,
+        so that many events do not return at once. `retry_after` is the delay in seconds that the destination asked for.
         """
         if tries < self.quick:
             delay = _PAUSES[min(tries, len(_PAUSES)) - 1]
@@ -60,7 +61,7 @@ class Schedule:
 
 
 def schedule_of(output: Output) -> Schedule:
-    """What the output's `retries` and `durability` say."""
+    """The schedule set by the output's `retries` and `durability`."""
     quick = 1 if output.retries < 0 else QUICK
     durability = output.durability if isinstance(output.durability, Mapping) else {}
     if not durability.get("enabled"):
@@ -75,8 +76,8 @@ def schedule_of(output: Output) -> Schedule:
 
 
 def begun(received_at: float, since: float | None, deadline: float | None) -> float:
-    """From when an event's deadline counts: from when it came in; but where it was first tried (`since`) only after
-    that deadline, as one that is sent again is, from then."""
+    """The time from which an event's deadline counts: when it was received. If it was first attempted (`since`) only
+    after that deadline, as a resent one may be, the deadline counts from then."""
     if since is None or deadline is None or since <= received_at + deadline:
         return received_at
     return since
@@ -87,7 +88,7 @@ def _backoff(index: int) -> float:
 
 
 def _seconds(nanoseconds: Any) -> float | None:
-    """None for 0, and for what is no number."""
+    """Seconds; None for 0, and for a value that is not a number."""
     if isinstance(nanoseconds, bool) or not isinstance(nanoseconds, int | float) or nanoseconds <= 0:
         return None
     return float(nanoseconds) * _NANO

@@ -1,4 +1,4 @@
-"""What every public output works with: the log, the way out, clocks, and what bounds all of them together."""
+"""The state and services that all public outputs share: the log, the way out, clocks, and what bounds them together."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from relay_tornado.wire.destination import Destination
 
 
 class Answers(Protocol):
-    """Where results are kept, and senders wait for an answer."""
+    """Stores results, and passes answers to waiting senders."""
 
     async def answered(self, bucket_id: BucketId, copy: Cursor, result: Result) -> None:
-        """Keeps a result of a copy, then answers the senders that wait for it."""
+        """Stores a result of a copy, then answers the senders that wait for it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What all outputs of a relay have in common."""
+    """The state and services that all outputs of a relay share."""
 
     log: EventLog
     answers: Answers
@@ -43,4 +43,4 @@ class Shared:
     """Unix seconds."""
     monotonic: Callable[[], float]
     spread: Callable[[], float]
-    """A number from 0.8 to 1.2."""
+    """Returns a factor from 0.8 to 1.2."""

@@ -1,9 +1,8 @@
-"""How fast an output is fed: its `throttle`, or one event after the other.
+"""How fast events are sent to an output: its `throttle`, or one event after the other.
 
-`rate`: at most so many tries in an interval, wherever it begins, one after the other (or `max_concurrent` at once,
-where that is given).
-`concurrency`: `max_concurrent` at once. `max_queue_depth`: events that may wait for it before senders get a 429.
-`deadline`, in nanoseconds from when an event came in: past it the event is not tried any more.
+`rate`: a maximum number of attempts in any interval, one after the other (or `max_concurrent` at once, if given).
+`concurrency`: `max_concurrent` at once. `max_queue_depth`: the number of events that may wait before senders get a 429.
+`deadline`, in nanoseconds from when an event was received: after it the event is not attempted any more.
 """
 
 from __future__ import annotations
@@ -18,12 +17,11 @@ from relay_tornado.wire.rest import MOST_AT_ONCE
 _INTERVALS: Final = {"": 1.0, "second": 1.0, "minute": 60.0, "hour": 3600.0}
 _NANO: Final = 1e-9
 _PARTS: Final = 1_000
-"""Parts of an interval: tries that begin within one are kept as one entry."""
+"""Parts of an interval: attempts that begin within the same part are stored as one entry."""
 
 
 class Throttle:
-    """Times are seconds of a clock that never goes back. Whoever tries calls `take` first, and then one of `begin` and
-    `give_back`."""
+    """Times are monotonic seconds. Each attempt calls `take` first, and then `begin` or `give_back`."""
 
     __slots__ = ("_window", "at_once", "deadline", "depth")
 
@@ -35,7 +33,7 @@ class Throttle:
         self.depth: int | None = int(found.get("max_queue_depth") or 0) or None
         deadline = float(found.get("deadline") or 0)
         self.deadline: float | None = deadline * _NANO or None
-        """Seconds."""
+        """In seconds; None for none."""
         rate = int(found.get("rate") or 0) if rated else 0
         self._window: _Window | None = None
         if rate:
@@ -46,28 +44,28 @@ class Throttle:
         return self._window is not None
 
     def wait(self, now: float) -> float:
-        """In how many seconds one may be taken, as far as the rate is concerned; infinity while that depends on those
-        that are taken and have not begun."""
+        """In how many seconds the rate allows another attempt; infinity while that depends on attempts that are taken
+        but have not begun."""
         return 0.0 if self._window is None else self._window.wait(now)
 
     def take(self) -> None:
-        """A try will begin, right after `wait` said 0."""
+        """Reserves an attempt, right after `wait` returned 0."""
         if self._window is not None:
             self._window.taken += 1
 
     def begin(self, now: float) -> None:
-        """It begins: from here it counts, for an interval."""
+        """The reserved attempt begins; it counts from now on for one interval."""
         if self._window is not None:
             self._window.begin(now)
 
     def give_back(self) -> None:
-        """It does not begin after all."""
+        """The reserved attempt does not begin after all."""
         if self._window is not None:
             self._window.taken -= 1
 
 
 class _Window:
-    """When the last tries began: at most `most` in any `seconds`. `taken`: those that are going to begin."""
+    """When the last attempts began: at most `most` in any `seconds`. `taken` counts reserved ones."""
 
     __slots__ = ("_begun", "_entries", "_most", "_seconds", "taken")
 
@@ -97,7 +95,7 @@ class _Window:
 
 
 class _Entry:
-    """Tries that began from `first` to `last`: all of them count until the last one is out of the window."""
+    """Attempts that began from `first` to `last`: all count until the last one is out of the window."""
 
     __slots__ = ("count", "first", "last")
 

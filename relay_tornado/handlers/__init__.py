@@ -1,1 +1,1 @@
-"""The Tornado edges: they translate, and decide nothing."""
+"""The Tornado edges: they translate, and make no decisions."""

@@ -1,4 +1,4 @@
-"""Admission of thousands that come back at once: a few a turn of the loop, so that senders keep their place."""
+"""Limits how many clients are let through per turn of the loop, so that thousands at once do not delay senders."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Final
 from relay_tornado.low_memory import Timer
 
 _LOOK: Final = 200
-"""Behind so many of them Python looks for garbage. Left to itself it looks at all that a crowd has brought at once, for
-0.1 s where it is 10,000, and late: it counts what is made less what is freed, and the objects of handshakes go as fast
-as those come that stay. Here each look finds what has come since the one before (`garbage.py`)."""
+"""The garbage collector runs once for this many clients. By itself it would run late, over all the objects that a crowd
+has made, for 0.1 s if it is 10,000: it counts allocations less deallocations, and the objects of handshakes are freed
+as fast as lasting ones are made. This way each run covers the objects made since the last (`garbage.py`)."""
 
 
 class Admission:
-    """At most `most` a turn, first come, first served. Where fewer come nobody waits."""
+    """Lets through at most `most` per turn, first come, first served. Nobody waits while fewer come."""
 
     def __init__(self, most: int) -> None:
         self._most = self._left = most
@@ -26,7 +26,7 @@ class Admission:
         self._timer = Timer(self._next)
 
     async def turn(self) -> None:
-        """Returns when it is one's turn."""
+        """Returns when the caller may proceed."""
         if self._timer.at is None:
             self._timer.soon()
         if self._left and not self._waiting:
@@ -45,7 +45,7 @@ class Admission:
                     self._let_through()
                     future.set_result(None)
         finally:
-            # Who comes in this turn of the loop, behind those, has what is left of it.
+            # Those who come later in this turn of the loop have what is left of it.
             if self._left < self._most:
                 self._timer.soon()
 

@@ -1,4 +1,4 @@
-"""Wakes many, each at a time of its own, by one timer of the loop: a timer for each takes half a kilobyte."""
+"""Wakes many objects, each at its own time, with one timer of the loop: a timer for each would take 0.5 KB."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ import structlog
 from relay_tornado.low_memory import Timer
 
 _GRAINS: Final = ((2.0, 0.01), (math.inf, 0.25))
-"""How late one may be woken: times less than so many seconds ahead are rounded up to so many seconds."""
+"""Pairs of seconds: a wake-up less than the first ahead is rounded up to a multiple of the second, its grain."""
 
 _SLICE: Final = 0.001
-"""Seconds of a turn of the loop that those who are woken have: thousands that came at once sleep until one time."""
+"""Seconds of one turn of the loop to spend on waking: thousands that came at once are due at the same time."""
 
 _log = structlog.get_logger(__name__)
 
 
 class Sleeper(Protocol):
-    """Who is woken. It is its own key, so two are never equal."""
+    """An object to wake. It serves as its own key, so no two may be equal."""
 
     def wake(self) -> None:
-        """Its time has come. Quick."""
+        """Called when its time has come; must be quick."""
 
 
 class Alarms:
-    """Those who sleep, by when they are woken, in seconds of the loop's clock."""
+    """The sleepers by the time at which they are woken, in seconds of the loop's clock."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -36,7 +36,7 @@ class Alarms:
         self._timer = Timer(self._look)
 
     def set(self, sleeper: Sleeper, due: float) -> float:
-        """Wakes somebody, once, at this time or a little later; returns what `cancel` wants."""
+        """Wakes a sleeper once, at this time or a little later; returns the `at` that `cancel` takes."""
         ahead = due - self._loop.time()
         grain = next(grain for limit, grain in _GRAINS if ahead < limit)
         at = math.ceil(due / grain) * grain
@@ -46,7 +46,7 @@ class Alarms:
         return at
 
     def cancel(self, sleeper: Sleeper, at: float) -> None:
-        """It is not woken; nothing happens where it has been."""
+        """Cancels a wake-up; without effect if it has happened."""
         sleepers = self._sleepers.get(at)
         if sleepers is not None:
             sleepers.pop(sleeper, None)
@@ -60,13 +60,13 @@ class Alarms:
             self._wake_those_due()
         finally:
             if self._sleepers:
-                # Whoever is left of those that are due has the next turn of the loop.
+                # Sleepers that are due but were not reached are woken in the next turn of the loop.
                 self._timer.set(min(self._sleepers))
 
     def _wake_those_due(self) -> None:
         now, end = self._loop.time(), time.perf_counter() + _SLICE
         for at in sorted(at for at in self._sleepers if at <= now):
-            # Who is woken may cancel others, and with the last of them their time.
+            # A sleeper may cancel others when it wakes, and with the last of them the entry of their time.
             while (sleepers := self._sleepers.get(at)) and time.perf_counter() < end:
                 sleeper, _ = sleepers.popitem()
                 try:

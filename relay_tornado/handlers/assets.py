@@ -1,8 +1,8 @@
-"""The page's files as they are sent: in memory, compressed once, and under URLs that name their version.
+"""The page's files, kept in memory, compressed once, and served under URLs that name their version.
 
-The page is asked for by an address that names no version, and names its files under one that does: the hash of them
-all. A file's imports are relative, so that they stay under it. What is behind such a URL never changes, and is not
-asked for twice; everything else is asked for again, and mostly answered with 304.
+The page itself has a URL without a version, and names its files under one with it: the hash of them all. Imports within
+the files are relative, so they stay under that version. The content of such a URL never changes, and browsers do not
+ask for it twice. Everything else is revalidated, mostly with a 304.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ PREFIX: Final = "/ui/static/"
 INDEX: Final = "index.html"
 
 _LOOK: Final = 1.0
-"""Seconds between two looks at whether the files have changed, as they do while one works on them."""
+"""Seconds between two checks whether the files have changed, as they do during development."""
 _WORTH: Final = 600
-"""Bytes from which on compressing is worth it."""
+"""Files of at least this many bytes are compressed."""
 
 _TYPES: Final = {
     ".html": "text/html; charset=utf-8",
@@ -53,7 +53,7 @@ class Asset:
         self.tag = hashlib.sha256(self.body).hexdigest()[:16]
 
     def compressed(self) -> bytes | None:
-        """Its gzip, None where that is not worth it."""
+        """The file compressed with gzip; None if compressing is not worth it."""
         if self._compressed is None:
             packed = gzip.compress(self.body, 9, mtime=0) if len(self.body) >= _WORTH else self.body
             self._compressed = packed if len(packed) < len(self.body) else b""
@@ -61,7 +61,7 @@ class Asset:
 
 
 class Assets:
-    """All files below a directory, by their paths in it. Where they can't be read, they are as they were."""
+    """All files below a directory, by their relative paths. If they can't be read, the previous content stays."""
 
     def __init__(self, root: Path = ROOT) -> None:
         self._root = root
@@ -72,13 +72,12 @@ class Assets:
 
     @property
     def version(self) -> str:
-        """Names what all files hold now. Raises Unavailable."""
+        """The hash of the content of all files. Raises Unavailable."""
         self._look()
         return self._version
 
     def find(self, name: str) -> Asset | None:
-        """The file, None where there is none of this name; the index names the others under the version.
-        Raises Unavailable."""
+        """The file with this name, or None; the index names the others under the version. Raises Unavailable."""
         self._look()
         return self._files.get(name)
 

@@ -1,4 +1,4 @@
-"""What every JSON answer of the relay shares: its errors in words, its Request-Id, and a log without URIs."""
+"""The base of JSON handlers: errors as JSON, a Request-Id for each answer, and log lines without URIs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class JsonHandler(RequestHandler):
         self.clear_header("Server")
 
     def answer(self, document: Any, status: int = 200) -> None:
-        """Finishes with a JSON document."""
+        """Finishes the response with a JSON document."""
         self.set_status(status)
         self.finish(json.dumps(document) + "\n")
 
@@ -44,7 +44,7 @@ class JsonHandler(RequestHandler):
         return self.get(*args, **kwargs)
 
     def challenges(self) -> Iterable[str]:
-        """What a 401 asks for. No Basic: a browser would ask its user for a password."""
+        """The challenges of a 401. Basic is left out: a browser would ask its user for a password."""
         return (BEARER,)
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
@@ -75,7 +75,7 @@ class JsonHandler(RequestHandler):
 
 
 class NotFoundHandler(JsonHandler):
-    """Everything that has no route, whatever the method is."""
+    """Answers every request that has no route, whatever its method."""
 
     def prepare(self) -> None:
         raise HTTPError(404)

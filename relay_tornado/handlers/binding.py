@@ -1,4 +1,4 @@
-"""Listening sockets on the addresses of a host, and words for what keeps them from being opened."""
+"""Opens listening sockets on a host's addresses, and explains why one can't be opened."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ _log = structlog.get_logger(__name__)
 
 
 def listen(host: str, port: int, flags: str) -> list[socket.socket]:
-    """Sockets that listen on every address of a host that this machine has, all on one port; `flags` name another one.
+    """Returns sockets that listen on every address of a host that this machine has, all on one port. An error names
+    `flags` as the way to choose another address.
 
     Raises StartupError.
     """

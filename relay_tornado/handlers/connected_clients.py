@@ -1,4 +1,4 @@
-"""The connected clients, over WebSockets and streams: how many there may be, and what ends them from outside."""
+"""All connected clients, over WebSockets and streams: their limits, and closing them from outside."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from relay_tornado.settings import Settings
 _AWAY: Final = "the relay is going away: come back"
 
 _SUBSCRIBING: Final = 8
-"""Most messages a turn of the loop of those who have not subscribed yet."""
+"""Maximum number of messages per turn of the loop from clients that have not subscribed yet."""
 
 _EXPIRY: Final = 0.5
-"""Seconds between two looks at the clock of day for tokens that expire."""
+"""Seconds between two checks of the clock of day for expired tokens."""
 
 _log = structlog.get_logger(__name__)
 
@@ -46,45 +46,45 @@ class Connected(ABC):
     __slots__ = ("_delivery", "address", "client_ip", "key", "subscribed_at", "user_agent")
 
     address: str | None
-    """What it is counted under among its like, None where it is not."""
+    """The key for the limit of connections per address; None if it is not counted."""
     client_ip: str
     key: str
     """The key of its token, "" before it has one."""
     subscribed_at: float | None
     """When it subscribed last, in unix seconds."""
     user_agent: str
-    """What the client calls itself, "" where it says nothing."""
+    """The client's User-Agent, "" if it sends none."""
     _delivery: Delivery | None
 
     @property
     @abstractmethod
     def consumer(self) -> str:
-        """The name of the consumer that it subscribed with, "" where it named none."""
+        """The name of the consumer in its subscribe, "" if it named none."""
 
     @property
     def buckets(self) -> frozenset[BucketId]:
-        """What it is subscribed to now."""
+        """The buckets that it is subscribed to now."""
         return frozenset(() if self._delivery is None else self._delivery.positions())
 
     @property
     def positions(self) -> Mapping[BucketId, int]:
-        """By bucket, the seq of the last event written or passed over."""
+        """By bucket, the seq of the last event that was written or skipped."""
         return {} if self._delivery is None else {key: at.seq for key, at in self._delivery.positions().items()}
 
     @abstractmethod
     def token_changed(self, token: Token | None) -> None:
-        """The registry has another record of the token, or none any more."""
+        """Called when the record of its token has changed, or is gone (None)."""
 
     @abstractmethod
     def token_expired(self) -> None: ...
 
     @abstractmethod
     def send_away(self, reason: str) -> None:
-        """Its client is to come back later."""
+        """Closes the connection; its client is to come back later."""
 
 
 class ConnectedClients:
-    """Every live connection that events are delivered to: how many there may be, and what ends them from outside."""
+    """All live connections that events are delivered to: their limits, and closing them from outside."""
 
     def __init__(
         self,
@@ -95,8 +95,8 @@ class ConnectedClients:
         responses: Responses,
         trust: ProxyTrust | None = None,
     ) -> None:
-        """`deliveries` and `responses` end with the sockets. Those of the proxies in `trust` themselves are not
-        counted by address."""
+        """`deliveries` and `responses` end with the sockets. Connections of the proxies in `trust` are not counted by
+        address."""
         self._trust = ProxyTrust() if trust is None else trust
         self.access = access
         self.alarms = Alarms()
@@ -110,7 +110,7 @@ class ConnectedClients:
         self._tokens: dict[str, set[Connected]] = {}
         self._expiry = Timer(self._look_at_expiry)
         self._graceless: dict[str, str] = {}
-        """By key, the secret before a rotation whose connections were told that its grace is over."""
+        """By token key, the secret before a rotation whose connections were told that its grace period is over."""
         self._closing = False
         self._log_limit = LogLimit()
         self._emptied = asyncio.Event()
@@ -118,30 +118,31 @@ class ConnectedClients:
 
     @property
     def count(self) -> int:
-        """Live sockets, authenticated or not."""
+        """The number of live connections, authenticated or not."""
         return len(self._live)
 
     @property
     def keys(self) -> Collection[str]:
-        """Those of the tokens that hold a connection."""
+        """The keys of tokens that hold a connection."""
         return self._tokens.keys()
 
     @property
     def subscribed(self) -> Sequence[Connected]:
-        """The conversations of clients that have subscribed, in the order in which they did."""
+        """The connections that have subscribed, in the order in which they did."""
         clients = [each for each in self._live if each.subscribed_at is not None]
         return sorted(clients, key=lambda each: each.subscribed_at or 0.0)
 
     def tell(self, event: str, **what: Any) -> None:
-        """Logs what it takes no token to cause: at most once a second, with how many lines were left out before."""
+        """Logs an event that anybody can cause without a token: at most once a second, with the number of lines left
+        out."""
         self._log_limit.tell(_log.info, event, **what)
 
     def counted(self, sender: str) -> str | None:
-        """What a connection from this address is counted under among its like, None where it is not."""
+        """The key for counting connections from this address; None if they are not counted."""
         return None if self._trust.trusts(sender) else counted_address(sender)
 
     def refusal(self, address: str | None) -> tuple[int, str] | None:
-        """Why there is no room for one more connection that is counted so, as a close code and its reason."""
+        """A close code and its reason if there is no room for another connection with this key; otherwise None."""
         settings = self.settings
         if self._closing:
             return CloseCode.GOING_AWAY, _AWAY
@@ -153,23 +154,23 @@ class ConnectedClients:
         return None
 
     def enter(self, conversation: Connected) -> None:
-        """Counts a connection, until it is forgotten."""
+        """Counts a connection until `forget`."""
         self._live.add(conversation)
         address = conversation.address
         if address is not None:
             self._addresses[address] = self._addresses.get(address, 0) + 1
 
     def identify(self, conversation: Connected, token: Token) -> None:
-        """The conversation is with the holder of this token from now on."""
+        """Assigns the connection to the holder of this token."""
         self._unidentify(conversation)
         conversation.key = token.key
         self._tokens.setdefault(token.key, set()).add(conversation)
-        # What is over by now was so when its holder was let in.
+        # What has expired by now had expired when the client was authenticated.
         now = time.time()
         self._look_in_time(_soonest(token, now), now)
 
     def forget(self, conversation: Connected) -> None:
-        """The conversation's socket is closed. May be repeated."""
+        """Called when the connection is closed. May be repeated."""
         self._unidentify(conversation)
         address = conversation.address
         if conversation in self._live:
@@ -182,8 +183,8 @@ class ConnectedClients:
             self._emptied.set()
 
     async def close_all(self) -> None:
-        """Closes every socket and those still to come, and returns once all are closed; a client that does not answer
-        is cut off after 5 seconds."""
+        """Closes all sockets, and those still to come. Returns once all are closed; a client that does not answer is
+        cut off after 5 seconds."""
         self._closing = True
         for conversation in list(self._live):
             conversation.send_away(_AWAY)
@@ -213,7 +214,7 @@ class ConnectedClients:
             self._look_at_expiry()
 
     def _tell_all(self, key: str, tell: Callable[[Connected], None]) -> None:
-        """Tells every connection of a token; one that fails on it goes on with nothing, and keeps none from hearing."""
+        """Calls every connection of a token. One that fails is sent away; the others are still called."""
         for conversation in list(self._tokens.get(key, ())):
             try:
                 tell(conversation)
@@ -223,8 +224,8 @@ class ConnectedClients:
                     conversation.send_away(_AWAY)
 
     def _look_at_expiry(self) -> None:
-        """Closes the sockets of tokens, and of rotated secrets, that have expired; looks again soon while there are
-        some that will."""
+        """Closes the sockets of expired tokens and expired rotated secrets, and schedules the next check if others will
+        expire."""
         now = time.time()
         soonest = math.inf
         for key in list(self._tokens):
@@ -235,7 +236,7 @@ class ConnectedClients:
                 self._tell_all(key, methodcaller("token_expired"))
                 continue
             if token.previous_hash and token.previous_until <= now:
-                # Nobody comes with that secret any more, so they are told once.
+                # Nobody can connect with that secret any more, so its connections are told only once.
                 if self._graceless.get(key) != token.previous_hash:
                     without = dataclasses.replace(token, previous_hash="", previous_until=0.0)
                     self._tell_all(key, methodcaller("token_changed", without))
@@ -247,22 +248,23 @@ class ConnectedClients:
         self._look_in_time(soonest, now)
 
     def _look_in_time(self, end: float, now: float) -> None:
-        """Looks again, soon, where something of a token ends at some time, infinity where nothing does."""
+        """Schedules the next check for `end`, infinity if there is none to come."""
         if end < math.inf:
-            # The clock of day may be set meanwhile, so it is not trusted for long.
+            # The clock of day may be set meanwhile, so the check is soon even if the end is far.
             at = asyncio.get_running_loop().time() + min(_EXPIRY, end - now + 0.001)
             if self._expiry.at is None or at < self._expiry.at:
                 self._expiry.set(at)
 
 
 def _soonest(token: Token, now: float) -> float:
-    """When the token will end, or the secret before its last rotation; infinity where neither will."""
+    """When the token or the secret before its last rotation expires, the sooner one; infinity if neither does."""
     ends = (token.expires_at, token.previous_until if token.previous_hash else None)
     return min((end for end in ends if end is not None and end > now), default=math.inf)
 
 
 def counted_address(remote_ip: str) -> str | None:
-    """What a client's address is counted under: IPv6 by its /64; None for loopback, which is not counted."""
+    """The key under which a client's address is counted: the /64 of an IPv6 address; None for loopback, which is not
+    counted."""
     try:
         address = ipaddress.ip_address(remote_ip)
     except ValueError:

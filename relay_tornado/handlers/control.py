@@ -1,7 +1,7 @@
 """The control socket: an owner-only Unix socket through which commands reach the running relay.
 
-A line in: `{"command": "bucket.create", "arguments": {…}}`. A line out: `{"result": …}` or `{"error": {"code": …,
-"message": …, "field": …}}`. Any number of such turns on one connection.
+A request is one line: `{"command": "bucket.create", "arguments": {…}}`. So is the answer: `{"result": …}` or
+`{"error": {"code": …, "message": …, "field": …}}`. A connection may carry any number of them, one after another.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ _logger = structlog.get_logger(__name__)
 
 NAME = "relay.sock"
 MAX_PATH = 107
-"""Bytes of a Unix socket's path, its closing NUL not counted."""
+"""Maximum length of a Unix socket's path in bytes, without its closing NUL."""
 MAX_LINE = LONGEST_LINE
-"""Bytes of a request."""
+"""Maximum length of a request in bytes."""
 MAX_CONNECTIONS = 16
 IDLE = 60.0
-"""Seconds that a connection may wait for its (next) request, or for its answer to be read."""
+"""Seconds that a connection may wait for its next request, or for its answer to be read."""
 FINISH = 2.0
-"""Seconds that running commands have at the end."""
+"""Seconds that running commands may take at shutdown."""
 
 CLOSING = {"error": {"code": "closing", "message": "the relay hangs up; this command was not run", "field": ""}}
-"""The last line of a conversation that the relay ends: whatever was asked and not answered was not done."""
+"""The last line on a connection that the relay ends: a command without an answer was not run."""
 
 _CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid
 
@@ -55,10 +55,10 @@ _decoder = msgspec.json.Decoder(_Request)
 
 
 class ControlServer:
-    """Serves the commands of admin/commands.py. Who may: this process's user, and root."""
+    """Serves the commands of admin/commands.py to this process's user and root."""
 
     def __init__(self, administration: Administration, directory: Path) -> None:
-        """`directory` is the data directory, which this process owns (it holds its lock)."""
+        """`directory` is the data directory, whose lock this process holds."""
         self._administration = administration
         self._directory = directory
         self._path: Path | None = None
@@ -68,7 +68,7 @@ class ControlServer:
         self._waiting: set[asyncio.Task[None]] = set()
 
     async def start(self) -> Path:
-        """Begins to listen; returns the socket's path. Raises NotWritable."""
+        """Starts listening; returns the socket's path. Raises NotWritable."""
         try:
             path = self._place()
         except OSError as error:
@@ -76,10 +76,10 @@ class ControlServer:
         with contextlib.suppress(FileNotFoundError):
             if not stat.S_ISSOCK(path.lstat().st_mode):
                 raise NotWritable(f"{path} is in the way of the control socket, and is none: move it away")
-            path.unlink()  # another process's, that ended without removing it: the directory is ours alone
+            path.unlink()  # left by a process that ended without removing it: the directory is ours alone
         listener = socket.socket(socket.AF_UNIX)
         try:
-            # Before it is bound, so that there is no moment at which somebody else could connect.
+            # Before binding, so that there is no moment at which anybody else could connect.
             os.fchmod(listener.fileno(), 0o600)
             listener.bind(os.fspath(path))
         except OSError as error:
@@ -97,7 +97,7 @@ class ControlServer:
         return path
 
     async def close(self) -> None:
-        """Ends: running commands finish, and the socket is removed. May be repeated."""
+        """Lets running commands finish, ends, and removes the socket. May be repeated."""
         accepting, self._accepting = self._accepting, None
         if accepting is None:
             return
@@ -122,7 +122,7 @@ class ControlServer:
             self._folder = None
 
     def _place(self) -> Path:
-        """Where the socket goes: into the data directory, or where that does not do into a folder of its own."""
+        """The socket's path: in the data directory or, if that is unsafe or too long, in a folder of its own."""
         path = self._directory.absolute() / NAME
         if len(os.fsencode(path)) <= MAX_PATH and _is_safe(self._directory):
             return path
@@ -133,7 +133,7 @@ class ControlServer:
         return self._folder / NAME
 
     async def _accept(self, listener: socket.socket) -> None:
-        """By the socket itself: a server of the loop's may accept nothing more where it once had no memory to."""
+        """Accepts on the socket itself: a server of the loop may stop accepting once it has run out of memory."""
         loop = asyncio.get_running_loop()
         while True:
             try:
@@ -160,7 +160,7 @@ class ControlServer:
             self._connections[task] = writer
             await self._converse(reader, writer, task)
         except (OSError, TimeoutError, asyncio.IncompleteReadError):
-            pass  # the other side left, or does nothing
+            pass  # the other side left, or is idle
         finally:
             await _hang_up(writer)
             self._connections.pop(task, None)
@@ -200,7 +200,7 @@ class ControlServer:
         except RelayError as error:
             return _error(error)
         except Exception as error:
-            # The arguments may hold secrets, and so may an exception's text: where it happened has to do.
+            # The arguments may hold secrets, and so may an exception's text, so only the place of the error is logged.
             where = "".join(traceback.format_tb(error.__traceback__))
             _logger.error("command_failed", command=request.command, error=type(error).__name__, where=where)
             return _error(RelayError("the relay failed on this command; its log says why"))
@@ -222,11 +222,11 @@ async def _hang_up(writer: asyncio.StreamWriter) -> None:
         async with asyncio.timeout(FINISH):
             await writer.wait_closed()
     except (OSError, TimeoutError, asyncio.CancelledError):
-        writer.transport.abort()  # the other side reads no more
+        writer.transport.abort()  # the other side does not read
 
 
 def _is_safe(directory: Path) -> bool:
-    """Whether nobody but this process's user and root could put another socket in this one's place."""
+    """Whether only this process's user and root could replace the socket."""
     status = directory.stat()
     return status.st_uid in (0, os.geteuid()) and not status.st_mode & 0o022
 

@@ -1,4 +1,4 @@
-"""One WebSocket's conversation: carries out what its session decides, and is the outlet of its delivery."""
+"""One WebSocket's conversation: it performs the effects of its session, and is the outlet of its delivery."""
 
 from __future__ import annotations
 
@@ -25,25 +25,26 @@ from relay_tornado.model import KIB, Result, Token
 from relay_tornado.wire import websocket
 
 RETRY_DELAY: Final = 1.0
-"""Seconds until a connection is looked at again where that failed."""
+"""Seconds after which a connection is checked again if the check failed."""
 
 _log = structlog.get_logger(__name__)
 
 
 class Edge(Protocol):
-    """Tornado's side of a WebSocket, as the conversation on it sees it."""
+    """The Tornado side of a WebSocket, as its conversation sees it."""
 
     request: HTTPServerRequest
 
     def allow(self, size: int) -> None:
-        """Reads messages of up to so many bytes from now on."""
+        """Accepts messages of up to `size` bytes from now on."""
 
     def close(self, code: int | None = None, reason: str | None = None) -> None:
-        """Begins to close."""
+        """Starts closing."""
 
 
 class Conversation(Connected):
-    """From the opened WebSocket to its end. Frames go straight to the stream; Tornado reads, pongs and closes."""
+    """Exists from the opening of the WebSocket to its end. It writes frames directly to the stream; Tornado reads,
+    answers pings and closes."""
 
     __slots__ = ("_alarm", "_clients", "_edge", "_liveness", "_loop", "_open", "_ping", "_session", "_stream")
 
@@ -70,22 +71,22 @@ class Conversation(Connected):
         request = None if self._delivery is None else self._delivery.subscription.request
         return "" if request is None else request.consumer or ""
 
-    # what comes in
+    # incoming messages
 
     def heard(self) -> None:
-        """A frame came from the client."""
+        """Notes a frame from the client."""
         self._liveness.heard(self._loop.time())
 
     def ponged(self, payload: bytes) -> None:
-        """A pong came from the client."""
+        """Notes a pong from the client."""
         self.heard()
         if self._delivery is not None:
             self._delivery.ponged(payload)
 
     async def received(self, message: str | bytes) -> None:
-        """A message from the client. Returns once it is answered."""
+        """Handles a message from the client. Returns once it is answered."""
         if self._delivery is None:
-            # What it takes to subscribe is ten times a webhook's time.
+            # Subscribing takes ten times as long as a webhook.
             await self._clients.admission.turn()
         self.heard()
         effects = self._session.received(message)
@@ -105,7 +106,7 @@ class Conversation(Connected):
         self._act(self._session.going_away(reason))
 
     def ended(self) -> None:
-        """The socket is closed."""
+        """Called when the socket is closed."""
         self._session.ended()
         retry_until_done(self._leave)
 
@@ -135,7 +136,7 @@ class Conversation(Connected):
     def unavailable(self, reason: str) -> None:
         try:
             self._act(self._session.going_away(reason))
-        except MemoryError:  # there may be none for words
+        except MemoryError:  # there may be no memory to send a reason
             self._stream.close()
 
     # effects
@@ -179,7 +180,7 @@ class Conversation(Connected):
                     self._act((effect,))
 
     def _act(self, effects: protocol.Effects) -> None:
-        """Carries out effects that nobody waits for."""
+        """Performs effects that need no waiting."""
         data = b""
         for effect in effects:
             match effect:
@@ -207,7 +208,7 @@ class Conversation(Connected):
         except Unauthorized as error:
             return self._session.refused(str(error))
         self._clients.identify(self, token)
-        # Until now a message was short; an answer or a map of positions may be longer.
+        # Until now messages were short; an answer or a map of positions may be longer.
         limit = self._clients.settings.max_message
         self._edge.allow(2 * limit + 64 * KIB)
         return self._session.authenticated(token)
@@ -254,19 +255,19 @@ class Conversation(Connected):
         await self._perform(self._session.responded(request, failed))
 
     async def _end_delivery(self) -> None:
-        """Ends delivery behind the write that it is in, and forgets its positions."""
+        """Ends delivery after its current write, and forgets its positions."""
         delivery, self._delivery = self._delivery, None
         if delivery is not None:
             self._clients.deliveries.end(delivery)
             await delivery.ended()
 
-    # time
+    # heartbeats and time-outs
 
     def _due(self) -> float:
         return min(self._session.due, self._liveness.due)
 
     def wake(self) -> None:
-        """It is time to look for what is due."""
+        """Checks what is due. Called by the alarm."""
         now = self._loop.time()
         again = now + RETRY_DELAY
         try:
@@ -276,7 +277,7 @@ class Conversation(Connected):
                 blocked = self._ping is not None and not self._ping.done()
                 self._act(self._session.tick(now, self._moved, blocked=blocked))
                 if blocked:
-                    # It may have read a little since the ping that is still to leave.
+                    # The client may have read a little since the ping, which has not left yet.
                     self._liveness.asked(now)
             again = self._due()
         finally:
@@ -290,38 +291,38 @@ class Conversation(Connected):
         return {} if self._delivery is None else self._delivery.moved()
 
     def _ping_behind(self, payload: bytes) -> None:
-        """Writes a protocol ping behind everything that was written."""
+        """Writes a protocol ping after everything written so far."""
         if self._open:
             self._buffer(websocket.ping(payload))
 
-    # the end
+    # closing
 
     def _shut(self) -> None:
-        """No data goes out any more, and nothing is done by the clock."""
+        """Stops sending data and cancels the alarm."""
         self._open = False
         self._clients.alarms.cancel(self, self._alarm)
         if self._delivery is not None:
             self._clients.deliveries.end(self._delivery)
 
     def _buffer(self, data: bytes | memoryview) -> asyncio.Future[None] | None:
-        """Writes without waiting; None where the stream is closed."""
+        """Writes without waiting; None if the stream is closed."""
         return buffered(self._stream, data, self._clients.deliveries.budget)
 
 
 def buffered(stream: IOStream, data: bytes | memoryview, budget: WriteBudget) -> asyncio.Future[None] | None:
-    """Writes without waiting; None where the stream is closed. What its kernel does not take is in flight."""
+    """Writes without waiting; None if the stream is closed. Data that the kernel does not take counts as in flight."""
     try:
         writing = stream.write(data)
     except StreamClosedError:
         return None
     if not writing.done():
-        # Where the loop loses the call, as for want of memory, the pending write is dropped.
+        # If the loop loses the callback, for example for lack of memory, the pending write is dropped with it.
         writing.add_done_callback(PendingWrite(budget, writing, len(data)).ended)
     return writing
 
 
 class Written:
-    """Waits for a write to a stream. Raises OutletClosed where that is closed."""
+    """Waits for a write to a stream. Raises OutletClosed if the stream is closed."""
 
     __slots__ = ("_writing",)
 

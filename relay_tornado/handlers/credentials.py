@@ -1,8 +1,8 @@
-"""Who asks: by what an Authorization header says, or by the session that a cookie names.
+"""Authenticates requests, by an Authorization header or by the session that a cookie names.
 
-A cookie, and a password that a browser remembers, come along whoever's page makes the browser ask, so what they vouch
-for may not come from another site's page: the browser's Sec-Fetch-Site and Origin say so. Whatever may change something
-by a cookie needs the Origin.
+A browser sends cookies and remembered passwords whichever page makes the request. So requests authenticated by them are
+rejected if they come from another site's page, as told by the browser's Sec-Fetch-Site and Origin. A request that may
+change anything by a cookie needs the Origin.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from relay_tornado.wire.headers import SESSION_COOKIE
 
 COOKIE: Final = SESSION_COOKIE
 SECURE_COOKIE: Final = f"__Host-{COOKIE}"
-"""Over TLS: no other host, and nobody on the way, can give a browser a cookie of this name."""
+"""The name over TLS: no other host, and nobody on the way, can set a cookie of this name in a browser."""
 
 _SAFE: Final = frozenset({"GET", "HEAD"})
 _WHO: Final = "say who you are: Authorization: Basic with key:secret, or Authorization: Bearer <secret>"
@@ -37,7 +37,7 @@ _WHO: Final = "say who you are: Authorization: Basic with key:secret, or Authori
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks: a token, the hash of the secret that it was shown by, and the session where it was one."""
+    """The authenticated caller: a token, the hash of the secret that was used, and the session, if there is one."""
 
     token: Token
     secret_hash: str
@@ -45,7 +45,7 @@ class Caller:
 
 
 class Callers:
-    """Tells who asks. Without `sessions` no cookie counts."""
+    """Authenticates callers. Without `sessions`, cookies are ignored."""
 
     def __init__(self, access: Access, sessions: Sessions | None, public_url: str | None) -> None:
         self.access = access
@@ -53,7 +53,7 @@ class Callers:
         self._public = _origin(public_url)
 
     def caller(self, request: HTTPServerRequest) -> Caller:
-        """Who makes this request. Raises Unauthorized, and Forbidden where another site's page sends it."""
+        """The caller who makes this request. Raises Unauthorized, and Forbidden if another site's page sends it."""
         header = request.headers.get("Authorization", "")
         sent = None if header or self.sessions is None else cookie(request)
         if header or sent is not None:
@@ -69,14 +69,14 @@ class Callers:
         return Caller(token, session.secret_hash, session)
 
     def refuse_foreign_page(self, request: HTTPServerRequest) -> None:
-        """Raises Forbidden where the browser says that another site's page asks."""
+        """Raises Forbidden if the browser says that another site's page makes the request."""
         site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
         foreign = site is not None and site not in ("same-origin", "none")
         if foreign or (origin is not None and not self._own(origin, request)):
             raise Forbidden("a page of another site can't read this: serve the page from the relay's own host")
 
     def refuse_without_origin(self, request: HTTPServerRequest) -> None:
-        """Raises Forbidden where nothing says that the relay's own page asks for a change."""
+        """Raises Forbidden for a change if nothing says that the relay's own page requests it."""
         origin = request.headers.get("Origin")
         if origin is None or not self._own(origin, request):
             raise Forbidden(
@@ -86,27 +86,28 @@ class Callers:
 
     def _own(self, origin: str, request: HTTPServerRequest) -> bool:
         host = _host(request).lower()
-        # A proxy in front may speak TLS without a word that counts of it; nobody else makes an https page of this host.
+        # A proxy in front may speak TLS without being trusted to say so; only it can serve an https page of this host.
         schemes = ("https",) if request.protocol == "https" else ("http", "https")
         own = {self._public, *(f"{scheme}://{host}" for scheme in schemes if host)}
         return origin != "" and origin.lower() in own
 
 
 def cookie(request: HTTPServerRequest) -> str | None:
-    """What the session's cookie holds, None where there is none. Over TLS only the one that is for TLS counts."""
+    """The value of the session's cookie, or None. Over TLS only the cookie for TLS is accepted."""
     names = (SECURE_COOKIE,) if request.protocol == "https" else (SECURE_COOKIE, COOKIE)
     found = {name: morsel.value for name, morsel in request.cookies.items()}
     return next((found[name] for name in names if name in found), None)
 
 
 def is_secure(request: HTTPServerRequest) -> bool:
-    """Whether the browser speaks TLS, be it to a proxy; an Origin that was found to be the relay's own tells."""
+    """Whether the browser speaks TLS, perhaps to a proxy: an https Origin, already found to be the relay's own, shows
+    it."""
     return request.protocol == "https" or request.headers.get("Origin", "").lower().startswith("https://")
 
 
 def credentials(header: str) -> tuple[str, str]:
-    """The key and the secret in a header's value: Basic with both, or Bearer with the secret alone. Raises
-    Unauthorized where it is neither."""
+    """The key and the secret in a header's value: Basic with both, or Bearer with the secret alone. Raises Unauthorized
+    if it is neither."""
     scheme, _, value = header.partition(" ")
     value = value.strip()
     if scheme.lower() == "bearer" and value:
@@ -120,15 +121,14 @@ def credentials(header: str) -> tuple[str, str]:
 
 
 def challenges(request: HTTPServerRequest) -> Iterable[str]:
-    """What a 401 asks for. Not Basic where a page asks: the browser would ask its user for a password."""
+    """The challenges of a 401. Basic is left out for a page: the browser would ask its user for a password."""
     headers = request.headers
     page = headers.get("User-Agent", "").startswith("Mozilla/") and "text/html" not in headers.get("Accept", "")
     return (BEARER,) if page else ('Basic realm="relay", charset="UTF-8"', BEARER)
 
 
 def distrusted_proxy(request: HTTPServerRequest) -> str | None:
-    """The address of a proxy near by that says for whom it asks, and whose word does not count; None where there is
-    none."""
+    """The address of a nearby proxy that names the client but is not trusted; None if there is none."""
     address = request.remote_ip or ""
     if "X-Forwarded-For" not in request.headers or stream_of(request).proxied:
         return None
@@ -140,7 +140,7 @@ def _host(request: HTTPServerRequest) -> str:
 
 
 def _origin(url: str | None) -> str:
-    """A URL's scheme, host and port, as browsers write an origin; "" for None."""
+    """A URL's scheme, host and port in the form of a browser's Origin; "" for None."""
     if url is None:
         return ""
     parts = urlsplit(url.lower())

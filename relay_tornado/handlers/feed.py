@@ -1,7 +1,7 @@
-"""One stream of server-sent events, as the outlet of its delivery: frames in, events out, and what ends it.
+"""One stream of server-sent events, as the outlet of its delivery: frames in, events out.
 
-Delivery gives it the frames that WebSockets get, encoded once for all: only their first bytes are taken off, and the
-JSON behind them is an event's data. So nothing is encoded twice, and nothing changes for WebSockets.
+Delivery passes it the frames that WebSockets get, which are encoded once for all. It takes off their first bytes, and
+the JSON behind them is an event's data. So nothing is encoded twice, and nothing changes for WebSockets.
 """
 
 from __future__ import annotations
@@ -28,19 +28,20 @@ from relay_tornado.model import BucketId, Cursor, Gap, Token
 from relay_tornado.wire import control, frames, sse, websocket
 
 HEARTBEAT: Final = 15.0
-"""Seconds between two signs of life, or `ping_interval` where that is less."""
+"""Seconds between two heartbeats, or `ping_interval` if that is less."""
 
 _RETRY: Final = (1_000, 3_000)
-"""Milliseconds after which a client comes back: not all of them at once after a restart."""
+"""Milliseconds after which a client reconnects, chosen at random so that they do not all return at once after a
+restart."""
 
 _LAST_WORDS: Final = 5.0
-"""Seconds that the end of a stream has to arrive."""
+"""Seconds that the end of a stream may take to arrive."""
 
 _log = structlog.get_logger(__name__)
 
 
 class Feed(Connected):
-    """Counted from its beginning; nothing is sent before `open`."""
+    """Counts as a connection from its creation; sends nothing before `open`."""
 
     __slots__ = (
         "_chunked",
@@ -63,7 +64,7 @@ class Feed(Connected):
     )
 
     consumer = ""
-    """None: nobody acks on a stream."""
+    """Always empty, since nobody acknowledges events on a stream."""
 
     def __init__(
         self,
@@ -76,8 +77,8 @@ class Feed(Connected):
         single: bool,
         session: Session | None,
     ) -> None:
-        """`secret_hash` is of the secret that the client showed, perhaps as it began its `session`. `single`: the
-        stream is of one bucket that was named, so that its ids are those of events."""
+        """`secret_hash` is of the secret that the client used, perhaps to begin its `session`. With `single`, the
+        stream is of one named bucket, so its ids are event ids."""
         self.address = clients.counted(client_ip)
         self.client_ip = client_ip
         self.user_agent = user_agent
@@ -85,7 +86,7 @@ class Feed(Connected):
         self.subscribed_at = None
         self._clients = clients
         self._token = token
-        # The secret before a rotation ends with its grace; the current one is followed through rotations to come.
+        # The secret before a rotation ends with its grace period; the current one stays valid through later rotations.
         self._secret_hash = secret_hash
         self._session = session
         if session is not None:
@@ -107,7 +108,7 @@ class Feed(Connected):
         clients.enter(self)
         clients.identify(self, token)
 
-    # its life
+    # start and end
 
     def open(
         self,
@@ -118,8 +119,8 @@ class Feed(Connected):
         *,
         chunked: bool,
     ) -> None:
-        """The head of the answer is out: tells what was subscribed to, and begins to deliver. `answers` has one entry a
-        bucket, as docs/protocol.md says; `chunked` is how the body is framed."""
+        """Begins the stream once the head of the answer is sent: tells what was subscribed to, and starts delivery.
+        `answers` has one entry per bucket, as in docs/protocol.md; `chunked` is how the body is framed."""
         self._stream = stream
         self._chunked = chunked
         self._delivery = delivery
@@ -132,7 +133,7 @@ class Feed(Connected):
             return
         self.subscribed_at = time.time()
         for entry in answers:
-            # Where some copies of an event were had, delivery itself has no id for it.
+            # If the client had some copies of an event, delivery itself has no id for that position.
             since = request.position(entry.get("bucket_id", ""), entry["bucket_name"])
             if isinstance(since, Cursor) and "bucket_id" in entry:
                 self._ids[entry["bucket_id"]] = format_id(since.epoch, since.seq, since.output)
@@ -152,7 +153,7 @@ class Feed(Connected):
         delivery.start()
 
     def leave(self) -> None:
-        """It has ended, or ends before it was opened."""
+        """Stops counting it as a connection, when it has ended or can't be opened."""
         self.ended = True
         if self._session is not None:
             self._session.held.discard(self)
@@ -202,7 +203,7 @@ class Feed(Connected):
     def unavailable(self, reason: str) -> None:
         self._end("unavailable", reason)
 
-    # what goes out
+    # outgoing events
 
     def _events(self, data: Frames) -> bytes:
         parts = []
@@ -211,7 +212,7 @@ class Feed(Connected):
             if told.id:
                 self._ids[told.bucket_id] = told.id
             else:
-                # Nothing is on its way while delivery tells something, so its positions are exact.
+                # No events are on their way while delivery sends a status frame, so its positions are exact.
                 self._refresh()
             parts.append(self._event(told.kind, payload))
         return b"".join(parts)
@@ -221,14 +222,14 @@ class Feed(Connected):
         return sse.event(kind, payload, self._told, retry)
 
     def _id(self) -> str | None:
-        """The position of the whole stream, None where there is none: the one bucket is gone. Another one may have come
-        to the name that was asked for, beside the one that had it."""
+        """The position of the whole stream; None if its only bucket is gone. A stream of one name has two buckets if
+        another one has taken over the name."""
         if self._single and len(self._ids) < 2:
             return next(iter(self._ids.values()), None)
         return sse.several(self._ids.values(), self._opened)
 
     def _refresh(self) -> None:
-        """Takes over where delivery is in each bucket, and forgets those that are gone."""
+        """Takes over the positions of delivery, and forgets buckets that are gone."""
         if self._delivery is not None:
             there = self._delivery.positions()
             self._ids = {key: each for key, each in self._ids.items() if key in there}
@@ -238,11 +239,11 @@ class Feed(Connected):
         return b"%x\r\n%b\r\n" % (len(body), body) if self._chunked else body
 
     def _buffer(self, data: bytes) -> asyncio.Future[None] | None:
-        """Writes without waiting; None where the stream is closed."""
+        """Writes without waiting; None if the stream is closed."""
         assert self._stream is not None
         return buffered(self._stream, data, self._clients.deliveries.budget)
 
-    # time
+    # heartbeats and time-outs
 
     def _due(self) -> float:
         return min(self._next, self._liveness.due)
@@ -263,7 +264,7 @@ class Feed(Connected):
         if now >= self._liveness.due and self._liveness.stuck(now, self._acknowledged(stream, now)):
             seconds = f"{self._clients.settings.stuck_timeout:g} s"
             self._end("too_slow", f"too slow: no sign of life for {seconds}; reconnect to go on")
-            # It reads nothing, so there is no use in waiting for it.
+            # The client reads nothing, so there is no use in waiting for the end to arrive.
             stream.close()
         elif self._session is not None and time.time() >= self._session.expires_at:
             self.session_ended()
@@ -271,18 +272,18 @@ class Feed(Connected):
             self._next = now + self._heartbeats
             if self._heartbeat is None or self._heartbeat.done():
                 self._heartbeat = self._buffer(self._framed(self._beat()))
-            # One that has not left yet is asked again, for the client may have read a little meanwhile.
+            # A heartbeat that has not left yet counts again, since the client may have read a little meanwhile.
             self._liveness.asked(now)
 
     def _beat(self) -> bytes:
-        """A sign of life: an event, since a page's script sees no comment."""
+        """A heartbeat. It is an event, since a page's script does not see comments."""
         delivery = self._delivery
         assert delivery is not None
         moved = frames.ping(delivery.moved())
         if not delivery.busy:
             self._refresh()
         else:
-            # What is on its way may be further than what has been written.
+            # Delivery may have written less than is on its way.
             for key, reached in delivery.reached().items():
                 before = self._ids.get(key)
                 if before is None or parse_id(before).seq < parse_id(reached).seq:
@@ -294,14 +295,14 @@ class Feed(Connected):
             return None
         bytes_acknowledged = acknowledged(stream.socket)
         if bytes_acknowledged is None and not stream.writing():
-            # Nobody can tell what the client's side has; the kernel at least takes what is written.
+            # It is unknown what the client's side has received, but the kernel takes what is written.
             self._liveness.heard(now)
         return bytes_acknowledged
 
-    # the end
+    # closing
 
     def _end(self, code: str, reason: str) -> None:
-        """The last event, and the end of the body. May be repeated."""
+        """Sends the last event and the end of the body. May be repeated."""
         if self.ended:
             return
         self.ended = True

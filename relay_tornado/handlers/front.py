@@ -1,4 +1,4 @@
-"""The first look at each request: webhooks go to `IngestRequest`, everything else to the tornado.web.Application."""
+"""Routes each request by its head: webhooks to `IngestRequest`, everything else to the tornado.web.Application."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _PREFIX = WEBHOOKS_PREFIX.decode()
 
 
 class Front(HTTPServerConnectionDelegate):
-    """Stands between the listener and what handles requests; without `ingest` nothing is a webhook."""
+    """Between the listener and the request handlers; without `ingest`, no request is a webhook."""
 
     def __init__(self, ingest: Ingest | None, application: Application, settings: Settings) -> None:
         self.ingest = ingest
@@ -41,7 +41,7 @@ class Front(HTTPServerConnectionDelegate):
 
 
 class _Request(HTTPMessageDelegate):
-    """A request whose head is not read yet."""
+    """A request whose head has not been read yet."""
 
     def __init__(self, front: Front, server_conn: object, connection: HTTP1Connection) -> None:
         self._front = front
@@ -63,7 +63,7 @@ class _Request(HTTPMessageDelegate):
             target = origin_form(target.encode("latin-1")).decode("latin-1")
         ingest = front.ingest
         if ingest is not None and not target.startswith(_PREFIX):
-            # Tornado gave the whole head only where it is for no ingest URL.
+            # The headers are complete here: heads are cut down only for ingest URLs.
             host = stream.forwarded_host or headers.get("Host", "")
             if ingest.endpoints.locate(start_line.path.encode("latin-1"), host) is None:
                 ingest = None
@@ -91,8 +91,8 @@ class _Request(HTTPMessageDelegate):
 
 
 def _expectation(start_line: RequestStartLine, headers: HTTPHeaders) -> None:
-    """Writes an expectation as Tornado looks for it. It has no case, and HTTP/1.0 knows none (RFC 9110, 10.1.1): its
-    client would take a 100 for the answer."""
+    """Changes an expectation to the form that Tornado looks for. Its value is case-insensitive, and HTTP/1.0 has none
+    (RFC 9110, 10.1.1): such a client would take a 100 for the answer."""
     expectation = headers.get("Expect", "")
     if expectation and start_line.version == "HTTP/1.0":
         del headers["Expect"]

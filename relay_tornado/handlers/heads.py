@@ -1,8 +1,8 @@
-"""Raw request heads: where the header block lies, and how much of a head Tornado has to parse.
+"""Raw request heads: finds the header block, and cuts a head down to what Tornado has to parse.
 
-Tornado's parser looks at each header with several regular expressions; for a webhook it needs four of them. So a head
-that one expression finds to be valid in every byte is cut down to those four; any other goes to Tornado as it came,
-and Tornado decides.
+Tornado's parser applies several regular expressions to each header, and of a webhook's it needs only four. So a head
+that one expression finds valid in every byte is cut down to those four. Any other head is passed on unchanged, and
+Tornado decides.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ def header_block(head: bytes) -> bytes:
 
 
 def ends_lines(head: bytes) -> bool:
-    """Whether every line of a head ends with CRLF: a bare line feed is an end for some and none for others, so behind a
-    proxy it could hide a header, or a request."""
+    """Whether every line of a head ends with CRLF. Some servers take a bare line feed for a line end and others do not,
+    so behind a proxy it could hide a header or a request."""
     return head.count(b"\n") == head.count(b"\r\n")
 
 
 def names_host(head: bytes) -> bool:
-    """Whether a head says whom it is for as RFC 9112 (3.2) wants it: HTTP/1.1 with one Host line, and no more."""
+    """Whether a head names its host as RFC 9112 (3.2) requires: one Host line in HTTP/1.1, at most one in HTTP/1.0."""
     hosts = head.lower().count(b"\nhost:")
     return hosts == 1 or (hosts == 0 and not _is_http_1_1(head))
 
 
 def frames_body(head: bytes) -> bool:
-    """Whether a head may say as it does how its body is framed: HTTP/1.0 knows no Transfer-Encoding, so one that has it
-    came by way of something that did not read it (RFC 9112, 6.1)."""
+    """Whether a head may frame its body as it does. HTTP/1.0 has no Transfer-Encoding, so a head with it came through a
+    proxy that did not read it (RFC 9112, 6.1)."""
     return b"\ntransfer-encoding:" not in head.lower() or _is_http_1_1(head)
 
 
 def says_close(head: bytes) -> bytes:
-    """The same head with `Connection: close` alone where that is one of the connection's options: RFC 9112 (9.6) wants
-    it found among others, and in any of several lines, and Tornado looks for nothing else than it. A head that would
-    switch to another protocol is left as it is."""
+    """The head with `Connection: close` alone if that is one of the connection's options. RFC 9112 (9.6) allows it
+    among others and in any of several lines, but Tornado only looks for the single value. A head that switches
+    protocols is unchanged."""
     first = _CONNECTION.search(head)
     if first is None:
         return head
@@ -62,8 +62,8 @@ def _is_http_1_1(head: bytes) -> bool:
 
 
 def essential(head: bytes) -> bytes:
-    """A webhook's head with only the headers that say how long the request is and what becomes of its connection;
-    any other head, and one that has anything unusual, unchanged."""
+    """A webhook's head with only the headers that determine its length and whether the connection stays open. Any other
+    head, and one with anything unusual, is unchanged."""
     if _WEBHOOK.fullmatch(head) is None:
         return head
     lower = head.lower()

@@ -10,7 +10,7 @@ from relay_tornado.handlers.base import JsonHandler
 
 
 class Store(Protocol):
-    """What readiness is read from: the database."""
+    """The source of readiness: the database."""
 
     @property
     def problem(self) -> str: ...
@@ -20,7 +20,8 @@ class Store(Protocol):
 
 
 class HealthHandler(JsonHandler):
-    """200 while the process serves. `instance` names it, so that its operator sees whether an address leads to it."""
+    """200 while the process serves. `instance` names the process, so that its operator sees whether an address leads to
+    it."""
 
     def initialize(self, instance: str) -> None:
         self._instance = instance
@@ -31,7 +32,7 @@ class HealthHandler(JsonHandler):
 
 
 class ReadyHandler(JsonHandler):
-    """200 while events can be committed, else 503 with what is wrong. `events_missing` is there where committed
+    """200 while events can be committed, otherwise 503 with the problem. `events_missing` is present if committed
     events were found missing at this start."""
 
     def initialize(self, store: Store) -> None:

@@ -19,14 +19,14 @@ _UNLIMITED = 1 << 62
 class IngestRequest(HTTPMessageDelegate):
     """One request to an input's URL.
 
-    A refusal goes out at once, while the body is still coming: what comes is read and dropped, within bounds, so
-    that the sender reads the answer instead of a reset.
+    A refusal is sent at once, while the body is still coming. The body is read and dropped, within bounds, so that the
+    sender reads the answer instead of a reset.
     """
 
     def __init__(
         self, ingest: Ingest, settings: Settings, stream: TornadoConnection, connection: HTTP1Connection, host: str
     ) -> None:
-        """`host` is the Host header, for a request that is not for an ingest URL."""
+        """`host` is the Host header, used if the target is no ingest URL."""
         self._ingest = ingest
         self._host = host
         self._stream = stream
@@ -37,7 +37,7 @@ class IngestRequest(HTTPMessageDelegate):
         self._is_head = False
 
     def headers_received(self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders) -> None:
-        """Decides by the head alone where it can."""
+        """Decides by the head alone if it can."""
         assert isinstance(start_line, RequestStartLine)
         method, target, version = start_line
         stream = self._stream
@@ -45,7 +45,7 @@ class IngestRequest(HTTPMessageDelegate):
         try:
             length = _body_length(headers)
         except ValueError:
-            return  # Tornado refuses this framing next, and closes.
+            return  # Tornado rejects this framing next, and closes
         self._is_head = method == "HEAD"
         if "Connection" in headers:
             self._extra = _connection_line(version, method, length, headers["Connection"].lower())
@@ -60,7 +60,7 @@ class IngestRequest(HTTPMessageDelegate):
             return
         goes_on = length is not None and length <= SMALL_BODY and "Expect" not in headers
         if "Expect" in headers:
-            del headers["Expect"]  # else Tornado would ask for the body that was just refused
+            del headers["Expect"]  # otherwise Tornado would ask for the body that was just refused
         self._refuse(outcome, goes_on=goes_on)
 
     def data_received(self, chunk: bytes) -> None:
@@ -111,7 +111,7 @@ class IngestRequest(HTTPMessageDelegate):
         try:
             self._write(answer)
         except BaseException:
-            self._stream.close()  # rather than that its sender waits for an answer for ever
+            self._stream.close()  # otherwise the sender would wait for an answer forever
             raise
         self._done()
 
@@ -120,12 +120,12 @@ class IngestRequest(HTTPMessageDelegate):
         self._stream.write(answer.encode(date_line() + extra, head=self._is_head))
 
     def _done(self) -> None:
-        """The request is read and answered: once the answer has left, the connection goes on."""
+        """The request is read and answered: once the answer has left, the connection takes the next one."""
         self._stream.when_written(self._connection.finish)
 
 
 def _body_length(headers: HTTPHeaders) -> int | None:
-    """The length of the body, None where it is chunked. Raises ValueError where Tornado will refuse the framing."""
+    """The length of the body, None if it is chunked. Raises ValueError if Tornado will reject the framing."""
     if "Transfer-Encoding" in headers:
         if "Content-Length" in headers or headers["Transfer-Encoding"].lower() != "chunked":
             raise ValueError
@@ -139,7 +139,7 @@ def _body_length(headers: HTTPHeaders) -> int | None:
 
 
 def _connection_line(version: str, method: str, length: int | None, asked: str) -> bytes:
-    """What an answer says about its connection, by Tornado's rules for keeping it."""
+    """The Connection header of an answer, by Tornado's rules for keeping the connection."""
     if version == "HTTP/1.1":
         return CLOSE if asked == "close" else b""
     if asked == "keep-alive" and (length != 0 or method in ("GET", "HEAD")):

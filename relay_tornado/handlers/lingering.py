@@ -1,4 +1,4 @@
-"""Connections that end with an answer on them and unread data behind it, kept for a moment.
+"""Keeps connections for a moment that end with an answer while the peer still sends.
 
 Closed at once, the kernel would reset such a connection, and the peer would never read the answer.
 """
@@ -14,16 +14,16 @@ from tornado.ioloop import IOLoop
 
 TIME = 10.0
 BYTES = 20 << 20
-"""More than the largest body that REST takes: some clients look for the answer only when they have sent everything."""
+"""More than the largest body that REST accepts: some clients read the answer only after sending everything."""
 
 _READ_SIZE = 32 << 10
 
 
 class Lingering:
-    """Reads what still comes on these connections and drops it, for up to `TIME` seconds and `BYTES` bytes each."""
+    """Reads and drops what arrives on these connections, for up to `TIME` seconds and `BYTES` bytes each."""
 
     def __init__(self, closed: Callable[[], None]) -> None:
-        """`closed` is called when one is closed."""
+        """`closed` is called whenever one is closed."""
         self._told = closed
         self._loop = IOLoop.current()
         self._left: dict[socket.socket, int] = {}
@@ -33,10 +33,10 @@ class Lingering:
         return len(self._left)
 
     def add(self, connection: socket.socket, words: bytes = b"") -> None:
-        """Keeps the connection open, on a descriptor of its own, when its owner closes it; nothing is sent after the
-        words, which go out as they are, past any TLS."""
+        """Keeps the connection open, on a descriptor of its own, after its owner closes it. `words` are sent as they
+        are, past any TLS; nothing is sent after them."""
         try:
-            # connection.dup() is not there for TLS; what still comes is dropped, encrypted or not.
+            # connection.dup() is not available for TLS. What arrives is dropped, so encryption does not matter.
             copy = socket.socket(fileno=os.dup(connection.fileno()))
         except OSError:
             return
@@ -63,8 +63,8 @@ class Lingering:
             self._close(connection)
 
     def _discard(self, connection: socket.socket, events: int) -> None:
-        # To the end of what is there: uvloop tells once of a connection that was reset, whatever is still to be read
-        # before the reset is.
+        # Reads everything available: uvloop reports a reset connection only once, even if data before the reset is
+        # still to be read.
         while connection in self._left:
             try:
                 size = len(connection.recv(_READ_SIZE))

@@ -1,4 +1,4 @@
-"""Accepts connections, and keeps them within their number and their times."""
+"""Accepts connections, and enforces their number and their deadlines."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ from relay_tornado.tls import Certificate
 from relay_tornado.transport.direct import READ_SIZE, Direct, DirectConnection
 
 ACCEPTS_A_TURN = 64
-"""Most connections that are accepted in one turn of the loop."""
+"""Maximum number of connections accepted in one turn of the loop."""
 HANDSHAKES_A_TURN = 8
-"""Most connections that are handed to Tornado, or are accepted for a handshake of TLS, in one turn of the loop."""
+"""Maximum number of connections handed to Tornado, or accepted for a TLS handshake, in one turn of the loop."""
 RESERVED_DESCRIPTORS = 128
-"""Descriptors kept from connections: the database's files, the control socket, the log, what libraries open."""
+"""Descriptors not available to connections: for the database's files, the control socket, the log, libraries."""
 
 MAX_OTHER_BODY = 64 << 10
-"""Largest body of a request that is no webhook, in bytes: none needs one."""
+"""Maximum size in bytes of the body of a request that is not a webhook: none needs one."""
 
 LAST_WORDS = 1.0
-"""Seconds for which a stop waits for those that only linger."""
+"""Seconds for which a stop waits for connections that only linger."""
 
 ON_ITS_WAY = 0.5
-"""Seconds for which a stop keeps idle connections where the service manager listens on: a request may be on its way,
-whose sender would be reset. Where it does not, others are refused meanwhile, and only what is all but here is read."""
+"""Seconds for which a stop keeps idle connections if the service manager keeps listening: a request may be on its way,
+and its sender would be reset. Otherwise new connections are refused meanwhile, and `ALL_BUT_HERE` is enough."""
 ALL_BUT_HERE = 0.05
 
 _ACCEPT_PAUSE = 0.2
@@ -59,23 +59,23 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Entrance:
-    """How connections come in: over TLS where there is a certificate, through which proxies, and on which sockets
-    where some listen already."""
+    """How connections arrive: over TLS if there is a certificate, through which proxies, and on which inherited
+    sockets, if any."""
 
     certificate: Certificate | None = None
     trust: ProxyTrust = ProxyTrust()
     inherited: Sequence[socket.socket] = ()
     flags: str = "--host and --port"
-    """What names another address, for who can't have this one."""
+    """The settings that choose another address, for the error if this one can't be used."""
 
 
 DIRECT = Entrance()
-"""Plain HTTP, no proxies, sockets of its own."""
+"""Plain HTTP, no proxies, own sockets."""
 
 
 class _Arrival(NamedTuple):
-    """A connection that was handed over and is not served yet: thousands may be, and each takes its time to be made
-    into something that Tornado serves."""
+    """A connection that was handed over and is not served yet. Thousands may arrive at once, and it takes time to make
+    each into one that Tornado serves."""
 
     socket: socket.socket
     peer: str
@@ -83,7 +83,7 @@ class _Arrival(NamedTuple):
 
 
 class _Serving(HTTP1ServerConnection):
-    """Tornado's, which would leave a connection open on whose requests it has failed."""
+    """Tornado's connection, closed if serving its requests fails: Tornado would leave it open."""
 
     async def _server_request_loop(self, delegate: HTTPServerConnectionDelegate) -> None:
         try:
@@ -94,10 +94,10 @@ class _Serving(HTTP1ServerConnection):
 
 
 class Listener:
-    """Listens on the settings' address, or on the entrance's sockets, from `start` until `stop`; `connections` holds
-    what is open.
+    """Listens on the settings' address, or on the entrance's sockets, from `start` to `stop`; `connections` holds the
+    open connections.
 
-    `limit` is how many there may be: `max_connections`, or fewer where the limit of descriptors does not allow it.
+    `limit` is their maximum number: `max_connections`, or less if the limit of descriptors requires it.
     """
 
     def __init__(
@@ -108,8 +108,8 @@ class Listener:
         counters: Counters | None = None,
         ingest: Ingest | None = None,
     ) -> None:
-        """Where the settings want it and there is no TLS, webhooks go directly to `ingest`, and `delegate` gets all
-        else; without it everything."""
+        """If the settings say so and there is no TLS, webhooks go directly to `ingest`, and everything else to
+        `delegate`; without `ingest`, `delegate` gets everything."""
         self._counters = Counters() if counters is None else counters
         self.trust = entrance.trust
         self._entrance = entrance
@@ -134,12 +134,12 @@ class Listener:
         self._loop = IOLoop.current()
         times = settings.idle_timeout, settings.head_timeout, settings.body_timeout
         self._interval = max(0.01, min(_SWEEP, *(each / 4 for each in times)))
-        # No timer of Tornado's: those go by the clock of day, and stop for as long as that is set back.
+        # Not one of Tornado's timers: they use the clock of day, and stop for as long as it is set back.
         self._sweeper = Timer(self._sweep)
         self._swept = time.monotonic()
 
     def start(self) -> int:
-        """Binds, and accepts from now on. Returns the port. Raises StartupError where the address can't be had."""
+        """Binds, and starts accepting. Returns the port. Raises StartupError if the address can't be used."""
         self._sockets = _inherited(self._entrance.inherited) or listen(*self._address, self._entrance.flags)
         for listening in self._sockets:
             self._loop.add_handler(listening, self._accept, IOLoop.READ)
@@ -147,7 +147,7 @@ class Listener:
         return int(self._sockets[0].getsockname()[1])
 
     def stop(self) -> None:
-        """Accepts no more, and lets each connection finish the request that it is on, or that comes next."""
+        """Stops accepting, and lets each connection finish the request that it is on, or that comes next."""
         self._parameters.no_keep_alive = True
         for listening in self._sockets:
             self._loop.remove_handler(listening)
@@ -157,8 +157,8 @@ class Listener:
             connection.last = True
 
     async def drained(self) -> None:
-        """Returns once no connection is open, and none lingers any more, or for long. One that is idle is closed, if
-        nothing comes in a moment."""
+        """Returns once no connection is open. Idle ones are closed after a moment in which a request may arrive; those
+        that only linger are waited for briefly."""
         with suppress(TimeoutError):
             async with asyncio.timeout(ON_ITS_WAY if self._entrance.inherited else ALL_BUT_HERE):
                 await self._none_of(self.connections, self._arriving)
@@ -171,7 +171,7 @@ class Listener:
                 await self._none_of(self.lingering)
 
     async def _none_of(self, *held: Sized) -> None:
-        """Returns once none of these holds any."""
+        """Returns once all of these are empty."""
         while any(held):
             self._closed.clear()
             await self._closed.wait()
@@ -192,7 +192,7 @@ class Listener:
         self._closed.set()
 
     def hand_over(self, connection: DirectConnection, data: bytes) -> None:
-        """Tornado serves this connection from now on; `data` is what was read from it."""
+        """Lets Tornado serve this connection from now on; `data` is what was already read from it."""
         self.connections.discard(connection)
         self._arriving.append(_Arrival(connection.socket, connection.peer, data))
         self._welcome_soon()
@@ -203,16 +203,17 @@ class Listener:
             self._welcoming = True
 
     def _welcome(self) -> None:
-        """Begins to serve a few of those that were handed over, and the others in the turns of the loop to come: where
-        thousands come back at once, a request of theirs costs ten times a webhook, and senders keep their place."""
+        """Starts serving a few of the connections that were handed over; the others follow in the next turns of the
+        loop. If thousands reconnect at once, each of their requests takes ten times as long as a webhook, and would
+        delay senders."""
         self._welcoming = False
         for _ in range(min(HANDSHAKES_A_TURN, len(self._arriving))):
             self._begin(*self._arriving.popleft())
         self._welcome_soon()
 
     def _begin(self, connection: socket.socket, remote_ip: str, data: bytes | None) -> None:
-        """Serves a connection, of which this was read; None where it is new. One on which that fails, as for want of
-        memory, is closed: its client tries again."""
+        """Serves a connection, from which `data` was already read; None for a new one. If this fails, for example for
+        lack of memory, the connection is closed and its client tries again."""
         made: TornadoConnection | DirectConnection | None = None
         try:
             if data is None and self._direct is not None:
@@ -249,7 +250,7 @@ class Listener:
             self._begin(connection, _plain(address), None)
 
     def _stream(self, connection: socket.socket, remote_ip: str, data: bytes) -> TornadoConnection | None:
-        """None where the client is gone before TLS began."""
+        """Returns None if the client is gone before the TLS handshake."""
         certificate = self._entrance.certificate
         if certificate is None:
             return TornadoConnection(connection, remote_ip, self._limits, self, data)
@@ -262,8 +263,8 @@ class Listener:
         return TlsConnection(secure, remote_ip, self._limits, self)
 
     def _pause(self, listening: socket.socket, error: OSError) -> None:
-        """The socket stays readable while there is no descriptor for what waits on it: without a pause the loop would
-        do nothing else."""
+        """Pauses accepting. The socket stays readable while connections wait for a free descriptor: without a pause,
+        the loop would do nothing else."""
         self._loop.remove_handler(listening)
         Timer(partial(self._resume, listening)).after(_ACCEPT_PAUSE)
         self._say("accepting_paused", reason=error.strerror)
@@ -287,20 +288,20 @@ class Listener:
 
     def _sweep(self) -> None:
         self._sweeper.after(self._interval)
-        # The loop may have lost the next turn of it, where memory was short.
+        # The loop may have lost the scheduled call if memory was short.
         self._welcome()
         now = time.monotonic()
         stood_still = now - self._swept > 2 * self._interval
-        self._swept = math.inf if stood_still else now  # not twice in turn, however slow the loop is
+        self._swept = math.inf if stood_still else now  # not twice in a row, however slow the loop is
         if stood_still:
-            return  # what came meanwhile is to be read first
+            return  # data that arrived meanwhile is to be read first
         for connection in [late for late in self.connections if late.deadline < now]:
             connection.expire()
         self.lingering.sweep(now)
 
 
 def _inherited(sockets: Sequence[socket.socket]) -> list[socket.socket]:
-    """The sockets that were handed over. Raises StartupError where one is no TCP port, or does not listen."""
+    """The sockets passed by the service manager. Raises StartupError if one is not a TCP port, or does not listen."""
     for each in sockets:
         if each.family not in (socket.AF_INET, socket.AF_INET6) or each.type != socket.SOCK_STREAM:
             raise StartupError(
@@ -316,8 +317,8 @@ def _inherited(sockets: Sequence[socket.socket]) -> list[socket.socket]:
 
 
 def _accepted(listening: socket.socket) -> tuple[socket.socket, str]:
-    """A connection and the address at its other end. `accept` would lose the descriptor, and its sender would wait,
-    where there is no memory for what it makes of it. Raises OSError."""
+    """A connection and its peer's address. `socket.accept` would lose the descriptor, and keep its sender waiting, if
+    memory is short after the system call. Raises OSError."""
     descriptor, address = listening._accept()  # type: ignore[attr-defined]
     try:
         return socket.socket(listening.family, listening.type, fileno=descriptor), address[0]
@@ -327,7 +328,7 @@ def _accepted(listening: socket.socket) -> tuple[socket.socket, str]:
 
 
 def _plain(address: str) -> str:
-    """A peer's address: an IPv4 one where it came by IPv4 to a socket that takes both."""
+    """A peer's address; an IPv4 address without the prefix that it has on a socket for both families."""
     return address.removeprefix("::ffff:") if "." in address else address
 
 

@@ -1,4 +1,4 @@
-"""/metrics: what Prometheus scrapes, for an administrator's token, or for everybody on a port of its own."""
+"""/metrics: the metrics for Prometheus, for an administrator's token, or for everybody on a port of their own."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from relay_tornado.registry.access import Access
 
 
 class MetricsHandler(JsonHandler):
-    """`expose` gives the body. Where there is `access`, `Authorization: Bearer` has to hold an administrator's
-    secret."""
+    """`expose` returns the body. With `access`, `Authorization: Bearer` must hold an administrator's secret."""
 
     def initialize(self, expose: Callable[[], bytes], access: Access | None) -> None:
         self._expose = expose
@@ -39,5 +38,5 @@ class MetricsHandler(JsonHandler):
 
 
 def routes(expose: Callable[[], bytes], access: Access | None) -> list[URLSpec]:
-    """`access` None: no token is asked for."""
+    """With `access` None, no token is required."""
     return [URLSpec("/metrics", MetricsHandler, {"expose": expose, "access": access})]

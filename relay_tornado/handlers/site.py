@@ -1,4 +1,4 @@
-"""Everything that the relay's ports serve, put together over a log and a registry."""
+"""Everything that the relay's ports serve, assembled over a log and a registry."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from relay_tornado.series.series import Series
 from relay_tornado.settings import Settings
 
 _MOST_SCRAPERS = 32
-"""Connections to the metrics' own port."""
+"""Maximum number of connections to the port for metrics."""
 
 
 class Site:
-    """The HTTP side of a relay: webhooks in, WebSockets, health. `port` is known once it is started."""
+    """The HTTP side of a relay: webhooks, WebSockets, REST, health. `port` is known once it is started."""
 
     def __init__(
         self,
@@ -53,15 +53,15 @@ class Site:
         lags: Callable[[], Sequence[ConsumerLevel]] = tuple,
         expose: Callable[[], bytes] = bytes,
     ) -> None:
-        """Where the administration has sessions, there is the page. `lags` says how far consumers are behind, by their
-        buckets' ids; `expose` gives what /metrics answers with."""
+        """The page is served if the administration has sessions. `lags` returns how far consumers are behind; `expose`
+        returns the body of /metrics."""
         access = Access(registry, counters=counters, uses=administration.uses)
         self.port = 0
         self.metrics_port: int | None = None
         self.clients = ConnectedClients(registry, access, settings, deliveries, responses, entrance.trust)
         self.ingest = Ingest(log, Routes(registry), settings, responses, counters=counters, queue_full=forwarding.full)
         self._drain_timeout = settings.drain_timeout
-        # Who is connected is known here alone, and who administers the relay asks for it.
+        # Only this class knows who is connected, and the administration lists it.
         administration.clients = lambda: self.clients.subscribed
         administration.consumers.connections = deliveries.connections
         callers = Callers(access, administration.sessions, settings.public_url)
@@ -96,13 +96,13 @@ class Site:
             self._open_metrics = _metrics_listener(settings, settings.metrics_port, expose)
 
     def start(self) -> None:
-        """Accepts connections from now on. Raises StartupError where an address can't be had."""
+        """Starts accepting connections. Raises StartupError if an address can't be used."""
         if self._open_metrics is not None:
             self.metrics_port = self._open_metrics.start()
         self.port = self.listener.start()
 
     async def stop(self) -> None:
-        """Accepts nothing new, lets accepted requests finish within the drain's time, tells sockets to come back."""
+        """Stops accepting, lets requests in progress finish within `drain_timeout`, and tells sockets to come back."""
         self.listener.stop()
         if self._open_metrics is not None:
             self._open_metrics.close()
@@ -116,7 +116,7 @@ class Site:
 
 
 def _metrics_listener(settings: Settings, port: int, expose: Callable[[], bytes]) -> Listener:
-    """A port that gives out the metrics and nothing else, to whoever reaches it."""
+    """A port that serves only the metrics, to everybody who reaches it."""
     application = Application(
         metrics.routes(expose, None), default_handler_class=NotFoundHandler, log_function=log_request
     )

@@ -25,26 +25,26 @@ from relay_tornado.model import KIB
 _log = structlog.get_logger(__name__)
 
 _UNAUTHENTICATED: Final = 64 * KIB
-"""What Tornado reads of one message before `auth`. The session refuses less than that, and with a close frame that
-arrives; beyond it Tornado cuts the connection."""
+"""Maximum size of a message that Tornado reads before `auth`. The session has a lower limit, and sends a close frame
+that arrives; above this one Tornado cuts the connection."""
 
 _TEXT: Final = 0x1
 _CLOSE: Final = 0x8
 _OPCODES: Final = frozenset({_TEXT, 0x2, _CLOSE, 0x9, 0xA})
 
 BARE_FRAMES_A_TURN: Final = 16
-"""Most frames of one socket that are no whole message, as pings and pieces, which are read in one turn of the loop.
-Tornado reads 256, and as many of every other socket's before anything else has its turn."""
+"""Maximum number of frames per socket in one turn of the loop that are not whole messages, such as pings and fragments.
+Tornado reads 256, from every socket before anything else runs."""
 
 _NO_HEADERS: Final = HTTPHeaders()
 _NO_UI: Final = ObjectDict()
 _KEPT: Final = ("application", "ws_connection")
-"""What a handler of an open socket has of Tornado's for itself, beside its request."""
+"""The attributes of Tornado's that the handler of an open socket keeps, besides its request."""
 
 
 class _Spelled(HTTPHeaders):
-    """Headers whose names are spelled as RFC 6455 does, which some clients' libraries look for in that case alone.
-    Tornado's are `Sec-Websocket-…`."""
+    """Headers whose names are spelled as in RFC 6455, since some clients' libraries compare case. Tornado writes
+    `Sec-Websocket-…`."""
 
     def get_all(self) -> Iterator[tuple[str, str]]:
         for name, value in super().get_all():
@@ -52,7 +52,7 @@ class _Spelled(HTTPHeaders):
 
 
 class _Remembered(HTTPServerRequest):
-    """What is kept of the request: what a line of the log says of it."""
+    """The part of the request that is kept: what a line of the log needs."""
 
     __slots__ = ("remote_ip",)
 
@@ -67,15 +67,15 @@ class _Remembered(HTTPServerRequest):
 
 
 class _Protocol(WebSocketProtocol13):
-    """Tornado's, which would send back whatever code a client closes with, and cuts without a word who breaks the
-    protocol."""
+    """Tornado's protocol, corrected in two ways: Tornado echoes any close code of a client, and cuts a client that
+    breaks the protocol without a close frame."""
 
-    # Where its own dict has more than 30 keys, it shares them with no other's, and takes five times as much.
+    # A dict of more than 30 keys shares them with no other instance, and takes five times as much memory.
     __slots__ = ("_bare", "_framing", "_receiving")
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        # Whether a frame is read: what Tornado aborts for then is that frame, or the end of the stream.
+        # Whether a frame is being read: if Tornado aborts then, the reason is that frame, or the end of the stream.
         self._framing = False
         self._bare = 0
 
@@ -99,11 +99,11 @@ class _Protocol(WebSocketProtocol13):
         ):
             code, reason = CloseCode.PROTOCOL_ERROR, "no close frame has such a code"
         if self.client_terminated and isinstance(self.stream, TlsConnection):
-            # Behind a client's close frame comes what its TLS says at its end.
+            # After a client's close frame, its TLS closing alert is still to come.
             self.stream.linger()
         if self.client_terminated and not self.server_terminated and isinstance(self.stream, TornadoConnection):
-            # Tornado would close the stream at once, and drop what is still to leave, the close frame with it. As if
-            # the relay closed: Tornado's own time for that bounds it.
+            # Tornado would close the stream at once, and drop data that has not left, including the close frame. So
+            # this acts as if the relay closed first, with Tornado's time-out for that.
             self.client_terminated = False
             super().close(code, reason)
             self.client_terminated = True
@@ -112,7 +112,7 @@ class _Protocol(WebSocketProtocol13):
         super().close(code, reason)
 
     def on_connection_close(self) -> None:
-        """Also once the client's close frame was read: then the stream is still to close behind the answer."""
+        """May come after the client's close frame: then the stream closes by itself once the answer to it has left."""
         if self._waiting is None or self.stream.closed():
             super().on_connection_close()
 
@@ -144,7 +144,7 @@ class _Protocol(WebSocketProtocol13):
         return super()._handle_message(opcode, data)
 
     def _run_callback(self, callback: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Works on a message in the task that reads: where memory is short the end of one of its own may be told to
+        """Handles a message in the task that reads. If memory is short, the end of a separate task might be reported to
         nobody, and nothing would be read any more."""
         try:
             working = callback(*args, **kwargs)
@@ -160,7 +160,7 @@ class _Protocol(WebSocketProtocol13):
             self._fail()
 
     def _fail(self) -> None:
-        """In an `except`."""
+        """Called in an `except` block."""
         self._abort()
         self.handler.log_exception(*sys.exc_info())
 
@@ -168,20 +168,19 @@ class _Protocol(WebSocketProtocol13):
         if self._framing and not self.client_terminated and not self.stream.closed():
             self.close(CloseCode.PROTOCOL_ERROR, "what came is no frame that the WebSocket protocol allows")
             if isinstance(self.stream, TornadoConnection):
-                # What still comes must not reset the connection before that is read.
+                # Data that still arrives must not reset the connection before the close frame is read.
                 self.stream.linger()
         super()._abort()
 
     async def _receive_frame_loop(self) -> None:
-        """In a task of its own, so that everything that led from the request to here ends, and its memory is
-        free."""
+        """Runs in a task of its own, so that the call stack from the request to here ends and its memory is freed."""
         self._receiving = asyncio.get_running_loop().create_task(super()._receive_frame_loop())
         self._receiving.add_done_callback(self._received)
 
     def _received(self, reading: asyncio.Task[None]) -> None:
         error = None if reading.cancelled() else reading.exception()
         if reading.cancelled() or isinstance(error, ValueError):
-            # As Tornado does where it reads in the request's own task.
+            # As Tornado does when it reads in the request's own task.
             self._abort()
         elif error is not None:
             _log.error("socket_failed", exc_info=error)
@@ -191,8 +190,7 @@ _parameters_by_size: dict[int, Any] = {}
 
 
 def _parameters(made: Any, size: int) -> Any:
-    """Tornado's parameters of a protocol that reads messages of up to so many bytes: one object for all that read as
-    much, like the one that was made."""
+    """Tornado's parameters for a protocol with this message size: one shared object per size, copied from `made`."""
     found = _parameters_by_size.get(size)
     if found is None:
         found = _parameters_by_size[size] = copy.copy(made)
@@ -205,7 +203,7 @@ class SocketHandler(JsonHandler, WebSocketHandler):
 
     __slots__ = ("_clients", "_conversation", "_limit", "_stream")
 
-    # What Tornado set for the handshake is the same for all that are open, so it is here and not in each.
+    # Attributes that Tornado sets for the handshake. They are the same for all open sockets, so the class holds them.
     close_code = close_reason = None
     _auto_finish = False
     _finished = True
@@ -227,7 +225,7 @@ class SocketHandler(JsonHandler, WebSocketHandler):
         self._headers = _Spelled(self._headers)
 
     async def get(self, *args: str, **kwargs: str) -> None:
-        """Upgrades; what can't be upgraded is told why."""
+        """Upgrades the connection, or answers why it can't."""
         headers, version = self.request.headers, self.request.version
         if (
             self.request.method != "GET"
@@ -244,17 +242,17 @@ class SocketHandler(JsonHandler, WebSocketHandler):
             message = "the WebSocket handshake lacks its Sec-WebSocket-Key or Host header"
             self.answer({"code": "invalid", "message": message}, 400)
         else:
-            # There are none here; Tornado reads them all the same, and fails on some.
+            # The relay supports no extensions. Tornado parses them nevertheless, and fails on some.
             headers.pop("Sec-WebSocket-Extensions", None)
             await super().get(*args, **kwargs)
 
     def check_origin(self, origin: str) -> bool:
-        """Any: nothing on this socket is ambient, so a foreign page gains nothing."""
+        """Accepts any origin: authentication is within the socket, so a foreign page gains nothing."""
         return True
 
     @property
     def ping_interval(self) -> float | None:
-        """None: a plain ping time-out would cut off healthy clients that are slow to read."""
+        """None: Tornado's ping time-out would cut off healthy clients that read slowly."""
         return None
 
     @property
@@ -269,17 +267,17 @@ class SocketHandler(JsonHandler, WebSocketHandler):
         return protocol
 
     def detach(self) -> IOStream:
-        """Keeps the stream, so that a frame that was built once can be written to it."""
+        """Keeps the stream, so that frames built once can be written to it."""
         self._stream = super().detach()
         return self._stream
 
     @property
     def detached(self) -> bool:
-        """Whether it has its stream."""
+        """Whether the handler has its stream."""
         return self._stream is not None
 
     def allow(self, size: int) -> None:
-        """Reads messages of up to so many bytes from now on."""
+        """Accepts messages of up to `size` bytes from now on."""
         self._limit = size
         if self._stream is not None:
             self._stream.max_buffer_size = max(self._stream.max_buffer_size, size)
@@ -293,12 +291,13 @@ class SocketHandler(JsonHandler, WebSocketHandler):
         try:
             self._forget_handshake()
         except BaseException:
-            # Tornado cuts the connection then, and does not say that it is closed.
+            # Tornado then cuts the connection without calling `on_close`.
             self.on_close()
             raise
 
     def _converse(self, stream: IOStream) -> Conversation | None:
-        """What is spoken on the socket that has just opened; one too many is closed, with None."""
+        """The conversation on a socket that has just opened. If there are too many, closes the socket and returns
+        None."""
         sender = self.request.remote_ip or ""
         address = self._clients.counted(sender)
         refusal = self._clients.refusal(address)
@@ -311,7 +310,7 @@ class SocketHandler(JsonHandler, WebSocketHandler):
         return conversation
 
     def _forget_handshake(self) -> None:
-        """Lets go of what only the handshake needed: without that a quiet socket costs a quarter less."""
+        """Frees what only the handshake needed; this saves a quarter of a quiet socket's memory."""
         if isinstance(self._stream, TornadoConnection):
             self._stream.detached()
         kept = {name: self.__dict__[name] for name in _KEPT}

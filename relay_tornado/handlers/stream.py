@@ -1,4 +1,4 @@
-"""/v1/stream: events as server-sent events, for browsers, curl and whoever has no WebSocket."""
+"""/v1/stream: server-sent events, for browsers, curl and other clients without a WebSocket."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ from relay_tornado.rules import Rules, compile_rules
 from relay_tornado.wire import control, sse
 
 MAX_BUCKETS: Final = 100
-"""Most buckets of one stream: each of its ids has a position in every one, and comes back in a request's head."""
+"""Maximum number of buckets of a stream: each of its ids has a position in all of them, and returns in a request's
+head."""
 
 PARAMETERS: Final = ("bucket", "since", "filter", "max_body", "outputs", "on_gap")
 _SECRETS: Final = frozenset(
@@ -35,7 +36,7 @@ _SECRETS: Final = frozenset(
 
 _LIKE_A_SECRET: Final = re.compile(SECRET_PREFIX, re.IGNORECASE)
 _BETWEEN: Final = re.compile(r"""[\s",:{}\[\]]+""")
-"""What stands between values in one parameter: commas, and the signs of JSON."""
+"""Separators between values in one parameter: commas, and JSON's punctuation."""
 _POSITIONS: Final = (
     'write latest, earliest, an event id, {"last": 10} or {"time": 1700000000}, '
     "or an object from bucket to one of these"
@@ -43,7 +44,7 @@ _POSITIONS: Final = (
 
 
 class StreamHandler(JsonHandler):
-    """Judges a request, and hands the connection over to a `Feed`. What is refused is a JSON answer."""
+    """Checks a request, and hands the connection over to a `Feed`. A refusal is a JSON answer."""
 
     SUPPORTED_METHODS = ("GET",)  # type: ignore[assignment]
 
@@ -54,8 +55,8 @@ class StreamHandler(JsonHandler):
         self._registry = registry
 
     async def get(self) -> None:
-        """Answers with the stream, once it is known where it begins."""
-        # A browser may send along a password that it remembers, too.
+        """Answers with the stream, once its starting position is known."""
+        # A browser also sends a password that it remembers.
         self._callers.refuse_foreign_page(self.request)
         arguments = _arguments(self.request.query_arguments, self._callers.access)
         caller = self._callers.caller(self.request)
@@ -88,14 +89,14 @@ class StreamHandler(JsonHandler):
             try:
                 feed.open(stream, delivery, request, answers, chunked=self.request.version == "HTTP/1.1")
             except BaseException:
-                stream.close()  # which the feed hears of
+                stream.close()  # the feed is told by its close callback
                 raise
         elif isinstance(refusal, RelayError):
             raise refusal
         else:
             self.answer(refusal, 410)
 
-    # who asks
+    # limits
 
     def _feed(self, caller: Caller, *, single: bool) -> Feed:
         sender = self.request.remote_ip or ""
@@ -112,10 +113,10 @@ class StreamHandler(JsonHandler):
             single=single,
         )
 
-    # what is asked for
+    # the subscription
 
     def _wanted(self, request: control.Subscribe, token: Token) -> Sequence[Bucket]:
-        """The buckets that are there now. Raises NotFound where none of those that were named is."""
+        """The requested buckets that exist now. Raises NotFound if none of those that were named does."""
         named = map(self._registry.find_bucket, request.buckets)
         there = [each for each in named if each is not None] if request.buckets else self._registry.list("bucket")
         found = {bucket.id: bucket for bucket in there if token.reads(bucket.id)}
@@ -131,7 +132,7 @@ class StreamHandler(JsonHandler):
         return list(found.values())
 
     async def _resumed(self, request: control.Subscribe, buckets: Sequence[Bucket]) -> control.Subscribe:
-        """The request as a client that comes back means it: what it had counts, not where it once began."""
+        """The request of a client that reconnects: its Last-Event-ID replaces the position where it once began."""
         last = self.request.headers.get("Last-Event-ID", "")
         if not last:
             return request
@@ -156,7 +157,7 @@ class StreamHandler(JsonHandler):
     def _refusal(
         self, feed: Feed, request: control.Subscribe, answers: Sequence[Mapping[str, Any]]
     ) -> RelayError | dict[str, Any] | None:
-        """Why the stream does not begin after all: an error, or the body of the answer that names the gaps."""
+        """Why the stream can't begin: an error, or the body of the answer that names the gaps; otherwise None."""
         if feed.ended:
             return Unavailable("the relay is going away, or the token has changed: come back")
         if request.on_gap == "fail" and any(entry.get("gap") for entry in answers):
@@ -165,16 +166,16 @@ class StreamHandler(JsonHandler):
         return None
 
     async def _begin(self) -> None:
-        """Sends the head of the answer."""
+        """Sends the head of the response."""
         self.set_header("Content-Type", "text/event-stream")
         self.set_header("Cache-Control", "no-store, no-transform")
-        # nginx would keep what it has until its buffer is full.
+        # Otherwise nginx would hold data back until its buffer is full.
         self.set_header("X-Accel-Buffering", "no")
         self.set_header("Connection", "close")
         await self.flush()
 
     def _taken_over(self) -> TornadoConnection:
-        """The connection, on which nothing is read any more."""
+        """The connection, on which no requests are read any more."""
         stream = self.detach()
         assert isinstance(stream, TornadoConnection)
         try:
@@ -187,18 +188,18 @@ class StreamHandler(JsonHandler):
 
 
 def _unnamed(bucket: Bucket, request: control.Subscribe, opened: int, lost: Cursor | None) -> Position | None:
-    """Where a client that comes back begins in a bucket of which it does not say what it had: one that is newer than
-    its stream from the first event on, any other one as if it came for the first time."""
+    """The position of a client that reconnects in a bucket that its id does not name. A bucket newer than the stream
+    starts at its first event, any other as on a first connection."""
     if bucket.created_at >= opened:
         return Earliest()
-    # An id of a log that is not there may have been about this one.
+    # The id of a log that is gone may have been this bucket's.
     return request.position(bucket.id, bucket.name) if lost is None else lost
 
 
 def _by_place(
     request: control.Subscribe, answers: Sequence[dict[str, Any]]
 ) -> tuple[control.Subscribe, list[dict[str, Any]]]:
-    """The same as it may be told: a name of no bucket may be anything, and is told by its place ("bucket 2")."""
+    """The same with unknown names replaced by their place ("bucket 2"): a name of no bucket may be anything."""
     unknown = {entry["bucket_name"] for entry in answers if entry.get("error") == "not_found"}
     places = {name: f"bucket {place}" for place, name in enumerate(request.buckets, 1) if name in unknown}
     told = tuple(places.get(name, name) for name in request.buckets)
@@ -210,12 +211,12 @@ def _by_place(
 
 
 def _holds_secret(text: str, access: Access) -> bool:
-    """Whether a token's secret, or what looks like one, stands in a part of the query."""
+    """Whether a part of the query holds a token's secret, or something that looks like one."""
     return _LIKE_A_SECRET.search(text) is not None or any(access.knows(each) for each in {text, *_BETWEEN.split(text)})
 
 
 def _arguments(query: Mapping[str, Sequence[bytes]], access: Access) -> dict[str, list[str]]:
-    """The query's parameters. Raises Invalid, which repeats nothing of it that may be secret."""
+    """The query's parameters. Raises Invalid, whose text never repeats a secret."""
     parts = (text for name, values in query.items() for text in (name, *(each.decode("latin-1") for each in values)))
     if not _SECRETS.isdisjoint(name.lower() for name in query) or any(_holds_secret(each, access) for each in parts):
         raise Invalid(
@@ -236,7 +237,7 @@ def _arguments(query: Mapping[str, Sequence[bytes]], access: Access) -> dict[str
 
 
 def _subscription(arguments: Mapping[str, Sequence[str]]) -> tuple[control.Subscribe, Rules | None]:
-    """What they ask for, judged as the WebSocket's subscribe is. Raises Invalid."""
+    """The request in the parameters, checked in the same way as a WebSocket's subscribe. Raises Invalid."""
     document: dict[str, Any] = {name: values[0] for name, values in arguments.items() if name != "bucket"}
     names = [name for value in arguments.get("bucket", ()) for name in value.split(",")]
     document["buckets"] = [name for name in names if name]
@@ -252,12 +253,12 @@ def _subscription(arguments: Mapping[str, Sequence[str]]) -> tuple[control.Subsc
         del document["outputs"]  # the default, which has no name on the WebSocket
     try:
         message = json.dumps({"action": "subscribe", **document})
-    except RecursionError:  # it takes more of the stack than to read what is nested
+    except RecursionError:  # writing needs more stack than reading for the same nesting
         raise Invalid("filter and since: one of them is nested too deeply") from None
     content = control.parse(message).content
     if isinstance(content, control.Problem):
         if content.message.startswith("since") and not content.message.startswith(("since.last:", "since.time:")):
-            # The words of the WebSocket repeat what was sent.
+            # The WebSocket's text repeats what was sent.
             raise Invalid(f"there is no such position: {_POSITIONS}", "since")
         raise Invalid(content.message, content.field, named=True)
     assert isinstance(content, control.Subscribe)

@@ -1,7 +1,8 @@
-"""One connection as Tornado reads requests from it: the raw head of each, its deadline, and its last words.
+"""One connection as Tornado reads requests from it: it keeps each request's raw head, its deadline, and answers before
+closing.
 
-Tornado's `HTTP1ServerConnection` does that. Tornado's own timers are off, because one deadline a
-connection, looked at by the listener's sweep, costs a request nothing.
+Tornado's `HTTP1ServerConnection` reads requests from it. Tornado's own timers are off: one deadline per connection,
+checked by the listener's sweep, costs a request nothing.
 """
 
 from __future__ import annotations
@@ -42,14 +43,14 @@ _PROXIED = text_answer(
 ).encode(CLOSE)
 _NOT_TLS = text_answer(400, "This port speaks HTTPS: write https:// or wss:// in front of its address.").encode(CLOSE)
 _NO_REQUEST = b"\r\n\r\n"
-"""What Tornado is given in place of a head that it would take and must not: it refuses it as it refuses any other."""
+"""Given to Tornado in place of a head that it would accept and must not, so that it rejects it as malformed."""
 
 _TOO_LATE = LATE.encode(CLOSE)
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What every connection is held to: seconds, and bytes of what is read ahead."""
+    """The limits of every connection: times in seconds, and bytes to read ahead."""
 
     idle_timeout: float
     head_timeout: float
@@ -65,7 +66,7 @@ class Limits:
 
 
 class Owner(Protocol):
-    """Who holds a connection."""
+    """The owner of a connection."""
 
     lingering: Lingering
     trust: ProxyTrust
@@ -75,7 +76,7 @@ class Owner(Protocol):
 
 
 class _Short(list[Any]):
-    """What Tornado needs of a deque, for a few entries."""
+    """The part of a deque's interface that Tornado uses, for a few entries."""
 
     __slots__ = ()
 
@@ -84,7 +85,7 @@ class _Short(list[Any]):
 
 
 class _State(enum.Enum):
-    """How far a connection is with its request.
+    """The state of a connection's current request.
 
     IDLE ─ a byte ─▶ HEAD ─ its end ─▶ ANSWER ─ the next request ─▶ IDLE
     ANSWER ─ expect_body ─▶ BODY ─ arrived, drop_body ─▶ ANSWER
@@ -94,51 +95,50 @@ class _State(enum.Enum):
     """
 
     IDLE = enum.auto()
-    """Nothing of the next head has come."""
+    """No byte of the next head has arrived."""
     HEAD = enum.auto()
-    """A head is coming."""
+    """A head is arriving."""
     ANSWER = enum.auto()
-    """A request is worked on, or its answer leaves; it is whole, or what still comes of it is dropped."""
+    """A request is in progress, or its answer is being sent; its body is complete, or the rest is dropped."""
     BODY = enum.auto()
-    """A request is worked on whose body is still to come."""
+    """A request is in progress, and its body is still to come."""
     LATE = enum.auto()
-    """Its body did not come in its time."""
+    """The body did not arrive in time."""
     WAIT = enum.auto()
-    """A whole request is worked on for only as long as its client may still send."""
+    """A complete request is in progress, but only while its client keeps its sending half open."""
     OPEN = enum.auto()
-    """No request is read any more: it is a WebSocket, or a stream of events."""
+    """No more requests are read: the connection is a WebSocket or an event stream."""
     DEAF = enum.auto()
-    """The same, and whatever comes is dropped."""
+    """As OPEN, but everything received is dropped."""
 
 
 _IDLE, _HEAD, _ANSWER, _BODY, _LATE, _WAIT, _OPEN, _DEAF = _State
 
 CHUNKS_A_TURN = 16
-"""Most chunks of one body that are read in one turn of the loop, which take as long as a request does. Tornado reads
-256, of a byte each perhaps, and as many of every other sender's before anything else has its turn."""
+"""Maximum number of chunks of one body read in one turn of the loop; this takes as long as a request. Tornado reads
+256, perhaps of one byte each, from every sender before anything else runs."""
 
 _DROPS = 16
-"""How often more is read and dropped in one turn of the loop."""
+"""Maximum number of reads whose data is dropped in one turn of the loop."""
 
 
 class TornadoConnection(IOStream):
-    """`head` is the raw head of the request that was read last, from its request line (or the line ends before it) to
-    its closing empty line; `remote_ip` and `protocol` are what Tornado asks of a connection. Behind a trusted proxy
-    they are those of the request that was read last, and `forwarded_host` is the host that it asked for, where the
-    proxy says so.
+    """One accepted connection. `head` is the raw head of the last request read, from its request line (or the line ends
+    before it) to its closing empty line. `remote_ip` and `protocol` are read by Tornado. Behind a trusted proxy they
+    are those of the last request read, and `forwarded_host` is the host it asked for, if the proxy names it.
 
-    `deadline` is the time (monotonic) at which the sweep lets it `expire`. `last` is whether no request is to be read
-    after the one that is worked on, or that is the first.
+    `deadline` is the monotonic time at which the sweep calls `expire`. `last` says that no request is read after the
+    one in progress, or after the next one if none is.
 
-    A client that closes its half of the connection while its request is worked on may still read: it gets the answers
-    to what it has sent, frames of a WebSocket among that, unless that is what `halves` rules out. Nor is it held for
-    long, for it may be gone.
+    A client that closes its half of the connection during its request may still read: it gets the answers to what it
+    has sent, including frames of a WebSocket, unless `halves` is false. But the connection is kept only briefly, since
+    the client may be gone.
     """
 
     halves = True
     """Whether half of the connection can be closed."""
 
-    # Beside IOStream's own, for which one dict per stream stays small enough to share its keys with all others.
+    # In addition to IOStream's own attributes: without slots, a stream's dict would be too large to share its keys.
     __slots__ = (
         "_ahead",
         "_all_sent",
@@ -163,7 +163,7 @@ class TornadoConnection(IOStream):
     def __init__(
         self, connection: socket.socket, remote_ip: str, limits: Limits, owner: Owner, ahead: bytes = b""
     ) -> None:
-        """`ahead` is what was read from the socket already, at most half of the limits' buffer."""
+        """`ahead` is the data already read from the socket, at most half of the limits' buffer."""
         super().__init__(connection, max_buffer_size=limits.buffer, read_chunk_size=max(READ_SIZE, len(ahead)))
         self._ahead = ahead
         self._request = _IDLE
@@ -187,35 +187,36 @@ class TornadoConnection(IOStream):
 
     @property
     def busy(self) -> bool:
-        """Whether a request is worked on, or will be in the next turn of the loop, as its head was read."""
+        """Whether a request is in progress, or will be in the next turn of the loop because its head has been read."""
         return self._request is not _IDLE and not (self._request is _HEAD and super().reading())
 
     @property
     def receiving(self) -> bool:
-        """Whether the body of that is still to come."""
+        """Whether the request's body is still to come."""
         return self._request is _BODY
 
     @property
     def late(self) -> bool:
-        """Whether it did not come in its time."""
+        """Whether the body did not arrive in time."""
         return self._request is _LATE
 
     @property
     def proxied(self) -> bool:
-        """Whether it comes from a proxy whose word counts."""
+        """Whether the connection comes from a trusted proxy."""
         return bool(self._proxy)
 
     def set_nodelay(self, value: bool) -> None:
-        """Always on: Tornado would switch it for each answer, two system calls that change nothing here."""
+        """Does nothing: TCP_NODELAY is always on. Tornado would switch it for each answer, with two useless system
+        calls."""
 
     async def read_until_regex(self, regex: bytes, max_bytes: int | None = None) -> bytes:
-        """Reads a head, as Tornado does for each request, and gives Tornado what it needs of it."""
+        """Reads a head, as Tornado does for each request, and returns the part of it that Tornado needs."""
         if self.last and self._request is not _IDLE:
             self.close()
         self._request = _IDLE
         self._paced = False
         if self.closed():
-            # What came behind the last request is not looked at: nobody would be answered.
+            # Data behind the last request is ignored, since no answer would be sent.
             raise StreamClosedError
         self._listen_on = True
         self.head = b""
@@ -231,7 +232,7 @@ class TornadoConnection(IOStream):
         return says_close(essential(head)) if whole else _NO_REQUEST
 
     def read_until(self, delimiter: bytes, max_bytes: int | None = None) -> Awaitable[bytes]:
-        """Reads the length of a chunk, which is all that Tornado reads so."""
+        """Reads the line with a chunk's length, the only use that Tornado makes of this method."""
         self._chunks += 1
         if self._chunks % CHUNKS_A_TURN:
             return super().read_until(delimiter, max_bytes)
@@ -242,9 +243,9 @@ class TornadoConnection(IOStream):
         return await super().read_until(delimiter, max_bytes)
 
     def read_from_fd(self, buf: bytearray | memoryview) -> int | None:
-        """Reads what was read ahead before what the socket has. A head's time begins with the first of its bytes."""
+        """Reads the data given as `ahead`, then from the socket. A head's deadline starts with its first byte."""
         if self._ahead:
-            # All at once: nothing else than the socket ever calls for a second read.
+            # All at once: only an event on the socket would cause a second read.
             ahead, self._ahead = self._ahead, b""
             buf[: len(ahead)] = ahead
             self.read_chunk_size = READ_SIZE
@@ -254,15 +255,15 @@ class TornadoConnection(IOStream):
             self._request = _HEAD
             self.deadline = min(self.deadline, time.monotonic() + self._limits.head_timeout)
         if self._request is _DEAF and size_or_none:
-            # uvloop tells once of a connection that was reset, whatever is still to be read before the reset is.
+            # uvloop reports a reset connection only once, even if data before the reset is still to be read.
             for _ in range(_DROPS):
                 if not (size_or_none := super().read_from_fd(buf)):
                     return size_or_none
             return None
         if size_or_none == 0 and self.halves:
             if super().reading():
-                # What is read may have come whole just before, as Tornado does not look at it behind each part: who
-                # reads next finds the end again.
+                # A complete message may have arrived just before the end, since Tornado does not check after each part.
+                # If so, the next read meets the end again.
                 return size_or_none if self._find_read_pos() is None else None
             if self._request in (_ANSWER, _BODY) or (self._request is _OPEN and self._read_buffer_size):
                 self._end_reading()
@@ -270,61 +271,63 @@ class TornadoConnection(IOStream):
         return size_or_none
 
     def _end_reading(self) -> None:
-        """The client has sent everything, and nobody reads: what reads next finds the end again, and closes."""
+        """Stops watching for data after the client's end: nothing reads now, and the next read meets the end and
+        closes."""
         self._all_sent = True
         if self.deadline == NEVER:
             self._take_time()
-        # The end stays there to be read, and the loop would tell of it in each turn.
+        # The end stays readable, and the loop would report it in every turn.
         self.io_loop.update_handler(self.socket, IOLoop.ERROR | (IOLoop.WRITE if self.writing() else 0))
 
     def _take_time(self) -> None:
-        """The answer may take its time; less where nobody can tell whether its client is still there."""
+        """Lets the answer take any time; only a short time if the client has closed its half, and so may be gone."""
         self.deadline = time.monotonic() + DISCARD_TIME if self._all_sent else NEVER
 
     def reading(self) -> bool:
-        """Also once after a head that came with more behind it: the poller would be told to stop listening and, one
-        answer later, to listen again, two system calls a request. What arrives meanwhile is read once, no further."""
+        """Also True once after a head that arrived with data behind it. Otherwise the poller would be told to stop
+        listening and, one answer later, to listen again: two system calls per request. Data that arrives meanwhile is
+        read once only."""
         if super().reading():
             return True
         listen_on, self._listen_on = self._listen_on, False
         return listen_on
 
     def writing(self) -> bool:
-        """Whether something waits for the kernel. Each delivery asks, and `IOStream` makes three calls of it."""
+        """Whether data waits for the kernel. Every delivery asks, and `IOStream` needs three calls for it."""
         try:
             return self._write_buffer._size > 0
-        except AttributeError:  # it is None once it is closed
+        except AttributeError:  # the buffer is None once the stream is closed
             return False
 
     def expect_body(self) -> None:
-        """From now on a body comes in, and has its time for it."""
+        """Starts the time that a body may take."""
         self._request = _BODY
         self.deadline = time.monotonic() + self._limits.body_timeout
 
     def arrived(self) -> None:
-        """The request is whole, unless a body is to be expected."""
+        """Notes that the request is complete, unless a body is expected next."""
         self._request = _ANSWER
         self._take_time()
 
     def drop_body(self) -> None:
-        """The request is answered before its body has come, which still has its time."""
+        """Notes that the request is answered before its body has arrived; the body keeps its deadline."""
         self._request = _ANSWER
 
     def waits(self) -> bool:
-        """The request is worked on for only as long as its client may still send: it closes when that ends. Returns
-        whether it has ended already."""
+        """Notes that the request is in progress only while its client may still send; the end of that closes the
+        connection. Returns whether it has ended already."""
         self._request = _WAIT
         return self._all_sent
 
     def refused(self, seconds: float) -> None:
-        """The `last` answer went out while the body was still coming: nothing more is sent, and the connection closes
-        once the body was read, or after these seconds."""
+        """Notes that the `last` answer went out while the body was still coming: nothing more is sent, and the
+        connection closes once the body is read, or after these seconds."""
         self.deadline = time.monotonic() + seconds
         self.when_written(self._end_sending)
 
     def detached(self) -> None:
-        """No request is read any more, and it may be quiet for days: lets go of the head, and of two deques of
-        Tornado's that take most of a kilobyte each, also while they are empty."""
+        """Notes that no more requests are read. The connection may be quiet for days, so this frees the head, and two
+        of Tornado's deques that take almost a kilobyte each even if empty."""
         self.head = b""
         self._request = _OPEN
         self._paced = False
@@ -336,21 +339,21 @@ class TornadoConnection(IOStream):
             self._write_buffer._buffers = _Short()  # type: ignore[assignment]
 
     def drop(self) -> None:
-        """Whatever the client has sent, and will send, means nothing: it is read and dropped, so that the end behind it
+        """Drops everything that the client has sent or will send. It is still read, so that the end of the connection
         is noticed."""
         if not self.closed():
             self._request = _DEAF
             self.read_bytes(self._limits.buffer, partial=True)
 
     def linger(self) -> None:
-        """Once it is closed, what the client still sends is read and dropped for a while, so that it reads the answer
-        instead of a reset."""
+        """After closing, drops what the client still sends for a while, so that it reads the answer instead of a
+        reset."""
         self._linger = True
 
     def expire(self) -> None:
-        """Closes a connection that is past its deadline; a sender whose body is late is told so."""
+        """Closes a connection that is past its deadline; a sender whose body is late gets a 408 first."""
         if self._paced and not self.writing():
-            # What was written has left, and there is more to come.
+            # Everything written so far has left, and more is to come.
             self._paced = False
             self._take_time()
             return
@@ -361,8 +364,8 @@ class TornadoConnection(IOStream):
         self.close()
 
     def when_written(self, callback: Callable[[], None]) -> None:
-        """Calls back when everything written has left, at once where it has; that must not take longer than a
-        connection may be idle, where a request is answered from the last bit on that has left."""
+        """Calls back when everything written has left, at once if it has. From now on, that may take as long as a
+        connection may be idle; for an answer, this time starts anew with every part that leaves."""
         if self.closed() or not self.writing():
             callback()
             return
@@ -375,7 +378,7 @@ class TornadoConnection(IOStream):
                 self.socket.shutdown(socket.SHUT_WR)
 
     def write(self, data: bytes | memoryview) -> asyncio.Future[None]:
-        """Tornado's bare answer to what it can't read goes out in words."""
+        """Replaces Tornado's bare answer to a malformed request by one with an explanation."""
         if data == _TORNADOS_400:
             self._linger = True
             data = _PROXIED if speaks_proxy_protocol(self.head) else _MALFORMED
@@ -386,15 +389,15 @@ class TornadoConnection(IOStream):
         return writing
 
     def write_to_fd(self, data: memoryview) -> int:
-        """What is written leaves at its client's pace, but no slower than that a bit of it leaves in the time for which
-        a connection may be idle."""
+        """Extends the deadline with every part of an answer that leaves: a client may read slowly, but not pause for
+        longer than a connection may be idle."""
         sent = super().write_to_fd(data)
         if self._paced and sent:
             self._progress()
         return sent
 
     def open_to(self, lane: Lane) -> None:
-        """Keeps the lane's socket: it may be written to as long as nothing waits for the kernel here."""
+        """Sets the lane's socket, to which delivery may write directly as long as no data waits for the kernel here."""
         self._lane = lane
         lane.socket = None if self.writing() or self.closed() else self.socket
 
@@ -407,15 +410,15 @@ class TornadoConnection(IOStream):
         self.deadline = time.monotonic() + self._limits.idle_timeout
 
     def _is_connreset(self, exc: BaseException) -> bool:
-        """Whatever the kernel or TLS says of a connection, its client is gone, and it is closed without a word: Tornado
-        takes only some of it so, and raises what OpenSSL makes of a reset."""
+        """Treats every error of the kernel or TLS as the client's end, so that the connection is closed silently.
+        Tornado recognises only some, and raises OpenSSL's error for a reset."""
         return isinstance(exc, OSError)
 
     def close(self, exc_info: Any = False) -> None:
-        """Tornado closes a connection whose head is too long; its sender is told so first."""
+        """Tornado closes a connection whose head is too long; its sender gets an answer first."""
         if isinstance(exc_info, BaseException):
-            # Tornado keeps it, and by its frames whatever was being worked on: a whole commit of webhooks, where their
-            # answers were on their way. What waits for its commit is out of the sight of Python's collector.
+            # Tornado keeps the exception. The frames of its traceback would keep alive the work in progress: if answers
+            # were being sent, a whole commit of webhooks, in a phase hidden from Python's garbage collector.
             exc_info.__traceback__ = None
         if not self.closed():
             if isinstance(exc_info, UnsatisfiableReadError) and not self.busy:
@@ -428,7 +431,7 @@ class TornadoConnection(IOStream):
         super().close(exc_info)
 
     def _take_leave(self) -> None:
-        """Everything has left that was written, and the connection is closed next."""
+        """Called when everything written has left, right before the connection is closed."""
 
     def close_fd(self) -> None:
         super().close_fd()
@@ -439,7 +442,7 @@ class TornadoConnection(IOStream):
 
 
 def stream_of(request: HTTPServerRequest) -> TornadoConnection:
-    """The connection that a request came by."""
+    """The connection that a request arrived on."""
     connection = request.connection
     assert isinstance(connection, HTTP1Connection)
     assert isinstance(connection.stream, TornadoConnection)
@@ -447,7 +450,8 @@ def stream_of(request: HTTPServerRequest) -> TornadoConnection:
 
 
 class TlsConnection(TornadoConnection, SSLIOStream):
-    """The same over TLS, from a socket whose handshake is still to come; the time for a first request bounds it too."""
+    """A connection over TLS, from a socket before its handshake; the time for a first request includes the
+    handshake."""
 
     halves = False
 
@@ -456,18 +460,19 @@ class TlsConnection(TornadoConnection, SSLIOStream):
         self.protocol = self._protocol = "https"
 
     def open_to(self, lane: Lane) -> None:
-        """Nothing: where TLS could not take a write, the same one has to be tried again, which the stream sees to."""
+        """Does nothing: if TLS could not take a write, the same write has to be repeated, which only the stream
+        does."""
 
     def close(self, exc_info: Any = False) -> None:
-        """A client that speaks no TLS is told so."""
+        """A client that does not speak TLS gets an answer first."""
         if isinstance(exc_info, ssl.SSLError) and exc_info.reason == "HTTP_REQUEST" and not self.closed():
             self._owner.lingering.add(self.socket, _NOT_TLS)
         super().close(exc_info)
 
     def _take_leave(self) -> None:
-        """Says so: what ends without a word may have been cut, and some clients take it for that."""
+        """Sends TLS's closing alert: without it the data may have been truncated, and some clients report that."""
         with suppress(OSError, ValueError):
             self.socket.unwrap()
 
     def _end_sending(self) -> None:
-        """Nothing: half of a TLS connection can't be closed. The deadline that is set already ends it."""
+        """Does nothing: half of a TLS connection can't be closed. The deadline already set ends it."""

@@ -1,4 +1,4 @@
-"""The page under /ui/: its files, and the sessions of those who are signed in to it."""
+"""The page under /ui/: its files, and the sessions of its users."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ POLICY: Final = (
     "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 )
 FAILURES: Final = RateLimit(20, 60.0)
-"""How often one address may show a wrong secret or code."""
+"""The number of wrong secrets or codes allowed per address."""
 MAX_ADDRESSES: Final = 10_000
 MAX_BODY: Final = 8 * KIB
 
@@ -41,7 +41,7 @@ _log = structlog.get_logger(__name__)
 
 
 class _Handler(JsonHandler):
-    """What all of /ui/ has in common: nothing is run, shown or sent that is not the relay's own."""
+    """The base of all of /ui/: only the relay's own content may be run, shown or sent."""
 
     def set_default_headers(self) -> None:
         super().set_default_headers()
@@ -51,17 +51,17 @@ class _Handler(JsonHandler):
         self.set_header("Cross-Origin-Resource-Policy", "same-origin")
 
     def compute_etag(self) -> None:
-        """None: whoever has a tag sets it."""
+        """Does nothing: handlers set the tags that they have."""
 
 
 class PageHandler(_Handler):
-    """The page itself, whatever part of it the path names; and its files."""
+    """The page itself, whichever part of it the path names, and its files."""
 
     def initialize(self, assets: Assets) -> None:
         self._assets = assets
 
     def decode_argument(self, value: bytes, name: str | None = None) -> str:
-        """A path that is no UTF-8 names no part of the page, which says so itself; Tornado would answer 400."""
+        """A path that is not UTF-8 names no part of the page, and the page says so; Tornado would answer 400."""
         return value.decode(errors="replace")
 
     def get(self, path: str) -> None:
@@ -103,7 +103,7 @@ def _takes_gzip(accepted: str) -> bool:
 
 
 class SessionHandler(_Handler):
-    """Signing in, who is signed in, and signing out."""
+    """Signing in, signing out, and who is signed in."""
 
     SUPPORTED_METHODS = ("GET", "HEAD", "POST", "DELETE")  # type: ignore[assignment]
 
@@ -128,17 +128,17 @@ class SessionHandler(_Handler):
         self.set_header("Cache-Control", "no-store")
 
     def challenges(self) -> tuple[()]:
-        """Nothing: one signs in here."""
+        """No challenges: this is where users sign in."""
         return ()
 
     def get(self) -> None:
-        """Who is signed in."""
+        """Answers who is signed in."""
         self._callers.refuse_foreign_page(self.request)
         session, token = self._sessions.find(cookie(self.request) or "")
         self._tell(session, token)
 
     async def post(self) -> None:
-        """Signs in by `secret`, a token's, or by `code`, of a link that was printed."""
+        """Signs in with `secret`, a token's, or with `code`, from a link that was printed."""
         self._only_from_the_page()
         self._tell_of_proxy()
         address = counted_address(self.request.remote_ip or "") or "local"
@@ -181,7 +181,8 @@ class SessionHandler(_Handler):
         self._callers.refuse_without_origin(self.request)
 
     def _tell_of_proxy(self) -> None:
-        """Once: for whom it asks is not known, so that one person's wrong secrets keep everybody out."""
+        """Warns once of a proxy that is not trusted: its clients count as one, so one person's wrong secrets lock out
+        all."""
         address = distrusted_proxy(self.request)
         if address is not None and not self._told:
             self._told.add(address)
@@ -233,7 +234,7 @@ class SessionHandler(_Handler):
 
 
 class _ToThePage(JsonHandler, RedirectHandler):
-    """From where somebody who only knows the relay's address looks first."""
+    """Redirects to the page from URLs that a user tries who only knows the relay's address."""
 
     def get(self, *args: Any) -> None:
         self.clear_header("Content-Type")
@@ -241,7 +242,7 @@ class _ToThePage(JsonHandler, RedirectHandler):
 
 
 def routes(callers: Callers, administration: Administration, counters: Counters) -> list[URLSpec]:
-    """None where nobody can sign in: then there is no page."""
+    """No routes if nobody can sign in: then there is no page."""
     sessions = callers.sessions
     if sessions is None:
         return []

@@ -1,1 +1,1 @@
-"""What accepts webhooks, whatever the transport."""
+"""Accepting webhooks, independent of the transport."""

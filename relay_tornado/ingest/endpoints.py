@@ -1,4 +1,4 @@
-"""Which input a request is for, and what is worked out once of its record: its answer, its limits, its checks."""
+"""Finds the input that a request is for, and keeps what is derived once from its record: answer, limits, checks."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from relay_tornado.wire.answers import Answer, static_answer, text_answer
 
 WEBHOOKS_PREFIX = b"/v1/webhooks/"
 DELIVERY_IDS = ("X-GitHub-Delivery", "webhook-id", "Idempotency-Key", "X-Shopify-Webhook-Id")
-"""The headers that dedupe "auto" looks for, in this order; the first that is there, and not empty, decides."""
+"""The headers that dedupe "auto" looks for, in this order; the first that is present and not empty is used."""
 
 _PLACES = 4096
 _LONGEST_PLACE = 256
-"""How many targets, of at most so many bytes, are kept with what they are for."""
+"""The number of targets, of at most so many bytes, whose places are kept."""
 
 _ORIGIN = re.compile(rb"https?://([^/?#]*)", re.IGNORECASE)
 _BLANKS = b" \t\r"
@@ -35,7 +35,7 @@ _log = structlog.get_logger(__name__)
 
 
 def origin_form(target: bytes) -> bytes:
-    """Path and query of a request target: of an absolute-form one (`http://host/path`) what follows the host."""
+    """Path and query of a request target: of an absolute-form one (`http://host/path`) the part after the host."""
     if target[:1] == b"/":
         return target
     match = _ORIGIN.match(target)
@@ -46,7 +46,7 @@ def origin_form(target: bytes) -> bytes:
 
 
 def split_target(target: bytes) -> tuple[str, bytes, bytes] | None:
-    """Input id, path (with its slash, or empty) and query of an ingest URL's target; None where it is no such URL."""
+    """Input id, path (with its slash, or empty) and query of an ingest URL's target; None if it is no such URL."""
     if not target.startswith(WEBHOOKS_PREFIX):
         target = origin_form(target)
         if not target.startswith(WEBHOOKS_PREFIX):
@@ -57,14 +57,14 @@ def split_target(target: bytes) -> tuple[str, bytes, bytes] | None:
 
 
 def _authority(target: bytes, host: str) -> str:
-    """The host that a request is for: the one in an absolute-form target, which overrules the Host header (RFC 9112,
-    section 3.2.2)."""
+    """The host that a request is for. The one in an absolute-form target overrules the Host header (RFC 9112, section
+    3.2.2)."""
     match = None if target[:1] == b"/" else _ORIGIN.match(target)
     return host if match is None else match[1].rpartition(b"@")[2].decode("latin-1")
 
 
 def _header_pattern(name: str) -> re.Pattern[bytes]:
-    """Finds a header's lines in a raw block; the first group is the value with its surrounding blanks."""
+    """Matches a header's lines in a raw block; the first group is the value with its surrounding blanks."""
     return re.compile(rb"^%b:(.*)\n" % re.escape(name.encode()), re.IGNORECASE | re.MULTILINE)
 
 
@@ -72,7 +72,7 @@ _AUTHORIZATION = _header_pattern("Authorization")
 
 
 class Endpoint:
-    """An input as its senders meet it: its answer, its limits, and how they prove themselves."""
+    """An input as its senders see it: its answer, its limits, and the credentials and signatures it checks."""
 
     __slots__ = (
         "_credentials",
@@ -104,7 +104,7 @@ class Endpoint:
         self.too_large = text_answer(413, f"The body is larger than the {self.max_body} bytes that this bucket takes.")
         self._credentials: Callable[[bytes], bool] | None = None
         self.challenge: Answer | None = None
-        """What is told who lacks the bucket's credentials; None where there are none."""
+        """The answer to a sender without the bucket's credentials; None if the bucket has none."""
         if bucket.auth.type != "none":
             basic = bucket.auth.type == "basic"
             self._credentials = _basic(bucket.auth) if basic else _bearer(bucket.auth)
@@ -122,24 +122,24 @@ class Endpoint:
         self.plain = self._verify is None and not self.dedupe_headers and not bucket.ephemeral
 
     def authorized(self, headers: bytes) -> bytes | None:
-        """The headers without the bucket's credentials; None where they lack those."""
+        """The headers without the bucket's credentials; None if the sender did not give them."""
         given = _AUTHORIZATION.findall(headers)
         if self._credentials is None or len(given) != 1 or not self._credentials(given[0].strip(_BLANKS)):
             return None
         return _AUTHORIZATION.sub(b"", headers)
 
     def verdict(self, headers: bytes, body: bytes) -> Verdict | None:
-        """On a webhook's signature; None where none is checked."""
+        """The verdict on a webhook's signature; None if the input checks none."""
         return None if self._verify is None else self._verify(headers, body, time.time())
 
     def give_back(self) -> None:
-        """What was let in by its limits is not stored, as far as its sender is told."""
+        """Gives the limiters back what a webhook took whose sender is told that it was not stored."""
         for limiter in self.limiters:
             limiter.give_back()
 
 
 def _queues(output: Output) -> bool:
-    """Whether so many events only may wait for it."""
+    """Whether the queue of the output is bounded."""
     throttle = output.throttle
     return not output.internal and isinstance(throttle, Mapping) and bool(throttle.get("max_queue_depth"))
 
@@ -148,7 +148,7 @@ def _verifier(verify: Verify) -> Callable[[bytes, bytes, float], Verdict]:
     try:
         return Verifier(verify.provider, verify.secrets).verify
     except Invalid as error:
-        # It was checked when it was given. Nothing passes a check that can't be made.
+        # The settings were checked when they were given. If the check can't be made, nothing passes it.
         verdict = Verdict(False, "the input's signature check can't be made")
         _log.error("verify_not_understood", reason=str(error))
         return lambda headers, body, now: verdict
@@ -179,7 +179,7 @@ def _bearer(auth: BucketAuth) -> Callable[[bytes], bool]:
 
 
 class Place(NamedTuple):
-    """What a request is for: an input's endpoint, and the path and the query behind it, as in `NewEvent`."""
+    """The target of a request: an input's endpoint, and the path and query after it, as in `NewEvent`."""
 
     endpoint: Endpoint
     path: bytes
@@ -191,7 +191,7 @@ class Place(NamedTuple):
         return self.endpoint.waits
 
     def digest(self, method: str, headers: bytes) -> hashlib._Hash | None:
-        """What a repeat is recognised by, the body still to come; None where it is not."""
+        """The digest by which a repeat is recognised, still without the body; None if the input does not dedupe."""
         for name, pattern in self.endpoint.dedupe_headers:
             match = pattern.search(headers)
             value = b"" if match is None else match[1].strip(_BLANKS)
@@ -219,7 +219,7 @@ class Place(NamedTuple):
 
 
 def _framed(*parts: bytes) -> hashlib._Hash:
-    """A SHA-256 that took these parts, each behind its length, so that no two lists of parts look alike; what is fed
+    """A SHA-256 of these parts, each preceded by its length, so that no two lists of parts look alike. Whatever is fed
     to it afterwards is the last part."""
     digest = hashlib.sha256()
     for part in parts:
@@ -229,15 +229,15 @@ def _framed(*parts: bytes) -> hashlib._Hash:
 
 
 def _checked(digest: bytes, verdict: Verdict | None) -> bytes:
-    """The digest of what a signature check has looked at: one that does not pass must not keep the true one out."""
+    """The digest of what a signature check covers, so that a forged webhook can't keep the genuine one out."""
     return digest if verdict is None else hashlib.sha256(digest + bytes((verdict.verified,))).digest()
 
 
 class Endpoints:
-    """Those of all inputs, made when they are first asked for, and anew once their records have changed."""
+    """The endpoints of all inputs, each made at its first request, and again after its record has changed."""
 
     def __init__(self, routes: Routes, settings: Settings, clock: Callable[[], float]) -> None:
-        """`clock` gives seconds and never goes back; rates are measured by it."""
+        """`clock` returns monotonic seconds, by which rates are measured."""
         self._routes = routes
         self._settings = settings
         self._clock = clock
@@ -247,7 +247,7 @@ class Endpoints:
         self._revision = routes.revision
 
     def find(self, target: bytes, host: str) -> Place | None:
-        """Where a request goes; None where it is for no input. `host` is the Host header."""
+        """The place that a request is for; None if it is for no input. `host` is the Host header."""
         if self._revision != self._routes.revision:
             self._renew()
         return self._places.get(target) or self._look_up(target, host)
@@ -265,8 +265,8 @@ class Endpoints:
         return place
 
     def locate(self, target: bytes, host: str) -> tuple[str, bytes, bytes] | None:
-        """Input id, path and query that a request is for, by its ingest URL or by an input's own domain and path
-        prefix; None where it is for no input. `host` is the Host header."""
+        """Input id, path and query that a request is for, found by its ingest URL, or by an input's own domain and path
+        prefix; None if it is for no input. `host` is the Host header."""
         parts = split_target(target)
         if parts is not None:
             return parts
@@ -275,11 +275,11 @@ class Endpoints:
         return None if found is None else (found[0].id, found[1], query)
 
     def has(self, bucket_id: BucketId) -> bool:
-        """Whether there is such a bucket, whatever the log says of it."""
+        """Whether there is a record of this bucket, whatever its log says."""
         return self._routes.bucket(bucket_id) is not None
 
     def get(self, input_id: str) -> Endpoint | None:
-        """The endpoint of the input with this id, None where there is none."""
+        """The endpoint of the input with this id, or None."""
         if self._revision != self._routes.revision:
             self._renew()
         endpoint = self._endpoints.get(input_id)
@@ -297,14 +297,14 @@ class Endpoints:
         return endpoint
 
     def _renew(self) -> None:
-        """Forgets what was worked out of records that have changed."""
+        """Forgets everything derived from records, because one has changed."""
         self._revision = self._routes.revision
         self._endpoints.clear()
         self._places.clear()
         self._forget_limiters()
 
     def _limiter(self, key: tuple[str, str], limit: RateLimit | None) -> Limiter | None:
-        """The limiter of an input or a bucket, as full as it was left."""
+        """The limiter of an input or a bucket, with the tokens that it had left."""
         if limit is None:
             return None
         limiter = self._limiters.get(key)
@@ -313,7 +313,7 @@ class Endpoints:
         return limiter
 
     def _forget_limiters(self) -> None:
-        """Lets go of those whose input or bucket is gone, or not limited any more."""
+        """Drops the limiters whose input or bucket is gone or no longer has a limit."""
         for key in list(self._limiters):
             kind, name = key
             route = self._routes.find(name)

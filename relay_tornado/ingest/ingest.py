@@ -1,14 +1,15 @@
-"""What accepts a webhook: head and body in, answer out. It knows no transport, and decides from the head alone
-what can be decided there.
+"""Accepts webhooks, independent of the transport: head and body in, answer out.
 
-    upload = ingest.begin(head)            an Answer where the head alone decides
-    refusal = upload.feed(chunk)           an Answer where the body is too much; then it is over
+Whatever the head alone decides is decided before the body is read.
+
+    upload = ingest.begin(head)            an Answer if the head alone decides
+    refusal = upload.feed(chunk)           an Answer if the body is too large; then the upload is over
     upload.finish(answered)                calls answered(answer) once, when the event is committed
-    upload.abandon()                       where the sender is gone
+    upload.abandon()                       if the sender is gone
 
-And for one that is here whole, as most are, with less to do:
+For a webhook that has been read whole, as most are, with less work:
 
-    place = endpoints.find(target, host)   None where it is for no input
+    place = endpoints.find(target, host)   None if it is for no input
     refusal = ingest.take(place, …, done)  an Answer; else done(outcome) is called once, when the event is committed
     answer = ingest.answer(place, outcome)
 """
@@ -36,24 +37,24 @@ from relay_tornado.settings import Settings
 from relay_tornado.wire.answers import NO_SUCH_INPUT, Answer, error_answer, text_answer
 
 MOST_METHOD = 40
-"""Characters of a method. It is no part of an event's size, so it must be small."""
+"""Characters of a method. A method does not count towards an event's size, so it must be short."""
 
 _log = structlog.get_logger(__name__)
 
 
 class Answers(Protocol):
-    """Where senders wait for what a client answers."""
+    """Lets senders wait for a client's answer."""
 
     def wait(
         self, bucket: Bucket, input: Input, appended: Appended, answered: Callable[[Answer], None]
     ) -> Callable[[], None]:
-        """Calls `answered` once, perhaps at once; what it returns ends the wait without an answer."""
+        """Calls `answered` once, perhaps at once. Returns a function that ends the wait without an answer."""
 
 
 class Head(NamedTuple):
-    """A request's head. `target` is as it came; `headers` is the raw header block, as in `NewEvent`;
-    `content_length` is None where only the end of the body tells (chunked). `host` is the Host header, which only
-    counts where the target is no ingest URL."""
+    """A request's head. `target` is as received; `headers` is the raw header block, as in `NewEvent`. `content_length`
+    is None if the length is known only at the body's end (chunked). `host` is the Host header, which is used only if
+    the target is no ingest URL."""
 
     method: str
     target: bytes
@@ -64,7 +65,7 @@ class Head(NamedTuple):
 
 
 class Ingest:
-    """Takes webhooks in. `buffered` is how many bytes of bodies are on their way, over all uploads."""
+    """Accepts webhooks. `buffered` is the number of bytes of bodies being received, over all uploads."""
 
     def __init__(
         self,
@@ -76,9 +77,9 @@ class Ingest:
         counters: Counters | None = None,
         queue_full: Callable[[BucketId, int], bool] = lambda bucket_id, coming: False,
     ) -> None:
-        """`clock` gives seconds and never goes back; rates are measured by it. `counters` takes up the refusals,
-        `queue_full` says whether too many events of a bucket wait for one of its outputs, with so many more that are
-        being committed."""
+        """`clock` returns monotonic seconds, by which rates are measured. `counters` counts the refusals. `queue_full`
+        says whether the queue of one of a bucket's outputs is full, given the bucket's id and the number of its events
+        that are being committed."""
         self.counters = Counters() if counters is None else counters
         self.log = log
         self.answers = answers
@@ -90,8 +91,9 @@ class Ingest:
         self._coming: Counter[BucketId] = Counter()
 
     def begin(self, head: Head, place: Place | None = None) -> Upload | Answer:
-        """An upload to feed, or at once the answer: unknown input 404, wrong credentials 401, too long 413, too many
-        bodies on their way 503, too fast 429. `place` is what the head is for, where that is known already."""
+        """Returns an upload to feed, or the refusal: unknown input 404, method too long 400, wrong credentials 401,
+        body too large 413, buffer full 503, output's queue full or rate exceeded 429. `place` is the target, if known
+        already."""
         place = place or self.endpoints.find(head.target, head.host)
         if place is None:
             self.counters.rejected("not_found")
@@ -103,9 +105,9 @@ class Ingest:
         return headers if isinstance(headers, Answer) else Upload(self, place, head, headers)
 
     def take(self, place: Place, method: str, headers: bytes, body: bytes, remote_ip: str, done: Done) -> Answer | None:
-        """Takes a webhook that is here whole: its raw header block and its body. Returns the refusal, as `begin` and
-        what follows it would; else `done` is called once, later, with what `answer` makes the answer of. Not for a
-        place where senders wait (`waits`)."""
+        """Takes a webhook that has been read whole: its raw header block and its body. Returns the same refusals as
+        `begin` and `Upload`; otherwise `done` is called once, later, with the outcome for `answer`. Not for a place
+        whose senders wait for a client's answer (`waits`)."""
         endpoint, path, query = place
         admitted = self._admit(endpoint, headers, len(body))
         if isinstance(admitted, Answer):
@@ -130,12 +132,12 @@ class Ingest:
         return None
 
     def answer(self, place: Place, outcome: Appended | BaseException) -> Answer:
-        """What a sender is told of the outcome of its webhook."""
+        """The answer to the sender of a webhook with this outcome."""
         if isinstance(outcome, Appended):
             return place.endpoint.answer
         place.endpoint.give_back()
         if isinstance(outcome, BucketGone) and self.endpoints.has(place.endpoint.bucket.id):
-            # A deleted bucket's record goes before its log: the file is damaged, and may be restored.
+            # A deleted bucket's record is removed before its log, so the file is damaged, and may be restored.
             outcome = Unavailable("the bucket's log is missing")
         elif isinstance(outcome, asyncio.CancelledError):
             outcome = Unknown()
@@ -145,7 +147,7 @@ class Ingest:
         return error_answer(outcome)
 
     def _admit(self, endpoint: Endpoint, headers: bytes, declared: int) -> bytes | Answer:
-        """The headers to store of a webhook whose body has so many bytes; or the refusal."""
+        """The headers to store of a webhook whose body has `declared` bytes; or the refusal."""
         allowed = self.allow(endpoint, headers, declared)
         if isinstance(allowed, Answer):
             return allowed
@@ -165,7 +167,7 @@ class Ingest:
         return allowed
 
     def crowded(self, endpoint: Endpoint) -> bool:
-        """Whether the bucket takes no more, since so many events wait for one of its outputs."""
+        """Whether the bucket rejects webhooks because the queue of one of its outputs is full."""
         if not endpoint.queues:
             return False
         bucket_id = endpoint.bucket.id
@@ -175,8 +177,8 @@ class Ingest:
         return True
 
     def submit(self, endpoint: Endpoint, event: NewEvent, done: Done) -> None:
-        """Hands an event to the log; where a queue is bounded it counts as one that waits from here on, or all that
-        come in before a commit would find room there."""
+        """Hands an event to the log. If a queue of the bucket is bounded, the event counts as queued from now on:
+        otherwise all webhooks that arrive before the next commit would be let in."""
         bucket_id = endpoint.bucket.id
         if not endpoint.queues:
             self.log.submit(bucket_id, event, done)
@@ -199,7 +201,7 @@ class Ingest:
             del self._coming[bucket_id]
 
     def allow(self, endpoint: Endpoint, headers: bytes, size: int) -> bytes | Answer:
-        """As `_admit`, by what the input and its bucket ask for, and not by how much comes in."""
+        """As `_admit`, but checks only the requirements of the input and its bucket, not the load."""
         if endpoint.challenge is not None:
             rest = endpoint.authorized(headers)
             if rest is None:
@@ -214,7 +216,7 @@ class Ingest:
     def judge(
         self, place: Place, method: str, headers: bytes, body: bytes, remote_ip: str, digest: hashlib._Hash | None
     ) -> NewEvent | Answer:
-        """The event, with the verdict on its signature; or the refusal, where that does not pass and has to."""
+        """The event, with the verdict on its signature; or the refusal, if the input rejects wrong signatures."""
         verdict = place.endpoint.verdict(headers, body)
         if verdict is not None and not verdict.verified and place.endpoint.reject:
             self.counters.rejected("signature")
@@ -235,9 +237,9 @@ class Ingest:
         target: int | None = None,
         edited: bool = False,
     ) -> asyncio.Future[Appended]:
-        """Appends an event that somebody made by hand: what its sender would have to prove, and how often one may
-        send, does not count. Its signature is judged, and the verdict kept, but nothing is refused for it; dedupe
-        counts as ever, but not for a copy (`resend_of`). Raises NotFound and TooLarge."""
+        """Appends an event that a person made: credentials and rate limits are not checked. Its signature is judged and
+        the verdict stored, but never rejected. Dedupe applies, except to a resent copy (`resend_of`). Raises NotFound
+        and TooLarge."""
         endpoint = self.endpoints.get(input_id)
         if endpoint is None:
             raise NotFound(f"there is no input {input_id[:100]!r} (any more)")
@@ -253,8 +255,8 @@ class Ingest:
 
 
 class Upload:
-    """A webhook on its way in. Its bytes count against the ingest buffer as they arrive, until it is handed to the
-    log, refused or abandoned."""
+    """A webhook that is being received. Its bytes count against the ingest buffer as they arrive, until it is handed to
+    the log, refused or abandoned."""
 
     __slots__ = ("_body", "_digest", "_head", "_headers", "_ingest", "_leave", "_left", "_place", "_size", "_spent")
 
@@ -271,7 +273,7 @@ class Upload:
         self._digest = place.digest(head.method, headers)
 
     def feed(self, chunk: bytes) -> Answer | None:
-        """Takes bytes of the body. Returns the refusal (413, 503) where they are too many; then the upload is over."""
+        """Takes bytes of the body. Returns the refusal (413, 503) if they are too many; then the upload is over."""
         size, ingest, endpoint = len(chunk), self._ingest, self._place.endpoint
         if self._size + size > endpoint.max_body:
             self.abandon()
@@ -295,8 +297,8 @@ class Upload:
         return None
 
     def finish(self, answered: Callable[[Answer], None]) -> None:
-        """Appends the event. `answered` is called once, from the event loop, when its outcome is known; at once where
-        it is refused as things are by now, or there is no memory for it."""
+        """Appends the event. `answered` is called once, from the event loop, when the outcome is known; at once if the
+        input or its bucket now refuses the event, or if memory is short."""
         ingest = self._ingest
         try:
             event = self._event()
@@ -321,7 +323,7 @@ class Upload:
                     return
                 answer = ingest.answer(place, outcome)
             except BaseException:
-                answered(_FAILED)  # rather than that its sender waits for an answer for ever
+                answered(_FAILED)  # otherwise the sender would wait for an answer forever
                 raise
             answered(answer)
 
@@ -333,7 +335,7 @@ class Upload:
             raise
 
     def _event(self) -> NewEvent | Answer:
-        """What is appended; or the refusal."""
+        """The event to append; or the refusal."""
         body, head = bytes(self._body), self._head
         refusal = self._look_again(body)
         if refusal is not None:
@@ -343,9 +345,9 @@ class Upload:
         return self._ingest.judge(self._place, head.method, self._headers, body, head.remote_ip, self._digest)
 
     def _look_again(self, body: bytes) -> Answer | None:
-        """Where the input or its bucket was changed while the body came, they count as they are now: what was made
-        ephemeral by then must not lie on the disk, and what is so no longer must. The refusal where they ask for
-        something else, or are gone."""
+        """Applies changes made to the input or its bucket while the body arrived: an event of a bucket that is
+        ephemeral by now must not be written to the disk, and one of a bucket that no longer is must be. Returns the
+        refusal if the webhook no longer meets their requirements, or if they are gone."""
         ingest, before = self._ingest, self._place.endpoint
         endpoint = ingest.endpoints.get(before.input.id)
         if endpoint is None:
@@ -358,7 +360,7 @@ class Upload:
             return headers
         self._place = self._place._replace(endpoint=endpoint)
         if endpoint.challenge is not None:
-            # Else what the bucket's auth had used up before stays out.
+            # Otherwise the credentials that the bucket's auth took out before stay out.
             self._headers = headers
         self._digest = self._place.digest(self._head.method, self._headers)
         if self._digest is not None:
@@ -371,7 +373,7 @@ class Upload:
         return self._place.waits
 
     def leave(self) -> None:
-        """The sender has left: it waits for no client's answer. May be repeated."""
+        """The sender has left and no longer waits for a client's answer. May be repeated."""
         self._left = True
         if self._leave is not None:
             self._leave()
@@ -382,7 +384,7 @@ class Upload:
         return _FULL
 
     def abandon(self) -> None:
-        """Lets go of what was fed, unless the log has it. May be repeated."""
+        """Releases the bytes that were fed, unless the log has them. May be repeated."""
         self._ingest.buffered -= self._size
         self._size = 0
         self._body = b""

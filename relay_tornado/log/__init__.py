@@ -1,1 +1,1 @@
-"""The event log: its contract, how cursors are judged, and its two implementations."""
+"""The event log: its contract, the placing of cursors, and the implementation on SQLite."""

@@ -1,7 +1,7 @@
-"""Appends on their way: a queue bounded in bytes, and what has gathered in it as the writer's next transaction.
+"""The queue of appends, bounded in bytes. What has gathered in it becomes the writer's next transaction.
 
-Group commit without a timer: what was queued while the last commit ran, and what those whom it answered sent at
-once, goes into the next one.
+This is group commit without a timer: the next transaction holds what was queued while the last one was committed, and
+what senders that were answered then sent at once.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ _QUICK_EVENTS = 256
 _QUICK_BYTES = 256 << 10
 _QUICK_LOGS = 64
 _WARM = 60.0
-"""What a commit may hold to be quick: so much, of logs that were appended to within so many seconds. What it changes
-are the last pages of the table, and of the index the last one for each such log, which are in memory then. Digests lie
-anywhere, and have to be looked for on the disk."""
+"""A commit is quick if it holds at most so many events and bytes, for logs that were appended to within the last
+`_WARM` seconds. It then changes only pages that are in memory: the table's last ones, and the last index page of each
+log. Digests are spread over their index, and have to be read from the disk."""
 
 _log = structlog.get_logger(__name__)
 
 
 class Appends:
-    """The queue (`storage.writer.Source`). Of each plan that was committed `publish` is told before the senders are,
-    and `announce` after them."""
+    """The queue (`storage.writer.Source`). Once a plan is committed, `publish` is called before the senders are
+    answered, and `announce` after that."""
 
     def __init__(
         self,
@@ -60,14 +60,14 @@ class Appends:
         self._queue: deque[Entry] = deque()
         self._alone: deque[Entry] = deque()
         self._taken: Sequence[Entry] = ()
-        """Those of the batch that was taken last, until all of them are told."""
+        """The entries of the last batch, until all of them are answered."""
         self.held = 0
-        """Bytes of the events that wait for a commit."""
+        """Bytes of the events that wait for a commit, with their overhead."""
         self._loop = asyncio.get_running_loop()
         self._empty: asyncio.Future[None] | None = None
 
     def add(self, state: LogState, event: NewEvent, size: int, done: Done) -> Overloaded | None:
-        """Queues an event of that size. Returns the error where its bytes no longer fit (one always does)."""
+        """Queues an event of that size. Returns an error if its bytes do not fit (an empty queue takes any event)."""
         held = self.held + size + EVENT_OVERHEAD
         if held > self._most_bytes and self.held:
             return Overloaded("more events are coming in than can be stored; send it again in a moment")
@@ -83,7 +83,7 @@ class Appends:
         return len(self._queue) + len(self._alone)
 
     def take(self) -> Batch | None:
-        """The next transaction: in order, at most so many events and bytes, at least one event."""
+        """The next transaction: the oldest events, within the limits on events and bytes, but at least one."""
         if self._taken:
             self._forsake()
         for queue, most in ((self._alone, 1), (self._queue, self._batch_events)):
@@ -95,7 +95,8 @@ class Appends:
         return None
 
     def _batch(self, queue: deque[Entry], most: int) -> Batch:
-        """The first of a queue, up to one that is over. They leave it when all that takes memory is done."""
+        """The first entries of a queue, up to one that is over. They leave the queue last, when no step is left that
+        needs memory."""
         entries: list[Entry] = []
         room = self._batch_bytes
         for entry in queue:
@@ -110,7 +111,7 @@ class Appends:
         return batch
 
     def _forsake(self) -> None:
-        """Fails those who were taken and not told, as there was no memory for it: what became of them is not known."""
+        """Fails entries of the last batch that were not answered for lack of memory: their outcome is unknown."""
         for entry in self._taken:
             if entry.done is not None:
                 self._fail(entry, Unknown())
@@ -126,7 +127,7 @@ class Appends:
                 queue.popleft()
 
     async def empty(self) -> None:
-        """Waits until every append was answered."""
+        """Waits until every append is answered."""
         while self.held > 0:
             self._empty = asyncio.get_running_loop().create_future()
             await self._empty
@@ -143,8 +144,9 @@ class Appends:
             self._release(entry.size + EVENT_OVERHEAD)
 
     def committed(self, entries: list[Entry], made: Plan, began: float) -> None:
-        """Publishes, answers, announces: in this order. Where one of these fails the others are done all the same: who
-        sent an event that is stored is told so, and what is not published is read from the file. Then it is raised."""
+        """Publishes, answers and announces, in this order. If a step fails, the others still run: each sender of a
+        stored event gets its answer, and events that were not published are read from the file. Then the error is
+        raised."""
         try:
             self._publish(made)
             self._count(entries, made, began)
@@ -171,8 +173,8 @@ class Appends:
                 try_log(_log.exception, "answer_failed", bucket=entry.state.bucket_id)
 
     def failed(self, entries: list[Entry], error: Exception) -> None:
-        """Answers with the error. Where an event is to blame, or what is damaged where it goes, and not the file as a
-        whole, each is tried again by itself."""
+        """Answers with the error. If an event is to blame, or damage in its log and not in the whole file, each entry
+        is tried again by itself."""
         one_by_one = len(entries) > 1 and (isinstance(error, Malformed) or not isinstance(error, RelayError))
         if one_by_one:
             self._alone.extend(entries)
@@ -187,7 +189,7 @@ class Appends:
 
 
 class Batch:
-    """Some entries as one transaction (`storage.writer.Work`)."""
+    """Entries that are committed as one transaction (`storage.writer.Work`)."""
 
     __slots__ = ("_appends", "_began", "_entries", "_plan")
 
@@ -210,7 +212,7 @@ class Batch:
         )
 
     def run(self, raw: sqlite3.Connection) -> int:
-        """Nothing in memory changes meanwhile: the logs' states are changed only between two transactions."""
+        """Runs inside the transaction. The logs' states do not change meanwhile: only between two transactions."""
         self._began = time.perf_counter()
         looked_up = digests(self._entries)
         known = rows.known(raw, looked_up) if looked_up else {}

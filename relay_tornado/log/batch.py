@@ -1,7 +1,7 @@
-"""What one commit of events writes: places are given out, repeats are found, rows are built. Pure but for `write`.
+"""Plans what one commit of events writes: seqs, duplicates and rows. Pure, except for `write`.
 
-A batch is planned against the logs as they stand; it changes nothing in memory. The writer commits one batch after
-another, and applies each before it plans the next, so seqs are dense and no two events get the same place.
+A batch is planned against the logs' committed state, and changes nothing in memory. The writer commits one batch after
+another, and applies each before it plans the next, so seqs are dense and unique.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from relay_tornado.model import Appended, Epoch, Event, NewEvent
 
 
 class Entry(msgspec.Struct, gc=False):
-    """One append on its way: `outcome` is set by `plan`, `done` is called when it is committed or has failed, and None
-    from then on."""
+    """An append in the queue. `plan` sets `outcome`; `done` is called when the entry is committed or has failed, and is
+    None from then on."""
 
     state: LogState
     event: NewEvent
@@ -30,7 +30,7 @@ class Entry(msgspec.Struct, gc=False):
     outcome: Appended | None = None
 
     def over(self) -> bool:
-        """Whether it is not to be stored: it was told that it failed, or its log is gone."""
+        """Whether it is not to be stored: its failure was reported already, or its log is gone."""
         return self.done is None or self.state.gone
 
 
@@ -44,17 +44,17 @@ class Growth:
         self.head = state.head
         self.bytes = 0
         self.kept = 0
-        """Of the bytes, those of `events`."""
+        """The share of `bytes` that belongs to `events`."""
         self.at = max(now, state.last_at)
         self.events: list[Event] = []
         self.fleeting: list[Event] = []
-        """The ephemeral ones, of which only a stub is stored."""
+        """The ephemeral events, of which only stubs are stored."""
         self.opened = None if state.open else Epoch(new_epoch(), state.head + 1)
         self.epoch = state.epochs[-1].epoch if self.opened is None else self.opened.epoch
 
 
 class Plan:
-    """The rows of one commit, and what it changes in memory afterwards."""
+    """The rows of one commit, and the changes in memory that follow it."""
 
     __slots__ = ("count", "digests", "growths", "marked", "values")
 
@@ -66,7 +66,7 @@ class Plan:
         self.count = 0
 
     def write(self, raw: sqlite3.Connection) -> None:
-        """Inside the writer's transaction."""
+        """Writes the rows, inside the writer's transaction."""
         if not self.count:
             return
         rows.insert(raw, self.values, self.marked)
@@ -81,12 +81,12 @@ class Plan:
         rows.grow(raw, heads)
 
     def pages(self) -> int:
-        """About how many pages it changes."""
+        """About how many pages `write` changes."""
         return 6 + 2 * len(self.growths) + sum(growth.bytes for growth in self.growths) // 3500 + self.count // 16
 
 
 def digests(entries: Sequence[Entry]) -> list[tuple[int, bytes]]:
-    """What has to be looked up before the entries can be planned: (log, digest) of those that have one."""
+    """The (log, digest) pairs that have to be looked up before the entries can be planned."""
     return [(entry.state.key, entry.event.dedupe) for entry in entries if entry.event.dedupe is not None]
 
 
@@ -96,7 +96,7 @@ def plan(
     now: float,
     new_epoch: Callable[[], str],
 ) -> Plan:
-    """Gives each entry its outcome, in order. `known` is where the digests among them were appended, and when."""
+    """Gives each entry its outcome, in order. `known` maps digests to the seq and time of their append."""
     made = Plan()
     growths: dict[int, Growth] = {}
     values = made.values
@@ -146,7 +146,8 @@ def plan(
 
 
 def _before(state: LogState, known: tuple[int, float] | None, now: float, event: NewEvent) -> Appended | None:
-    """Where the event was appended within its window, if it was. By a clock that was far ahead then, it was not."""
+    """The place of the original, if `event` repeats it within its window. A time far ahead, from a wrong clock, is
+    outside the window."""
     if known is None or abs(now - known[1]) > event.dedupe_window:
         return None
     seq = known[0]

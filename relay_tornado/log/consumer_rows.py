@@ -1,4 +1,4 @@
-"""The SQL of consumers: their rows, what they try again, what they gave up, and how that leaves with the events."""
+"""The SQL of consumers: their rows, parked events and dead letters, and how these are removed after their events."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from relay_tornado.ranges import Ranges
 from relay_tornado.storage.damage import Finite, is_damage, malformed, sound
 
 STEP = 256
-"""Rows that leave in one transaction."""
+"""Rows that are removed in one transaction."""
 
 _FIND = (
     "SELECT consumer.id, log.first, log.head FROM log JOIN consumer ON consumer.log = log.id"
     " WHERE log.bucket = ? AND log.dropped = 0 AND kind = ? AND name = ?"
 )
-# By the index, which names those whose rows can't be read. Texts come as bytes, as one may be malformed.
+# The index names even consumers whose rows can't be read. Texts are read as bytes, as one may be malformed.
 _KEYS = (
     "SELECT log.bucket, CAST(coalesce(kind, '') AS BLOB), CAST(coalesce(name, '') AS BLOB), consumer.id"
     " FROM log JOIN consumer INDEXED BY sqlite_autoindex_consumer_1 ON consumer.log = log.id WHERE log.dropped = 0"
@@ -97,7 +97,7 @@ DELETE FROM dead_letter WHERE (consumer, seq) IN (
 
 
 def make(raw: sqlite3.Connection, key: Key, floor: int, terms: Terms, at: float) -> Stored:
-    """Inserts a consumer, or gives one that is there its terms. Raises BucketGone, Conflict, Damaged."""
+    """Inserts a consumer, or sets the terms of an existing one. Raises BucketGone, Conflict or Damaged."""
     log = raw.execute("SELECT id, head FROM log WHERE bucket = ? AND dropped = 0", (key.bucket_id,)).fetchone()
     if log is None:
         raise BucketGone(key.bucket_id)
@@ -112,20 +112,20 @@ def make(raw: sqlite3.Connection, key: Key, floor: int, terms: Terms, at: float)
 
 
 def get(raw: sqlite3.Connection, key: Key) -> Stored | None:
-    """A consumer with what is parked. Raises Damaged."""
+    """A consumer with its parked events. Raises Damaged."""
     found = raw.execute(_FIND, key).fetchone()
     return None if found is None else _one(raw, key, found[0], whole=True)
 
 
 def clients(raw: sqlite3.Connection, bucket_id: BucketId) -> int:
-    """How many consumers of clients a bucket has."""
+    """How many consumers of kind `client` a bucket has."""
     found: int = raw.execute(_CLIENTS, (bucket_id,)).fetchone()[0]
     return found
 
 
 def listed(raw: sqlite3.Connection, bucket_id: BucketId | None, *, whole: bool = False) -> list[Stored]:
-    """All consumers of a bucket, or of all, with what is parked where they are wanted `whole`; a damaged one has its
-    key, and why."""
+    """All consumers of a bucket, or (None) of all buckets; if `whole`, with their parked events. A damaged consumer has
+    only its key, and says why."""
     condition, values = ("", ()) if bucket_id is None else (" AND log.bucket = ?", (bucket_id,))
     found = []
     for *named, consumer in raw.execute(f"{_KEYS}{condition} ORDER BY 1, 2, 3", values).fetchall():
@@ -140,11 +140,11 @@ def listed(raw: sqlite3.Connection, bucket_id: BucketId | None, *, whole: bool =
 
 
 def _one(raw: sqlite3.Connection, key: Key, consumer: int, *, whole: bool = False) -> Stored | None:
-    """The consumer with this key and id, with what is parked where it is wanted `whole`. Raises Damaged."""
+    """The consumer with this key and id; if `whole`, with its parked events. Raises Damaged."""
     try:
         row = raw.execute(_STORED, (consumer, key.bucket_id)).fetchone()
         if row is None:
-            return None  # it was deleted this moment
+            return None  # deleted a moment ago
         stored = _stored(key, sound(row, _Row))
         again = read_parked(raw.execute(_TRIED, (consumer,)).fetchall() if whole else [])
     except (msgspec.MsgspecError, ValueError, sqlite3.DatabaseError) as error:
@@ -155,7 +155,8 @@ def _one(raw: sqlite3.Connection, key: Key, consumer: int, *, whole: bool = Fals
 
 
 def renew(raw: sqlite3.Connection, key: Key, floor: int, at: float) -> None:
-    """Has a consumer begin anew behind `floor`, on its terms, as far as they are there, and with its dead letters."""
+    """Lets a consumer start again after `floor`. It keeps its dead letters, and its terms as far as they can be
+    read."""
     row, usual = raw.execute(_FIND, key).fetchone(), Terms()
     if row is not None:
         raw.execute("DELETE FROM parked WHERE consumer = ?", (row[0],))
@@ -168,8 +169,8 @@ def renew(raw: sqlite3.Connection, key: Key, floor: int, at: float) -> None:
 def write(
     raw: sqlite3.Connection, key: Key, changes: Changes | None, gaps: Sequence[tuple[Gap, float | None]], at: float
 ) -> None:
-    """Stores what changed, as far as the consumer and the events are (still) there. `gaps` are those that it met, with
-    when, and (None) those that a client was told of."""
+    """Stores the changes, if the consumer still exists, for events that the log still holds. Each gap comes with the
+    time at which the consumer met it, or with None if a client was told of it."""
     row = raw.execute(_FIND, key).fetchone()
     if row is None:
         return
@@ -232,46 +233,46 @@ def _delete(raw: sqlite3.Connection, table: str, consumer: int, seqs: set[int]) 
 
 
 def delete(raw: sqlite3.Connection, key: Key) -> bool:
-    """Removes a consumer with all that goes with it. False where there is none."""
+    """Removes a consumer and its rows in other tables. Returns False if there is none."""
     row = raw.execute(_FIND, key).fetchone()
     return row is not None and raw.execute("DELETE FROM consumer WHERE id = ?", (row[0],)).rowcount > 0
 
 
 def dead(raw: sqlite3.Connection, bucket_id: BucketId, key: Key | None, after: int, limit: int) -> list[DeadLetter]:
-    """Dead letters in order of seq."""
+    """Dead letters by ascending seq."""
     condition, values = ("", ()) if key is None else (" AND kind = ? AND name = ?", (key.kind, key.name))
     rows = raw.execute(f"{_DEAD}{condition} ORDER BY seq, kind, name LIMIT ?", (bucket_id, after, *values, limit))
     return [DeadLetter(Key(*row[:3]), *row[3:]) for row in rows.fetchall()]
 
 
 def forget_dead(raw: sqlite3.Connection, key: Key, seqs: set[int]) -> int:
-    """Removes dead letters; returns how many."""
+    """Removes dead letters and returns their number."""
     row = raw.execute(_FIND, key).fetchone()
     return 0 if row is None else _delete(raw, "dead_letter", row[0], seqs)
 
 
 def floor(raw: sqlite3.Connection, bucket_id: BucketId, but: Collection[str]) -> int | None:
-    """The oldest seq that some consumer is not done with, those of the tokens `but` aside; None where there is none."""
+    """The oldest seq that a consumer is not done with, without the tokens `but`; None if there is no consumer."""
     found: int | None = raw.execute(_FLOOR, (bucket_id, json.dumps(list(but)))).fetchone()[0]
     return found
 
 
 def heads(raw: sqlite3.Connection) -> Sequence[tuple[BucketId, int]]:
-    """Every bucket with its log's head, where that is not damaged."""
+    """Every bucket with its log's head, if that is not damaged."""
     return raw.execute("SELECT bucket, head FROM log WHERE dropped = 0 AND typeof(head) = 'integer'").fetchall()
 
 
-# what leaves with the events
+# removal with the events
 
 
 def has_old(raw: sqlite3.Connection, log: int) -> bool:
-    """Whether there is something about events that have left, which has to follow them."""
+    """Whether there are rows about removed events, which are to be removed or changed, too."""
     return raw.execute(_OLD, {"log": log, "missed": MOST_MISSED}).fetchone() is not None
 
 
 def forget_old(raw: sqlite3.Connection, log: int, now: float) -> bool:
-    """Up to 256 of what is parked become dead letters, and as many dead letters leave. Returns whether that is all;
-    of a log that was dropped meanwhile all leaves elsewhere."""
+    """Makes up to 256 parked events dead letters, and removes as many dead letters. Returns whether that is all. Rows
+    of a log that was dropped meanwhile are removed elsewhere."""
     values = {"log": log, "step": STEP, "missed": MOST_MISSED, "now": now}
     for consumer, seq, attempts, since in raw.execute(_OLD_PARKED, values).fetchall():
         raw.execute("DELETE FROM parked WHERE consumer = ? AND seq = ?", (consumer, seq))
@@ -315,7 +316,7 @@ class _Met(_Missed):
 
 
 class _Row(NamedTuple):
-    """What `_STORED` reads."""
+    """A row of `_STORED`."""
 
     ack_wait: Finite
     max_deliver: int
@@ -333,13 +334,13 @@ class _Row(NamedTuple):
 
 
 read_ranges = msgspec.json.Decoder(list[tuple[int, int]]).decode
-"""What stands in `done` and in `tried`. Raises MsgspecError."""
+"""Reads the columns `done` and `tried`. Raises MsgspecError."""
 read_gap = msgspec.json.Decoder(_Met).decode
-"""What stands in `gap`. Raises MsgspecError."""
+"""Reads the column `gap`. Raises MsgspecError."""
 
 
 def read_parked(rows: list[Any]) -> list[tuple[int, int, Finite, Finite]]:
-    """What stands in `parked`: seq, attempts, due, since. Raises sqlite3.DatabaseError."""
+    """Reads rows of `parked`: seq, attempts, due, since. Raises sqlite3.DatabaseError."""
     return sound(rows, list[tuple[int, int, Finite, Finite]])
 
 
@@ -352,7 +353,7 @@ def _key(row: Sequence[Any]) -> Key:
 
 
 def _stored(key: Key, row: _Row) -> Stored:
-    """Raises MsgspecError and ValueError where that can't be understood."""
+    """The consumer of a row. Raises MsgspecError or ValueError if the row can't be understood."""
     wait, most, receipt, floor, done, letters, created, updated, times, gap, out, first, head = row
     settled, tried = read_ranges(done), read_ranges(out)
     if not 0 <= floor <= head or any(not floor < begin <= end <= head for begin, end in settled):

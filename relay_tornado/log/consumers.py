@@ -1,12 +1,12 @@
-"""Where consumers stand: the contract of the store. One suite of tests runs over every implementation.
+"""The contract of the store of consumers. One test suite runs over every implementation.
 
-A consumer is a bucket with a kind and a name: `client` (a client's, with explicit acks or by receipt), `token` (a
-durable token's, by receipt; the name is its key), `output` (the forwarder's of a public output; the name is its number)
-or `events` (the queue of those who poll; the name is an output's number, 0 for none).
+A consumer is a bucket, a kind and a name. The kinds are `client` (a client's, with explicit acks or by receipt),
+`token` (a durable token's, by receipt; the name is its key), `output` (a public output's forwarder; the name is the
+output's number) and `events` (a queue that clients poll; the name is an output's number, or 0 for none).
 
-What changes is asked for when something is committed anyway: `save` says that there is something, without waiting, and
-it rides along with the next commit of events, or goes in one of its own in a moment where none comes: it costs no
-transaction. A restart sees what was committed, so a crash repeats at most the last moment of it and loses nothing.
+`save` only announces changes, without waiting. They are written with the next commit of events, which costs no
+transaction, or in a commit of their own a moment later if none comes. A crash loses changes that were not committed:
+then the last deliveries are repeated, but no event is lost.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from relay_tornado.errors import Conflict, Damaged
 from relay_tornado.model import BucketId, Gap
 
 MOST_CONSUMERS: Final = 1_000
-"""Consumers of kind `client` that a bucket may have: whoever may subscribe may make one."""
+"""How many consumers of kind `client` a bucket may have: anyone who may subscribe may create one."""
 
 MOST_MISSED: Final = 1_000
-"""Dead letters that are kept of a consumer's events that retention took away, the newest ones; the others leave with
-their events."""
+"""How many dead letters with the reason `retention` a consumer keeps, the newest ones. Other dead letters are removed
+with their events."""
 
 UNTOLD: Final = 16
-"""Gaps of a consumer that no client was told of, each for itself; beyond that the newest ones are one."""
+"""How many gaps that no client was told of are kept one by one; beyond that the newest ones are merged."""
 
 Kind: TypeAlias = Literal["client", "token", "output", "events"]
 
 
 class Key(NamedTuple):
-    """Which consumer."""
+    """Identifies a consumer."""
 
     bucket_id: BucketId
     kind: Kind
@@ -42,13 +42,13 @@ class Key(NamedTuple):
 
 
 def output_key(bucket_id: BucketId, number: int) -> Key:
-    """That of a public output, by its number."""
+    """The key of a public output's consumer, by the output's number."""
     return Key(bucket_id, "output", str(number))
 
 
 class Terms(msgspec.Struct, frozen=True):
-    """What a consumer's deliveries are judged by: seconds until one that is not acked goes out again, and the most
-    tries before it is given up. `receipt`: its position is moved by receipts, nobody acks."""
+    """The terms of a consumer's deliveries: seconds until an event without an ack is redelivered, and the most tries
+    before it is given up. `receipt`: the position moves by receipts, without acks."""
 
     ack_wait: float = 30.0
     max_deliver: int = 5
@@ -56,7 +56,7 @@ class Terms(msgspec.Struct, frozen=True):
 
 
 def too_many(bucket: str) -> Conflict:
-    """What is raised where a bucket (its name or id) has as many consumers of clients as it may have."""
+    """The error for a bucket (its name or id) that has as many consumers of clients as it may have."""
     return Conflict(
         f"consumer: the bucket {bucket!r} has {MOST_CONSUMERS:,} consumers, and may have no more: use one of them, or "
         "delete those that nobody needs (`relay consumer list`, `relay consumer delete`)"
@@ -64,7 +64,7 @@ def too_many(bucket: str) -> Conflict:
 
 
 def damaged(key: Key, why: str) -> Damaged:
-    """What is raised for a consumer whose record can't be understood."""
+    """The error for a consumer whose record can't be understood."""
     name = key.name if key.kind == "client" else f"{key.kind}:{key.name}"
     delete = ", or remove it by `relay consumer delete --yes`" if key.kind == "client" else ""
     return Damaged(
@@ -74,7 +74,7 @@ def damaged(key: Key, why: str) -> Damaged:
 
 
 class Gaps(NamedTuple):
-    """The gaps that a consumer met: how many, the last one, and when (unix seconds)."""
+    """The gaps that a consumer met: their number, the last one, and when it met that (unix seconds)."""
 
     times: int
     last: Gap
@@ -82,7 +82,7 @@ class Gaps(NamedTuple):
 
 
 def with_untold(key: Key, untold: Sequence[Gap], gap: Gap) -> tuple[Gap, ...]:
-    """What no client was told of, with a gap that the consumer has just met. Nobody tells an output or a queue."""
+    """The gaps that no client was told of, after `gap` was met. There is nobody to tell for an output or a queue."""
     if key.kind not in ("client", "token"):
         return ()
     before = untold[-1] if untold else None
@@ -92,17 +92,17 @@ def with_untold(key: Key, untold: Sequence[Gap], gap: Gap) -> tuple[Gap, ...]:
 
 
 def span(gaps: Sequence[Gap]) -> Gap:
-    """Several gaps as one, from the first event missing to the last."""
+    """Several gaps merged into one, from the first missing event to the last."""
     begins = [gap.from_seq for gap in gaps if gap.from_seq is not None]
     ends = [gap.to_seq for gap in gaps if gap.to_seq is not None]
     if len(begins) < len(gaps) or len(ends) < len(gaps):
-        # One that vouches for nothing leaves nothing to vouch for.
+        # If the extent of one is unknown, so is that of the whole.
         return Gap(gaps[-1].reason)
     return Gap(gaps[-1].reason, min(begins), max(ends))
 
 
 class Stored(NamedTuple):
-    """A consumer as it is stored: see `progress` for `floor`, `done`, `parked` and `tried`. Times in unix seconds."""
+    """A consumer as stored; `progress` explains `floor`, `done`, `parked` and `tried`. Times are unix seconds."""
 
     key: Key
     terms: Terms
@@ -110,21 +110,21 @@ class Stored(NamedTuple):
     done: Sequence[tuple[int, int]]
     parked: Mapping[int, Parked]
     dead: int
-    """How many dead letters it has."""
+    """The number of its dead letters."""
     created_at: float
     updated_at: float
     gaps: Gaps | None = None
-    """None where it met none."""
+    """None if it met no gap."""
     tried: Sequence[tuple[int, int]] = ()
-    """What was being tried, of what the log holds."""
+    """The events that were being tried, as far as the log holds them."""
     untold: Sequence[Gap] = ()
-    """Gaps that it met and no client was told of, in the order in which it met them."""
+    """Gaps that no client was told of, in the order in which the consumer met them."""
     damaged: str = ""
-    """Why nothing but the key counts: the record can't be understood."""
+    """Why the record can't be understood; then only `key` is valid."""
 
 
 class DeadLetter(NamedTuple):
-    """An event that a consumer gave up. `since` is when it was tried first, `at` when it was given up."""
+    """An event that a consumer gave up at `at`. It was first tried at `since`."""
 
     key: Key
     seq: int
@@ -135,61 +135,62 @@ class DeadLetter(NamedTuple):
 
 
 class Consumers(Protocol):
-    """Errors: BucketGone, Unavailable, NoSpace, Unknown, and Damaged of `create` and `get`. Consumers leave with their
-    bucket. With its events leave their dead letters, and what is parked becomes a dead letter whose reason is
-    `consumer_changes.RETENTION`; of these some stay."""
+    """Errors: BucketGone, Unavailable, NoSpace and Unknown; Damaged only from `create` and `get`.
+
+    Consumers are removed with their bucket. When events are removed, so are their dead letters, and parked events
+    become dead letters with the reason `consumer_changes.RETENTION`, some of which are kept."""
 
     async def create(self, key: Key, floor: int, terms: Terms, at: float) -> Stored:
-        """Makes a consumer that begins behind `floor`, committed on return. One that is there stays as it is, but for
-        its terms, and is returned. `at` is unix seconds. Raises Conflict where the bucket has `MOST_CONSUMERS` of
+        """Creates a consumer that begins after `floor`, committed on return. An existing one only gets the terms, and
+        is returned. `at` is unix seconds. Raises Conflict if the bucket has `MOST_CONSUMERS` consumers of
         clients."""
 
     async def get(self, key: Key) -> Stored | None:
-        """A consumer with all that was saved so far, None where there is none."""
+        """A consumer with everything saved so far; None if there is none."""
 
     async def list(self, bucket_id: BucketId | None = None, *, whole: bool = False) -> Sequence[Stored]:
-        """All consumers of a bucket, or of all of them, as they were at the last commit, with what is parked where they
-        are wanted `whole`; a damaged one says so. It is logged once."""
+        """All consumers of a bucket, or (None) of all, as of the last commit; if `whole`, with their parked events. A
+        damaged consumer is marked as such, and is logged once."""
 
     async def clients(self, bucket_id: BucketId) -> int:
         """How many consumers of kind `client` a bucket has."""
 
     def save(self, key: Key, changes: Callable[[], Changes | None]) -> None:
-        """Has a consumer's changes be committed soon: `changes` is called once, before the next commit or before this
-        returns, and gives all that changed until then (None: nothing). Of a consumer that is not there (any more)
-        nothing is kept. After a commit that failed it is tried again until it is there. Never raises."""
+        """Has a consumer's changes committed soon. `changes` is called once, before the next commit or before this
+        returns; it returns everything that changed until then, or None. Changes of a consumer that no longer exists are
+        dropped. After a failed commit, the changes are part of the next one. Never raises."""
 
     def met(self, key: Key, gap: Gap, at: float) -> None:
-        """Counts a gap that a consumer met at `at` (unix seconds), as `save` does; a client's or a token's is untold
-        from then on."""
+        """Counts a gap that a consumer met at `at` (unix seconds); stored as by `save`. For a client or a token, the
+        gap is kept until `told` is called with it."""
 
     def told(self, key: Key, gaps: Sequence[Gap]) -> None:
-        """A client was told of these gaps, which is stored as `save` does."""
+        """A client was told of these gaps; stored as by `save`."""
 
     async def saved(self) -> None:
-        """Waits until everything that `save` was given before is committed. Raises what keeps it from that."""
+        """Waits until everything that was passed to `save` before is committed. Raises the error that prevents it."""
 
     async def renew(self, key: Key, floor: int, at: float) -> None:
-        """Has a damaged consumer begin anew behind `floor`, at `at` (unix seconds): its terms and dead letters stay.
-        Nothing happens where there is none."""
+        """Lets a damaged consumer start again after `floor`; `at` is unix seconds. Its terms and dead letters stay.
+        Nothing happens if there is no consumer."""
 
     async def delete(self, key: Key) -> bool:
-        """Forgets a consumer, its parked events and its dead letters. False where there is none."""
+        """Removes a consumer, its parked events and its dead letters. Returns False if there is none."""
 
     async def dead(self, bucket_id: BucketId, key: Key | None, after: int, limit: int) -> Sequence[DeadLetter]:
-        """Dead letters of one consumer, or (None) of the bucket's, with seqs above `after`, in order of seq."""
+        """Dead letters of one consumer, or (None) of all in the bucket, with seqs above `after`, by ascending seq."""
 
     async def forget_dead(self, key: Key, seqs: Sequence[int]) -> int:
-        """Removes dead letters, and returns how many there were."""
+        """Removes dead letters and returns their number."""
 
     async def floor(self, bucket_id: BucketId, but: Collection[str] = ()) -> int | None:
-        """The oldest seq that some consumer (kind `events`, and those of the tokens `but`, aside) is not known, by what
-        is committed, to be done with: its floor + 1, or a parked one below. None where there is no such consumer in
-        the bucket. What retention waits for."""
+        """The oldest seq that some consumer is not done with, by what is committed: its floor + 1, or a parked event
+        below that. None if the bucket has no consumers. Retention waits for it. The kind `events` and the tokens `but`
+        do not count."""
 
     def watch_losses(self, lost: Callable[[BucketId, int], None]) -> None:
-        """Calls `lost` with every bucket and its log's head whenever what was committed may have gone, and before
-        anything else is."""
+        """Calls `lost` for every bucket with its log's head, whenever committed data may have been lost, before
+        anything else is called."""
 
     async def close(self) -> None:
         """Commits what was saved."""

@@ -1,7 +1,7 @@
-"""The content of ephemeral events, which is in memory for a while and nowhere else.
+"""The content of ephemeral events, which is kept in memory for a while and stored nowhere.
 
-It leaves when it is 60 s old, and earlier, oldest first, where all of it would be more than 64 MiB. Of the event only
-its stub is in the log then, and whoever comes to it is told of a gap.
+Content is dropped after 60 s, or earlier, oldest first, when all of it exceeds 64 MiB. Then only the event's stub is
+left in the log, and a reader that reaches it is told of a gap.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ BUDGET = 64 * MIB
 
 
 class Fleeting(Recent):
-    """One log's content, by seq, oldest first, and its newest run of ephemeral events: `start` to `end`."""
+    """One log's content by seq, oldest first. `start` to `end` is its newest run of ephemeral events."""
 
     __slots__ = ("end", "start")
 
@@ -29,15 +29,15 @@ class Fleeting(Recent):
         self.end = 0
 
     def beyond(self, seq: int) -> int | None:
-        """Where reading goes on after the stub `seq`: the next event with content, or the end of the run; None where
-        the stub is not of the newest run."""
+        """Where reading continues after the stub `seq`: at the next event with content, or after the run. None if the
+        stub is not in the newest run."""
         if not self.start <= seq <= self.end:
             return None
         return next((each for each in self.events if each > seq), self.end + 1)
 
 
 class Ephemeral:
-    """The budget over all logs, and the clock."""
+    """The content of all logs, within one budget and one maximum age."""
 
     def __init__(self, age: float = AGE, budget: int = BUDGET) -> None:
         """`age` in seconds, `budget` in bytes."""
@@ -49,7 +49,7 @@ class Ephemeral:
         """Bytes in use."""
 
     def add(self, fleeting: Fleeting, events: Sequence[Event]) -> None:
-        """Takes over events that were appended to a log just now, in order."""
+        """Adds events that were appended to a log just now, in order."""
         now = asyncio.get_running_loop().time()
         for event in events:
             if event.seq != fleeting.end + 1:
@@ -77,7 +77,7 @@ class Ephemeral:
         self.used -= cost
 
     def close(self) -> None:
-        """Lets go of everything."""
+        """Drops all content."""
         self._timer.cancel()
         while self._order:
             self._evict()

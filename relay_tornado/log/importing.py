@@ -1,6 +1,6 @@
-"""Events that were exported, on their way back into a log, with the places and times that they had.
+"""Import of exported events into a log, with their original seqs and times.
 
-They are dense, and go on where the log ends; in a log that never held an event they may begin anywhere.
+The events are dense, and begin at head + 1, or anywhere in a log that never held an event.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _MOVE = "UPDATE log SET first = ?, head = ?, bytes = bytes + ?, last_at = ? WHER
 
 
 class Arrival:
-    """What a log takes over: planned against its state, written in one transaction, then taken into memory.
+    """One import: planned against the log's state, written in one transaction, then applied in memory.
 
-    `stubs` are the sizes of the ephemeral events among them. Raises Conflict and Invalid.
+    `stubs` maps the seqs of the ephemeral events to their sizes. Raises Conflict and Invalid.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Arrival:
         self.bytes += size
 
     def write(self, raw: sqlite3.Connection) -> None:
-        """On the writer's thread, inside its transaction."""
+        """Writes the rows, on the writer's thread, inside its transaction."""
         rows.insert(raw, self._plain, self._marked)
         if self.state.head == 0:
             raw.execute(_BEGIN, (self.first, self.state.key))
@@ -71,7 +71,7 @@ class Arrival:
         raw.execute(_MOVE, (self.first, self.head, self.bytes, self.at, self.state.key))
 
     def apply(self) -> None:
-        """After the commit."""
+        """Changes the state in memory, after the commit."""
         state = self.state
         state.first, state.head, state.last_at = self.first, self.head, self.at
         state.bytes += self.bytes

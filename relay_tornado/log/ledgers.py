@@ -1,6 +1,6 @@
-"""The consumers that somebody works with now: one `Ledger` each, shared by all who deliver to it and who administer it.
+"""The consumers in use: one `Ledger` each, shared by all parts that deliver to it or administer it.
 
-So there is one truth about a consumer in memory, and a seek, a replay or a deletion reaches those who deliver at once.
+So there is one state of a consumer in memory, and a seek, a replay or a deletion reaches those that deliver at once.
 """
 
 from __future__ import annotations
@@ -24,53 +24,53 @@ from relay_tornado.low_memory import Lock, try_log
 from relay_tornado.model import BucketId, Gap
 
 DAMAGED: Final = "damaged"
-"""Why an event is dead that the log can't read."""
+"""The reason of a dead letter whose event the log can't read."""
 EPHEMERAL: Final = "ephemeral"
-"""Why an event is dead whose content was in memory only, and has left it."""
+"""The reason of a dead letter whose event's content was only in memory, and is gone."""
 
 _log = structlog.get_logger(__name__)
 
 
 def progress_of(stored: Stored) -> Progress:
-    """How far a consumer is that nobody has in use: nothing of it is out any more."""
+    """The progress of a consumer that is not in use, so no event is out."""
     progress = Progress(stored.floor, stored.done, stored.parked, stored.updated_at)
-    # A forwarder has its output's schedule, and gives up by that.
+    # A forwarder gives up by its output's schedule.
     most = stored.terms.max_deliver if stored.key.kind == "client" else 0
     progress.interrupted(stored.tried, stored.updated_at, most)
     return progress
 
 
 class Ledger:
-    """A consumer in use. After a change of `progress`, whoever made it calls `save`; where others may have to do with
-    it (a seek, what was scheduled, a deletion), `tell` too."""
+    """A consumer in use. After a change of `progress`, the caller calls `save`; if the change may concern others (a
+    seek, a schedule, a deletion), `tell` too."""
 
     def __init__(self, ledgers: Ledgers, stored: Stored) -> None:
         self.key = stored.key
         self.terms = stored.terms
         self.progress = progress_of(stored)
         self.gone = False
-        """It was deleted, or its bucket was: nothing is kept any more."""
+        """The consumer or its bucket was deleted: nothing is saved any more."""
         self.gap: Gap | None = None
         """The last gap that it met since it was opened."""
         self.untold: Sequence[Gap] = stored.untold
-        """The gaps that it met and no client was told of: whoever subscribes next is."""
+        """The gaps that no client was told of yet: the next subscriber is."""
         self.users = 0
-        """How many have it open."""
+        """How many users have it open."""
         self.given: Callable[[], int] = lambda: 0
-        """How far events were given to clients that are still there to say by receipt that they read them."""
+        """Returns the seq up to which events were sent to clients that are connected and may still confirm receipt."""
         self._first = 1
-        """What `leave` was told last."""
+        """The highest seq that was passed to `leave`."""
         self._ledgers = ledgers
         self._saving = False
         self._watchers: dict[Callable[[], None], None] = {}
 
     @property
     def live(self) -> bool:
-        """Whether somebody uses it. Where nobody does, another one may stand for its consumer by now."""
+        """Whether it is in use. If not, another ledger may represent the consumer by now."""
         return self._ledgers.find(self.key) is self
 
     def save(self) -> None:
-        """Has what changed be committed soon; cheap, however often it is called."""
+        """Has the changes committed soon. Cheap, however often it is called."""
         if not self._saving and not self.gone:
             self._saving = True
             try:
@@ -85,19 +85,19 @@ class Ledger:
         return changes
 
     def watch(self, changed: Callable[[], None]) -> Callable[[], object]:
-        """Calls `changed` whenever somebody tells; returns what ends that. It must be quick and must not raise."""
+        """Calls `changed` at every `tell`; it must be quick and must not raise. Returns a function that ends that."""
         end = partial(self._watchers.pop, changed, None)
         self._watchers[changed] = None
         return end
 
     def tell(self) -> None:
-        """Something changed that others have to look at."""
+        """Informs the others of a change."""
         for changed in list(self._watchers):
             changed()
 
     def trim(self, first: int) -> Missed:
-        """The log holds nothing below `first` any more. What was never tried is a gap: it is logged and counted, and
-        the consumer shows it. What the log never held is none."""
+        """The log holds nothing below `first` any more. Removed events that were never tried are a gap, which is
+        logged, counted and stored. Events that the log never held are not part of it."""
         now = self._ledgers.clock()
         self.progress.advance(self._ledgers.begin(self.key.bucket_id) - 1)
         missed = self.progress.trim(first, now)
@@ -108,17 +108,17 @@ class Ledger:
         return missed
 
     def leave(self, first: int = 1) -> Missed:
-        """As `trim`; but where all that leaves was `given`, the clients' receipts are waited for, and whoever
-        takes one of them away calls this again. Nothing of that is stored, so after a crash it is a gap."""
+        """As `trim`, but if everything that is removed was `given`, the receipts are waited for. Whoever removes a
+        client from `given` calls this again. The wait is not stored: after a crash the events count as a gap."""
         self._first = max(self._first, first)
-        # Whoever is past it need not be asked, which takes a look at all who are connected.
+        # `given` looks at every connection, so it is asked only if needed.
         waits = self.progress.floor < self._first - 1 <= self.given()
         return Missed((), ()) if self.gone or waits else self.trim(self._first)
 
     def miss(self, seq: int, lost: CursorLost) -> str:
-        """An event within the log, which was taken, can't be read any more. Returns why, as its dead letter says it.
+        """An event that was taken can't be read, although it is within the log. Returns the reason for its dead letter.
 
-        Where it was never tried, it is a gap with what follows it, which the consumer meets once.
+        If it was never tried, it and the unreadable events that follow it are a gap, which is reported once.
         """
         ephemeral = lost.reason == EPHEMERAL
         gap = Gap("ephemeral" if ephemeral else "reset", seq, max(lost.first - 1, seq))
@@ -134,7 +134,7 @@ class Ledger:
         return self.progress.lose(head)
 
     def met(self, gap: Gap, now: float) -> None:
-        """The consumer met a gap: it is logged and counted, and the consumer shows it."""
+        """The consumer met a gap, which is logged, counted and stored."""
         self.gap = gap
         self.untold = with_untold(self.key, self.untold, gap)
         self._ledgers.counters.gaps[gap.reason] += 1
@@ -153,24 +153,24 @@ class Ledger:
 
 
 class Ledgers:
-    """Opens consumers, each once. An opened one is let go with `close`, as often as it was opened."""
+    """Opens each consumer once, however many use it. Each `open` needs one `close`."""
 
     def __init__(
         self, store: Consumers, log: EventLog, clock: Callable[[], float] = time.time, counters: Counters | None = None
     ) -> None:
-        """`log` says which events there are. `clock` gives unix seconds. Gaps are counted by `counters`."""
+        """`log` gives the first event that each bucket ever had. `clock` gives unix seconds. `counters` counts gaps."""
         self.store = store
         self.clock = clock
         self.counters = Counters() if counters is None else counters
         self._log = log
         self._live: dict[BucketId, dict[Key, Ledger]] = {}
         self._opening: dict[Key, list[int]] = {}
-        """Those that are being opened, with the heads that their log went back to meanwhile."""
+        """The consumers that are being opened, with the heads to which their log went back meanwhile."""
         self._locks: WeakValueDictionary[Key, Lock] = WeakValueDictionary()
         store.watch_losses(self.lost)
 
     def told(self, ledger: Ledger, gaps: Sequence[Gap]) -> None:
-        """A client was told of these gaps of a consumer, whether that is still in use or not."""
+        """A client was told of these gaps of a consumer, which need not be in use any more."""
         live = self.find(ledger.key)
         if ledger.gone or (live is not None and not any(gap in live.untold for gap in gaps)):
             return
@@ -179,29 +179,29 @@ class Ledgers:
         self.store.told(ledger.key, gaps)
 
     def begin(self, bucket_id: BucketId) -> int:
-        """See `EventLog.begin`; 1 where there is no log."""
+        """See `EventLog.begin`; 1 if there is no log."""
         try:
             return self._log.begin(bucket_id)
         except BucketGone:
             return 1
 
     def find(self, key: Key) -> Ledger | None:
-        """The ledger, where somebody uses it now."""
+        """The consumer's ledger, if it is in use."""
         those = self._live.get(key.bucket_id)
         return None if those is None else those.get(key)
 
     def _of(self, bucket_id: BucketId) -> list[Ledger]:
-        """Those of a bucket that are in use."""
+        """The ledgers in use of a bucket."""
         return list(self._live.get(bucket_id, {}).values())
 
     def trimmed(self, bucket_id: BucketId, first: int) -> None:
-        """The bucket's log holds nothing below `first` any more: those in use learn of it."""
+        """The bucket's log holds nothing below `first` any more. Tells the ledgers in use."""
         for ledger in self._of(bucket_id):
             if ledger.leave(first):
                 ledger.tell()
 
     def lost(self, bucket_id: BucketId, head: int) -> None:
-        """The bucket's log ends at `head` again, because the file lost what came after it."""
+        """The bucket's log ends at `head` again: the file lost what came after it."""
         for key, heads in self._opening.items():
             if key.bucket_id == bucket_id:
                 heads.append(head)
@@ -213,8 +213,8 @@ class Ledgers:
                 ledger.tell()
 
     async def open(self, key: Key, floor: int | None = None, terms: Terms | None = None) -> Ledger:
-        """A consumer; one that is not there is made, behind `floor` and on these terms (None: NotFound). One that is
-        there keeps its own (`agree`).
+        """Opens a consumer. One that does not exist is created after `floor` with these terms, or is NotFound if they
+        are None. One that exists keeps its own terms (see `agree`).
 
         Raises NotFound, BucketGone, and what the store raises.
         """
@@ -224,7 +224,7 @@ class Ledgers:
         return ledger
 
     async def _load(self, key: Key, floor: int | None, terms: Terms | None) -> Ledger:
-        """Under the consumer's lock."""
+        """Called under the consumer's lock."""
         heads = self._opening[key] = []
         try:
             stored = await self.store.get(key)
@@ -246,22 +246,22 @@ class Ledgers:
         return ledger
 
     async def agree(self, ledger: Ledger, terms: Terms) -> None:
-        """These are the consumer's terms from now on, for all who use it. Nothing changes where it is gone, or its
-        bucket is. Raises what the store raises."""
+        """Sets the consumer's terms for all its users. Nothing happens if the consumer or its bucket is gone. Raises
+        what the store raises."""
         async with self._locks.setdefault(ledger.key, Lock()):
             if not ledger.gone and terms != ledger.terms:
                 with suppress(BucketGone):
                     ledger.terms = (await self.store.create(ledger.key, 0, terms, self.clock())).terms
 
     def close(self, ledger: Ledger) -> None:
-        """Whoever opened it uses it no longer. What it changed was saved before."""
+        """Ends one use. Its changes were saved before."""
         if ledger.users == 1:
             self._drop(ledger)
         ledger.users -= 1
 
     @asynccontextmanager
     async def using(self, key: Key) -> AsyncIterator[Ledger]:
-        """A consumer that is there, for a moment. Raises NotFound."""
+        """Opens an existing consumer for a moment. Raises NotFound."""
         ledger = await self.open(key)
         try:
             yield ledger
@@ -270,14 +270,14 @@ class Ledgers:
             self.close(ledger)
 
     async def renew(self, key: Key, floor: int) -> None:
-        """Has a consumer whose record is damaged, so that nobody can open it, begin anew behind `floor`."""
+        """Lets a consumer whose record is damaged, so that it can't be opened, start again after `floor`."""
         async with self._locks.setdefault(key, Lock()):
             if self.find(key) is None:
                 await self.store.renew(key, floor, self.clock())
 
     async def delete(self, key: Key) -> bool:
-        """Forgets a consumer, and tells those who use it. False where there is none. Nothing changes where the store
-        raises: those who use it go on."""
+        """Deletes a consumer, and tells its users. Returns False if there is none. If the store raises, nothing
+        changes, and its users continue."""
         async with self._locks.setdefault(key, Lock()):
             ledger = self.find(key)
             deleted = await self.store.delete(key)
@@ -286,8 +286,8 @@ class Ledgers:
         return deleted
 
     async def recover(self) -> None:
-        """At a start: what was being tried when the process before ended is tried again, or dead, also where nobody
-        comes for it. A damaged one waits for whoever mends it."""
+        """At a start: events that were being tried when the last process ended are tried again, or are dead, even if
+        nobody opens their consumer. A damaged consumer waits for `renew`."""
         for stored in await self.store.list():
             if stored.tried:
                 with suppress(NotFound, Damaged):
@@ -295,12 +295,12 @@ class Ledgers:
                         pass
 
     def forget(self, bucket_id: BucketId) -> None:
-        """The bucket is gone, and its consumers with it."""
+        """The bucket is gone, and so are its consumers."""
         for ledger in self._of(bucket_id):
             self._end(ledger)
 
     def _end(self, ledger: Ledger) -> None:
-        """It is gone. Perhaps it was closed meanwhile, and then is in use no longer."""
+        """The consumer is gone. It may have been closed before, and then is not in use any more."""
         ledger.gone = True
         self._drop(ledger)
         ledger.tell()
@@ -314,6 +314,6 @@ class Ledgers:
 
 
 def gap_of(missed: Missed) -> Gap | None:
-    """What was never tried of what left, None where all was."""
+    """The gap of removed events that were never tried; None if all of them were."""
     ends = [*missed.untried, *(seq for ends in missed.fresh for seq in ends)]
     return Gap("retention", min(ends), max(ends)) if ends else None

@@ -1,6 +1,6 @@
-"""How a position is judged against what a log holds: where delivery goes on, and which events are missing.
+"""Places a position in a log: where delivery continues, and which events are missing.
 
-The rules are those of "Ids: epochs have a lineage" in docs/architecture.md. Pure functions over `Bounds`.
+The rules are in docs/architecture.md, "Ids: epochs have a lineage". Pure functions over `Bounds`.
 """
 
 from __future__ import annotations
@@ -16,66 +16,65 @@ from relay_tornado.model import Bounds, Cursor, Epoch, Gap, GapReason
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """Delivery goes on after seq `after`; `gap` says what the position should have met and will not."""
+    """Delivery continues after seq `after`; `gap` is what the position should have met but is missing."""
 
     after: int
     gap: Gap | None = None
 
 
 def epoch_at(epochs: Sequence[Epoch], seq: int) -> str:
-    """The epoch in whose stretch a seq lies (0 lies in the first one)."""
+    """The epoch of a seq (0 is in the first epoch)."""
     index = bisect_right(epochs, max(seq, 1), key=lambda epoch: epoch.from_seq) - 1
     return epochs[max(index, 0)].epoch
 
 
 def holds(bounds: Bounds, id: Cursor) -> bool:
-    """Whether the log has the event with this id, which lies in its own epoch's stretch then."""
+    """Whether the log has the event with this id: its seq is kept, and belongs to its epoch."""
     return bounds.first <= id.seq <= bounds.head and epoch_at(bounds.epochs, id.seq) == id.epoch
 
 
 def position_id(bounds: Bounds, seq: int) -> str:
-    """The cursor that names the position after `seq`."""
+    """The id of the position after `seq`."""
     return format_id(epoch_at(bounds.epochs, seq), seq)
 
 
 def gap_behind(bounds: Bounds, seq: int, lost: CursorLost) -> Gap | None:
-    """The gap that a reader has met behind `seq`, where it was told that reading goes on elsewhere. None where all that
-    it passes over is what the log never held."""
+    """The gap of a reader at `seq` whose next event is lost. None if it only passes over seqs that the log never
+    held."""
     if lost.first <= seq:
-        # The log has gone back below the position, and names those seqs anew: that vouches for nothing.
+        # The log went back below the position, and will reuse these seqs, so nothing is known of what is missing.
         return Gap("reset")
-    # What retention removed lies below the log's first event; within the log it is damage.
+    # Retention removes only events below the log's first one; anything missing within the log is damaged.
     damaged = lost.reason == "retention" and seq + 1 >= bounds.first
     return gap_up_to(bounds, seq, lost.first - 1, "reset" if damaged else lost.reason)
 
 
 def gap_up_to(bounds: Bounds, seq: int, last: int, reason: GapReason = "retention") -> Gap | None:
-    """The gap of what follows on `seq` up to `last`, less what lies before the log's beginning."""
+    """The gap from after `seq` to `last`, without what is before the log's beginning."""
     start = max(seq + 1, bounds.begin)
     return Gap(reason, start, last) if start <= last else None
 
 
 def place_cursor(bounds: Bounds, cursor: Cursor | None, ephemeral: bool = False) -> Placed:
-    """Judges an id as a position in this log; None (an epoch of no log, or of another one) has gap `reset`.
+    """Places an id in this log; None (an unknown epoch, or one of another log) has the gap `reset`.
 
-    The id of a copy counts as that of its event. In an `ephemeral` bucket every position below the head means the head,
-    with a gap of what lies between.
+    The id of a copy counts as that of its event. In an `ephemeral` bucket every position below the head becomes the
+    head, with a gap for the events between.
     """
     placed = _place(bounds, cursor)
     return at_head(bounds, placed) if ephemeral else placed
 
 
 def gap_within(cursor: Cursor, gap: Gap | None) -> Gap | None:
-    """The gap of a cursor behind some copies of its event, where others of them were not had: where what follows is
-    missing, so are they."""
+    """The gap of a cursor after some of an event's copies. If the events after it are missing, so are its other
+    copies: the gap begins with the event itself."""
     if gap is None or not cursor.seq or gap.from_seq != cursor.seq + 1:
         return gap
     return replace(gap, from_seq=cursor.seq)
 
 
 def at_head(bounds: Bounds, placed: Placed) -> Placed:
-    """What a position means in an ephemeral bucket: the head. A gap of unknown extent stays as it is, any other grows
-    up to the head."""
+    """The position in an ephemeral bucket: the head. The gap is extended to the head, except one of unknown extent."""
     gap = placed.gap
     if placed.after >= bounds.head:
         return placed

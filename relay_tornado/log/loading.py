@@ -1,4 +1,4 @@
-"""Loads what the file says of all logs, at the start and after an error: their bounds, sizes and epochs."""
+"""Reads the state of all logs from the file, at the start and after an error: their bounds, sizes and epochs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Row(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """What the file says of all logs. `damaged` are those of which it does not say what they hold."""
+    """The state of all logs in the file. `damaged` are the logs whose state can't be read."""
 
     live: list[Row]
     epochs: dict[int, list[Epoch]]
@@ -29,8 +29,8 @@ class Loaded(NamedTuple):
     damaged: list[int]
 
 
-# Damage makes a number a text, or nothing, and a time infinite. Without the last two a log can be read, and at worst
-# takes no events.
+# Damage can turn a number into a text or NULL, and a time into infinity. A log without its `bytes` and `last_at` can
+# still be read; at worst, it takes no events.
 _LOGS = (
     "SELECT id, bucket, first, head, iif(typeof(bytes) = 'integer', bytes, 0),"
     " iif(typeof(last_at) = 'real' AND abs(last_at) < 9e999, last_at, 0.0),"
@@ -44,7 +44,7 @@ _EPOCHS = (
 
 
 def load(raw: sqlite3.Connection) -> Loaded:
-    """Reads it. Raises sqlite3.Error."""
+    """Reads the state. Raises sqlite3.Error."""
     rows = raw.execute(_LOGS).fetchall()
     epochs: dict[int, list[Epoch]] = {}
     for log, epoch, from_seq in raw.execute(_EPOCHS):
@@ -55,8 +55,8 @@ def load(raw: sqlite3.Connection) -> Loaded:
 
 
 def renew(loaded: Loaded) -> list[Row]:
-    """Gives each log that has no epoch, which is damage and costs no event, a new one from its first event on. Returns
-    those logs."""
+    """Gives each log that has no epoch, by damage that costs no event, a new one from its first event on. Returns these
+    logs."""
     without = [row for row in loaded.live if row.key not in loaded.epochs]
     for row in without:
         loaded.epochs[row.key] = [Epoch(new_epoch(), 1)]

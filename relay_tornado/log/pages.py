@@ -1,7 +1,7 @@
-"""Older events, read from SQLite in aligned blocks through a bounded cache.
+"""Reads older events from SQLite, in aligned blocks, through a bounded cache.
 
-A block is 256 aligned seqs, or the largest of 64, 16, 4 or 1 aligned seqs whose events fit in 1 MiB, so that however
-many clients come back at once, from wherever, each stretch of a log is read once. Equal reads in flight are shared.
+A block is 256 aligned seqs, or the largest of 64, 16, 4 or 1 aligned seqs whose events fit in 1 MiB. So each stretch of
+a log is read once, however many clients come back at the same time. Equal reads in flight are shared.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _Key: TypeAlias = tuple[int, int, int]  # log, level, number at that level
 
 
 class Block:
-    """The events `start` to `end` of a log, None in place of each that is missing or damaged, or one of the `stubs`."""
+    """The events `start` to `end` of a log, with None for each that is missing, damaged or one of the `stubs`."""
 
     __slots__ = ("end", "events", "level", "sizes", "start", "stubs", "sums", "whole")
 
@@ -48,11 +48,11 @@ class Block:
         return self.sums[-1] + EVENT_OVERHEAD * len(self.events)
 
     def read(self, after: int, head: int, limit: int, max_bytes: int) -> list[Event]:
-        """Events after + 1, …, at least one, none of them beyond `head`, of a block that is `whole`."""
+        """Events after + 1, …, at least one, none beyond `head`. The block must be `whole`."""
         return cast("list[Event]", self._slice(after, head, limit, max_bytes))
 
     def good(self, after: int, head: int, limit: int, max_bytes: int) -> list[Event]:
-        """The same of any block, up to the first that is missing or damaged."""
+        """As `read`, of any block, up to the first event that is missing or damaged."""
         found = self._slice(after, head, limit, max_bytes)
         return [event for event in takewhile(lambda event: event is not None, found) if event is not None]
 
@@ -78,11 +78,11 @@ class Pages:
         self._blocks: OrderedDict[_Key, Block] = OrderedDict()
         self._levels: OrderedDict[tuple[int, int], int] = OrderedDict()
         self._coming: dict[tuple[int, _Key], asyncio.Task[Block]] = {}
-        """The reads in flight, by how often something was forgotten before each."""
+        """The reads in flight, by the number of `forget` calls before each, and by key."""
         self._forgotten = 0
 
     def peek(self, state: LogState, seq: int) -> Block | None:
-        """The block with this seq, where it is in memory."""
+        """The block with this seq, if it is in memory."""
         number = seq - 1
         for level in LEVELS:
             key = (state.key, level, number // level)
@@ -95,8 +95,8 @@ class Pages:
     async def load(self, state: LogState, seq: int) -> Block:
         """The block with this seq (between the log's first and head), from memory or from the file.
 
-        It may come out without it: where a trim went by, or where a block that another reader asked for turned out to
-        be smaller and to lie elsewhere. Then the caller looks again. Raises sqlite3.Error or Unavailable.
+        The result may lack the seq: after a trim, or if a shared read returned a smaller block at another place.
+        Then the caller tries again. Raises sqlite3.Error or Unavailable.
         """
         while True:
             block = self.peek(state, seq)
@@ -106,7 +106,7 @@ class Pages:
             key, times = (state.key, level, (seq - 1) // level), self._forgotten
             task = self._coming.get((times, key))
             if task is not None and task.done():
-                # Its callback comes later in this turn of the loop.
+                # Its callback comes only later in this turn of the loop.
                 self._arrived(times, key, state, task)
                 block = self.peek(state, seq)
                 if block is not None:
@@ -117,7 +117,8 @@ class Pages:
                 self._coming[times, key] = task
                 task.add_done_callback(partial(self._arrived, times, key, state))
             while not task.done():
-                # Where memory is short nobody may be told of its end. Who is cancelled leaves it to the others.
+                # Without memory, the wake-up may fail, hence the timeout. A cancelled caller leaves the read to the
+                # others.
                 await asyncio.wait((task,), timeout=RETRY_DELAY)
             block = task.result()
             if times == self._forgotten or state.gone or seq > state.head:
@@ -165,13 +166,13 @@ class Pages:
             self.used -= self._blocks.popitem(last=False)[1].cost
 
     def forget(self, log: int) -> None:
-        """Lets go of all blocks of a log; what is being read is not kept, for it may hold what the log has lost."""
+        """Drops all blocks of a log. Reads in flight are not kept: they may hold what the log has lost."""
         self._forgotten += 1
         for key in [key for key in self._blocks if key[0] == log]:
             self.used -= self._blocks.pop(key).cost
 
     def trim(self, log: int, first: int) -> None:
-        """Lets go of a log's blocks that lie below `first` as a whole."""
+        """Drops a log's blocks that are completely below `first`."""
         for key in [key for key, block in self._blocks.items() if key[0] == log and block.end < first]:
             self.used -= self._blocks.pop(key).cost
 

@@ -1,7 +1,7 @@
-"""The SQL that lets old events go, in steps small enough for appends to go between; and finds a time in a log.
+"""The SQL that removes old events, in steps small enough to run between appends, and that finds a time in a log.
 
-Each step is one transaction that raises `first` and deletes what lies below it, so the file never says that it holds
-what it does not, and an interrupted trim leaves nothing to mend.
+Each step is one transaction that raises `first` and deletes the events below it, so the file never claims events that
+it does not hold, and an interrupted trim needs no repair.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _BYTES = "SELECT coalesce(sum(size), 0) FROM event WHERE log = ? AND seq BETWEEN
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one step did: the log's new `first`, how many events and bytes left. `done`: nothing more has to leave."""
+    """The outcome of a step: the log's new `first`, the events and bytes removed, and whether all is `done`."""
 
     first: int
     events: int
@@ -63,9 +63,9 @@ class Step:
 
 
 def delete_oldest(raw: sqlite3.Connection, log: int, keep: Retention, oldest: int, floor: int | None) -> Step | None:
-    """Removes up to 256 events or 8 MiB (one at least) that `keep` no longer holds, or that lie below `oldest`.
+    """Removes up to 256 events or 8 MiB (at least one event) that `keep` does not keep, or that are below `oldest`.
 
-    What lies at or above `floor` stays. Returns None where the log is gone.
+    Events from `floor` on stay. Returns None if the log is gone.
     """
     row = raw.execute(_LOG, (log,)).fetchone()
     if row is None:
@@ -82,20 +82,20 @@ def delete_oldest(raw: sqlite3.Connection, log: int, keep: Retention, oldest: in
     new = end + 1 if kept is None else kept
     left = held if new > head else min(raw.execute(_BYTES, (log, first, new - 1)).fetchone()[0], held)
     raw.execute("UPDATE log SET first = ?, bytes = bytes - ? WHERE id = ?", (new, left, log))
-    # What lies below, as where `first` is damaged, was not to leave.
+    # Events below a damaged `first` were not meant to be removed.
     raw.execute("DELETE FROM event WHERE log = ? AND seq BETWEEN ? AND ?", (log, first, new - 1))
     done = new >= stop or (new >= oldest and not excess_bytes(held - left, keep))
     return Step(new, new - first, left, done)
 
 
 def drop(raw: sqlite3.Connection, log: int) -> None:
-    """Marks a log as dropped: its rows may go, its epochs are unknown at once."""
+    """Marks a log as dropped: its rows may be removed, and its epochs are unknown at once."""
     raw.execute("UPDATE log SET dropped = 1, first = head + 1, bytes = 0 WHERE id = ? AND dropped = 0", (log,))
     raw.execute("DELETE FROM epoch WHERE log = ?", (log,))
 
 
 def delete_dropped(raw: sqlite3.Connection, log: int) -> bool:
-    """Removes up to 256 rows or 8 MiB of a dropped log; the log itself at last. Returns whether that is done."""
+    """Removes up to 256 rows or 8 MiB of a dropped log, and at the end the log itself. Returns whether that is done."""
     end = raw.execute(_DROPPED_END, {"log": log, "events": STEP_EVENTS, "most": STEP_BYTES}).fetchone()[0]
     if end is not None:
         raw.execute("DELETE FROM event WHERE log = ? AND seq <= ?", (log, end))
@@ -109,7 +109,7 @@ def delete_dropped(raw: sqlite3.Connection, log: int) -> bool:
 
 
 def has_old_deliveries(raw: sqlite3.Connection, log: int) -> bool:
-    """Whether there is something of what became of events that have left."""
+    """Whether there are results of removed events."""
     row = raw.execute(
         "SELECT 1 FROM delivery WHERE log = ? AND seq < (SELECT first FROM log WHERE id = ?) LIMIT 1", (log, log)
     ).fetchone()
@@ -117,8 +117,8 @@ def has_old_deliveries(raw: sqlite3.Connection, log: int) -> bool:
 
 
 def forget_deliveries(raw: sqlite3.Connection, log: int) -> bool:
-    """Removes up to 256 results or 8 MiB (one at least) of events that have left. Returns whether that is done; what
-    only a damaged index has can't be removed, and stays."""
+    """Removes up to 256 results or 8 MiB (at least one) of removed events. Returns whether that is done. Rows that
+    exist only in a damaged index can't be removed, and stay."""
     gone = raw.execute(_OLD_DELIVERIES, {"log": log, "most": STEP_BYTES}).rowcount
     return not gone or not has_old_deliveries(raw, log)
 
@@ -141,15 +141,15 @@ _TIMES = (
 
 
 def seek(raw: sqlite3.Connection, log: int, first: int, head: int, time: float) -> int:
-    """The seq before the first event of `first` to `head` that was received at or after `time`, by halving.
+    """The seq before the first event from `first` to `head` that was received at or after `time`, by bisection.
 
-    Times never go back, so an event counts as older only where two of three say so, itself and those beside it: a
-    damaged time would make everything before it look old.
+    Times never decrease, so an event counts as older only if two of three are: itself and its two neighbours. Otherwise
+    one damaged time would make everything before it look old.
     """
 
     def look(start: int, end: int, order: str = "") -> tuple[int, bool]:
-        """The first of some events (the last, by `order`), and whether it is older. One that can't be read, or whose
-        time can't, is not: it is not for this that anything leaves."""
+        """The seq of the first of some events (the last, by `order`), and whether it is older. An event or a time that
+        can't be read is not older: damage must not cause a removal."""
         row = rows.one(raw, f"{_TIMES} {order} LIMIT 1", log, start, end)
         if row is None or row[0] not in range(start, end + 1):
             return end if order else start, False

@@ -1,8 +1,8 @@
-"""The clock of retention by age: nothing leaves soon after a start, nor while the wall clock is in doubt.
+"""Decides when events may be removed by age: not soon after a start, nor while the wall clock is in doubt.
 
-A clock that was set wrong, or that jumps, makes young events look old. Deleting can't be taken back, waiting can.
-What came in before a clock was put right has the time that the clock showed then, so after a jump it is not told from
-the old ones by its time: all that this process may have taken stays for as long again as its bucket's limit says.
+A clock that is wrong or jumps makes young events look old. A deletion can't be undone; a delay does no harm. Events
+that came in before the clock was corrected keep the wrong time and can't be told from old ones. So after a jump,
+everything that this process may have stored stays for as long again as its bucket's limit.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from collections.abc import Callable
 import structlog
 
 JUMP = 3600.0
-"""Seconds by which wall clock and boot clock may drift apart between two looks."""
+"""Seconds by which wall clock and boot clock may diverge between two checks."""
 
 WAIT = 3600.0
-"""Seconds for which a jump puts removal by age off."""
+"""Seconds for which a jump suspends removal by age."""
 
 _log = structlog.get_logger(__name__)
 
@@ -26,7 +26,7 @@ def _boot_time() -> float:
 
 
 class RetentionClock:
-    """Asked once before each pass over the buckets."""
+    """Watches the clocks; asked once before each pass over the buckets."""
 
     def __init__(
         self, grace: float, wall: Callable[[], float] = time.time, boot: Callable[[], float] = _boot_time
@@ -52,7 +52,7 @@ class RetentionClock:
         return now >= self._not_before
 
     def age(self, limit: float | None) -> float | None:
-        """How old by their times, in seconds, events have to be to leave a bucket whose limit is `limit`."""
+        """The age in seconds, by their times, from which events may be removed in a bucket with this limit."""
         if limit is None or self._jumped is None or self._boot() - self._jumped >= limit:
             return limit
         return max(limit, self._wall() - self._begun + JUMP)

@@ -1,7 +1,7 @@
-"""Events as rows of the table `event`: in by many-row inserts, out by ranges of seqs, each with its CRC.
+"""Events as rows of the table `event`: inserted many at a time, read by ranges of seqs, each with its CRC.
 
-Python gives up the interpreter lock for every statement and every row that it steps to, and a busy event loop makes
-each taking back dear. So what goes in goes in few statements: 64, 32, …, 1 rows each.
+Python releases the interpreter lock for every statement and every row stepped to, and with a busy event loop getting it
+back is slow. So events are inserted with few statements, of 64, 32, …, 1 rows each.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from relay_tornado.model import Epoch, Event, NewEvent
 from relay_tornado.storage.damage import is_damage
 
 try:
-    from isal.isal_zlib import crc32  # the extra `fast`: zlib's takes four times as long
+    from isal.isal_zlib import crc32  # of the extra `fast`: zlib's takes four times as long
 except ImportError:
     from zlib import crc32
 
@@ -29,15 +29,15 @@ _MOST = 64
 _PLAIN = "log, seq, size, crc, received_at, input_id, method, path, query, headers, remote_ip, body"
 _MARKS = "resend_of, target, force, verified, verdict, edited"
 PLAIN, MARKED = 12, 18
-"""Values of a row: of most events, and of one that has marks (a copy of another one, or one whose signature was
-checked), whose marks come last."""
+"""The number of values in a row: of a plain event, and of one with marks (a copy of another event, or one whose
+signature was checked), whose marks come last."""
 
 
 Marks: TypeAlias = tuple[str | None, int | None, bool, bool | None, str, bool]
 
 
 def _many(sql: str, row: str) -> dict[int, str]:
-    """The statement for 1, 2, 4, … rows."""
+    """The statement for each number of rows: 1, 2, 4, …"""
     return {1 << n: sql.format(", ".join([row] * (1 << n))) for n in range(_MOST.bit_length())}
 
 
@@ -49,7 +49,7 @@ def _of_event(columns: str) -> str:
     return ", ".join(f"event.{name}" for name in columns.split(", "))
 
 
-# OR FAIL: the transaction is rolled back in any case, so no statement has to keep what its pages were before it.
+# OR FAIL: an error rolls the transaction back anyway, so SQLite need not keep a copy of the pages for each statement.
 _INSERT = _many(f"INSERT OR FAIL INTO event ({_PLAIN}) VALUES {{}}", _row(PLAIN))  # noqa: S608 - constants only, here and below
 _INSERT_MARKED = _many(f"INSERT OR FAIL INTO event ({_PLAIN}, {_MARKS}) VALUES {{}}", _row(MARKED))  # noqa: S608
 _GROW = _many(
@@ -61,15 +61,15 @@ _EPOCH = _many("INSERT INTO epoch VALUES {}", "(?, ?, ?)")
 _DEDUPE = _many("INSERT OR REPLACE INTO dedupe VALUES {}", "(?, ?, ?, ?, ?)")
 _KNOWN = _many("SELECT log, hash, seq, at FROM dedupe WHERE (log, hash) IN (VALUES {})", "(?, ?)")
 
-# The CRC does not cover an event's place, and SQLite would take that from the index alone: an entry that leads to
-# another row would give out that row's content. So the row has to say the same as its entry; it costs 2 %.
+# The CRC does not cover an event's place, which SQLite would take from the index alone: a damaged entry would return
+# another row's content. So the row is compared with its index entry; that costs 2 %.
 _PLACES = (
     " FROM event AS place JOIN event"
     " ON event.rowid = place.rowid AND +event.log = place.log AND +event.seq = place.seq"
     " WHERE place.log = ? AND place.seq BETWEEN ? AND ?"
 )
 _CONTENT = "seq, size, received_at, input_id, method, path, query, headers, body, remote_ip, crc"
-# Python pays for each column of each row, and most events have no marks: they are one column here.
+# Python pays for each column of each row, and most events have no marks, so these are one column here.
 _UNMARKED = (
     "event.resend_of IS NULL AND event.target IS NULL AND event.force = 0 AND event.verified IS NULL"
     " AND event.verdict = '' AND event.edited = 0"
@@ -79,9 +79,9 @@ _SELECT = (
     f"{_PLACES} ORDER BY place.seq"
 )
 _read_marks = msgspec.json.Decoder(tuple[str | None, int | None, int, int | None, str, int]).decode
-# The lengths of the parts come from the row's head, so bodies are not read here.
+# The lengths of the parts are in the row's header, so bodies are not read here.
 STUB = "length(event.headers) + length(event.body) = 0 AND event.size > length(event.path) + length(event.query)"
-"""Whether a row of `event` is of an ephemeral event. The size of another one may be damaged."""
+"""Whether a row of `event` is a stub of an ephemeral event. (Another event's size may be damaged.)"""
 _OUTLINE = (
     f"SELECT {_of_event('seq, received_at, input_id, method, size')}, {STUB}{_PLACES}"
     " AND typeof(event.received_at) = 'real' AND typeof(event.size) = 'integer' AND typeof(event.input_id) = 'text'"
@@ -100,8 +100,8 @@ _RECEIVED_AT = (
 
 
 def checksum(event: NewEvent | Event, marks: Marks | None) -> int:
-    """A CRC32 of what an event holds: `input_id method remote_ip` in UTF-8, path, query, headers, body, and its marks
-    where it has any."""
+    """A CRC32 of an event's content: `input_id method remote_ip` in UTF-8, path, query, headers, body, and its marks if
+    it has any."""
     content = _origin(event.input_id, event.method, event.remote_ip)
     if event.path:
         content = crc32(event.path, content)
@@ -113,12 +113,12 @@ def checksum(event: NewEvent | Event, marks: Marks | None) -> int:
 
 @lru_cache(maxsize=4096)
 def _origin(input_id: str, method: str, remote_ip: str) -> int:
-    """The same few senders send to the same few inputs."""
+    """Cached, since a few senders send to a few inputs."""
     return crc32(f"{input_id} {method} {remote_ip}".encode())
 
 
 def marks_of(event: NewEvent | Event) -> Marks | None:
-    """What goes into the columns of the marks; None for an event that has none."""
+    """The columns of the marks; None for an event that has none."""
     if (
         event.verified is None
         and event.resend_of is None
@@ -147,7 +147,7 @@ def _with_marks(crc: int, marks: Marks) -> int:
 
 
 def _in_chunks(raw: sqlite3.Connection, statements: dict[int, str], params: list[Any], columns: int) -> None:
-    """Raises sqlite3.IntegrityError where a row found nothing to change."""
+    """Raises sqlite3.IntegrityError if a row changed nothing."""
     done, rows = 0, len(params) // columns
     while done < rows:
         chunk = min(1 << ((rows - done).bit_length() - 1), _MOST)
@@ -158,28 +158,28 @@ def _in_chunks(raw: sqlite3.Connection, statements: dict[int, str], params: list
 
 
 def insert(raw: sqlite3.Connection, plain: list[Any], marked: list[Any]) -> None:
-    """Inserts events; each list holds the values of its rows, one after another, in the order of the columns."""
+    """Inserts events. Each list holds the values of its rows, one after another, in the order of the columns."""
     _in_chunks(raw, _INSERT, plain, PLAIN)
     _in_chunks(raw, _INSERT_MARKED, marked, MARKED)
 
 
 def grow(raw: sqlite3.Connection, params: list[Any]) -> None:
-    """Moves the heads of logs; `params` holds log, head, bytes to add, last_at for each."""
+    """Moves the heads of logs. `params` holds log, head, bytes to add and last_at for each."""
     _in_chunks(raw, _GROW, params, 4)
 
 
 def insert_epochs(raw: sqlite3.Connection, params: list[Any]) -> None:
-    """Inserts epochs: epoch, log, from_seq for each."""
+    """Inserts epochs. `params` holds epoch, log and from_seq for each."""
     _in_chunks(raw, _EPOCH, params, 3)
 
 
 def insert_digests(raw: sqlite3.Connection, params: list[Any]) -> None:
-    """Remembers digests: log, hash, seq, at, until for each."""
+    """Stores digests. `params` holds log, hash, seq, at and until for each."""
     _in_chunks(raw, _DEDUPE, params, 5)
 
 
 def known(raw: sqlite3.Connection, digests: Sequence[tuple[int, bytes]]) -> dict[tuple[int, bytes], tuple[int, float]]:
-    """Which of the digests (log, hash) were appended: at which seq, and when."""
+    """The seq and time of the append of each of the digests (log, hash) that is known."""
     found = {}
     for start in range(0, len(digests), _MOST):
         chunk = list(digests[start : start + _MOST])
@@ -191,7 +191,7 @@ def known(raw: sqlite3.Connection, digests: Sequence[tuple[int, bytes]]) -> dict
 
 
 def outline(raw: sqlite3.Connection, log: int, start: int, end: int) -> list[Outline]:
-    """What is known of the events start to end without their content; damaged ones are left out."""
+    """The events start to end without their content; damaged ones are left out."""
     try:
         found = raw.execute(_OUTLINE, (log, start, end)).fetchall()
     except sqlite3.DatabaseError as error:
@@ -202,13 +202,13 @@ def outline(raw: sqlite3.Connection, log: int, start: int, end: int) -> list[Out
 
 
 def received_at(raw: sqlite3.Connection, log: int, seq: int) -> float | None:
-    """When the first event from `seq` on was received whose time is not damaged; None where that can't be known."""
+    """When the first event from `seq` on with an undamaged time was received; None if that can't be read."""
     row = one(raw, _RECEIVED_AT, log, seq)
     return None if row is None else float(row[0])
 
 
 def one(raw: sqlite3.Connection, sql: str, *values: Any) -> tuple[Any, ...] | None:
-    """The first row of a query; None where there is none, or what it looks at is damaged."""
+    """The first row of a query; None if there is none, or what it reads is damaged."""
     try:
         row: tuple[Any, ...] | None = raw.execute(sql, values).fetchone()
     except sqlite3.DatabaseError as error:
@@ -219,13 +219,13 @@ def one(raw: sqlite3.Connection, sql: str, *values: Any) -> tuple[Any, ...] | No
 
 
 def after_stubs(raw: sqlite3.Connection, log: int, seq: int, head: int) -> int:
-    """The next seq that is no stub; head + 1 where there is none."""
+    """The next seq that is not a stub; head + 1 if there is none."""
     row = raw.execute(_AFTER_STUBS, (log, seq, head)).fetchone()
     return head + 1 if row is None else int(row[0])
 
 
 def next_there(raw: sqlite3.Connection, log: int, seq: int, head: int) -> int:
-    """The first seq from `seq` to `head` that has a row; head + 1 where none has, `seq` where that can't be known."""
+    """The first seq from `seq` to `head` that has a row; head + 1 if there is none, `seq` if that can't be read."""
     row = one(raw, _NEXT, log, seq, head)
     if row is None:
         return seq
@@ -233,10 +233,10 @@ def next_there(raw: sqlite3.Connection, log: int, seq: int, head: int) -> int:
 
 
 class Found(NamedTuple):
-    """The events of a range of seqs, from its beginning on, each with its size.
+    """The events of a range of seqs, from its start, each with its size.
 
-    `stubs` are the seqs of ephemeral events, whose content is not there: None in their places. What else is None, and
-    has no size, is missing, or has not its CRC any more.
+    An event is None if it is one of the `stubs` (seqs of ephemeral events, whose content is not stored), or if it is
+    missing or its CRC is wrong; then it has no size.
     """
 
     events: list[Event | None]
@@ -244,14 +244,14 @@ class Found(NamedTuple):
     stubs: frozenset[int] = frozenset()
 
     def part(self, start: int, end: int) -> Found:
-        """Those at the indexes start to end."""
+        """The events from index start to end."""
         if start == 0 and end == len(self.events) - 1:
             return self
         return Found(self.events[start : end + 1], self.sizes[start : end + 1], self.stubs)
 
 
 def select(raw: sqlite3.Connection, log: int, start: int, end: int, epochs: Sequence[Epoch], max_bytes: int) -> Found:
-    """The events start to end, or as many of them as have at most so many bytes; at least one."""
+    """The events start to end, or the first of them that have at most `max_bytes`; at least one."""
     try:
         return _found(raw.execute(_SELECT, (log, start, end)), start, end, epochs, max_bytes)
     except sqlite3.DatabaseError as error:
@@ -268,7 +268,7 @@ def _found(rows: Iterable[Any], start: int, end: int, epochs: Sequence[Epoch], r
     next_seq = start
     for seq, size, at, input_id, method, path, query, headers, body, ip, crc, marked in rows:
         if seq < next_seq:
-            continue  # a damaged index leads here twice
+            continue  # a damaged index can lead here twice
         event: Event | None
         try:
             room -= size
@@ -276,7 +276,7 @@ def _found(rows: Iterable[Any], start: int, end: int, epochs: Sequence[Epoch], r
                 end = next_seq - 1
                 break
             marks = None if marked is None else _marks(marked)
-            # A damaged head of a row may make a blob a text, and pass the CRC where that is empty.
+            # A damaged row header can turn a blob into a text, which passes the CRC if it is empty.
             path, query = path or b"", query or b""
             event = Event(seq, epoch, at, input_id, method, path, query, headers, body, ip, *(marks or ()))
             if checksum(event, marks) != crc or at.__class__ is not float or isinf(at):
@@ -300,7 +300,7 @@ def _found(rows: Iterable[Any], start: int, end: int, epochs: Sequence[Epoch], r
 
 
 def _marks(text: str) -> Marks:
-    """Raises msgspec.DecodeError where the row is damaged."""
+    """Reads the marks. Raises msgspec.DecodeError if the row is damaged."""
     resend_of, target, force, verified, verdict, edited = _read_marks(text)
     return (resend_of, target, bool(force), None if verified is None else bool(verified), verdict, bool(edited))
 
@@ -308,7 +308,7 @@ def _marks(text: str) -> Marks:
 def _one_by_one(
     raw: sqlite3.Connection, log: int, start: int, end: int, sql: str = _SELECT
 ) -> Iterable[tuple[Any, ...]]:
-    """What can be read of a range that holds a damaged page."""
+    """The readable rows of a range with a damaged page."""
     for seq in range(start, end + 1):
         try:
             yield from raw.execute(sql, (log, seq, seq)).fetchall()

@@ -1,6 +1,6 @@
 """The event log on SQLite: `log.contract.EventLog` over one database.
 
-The database is the truth. What is kept in memory of each log (`LogState`, the tail, the pages) is changed only in the
+The database is the truth. The state in memory of each log (`LogState`, the tail, the pages) changes only in the event
 loop, after the commit that changed it and before the next transaction starts.
 """
 
@@ -42,7 +42,7 @@ _log = structlog.get_logger(__name__)
 
 
 class SqliteEventLog:
-    """See the contract; made by `open`. Half of the setting `tail` is for events here, the other half for frames."""
+    """See the contract; created by `open`. It uses half of the setting `tail`; the other half is for frames."""
 
     def __init__(self, database: Database, settings: Settings, counters: Counters) -> None:
         self._counters = counters
@@ -63,7 +63,7 @@ class SqliteEventLog:
 
     @classmethod
     async def open(cls, database: Database, settings: Settings, counters: Counters | None = None) -> SqliteEventLog:
-        """Reads what logs there are; `counters` takes up what happens. Raises StartupError or Unavailable."""
+        """Loads all logs; `counters` counts what happens. Raises StartupError or Unavailable."""
         log = cls(database, settings, Counters() if counters is None else counters)
         log._apply(await log._read(load))
         database.keep(load, log._apply)
@@ -101,7 +101,7 @@ class SqliteEventLog:
         state = self._logs.get(bucket_id)
         if state is None:
             return BucketGone(bucket_id)
-        size = len(event.body) + len(event.headers) + len(event.path) + len(event.query)  # its `size`, without the call
+        size = len(event.body) + len(event.headers) + len(event.path) + len(event.query)  # `event.size`, without a call
         appends = self._appends
         refusal = self._database.refusal(size, appends.held)
         return refusal or appends.add(state, event, size, done)
@@ -114,7 +114,7 @@ class SqliteEventLog:
                 self._epochs[growth.opened.epoch] = state.bucket_id
                 state.epochs += (growth.opened,)
                 state.open = True
-            # First, since what lies behind the head is read from the file where the rest fails.
+            # The head first: if a later step fails, events up to the head are read from the file.
             state.head = growth.head
             state.bytes += growth.bytes
             state.last_at = growth.at
@@ -178,7 +178,8 @@ class SqliteEventLog:
             raise Unavailable(f"older events can't be read ({error})") from error
 
     async def _check_first(self, state: LogState, seq: int) -> None:
-        """Tells what retention or a drop took before this process heard of it from what is damaged."""
+        """Raises CursorLost or BucketGone if retention or a drop removed the event before this process noticed it; if
+        not, it is damaged."""
         first = await self._read(
             lambda raw: raw.execute("SELECT first FROM log WHERE id = ? AND dropped = 0", (state.key,)).fetchone()
         )
@@ -188,15 +189,15 @@ class SqliteEventLog:
             raise CursorLost(first[0])
 
     async def _beyond_damage(self, state: LogState, block: Block, seq: int) -> int:
-        """The next seq that can be read (head + 1 where there is none)."""
+        """The next seq that can be read; head + 1 if there is none."""
         start = seq
         while seq <= state.head:
             if not block.start <= seq <= block.end:
-                # Where the head is damaged, the next one that is there may be far off.
+                # If the head is damaged, the next existing event may be far away.
                 seq = await self._read(partial(rows.next_there, log=state.key, seq=seq, head=state.head))
                 if seq > state.head:
                     break
-                # Another reader's read may turn out to hold less, and a trim may go by.
+                # A shared read may return a smaller block, and a trim may come in between.
                 block = await self._page(state, seq)
                 if state.gone:
                     raise BucketGone(state.bucket_id)
@@ -211,7 +212,8 @@ class SqliteEventLog:
         return seq
 
     async def _beyond_stubs(self, state: LogState, seq: int) -> int:
-        """The next seq behind a stub whose content left that is none, or has its content (head + 1: there is none)."""
+        """The next seq after a stub without content that is not a stub or has its content; head + 1 if there is
+        none."""
         beyond = state.fleeting.beyond(seq)
         if beyond is None:
             key, head = state.key, state.head
@@ -282,7 +284,7 @@ class SqliteEventLog:
     async def buckets(self) -> Collection[BucketId]:
         return tuple(self._logs)
 
-    # making, trimming, dropping
+    # creating, trimming, dropping
 
     async def create(self, bucket_id: BucketId, epoch: str, first: int = 1) -> None:
         if bucket_id in self._logs:
@@ -312,7 +314,7 @@ class SqliteEventLog:
             raise refusal
 
         def job(raw: sqlite3.Connection) -> Arrival:
-            # Memory can't change while this runs: it is changed between two transactions only.
+            # The state in memory can't change while this runs: it changes only between two transactions.
             if state.gone:
                 raise BucketGone(bucket_id)
             arrival = Arrival(state, events, stubs, new_epoch)
@@ -328,7 +330,7 @@ class SqliteEventLog:
         if arrival.opened is not None:
             self._opened.add(arrival.opened.epoch)
             self._epochs[arrival.opened.epoch] = state.bucket_id
-        state.recent = Recent()  # what it holds of a log has no hole, and ends at the head
+        state.recent = Recent()  # its events must be consecutive and end at the head
         self._watches.wake(state.bucket_id)
 
     async def trim(self, bucket_id: BucketId, keep: Retention, floor: int | None) -> int:
@@ -352,7 +354,7 @@ class SqliteEventLog:
         await self._pages.close()
         self._ephemeral.close()
 
-    # what is kept in memory
+    # state in memory
 
     def _state(self, bucket_id: BucketId) -> LogState:
         state = self._logs.get(bucket_id)
@@ -385,7 +387,7 @@ class SqliteEventLog:
         self._watches.wake(state.bucket_id)
 
     def _apply(self, loaded: Loaded) -> None:
-        """Takes over what the file says: at the start, and after it was opened anew on an error."""
+        """Takes over what the file says, at the start and when it was reopened after an error."""
         made: list[str | int] = []
         for row in renew(loaded):
             made += (loaded.epochs[row.key][0].epoch, row.key, 1)
@@ -419,7 +421,7 @@ class SqliteEventLog:
             state.open = epochs[-1].epoch in self._opened
             self._epochs.update((epoch.epoch, row.bucket_id) for epoch in epochs)
             state.first, state.head, state.bytes, state.last_at = row.first, row.head, row.bytes, row.last_at
-            # Who was to be woken may not have been.
+            # A wake may have been missed.
             self._watches.wake(row.bucket_id)
         for state in known.values():
             if state.key not in loaded.damaged:

@@ -1,8 +1,8 @@
-"""Where consumers stand, on SQLite: `log.consumers.Consumers` over one database.
+"""The store of consumers on SQLite: `log.consumers.Consumers` over one database.
 
-What is saved gathers in memory by consumer, and rides along with the next transaction (`storage.piggyback`). It says
-what the state is, not how it came there, so writing it once more after a commit of doubtful end changes nothing; and
-nothing else is kept in memory, so nothing has to be read again where the file is opened anew.
+Changes gather in memory by consumer, and are written with the next transaction (`storage.piggyback`). They describe a
+state, not a step, so they can be written again after a commit with an unknown outcome. Nothing else is kept in memory,
+so nothing has to be reloaded when the file is reopened.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from relay_tornado.storage.database import Database
 T = TypeVar("T")
 
 _TOGETHER = 256
-"""Consumers whose changes go into one transaction."""
+"""The most consumers whose changes are written in one transaction."""
 
 _ROUNDS = 5
 
@@ -35,22 +35,22 @@ _log = structlog.get_logger(__name__)
 
 
 class _Save:
-    """What is to be stored of one consumer: what will be asked for, and what was already."""
+    """One consumer's unsaved changes: those collected so far, and the sources that are still to be asked."""
 
     __slots__ = ("changes", "gaps", "source", "sources", "waiting")
 
     def __init__(self) -> None:
         self.sources: list[Callable[[], Changes | None]] = []
         self.source: Callable[[], Changes | None] | None = None
-        """Who was asked last."""
+        """The source that was asked last."""
         self.changes: Changes | None = None
         self.gaps: list[tuple[Gap, float | None]] = []
-        """In their order; with None, one that a client was told of."""
+        """Gaps in their order, each with its time, or with None if a client was told of it."""
         self.waiting: list[asyncio.Future[None]] = []
 
     def collect(self) -> bool:
-        """Asks for the changes. Returns whether there is anything. Where memory is short whoever was not asked is the
-        next time."""
+        """Asks the sources for their changes. Returns whether there are any. If memory runs out, the remaining sources
+        are asked next time."""
         while self.sources:
             self.source = self.sources[0]
             try:
@@ -63,7 +63,7 @@ class _Save:
         return self.changes is not None or bool(self.gaps)
 
     def follow(self, later: _Save) -> None:
-        """Takes in what came after this."""
+        """Appends later changes."""
         self._add(later.changes)
         self.sources += later.sources
         self.gaps += later.gaps
@@ -91,11 +91,11 @@ class SqliteConsumers:
         self._pending: dict[Key, _Save] = {}
         self._flying: dict[Key, _Save] = {}
         self._alone: set[Key] = set()
-        """Consumers one of whose changes could not be stored: they are tried one by one."""
+        """Consumers whose changes may be what failed to be written: each gets a transaction of its own."""
         self._kept: dict[Key, _Save] = {}
-        """What could not be stored: of changes what damage kept from it, and all gaps."""
+        """What could not be written: changes that damage prevented, and all gaps."""
         self._told: set[Key] = set()
-        """Damaged ones that were logged."""
+        """Damaged consumers that were logged."""
         self._at = 0.0
 
     def watch_losses(self, lost: Callable[[BucketId, int], None]) -> None:
@@ -110,7 +110,7 @@ class SqliteConsumers:
     def save(self, key: Key, changes: Callable[[], Changes | None]) -> None:
         kept = self._kept.get(key)
         if kept is not None and kept.source != changes:
-            kept.changes = None  # these do not build on it, but on what the file says
+            kept.changes = None  # the new state does not build on them, but on the file
         self._to_save(key).sources.append(changes)
 
     def met(self, key: Key, gap: Gap, at: float) -> None:
@@ -143,11 +143,11 @@ class SqliteConsumers:
                 return
         raise Unavailable("where consumers stand can't be stored now; it is tried again")
 
-    # as a rider, see `storage.piggyback`
+    # as a rider (see `storage.piggyback`)
 
     def board(self) -> bool:
         if self._flying:
-            self.bumped()  # there was no memory for that before
+            self.bumped()  # that failed before for lack of memory
         some = self._alone & self._pending.keys()
         keys = list(islice(some, 1)) if some else list(islice(self._pending, _TOGETHER))
         self._at = self._clock()
@@ -200,7 +200,7 @@ class SqliteConsumers:
         self._go_on()
 
     def _keep(self, key: Key, save: _Save) -> None:
-        """It goes along with what is saved next: without it, that would be ahead of what is stored."""
+        """Adds what could not be written to the consumer's next changes, which build on it."""
         if save.changes is not None:
             for seq in sorted(save.changes.dead)[:-MOST_MISSED]:
                 del save.changes.dead[seq]

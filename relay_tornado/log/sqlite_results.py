@@ -1,7 +1,7 @@
-"""What became of events, on SQLite: `log.results.Results` over one database.
+"""The store of results on SQLite: `log.results.Results` over one database.
 
-Results gather in a queue that is bounded in bytes, and whatever has gathered goes into one transaction of the writer,
-in turn with the commits of events: a group commit of its own. Nothing is kept in memory but that queue.
+Results gather in a queue that is bounded in bytes, and are committed together (a group commit of their own), in turn
+with the commits of events. Nothing else is kept in memory.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from relay_tornado.storage.work import CLOSED, again
 T = TypeVar("T")
 
 _OVERHEAD = 512
-# Texts as bytes: one that is malformed is the damage of its own row, not of all.
+# Texts as bytes, so that a malformed one damages only its own row.
 _SIZE = "length(CAST(headers AS BLOB)) + length(body)"
 
 
 def _columns(there: str) -> str:
-    """What `_Row` names; headers and body of the rows that fit this condition alone."""
+    """The columns of `_Row`; headers and body only of the rows that meet this condition."""
     return (
         f"output, CAST(status AS BLOB), status_code, iif({there}, CAST(headers AS BLOB), CAST('{{}}' AS BLOB)),"
         f" iif({there}, body, x''), duration_ms, retries, at, NOT ({there})"
@@ -44,7 +44,7 @@ _INSERT = (
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 _KEPT = "SELECT id, status_code FROM delivery WHERE log = ? AND seq = ? AND output = ? ORDER BY id"
-# Ids first, so that no body is read but the one that is asked for.
+# Ids first, so that only the body asked for is read.
 _FIRST = (
     f"SELECT {_columns('TRUE')} FROM delivery WHERE id = (SELECT min(id) FROM delivery"  # noqa: S608 - constants only
     " WHERE log = ? AND seq = ? AND status_code > 0 AND (? IS NULL OR output = ?))"
@@ -73,7 +73,7 @@ _decode = msgspec.json.Decoder(dict[str, list[str]]).decode
 
 
 class _Row(NamedTuple):
-    """A result as it is read."""
+    """A result as read from the file."""
 
     output: int
     status: bytes
@@ -87,7 +87,7 @@ class _Row(NamedTuple):
 
 
 class _Entry:
-    """A result on its way."""
+    """A result in the queue."""
 
     __slots__ = ("bucket_id", "future", "headers", "outcome", "output", "result", "seq", "size")
 
@@ -107,7 +107,7 @@ class _Entry:
 
 
 class SqliteResults:
-    """See the contract. The bounds of the queue and of a commit are those of events."""
+    """See the contract. The limits of the queue and of a commit are those of events."""
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
@@ -141,7 +141,7 @@ class SqliteResults:
                 await self._commit(self._take())
         finally:
             self._writing = None
-            while self._queue:  # only where this task was cancelled or has failed
+            while self._queue:  # only if this task was cancelled or has failed
                 self._settle([self._queue.popleft()], Unavailable(CLOSED))
 
     def _take(self) -> list[_Entry]:
@@ -157,7 +157,7 @@ class SqliteResults:
             await self._database.write(lambda raw: _store(raw, entries))
         except (RelayError, sqlite3.Error) as error:
             if isinstance(error, sqlite3.Error | Malformed) and len(entries) > 1:
-                for entry in entries:  # one of them is to blame, or what is damaged where it goes, and not the file
+                for entry in entries:  # one of them is to blame, or damage in its log, and not the file
                     await self._commit([entry])
                 return
             self._settle(entries, error)
@@ -247,7 +247,7 @@ class SqliteResults:
         return await self._read(bucket_id, lambda raw, key, _: _floor(raw, key, output), 0)
 
     async def _read(self, bucket_id: BucketId, job: Callable[[sqlite3.Connection, int, int], T], nothing: T) -> T:
-        """What the job finds, called with the log's key and the oldest seq that it holds; `nothing` without a log."""
+        """The job's result, called with the log's key and its oldest seq; `nothing` if there is no log."""
 
         def found(raw: sqlite3.Connection) -> T:
             row = raw.execute(_LOG, (bucket_id,)).fetchone()
@@ -256,14 +256,14 @@ class SqliteResults:
         return await self._database.read(found, "what became of events")
 
     async def close(self) -> None:
-        """Commits what is queued; nothing is taken any more."""
+        """Commits what is queued. No result is accepted any more."""
         self._closed = True
         while self._writing is not None:
             await asyncio.wait([self._writing])
 
 
 def _store(raw: sqlite3.Connection, entries: Iterable[_Entry]) -> None:
-    """On the writer's thread: inserts what can be, and says of each what came of it."""
+    """On the writer's thread: inserts what it can, and sets the outcome of each entry."""
     logs: dict[BucketId, tuple[int, int, int] | None] = {}
     for entry in entries:
         bucket_id = entry.bucket_id
@@ -307,14 +307,14 @@ def _floor(raw: sqlite3.Connection, key: int, output: int) -> int:
 
 
 def _status(raw: sqlite3.Connection, key: int, seq: int, output: int) -> str:
-    """The newest status of a copy; for output 0 of any of the event's copies."""
+    """The newest status of a copy; for output 0, of any of the event's copies."""
     copy = output or None
     row = raw.execute(_STATUS, (key, seq, copy, copy)).fetchone()
     return "" if row is None else _text(row[0]) or ""
 
 
 def _result(row: Sequence[Any]) -> Result | None:
-    """None of a damaged row."""
+    """None if the row is damaged."""
     try:
         _, status, status_code, headers, body, duration_ms, retries, at, left_out = sound(row, _Row)
         return Result(status.decode(), status_code, _decode(headers), body, duration_ms, retries, at, left_out != 0)
@@ -323,7 +323,7 @@ def _result(row: Sequence[Any]) -> Result | None:
 
 
 def _text(stored: bytes | None) -> str | None:
-    """None where it is damaged."""
+    """None if the text is damaged."""
     try:
         return None if stored is None else stored.decode()
     except UnicodeDecodeError:

@@ -1,7 +1,7 @@
-"""What is known of one log, in memory, as it was committed; and the arithmetic that every engine shares.
+"""The committed state of one log in memory, and the arithmetic that all engines share.
 
-Invariants: 1 <= first <= head + 1; epochs ascend by from_seq, the first begins with the log; `last_at` never
-goes back.
+Invariants: 1 <= first <= head + 1; epochs ascend by from_seq, and the first one begins with the log; `last_at` never
+decreases.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from relay_tornado.model import Bounds, BucketId, Epoch, Retention
 
 
 class LogState:
-    """One log. Changed only in the loop, after what changed it was committed.
+    """One log. Changes only in the event loop, after the commit that changed it.
 
-    `open` says whether this process opened the newest epoch. `gone` is set once the log is dropped. `weighed` says that
-    `bytes` was held against the events.
+    `open`: this process opened the newest epoch. `gone`: the log is dropped. `weighed`: `bytes` was compared with the
+    events.
     """
 
     __slots__ = (
@@ -54,15 +54,15 @@ class LogState:
 
 
 def keep_from_count(head: int, keep: Retention) -> int:
-    """The oldest seq that the limit on the number of events keeps (head + 1: none)."""
+    """The oldest seq that the limit on the number of events keeps; head + 1 if it keeps none."""
     return 1 if keep.max_events is None else max(head - max(keep.max_events, 0) + 1, 1)
 
 
 def age_limit(keep: Retention, now: float) -> float | None:
-    """The time before which events are too old; None where age does not count."""
+    """The time before which events are too old; None without a limit on age."""
     return None if keep.max_age is None else now - keep.max_age
 
 
 def excess_bytes(held: int, keep: Retention) -> int:
-    """By how many bytes a log is over its limit on bytes."""
+    """By how many bytes a log exceeds its limit on bytes."""
     return 0 if keep.max_bytes is None else max(held - keep.max_bytes, 0)

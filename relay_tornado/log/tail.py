@@ -1,7 +1,8 @@
-"""The newest events of all logs in memory, within one budget of bytes: the oldest leaves first, whichever log's it is.
+"""The newest events of all logs in memory, within one budget of bytes; the oldest are dropped first, whatever their
+log.
 
-Invariant: what a log has in the tail is one run of seqs that ends at its published head, without a hole but for its
-ephemeral events, which never are in here.
+Invariant: a log's events in the tail are consecutive and end at its published head, except that ephemeral events are
+never in the tail.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from itertools import takewhile
 from relay_tornado.model import Event
 
 EVENT_OVERHEAD = 512
-"""Bytes that an event costs in memory beside its content."""
+"""Bytes of memory that an event takes besides its content."""
 
 
 class Recent:
-    """What of one log is in memory: by seq, oldest first."""
+    """One log's events in memory: by seq, oldest first."""
 
     __slots__ = ("events",)
 
@@ -25,7 +26,7 @@ class Recent:
         self.events: dict[int, Event] = {}
 
     def read(self, after: int, limit: int, max_bytes: int) -> Sequence[Event] | None:
-        """Events after + 1, … as far as they are here, at least one; None where the first of them is not."""
+        """Events after + 1, … as far as they are here, at least one; None if the first of them is not here."""
         events = self.events
         event = events.get(after + 1)
         if event is None:
@@ -46,7 +47,7 @@ class Recent:
 
 
 class Tail:
-    """The budget over all logs. What was added at once leaves at once."""
+    """The budget over all logs. Events that were added together are dropped together."""
 
     def __init__(self, budget: int) -> None:
         self._budget = budget
@@ -55,10 +56,10 @@ class Tail:
         self._order: deque[tuple[Recent, int, int, int]] = deque()
 
     def add(self, recent: Recent, events: Sequence[Event], size: int) -> None:
-        """Adds the next events of a log, of `size` bytes together."""
+        """Adds the next events of a log; `size` is their bytes together."""
         cost = size + EVENT_OVERHEAD * len(events)
         if cost > self._budget:
-            # The newest of them, as many as fit; what was there before is behind a hole then.
+            # Keep the newest that fit. Older events would no longer be consecutive with them.
             while self._order:
                 self._evict()
             events, cost = self._newest(events)
@@ -87,8 +88,8 @@ class Tail:
             recent.events.pop(seq, None)
 
     def trim(self, recent: Recent, first: int) -> None:
-        """Lets go of a log's events below `first`. Their share of the budget comes back when their turn comes."""
+        """Drops a log's events below `first`. The budget gets their bytes back when their turn to be dropped comes."""
         events = recent.events
-        # One look for all: each begins at the front of the dict, and goes over whatever was deleted there.
+        # One pass: each look begins at the front of the dict, and passes every entry deleted there.
         for seq in list(takewhile(lambda seq: seq < first, events)):
             del events[seq]

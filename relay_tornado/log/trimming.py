@@ -1,7 +1,7 @@
-"""How events leave a log on SQLite, and what is kept of them with them: in small steps, between which appends go on.
+"""Removes events and their results from a log on SQLite, in small steps between which appends continue.
 
-A log that was dropped is gone at once, and its rows leave in the background. Nothing leaves while that would only take
-of the disk's reserve, which is for what can't wait (`Database.squeezed`).
+A dropped log is gone at once, and its rows are removed in the background. Nothing is removed while that would only use
+up the disk's reserve, which is kept for urgent writes (`Database.squeezed`).
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ T = TypeVar("T")
 _Look: TypeAlias = Callable[[sqlite3.Connection], bool]
 
 _AGAIN = 60.0
-"""Seconds until rows that could not be removed, or were not to be, are tried again."""
+"""Seconds until the removal of rows is tried again after it failed or was postponed."""
 
 _log = structlog.get_logger(__name__)
 
 
 class Trimming:
-    """What leaves the file leaves `tail` and `pages`, too."""
+    """Removes events from the file, and from `tail` and `pages`."""
 
     def __init__(self, database: Database, tail: Tail, pages: Pages, counters: Counters) -> None:
         self._database = database
@@ -81,7 +81,7 @@ class Trimming:
         return await self._read(lambda raw: reclaim.seek(raw, key, first, head, limit)) + 1
 
     async def _weigh(self, state: LogState) -> None:
-        """Once in a process, before much leaves by size."""
+        """Corrects the log's `bytes`, once in a process, before much is removed by size."""
         error = await weighing.error(state, self._read)
 
         def corrected(_: object) -> None:
@@ -108,7 +108,7 @@ class Trimming:
         )
 
     async def _forget(self, old: _Look, forget: _Look) -> None:
-        """Where something is `old`, has it removed in steps, until `forget` says that nothing is left."""
+        """If something is `old`, has it removed in steps, until `forget` returns that nothing is left."""
         if await self._read(old):
             while not self._database.squeezed and not await self._database.write(forget):
                 pass
@@ -117,7 +117,8 @@ class Trimming:
         return await self._database.read(job, "the log")
 
     def purge(self, key: int) -> None:
-        """Deletes the rows of a dropped log in the background; what is left at a shutdown goes after the next start."""
+        """Deletes the rows of a dropped log in the background. What is left at a stop is deleted after the next
+        start."""
         if key in self._purges or self._closed:
             return
         task = asyncio.get_running_loop().create_task(self._delete_dropped(key), name=f"relay-purge-{key}")
@@ -135,7 +136,7 @@ class Trimming:
             await asyncio.sleep(_AGAIN)
 
     async def close(self) -> None:
-        """Purges nothing more."""
+        """Ends all purges."""
         self._closed = True
         purges = list(self._purges.values())
         for task in purges:

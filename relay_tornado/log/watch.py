@@ -1,4 +1,4 @@
-"""Who wants to know of new events: registrations by bucket, or for all of them."""
+"""Registrations for news of events, by bucket or for all buckets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Watches:
-    """Every registration. `head` tells the newest published seq of a bucket, 0 where there is no such log."""
+    """All registrations. `head` returns the newest published seq of a bucket, 0 if there is no such log."""
 
     def __init__(self, head: Callable[[BucketId], int]) -> None:
         self.head = head
@@ -24,7 +24,7 @@ class Watches:
         self._of: dict[BucketId, set[Registration]] = {}
 
     def add(self, bucket_ids: Collection[BucketId] | None, wake: Wake) -> Registration:
-        """Registers for the buckets, None for all of them, those to come too."""
+        """Registers for the buckets, or (None) for all, future ones too."""
         watch = Registration(self, None if bucket_ids is None else frozenset(bucket_ids), wake)
         if watch.buckets is None:
             self._all.add(watch)
@@ -34,8 +34,8 @@ class Watches:
         return watch
 
     def wake(self, bucket_id: BucketId) -> None:
-        """Calls everybody who watches the bucket, once each, whatever one of them raises. Where there was no memory for
-        one it raises MemoryError, and all are to be called again."""
+        """Calls every watcher of the bucket, even if one of them raises. Raises MemoryError if memory was short for
+        one; then all have to be called again."""
         lacking: MemoryError | None = None
         for watches in (self._of.get(bucket_id), self._all):
             if not watches:

@@ -1,8 +1,8 @@
-"""What a log really holds, against what its row says: its `bytes`, by which retention by size goes, and its `head`, by
-which that by number does.
+"""Compares what a log really holds with its row: with `bytes`, which retention by size uses, and with `head`, which
+retention by number uses.
 
-A flipped bit in one of them would make all events leave. The sizes of events are not covered by their CRC either, so
-it is the lengths of what stands in a row that count; they are in its head, so bodies are not read.
+A flipped bit in one of them would remove all events. The CRC does not cover an event's stored size either, so the
+lengths of the row's parts are added up. They are in the row's header, so bodies are not read.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from relay_tornado.log.state import LogState, excess_bytes, keep_from_count
 from relay_tornado.model import Retention
 
 MUCH = 64
-"""Counting reads all pages of a log, so it is done where more than the 64th part of what may stay is to leave: a wrong
-number costs no more than that otherwise."""
+"""Counting reads all pages of a log. So it is done only if more than a 64th of what may stay is to be removed; below
+that, a wrong number costs no more."""
 
 STEP = 4096
-"""Events of one read."""
+"""Events counted in one read."""
 
 Weight: TypeAlias = tuple[int, int] | None
-"""The bytes of some events, and how many of these are stubs, of which nothing but their size is known. None where they
-can't be read."""
+"""The bytes of some events, and how many of them are stubs, of which only the size is known. None if they can't be
+read."""
 
 _WEIGHT = f"""
 SELECT coalesce(sum(iif({rows.STUB}, size, length(path) + length(query) + length(headers) + length(body))), 0),
@@ -44,15 +44,15 @@ _log = structlog.get_logger(__name__)
 
 
 def doubtful(state: LogState, keep: Retention) -> bool:
-    """Whether so much is to leave by size that what the log says of its bytes is to be looked at first."""
+    """Whether so much is to be removed by size that the log's `bytes` have to be checked first."""
     return excess_bytes(state.bytes, keep) * MUCH > (keep.max_bytes or 0)
 
 
 async def by_number(
     state: LogState, keep: Retention, read: Callable[[Callable[[sqlite3.Connection], int]], Awaitable[int]]
 ) -> Retention:
-    """The retention for a log that may lack some of its events, which are none to be counted. Raises what `read`
-    raises."""
+    """The retention for a log that may lack some of its events, adjusted so that missing ones do not count. Raises what
+    `read` raises."""
     key, first, head, most = state.key, state.first, state.head, keep.max_events or 0
     if most <= 0 or (keep_from_count(head, keep) - first) * MUCH <= most:
         return keep
@@ -61,16 +61,15 @@ async def by_number(
 
 
 def _oldest(raw: sqlite3.Connection, log: int, head: int, most: int) -> int:
-    """The oldest of the newest so many events that are there; 0 where there are fewer, head where that can't be
-    known."""
+    """The oldest of the newest `most` events that exist; 0 if there are fewer, head if that can't be read."""
     row = rows.one(raw, _OLDEST, log, head, most - 1)
     return head if row is None else int(row[0])
 
 
 async def error(state: LogState, read: Callable[[Callable[[sqlite3.Connection], Weight]], Awaitable[Weight]]) -> int:
-    """By how many bytes the log holds more than it says, 0 where that can't be known. An error is logged.
+    """By how many bytes the log holds more than its row says; 0 if that can't be read. An error is logged.
 
-    Appends go on meanwhile. Raises what `read` raises.
+    Appends continue meanwhile. Raises what `read` raises.
     """
     while True:
         key, first, head, said = state.key, state.first, state.head, state.bytes
@@ -82,7 +81,7 @@ async def error(state: LogState, read: Callable[[Callable[[sqlite3.Connection], 
             held, stubs = held + weight[0], stubs + weight[1]
         if state.gone or (state.first == first and state.head >= head):
             break
-    # A damaged size of a stub can't be told from a right one, and is not to make anything leave.
+    # A stub's size may be damaged, and must not cause a removal.
     if state.gone or held == said or (held > said and stubs):
         return 0
     _log.error(

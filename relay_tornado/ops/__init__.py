@@ -1,1 +1,1 @@
-"""The file as a thing to keep: backup, restore, check, export, and what takes its space."""
+"""Operations on the database file: backup, restore, check, export, and statistics of its space."""

@@ -1,4 +1,4 @@
-"""A backup: a committed state of relay.db as one file, whole and checked, or nothing at all."""
+"""Makes a backup: a committed state of relay.db as one file, complete and checked, or nothing at all."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ from relay_tornado.storage.damage import code_of
 from relay_tornado.storage.space import disk_of
 
 OWN = ("relay.", search.NAME, series.NAME)
-"""How the names of a relay's own files begin: relay.db and its WAL, relay.witness, relay.lock, and what is made anew
-where it is none."""
+"""How the names of a relay's own files begin: relay.db and its WAL, relay.witness, relay.lock, and the files that the
+relay makes anew if they are missing."""
 
 MARGIN = 16 * MIB
 """Bytes that stay free beside the copy, at least."""
 
 _WAYS = (copying.in_steps, copying.by_pages)
-"""What is tried, one after another."""
+"""The ways to copy, in the order in which they are tried."""
 
 
 class Unsound(RelayError):
-    """What was written, or what it was written from, is not sound."""
+    """The copy, or the file that it was copied from, is not sound."""
 
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A backup that was made: its file, and what was found in it. Damage in it is damage of the source, too."""
+    """A finished backup: its file, and the report of its check. Damage in it is damage of the source, too."""
 
     path: Path
     bytes: int
@@ -53,9 +53,9 @@ class Made:
 def make(source: Path, target: Path, progress: Progress, *, force: bool = False, reserve: int = 0) -> Made:
     """Copies the relay's file `source` to the file `target`, for its owner only, and checks the copy.
 
-    Nothing but a whole and checked copy ever has the target's name. `reserve` bytes stay free where both lie on one
-    file system. Raises Conflict where the target is there (and no `force`), NotFound where its directory is not,
-    NoSpace, StartupError where the source can't be read, Unsound, and OSError where the target can't be written.
+    Only a complete and checked copy gets the target's name. `reserve` bytes stay free if both are on one file system.
+    Raises Conflict if the target exists (without `force`), NotFound if its directory does not, NoSpace, StartupError if
+    the source can't be read, Unsound, and OSError if the target can't be written.
     """
     begun = time.monotonic()
     _check_target(source, target, force)
@@ -80,7 +80,7 @@ def make(source: Path, target: Path, progress: Progress, *, force: bool = False,
 
 @contextlib.contextmanager
 def _written(part: Path, target: Path) -> Iterator[int]:
-    """The file to write into, for nobody else; nothing is left of it where it was not renamed."""
+    """Creates the file to write into, locked against other backups. Removes it unless it was renamed."""
     busy = Conflict(f"another backup is being made as {target}: let it finish, or name another file")
     with contextlib.ExitStack() as opened:
         try:
@@ -99,13 +99,13 @@ def _written(part: Path, target: Path) -> Iterator[int]:
         try:
             yield descriptor
         finally:
-            if _is_at(descriptor, part):  # behind a rename another backup may have begun there
+            if _is_at(descriptor, part):  # after a rename, another backup may have begun at this path
                 parts.remove(part)
 
 
 def _hold(descriptor: int, part: Path, busy: Conflict) -> None:
-    """Locks the open file for as long as it is open. Raises `busy` where somebody else holds it, or it is another one
-    by now: whoever held it has renamed or removed it."""
+    """Locks the open file for as long as it is open. Raises `busy` if another process holds it, or if the path names
+    another file by now: the process that held it has renamed or removed it."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -115,7 +115,7 @@ def _hold(descriptor: int, part: Path, busy: Conflict) -> None:
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
-    """Whether the open file is the one that has this name now."""
+    """Whether the path names the open file."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.lstat())
     except FileNotFoundError:
@@ -123,7 +123,7 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 
 def _copied(source: Path, part: Path, descriptor: int, progress: Progress, room: int) -> Report:
-    """Copies and checks. What the steps did not get right, as when rowids were used again, the pages do."""
+    """Copies and checks. If the copy in steps is damaged, as when rowids were reused, copies page by page."""
     report = Report(part)
     with contextlib.closing(open_file(source)) as raw:
         for copy in _WAYS:

@@ -1,7 +1,7 @@
-"""Looks whether a relay's file is sound: its pages, its records, its logs, each event; and says what to do.
+"""Checks whether a relay's file is sound: its pages, records, logs and events; each finding says what to do.
 
-It changes nothing, and may look at a file that a relay serves: then each look is a short transaction of its own (but
-the look at the pages), and what came or left meanwhile is no finding.
+A check changes nothing, and may run beside a relay: each look, except that at the pages, is a short transaction of its
+own, and what is added or deleted meanwhile is no finding.
 """
 
 from __future__ import annotations
@@ -40,14 +40,13 @@ _WORD = re.compile(r"\w+")
 
 
 def check(path: Path, progress: Progress, *, full: bool = False) -> Report:
-    """Looks at everything in the file; with `full` also whether the large tables' indexes agree with these, which is
-    slow.
+    """Checks everything in the file; with `full` also the indexes of the large tables against the tables (slow).
 
-    The witness counts where it stands beside a relay.db, and has to stand in a data directory. Raises StartupError
-    where the file can't be looked at; one that SQLite finds malformed is damage.
+    The witness is compared if it is beside a relay.db; in a data directory it has to exist. Raises StartupError if the
+    file can't be read. If SQLite finds it malformed, that is reported as damage.
     """
     report, begun = Report(path), time.monotonic()
-    # Before the file: a relay that runs writes it after the file, so it is never ahead of what is read later.
+    # Read before the file: a running relay writes the witness after the file, so it is never ahead of the file.
     witness = _look_at_witness(path, report) if path.name == NAME else None
     try:
         raw = open_file(path)
@@ -92,7 +91,7 @@ def _check_consumers(raw: sqlite3.Connection, report: Report, names: Mapping[str
 
 
 def _look_at_witness(path: Path, report: Report) -> witnesses.Stamp | None:
-    """What the witness beside the file says. A backup may be named relay.db, too: only a data directory has a lock."""
+    """Reads the witness beside the file. It may be missing beside a backup named relay.db, which has no lock file."""
     place = path.with_name(witnesses.NAME)
     try:
         there = place.exists()
@@ -111,7 +110,7 @@ def _look_at_witness(path: Path, report: Report) -> witnesses.Stamp | None:
 
 
 def _is_damage(path: Path, error: StartupError, witness: witnesses.Stamp | None) -> bool:
-    """Whether a file that can't be opened was a relay's once, rather than something else."""
+    """Whether a file that can't be opened is a damaged file of a relay, rather than something else."""
     code = code_of(error.__cause__)
     if code == sqlite3.SQLITE_NOTADB or path.stat().st_size == 0:
         return witness is not None
@@ -123,7 +122,7 @@ def _reason(error: StartupError) -> str:
 
 
 def _within(report: Report, what: str, look: Callable[[], None]) -> None:
-    """A damaged page, or a value of another type than its column's, ends one look, not all of them."""
+    """Runs one look. A damaged page, or a value of the wrong type, ends this look only."""
     try:
         look()
     except (sqlite3.DatabaseError, TypeError, ValueError) as error:
@@ -131,8 +130,8 @@ def _within(report: Report, what: str, look: Callable[[], None]) -> None:
 
 
 def _check_schema(raw: sqlite3.Connection, report: Report, model: sqlite3.Connection) -> None:
-    """What a file of its version has to have, as it has to be; what it has beyond that is no finding, but for triggers,
-    which change what is done to it."""
+    """Compares the schema with that of its version (`model`). Additional objects are no finding, except triggers, which
+    change what writes do."""
     sql = "SELECT type, name, sql FROM main.sqlite_schema WHERE name NOT LIKE 'sqlite_%'"
     wanted = {(kind, name): _words(text) for kind, name, text in model.execute(sql)}
     found = {(kind, name): _words(text) for kind, name, text in raw.execute(sql)}
@@ -154,7 +153,7 @@ def _check_schema(raw: sqlite3.Connection, report: Report, model: sqlite3.Connec
 
 
 def _words(text: str | None) -> str:
-    """A statement without its blanks: a migrated table has others."""
+    """A statement without white space, which differs in a migrated table."""
     return "".join((text or "").split())
 
 
@@ -172,7 +171,7 @@ def _check_pages(raw: sqlite3.Connection, report: Report, full: bool, progress: 
 
 
 def _looks(raw: sqlite3.Connection, full: bool) -> Iterator[str]:
-    """How SQLite is to look at the pages: it compares indexes and tables in the second way only, of all or of one."""
+    """The pragmas that check the pages. Only integrity_check, of all or of one table, compares indexes with tables."""
     if full:
         yield f"integrity_check({MOST_TOLD})"
         return
@@ -218,7 +217,7 @@ def _check_meta(raw: sqlite3.Connection, report: Report, witness: witnesses.Stam
 
 
 def _check_records(raw: sqlite3.Connection, report: Report) -> Mapping[str, str]:
-    """Returns the names of the buckets by their ids."""
+    """Checks the records of buckets and tokens. Returns the buckets' names by id."""
     names: dict[str, str] = {}
     with raw:
         raw.execute("BEGIN")
@@ -226,7 +225,7 @@ def _check_records(raw: sqlite3.Connection, report: Report) -> Mapping[str, str]
         buckets = raw.execute("SELECT id, name, document FROM bucket").fetchall()
     for bucket_id, name, document in buckets:
         report.buckets += 1
-        named = names[bucket_id] = str(name)  # which is no text where it is damaged
+        named = names[bucket_id] = str(name)  # not a text if the row is damaged
         bucket = _decoded(report, "bucket", bucket_id, document, Bucket)
         if bucket is None:
             continue

@@ -1,4 +1,4 @@
-"""Looks whether what a file says of consumers agrees: with itself, and with the log that it is about."""
+"""Checks the state of consumers: against itself, and against their logs."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from relay_tornado.ranges import Ranges
 from relay_tornado.storage import migrate
 
 Tell = Callable[[str, str, BucketId], None]
-"""Is told of damage: what it is, what to do about it, and in which bucket."""
+"""Takes a finding: what is damaged, what to do about it, and in which bucket."""
 
 FIRST_VERSION = 3
-"""The first version whose consumers have a kind."""
+"""The first schema version whose consumers have a kind."""
 
 _SEEK = (
     "put it where its client wants to go on, by `relay consumer seek`, or delete it; it may miss events, or get some "
@@ -29,7 +29,7 @@ _ANEW = "delete it: it is made anew, on the terms of whoever subscribes with it;
 
 
 def check_consumers(raw: sqlite3.Connection, tell: Tell) -> int:
-    """Looks at every consumer, in a transaction each, as the file may be written to; returns how many there are."""
+    """Checks each consumer in its own transaction, as the file may be written to. Returns the number of consumers."""
     if migrate.version(raw) < FIRST_VERSION:
         return 0
     found = raw.execute(
@@ -91,7 +91,7 @@ def _problems(
         yield "has a record of what it is trying that can't be understood"
     else:
         out = Ranges(ranges)
-        # Where an event has left, what it was to a consumer follows a moment later.
+        # After an event was deleted, the consumer's state follows a moment later.
         out.cut_below(first)
         held = set(parked)
         if (
@@ -116,5 +116,5 @@ def _problems(
 
 
 def _differ(found: Ranges, ranges: Sequence[tuple[int, int]]) -> bool:
-    """Whether they were not written as they are now. A list of them would be given room for each number in them."""
+    """Whether the ranges are not in normal form. (`list(found)` would allocate room for each number in them.)"""
     return any(each != other for each, other in zip_longest(found, ranges))

@@ -1,4 +1,4 @@
-"""Looks whether each log agrees with its epochs, its bucket and its events, and each of these with its checksum."""
+"""Checks each log against its epochs, its bucket and its events, and each event against its checksum."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from relay_tornado.ops.reading import Step, read
 from relay_tornado.ranges import Ranges
 
 _AHEAD = 60.0
-"""Seconds by which a clock may be set back without a word."""
+"""Seconds by which a clock may be set back without a finding."""
 _AND_SO_ARE_OTHERS = "and every event that comes has that time until then, so that none leaves by its age"
 
 _EPOCH = re.compile(r"[a-z0-9]{12}")
 
 
 class Logs:
-    """Every log, against its row, its epochs and its bucket."""
+    """The check of all logs of a file; `check` runs it once."""
 
     def __init__(self, raw: sqlite3.Connection, report: Report, names: Mapping[str, str], progress: Progress) -> None:
         self._raw = raw
@@ -124,7 +124,7 @@ class Logs:
     def _steps(
         self, row: Row, start: int, most: int, epochs: list[Epoch], holes: list[tuple[int, int]]
     ) -> Iterator[Step]:
-        """The events from `start` to `most`; long holes between them are passed over, and told."""
+        """Reads the events from `start` to `most`. Skips long holes between them, and adds these to `holes`."""
         sql = "SELECT min(seq) FROM event WHERE log = ? AND seq > ? AND seq <= ?"
         while start <= most:
             for step in read(self._raw, row.key, start, most, epochs):
@@ -138,7 +138,7 @@ class Logs:
             start = there
 
     def _stretch(self, row: Row) -> tuple[int, int]:
-        """Where a log's events begin and end, by what is there: what its row says may be damaged, and far off."""
+        """The first and last seq of a log's event rows: those in the log's row may be damaged, and far off."""
         sql = "SELECT min(seq), max(seq) FROM event WHERE log = ? AND seq BETWEEN ? AND ?"
         found = one(self._raw, sql, row.key, row.first, row.head)
         if found is None:
@@ -147,7 +147,7 @@ class Logs:
         return (row.head + 1, row.head) if least is None else (least, most)
 
     def _check_above(self, row: Row) -> None:
-        """Events above the head of this very moment, which one statement sees: those that come are no finding."""
+        """Reports events above the head. One statement reads both, so events that are just committed are no finding."""
         sql = (
             "SELECT count(*), min(event.seq), max(event.seq), min(log.head) FROM log JOIN event "
             "ON event.log = log.id AND event.seq > log.head WHERE log.id = ? AND log.dropped = 0"
@@ -155,7 +155,7 @@ class Logs:
         count, least, most, head = self._raw.execute(sql, (row.key,)).fetchone()
         if count:
             how = RESTORE
-            if count == most - head:  # otherwise they have a hole, over which no head moves
+            if count == most - head:  # otherwise there is a hole, and a head can't move over a hole
                 mend = f"UPDATE log SET head = {most} WHERE id = {row.key}"  # noqa: S608  # for a person, numbers only
                 how = (
                     f"stop the relay, run `{mend}` on the file with SQLite's own shell, and check again; or restore "
@@ -188,7 +188,7 @@ class Logs:
         )
 
     def _check_strays(self, live: list[Row], dropped: list[int]) -> None:
-        """Rows of events that lie in no log's stretch."""
+        """Reports rows of events that belong to no log, or are below the first of theirs."""
         heads = {row.key: row for row in live}
         sql = "SELECT log, count(*), min(seq), max(seq) FROM event GROUP BY log"
         for log, count, least, _ in self._raw.execute(sql).fetchall():
@@ -209,14 +209,15 @@ class Logs:
                 )
 
     def _check_dropped(self) -> None:
-        """Logs that are marked as dropped, and were not: that raises `first`. Their index may not know of the mark."""
+        """Reports logs that are marked as dropped and were not: a drop raises `first`. `+` skips the index, which may
+        not know of the mark."""
         sql = "SELECT bucket, first, head FROM log WHERE +dropped = 1 AND first <= head"
         for bucket_id, first, head in self._raw.execute(sql).fetchall():
             message = f"its log, with the events {first} to {head}, is marked as deleted, and takes no events"
             self._report.add("damage", "log", message, RESTORE, self._names.get(bucket_id, str(bucket_id)))
 
     def _first(self, row: Row) -> int | None:
-        """The oldest seq that is kept by now; None where the log was dropped meanwhile."""
+        """The oldest seq that is kept now; None if the log was dropped meanwhile."""
         found = self._raw.execute("SELECT first FROM log WHERE id = ? AND dropped = 0", (row.key,)).fetchone()
         return None if found is None else int(found[0])
 
@@ -229,7 +230,7 @@ class Logs:
 
 
 def _by_hand(sql: str) -> str:
-    """How to change what a trigger keeps."""
+    """The advice to run an SQL statement that a trigger prevents."""
     return (
         f"stop the relay, run `.dbconfig enable_trigger off` and `{sql}` on the file with SQLite's own shell, and "
         "check again; or restore the newest backup"

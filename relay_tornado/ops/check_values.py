@@ -1,6 +1,6 @@
-"""Looks whether what stands in a file's small tables is what its schema allows, and whether rows belong to something.
+"""Checks the small tables against the CHECK conditions of the schema, and that deliveries and digests belong to events.
 
-SQLite looks at no CHECK of a file that it may only read.
+SQLite itself does not evaluate CHECK conditions in a read-only file.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _FOLLOWERS = (
     ("delivery", "results of deliveries", f"json_valid(delivery.headers) AND delivery.status IN {STATUSES!r}"),
     ("dedupe", "digests of webhooks", "length(hash) = 32"),
 )
-"""Tables, what is in them, and what is true of each sound row."""
+"""Tables, what they contain, and a condition that each sound row meets."""
 
 
 def check_conditions(raw: sqlite3.Connection, model: sqlite3.Connection, tell: Callable[[str], None]) -> None:
-    """Has each CHECK of the small tables hold; `model` is an empty database with the file's schema. `tell` is told of
-    each that does not."""
+    """Evaluates each CHECK of the small tables, and calls `tell` for each that rows violate. `model` is an empty
+    database with the file's schema."""
     tables = model.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'table'").fetchall()
     for table, sql in tables:
         for condition in () if table in LARGE_TABLES else CHECK.findall(sql):
@@ -35,8 +35,8 @@ def check_conditions(raw: sqlite3.Connection, model: sqlite3.Connection, tell: C
 
 
 def check_followers(raw: sqlite3.Connection) -> Iterator[tuple[int, str]]:
-    """How many of the rows that go with events are wrong, and how, as far as the file's version has such. Each is one
-    look, so that what comes and leaves meanwhile is in none."""
+    """Yields how many rows that belong to events are wrong, and how, for the tables that the file has. Each table is
+    checked by one statement, so rows that are added or deleted meanwhile do not count."""
     there = {name for (name,) in raw.execute("SELECT name FROM main.sqlite_schema WHERE type = 'table'")}
     for table, what, sound in _FOLLOWERS:
         if table in there:

@@ -1,15 +1,14 @@
 """Copies a relay's database into another file, in two ways.
 
-`in_steps` is for a file that is written to meanwhile. A read transaction that lasts keeps the WAL from being copied
-into the file, so that it grows, and the commits pay for it: VACUUM INTO and SQLite's online backup read in one such
-transaction. So the big tables, whose rows only come and go, are copied bit by bit, each bit with a short transaction;
-what came and left meanwhile is made up for in a last one, together with everything that is small.
+`in_steps` is for a file that is written to meanwhile. VACUUM INTO and SQLite's online backup read in one long
+transaction, which prevents checkpoints: the WAL grows, and commits become slower. So the big tables, whose rows are
+only added and deleted, are copied in steps, each in a short transaction. A last transaction makes up for the rows that
+were added and deleted meanwhile, and copies the small tables.
 
-`by_pages` is for a file that nobody writes to: page by page, as it is.
+`by_pages` is for a file that nobody writes to: it copies the pages unchanged.
 
-Both have the disk write what there is bit by bit: one big sync at the end would make every commit wait for it. Where a
-relay runs on the directory that is copied from, both pause after each step for several times as long as it took, for
-10 s at most.
+Both write to the disk in small portions, since one big sync at the end would delay every commit. If a relay runs on the
+source directory, both pause after each step for several times as long as the step took, 10 s at most.
 """
 
 from __future__ import annotations
@@ -33,18 +32,18 @@ from relay_tornado.storage.lock import read_owner
 from relay_tornado.storage.space import free_pages
 
 Progress: TypeAlias = Callable[[str, int, int], None]
-"""Is told what is being done, how much of it is done, and how much there is in all."""
+"""Takes the progress: what is being done, how much of it is done, and how much there is in all."""
 
 PAGES = 64
 """Pages in one step: 256 KiB."""
 STEP = 0.003
 """Seconds that one step of rows should take."""
 SYNC = MIB // 8
-"""Bytes after which what was written goes to the disk."""
+"""Bytes after which the written data is synced to the disk."""
 REST_FACTOR = 6.0
-"""How long to pause after each step for a relay's sake, as a multiple of what the step took."""
+"""How long to pause after each step beside a relay, as a multiple of the time that the step took."""
 _LONGEST_REST = 10.0
-"""Seconds. A step that the disk held up for minutes, as while its server starts again, burdened nobody."""
+"""In seconds. A step that waited for the disk for minutes, as while a file server restarts, burdened nobody."""
 
 _BIG = ("event", "delivery")
 _COPYING = "copying"
@@ -55,8 +54,8 @@ _STILL = (
 
 
 def _find_sync_file_range() -> Callable[[int], None]:
-    """Linux can write a file's pages to the disk without making the disk empty its cache, as fdatasync does, for which
-    every commit would wait. Python has no name for it."""
+    """Linux's sync_file_range, by ctypes, as Python does not have it. Unlike fdatasync it does not flush the disk's
+    cache, which every commit would wait for."""
     try:
         call = ctypes.CDLL(None).sync_file_range
     except (OSError, AttributeError):
@@ -75,7 +74,7 @@ write_out = _find_sync_file_range()
 
 
 class Pace:
-    """What goes on between two steps of copying from `directory`."""
+    """The work between two steps of copying from `directory`: syncs, reports progress, pauses."""
 
     def __init__(self, directory: Path, descriptor: int, total: int, progress: Progress) -> None:
         self._directory = directory
@@ -86,7 +85,7 @@ class Pace:
         self._resumed = time.monotonic()
 
     def step(self) -> float:
-        """Syncs, and pauses beside a relay, which may start or end meanwhile; returns how long the step took."""
+        """Syncs, and pauses if a relay runs now. Returns how many seconds the step took."""
         took = time.monotonic() - self._resumed
         written = os.fstat(self._descriptor).st_size
         if written - self._synced >= SYNC:
@@ -100,7 +99,7 @@ class Pace:
 
 
 def _serves(directory: Path) -> bool:
-    """Whether a relay runs on it, or may."""
+    """Whether a relay runs on the directory; True if that can't be known."""
     try:
         return read_owner(directory) is not None
     except (OSError, NotWritable):
@@ -112,8 +111,8 @@ def in_steps(
 ) -> None:
     """Copies the database behind `raw`, of `directory`, into the empty file `part`, open as `descriptor`, and syncs it.
 
-    It holds all that was committed when this was called, and is a state that the database was in. Raises NoSpace
-    where it needs more than `room` bytes, sqlite3.Error and OSError.
+    The copy is a state that the database was in, with everything that was committed before the call. Raises NoSpace if
+    the copy needs more than `room` bytes, sqlite3.Error and OSError.
     """
     pace = _pace(raw, directory, part, descriptor, progress, room)
     with _attached(raw, part):
@@ -130,7 +129,7 @@ def in_steps(
 def _attached(raw: sqlite3.Connection, part: Path) -> Iterator[None]:
     raw.execute("ATTACH ? AS copy", (uri(part, "rw"),))
     try:
-        # Nobody else sees this file before it is whole, and it is synced here.
+        # Nobody else sees this file before it is complete, and `in_steps` syncs it.
         raw.execute("PRAGMA copy.synchronous = OFF")
         raw.execute("PRAGMA copy.journal_mode = OFF")
         yield
@@ -139,7 +138,7 @@ def _attached(raw: sqlite3.Connection, part: Path) -> Iterator[None]:
 
 
 def _make_tables(raw: sqlite3.Connection) -> dict[str, str]:
-    """Makes the source's tables, and returns the columns of each as SQL."""
+    """Creates the source's tables in the copy. Returns the columns of each as SQL."""
     raw.execute(f"PRAGMA copy.page_size = {raw.execute('PRAGMA main.page_size').fetchone()[0]}")
     raw.execute(f"PRAGMA copy.auto_vacuum = {raw.execute('PRAGMA main.auto_vacuum').fetchone()[0]}")
     columns = {}
@@ -162,7 +161,7 @@ def _objects(raw: sqlite3.Connection, kind: str) -> Sequence[tuple[str, str]]:
 
 
 def _in_copy(sql: str, kind: str) -> str:
-    """`CREATE TABLE x` as `CREATE TABLE copy.x`: SQLite keeps these first words in one form."""
+    """Turns `CREATE TABLE x` into `CREATE TABLE copy.x`. SQLite stores these first words in one form."""
     for start in (f"CREATE {kind} ", f"CREATE UNIQUE {kind} "):
         if sql.startswith(start):
             return f"{start}copy.{sql.removeprefix(start)}"
@@ -170,7 +169,7 @@ def _in_copy(sql: str, kind: str) -> str:
 
 
 def _rows(raw: sqlite3.Connection, table: str, columns: str, pace: Pace) -> Sequence[int]:
-    """Copies rows in the order of their rowids until there are few left; returns 0 and the last one's of each step."""
+    """Copies rows in the order of rowids until few are left. Returns 0, and the last rowid of each step."""
     insert = (
         f"INSERT INTO copy.{table} (rowid, {columns}) SELECT rowid, {columns} FROM main.{table}"  # noqa: S608
         " WHERE rowid > ? ORDER BY rowid LIMIT ?"
@@ -187,7 +186,7 @@ def _rows(raw: sqlite3.Connection, table: str, columns: str, pace: Pace) -> Sequ
 
 
 def _make_up(raw: sqlite3.Connection, columns: Mapping[str, str], ends: Mapping[str, Sequence[int]]) -> None:
-    """In one transaction: the newest rows of the big tables, without those that left, and all of the others."""
+    """Copies the newest rows of the big tables and all small tables, and deletes the rows that left meanwhile."""
     for table, names in columns.items():
         condition = f" WHERE rowid > {ends[table][-1]}" if table in ends else ""
         rowid = "rowid, " if table in ends else ""
@@ -205,8 +204,8 @@ def _make_up(raw: sqlite3.Connection, columns: Mapping[str, str], ends: Mapping[
 
 
 def _make_up_deliveries(raw: sqlite3.Connection, columns: str, ends: Sequence[int]) -> None:
-    """An id is used again only where it and all above it have left. So where the last row of a step is still there, so
-    is every row of that step that did not leave; the others are compared."""
+    """Corrects the copied deliveries. An id is reused only after it and all higher ids were deleted. So if the last row
+    of a step is unchanged, none of its ids was reused; the rows of other steps are compared one by one."""
     raw.execute("DELETE FROM copy.delivery WHERE id NOT IN (SELECT id FROM main.delivery)")
     for step in pairwise(ends):
         if raw.execute(f"SELECT 1 FROM copy.delivery WHERE id = ? AND {_STILL}", step[1:]).fetchone():  # noqa: S608
@@ -222,28 +221,28 @@ def _make_up_deliveries(raw: sqlite3.Connection, columns: str, ends: Sequence[in
 def by_pages(
     raw: sqlite3.Connection, directory: Path, part: Path, descriptor: int, progress: Progress, room: int
 ) -> None:
-    """The same as `in_steps`, but every page as it is."""
+    """Like `in_steps`, but copies the pages unchanged, in one read transaction."""
     with contextlib.closing(sqlite3.connect(part, isolation_level=None)) as target:
         target.execute("PRAGMA synchronous = OFF")
         target.execute("PRAGMA journal_mode = OFF")
         raw.execute("BEGIN")
         try:
-            raw.execute("SELECT 1 FROM main.meta").fetchone()  # from here on nothing that others commit is seen
+            raw.execute("SELECT 1 FROM main.meta").fetchone()  # from here on, others' commits are not seen
             pace = _pace(raw, directory, part, descriptor, progress, room)
             raw.backup(target, pages=PAGES, progress=lambda *_: pace.step() and None)
         finally:
             raw.execute("ROLLBACK")
-        migrate.to_one_file(target)  # which can be read where nothing can be written
+        migrate.to_one_file(target)  # a file without a WAL can be read from read-only media
     os.fsync(descriptor)
 
 
 def refusal(error: sqlite3.Error, descriptor: int, path: Path) -> OSError | None:
-    """Why SQLite could not write to the open file, as an error of `path`, where it says no more than that: a quota, a
-    limit of a file's size. None where the file can be written. It grows by what is tried."""
+    """The OSError behind an I/O error of SQLite, named for `path`: a quota, or a limit on the file's size. None if the
+    file can be written. Trying that makes the file larger."""
     if code_of(error) != sqlite3.SQLITE_IOERR:
         return None
     try:
-        for _ in range(2):  # up to a limit less is written, without an error
+        for _ in range(2):  # the first write may be cut short at the limit, without an error
             os.pwrite(descriptor, bytes(MIB), os.fstat(descriptor).st_size)
         os.fsync(descriptor)
     except OSError as found:
@@ -253,7 +252,7 @@ def refusal(error: sqlite3.Error, descriptor: int, path: Path) -> OSError | None
 
 
 def _pace(raw: sqlite3.Connection, directory: Path, part: Path, descriptor: int, progress: Progress, room: int) -> Pace:
-    """Raises NoSpace where a copy takes more bytes than there are."""
+    """The pace of a copy. Raises NoSpace if it needs more than `room` bytes."""
     _, needed = free_pages(raw)
     if needed > room:
         raise no_room(part, f": {needed} bytes are needed, {max(room, 0)} may be used")

@@ -1,4 +1,4 @@
-"""A bucket's events out of the file, line by line (ops/lines.py), whether a relay runs on it or not."""
+"""Exports a bucket's events from the file as lines (ops/lines.py), whether a relay runs on it or not."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ FROM log WHERE bucket = ? AND dropped = 0
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What was written: so many events, up to `last` (0: none). `found`: which there are was not said by their log,
-    whose row is damaged, but seen by what is in the file."""
+    """What was written: the number of events, and the last seq (0: none). `found`: the log's row is damaged, so the
+    range of events was taken from the event rows."""
 
     bucket: str
     events: int
@@ -45,7 +45,7 @@ class Exported:
 
 
 class _Damaged(Unavailable):
-    """Before the event `seq` the export ends."""
+    """The event `seq` is damaged: the export ends before it."""
 
     def __init__(self, message: str, seq: int) -> None:
         super().__init__(message)
@@ -64,10 +64,10 @@ def export(
 ) -> Exported:
     """Writes the events of a bucket (a name or an id) after a seq or an event's id, up to the head of this moment.
 
-    None: all that are kept. `source` is the id of the bucket whose export is gone on with, where that says it. Raises
-    NotFound, Conflict where that is another bucket, Invalid where `after` is no position here, Unavailable where an
-    event is damaged or left meanwhile (what was written until then is good), and StartupError. Before a damaged event
-    stands a header of nothing, which says that the lines before it are whole.
+    With None, all events that are kept. `source` is the bucket's id in the export that is continued, if it has one.
+    Raises NotFound, Conflict if `source` is another bucket, Invalid if `after` is no position of this bucket,
+    Unavailable if an event is damaged or was deleted meanwhile (the lines before it are valid), and StartupError. In
+    place of a damaged event, a header for no events is written: it says that the lines before it are complete.
     """
     with contextlib.closing(open_file(path)) as raw:
         bucket_id, name, document = _find(raw, bucket)
@@ -105,8 +105,8 @@ def export(
 
 
 def _found(raw: sqlite3.Connection, loaded: Loaded, bucket_id: str) -> bool:
-    """Takes up the bucket's log where its row does not say what it holds: from its first event to its last. Returns
-    whether it is so."""
+    """If the row of the bucket's log is damaged, adds the log with the range of its event rows. Returns whether it is
+    damaged."""
     row = raw.execute(_BY_EVENTS, (bucket_id,)).fetchone()
     if row is None or row[0] not in loaded.damaged:
         return False
@@ -130,7 +130,7 @@ def _find(raw: sqlite3.Connection, reference: str) -> tuple[str, str, dict[str, 
 
 
 def _document(text: Any) -> dict[str, Any]:
-    """Nothing of a record that is damaged: what its log holds comes out all the same."""
+    """The bucket's record; {} if it is damaged, as the events can be exported all the same."""
     try:
         document = json.loads(text)
     except (ValueError, TypeError):
@@ -164,7 +164,7 @@ def _items(raw: sqlite3.Connection, log: int, name: str, bounds: Bounds, step: S
         elif seq in step.found.stubs:
             sql = "SELECT received_at, input_id, method, size FROM event WHERE log = ? AND seq = ?"
             row = raw.execute(sql, (log, seq)).fetchone()
-            if row is None:  # it left since
+            if row is None:  # deleted since
                 raise _not_there(raw, log, name, seq)
             yield Stub(seq, epoch_at(bounds.epochs, seq), *row)
         else:

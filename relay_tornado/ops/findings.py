@@ -1,4 +1,4 @@
-"""What a look at a relay's file finds, and what to do about it."""
+"""The report of a check of a relay's file: its findings, and what to do about each."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 Level: TypeAlias = Literal["damage", "warning"]
 
 MOST_TOLD = 100
-"""Findings of one kind that are told one by one."""
+"""The most findings of one kind in a report."""
 
 RESTORE = (
     "stop the relay, keep the directory for whoever wants to look into it, and `relay restore` the newest backup into "
@@ -19,7 +19,7 @@ RESTORE = (
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that is not as it should be, and what to do about it. `bucket` is a name or an id, "" for the file."""
+    """Something that is wrong, and what to do about it. `bucket` is a name or an id, "" for the whole file."""
 
     level: Level
     kind: str
@@ -30,7 +30,7 @@ class Finding:
 
 @dataclass(slots=True)
 class Report:
-    """What was looked at, and what was found."""
+    """How much was checked, and what was found."""
 
     path: Path
     schema: int = 0
@@ -43,7 +43,7 @@ class Report:
 
     @property
     def damage(self) -> list[Finding]:
-        """The findings that are no mere warnings."""
+        """The findings that are not warnings."""
         return [finding for finding in self.findings if finding.level == "damage"]
 
     @property
@@ -51,6 +51,6 @@ class Report:
         return bool(self.damage)
 
     def add(self, level: Level, kind: str, message: str, advice: str, bucket: str = "") -> None:
-        """Takes a finding in, the first 100 of each kind."""
+        """Adds a finding; after `MOST` of one kind, further ones are ignored."""
         if sum(finding.kind == kind for finding in self.findings) < MOST_TOLD:
             self.findings.append(Finding(level, kind, message, advice, bucket))

@@ -1,9 +1,9 @@
-"""The form of an export: lines of JSON, a header and then an event each, with exact bytes.
+"""The format of an export: lines of JSON, a header followed by one line per event, with exact bytes.
 
-Bytes that are UTF-8 stand as text under their field's name, others in base64 under `<name>_base64`. `crc` is the
-event's checksum as the log has it. Of an ephemeral event only its place was stored: `{"stub": true, "size": …}`.
-Further headers may stand between events, so that the parts of an export can be put together with `cat`: the events
-behind each begin with its `first`, and the last one's reach its `head`.
+Bytes that are UTF-8 are text under their field's name, others base64 under `<name>_base64`. `crc` is the event's
+checksum in the log. An ephemeral event is a stub without content: `{"stub": true, "size": …}`. Further headers may
+stand between events, so that parts of an export can be concatenated with `cat`: the events after each header begin
+with its `first`, and those after the last one end with its `head`.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ FORMAT = 1
 BEGINNING = b'{"relay_export":'
 """The first bytes of every export."""
 LONGEST_LINE = 192 << 20
-"""Bytes of a line: room for the largest event that may be imported, in base64."""
+"""The most bytes of a line: the largest event that may be imported, in base64."""
 LARGEST_SEQ = 1 << 62
-"""No seq is larger, so that a log can go on behind each."""
+"""The largest seq that may be imported, so that a log can continue after it."""
 
 _FIELDS = msgspec.structs.fields(Event)
 _BYTES = frozenset(field.name for field in _FIELDS if field.type is bytes)
@@ -33,21 +33,21 @@ _NAMES = frozenset(field.name for field in _FIELDS)
 
 
 class Header(msgspec.Struct, frozen=True):
-    """What a stretch of an export is: of which bucket, and which of its events follow, if it is whole."""
+    """The header of an export, or of a part of one: its bucket, and which events follow if it is complete."""
 
     relay_export: int
     bucket: Mapping[str, Any]
     """`id`, `name`, `description` and `retention`."""
     first: int
     head: int
-    """Which events follow at least; none do where it is below `first`."""
+    """The events `first` to `head` follow at least; none do if `head` is below `first`."""
     epochs: Sequence[Mapping[str, Any]]
     exported_at: float
     version: str
 
 
 class Stub(msgspec.Struct, frozen=True):
-    """The place of an ephemeral event, whose content is gone."""
+    """An ephemeral event, whose content is gone."""
 
     seq: int
     epoch: str
@@ -91,7 +91,7 @@ def document(item: Item) -> dict[str, Any]:
 
 
 def parse(line: bytes) -> Header | Item:
-    """What a line holds. Raises Invalid."""
+    """Parses a line. Raises Invalid."""
     try:
         found = msgspec.json.decode(line)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

@@ -1,7 +1,7 @@
-"""Opens a relay's file for looking at it only, whether a relay serves it, none does, or it is a backup.
+"""Opens a relay's file read-only: one that a relay serves, one that none serves, or a backup.
 
-Nothing here can change what is opened, and no lock of the relay is needed: readers see a committed state, and disturb
-no writer. Each look should be a short transaction all the same, as one that lasts keeps the WAL from being used anew.
+No lock of the relay is needed: readers see a committed state, and disturb no writer. Read transactions should be short
+all the same, as a long one prevents the WAL from being reused.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from relay_tornado.storage.whereabouts import size_of, wal_of
 
 
 def locate(place: Path) -> Path:
-    """The relay's file that a person means by a directory or a file. Raises NotFound."""
+    """The relay's file at `place`, which is that file or its directory. Raises NotFound."""
     path = place / NAME if place.is_dir() else place
     if not path.is_file():
         raise NotFound(f"there is no {path}: name the relay's directory with --data or RELAY_DATA, or a backup's file")
@@ -29,9 +29,10 @@ def locate(place: Path) -> Path:
 
 
 def open_file(path: Path) -> sqlite3.Connection:
-    """A read-only connection to a relay's file of this or an older schema, in autocommit.
+    """Returns a read-only connection to a relay's file of this or an older schema, in autocommit.
 
-    What an older file lacks reads as its default. Raises StartupError (NewerSchema among it) where it can't be read.
+    Columns that an older file lacks read as their defaults. Raises StartupError (or its subclass NewerSchema) if the
+    file can't be read.
     """
     check_sqlite()
     raw = None
@@ -61,7 +62,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     try:
         return _prepared(uri(path, "ro"))
     except sqlite3.OperationalError:
-        # In WAL mode SQLite wants to make files beside it. Where that can't be, and nobody writes, it needs none.
+        # In WAL mode SQLite creates files beside it. If it can't, and nobody writes to the file, it needs none.
         if read_owner(path.parent) is not None or size_of(wal_of(path)):
             raise
         return _prepared(uri(path, "ro") + "&immutable=1")
@@ -84,7 +85,7 @@ def _prepared(address: str) -> sqlite3.Connection:
 
 
 def _check_tables(raw: sqlite3.Connection, path: Path) -> None:
-    """Raises StartupError where a view stands for a table: what it gives may have no end."""
+    """Raises StartupError if a view has the name of a table: its rows may have no end."""
     views = {name.lower() for (name,) in raw.execute("SELECT name FROM main.sqlite_schema WHERE type = 'view'")}
     if not views:
         return
@@ -97,7 +98,7 @@ def _check_tables(raw: sqlite3.Connection, path: Path) -> None:
 
 
 def _complete(raw: sqlite3.Connection) -> None:
-    """Puts temporary views before the tables of an older schema, with the columns that came later."""
+    """Hides the tables of an older schema behind temporary views that have the columns of later versions."""
     with contextlib.closing(migrate.empty(migrate.latest())) as now:
         for (table,) in now.execute("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"):
             there = [row[1] for row in raw.execute(f"PRAGMA main.table_info({table})")]
@@ -105,7 +106,7 @@ def _complete(raw: sqlite3.Connection) -> None:
                 continue
             later = [row for row in now.execute(f"PRAGMA table_info({table})") if row[1] not in there]
             if later:
-                # A view has no rowid of its own, and events are read by it.
+                # Events are read by rowid, which a view does not have.
                 rowid = ["rowid"] if table == "event" else []
                 columns = [*rowid, *there, *(f"{row[4] or 'NULL'} AS {row[1]}" for row in later)]
                 raw.execute(f"CREATE TEMP VIEW {table} AS SELECT {', '.join(columns)} FROM main.{table}")  # noqa: S608

@@ -1,4 +1,4 @@
-"""Reads a log from the file in steps of some MiB at most, each a short transaction of its own."""
+"""Reads a log from the file in steps of a few MiB at most, each in a short transaction of its own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ STEP_BYTES = 4 * MIB
 
 
 class Step(NamedTuple):
-    """The events `start` to `end`, and the bytes of those that are not damaged."""
+    """The events `start` to `end`; `bytes` is the size of those that are not damaged."""
 
     start: int
     end: int
@@ -23,7 +23,7 @@ class Step(NamedTuple):
 
 
 def read(raw: sqlite3.Connection, log: int, first: int, head: int, epochs: Sequence[Epoch]) -> Iterator[Step]:
-    """The events `first` to `head` of a log, one after another. Raises sqlite3.Error."""
+    """Yields the events `first` to `head` of a log in steps. Raises sqlite3.Error."""
     start = first
     while start <= head:
         found = rows.select(raw, log, start, min(start + STEP_EVENTS - 1, head), epochs, STEP_BYTES)

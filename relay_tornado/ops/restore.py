@@ -1,8 +1,8 @@
-"""A backup becomes the data of a relay: under a database id of its own, so that no witness of the old one fits it.
+"""Restores a backup into a data directory. The database gets a new id, so that no witness of the old one matches it.
 
-Consumers and epochs stay. At the relay's start the newest epoch of each log counts as ended at its head, as at every
-start: a cursor up to there is honoured, one beyond is told what it misses, and new events get a new epoch. Tokens that
-were revoked after the backup live again, and public outputs are paused: both are listed.
+Consumers and epochs stay. At the relay's start the newest epoch of each log ends at its head, as at every start: a
+cursor up to there is honoured, a client with a later one is told what it misses, and new events get a new epoch. Tokens
+that were revoked after the backup are valid again, and public outputs are paused: the result lists both.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from relay_tornado.storage.space import disk_of
 from relay_tornado.storage.witness import Witness, read_stamp
 
 _PAUSING = 3
-"""The first version whose outputs can be paused."""
+"""The first schema version whose outputs can be paused."""
 
 _ASIDE = (search.NAME, series.NAME)
 _PART = NAME + ".restoring"
@@ -44,9 +44,9 @@ _PART = NAME + ".restoring"
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What is there now. `tokens` are (key, description), `paused` are (bucket, output).
+    """The result of a restore. `tokens` are (key, description), `paused` are (bucket, output).
 
-    `disabled`: the file is older than pausing, and these outputs are disabled instead."""
+    `disabled`: the schema is too old for pausing, so these outputs are disabled instead."""
 
     path: Path
     report: Report
@@ -57,11 +57,11 @@ class Restored:
 
 
 def restore(file: Path, directory: Path, progress: Progress, *, damaged: bool = False) -> Restored:
-    """Makes a data directory of a backup, which is checked before and after; the directory is empty or missing.
+    """Restores a backup into an empty or missing directory. Checks the backup before, and the result after.
 
-    With `damaged` also of one that is not sound, as far as SQLite can read it: its damage comes along, and no other.
-    Raises Conflict where the directory is not empty, Locked where a relay runs on it, StartupError, NoSpace, and
-    Unsound.
+    With `damaged`, also restores a backup that is not sound, as far as SQLite can read it: the result has the same
+    damage, and no other. Raises Conflict if the directory is not empty, Locked if a relay runs on it, StartupError,
+    NoSpace, and Unsound.
     """
     _check_idle(directory)
     _check_empty(directory)
@@ -113,7 +113,7 @@ def _restore(file: Path, directory: Path, progress: Progress, before: Report) ->
             witness.close()
         part.replace(directory / NAME)
         migrate.sync(directory)
-    except (sqlite3.Error, TypeError, ValueError, AttributeError) as error:  # a damaged record has any form
+    except (sqlite3.Error, TypeError, ValueError, AttributeError) as error:  # a damaged record may have any form
         refusal = copying.refusal(error, descriptor, directory) if isinstance(error, sqlite3.Error) else None
         if refusal is not None:
             raise refusal from error
@@ -130,9 +130,9 @@ def _damaged_record(before: Report) -> str:
 
 
 def _make_own(raw: sqlite3.Connection) -> tuple[tuple[str, str], ...]:
-    """Gives the copy its own id, and pauses what would call somebody as soon as the relay starts."""
+    """Gives the copy a new id, and pauses the outputs to which the relay would forward as soon as it starts."""
     paused = []
-    # A program that reads an older file knows nothing of pausing, and would not understand such a record.
+    # A relay for an older schema does not know pausing, and would not accept such a record.
     switch = "paused" if _pauses(raw) else "disabled"
     raw.execute("BEGIN IMMEDIATE")
     raw.execute("UPDATE meta SET id = ?", (new_uuid(),))
@@ -158,7 +158,7 @@ def _make_own(raw: sqlite3.Connection) -> tuple[tuple[str, str], ...]:
 
 
 def _make_triggers(raw: sqlite3.Connection) -> None:
-    """The relay's own, and no others: whoever made the file may have put in what changes what is done here."""
+    """Replaces all triggers with the relay's own: others in the file could change what the restore writes."""
     sql = "SELECT name, sql FROM main.sqlite_schema WHERE type = 'trigger'"
     for name, _ in raw.execute(sql).fetchall():
         raw.execute('DROP TRIGGER "{}"'.format(name.replace('"', '""')))
@@ -187,8 +187,8 @@ def _check_idle(directory: Path) -> None:
 
 
 def _check_empty(directory: Path) -> None:
-    """What an interrupted restore left, a lock that nobody holds, and a file system's own directory are in nobody's
-    way."""
+    """Raises Conflict if the directory is not empty. What an interrupted restore left, a lock that nobody holds, and
+    lost+found are allowed."""
     try:
         names = {path.name for path in directory.iterdir()}
     except FileNotFoundError:
@@ -196,7 +196,7 @@ def _check_empty(directory: Path) -> None:
     except NotADirectoryError:
         raise Conflict(f"{directory} is a file: name a directory with --data") from None
     allowed = {lock.NAME, "lost+found"} | {_PART + end for end in parts.ENDS}
-    # They follow the log, and find out by themselves that it is another one.
+    # Search index and series follow the log, and notice by themselves that it is another one.
     allowed |= {name + end for name in _ASIDE for end in parts.ENDS}
     if NAME not in names:
         allowed.add(witnesses.NAME)

@@ -1,7 +1,7 @@
-"""Backups that `relay serve` makes by itself: one every so often, the newest so many kept.
+"""The scheduled backups of `relay serve`: one every `backup_every` seconds, of which the newest `backup_keep` stay.
 
 Each is made by a process of its own, `relay backup`, so that it shares neither memory nor interpreter with the relay.
-What else is done in their directory is done aside: its disk may be slow, or a server's that does not answer.
+All other work in the backup directory is done on a thread, as its disk may be slow, or a file server that hangs.
 """
 
 from __future__ import annotations
@@ -28,22 +28,23 @@ from relay_tornado.storage import migrate
 from relay_tornado.storage.whereabouts import size_of
 
 RETRY = (60.0, 3600.0)
-"""Seconds after which a backup that failed is tried again: at first, and at most."""
+"""Seconds until a failed backup is retried: the first delay, and the longest."""
 PATIENCE = 2.0
-"""Seconds that a backup has to end when the relay does. It hears nothing within a long statement of SQLite's, and late
-where others take the processor, and the stop that waits for it has to be over in time. What a killed one leaves, the
-next one removes."""
+"""Seconds that a backup's process gets to end when the relay stops; then it is killed. It does not react within a long
+statement of SQLite, and reacts late on a busy processor, but the relay's stop may not wait for long. The next backup
+removes what a killed one leaves."""
 
 _ANSWERS: Final = 120.0
-"""Seconds that the directory's disk has for whatever is done there but a backup."""
+"""Seconds within which work in the directory, other than a backup, has to be done."""
 LOOK = 60.0
-"""Seconds between two looks whether a backup's process gets on."""
+"""Seconds between two checks of whether a backup's process makes progress."""
 _LOOKS: Final = 10
-"""Looks in a row after which one that did nothing is given up: counted, as time goes on while a machine holds both."""
+"""The number of checks in a row without progress after which a backup is given up. They are counted, because a clock
+goes on while the machine is suspended."""
 
 _FIRST_TO_GO = "1000"
-"""What Linux's proc(5) has for the process to be killed before all others where memory is short, as the relay would be,
-which is the larger one: a backup is made again."""
+"""The oom_score_adj (proc(5)) of the process to be killed first if memory is short. Otherwise the kernel would kill the
+relay, which is larger; a backup can be repeated."""
 _NAME = re.compile(r"relay-([0-9]{8}T[0-9]{6})Z\.db")
 _FORM = "%Y%m%dT%H%M%S"
 
@@ -53,8 +54,8 @@ _log = structlog.get_logger(__name__)
 
 
 def check_directory(directory: Path) -> None:
-    """Raises StartupError where there is something else than a directory. What may pass, like a disk that is not there
-    yet, is no reason not to start."""
+    """Raises StartupError if the path is there and no directory. A missing one, as on a disk that is not mounted yet,
+    does not prevent the start."""
     if directory.exists() and not directory.is_dir():
         raise StartupError(
             f"no backups can be made in {directory}, which is a file: name a directory with --backup-dir"
@@ -62,12 +63,12 @@ def check_directory(directory: Path) -> None:
 
 
 def name_at(at: float) -> str:
-    """`relay-20300102T030405Z.db`, by the time in UTC."""
+    """The name of a backup begun at that time, in UTC: `relay-20300102T030405Z.db`."""
     return f"relay-{time.strftime(_FORM, time.gmtime(at))}Z.db"
 
 
 def backups(directory: Path) -> Sequence[tuple[float, Path]]:
-    """The backups that are there, with their times, oldest first; whatever has another name is not ours."""
+    """The backups in the directory with their times, oldest first. Files with other names are ignored."""
     found = []
     for path in directory.iterdir():
         at = _time(path.name)
@@ -87,8 +88,8 @@ def _time(name: str) -> float | None:
 
 
 def _sweep(directory: Path) -> None:
-    """Removes what killed backups left. One that is being made, by hand or for a relay that was killed itself,
-    holds its file locked (ops/backup.py)."""
+    """Removes what killed backups left. A backup in progress, by hand or for a relay that was killed, keeps its file
+    locked (ops/backup.py)."""
     for path in directory.iterdir():
         part = path.with_name(path.name.partition(".part")[0] + ".part")
         if _time(part.stem) is not None and path.name.startswith(part.name) and not _held(part):
@@ -110,9 +111,9 @@ def _held(path: Path) -> bool:
 
 
 class Backups:
-    """Makes them until it is cancelled. `newest` is when the newest one was begun, and `size` its bytes, None while
-    there is none; `seconds` how long the last one of this process took, None before it; `problem` says why the last
-    try failed, "" where it did not."""
+    """Makes the backups, until `run` is cancelled. `newest` is when the newest was begun (unix time), and `size` its
+    bytes, None while there is none; `seconds` is how long the last one of this process took, None before the first;
+    `problem` says why the last try failed, "" if it did not."""
 
     def __init__(self, settings: Settings, directory: Path, clock: Callable[[], float] = time.time) -> None:
         self.newest: float | None = None
@@ -123,18 +124,18 @@ class Backups:
         self._directory = directory.absolute()
         self._clock = clock
         self._begun: float | None = None
-        """When the last one of this process was begun."""
+        """When this process began its last backup."""
         self._stuck: asyncio.subprocess.Process | None = None
-        """One that was killed, and may not have ended: a disk that does not answer can keep it from that."""
+        """A backup's process that was killed, and may not have ended: a disk that hangs can prevent that."""
 
     async def run(self) -> None:
-        """Makes one when it is due, after a restart too: what counts is the newest that lies there."""
+        """Makes a backup whenever one is due. The newest in the directory counts, also after a restart."""
         retry = RETRY[0]
         while True:
             try:
                 now = self._clock()
                 self.newest, self.size = await self._aside(partial(self._look, now))
-                # Somebody may take each away as soon as it is made.
+                # Somebody may move each backup away as soon as it is made.
                 last = max((at for at in (self.newest, self._begun) if at is not None and at <= now), default=None)
                 due = 0.0 if last is None else last + self._settings.backup_every
                 if due <= now:
@@ -171,7 +172,7 @@ class Backups:
         await self._aside(partial(self._made, target, begun))
 
     async def _aside(self, work: Callable[[], T]) -> T:
-        """Does what may take long without holding anybody up. Raises _Failed and OSError."""
+        """Runs slow work on a thread, within `_ANSWERS` seconds. Raises _Failed and OSError."""
         try:
             async with asyncio.timeout(_ANSWERS):
                 return await run_in_thread(work)
@@ -181,16 +182,16 @@ class Backups:
             raise _Failed(NO_THREAD) from None
 
     def _look(self, now: float) -> tuple[float | None, int | None]:
-        """The newest one that lies there, and its bytes."""
+        """The time and the bytes of the newest backup in the directory."""
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # A clock that was wrong once must not keep backups from being made.
+        # A backup with a future time, from a clock that was wrong, must not prevent new ones.
         past = [each for each in backups(self._directory) if each[0] <= now]
         return (past[-1][0], size_of(past[-1][1])) if past else (None, None)
 
     def _made(self, target: Path, begun: float) -> None:
-        """Tells of it, and lets go of older ones."""
+        """Logs the backup, and removes older ones."""
         _log.info("backup_made", file=str(target), bytes=size_of(target), seconds=self.seconds)
-        # One of the future is neither counted nor removed: the clock that named it was wrong, or is now.
+        # A backup with a future time is neither counted nor removed: the clock was wrong then, or is wrong now.
         past = [path for at, path in backups(self._directory) if at <= begun and path != target]
         for path in past[: max(len(past) + 1 - self._settings.backup_keep, 0)]:
             try:
@@ -203,11 +204,11 @@ class Backups:
 
 
 class _Failed(Exception):
-    """A command failed; the text is what it said."""
+    """A command failed; the text is its error message."""
 
 
 class _Stuck(Exception):
-    """A command got no further, and was told to end, which it may not have done yet."""
+    """A command made no progress, and was terminated; it may not have ended yet."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         super().__init__(process.pid)
@@ -215,7 +216,7 @@ class _Stuck(Exception):
 
 
 async def _run(arguments: Sequence[str], settings: Settings) -> None:
-    """Runs `relay ARGUMENTS`; when this is cancelled, or fails, it is ended. Raises _Failed, _Stuck and OSError."""
+    """Runs `relay ARGUMENTS`; terminates it on cancellation or failure. Raises _Failed, _Stuck and OSError."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RELAY_")}
     environment |= {"RELAY_DATA": str(settings.data.absolute()), "RELAY_RESERVE": str(settings.reserve)}
     process = await asyncio.create_subprocess_exec(
@@ -245,7 +246,7 @@ async def _run(arguments: Sequence[str], settings: Settings) -> None:
 
 
 async def _stalls(pid: int, end: asyncio.Future[Any]) -> bool:
-    """Waits for the end of a process; whether it did nothing for long instead."""
+    """Waits for the end of a process. Returns True if it makes no progress for too long instead."""
     used: int | None = None
     looks = 0
     while not (await asyncio.wait({end}, timeout=LOOK))[0]:
@@ -257,7 +258,7 @@ async def _stalls(pid: int, end: asyncio.Future[Any]) -> bool:
 
 
 def _used(pid: int) -> int | None:
-    """How much of a processor's time it has used, which grows with whatever it does; None where that can't be known."""
+    """The processor time that the process has used, which grows with any work; None if it can't be read."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return int(fields[11]) + int(fields[12])
@@ -274,9 +275,9 @@ async def _end(process: asyncio.subprocess.Process) -> None:
     if process.returncode is None:
         process.terminate()
     try:
-        # Not by asyncio.timeout, which raises no TimeoutError in a task that is being cancelled, in Python 3.11.2.
+        # Not asyncio.timeout: in Python 3.11.2 it raises no TimeoutError in a task that is being cancelled.
         await asyncio.wait_for(process.wait(), PATIENCE)
     except TimeoutError:
         process.kill()
-        with suppress(TimeoutError):  # as where a disk holds it
+        with suppress(TimeoutError):  # if it hangs on a disk
             await asyncio.wait_for(process.wait(), PATIENCE)

@@ -1,4 +1,4 @@
-"""What takes the space, and how long it will last: read from the file, whether a relay runs on it or not."""
+"""Statistics of the space that a relay uses, and how long the disk lasts; read from the file, beside a relay or not."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ HOUR = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class BucketStats:
-    """One bucket: what it holds, and what came within the last day. Times are unix seconds, None where it is empty.
+    """One bucket: what it holds, and what came within the last day. Times are unix seconds, None if it is empty.
 
-    `a_day` are bytes; where the log is younger than a day, as many as it would be at its rate.
+    `a_day` is the bytes that came in the last day; if the log is younger, the bytes per day at its rate.
     """
 
     id: str
@@ -50,8 +50,8 @@ class BucketStats:
 
 @dataclass(frozen=True, slots=True)
 class ConsumerStats:
-    """How far a consumer of a bucket is: `behind` is how many events it is not done with, `parked` of them it tries
-    again, and `dead` it gave up."""
+    """How far a consumer is: it is not done with `behind` events, of which it tries `parked` again, and it gave `dead`
+    up."""
 
     bucket: str
     kind: str
@@ -63,10 +63,10 @@ class ConsumerStats:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """A data directory. All sizes are bytes.
+    """The statistics of a data directory. All sizes are in bytes.
 
-    `free_pages` lie within `database`, and are used before it grows. `growth_a_day` is what the buckets together would
-    add in a day if nothing left; `days_left` until `reserve` is met at that rate, None where it never is.
+    `free_pages` are within `database`, and are used before it grows. `growth_a_day` is what all buckets would add in a
+    day if retention removed nothing; `days_left` is until `reserve` is met at that rate, None if it never is.
     """
 
     path: Path
@@ -82,7 +82,7 @@ class Stats:
 
 
 def stats(path: Path, reserve: int, now: float | None = None) -> Stats:
-    """Looks at the relay's file `path`. Raises StartupError and sqlite3.Error."""
+    """The statistics of the relay's file `path`. Raises StartupError and sqlite3.Error."""
     now = time.time() if now is None else now
     with contextlib.closing(open_file(path)) as raw:
         free, size = free_pages(raw)
@@ -97,7 +97,7 @@ def stats(path: Path, reserve: int, now: float | None = None) -> Stats:
     disk = disk_of(wal.parent)
     least = disk.least(reserve)
     held = sum(bucket.bytes for bucket in buckets)
-    # Rows and indexes take room of their own: as much for each byte of an event as so far.
+    # Rows and indexes take additional space: per byte of an event as much as so far.
     growth = round(sum(bucket.a_day for bucket in buckets) * ((size - free) / held if held else 1.0))
     room = disk.free + free - least
     return Stats(
@@ -115,7 +115,7 @@ def stats(path: Path, reserve: int, now: float | None = None) -> Stats:
 
 
 def _consumers(raw: sqlite3.Connection) -> Iterator[ConsumerStats]:
-    # How far somebody polled (`GET /v1/events`) is no consumer: nobody waits for it, and nobody can move or delete it.
+    # The position of polling (`GET /v1/events`) is left out: nobody waits for it, and nobody can move or delete it.
     sql = (
         "SELECT bucket.name, kind, consumer.name, log.head, log.first, floor, done,"
         " (SELECT count(*) FROM parked WHERE consumer = consumer.id AND seq >= log.first),"

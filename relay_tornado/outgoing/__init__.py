@@ -1,1 +1,1 @@
-"""Requests to HTTP servers: what a name stands for, and connections on which answers come."""
+"""Requests to HTTP servers: name resolution, connections, and answers."""

@@ -13,12 +13,12 @@ from aiohappyeyeballs import start_connection
 from relay_tornado.outgoing.names import Socket
 
 _NEXT_ADDRESS: Final = 0.25
-"""Seconds after which the next of a name's addresses is tried, too."""
+"""Seconds after which the next address of a name is tried in parallel."""
 
 
 class _Loop:
-    """What `start_connection` asks of a loop. uvloop's own `sock_connect` looks every address up once more, in threads
-    of libuv's, which ends the process where one of them can't be started."""
+    """The part of a loop that `start_connection` uses. uvloop's own `sock_connect` looks every address up again, in
+    threads of libuv, which ends the process if one can't be started."""
 
     async def sock_connect(self, connecting: socket.socket, address: Any) -> None:
         """Raises OSError."""

@@ -1,4 +1,4 @@
-"""What a request to an HTTP server may hold, and what of an event's headers goes into none."""
+"""The methods and headers that a request to an HTTP server may have, and headers of events that are not forwarded."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ NOT_FORWARDED: Final = frozenset(
         *(b"host", b"connection", b"http2-settings", b"content-length", b"expect"),
     )
 )
-"""Header names (in lower case) that are about one hop: the server gets its own Host, the body's true length, and is not
-asked whether it wants a body that is here already."""
+"""Header names (in lower case) that concern one hop: the server gets its own Host and the body's true length, and is
+not asked whether it wants a body that is complete already."""
 
 _TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _NOT_IN_VALUE: Final = re.compile(rb"[\x00\r\n]")

@@ -1,4 +1,4 @@
-"""The addresses that a name stands for, looked up beside the event loop."""
+"""Resolves names to addresses, in threads beside the event loop."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from relay_tornado.errors import NO_THREAD
 from relay_tornado.low_memory import run_in_thread
 
 Socket: TypeAlias = tuple[int, Any]
-"""An address family and a socket address of it."""
+"""An address family, and a socket address of that family."""
 
 _LOOKUPS: Final = 32
-"""Names that are looked up at once."""
+"""Maximum number of concurrent look-ups."""
 _LONGEST: Final = 60.0
-"""Seconds after which an answer is not waited for any more: there may have been no memory to give it, or to ask."""
+"""Seconds after which a look-up is given up: for lack of memory, there may have been no answer, or no question."""
 
 
 class Resolver:
-    """Looks names up; an address, in whatever form, is none."""
+    """Resolves names. Addresses, in whatever form, need no look-up."""
 
     def __init__(self) -> None:
         self._turns = asyncio.Semaphore(_LOOKUPS)
         self._pending: dict[tuple[str, int], asyncio.Task[list[Socket]]] = {}
 
     async def resolve(self, host: str, port: int) -> list[Socket]:
-        """Every address that the host stands for. Raises OSError."""
+        """All addresses of a host. Raises OSError."""
         try:
             return numeric(host, port)
         except socket.gaierror:
             pass
-        # One lookup of a name at a time: a name whose servers are slow, which may take half a minute, holds one thread,
-        # not all, and nobody who ends waits for it, as for those of an executor.
+        # One look-up per name at a time. A name whose servers are slow, which may take half a minute, holds one thread,
+        # not all. A process that ends does not wait for it, as it would for an executor's threads.
         pending = self._pending.get((host, port))
         if pending is None:
             pending = self._pending[host, port] = asyncio.create_task(self._look_up(host, port))
@@ -53,13 +53,13 @@ class Resolver:
             done.exception()
 
     def close(self) -> None:
-        """Looks up nothing more."""
+        """Cancels all look-ups."""
         for pending in self._pending.values():
             pending.cancel()
 
 
 def numeric(host: str, port: int) -> list[Socket]:
-    """The address that a host is, without a look-up. Raises OSError where it is a name."""
+    """The address of a host that is an address, without a look-up. Raises OSError if the host is a name."""
     return _lookup(host, port, socket.AI_NUMERICHOST)
 
 

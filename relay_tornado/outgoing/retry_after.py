@@ -1,4 +1,4 @@
-"""What a server asks for that wants a request to come again later."""
+"""Reads the Retry-After header of a server's answer."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ from email.utils import parsedate_to_datetime
 from typing import Final
 
 LONGEST: Final = 3600.0
-"""Seconds up to which a Retry-After is obeyed."""
+"""Maximum number of seconds for which a Retry-After is obeyed."""
 
 
 def retry_after(value: str | None, date: str | None, now: float) -> float | None:
-    """Seconds that a Retry-After header asks for: a number, or a date after that of the answer's own Date header, for
-    the server's clock may be another than ours (`now`, unix time). None where it asks for nothing that can be
-    understood."""
+    """The delay in seconds in a Retry-After header: a number, or a date relative to the answer's own Date header, since
+    the server's clock may differ from ours (`now`, unix time). None if the header is missing or invalid."""
     text = (value or "").strip()
     if text.isascii() and text.isdigit():
         return min(float(text), LONGEST)

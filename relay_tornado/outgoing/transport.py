@@ -1,7 +1,7 @@
-"""HTTP/1.1 to destinations: the bytes of a request out, an answer of a bounded size in.
+"""The HTTP/1.1 client for destinations: writes a request's bytes, and reads an answer of bounded size.
 
-The head is written as it was made, so that methods, targets and headers arrive as they came; h11 reads the answer.
-Redirects are answers like any other. A connection is used again for the same destination while it is warm.
+The head is written as given, so that methods, targets and headers arrive unchanged; h11 reads the answer. Redirects are
+answers like any other. Connections are kept for a while, and reused for the same destination.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from relay_tornado.wire.headers import decode
 
 _JOINED: Final = 16 * KIB
 _IDLE: Final = 15.0
-"""Seconds for which a connection is kept for the next request; most servers keep it longer."""
+"""Seconds for which an idle connection is kept; most servers keep it longer."""
 _TOO_IDLE: Final = 408
-"""What some servers say as they close a connection on which nothing came for a while (RFC 9110, 15.5.9); it may cross
-the next request, which it is no answer to."""
+"""Sent by some servers when they close an idle connection (RFC 9110, 15.5.9). It may cross the next request, to which
+it is no answer."""
 _MOST_INTERIM: Final = 16
-"""Interim answers (1xx) before the one that counts; a destination may send them without end."""
+"""Maximum number of interim answers (1xx) before the final one; a destination may send them without end."""
 _PARTS: Final = 128
-"""Parts of an answer, as chunks of a byte each, that are read before others have their turn: some 5 ms."""
+"""Parts of an answer, for example one-byte chunks, that are read before other tasks get a turn: some 5 ms."""
 
 Kind: TypeAlias = Literal["timeout", "unreachable", "broken"]
 Cut: TypeAlias = Literal["", "long", "broken", "late"]
@@ -41,8 +41,8 @@ _Key: TypeAlias = tuple[str, str, int, bool]
 
 
 class Answer(NamedTuple):
-    """What a destination answered. `cut`: why its body is not whole: it is longer, it broke off, or it did not end in
-    time; "" where it is."""
+    """A destination's answer. `cut` says why its body is incomplete: too long, broken off, or late; "" if it is
+    complete."""
 
     status: int
     headers: list[tuple[bytes, bytes]]
@@ -50,7 +50,8 @@ class Answer(NamedTuple):
     cut: Cut
 
     def retry_after(self, now: float) -> float | None:
-        """Seconds after which it wants the request again, at `now` (unix time); None where it says nothing of it."""
+        """Seconds after which the destination wants the request again, at `now` (unix time); None if it does not
+        say."""
         return retry_after(self._first(b"retry-after"), self._first(b"date"), now)
 
     def _first(self, name: bytes) -> str | None:
@@ -58,7 +59,7 @@ class Answer(NamedTuple):
 
 
 class Unanswered(Exception):
-    """There was no answer, for the reason in the message. It may have been received all the same."""
+    """There was no answer, for the reason in the message. The request may have been received."""
 
     def __init__(self, kind: Kind, message: str) -> None:
         super().__init__(message)
@@ -66,8 +67,8 @@ class Unanswered(Exception):
 
 
 class Bounds(NamedTuple):
-    """Of an answer the bytes that are read of its body, with the rest cut off, and those that its head may have; and
-    the connections that are kept for each destination, and in all."""
+    """Limits: bytes of an answer's body, which is cut off beyond that, and of its head; idle connections per
+    destination, and in all."""
 
     body: int
     head: int
@@ -76,11 +77,11 @@ class Bounds(NamedTuple):
 
 
 class _Stale(Exception):
-    """A connection that was used before was closed by the other side, without a byte of an answer to the request."""
+    """A reused connection was closed by the other side before a byte of the answer arrived."""
 
 
 class Transport:
-    """Sends requests; however many at once is for the caller to bound. `close` cuts off what is on its way."""
+    """Sends requests; the caller limits how many at once. `close` cancels requests in flight."""
 
     def __init__(self, resolver: Resolver, bounds: Bounds) -> None:
         self._resolver = resolver
@@ -92,8 +93,8 @@ class Transport:
     async def send(
         self, head: bytes, body: bytes, destination: Destination, *, method: str, verify: bool, timeout: float
     ) -> Answer:
-        """`head` ends with the empty line. `timeout` is for all of it, in seconds. Raises Unanswered, and what the
-        resolver raises."""
+        """Sends a request. `head` ends with the empty line; `timeout` is in seconds for the whole exchange. Raises
+        Unanswered, and the resolver's errors."""
         key = (destination.scheme, destination.host, destination.port, verify)
         connection: _Connection | None = None
         try:
@@ -122,7 +123,7 @@ class Transport:
                 connection.abort()
 
     async def _dial(self, destination: Destination, verify: bool) -> _Connection:
-        """One address that is silent, or speaks no TLS, hides none behind it."""
+        """Connects to one of the addresses. One that is silent, or fails in TLS, does not hide the others."""
         found = await self._resolver.resolve(destination.host, destination.port)
         if not found:
             raise OSError(f"{destination.host} has no address")
@@ -149,7 +150,8 @@ class Transport:
                 made.close()
                 raise
             else:
-                # Not before: one that is being made when that is cancelled is closed by uvloop without a word to it.
+                # Added only now: if a connection is cancelled while it is being made, uvloop closes it without telling
+                # it.
                 if not connection.closed.done():
                     self._live.add(connection)
                 return connection
@@ -190,7 +192,7 @@ class Transport:
                 del self._idle[key]
 
     async def close(self) -> None:
-        """Closes every connection; requests on their way end with Unanswered."""
+        """Closes all connections; requests in flight end with Unanswered."""
         self._idle.clear()
         for connection in list(self._live):
             connection.abort()
@@ -201,7 +203,7 @@ class Transport:
 
 
 class _Connection(asyncio.Protocol):
-    """One connection, with one request at a time on it. `warm`: it waits for its next one."""
+    """One connection, with one request at a time. `warm` says that it is idle and kept for its next request."""
 
     def __init__(self, live: set[_Connection], bounds: Bounds) -> None:
         self.warm = False
@@ -218,10 +220,10 @@ class _Connection(asyncio.Protocol):
         self._lost: Callable[[], None] | None = None
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    # for the transport above
+    # called by Transport
 
     async def ask(self, head: bytes, body: bytes, method: str) -> Answer:
-        """Raises Unanswered, and _Stale."""
+        """Sends a request and returns its answer. Raises Unanswered, and _Stale."""
         transport = self._transport
         assert transport is not None
         stale, self._used = self._used, True
@@ -229,7 +231,7 @@ class _Connection(asyncio.Protocol):
         self._interim = 0
         self._body.clear()
         self._answer = asyncio.get_running_loop().create_future()
-        # The parser has to know the method; what it would send is not used.
+        # The parser has to know the method; the bytes that it would send are not used.
         self._parser.send(h11.Request(method=method, target="/", headers=[("Host", "-")]))
         self._parser.send(h11.EndOfMessage())
         if len(body) <= _JOINED:
@@ -250,11 +252,11 @@ class _Connection(asyncio.Protocol):
             self._answer = None
 
     def begun(self) -> Answer | None:
-        """What has come of an answer whose end has not."""
+        """The incomplete answer received so far, or None."""
         return None if self._response is None else self._made("late")
 
     def reusable(self) -> bool:
-        """Whether the next request can go out on it."""
+        """Whether the connection can take another request."""
         closed = self._transport is None or self._transport.is_closing()
         if closed or not self._whole or self._parser.our_state is not h11.DONE:
             return False
@@ -264,22 +266,24 @@ class _Connection(asyncio.Protocol):
         return True
 
     def sending(self) -> bool:
-        """Whether its last request is still on its way: who answered before may never read on, and no next one."""
+        """Whether the last request is still being sent: a server that has answered may never read the rest, or a next
+        one."""
         return self._transport is not None and self._transport.get_write_buffer_size() > 0
 
     def rest(self, seconds: float, lost: Callable[[], None]) -> None:
-        """Waits for `wake`, at most so long; `lost` is called where it is of no use any more."""
+        """Keeps the connection idle until `wake`, at most for `seconds`; `lost` is called when it can't be used any
+        more."""
         self.warm = True
         self._lost = lost
         self._timer.after(seconds)
 
     def wake(self) -> bool:
-        """Whether it can be used."""
+        """Ends the idle state; returns whether the connection can be used."""
         self._end_rest()
         return self._transport is not None and not self._transport.is_closing()
 
     def abort(self) -> None:
-        """Closes it at once."""
+        """Closes the connection at once."""
         self._end_rest()
         self._break_off("it was left before it answered")
         if self._transport is not None:
@@ -292,15 +296,15 @@ class _Connection(asyncio.Protocol):
         if lost is not None:
             lost()
 
-    # from the event loop
+    # called by the event loop
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # Not checked: uvloop's transports are no subclasses of asyncio's.
+        # A cast without a check: uvloop's transports are not subclasses of asyncio's.
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
         if self._answer is None:
-            self.abort()  # nobody asked
+            self.abort()  # no request is pending
             return
         self._heard = True
         self._read(data)
@@ -310,7 +314,8 @@ class _Connection(asyncio.Protocol):
         return False
 
     def connection_lost(self, error: Exception | None) -> None:
-        """However it ends, what came before counts; an answer without a length is whole by that (RFC 9112, 8)."""
+        """Uses what arrived before the end, however it came; the end completes an answer without a length (RFC 9112,
+        8)."""
         self._live.discard(self)
         if error is not None:
             self._read_left()
@@ -322,9 +327,10 @@ class _Connection(asyncio.Protocol):
         self.closed.set_result(None)
 
     def _read_left(self) -> None:
-        """A request that can't be written ends a connection, whatever is still to be read, as why it is refused."""
+        """Reads what is left after a failed write, which ends a connection even if an answer, such as a refusal, is
+        unread."""
         transport = self._transport
-        # The socket is closed after this, but with TLS before.
+        # Without TLS, the socket is still open here; with TLS it is closed already.
         if self._answer is None or transport is None or transport.get_extra_info("sslcontext") is not None:
             return
         with suppress(OSError):
@@ -342,12 +348,12 @@ class _Connection(asyncio.Protocol):
         self._reads_on = False
         if self._answer is not None and not self._answer.done():
             self._parse()
-        # Not before: TLS that has an end to tell tells it at once, and drops what is not read.
+        # Only now: TLS reports an end at once when reading resumes, and drops data that was not read.
         if not self._reads_on and self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
 
     def _parse(self) -> None:
-        """Takes what has come, a turn's worth of it."""
+        """Parses what has arrived, up to the limit for one turn."""
         for _ in range(_PARTS):
             try:
                 event = self._parser.next_event()

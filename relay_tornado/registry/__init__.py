@@ -1,1 +1,1 @@
-"""Buckets with their inputs, and tokens: a contract, and what stands behind it."""
+"""The registry of buckets (with inputs and outputs) and tokens: the contract and its implementations."""

@@ -1,4 +1,4 @@
-"""Who somebody is: tokens found by their secret in memory, and compared in constant time."""
+"""Authentication: tokens found in memory by their secret, and compared in constant time."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from relay_tornado.registry.contract import Kind, Registry
 from relay_tornado.registry.uses import Uses
 
 API_KEY = "whr"
-"""The key that SDKs send along with an API key as the secret: the secret alone decides then."""
+"""The key that SDKs send with an API key as the secret: only the secret is checked then."""
 
 REFUSED = "the key or secret is wrong, revoked or expired: check both, or make a new token with `relay token create`"
-"""The one answer to every failure, so that it tells nobody which half was right."""
+"""The one answer to every failure, so that it does not tell which half was right."""
 
 
 class Access:
-    """The tokens by the hash of their secret, kept right by the registry's changes.
+    """The tokens by the hash of their secret, kept up to date from the registry's changes.
 
-    A revoked token is not in the registry any more (`registry.get("token", key)` is None), an expired one is, and
-    `Token.expired` says so: that is how whoever holds a live socket tells the one from the other.
+    A revoked token is no longer in the registry (`registry.get("token", key)` is None). An expired one is, and
+    `Token.expired` says so. The owner of a live socket tells the two apart in this way.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Access:
         counters: Counters | None = None,
         uses: Uses | None = None,
     ) -> None:
-        """`clock` gives unix seconds; `counters` takes up the failures, `uses` when each token was used."""
+        """`clock` returns unix seconds; `counters` counts the failures, `uses` notes when each token was used."""
         self._counters = Counters() if counters is None else counters
         self._uses = Uses() if uses is None else uses
         self._registry = registry
@@ -46,7 +46,7 @@ class Access:
             self._changed("token", token.key)
 
     def authenticate(self, key: str, secret: str) -> Token:
-        """The token with this key and secret; for the key "whr" the one with this secret.
+        """The token with this key and secret; for the key "whr", the one with this secret.
 
         Raises Unauthorized, with the same message whatever was wrong.
         """
@@ -65,19 +65,20 @@ class Access:
         return self.authenticate(API_KEY, secret)
 
     def knows(self, text: str) -> bool:
-        """Whether this is the secret of a token that is there, expired or not. It counts as no try."""
+        """Whether this is the secret of an existing token, expired or not. It does not count as an attempt."""
         return hash_secret(text) in self._keys
 
     def used(self, token: Token) -> None:
-        """Its holder showed something else that stands for its secret: a session's cookie."""
+        """Notes a use of the token by other means than its secret: a session's cookie."""
         self._uses.note(token.key, self._clock())
 
     def close(self) -> None:
-        """Follows the registry no longer. May be repeated."""
+        """Stops following the registry. May be repeated."""
         self._end_watch()
 
     def _find(self, secret: str) -> Token | None:
-        # The lookup is by a hash that nobody can steer byte by byte, so its time tells nothing of a stored secret.
+        # The lookup is by a hash, which a caller can't steer byte by byte, so its time reveals nothing of a stored
+        # secret.
         digest = hash_secret(secret)
         key = self._keys.get(digest)
         token = self._registry.get("token", key) if key is not None else None

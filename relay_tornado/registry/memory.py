@@ -1,4 +1,4 @@
-"""A registry in memory only, for rehearsals and tests; and the index over all records that SQLite's shares."""
+"""A registry in memory only, for rehearsals and tests; and the index of records that SQLite's registry shares."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KINDS: dict[Kind, type[Any]] = {"bucket": Bucket, "token": Token}
 
 
 class Records:
-    """Every record with its revision, who owns which name, input id and route, and who wants to know of changes."""
+    """All records with their revisions, the owners of names, input ids and routes, and the watchers of changes."""
 
     def __init__(self) -> None:
         self._records: dict[Kind, dict[str, tuple[Any, int]]] = {kind: {} for kind in KINDS}
@@ -57,7 +57,7 @@ class Records:
         return end
 
     def check(self, kind: Kind, key: str, value: Any, expect: int | None) -> int:
-        """The revision that a put would give. Raises Conflict, and Invalid where the value is not the key's record."""
+        """The revision that a put would return. Raises Conflict, and Invalid if the value is not the key's record."""
         if not isinstance(value, KINDS[kind]) or key != (value.id if kind == "bucket" else value.key):
             raise Invalid(f"this is not the {kind} {key}")
         revision = self.check_revision(kind, key, expect)
@@ -78,7 +78,7 @@ class Records:
         return revision + 1
 
     def check_revision(self, kind: Kind, key: str, expect: int | None) -> int:
-        """The record's revision. Raises Conflict where it is not the expected one."""
+        """The record's revision. Raises Conflict if it is not the expected one."""
         revision = self.revision(kind, key)
         if expect is not None and expect != revision:
             state = "is there already" if expect == 0 else "was changed meanwhile; look at it again"
@@ -86,7 +86,7 @@ class Records:
         return revision
 
     def store(self, kind: Kind, key: str, value: Any, revision: int) -> None:
-        """Takes over a committed record. Where that fails half-way it may be repeated."""
+        """Applies a committed record. May be repeated if it fails half-way."""
         self._unindex(kind, key)
         if isinstance(value, Bucket):
             self._names[value.name] = key
@@ -98,7 +98,7 @@ class Records:
         self._records[kind][key] = (value, revision)
 
     def discard(self, kind: Kind, key: str) -> bool:
-        """Takes over a committed removal. Returns whether the record was there."""
+        """Applies a committed removal. Returns whether the record existed."""
         self._unindex(kind, key)
         return self._records[kind].pop(key, None) is not None
 
@@ -114,7 +114,7 @@ class Records:
             _release(self._secrets, old.secret_hash, key)
 
     def tell(self, kind: Kind, key: str) -> None:
-        """Calls everybody who watches; one for whom memory is short is called again."""
+        """Calls every watcher; one that runs out of memory is called again."""
         for changed in tuple(self._watchers):
             try:
                 retry_until_done(changed, kind, key)

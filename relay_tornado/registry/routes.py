@@ -1,6 +1,6 @@
-"""Which input a request is for: by the id in an ingest URL, or by an input's own domain and path prefix.
+"""Finds the input that a request is for: by the id in an ingest URL, or by an input's own domain and path prefix.
 
-An index in memory, kept right by the registry's changes.
+The index is in memory, and follows the registry's changes.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from relay_tornado.registry.contract import Kind, Registry
 Route: TypeAlias = tuple[Bucket, Input]
 
 RESERVED: Final = ("/v1", "/healthz", "/readyz", "/metrics", "/openapi.json", "/ui")
-"""Paths of the relay itself, with all that is below them: no input takes one of them."""
+"""The relay's own paths. No input may have one of them, or a path below."""
 
 _PLAIN: Final = "/%:@!$&'()*+,;=~-._"
-"""What stands in a path as it is; the rest is percent-encoded on the wire."""
+"""Characters that are unescaped in a path; all others are percent-encoded on the wire."""
 
 
 class _Place(NamedTuple):
-    """Where an input lives beside its ingest URL. "" is every host."""
+    """Where an input is reached besides its ingest URL. The host "" stands for every host."""
 
     host: str
     prefix: bytes
 
 
 class Routes:
-    """Finds an input by its id, or by Host and path. `revision` grows with every change, so that what was derived from
-    a route can be thrown away when it may be out of date."""
+    """Finds an input by its id, or by Host and path. `revision` grows with every change, so that anything derived from
+    a route can be discarded when it may be out of date."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
@@ -49,11 +49,11 @@ class Routes:
         return self._registry.get("bucket", bucket_id)
 
     def locate(self, host: str, path: bytes) -> tuple[Input, bytes] | None:
-        """The input that takes requests for this Host header and path (raw, without its query), and the path that goes
-        on with the event; None where no input does.
+        """The input for requests with this Host header and path (raw, without query), and the path to store with the
+        event; None if there is no such input.
 
-        The inputs of that host come first, then those of every host; among them the longest prefix wins, and the
-        oldest input where two have the same.
+        Inputs of that host take precedence over those of every host; among them the longest prefix wins, and the oldest
+        input if prefixes are equal.
         """
         if not self._places or _covers(_RESERVED, path):
             return None
@@ -65,7 +65,7 @@ class Routes:
                         inputs = (self._by_input[input_id][1] for input_id in ids)
                         found = min(inputs, key=lambda one: (one.created_at, one.id))
                         rest = path[length:] if found.strip_path_prefix else path
-                        # Every request has a path; of the root alone nothing was asked for.
+                        # Every request has a path, so "/" counts as none.
                         return found, b"" if path == b"/" else rest
         return None
 
@@ -76,13 +76,13 @@ class Routes:
         try:
             self._follow(key)
         except Exception:
-            # Half of it may be done, and senders would be told that there is no such input.
+            # The change may be half applied, and senders would be told that there is no such input.
             self._read()
             raise
 
     def _follow(self, key: BucketId) -> None:
         for each in self._inputs_of.pop(key, ()):
-            if self._by_input[each.id][0].id == key:  # of several changes that are told at once another bucket has it
+            if self._by_input[each.id][0].id == key:  # after several changes, another bucket may have it
                 del self._by_input[each.id]
             place = _place(each)
             if place is not None:
@@ -97,7 +97,7 @@ class Routes:
             self._enter(bucket)
 
     def _read(self) -> None:
-        """Begins anew with what the registry has."""
+        """Rebuilds the index from the registry."""
         self._by_input, self._inputs_of, self._places = {}, {}, {}
         for bucket in self._registry.list("bucket"):
             self._enter(bucket)
@@ -127,7 +127,7 @@ def _place(input: Input) -> _Place | None:
 
 
 def _host(text: str) -> str:
-    """A Host without its port, as names are compared."""
+    """A Host without its port, in the form in which names are compared."""
     name = text.strip().lower()
     if not name.startswith("["):
         name = name.partition(":")[0]
@@ -137,7 +137,8 @@ def _host(text: str) -> str:
 
 
 def _ascii(name: str) -> str:
-    """A domain as it stands in a Host. What comes in one is never made so: a long one takes 0.2 s, and is nobody's."""
+    """A configured domain in the form of a Host header. Hosts of requests are never converted: a long name takes 0.2 s,
+    and matches nothing."""
     if name.isascii():
         return name
     try:

@@ -1,7 +1,7 @@
 """The registry on SQLite: every record in memory, as it was committed; changes one at a time.
 
-A record is checked and written in one transaction on the writer's thread, against what stands in the file, and taken
-into memory right after the commit; so two changes at once meet there and not in memory.
+A record is checked and written in one transaction on the writer's thread, and applied in memory right after the commit,
+before the next transaction. So the second of two concurrent changes is checked against the first.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _LOAD: dict[Kind, str] = {
     "token": "SELECT key, revision, document FROM token ORDER BY rowid",
 }
 
-# A record has an entry in the index, and its inputs have rows: they are there where a damaged page hides it.
+# The id of a bucket is in the index and in its inputs' rows, too: they have it if a damaged page hides the record.
 _TRACES = "SELECT id FROM bucket INDEXED BY sqlite_autoindex_bucket_1 UNION SELECT bucket FROM input"
 
 
@@ -34,7 +34,7 @@ def _load(raw: sqlite3.Connection) -> _Rows:
 
 
 class SqliteRegistry(Records):
-    """See `registry.contract.Registry`; made by `open`."""
+    """See `registry.contract.Registry`; created by `open`."""
 
     def __init__(self, database: Database) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class SqliteRegistry(Records):
 
     @classmethod
     async def open(cls, database: Database) -> SqliteRegistry:
-        """Reads every record. Raises StartupError where one can't be understood."""
+        """Reads all records. Raises StartupError if one can't be decoded."""
         registry = cls(database)
         for kind, key, revision, document in await database.read(_load):
             registry.store(kind, key, _decode(kind, key, document), revision)
@@ -54,7 +54,7 @@ class SqliteRegistry(Records):
 
     async def put(self, kind: Kind, key: str, value: Any, expect: int | None = None) -> int:
         def job(raw: sqlite3.Connection) -> int:
-            # Memory can't change while this runs: it is changed between two transactions only.
+            # Memory can't change while this runs: it changes only between transactions.
             revision = self.check(kind, key, value, expect)
             document = msgspec.json.encode(value).decode()
             if kind == "bucket":
@@ -97,7 +97,7 @@ class SqliteRegistry(Records):
         await self._database.write(job, discarded)
 
     def _apply(self, rows: _Rows) -> None:
-        """Takes over what the file says, after it was opened anew on an error."""
+        """Takes over the file's records after an error made the database reopen it."""
         gone = {(kind, key) for kind in KINDS for key in self._records[kind]}
         changed = []
         for kind, key, revision, document in rows:

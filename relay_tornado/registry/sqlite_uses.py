@@ -1,7 +1,7 @@
-"""When each token was last used, kept in relay.db beside its record.
+"""When each token was last used, stored in relay.db beside its record.
 
-Nobody is told of it, as of a change to a record, and nobody waits for it: once a minute, and at the end, whatever was
-noted since is written in one transaction. A process that is killed takes the last minute along.
+No watcher is told, as of a change to a record, and nothing waits for it: once a minute, and at the end, everything
+noted since is written in one transaction. If the process is killed, the last minute is lost.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _LATEST: Final = 253_402_300_799
 
 
 def _load(raw: sqlite3.Connection) -> list[tuple[str, int]]:
-    # One that no clock has shown is damaged, and could not be shown.
+    # A time that no clock has shown is damaged, and could not be shown.
     sql = "SELECT key, used_at FROM token WHERE typeof(used_at) = 'integer' AND used_at BETWEEN 0 AND ?"
     return raw.execute(sql, (_LATEST,)).fetchall()
 
 
 class SqliteUses(Uses):
-    """Made by `open`."""
+    """Created by `open`."""
 
     def __init__(self, database: Database) -> None:
         super().__init__()
@@ -35,20 +35,20 @@ class SqliteUses(Uses):
 
     @classmethod
     async def open(cls, database: Database) -> SqliteUses:
-        """Reads what was written before."""
+        """Reads the stored times."""
         uses = cls(database)
         uses._last.update(await database.read(_load))
         return uses
 
     async def run(self, connected: Callable[[], Iterable[str]]) -> None:
-        """Writes once a minute, until it is cancelled. `connected` gives the keys of tokens that hold a connection."""
+        """Writes once a minute until cancelled. `connected` returns the keys of tokens that hold a connection."""
         while True:
             await asyncio.sleep(GRANULARITY)
             await self.write(connected())
 
     async def write(self, used: Iterable[str] = ()) -> None:
-        """Writes what was noted since the last time, and that the tokens with these keys are used now. What can't be
-        written now is tried again the next time."""
+        """Writes the uses noted since the last time, and that the tokens with these keys are in use now. If writing
+        fails, it is tried again the next time."""
         now = time.time()
         for key in used:
             self.note(key, now)
@@ -63,10 +63,10 @@ class SqliteUses(Uses):
         try:
             gone = await self._database.write(job)
         except RelayError:
-            return  # whoever can't write says so; this is no news beside it
+            return  # the writer reports its failure itself
         for key, at in written.items():
             if self._unwritten.get(key) == at:
                 del self._unwritten[key]
         for key in gone:
-            # It was revoked, and a connection with it that was about to close was noted.
+            # The token was revoked while a connection with it, about to close, was noted.
             self.forget(key)

@@ -1,9 +1,9 @@
-"""search.db: the postings of events' texts in segments, and up to where each bucket is in them.
+"""search.db: the postings of events' texts in segments, and which events of each bucket are indexed.
 
-A segment is an FTS5 table of its own without content, of everything that was indexed for a while, so that the oldest
-leave at once, as a whole. A row's number is its bucket's key and its seq. `place` tells which seqs of a bucket are
-indexed, in the same transaction as their rows; `part` which of them each segment has. What is found is looked at in the
-log afterwards, so a row too many does no harm.
+A segment is a contentless FTS5 table of what was indexed during some time, so that the oldest postings can be dropped
+at once. A rowid is made of the bucket's key and the event's seq. `place` says which seqs of a bucket are indexed, in
+the same transaction as their rows; `part` says which of them each segment has. Results are checked against the log
+afterwards, so a surplus row does no harm.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from relay_tornado.storage.space import free_pages
 
 NAME: Final = "search.db"
 VERSION: Final = 1
-"""Of another one the file is made anew."""
+"""A file of another version is made anew."""
 
 _SHIFT: Final = 40
 MOST_SEQ: Final = (1 << _SHIFT) - 1
 _AT_ONCE: Final = 8
-"""Rows a statement: some 2 ms of work."""
+"""Rows per statement: some 2 ms of work."""
 _VACUUM: Final = 4096
 """Pages that are given back to the disk in one step."""
 
-# `trigram` finds texts in the middle of words. Without positions (`detail`) it takes a quarter of the space, and finds
-# a little too much, which the look at the event sorts out. Case is folded before, as Python does.
+# `trigram` finds text within words. Without positions (`detail`) the index takes a quarter of the space, and finds a
+# little too much: the check against the event removes that. Python folds the case before.
 _SEGMENT: Final = (
     "CREATE VIRTUAL TABLE s{} USING"
     " fts5(text, content='', columnsize=0, detail=none, tokenize='trigram case_sensitive 1')"
@@ -54,7 +54,7 @@ CREATE TABLE part (
 
 
 class Place(NamedTuple):
-    """What of a bucket is indexed: the seqs `low` to `high`, none where high < low. `epoch` is that of `high`."""
+    """What is indexed of a bucket: the seqs `low` to `high`, none if high < low. `epoch` is that of `high`."""
 
     key: int
     epoch: str
@@ -63,7 +63,7 @@ class Place(NamedTuple):
 
 
 class Part(NamedTuple):
-    """What a segment has of a bucket; `newest` is when its last event was received."""
+    """What a segment has of a bucket; `newest` is the unix time at which its newest event was received."""
 
     segment: int
     first: int
@@ -72,15 +72,15 @@ class Part(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One event to be indexed."""
+    """The text of one event to be indexed."""
 
     seq: int
     text: str
 
 
 class Stretch(NamedTuple):
-    """The rows of the events `first` to `last` (none: first > last), and when the newest of these was received, whether
-    it has a row or not."""
+    """The rows of the events `first` to `last` (none if first > last). `newest` is when the newest of these events was
+    received, whether it has a row or not."""
 
     first: int
     last: int
@@ -93,17 +93,17 @@ class Stretch(NamedTuple):
 
 
 class State:
-    """All that is known of the file's content but the postings."""
+    """The file's content without the postings, in memory."""
 
     def __init__(self) -> None:
         self.places: dict[str, Place] = {}
         self.parts: dict[int, list[Part]] = {}
-        """By a bucket's key, oldest first."""
+        """By the bucket's key, oldest first."""
         self.segments: dict[int, tuple[int, bool]] = {}
         """Bytes of text, and whether it grows towards older events."""
 
     def add(self, key: int, segment: int, stretch: Stretch) -> None:
-        """What `insert` did."""
+        """Records what `insert` did."""
         parts = self.parts.setdefault(key, [])
         for index, part in enumerate(parts):
             if part.segment == segment:
@@ -115,14 +115,15 @@ class State:
 
 
 def prepare(raw: sqlite3.Connection, path: Path) -> State:
-    """Makes the tables where there are none. Raises sqlite3.DatabaseError where the file is of no use."""
+    """Creates the tables if they are missing, and loads the state. Raises sqlite3.DatabaseError if the file is
+    unusable."""
     raw.execute("PRAGMA cache_size = -8192")
     beside.prepare(raw, path.name, VERSION, _SCHEMA)
     return load(raw)
 
 
 def load(raw: sqlite3.Connection) -> State:
-    """Reads it."""
+    """Reads the state from the file."""
     state = State()
     for bucket, *place in raw.execute("SELECT bucket, key, epoch, low, high FROM place").fetchall():
         state.places[bucket] = Place(*place)
@@ -134,26 +135,26 @@ def load(raw: sqlite3.Connection) -> State:
 
 
 def begin_bucket(raw: sqlite3.Connection, bucket: str, epoch: str, low: int, high: int) -> int:
-    """A bucket of which nothing is indexed; what there was of it is out of reach. Returns its key."""
+    """Begins a bucket of which nothing is indexed, and forgets what was indexed before. Returns its new key."""
     forget_bucket(raw, bucket)
     made = raw.execute("INSERT INTO place (bucket, epoch, low, high) VALUES (?, ?, ?, ?)", (bucket, epoch, low, high))
     return int(made.lastrowid or 0)
 
 
 def move(raw: sqlite3.Connection, bucket: str, epoch: str, low: int, high: int) -> None:
-    """What is indexed of a bucket is `low` to `high` now."""
+    """Sets what is indexed of a bucket: the seqs `low` to `high`."""
     raw.execute("UPDATE place SET epoch = ?, low = ?, high = ? WHERE bucket = ?", (epoch, low, high, bucket))
 
 
 def begin_segment(raw: sqlite3.Connection, backwards: bool) -> int:
-    """Returns its number."""
+    """Creates a segment. Returns its number."""
     segment = int(raw.execute("INSERT INTO segment (bytes, backwards) VALUES (0, ?)", (backwards,)).lastrowid or 0)
     raw.execute(_SEGMENT.format(segment))
     return segment
 
 
 def insert(raw: sqlite3.Connection, segment: int, key: int, stretch: Stretch, rest: Callable[[], None]) -> None:
-    """Adds a stretch of a bucket, whose rows ascend; `rest` is called in between."""
+    """Adds a stretch of a bucket, whose rows ascend. Calls `rest` after each statement."""
     rows = stretch.rows
     for start in range(0, len(rows), _AT_ONCE):
         some = rows[start : start + _AT_ONCE]
@@ -170,31 +171,31 @@ def insert(raw: sqlite3.Connection, segment: int, key: int, stretch: Stretch, re
 
 
 def forget_bucket(raw: sqlite3.Connection, bucket: str) -> None:
-    """A bucket is there no more."""
+    """Forgets a bucket that is gone."""
     raw.execute("DELETE FROM part WHERE key IN (SELECT key FROM place WHERE bucket = ?)", (bucket,))
     raw.execute("DELETE FROM place WHERE bucket = ?", (bucket,))
 
 
 def cut(raw: sqlite3.Connection, key: int, first: int, last: int) -> None:
-    """Of a bucket only the events `first` to `last` are there (any more)."""
+    """Limits what the segments have of a bucket to the events `first` to `last`."""
     raw.execute("DELETE FROM part WHERE key = ? AND (last < ? OR first > ?)", (key, first, last))
     raw.execute("UPDATE part SET first = max(first, ?), last = min(last, ?) WHERE key = ?", (first, last, key))
 
 
 def empty_segments(raw: sqlite3.Connection) -> list[int]:
-    """Those that nobody can find anything in."""
+    """The segments that no bucket uses."""
     empty = raw.execute("SELECT id FROM segment WHERE id NOT IN (SELECT segment FROM part)").fetchall()
     return [row[0] for row in empty]
 
 
 def oldest_segment(raw: sqlite3.Connection) -> int | None:
-    """The one whose newest event is the oldest."""
+    """The segment whose newest event is the oldest; None if there is none."""
     row = raw.execute("SELECT segment FROM part GROUP BY segment ORDER BY max(newest) LIMIT 1").fetchone()
     return None if row is None else int(row[0])
 
 
 def drop_segment(raw: sqlite3.Connection, segment: int) -> None:
-    """Takes a segment out, and what it had out of what is indexed: what is older than that is not looked for either."""
+    """Drops a segment. Its events, and older ones of the same buckets, no longer count as indexed."""
     for key, last in raw.execute("SELECT key, last FROM part WHERE segment = ?", (segment,)).fetchall():
         raw.execute("DELETE FROM part WHERE key = ? AND last <= ?", (key, last))
         raw.execute("UPDATE place SET low = max(low, ?) WHERE key = ?", (last + 1, key))
@@ -204,13 +205,13 @@ def drop_segment(raw: sqlite3.Connection, segment: int) -> None:
 
 
 def used(raw: sqlite3.Connection) -> int:
-    """Bytes of the file that hold something."""
+    """The bytes of the file that are in use."""
     free, size = free_pages(raw)
     return size - free
 
 
 def give_back(raw: sqlite3.Connection, keep: int) -> None:
-    """Makes the file smaller where more than `keep` bytes in it are free, by a bounded step."""
+    """If more than `keep` bytes of the file are free, makes it smaller, by a bounded step."""
     if free_pages(raw)[0] > keep:
         raw.executescript(f"PRAGMA incremental_vacuum({_VACUUM})")
 
@@ -218,7 +219,7 @@ def give_back(raw: sqlite3.Connection, keep: int) -> None:
 def find(
     raw: sqlite3.Connection, parts: Sequence[Part], key: int, match: str, first: int, last: int, limit: int
 ) -> list[int]:
-    """The newest seqs from `first` to `last` whose text may fit the expression, newest first, `limit` at most."""
+    """The seqs from `first` to `last` whose text may match the expression: at most `limit`, newest first."""
     found: list[int] = []
     for part in reversed(parts):
         low, high = max(part.first, first), min(part.last, last)

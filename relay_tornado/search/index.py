@@ -1,8 +1,8 @@
-"""The index of events' texts: it follows the log, newest first and then back, in the background and never in its way.
+"""The search index: it follows the log in the background, and gives way to all other work.
 
-It begins at a bucket's head: what comes is indexed within seconds, and what was there before from the newest to the
-oldest, until all is in it or it is as large as it may be; then its oldest part leaves. Where its file is missing or of
-no use it is made anew, and a relay that can't have one goes on without.
+It begins at a bucket's head. New events are indexed within seconds, and those before from the newest to the oldest,
+until all are indexed or the index has its largest size; then its oldest part is dropped. If its file is missing or
+unusable it is made anew; if that fails, the relay runs without it.
 """
 
 from __future__ import annotations
@@ -34,24 +34,24 @@ from relay_tornado.storage.whereabouts import Whereabouts
 SEGMENTS: Final = 32
 """About how many segments a full index has."""
 LEAST: Final = 64 * MIB
-"""The smallest bound, in bytes: many times what one step adds."""
+"""The smallest bound on the index's size, in bytes: many times what one step adds."""
 
 _ROOM: Final = 64 * MIB
 """Bytes that have to be free on the disk, beyond the relay's own reserve."""
 _SETTLE: Final = 0.5
-"""Seconds that new events wait for others."""
+"""Seconds for which new events wait for more."""
 _TIDY: Final = 30.0
-"""Seconds between two looks at what has left, and at the file itself."""
+"""Seconds between two checks for events that left the log, and for free space in the file."""
 _AGAIN: Final = 30.0
-"""Seconds until another try, after an error."""
+"""Seconds until a retry after an error."""
 _WORTH: Final = 64
-"""Events of a step, below which the next one waits for more."""
+"""After a step of fewer events, the next one waits for more."""
 _FULL: Final = 0.8
-"""The part of its bound up to which older events are taken in."""
+"""Older events are indexed up to this part of the bound."""
 _SEARCHES: Final = 16
-"""Look-ups that may wait for one another."""
+"""The most look-ups in progress at once."""
 _USELESS: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR})
-"""Of a file that is damaged, no database, of another version, or gone: another one would help."""
+"""The errors of a file that is damaged, no database, of another version, or gone: a new file helps."""
 
 T = TypeVar("T")
 
@@ -59,7 +59,7 @@ _log = structlog.get_logger(__name__)
 
 
 class _Found(NamedTuple):
-    """A stretch that is to be indexed, and where the index is in its bucket then."""
+    """A stretch to be indexed, and what is indexed of its bucket afterwards."""
 
     bucket_id: BucketId
     place: Place
@@ -74,7 +74,7 @@ class Covered(NamedTuple):
 
 
 class Index:
-    """`run` keeps it; `find` looks something up, `covered` says in what."""
+    """The search index: `run` maintains it, `find` looks up, `covered` says in which events."""
 
     def __init__(
         self,
@@ -86,8 +86,8 @@ class Index:
         room: Callable[[], int] = lambda: 1 << 62,
         events: Callable[[], int] = lambda: 0,
     ) -> None:
-        """`bound` is how many bytes it may have, `room` how many the disk may lose, `events` how many were ever
-        taken in; deliveries may be among them, by what they cost."""
+        """`bound` is the largest size in bytes, `room` returns the bytes that may be used on the disk, `events` the
+        number of events ever received, which may include deliveries by what they cost."""
         self.path = folder / file.NAME
         self._log = log
         self._buckets = buckets
@@ -108,21 +108,21 @@ class Index:
         self._pacing = Pacing(events)
         self._whole = False
         self._more = False
-        """Whether the last step left some of what it was to index, as its stretches were full."""
+        """Whether the last step was full, and left some of what it was to index."""
 
     # looking up
 
     def covered(self, bucket_id: BucketId) -> Covered | None:
-        """What can be looked up of a bucket; None is nothing."""
+        """The seqs of a bucket that can be looked up; None if there are none."""
         place = self._state.places.get(bucket_id)
         if place is None or self._reader is None or place.high < place.low:
             return None
         return Covered(place.low, place.high)
 
     async def find(self, bucket_id: BucketId, match: str, first: int, last: int, limit: int) -> list[int] | None:
-        """The newest seqs of a bucket, from `first` to `last`, whose text may fit the expression; newest first.
+        """The seqs from `first` to `last` whose text may match the expression: at most `limit`, newest first.
 
-        None where not all of them can be looked up (any more). Raises Overloaded.
+        None if some of the range can't be looked up (any more). Raises Overloaded.
         """
         place, reader = self._state.places.get(bucket_id), self._reader
         if place is None or reader is None or first < place.low or last > place.high:
@@ -134,14 +134,14 @@ class Index:
         try:
             return await reader.run(lambda raw: file.find(raw, parts, place.key, match, first, last, limit))
         except (sqlite3.Error, ValueError):
-            return None  # a segment left, or the file did
+            return None  # a segment was dropped, or the file is gone
         finally:
             self._searches -= 1
 
     # following
 
     async def run(self) -> None:
-        """Follows the log until it is cancelled. Nothing that happens here reaches anybody else."""
+        """Follows the log until it is cancelled. Failures are logged, and affect nothing else."""
         watch = self._log.watch(None, self._wake)
         anew = -math.inf
         try:
@@ -153,7 +153,7 @@ class Index:
                     await self._close()
                     if code_of(error) in _USELESS:
                         _log.warning("search_index_made_anew", reason=str(error))
-                        with suppress(OSError):  # else it is of no use the next time, too
+                        with suppress(OSError):  # if it stays, it is unusable the next time, too
                             parts.remove(self.path)
                         if time.monotonic() - anew > _AGAIN:
                             anew = time.monotonic()
@@ -199,8 +199,8 @@ class Index:
             await asyncio.sleep(_SETTLE)
 
     async def _step(self) -> int:
-        """Indexes some of what is new, or else of what is old, a stretch of each bucket at most: where the next one
-        begins is known once this one is stored. Returns how many events that were."""
+        """Indexes some new events, or if there are none some old ones; at most one stretch per bucket, as the next one
+        begins where this one ends. Returns the number of events."""
         found: list[_Found] = []
         self._more = False
         self._pacing.begin()
@@ -225,7 +225,7 @@ class Index:
         return _size(found)
 
     async def _upwards(self, bucket_id: BucketId) -> list[_Found]:
-        """What came behind the newest event that is indexed, or the first of that."""
+        """The first stretch after the newest indexed event."""
         bounds = await self._log.bounds(bucket_id)
         place = await self._placed(bucket_id, bounds)
         after, head = max(place.high, bounds.first - 1), min(bounds.head, file.MOST_SEQ)
@@ -240,7 +240,7 @@ class Index:
         return [_Found(bucket_id, place._replace(epoch=epoch, low=low, high=found.last), found)]
 
     async def _downwards(self, bucket_id: BucketId) -> list[_Found]:
-        """What stands before the oldest event that is indexed, or the last of that."""
+        """The last stretch before the oldest indexed event."""
         bounds = await self._log.bounds(bucket_id)
         place = await self._placed(bucket_id, bounds)
         if place.low <= bounds.first or bounds.head < bounds.first:
@@ -252,8 +252,8 @@ class Index:
         return [_Found(bucket_id, place._replace(low=found.first), found)]
 
     async def _placed(self, bucket_id: BucketId, bounds: Bounds) -> Place:
-        """Where the index is in a bucket. What was lost from the log is taken back; where the log is another one, the
-        index begins anew."""
+        """What is indexed of a bucket. Events that the log lost are removed from the index first; if it is another log,
+        the index begins anew."""
         place = self._state.places.get(bucket_id)
         if place is not None:
             placed = place_cursor(bounds, Cursor(place.epoch, place.high))
@@ -301,7 +301,7 @@ class Index:
             self._used = await self._write(_shrink)
 
     async def _tidy(self) -> None:
-        """Lets go of what the log has let go of, and of a bucket that is gone."""
+        """Drops what left the log, and buckets that are gone; then makes the file smaller."""
         self._tidied = time.monotonic()
         live = {bucket.id for bucket in self._buckets()}
         left: list[Callable[[sqlite3.Connection], None]] = []
@@ -315,7 +315,7 @@ class Index:
             elif any(part.last < bounds.first for part in self._state.parts.get(place.key, ())):
                 left.append(partial(file.cut, key=place.key, first=bounds.first, last=file.MOST_SEQ))
         if left:
-            # All at once: what the file says is read anew after each write.
+            # All at once, as the state is loaded again after each write.
             await self._write(lambda raw: [each(raw) for each in left])
         for segment in await self._connection().run(file.empty_segments):
             await self._write(partial(file.drop_segment, segment=segment))
@@ -325,7 +325,7 @@ class Index:
     # the file
 
     async def _write(self, job: Callable[[sqlite3.Connection], T]) -> T:
-        """Runs it in a transaction, and takes over what the file says then."""
+        """Runs a job in a transaction, and loads the state afterwards."""
         result, self._state = await self._transact(lambda raw: (job(raw), file.load(raw)))
         return result
 
@@ -355,7 +355,7 @@ class Index:
         connections = [each for each in (self._writer, self._reader) if each is not None]
         self._reader = self._writer = None
         try:
-            async with AsyncExitStack() as closing:  # each, whatever the other one raises: its thread keeps the process
+            async with AsyncExitStack() as closing:  # both, even if one raises: an open one's thread keeps the process
                 for connection in connections:
                     closing.push_async_callback(connection.close)
         except sqlite3.Error as error:
@@ -367,7 +367,7 @@ def _size(found: Sequence[_Found]) -> int:
 
 
 def _full(found: Sequence[_Found]) -> bool:
-    """Whether they are enough for a step: of one bucket `pages` sees to it."""
+    """Whether they are enough for a step. (`pages` bounds the stretch of one bucket.)"""
     return _size(found) >= pages.EVENTS or _characters(found) >= pages.BYTES
 
 

@@ -1,4 +1,4 @@
-"""How the index gives way: between two pieces of its work it rests, the longer the more the relay has to do."""
+"""The pace of indexing: after each piece of work it rests, the longer the busier the relay is."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from collections.abc import Callable
 from typing import Final
 
 _RESTS: Final = (0.25, 20.0)
-"""How long it rests after a piece, in times that the piece took: where the relay is quiet, and at most."""
+"""The length of a rest as a multiple of the work before it: while the relay is idle, and at most."""
 
 _EASY: Final = 150.0
-"""Events a second that come in for each further multiple: up to some 700 a second the index keeps up on a free core."""
+"""The events per second that add one to the multiple. On a free core, the index keeps up with some 700 a second."""
 
 _LONGEST: Final = 0.5
-"""Most seconds of a rest: the machine may have been away in the middle of a piece."""
+"""The longest rest in seconds: the machine may have been suspended during the work."""
 
 _WINDOW: Final = 0.01
-"""Seconds over which, at least, events are counted."""
+"""The shortest time, in seconds, over which the rate of events is measured."""
 
 
 class Pacing:
-    """In turn for what is done in the loop and for what is done on a thread: `begin` and `rest` are called where work
-    is done that waits for nothing else, `end` anywhere: after it there is no rest any more."""
+    """Used in turn in the event loop and on a thread. `begin` and `rest` are called around work that waits for nothing
+    else; `end` may be called anywhere, and ends all rests for good."""
 
     def __init__(self, events: Callable[[], int], clock: Callable[[], float] = time.monotonic) -> None:
-        """`events` tells how many were ever taken in."""
+        """`events` returns the number of events ever received."""
         self._events = events
         self._clock = clock
         self._known = (clock(), events())
@@ -38,12 +38,12 @@ class Pacing:
         self._since = self._clock()
 
     def rest(self) -> None:
-        """Rests for the work since it began, or since the last rest."""
+        """Rests for the work since `begin`, or since the last rest."""
         self._ended.wait(self.due())
         self._since = self._clock()
 
     def due(self) -> float:
-        """Seconds of rest for that work."""
+        """The seconds of rest that are due for that work."""
         now, (at, before) = self._clock(), self._known
         if now - at >= _WINDOW:
             events = self._events()

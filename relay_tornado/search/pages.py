@@ -1,4 +1,4 @@
-"""Stretches of a log for the index: the texts of their events, but for ephemeral ones, a few at once."""
+"""Reads stretches of a log for the index: the texts of a bounded number of events, without those of ephemeral ones."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from relay_tornado.search.text import Turns, text_of
 
 EVENTS: Final = 256
 BYTES: Final = 2 * MIB
-"""Of events that are held at once; one may have more."""
+"""The most bytes of events in memory at once; a single event may have more."""
 
 
 async def above(log: EventLog, bucket_id: BucketId, after: int, head: int) -> Stretch:
-    """The events behind `after`, up to `head`. Raises BucketGone and Unavailable."""
+    """The first events after `after`, up to `head`. Raises BucketGone and Unavailable."""
     outlines = await log.outline(bucket_id, after + 1, min(after + EVENTS, head))
     last, size = min(after + EVENTS, head), 0
     for outline in outlines:
@@ -29,7 +29,7 @@ async def above(log: EventLog, bucket_id: BucketId, after: int, head: int) -> St
 
 
 async def below(log: EventLog, bucket_id: BucketId, before: int, first: int) -> Stretch:
-    """The events before `before`, down to `first`. Raises BucketGone and Unavailable."""
+    """The last events before `before`, down to `first`. Raises BucketGone and Unavailable."""
     start, size = max(before - EVENTS, first), 0
     outlines = await log.outline(bucket_id, start, before - 1)
     for outline in reversed(outlines):
@@ -53,7 +53,7 @@ async def _read(log: EventLog, bucket_id: BucketId, first: int, last: int, outli
             continue
         if not events:
             break
-        # What an ephemeral bucket is sent is nowhere but in memory.
+        # The content of ephemeral events is kept in memory only.
         rows += [Row(event.seq, await text_of(event, turns)) for event in events if event.seq not in stubs]
         after = events[-1].seq
     newest = max((each.received_at for each in outlines if first <= each.seq <= last), default=0.0)

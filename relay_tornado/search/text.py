@@ -1,8 +1,8 @@
-"""What is searched of an event, and what a query means: each of its terms stands somewhere in that text.
+"""The text of an event that is searched, and the meaning of a query: each of its terms occurs in that text.
 
-Case is ignored (Unicode's case folding, on both sides). A term is found wherever it stands, in the middle of a word,
-too. JSON writes some characters as escapes, whose case is not that of the text: a term that has such characters is
-looked for in that form as well, in the cases in which it is likely to be written.
+Case is ignored (Unicode case folding on both sides). A term is also found within a word. JSON may escape characters
+that are not ASCII, and case folding does not apply to what the escapes stand for: a term with such characters is also
+searched as JSON escapes, in the cases in which it is likely to be written.
 """
 
 from __future__ import annotations
@@ -20,43 +20,43 @@ from relay_tornado.model import KIB, MIB, Event
 from relay_tornado.wire import headers
 
 SEARCHED: Final = 1 * MIB
-"""Characters of an event's text that are searched; what follows is not."""
+"""The number of characters of an event's text that are searched, from its beginning."""
 
 MOST_QUERY: Final = 500
-"""Characters of a query."""
+"""The most characters of a query."""
 
 _GRAM: Final = 3
 _MOST_TERMS: Final = 16
-"""Terms that the index is asked for."""
+"""The most terms that are looked up in the index."""
 _MOST_GRAMS: Final = 12
-"""Parts of one term that the index is asked for: more would only cost time, for what is found is looked at anyway."""
+"""The most trigrams of a term that are looked up. More would only cost time, as results are checked anyway."""
 
 _STEP: Final = 32 * KIB
-"""Bytes that are decoded, or characters that are folded, in one step: a millisecond or two of work."""
+"""Bytes to decode, or characters to fold, in one step: 1 or 2 ms of work."""
 
 _STRETCH: Final = 256 * KIB
-"""Characters in which a term is looked for in one step: as much."""
+"""Characters to search for a term in one step: 1 or 2 ms of work."""
 
 _SLICE: Final = 0.002
-"""Seconds after which others have their turn."""
+"""Seconds of work after which the event loop gets its turn."""
 
 
 class Turns:
-    """Whoever works on texts asks after each step whether it is others' turn."""
+    """Shares the event loop during work on texts: `give` is called after each step."""
 
     def __init__(self) -> None:
         self._since = time.perf_counter()
 
     async def give(self) -> None:
-        """Lets the loop go round where it has waited for a while."""
+        """Yields to the event loop if it has waited for a while."""
         if time.perf_counter() - self._since > _SLICE:
             await asyncio.sleep(0)
             self._since = time.perf_counter()
 
 
 async def text_of(event: Event, turns: Turns) -> str:
-    """Path, query, values of headers and body, in folded case, each on a line of its own. A body that is not UTF-8 is
-    no text."""
+    """Path, query, values of headers and body, case-folded, each on a line of its own. A body that is not UTF-8 is left
+    out."""
     parts = [headers.decode(event.path), headers.decode(event.query)]
     parts += [headers.decode(value) for _, value in headers.parse(event.headers)]
     with suppress(UnicodeDecodeError):
@@ -70,7 +70,7 @@ async def text_of(event: Event, turns: Turns) -> str:
 
 
 async def _decoded(body: bytes, turns: Turns) -> str:
-    """As much of a body as is searched. Raises UnicodeDecodeError where any of it is not UTF-8."""
+    """Decodes as much of a body as is searched. Raises UnicodeDecodeError if any of the body is not UTF-8."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     pieces: list[str] = []
     size = 0
@@ -85,12 +85,12 @@ async def _decoded(body: bytes, turns: Turns) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """Terms that all have to be there; each is a set of forms, one of which is enough."""
+    """A query: each term has to occur in one of its forms."""
 
     terms: tuple[tuple[str, ...], ...]
 
     async def matches(self, text: str, turns: Turns) -> bool:
-        """Whether a text, as `text_of` gives it, has them all."""
+        """Whether a text, as `text_of` returns it, contains all terms."""
         for forms in self.terms:
             for form in forms:
                 if await _has(text, form, turns):
@@ -100,8 +100,8 @@ class Query:
         return True
 
     def match(self) -> str:
-        """The same for FTS5, where some terms can be looked up in it: an expression that every matching text fits, and
-        some others; "" where none can."""
+        """The query as an FTS5 expression, which every matching text meets, and some others, too; "" if no term can be
+        looked up."""
         wanted: list[str] = []
         for forms in self.terms:
             grams = [_grams(form) for form in forms]
@@ -111,8 +111,8 @@ class Query:
 
 
 def parse_query(text: str) -> Query:
-    """A query as people write it: terms with blanks between, a term with blanks in it between double quotes. Nothing
-    else has a meaning. Raises Invalid."""
+    """Parses a query: terms separated by spaces; a term with spaces is in double quotes. There are no operators. Raises
+    Invalid."""
     if len(text) > MOST_QUERY:
         raise Invalid(f"is longer than {MOST_QUERY} characters", "q")
     try:
@@ -134,7 +134,7 @@ async def _has(text: str, form: str, turns: Turns) -> bool:
 
 
 def _folded(text: str) -> str:
-    """Without case; and with something else in place of NUL, where FTS5 would end a text."""
+    """The text case-folded, with NUL replaced, at which FTS5 would end a text."""
     return text.replace("\0", "\ufffd").casefold()
 
 
@@ -146,7 +146,7 @@ def _forms(term: str) -> tuple[str, ...]:
 
 
 def _grams(form: str) -> list[str]:
-    """Some of the term's threes of characters, quoted for FTS5, spread over all of it."""
+    """Some of the term's trigrams, spread over all of it, quoted for FTS5."""
     grams = [form[start : start + _GRAM] for start in range(len(form) - _GRAM + 1)]
     grams = list(dict.fromkeys(grams))
     if len(grams) > _MOST_GRAMS:

@@ -1,8 +1,8 @@
-"""series.db: points in time of named series, in two resolutions.
+"""series.db: named time series in two resolutions.
 
-Every 10 seconds a point of each series is written, which stays a day; each 5 minutes become one point, which stays a
-month. A series that says how many (`SPARSE`) has no point where it was none: where the clock `CLOCK` has one, the
-relay was there to see it.
+Every 10 seconds each series gets a point, which is kept for a day; each 5 minutes are summed up in one point, which is
+kept for a month. Series of counts (`SPARSE`) have no point for 0: a missing point means 0 if `CLOCK` has a point at
+that time, as the relay ran then.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ FINE: Final = 10
 COARSE: Final = 300
 """Seconds between two points."""
 KEPT: Final = {FINE: DAY, COARSE: 31 * DAY}
-"""For how many seconds they stay."""
+"""For how many seconds points are kept."""
 MOST_POINTS: Final = 4_000_000
-"""Of both resolutions together; over it the oldest leave earlier. About 20 bytes each."""
+"""The most points of both resolutions together, about 20 bytes each. Beyond it the oldest are deleted earlier."""
 
 CLOCK: Final = "events"
 """The series that always has a point."""
@@ -45,13 +45,13 @@ CREATE TABLE point (
 
 
 def prepare(raw: sqlite3.Connection) -> None:
-    """Makes the tables where there are none. Raises sqlite3.DatabaseError where the file is of no use."""
+    """Creates the tables if they are missing. Raises sqlite3.DatabaseError if the file is unusable."""
     beside.prepare(raw, NAME, VERSION, _SCHEMA)
 
 
 def write(raw: sqlite3.Connection, at: int, values: Mapping[str, float]) -> None:
-    """Adds the points of a time (a multiple of `FINE`; of one that is there, how often something was is added to it),
-    sums up the 5 minutes before where they are over, and lets go of what is too old."""
+    """Writes the points of a time (a multiple of `FINE`), sums up the 5 minutes that are over, and deletes points that
+    are too old. Counts are added to those of an earlier write for the same time."""
     beside.transact(raw, lambda raw: _write(raw, at, values))
 
 
@@ -76,8 +76,8 @@ def _insert(raw: sqlite3.Connection, step: int, at: int, values: Mapping[str, fl
 
 
 def _to_sum_up(raw: sqlite3.Connection, now: int) -> Sequence[int]:
-    """The 5 minutes that are over and not summed up yet, by their beginnings."""
-    # One that is in the future is of a clock that was wrong.
+    """The beginnings of the 5 minutes that are over and not summed up yet."""
+    # A point in the future comes from a clock that was wrong.
     newest = raw.execute("SELECT max(at) FROM point WHERE step = ? AND at < ?", (COARSE, now)).fetchone()[0]
     oldest = raw.execute("SELECT min(at) FROM point WHERE step = ?", (FINE,)).fetchone()[0]
     first = (oldest if newest is None else newest + COARSE) // COARSE * COARSE
@@ -98,7 +98,7 @@ def _summed(raw: sqlite3.Connection, slot: int) -> Mapping[str, float]:
 
 
 def _chosen(name: str, mean: float, greatest: float, total: float) -> float:
-    """What stands for several points of a series: how often in all, the worst, or the mean."""
+    """The value that represents several points of a series: their sum, the greatest, or the mean."""
     if name.startswith(_SUMS):
         return total
     return greatest if name.startswith(_GREATEST) else mean
@@ -118,8 +118,8 @@ def _bound(raw: sqlite3.Connection) -> None:
 def read(
     raw: sqlite3.Connection, first: int, last: int, step: int, names: Sequence[str], prefixes: Sequence[str]
 ) -> dict[str, list[float | None]]:
-    """The points of series, by name or the beginning of it, in slots of `step` seconds from `first` up to `last`
-    (both multiples of it; `last` is not in it). None is where the relay did not measure."""
+    """The points of the series with these names or prefixes, in slots of `step` seconds from `first` up to and without
+    `last` (both multiples of `step`). None means that the relay did not measure."""
     source = COARSE if step >= COARSE else FINE
     wanted = [name for (name,) in raw.execute("SELECT name FROM series ORDER BY name")]
     wanted = [name for name in wanted if name in names or name.startswith(tuple(prefixes))]

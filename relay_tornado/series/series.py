@@ -1,4 +1,5 @@
-"""The series: measured every 10 seconds, written to their file, and read. Where the file fails there are none."""
+"""Measures the time series every 10 seconds, writes them to their file, and reads them. If the file fails, there are
+none."""
 
 from __future__ import annotations
 
@@ -25,18 +26,18 @@ from relay_tornado.storage.connection import Connection
 Span: TypeAlias = Literal["hour", "day", "month"]
 
 SPANS: Final[Mapping[Span, tuple[int, int]]] = {"hour": (3_600, 10), "day": (86_400, 60), "month": (2_592_000, 1_800)}
-"""Seconds that each has, and seconds between its points."""
+"""By span, its length and the time between its points, in seconds."""
 
 MINUTES: Final = 60
-"""For how many minutes back it is known of every bucket how many events it got in each."""
+"""The number of past minutes for which each bucket's events per minute are kept in memory."""
 BUCKETS: Final = 500
 CONSUMERS: Final = 200
-"""How many have series of their own: of buckets those with the most events at that moment, of consumers those that are
+"""How many have series of their own: the buckets with the most events at that moment, and the consumers that are
 furthest behind."""
 
 _PLAIN: Final = ("events", "commit_p50", "commit_p99", "subscribers", "lag", "disk_free")
 _AGAIN: Final = 60.0
-"""Seconds until a file that failed is tried again."""
+"""Seconds until a file that failed is opened again."""
 
 T = TypeVar("T")
 
@@ -45,8 +46,8 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Levels:
-    """What is the case when it is measured. `totals` are how many events each bucket ever had; `consumers` say who
-    lags, and name buckets by their ids."""
+    """The values at the time of a measurement. `totals` is the number of events that each bucket ever got; `consumers`
+    are the lags of consumers, with the ids of their buckets."""
 
     subscribers: int = 0
     lag: int = 0
@@ -56,10 +57,10 @@ class Levels:
 
 
 class Series:
-    """`run` measures; `rate`, `whole`, `bucket` and `consumer` tell."""
+    """The relay's time series: `run` measures; `rate`, `whole`, `bucket` and `consumer` read."""
 
     def __init__(self, folder: Path, counters: Counters, clock: Callable[[], float] = time.time) -> None:
-        """`clock` gives unix seconds."""
+        """`clock` returns unix seconds."""
         self.path = folder / file.NAME
         self._counters = counters
         self._clock = clock
@@ -73,8 +74,8 @@ class Series:
         self._at = clock()
 
     async def run(self, levels: Callable[[], Levels]) -> None:
-        """Measures every 10 seconds, until it is cancelled; `levels` must be quick. Nothing that fails here reaches
-        anybody else."""
+        """Measures every 10 seconds, until it is cancelled; `levels` must be quick. Failures are logged, and affect
+        nothing else."""
         totals = levels().totals
         try:
             try:
@@ -95,7 +96,7 @@ class Series:
             _log.exception("series_failed")
 
     async def open(self, totals: Mapping[BucketId, int]) -> None:
-        """Opens the file, and takes up the minutes before; `totals` as in `Levels`. A failure is logged."""
+        """Opens the file, and reads the last minutes from it; `totals` as in `Levels`. A failure is logged."""
         self._totals = dict(totals)
         now = int(self._clock())
         self._minute = now // 60
@@ -107,7 +108,7 @@ class Series:
             self._minutes[name.removeprefix("bucket:")] = deque(counts, MINUTES)
 
     async def measure(self, levels: Levels, *, last: bool = False) -> None:
-        """Takes the measure of now, and writes it; the last one is of the 10 seconds that are not over."""
+        """Measures, and writes the points. The last measurement is for the 10 seconds that are not over."""
         counted, now = _Counted(self._counters), self._clock()
         before, self._before = self._before, counted
         seconds, self._at = max(now - self._at, 1.0), now
@@ -132,7 +133,7 @@ class Series:
         await self._do(lambda raw: file.write(raw, at, values))
 
     def _arrived(self, totals: Mapping[BucketId, int], minute: int) -> Mapping[BucketId, int]:
-        """How many events came to each bucket since it was asked last."""
+        """How many events came to each bucket since the last call."""
         for _ in range(min(minute - self._minute, MINUTES)):
             for counts in self._minutes.values():
                 counts.append(0)
@@ -147,11 +148,11 @@ class Series:
         most = sorted(came, key=lambda key: -came[key])[:BUCKETS]
         return {key: came[key] for key in most}
 
-    # telling
+    # reading
 
     def rate(self, bucket_id: BucketId, total: int) -> list[int]:
-        """The events of a bucket, which ever had so many, in each of the last 60 minutes, oldest first, with
-        the one that is not over."""
+        """The events of a bucket in each of the last 60 minutes, oldest first, with the present one. `total` is the
+        number of events that the bucket ever got."""
         counts = list(self._minutes.get(bucket_id, ())) or [0] * MINUTES
         passed = min(max(int(self._clock()) // 60 - self._minute, 0), MINUTES)
         counts = [*counts, *[0] * passed][-MINUTES:]
@@ -163,12 +164,12 @@ class Series:
         return await self._span(span, _PLAIN, ("errors:",))
 
     async def bucket(self, span: Span, bucket_id: BucketId) -> tuple[int, int, Sequence[float | None]]:
-        """The same of a bucket's events: how many a second."""
+        """The same for a bucket's events per second."""
         first, step, found = await self._span(span, (f"bucket:{bucket_id}",), ())
         return first, step, [None if each is None else each / step for each in found[f"bucket:{bucket_id}"]]
 
     async def consumer(self, span: Span, bucket_id: BucketId, consumer: str) -> tuple[int, int, Sequence[float | None]]:
-        """The same of how many events a consumer is behind."""
+        """The same for the number of events that a consumer is behind."""
         name = f"lag:{bucket_id}/{consumer}"
         first, step, found = await self._span(span, (name,), ())
         return first, step, found[name]
@@ -185,7 +186,7 @@ class Series:
     # the file
 
     async def _do(self, job: Callable[[sqlite3.Connection], T]) -> T | None:
-        """Runs it; None where the file fails."""
+        """Runs a job on the file. Returns None if the file fails."""
         connection = None
         try:
             async with self._opening:
@@ -195,10 +196,10 @@ class Series:
             _log.warning("series_not_kept", reason=str(error), hint="the file may be deleted: it is made anew")
             self._retry = time.monotonic() + _AGAIN
             async with self._opening:
-                if self._connection is connection:  # else somebody let go of it before
+                if self._connection is connection:  # otherwise it was closed already
                     await self.close()
                     if type(error) is sqlite3.DatabaseError:
-                        with suppress(OSError):  # else it is of no use the next time, too
+                        with suppress(OSError):  # if it stays, it is unusable the next time, too
                             parts.remove(self.path)
             return None
 
@@ -216,7 +217,7 @@ class Series:
         return self._connection
 
     async def close(self) -> None:
-        """Lets go of the file. May be repeated."""
+        """Closes the file. May be repeated."""
         connection, self._connection = self._connection, None
         if connection is not None:
             try:
@@ -226,7 +227,7 @@ class Series:
 
 
 class _Counted:
-    """What was counted up to a moment."""
+    """The counters at one moment."""
 
     def __init__(self, counters: Counters) -> None:
         self.events = counters.events
@@ -235,7 +236,7 @@ class _Counted:
 
 
 def _quantile(bounds: Sequence[float], counts: Sequence[int], part: float) -> float:
-    """The value below which this part of all lies, as far as the bounds tell; within two of them it is even."""
+    """The value below which this part of all lies, interpolated linearly between two bounds of the histogram."""
     sums = list(accumulate(counts))
     wanted = sums[-1] * part
     index = next(index for index, each in enumerate(sums) if each >= wanted)

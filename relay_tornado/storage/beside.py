@@ -1,4 +1,4 @@
-"""SQLite files beside relay.db that hold nothing of their own: whatever is wrong with one, it is made anew."""
+"""SQLite files beside relay.db that can be rebuilt (search.db, series.db): an unusable one is made anew."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from relay_tornado.storage.start import secure
 T = TypeVar("T")
 
 _NICENESS: Final = 10
-"""Of the threads that write such files. Not more: one may be kept waiting with the interpreter's lock in its hands."""
+"""Niceness of the threads that write such files. Not more, since such a thread can be delayed while it holds the
+GIL."""
 
 
 async def writer(path: Path) -> Connection:
-    """A connection for writing, whose thread gives way to all others. Raises sqlite3.Error."""
+    """A connection for writing, whose thread runs at a low priority. Raises sqlite3.Error."""
     secure(path)
     connection = await Connection.writer(path)
     try:
@@ -34,14 +35,14 @@ async def writer(path: Path) -> Connection:
 
 def _give_way() -> None:
     thread = threading.get_native_id()
-    # Elsewhere a thread has no niceness of its own.
+    # On other systems a thread has no niceness of its own.
     if sys.platform == "linux" and os.getpriority(os.PRIO_PROCESS, thread) < _NICENESS:
         with suppress(OSError):  # a sandbox may forbid it
             os.setpriority(os.PRIO_PROCESS, thread, _NICENESS)
 
 
 def prepare(raw: sqlite3.Connection, name: str, version: int, schema: str) -> None:
-    """Makes the tables where there are none. Raises sqlite3.DatabaseError where the file is of no use."""
+    """Creates missing tables. Raises sqlite3.DatabaseError if the file is unusable."""
     raw.execute("PRAGMA synchronous = NORMAL")
     raw.execute("PRAGMA wal_autocheckpoint = 1000")
     found = raw.execute("PRAGMA user_version").fetchone()[0]
@@ -52,7 +53,7 @@ def prepare(raw: sqlite3.Connection, name: str, version: int, schema: str) -> No
 
 
 def transact(raw: sqlite3.Connection, job: Callable[[sqlite3.Connection], T]) -> T:
-    """Runs the job in a transaction; what it raises undoes it, and comes out."""
+    """Runs the job in a transaction. An error of the job rolls it back, and is raised."""
     with raw:
         raw.execute("BEGIN IMMEDIATE")
         return job(raw)

@@ -1,7 +1,7 @@
-"""When the WAL is copied into the file: by what is in it, what waits, and how much space there is.
+"""Decides when the WAL is copied into the file: by its size, by what waits, and by the space left.
 
-Copying takes hardly more of the processor in small pieces than in large ones, and nothing is committed meanwhile, so
-the pieces make the tail.
+Copying in small pieces takes hardly more processor time than in large ones. Nothing is committed during a piece, so its
+size determines the tail of the latencies.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ from relay_tornado.storage.space import Space
 _SOON = 250
 _LATER = 500
 _NOW = 1000
-"""Pages in the WAL at which it is copied: after a commit of many events, or where nothing came for a moment; after any
-commit; and in any case, since the first two are only for when little waits."""
+"""Pages in the WAL from which it is copied: after a commit of many events, or when nothing came for a moment (`_SOON`);
+after any commit, if little waits (`_LATER`); in any case (`_NOW`)."""
 
 _LOW = 100
-"""The same where space is low, beyond what a reader holds back: a WAL that starts anew needs no room, and so a trim can
-free some."""
+"""Pages from which it is copied when space is low, on top of what a reader holds back: a WAL that restarts at its
+beginning needs no room, so a trim can free some."""
 
 _MANY = 16
-"""Pages that a commit of many events changes."""
+"""Pages that a commit of many events changes, at least."""
 
 _BUSY = 8
-"""More events and jobs that wait are not kept waiting."""
+"""The most waiting events and jobs for which a checkpoint comes first."""
 
 
 class Checkpoints:
-    """Counts, about, the `pages` in the WAL that are not in the file yet."""
+    """Counts roughly the `pages` in the WAL that are not in the file yet."""
 
     def __init__(self, space: Space) -> None:
         self.pages = 0
@@ -36,25 +36,26 @@ class Checkpoints:
 
     @property
     def due(self) -> bool:
-        """Whether it is time for one, where nothing else is to be done."""
+        """Whether a checkpoint is due when there is nothing else to do."""
         return self.pages >= self._at
 
     def due_behind(self, committed: int, waiting: int) -> bool:
-        """Whether it is, right after a commit that changed so many pages, while so many events and jobs wait."""
+        """Whether a checkpoint is due after a commit that changed `committed` pages, while `waiting` events and jobs
+        wait."""
         low = self._space.low()
         if self.pages < (self._held_back + _LOW if low else self._at):
             return False
         if self.pages >= _NOW:
             return True
-        # After a few events alone comes rather a moment with nothing to do.
+        # After only a few events, an idle moment is likely to come soon.
         return waiting <= _BUSY and (low or committed >= _MANY or self.pages >= self._at + _LATER - _SOON)
 
     def copied(self, left: int) -> None:
-        """One was made, and so many pages are left, since a reader's snapshot holds them back."""
+        """A checkpoint was made. `left` pages remain, held back by a reader's snapshot."""
         self.pages = self._held_back = left
-        # Each try sorts all that is left, so while a reader holds it back they become rare.
+        # Each try sorts all that is left, so tries become rare while a reader holds the WAL back.
         self._at = left + max(_SOON, left // 2)
 
     def failed(self) -> None:
-        """One was not made: the next one copies this, too."""
+        """A checkpoint failed: the next one copies its pages, too."""
         self._at = self.pages + _SOON

@@ -1,8 +1,8 @@
-"""One SQLite connection with a thread of its own: whole functions run there, with one change of thread each.
+"""An SQLite connection with a thread of its own, on which whole functions run, with one thread switch each way.
 
-The only module that knows aiosqlite, and the only place that uses something of it that is not public: its
-`Connection._execute`, which runs any function on the connection's thread (a test pins it). Statement by statement,
-as its public methods go, a commit would cost a dozen changes of thread.
+Only this module uses aiosqlite. It uses one private method of it, `Connection._execute`, which runs any function on the
+connection's thread (a test pins it). With the public methods, which run single statements, a commit would cost a dozen
+thread switches.
 """
 
 from __future__ import annotations
@@ -27,30 +27,30 @@ from relay_tornado.storage.library import guard_schema
 T = TypeVar("T")
 
 Factory: TypeAlias = Callable[..., sqlite3.Connection]
-"""What makes the raw connection: `sqlite3.Connection`, or a class of a test that fails where told to."""
+"""Makes the raw connection: `sqlite3.Connection`, or a test's class that fails on demand."""
 
 _Steps: TypeAlias = Generator[Any, None, aiosqlite.Connection]
-"""What an awaitable goes through in the loop."""
+"""The steps of an awaitable in the event loop."""
 
 JOURNAL_LIMIT = 64 << 20
-"""Bytes that the WAL file keeps at most when it is used from its start again."""
+"""The most bytes that the WAL file keeps when it restarts at its beginning."""
 
 BUSY_TIMEOUT = 5000
-"""Milliseconds that a statement waits for a lock that somebody else holds."""
+"""Milliseconds that a statement waits for another connection's lock."""
 
 _STATEMENTS = 256
 
 sqlite3.register_adapter(bytes, bytes)
-"""Otherwise sqlite3 looks at each value of bytes for a way to adapt it, in vain, which costs more than binding it."""
+"""Without this, sqlite3 looks for an adapter for each value of bytes, which costs more than binding it."""
 
 _BEGINS = 10.0
-"""Seconds until a thread that does not say that it runs counts as none."""
+"""Seconds until a thread that has not reported counts as not started."""
 
 _JOIN = 2.0
 
 
 class Connection:
-    """A connection and its thread. Functions run in the order in which they were given."""
+    """A connection and its thread. Functions run in the order of their calls."""
 
     def __init__(self, proxy: aiosqlite.Connection, raw: sqlite3.Connection, thread: threading.Thread) -> None:
         self._proxy = proxy
@@ -60,15 +60,15 @@ class Connection:
 
     @classmethod
     async def writer(cls, path: Path, factory: Factory = sqlite3.Connection) -> Connection:
-        """Opens a file, made where it is missing, for reading and writing, with the relay's settings.
+        """Opens a file, created if it is missing, for reading and writing, with the relay's settings.
 
-        Raises sqlite3.Error, and OSError where no thread can be started; no thread stays behind then.
+        Raises sqlite3.Error, and OSError if no thread can be started; in both cases no thread is left behind.
         """
         return await cls._open(path, "rwc", _prepare_writer, factory)
 
     @classmethod
     async def reader(cls, path: Path, factory: Factory = sqlite3.Connection) -> Connection:
-        """Opens a file that is there, for reading only: nothing done here can change it. Raises what `writer` does."""
+        """Opens an existing file read-only: nothing done here can change it. Raises the same errors as `writer`."""
         return await cls._open(path, "ro", _prepare_reader, factory)
 
     @classmethod
@@ -79,7 +79,7 @@ class Connection:
         try:
             return await asyncio.shield(opening)
         except asyncio.CancelledError:
-            # Nobody is there to close what comes of it.
+            # Nobody is left to close the connection.
             with suppress(Exception):
                 await (await opening).close()
             raise
@@ -107,7 +107,7 @@ class Connection:
         try:
             await _go_on(await _begin_thread_of(proxy))
         except sqlite3.Error:
-            for thread in threads:  # it is on its way out, and must be gone before the loop is
+            for thread in threads:  # it is ending, and has to end before the event loop is closed
                 thread.join()
             raise
         connection = cls(proxy, made[-1], threads[-1])
@@ -119,33 +119,34 @@ class Connection:
         return connection
 
     async def run(self, function: Callable[[sqlite3.Connection], T]) -> T:
-        """Calls the function with the raw connection on its thread; what it returns or raises comes out here.
+        """Calls the function with the raw connection on its thread. Returns or raises what the function does.
 
-        A cancelled caller leaves early, the function still runs to its end.
+        If the caller is cancelled, the function still runs to its end.
         """
         execute: Any = self._proxy._execute
         with unquoted():
             return cast(T, await execute(function, self._raw))
 
     def here(self, function: Callable[[sqlite3.Connection], T]) -> T:
-        """Calls the function with the raw connection at once, in the loop: it must be quick, and wait for nothing, and
-        nothing may be running on the thread. Raises what the function raises."""
+        """Calls the function with the raw connection at once, in the event loop. It must be quick and must not wait,
+        and nothing may be running on the thread. Raises what the function raises."""
         return function(self._raw)
 
     async def close(self) -> None:
-        """Waits for what is running, closes and ends the thread. May be repeated. Raises sqlite3.Error."""
+        """Waits for what is running, closes the connection and ends the thread. May be repeated. Raises
+        sqlite3.Error."""
         if not self._closed:
             self._closed = True
             try:
                 await self._proxy.close()
             except asyncio.CancelledError:
-                self._thread.join(_JOIN)  # it is told to end, and must be gone before the loop is
+                self._thread.join(_JOIN)  # it was told to end, and has to end before the event loop is closed
                 raise
 
     def abandon(self) -> None:
-        """Closes without `await`, for when everything is being cancelled: the thread would keep the process alive.
+        """Closes without `await`, when everything is being cancelled: the thread would keep the process alive.
 
-        Waits a moment for the thread's end, so that it finds the loop still there.
+        Waits a moment for the thread to end, as it needs the event loop for that.
         """
         if not self._closed:
             self._closed = True
@@ -154,13 +155,13 @@ class Connection:
 
 
 async def _begin_thread_of(proxy: aiosqlite.Connection) -> _Steps:
-    """What `await proxy` does at once, which is to begin its thread: that waits until it runs, and for ever where there
-    is no memory for it, so it is called in another one. Returns what is left to be done. Raises OSError."""
+    """The first step of `await proxy`, which starts its thread. That waits until the thread runs, and without memory
+    for it waits for ever, so it is called in another thread. Returns the remaining steps. Raises OSError."""
     try:
         async with asyncio.timeout(_BEGINS):
             return await run_in_thread(proxy.__await__, lambda steps: steps.close())
     except BaseException as error:
-        proxy.stop()  # one that begins later ends at once
+        proxy.stop()  # a thread that starts later ends at once
         if isinstance(error, RuntimeError | TimeoutError):
             raise OSError(errno.EAGAIN, NO_THREAD) from error
         raise
@@ -172,13 +173,13 @@ def _go_on(steps: _Steps) -> _Steps:
 
 
 def uri(path: Path, mode: str) -> str:
-    """How SQLite is told to open a file: `mode` is ro, rw or rwc."""
+    """The URI with which SQLite opens a file; `mode` is ro, rw or rwc."""
     return f"{path.absolute().as_uri()}?mode={mode}"
 
 
 def keep_statements_in_memory(raw: sqlite3.Connection) -> None:
-    """What its pages were before a statement, in case that has to be undone, is in no file: for a writer whose
-    statements change little."""
+    """Keeps the statement journals (pages as they were before a statement) in memory, for a writer whose statements
+    change little."""
     raw.execute("PRAGMA temp_store = MEMORY")
 
 
@@ -194,13 +195,13 @@ def _prepare_writer(raw: sqlite3.Connection) -> None:
     raw.execute(f"PRAGMA journal_size_limit = {JOURNAL_LIMIT}")
     guard_schema(raw)
     raw.execute("PRAGMA wal_autocheckpoint = 0")
-    # Some builds overwrite all that is deleted: a trim would write as much as it frees, on a disk that may be full.
+    # Some builds overwrite whatever is deleted: a trim would write as much as it frees, perhaps on a full disk.
     raw.execute("PRAGMA secure_delete = FAST")
 
 
 def _prepare_reader(raw: sqlite3.Connection) -> None:
     raw.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT}")
     guard_schema(raw)
-    # From its first read on it has the file in use: a writer that is closed is not the last one then, which would copy
-    # the WAL, whatever the file has become, and delete it.
+    # The first read marks the file as in use. A writer that is closed is then not the last connection, which would copy
+    # the WAL into the file, whatever that is by now, and delete it.
     raw.execute("SELECT 1 FROM sqlite_schema").fetchone()

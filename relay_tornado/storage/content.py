@@ -1,12 +1,12 @@
-"""Whether somebody else has written over the file that is open, as `cp` onto it does.
+"""Notices that another program has written over the open file, as `cp` onto it does.
 
 Invariants:
-- With a WAL nothing but a checkpoint writes the file, and hardly any is made by others. So the file is looked at around
-  the relay's own alone; where it is as the last look found it, that is all.
-- Whatever else may have been done to it (its times, its rights, a checkpoint by another program) proves nothing. What
-  does, with no WAL before it: its first bytes, which never change; the database's id; and a count of commits below one
-  that it had before. What can't be read proves nothing, either.
-- Once proven it stays so, whatever lies there later.
+- With a WAL, only a checkpoint writes the file, and other programs make hardly any. So the file is looked at only
+  before and after the relay's own checkpoints. If nothing changed since the last look, that is all.
+- Changed times, changed rights or another program's checkpoint prove nothing. These do, read without the WAL: other
+  first bytes, which never change in a file; another database id; or fewer commits than before. What can't be read
+  proves nothing.
+- Once proven, the verdict stays, whatever the file holds later.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from relay_tornado.storage.wal import in_file, stamp_in
 from relay_tornado.storage.witness import Stamp
 
 _FIRST = 20
-"""SQLite's name, the size of a page, and that there is a WAL, as there is none of a backup."""
+"""Bytes that hold SQLite's name, the page size, and that there is a WAL (a backup has none)."""
 
 
 class Content:
-    """What a file holds without its WAL. Its descriptor may be closed only once SQLite has closed the file: closing any
-    lets go of all locks that the process has on it."""
+    """The content of a file without its WAL. Its descriptor may be closed only after SQLite has closed the file:
+    closing any descriptor of a file releases all locks that the process has on it."""
 
     def __init__(self, path: Path, descriptor: int, raw: sqlite3.Connection, stamp: Stamp) -> None:
-        """`descriptor` and `raw` have just opened it, and `raw` read `stamp`. Raises sqlite3.Error and OSError."""
+        """`descriptor` and `raw` have just opened the file; `raw` read `stamp`. Raises sqlite3.Error and OSError."""
         self.written_over = False
         self._path = path
         self._descriptor: int | None = descriptor
@@ -39,7 +39,7 @@ class Content:
         self.look()
 
     def look(self) -> bool:
-        """Whether it was written over. Blocks while the disk does, and raises nothing of it."""
+        """Whether the file was written over. Blocks as long as the disk does. Raises no error of the disk."""
         self.written_over = self.written_over or self._is_another()
         return self.written_over
 
@@ -61,11 +61,11 @@ class Content:
                 return True
             said = stamp_in(os.pread(self._descriptor, self._page, (self._root - 1) * self._page))
             if self._contradicts(said):
-                # A page that another program copies just now may be half of it, and a VACUUM by hand moves tables.
+                # The page may be half written by another program's checkpoint, or moved by a manual VACUUM.
                 said, _ = in_file(self._path)
                 if self._contradicts(said):
                     return True
-        except Exception:  # of a build of SQLite that lacks what is used for it, too; the next look may go well
+        except Exception:  # also if this build of SQLite lacks what is used; the next look may succeed
             return False
         self._times, self._known = times, said
         return False

@@ -1,4 +1,4 @@
-"""The data directory, opened: one writer, a few readers, the lock, the witness, and whether all is well."""
+"""The open data directory: one writer, a few readers, the lock, the witness, and the state of the file."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Database:
-    """relay.db and what stands beside it. `loss` is what the witness found missing at this start."""
+    """relay.db and the files beside it. `found` is the loss that the witness proved at this start."""
 
     def __init__(
         self,
@@ -66,11 +66,10 @@ class Database:
 
     @classmethod
     async def open(cls, settings: Settings, *, factory: Factory = sqlite3.Connection) -> Database:
-        """Takes the lock, checks the WAL and the witness, makes or migrates the file (after a copy), and opens it.
+        """Takes the lock, checks the WAL and the witness, creates or migrates the file (after a copy), and opens it.
 
-        A loss is logged, and left to the next start as well, unless it is `told`. Raises Locked, NotWritable,
-        NewerSchema or StartupError; nothing is held then.
-        `factory` makes the raw connections.
+        A loss is logged. The next start reports it again, unless `told` is called. Raises Locked, NotWritable,
+        NewerSchema or StartupError; then nothing is held. `factory` makes the raw connections.
         """
         check_sqlite()
         lock = Lock.acquire(settings.data)
@@ -88,7 +87,7 @@ class Database:
             opened.callback(os.close, descriptor)
             connection = await Connection.writer(path, factory)
             opened.push_async_callback(connection.close)
-            halted = threading.Event()  # who is cancelled waits for no copy's end
+            halted = threading.Event()  # a cancelled start does not wait for the end of a copy
             opened.callback(halted.set)
             stamp = await connection.run(lambda raw: start.prepare(raw, path, halted.is_set))
             if not verdict.holds:
@@ -115,12 +114,12 @@ class Database:
 
     @property
     def loss(self) -> Loss | None:
-        """What is known to be missing: found by the witness at this start, or after an error since."""
+        """Events known to be missing: found by the witness at this start, or after an error since."""
         return self._writer.loss or self._loss
 
     async def told(self) -> None:
-        """Whoever serves tells the `loss` for as long as it runs: the witness forgets it, and no later start tells it
-        again. Where that can't be written now, it is logged."""
+        """The caller reports the `loss` as long as it runs: the witness forgets it, so that no later start reports it
+        again. If that can't be written now, it is logged."""
         if self._loss is None:
             return
         try:
@@ -129,19 +128,19 @@ class Database:
             _log.warning("loss_not_forgotten", reason=str(error), consequence="the next start may tell it again")
 
     async def write(self, job: Callable[[sqlite3.Connection], T], announce: Callable[[T], None] | None = None) -> T:
-        """Runs the job in a transaction of its own, and returns what it returned once that is committed.
+        """Runs the job in a transaction of its own, and returns its result once that is committed.
 
-        `announce` is called with it right after the commit, in the loop, before another transaction starts. What the
-        job raises rolls back and comes out. Raises NoSpace, Unavailable or Unknown where the file can't be written.
-        A cancelled caller leaves early; the job is done all the same.
+        `announce` is called with the result right after the commit, in the event loop, before another transaction
+        starts. An error of the job rolls it back, and is raised. Raises NoSpace, Unavailable or Unknown if the file
+        can't be written. If the caller is cancelled, the job is done all the same.
         """
         work = _Job(job, announce)
         self._writer.submit(work)
         return await work.future
 
     async def read(self, job: Callable[[sqlite3.Connection], T], what: str = "") -> T:
-        """Runs the job on a read-only connection's thread. Raises what it raises, and Unavailable; where it is said in
-        words `what` is read, SQLite's errors are Unavailable, too."""
+        """Runs the job on a read-only connection's thread. Raises what the job raises, and Unavailable. If `what` names
+        the data being read, SQLite's errors become Unavailable, too."""
         if not self._readers:
             raise Unavailable("the relay is shutting down")
         index = min(range(len(self._readers)), key=self._reading.__getitem__)
@@ -156,48 +155,48 @@ class Database:
             self._reading[index] -= 1
 
     def attach(self, source: Source) -> None:
-        """Has the writer take works from the source, in turn with jobs."""
+        """Has the writer take works from the source, in turn with the jobs of `write`."""
         self._writer.source = source
 
     def notify(self) -> None:
-        """Says that the attached source has something to write."""
+        """Tells the writer that the attached source has something to write."""
         self._writer.notify()
 
     def keep(self, read: Callable[[sqlite3.Connection], T], apply: Callable[[T], None]) -> None:
-        """Has somebody who keeps rows in memory read them again whenever the file was opened anew after an error:
-        `read` on the writer's thread, then `apply` in the loop, before anything else is written."""
+        """Registers a cache of rows, which is read again whenever the file was reopened after an error: `read` on the
+        writer's thread, then `apply` in the event loop, before anything else is written."""
         self._writer.keepers.append(Keeper(read, apply))
 
     def ride(self, rider: Rider) -> None:
-        """Has what somebody wants to write go along with the next transaction; one of its own comes soon if none does.
-        See `storage.piggyback`."""
+        """Has the rider write with the next transaction, or soon in one of its own if none comes. See
+        `storage.piggyback`."""
         self._writer.riders.add(rider)
 
     @property
     def commits(self) -> int:
-        """How many transactions were ever committed to it."""
+        """How many transactions were ever committed to the file."""
         return self._writer.stamp.commits
 
     @property
     def space(self) -> Space:
-        """The disk, as it was seen within the last second."""
+        """The disk, as seen within the last second."""
         self._space.low()
         return self._space
 
     @property
     def squeezed(self) -> bool:
-        """Whether space is low, and a good part of what should be free is in a WAL that can't be emptied, as somebody
-        reads the file: whatever is deleted then makes it longer, and frees nothing."""
+        """Whether space is low and much of the reserve is in a WAL that can't be emptied, because another connection
+        reads the file. Deleting then only makes the WAL longer, and frees nothing."""
         return self._writer.held_back and self._space.low() and self._space.wal > self._space.least // _PART
 
     async def shrink(self) -> bool:
-        """Copies the WAL into the file and cuts it to nothing, where readers allow it. Returns whether they did. Raises
+        """Copies the WAL into the file and truncates it, if readers allow it. Returns whether they did. Raises
         Unavailable."""
         return await self._writer.shrink()
 
     def refusal(self, coming: int = 0, waiting: int = 0) -> RelayError | None:
-        """The error with which `coming` bytes of events have to be refused now, one for each who asks, or None;
-        `waiting` bytes were taken in before and are not written yet. Quick."""
+        """The error with which `coming` bytes of events have to be refused now (a new one for each call), or None.
+        `waiting` bytes were accepted before and are not written yet. Quick."""
         writer = self._writer
         if writer.closed or writer.trouble is not None:
             return writer.refusal
@@ -207,16 +206,17 @@ class Database:
 
     @property
     def problem(self) -> str:
-        """What keeps events from being committed, "" where nothing does."""
+        """What prevents commits of events; "" if nothing does."""
         error = self.refusal()
         return self._writer.misplaced if error is None else str(error)
 
     def owner(self, socket_path: Path | None) -> None:
-        """Tells other processes, in relay.lock, where the control socket is."""
+        """Writes the path of the control socket into relay.lock, for other processes."""
         self._lock.write(socket_path)
 
     async def close(self) -> None:
-        """Commits what is queued, copies the WAL into the file, syncs the witness and lets go. May be repeated."""
+        """Commits what is queued, copies the WAL into the file, syncs the witness and releases the lock. May be
+        repeated."""
         self._closing = True
         readers = self._readers
         try:
@@ -227,7 +227,7 @@ class Database:
             self._readers = []
             for reader in readers:
                 await reader.close()
-        finally:  # cancelled, as by Ctrl-C: let no thread keep the process from ending
+        finally:  # after a cancellation, as by Ctrl-C, no thread may keep the process alive
             for reader in readers:
                 reader.abandon()
         self._content.close()
@@ -239,7 +239,8 @@ class Database:
         self._lock.release()
 
     async def _sync_witness(self) -> None:
-        """Once a second, where something was committed, and on a reader's thread: the loop waits for no disk."""
+        """Once a second, if something was committed, on a reader's thread, so that the event loop does not wait for the
+        disk."""
         synced = self._writer.stamp
         try:
             while True:
@@ -248,17 +249,17 @@ class Database:
                     if self._writer.stamp != synced:
                         synced = self._writer.stamp
                         await self.read(lambda raw: self._witness.sync())
-                except Exception as error:  # there is no memory for it, say
+                except Exception as error:  # for lack of memory, for example
                     try_log(_log.warning, "witness_not_synced", error=str(error) or repr(error))
                     await asyncio.sleep(0)
         finally:
-            if not self._closing:  # everything is being cancelled: let no thread keep the process from ending
+            if not self._closing:  # everything is being cancelled: no thread may keep the process alive
                 for reader in self._readers:
                     reader.abandon()
 
 
 class _Job(Generic[T]):
-    """A function as a work of the writer, with a future for its caller."""
+    """A function as a work of the writer, with a future for its result."""
 
     def __init__(self, job: Callable[[sqlite3.Connection], T], announce: Callable[[T], None] | None) -> None:
         self.future: asyncio.Future[T] = asyncio.get_running_loop().create_future()

@@ -1,5 +1,5 @@
-"""One process owns a data directory: an flock on relay.lock, which also says who that is, and one on the directory
-itself, which is not removed while its holder runs on it."""
+"""Ensures that one process owns a data directory: by an flock on relay.lock, which also names the owner, and one on the
+directory itself, for the case that relay.lock is removed while its owner runs."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ NAME = "relay.lock"
 
 _NO_LOCKS: Final = "files can't be locked on its file system, as on NFS without its lock service; use a local disk"
 _PATIENCE = 0.5
-"""Seconds for which a held lock is tried again: `read_owner` of another process holds it for a moment."""
+"""Seconds for which a held lock is tried again: another process's `read_owner` holds it for a moment."""
 
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Who holds the lock: its process, the relay's version, and where its control socket is, if it has one."""
+    """The holder of the lock: its process, the relay's version, and the path of its control socket, if it has one."""
 
     pid: int
     version: str
@@ -33,7 +33,7 @@ class Owner:
 
 
 class Lock:
-    """The lock on a directory, held until `release` or the end of the process, however it ends."""
+    """The lock on a directory, held until `release` or until the process ends, however it ends."""
 
     def __init__(self, path: Path, descriptor: int, directory: int) -> None:
         self._path = path
@@ -42,7 +42,7 @@ class Lock:
 
     @classmethod
     def acquire(cls, directory: Path) -> Lock:
-        """Makes the directory (0700) where it is missing, and locks it. Raises Locked or NotWritable."""
+        """Creates the directory (0700) if it is missing, and locks it. Raises Locked or NotWritable."""
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -80,11 +80,11 @@ class Lock:
         except BlockingIOError:
             return False
         except OSError:
-            pass  # not every file system locks a directory, and relay.lock is held
+            pass  # some file systems can't lock a directory; relay.lock is held anyway
         return True
 
     def write(self, socket: Path | None) -> None:
-        """Tells others who holds the lock, and where its control socket is. Raises NotWritable."""
+        """Writes who holds the lock, and where its control socket is. Raises NotWritable."""
         assert self._descriptor is not None, "the lock was released"
         owner = {"pid": os.getpid(), "version": __version__, "socket": None if socket is None else str(socket)}
         data = json.dumps(owner).encode() + b"\n"
@@ -95,7 +95,8 @@ class Lock:
             raise NotWritable(_refusal(self._path, error)) from error
 
     def release(self) -> None:
-        """Lets go. The file stays: were it removed, two processes could lock two files of one name."""
+        """Releases the lock. The file stays: if it were removed, two processes could lock two files of the same
+        name."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             os.close(self._directory)
@@ -103,9 +104,9 @@ class Lock:
 
 
 def read_owner(directory: Path) -> Owner | None:
-    """Who holds the directory's lock, or None where no living process does (or there is no such directory).
+    """The holder of the directory's lock; None if no living process holds it, or there is no such directory.
 
-    A holder that has not written down who it is yet has pid 0. Raises NotWritable where the lock can't be read.
+    A holder that has not yet written who it is has pid 0. Raises NotWritable if the lock can't be read.
     """
     try:
         descriptor = os.open(directory / NAME, os.O_RDONLY | os.O_CLOEXEC)

@@ -1,6 +1,6 @@
-"""What is done for the file in quiet times: free pages go back to the disk, and the end of the space is foretold.
+"""Maintenance of the file in quiet times: returns free pages to the disk, and forecasts when the space ends.
 
-Where the disk is so full that senders are refused, they go back at once."""
+If the disk is so full that senders are refused, free pages are returned at once."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from relay_tornado.storage.space import free_pages
 
 INTERVAL: Final = 60.0
 STEP: Final = 128
-"""Pages that one transaction gives back: half a mebibyte, a few milliseconds."""
+"""Pages that one transaction returns: half a mebibyte, a few milliseconds."""
 
 MUCH: Final = 64 * MIB
 SHARE: Final = 4
-"""So many bytes, and one part in so many of the file, have to be free before any are given back: what is kept serves
-new events without the file growing again."""
+"""Free pages are returned only if they are at least so many bytes (`MUCH`) and a `SHARE`th of the file. What is kept
+serves new events without the file growing again."""
 
 QUIET: Final = 10.0
-"""Commits a second up to which a relay counts as idle."""
+"""Commits a second up to which the relay counts as idle."""
 
 _PAUSE: Final = 0.05
 _SPAN: Final = 1.0
-"""Seconds over which it is judged whether the relay is busy meanwhile: one commit beside one step says nothing."""
+"""Seconds over which it is judged whether the relay is busy: a single commit beside a step proves nothing."""
 _URGENT: Final = 1.0
-"""Seconds between two looks while senders are refused for want of space."""
+"""Seconds between two looks while senders are refused for lack of space."""
 _HELD: Final = 5
-"""Looks in a row at which a reader holds the WAL back: the relay's own readers are done by then."""
+"""Looks in a row at which a reader holds the WAL back before it is logged: the relay's own readers end sooner."""
 
 _WARN_EVERY: Final = DAY
 
@@ -43,7 +43,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Maintenance:
-    """Looks after one database until its `run` is cancelled. `forecast` is of the disk that it lies on."""
+    """Maintains one database until its `run` is cancelled. `forecast` is that of its disk."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class Maintenance:
         self._held = 0
 
     async def run(self) -> None:
-        """A look every interval; one that fails is logged, and the next one comes."""
+        """Looks at the file once every interval. If a look fails, that is logged, and the next one comes."""
         commits, before = self._database.commits, self._clock()
         while True:
             try:
@@ -76,16 +76,16 @@ class Maintenance:
                 elif rate <= QUIET and self._is_much(free, size):
                     await self._vacuum(free, size)
                 self._problem = ""
-            except Exception as error:  # there is no memory for it, say
+            except Exception as error:  # for lack of memory, for example
                 problem = str(error) or repr(error)
-                if problem != self._problem:  # on a full disk it comes each second
+                if problem != self._problem:  # on a full disk it would be logged each second
                     self._problem = problem
                     _log.warning("upkeep_waits", reason=problem)
             commits, before = self._database.commits, self._clock()
             await self._pause()
 
     async def _pause(self) -> None:
-        """Until the next look, which comes early where space runs low meanwhile."""
+        """Waits for the next look, which comes early if space runs low."""
         loop = asyncio.get_running_loop()
         end = loop.time() + self._interval
         while (left := end - loop.time()) > 0:
@@ -94,14 +94,14 @@ class Maintenance:
                 break
 
     async def _make_room(self) -> None:
-        """Senders are refused: the WAL and every free page go back to the disk until there is room again. Where a
-        reader holds the WAL back, giving pages back would only make it longer."""
+        """While senders are refused: returns the WAL and every free page to the disk until there is room again. If a
+        reader holds the WAL back, returning pages would only make it longer."""
         given = 0
         free, _ = await self._database.read(free_pages)
         while await self._emptied() and free and self._database.space.low():
             await self._database.write(give_back)
             left, _ = await self._database.read(free_pages)
-            if left >= free:  # as in a file that was made without auto_vacuum
+            if left >= free:  # as in a file that was created without auto_vacuum
                 break
             given += free - left
             free = left
@@ -109,7 +109,7 @@ class Maintenance:
             _log.info("space_given_back", bytes=given, urgent=True)
 
     async def _emptied(self) -> bool:
-        """Whether the WAL is empty; the log says where something keeps it from that for some time."""
+        """Whether the WAL is empty. If something prevents that for some time, it is logged."""
         if await self._database.shrink():
             self._held = 0
             return True
@@ -126,7 +126,7 @@ class Maintenance:
         return free >= self._much and free * SHARE >= size
 
     async def _vacuum(self, free: int, size: int) -> None:
-        """Gives pages back, a step at a time, until half of what would be much is left or the relay is busy."""
+        """Returns pages, a step at a time, until half of what would be much is left or the relay is busy."""
         began, since, others = size, self._clock(), 0
         while 2 * free > self._much:
             commits = self._database.commits
@@ -134,7 +134,7 @@ class Maintenance:
             await asyncio.sleep(_PAUSE)
             left, size = await self._database.read(free_pages)
             now = self._clock()
-            others += self._database.commits - commits - 1  # one was this step's own
+            others += self._database.commits - commits - 1  # without this step's own
             if left >= free or others > QUIET * max(now - since, _SPAN):
                 break
             free = left
@@ -157,7 +157,8 @@ class Maintenance:
 
 
 def give_back(raw: sqlite3.Connection) -> None:
-    """One step, within a transaction."""
-    # It frees a page each time that it is stepped, and the sqlite3 module steps it once, whatever number it is given.
+    """Returns `STEP` pages, within a transaction."""
+    # The pragma frees a page each time it is stepped, and the sqlite3 module steps it once, whatever number it is
+    # given.
     for _ in range(STEP):
         raw.execute("PRAGMA incremental_vacuum(1)")

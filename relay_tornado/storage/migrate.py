@@ -1,9 +1,8 @@
-"""Brings relay.db to the schema of this relay: makes a new one, or leads an older one there, step by step.
+"""Creates relay.db with this relay's schema, or migrates an older file to it, step by step.
 
 `PRAGMA user_version` is the schema's version. A step NNNN.sql leads from version NNNN - 1 to NNNN in one transaction,
-so an interrupted migration starts again where it stood. Before the first step on an existing file a copy is made, and
-what an interrupted one copied is kept.
-Everything here runs on the writer's connection, before it serves anybody.
+so an interrupted migration continues where it stopped. Before the first step on an existing file, it is copied; the
+copy of an interrupted migration is kept. Everything here runs on the writer's connection, before that serves anyone.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from relay_tornado.storage.damage import code_of
 from relay_tornado.storage.witness import read_stamp
 
 PAGES = 4096
-"""Pages after which a copy looks whether it is to go on: 16 MiB."""
+"""Pages (16 MiB) after which a copy checks whether it was halted."""
 
 _log = structlog.get_logger(__name__)
 
@@ -39,7 +38,7 @@ def never() -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A script that leads to `version`; it sets user_version itself, as its last statement."""
+    """A script that leads to `version`. Its last statement sets user_version."""
 
     version: int
     script: str
@@ -51,7 +50,7 @@ def schema() -> str:
 
 
 def steps() -> Sequence[Step]:
-    """Every step there is, in order, from 1."""
+    """All steps in order, from 1."""
     folder = resources.files("relay_tornado.storage").joinpath("migrations")
     found = sorted((f for f in folder.iterdir() if f.name.endswith(".sql")), key=lambda f: f.name)
     return [Step(int(f.name.removesuffix(".sql")), f.read_text(encoding="utf-8")) for f in found]
@@ -78,7 +77,7 @@ def version(raw: sqlite3.Connection) -> int:
 
 
 def version_of(path: Path) -> int:
-    """The version that the file says; 0 where it can't be read, as opening it will then explain."""
+    """The version that the file states; 0 if it can't be read, which opening it will then explain."""
     try:
         with contextlib.closing(sqlite3.connect(uri(path, "ro"), uri=True)) as raw:
             return version(raw)
@@ -87,7 +86,7 @@ def version_of(path: Path) -> int:
 
 
 def check(raw: sqlite3.Connection, path: Path, newest: int) -> int:
-    """The file's version, 0 for a new file. Raises NewerSchema, and StartupError where it is no relay's file."""
+    """The file's version, 0 for a new file. Raises NewerSchema, and StartupError if it is not a relay's file."""
     found = version(raw)
     if found > newest:
         raise NewerSchema(
@@ -108,18 +107,18 @@ def _writer(raw: sqlite3.Connection) -> str:
 
 
 def create(raw: sqlite3.Connection) -> None:
-    """Makes the schema in an empty file, with the file's own row, in one transaction."""
+    """Creates the schema in an empty file, with the row of `meta`, in one transaction."""
     _script(raw, schema(), first=True)
 
 
 def copy_of(path: Path, version: int) -> Path:
-    """Where a file is copied to before it is migrated to a version."""
+    """The path of the copy that is made before a file is migrated to a version."""
     return path.with_name(f"{path.name}.before-v{version}")
 
 
 def migrate(raw: sqlite3.Connection, path: Path, todo: Sequence[Step], halted: Callable[[], bool] = never) -> None:
-    """Runs the steps above the file's version, after a copy of it. Raises StartupError where one fails, and where the
-    copy is `halted`."""
+    """Copies the file, and runs the steps above its version. Raises StartupError if a step fails, or if the copy is
+    `halted`."""
     found = version(raw)
     todo = [step for step in todo if step.version > found]
     if not todo:
@@ -149,8 +148,8 @@ def migrate(raw: sqlite3.Connection, path: Path, todo: Sequence[Step], halted: C
 
 
 def _interrupted(raw: sqlite3.Connection, copy: Path) -> int | None:
-    """The version of a copy that holds what the file holds, before none or some of the steps; None where there is no
-    such."""
+    """The version of an earlier copy with the same content as the file, from before some or none of the steps; None if
+    there is none."""
     try:
         with contextlib.closing(sqlite3.connect(uri(copy, "ro"), uri=True)) as earlier:
             found = version(earlier)
@@ -160,8 +159,8 @@ def _interrupted(raw: sqlite3.Connection, copy: Path) -> int | None:
 
 
 def backup(raw: sqlite3.Connection, target: Path, halted: Callable[[], bool] = never) -> Path:
-    """Copies the database whole or not at all, into a file beside the target, synced, then renamed: page by page, so
-    that damage in one keeps nobody from an upgrade. Raises StartupError, also where it is `halted` in between."""
+    """Copies the database, completely or not at all: into a file beside the target, which is synced and renamed. Copies
+    page by page, so that a damaged page does not prevent an upgrade. Raises StartupError, also if it is `halted`."""
     part = target.with_name(target.name + ".part")
 
     def go_on(*_: int) -> None:
@@ -185,13 +184,13 @@ def backup(raw: sqlite3.Connection, target: Path, halted: Callable[[], bool] = n
         ) from error
     finally:
         with contextlib.suppress(OSError):
-            parts.remove(part)  # where it was not renamed
+            parts.remove(part)  # if it was not renamed
     return target
 
 
 def to_one_file(copy: sqlite3.Connection) -> None:
-    """Has the header of a copy not say WAL any more, as the source's does. Raises sqlite3.Error."""
-    copy.executescript("PRAGMA journal_mode = DELETE")  # `execute` would stop at its row, before it commits
+    """Removes the WAL flag from a copy's header, which is the source's. Raises sqlite3.Error."""
+    copy.executescript("PRAGMA journal_mode = DELETE")  # `execute` would stop at the row, before the commit
 
 
 def sync(path: Path) -> None:

@@ -1,10 +1,11 @@
-"""Piggybacked writes: what is worth no transaction of its own rides along with whatever comes next.
+"""Small writes that need no transaction of their own: they are done within the next transaction, whatever it is for.
 
 Invariants:
-- What rides is inside the transaction, between BEGIN and what the transaction is for, in a savepoint of its own: where
-  it fails, it alone is undone, and the rest is committed.
-- A rider that asked is told once: it landed, it was bumped (nothing was written, and it was not to blame), or refused.
-- Where nothing comes, it gets a transaction after `DELAY` seconds. Where nobody asked, nothing is done at all.
+- A rider writes inside the transaction, right after BEGIN, in a savepoint of its own: if it fails, only its writes are
+  undone, and the rest is committed.
+- A rider that boarded is told its outcome once: landed, bumped (nothing was written, through no fault of its own) or
+  refused.
+- If no transaction comes, the riders get one after `DELAY` seconds. Without riders, nothing is done at all.
 """
 
 from __future__ import annotations
@@ -21,35 +22,35 @@ from relay_tornado.low_memory import Timer, try_log
 from relay_tornado.storage.work import blames_environment
 
 DELAY: Final = 0.05
-"""Seconds that a rider waits for a transaction before it gets one."""
+"""Seconds that a rider waits for a transaction before it gets its own."""
 
 _AGAIN: Final = 1.0
-"""Seconds until it is tried again where the file can't be written."""
+"""Seconds until it is tried again if the file can't be written."""
 
 _log = structlog.get_logger(__name__)
 
 
 class Rider(Protocol):
-    """Asked anew for each transaction: see `Riders.add`."""
+    """Has to be added again for each transaction: see `Riders.add`."""
 
     def board(self) -> bool:
-        """In the loop, before the transaction: makes ready what is to be written. False where it is nothing."""
+        """In the event loop, before the transaction: prepares the writes. Returns False if there are none."""
 
     def write(self, raw: sqlite3.Connection) -> None:
-        """On the writer's thread, inside a savepoint."""
+        """Writes, on the writer's thread, inside a savepoint."""
 
     def landed(self) -> None:
-        """In the loop: it is committed."""
+        """In the event loop: the writes are committed."""
 
     def bumped(self) -> None:
-        """In the loop: nothing was written (perhaps it was, where a commit failed); ask again."""
+        """In the event loop: nothing was written (or perhaps it was, if a commit failed); add it again."""
 
     def refused(self, error: Exception) -> None:
-        """In the loop: its own writing failed and was undone."""
+        """In the event loop: its own write failed and was undone."""
 
 
 class Ride:
-    """Those who are in one transaction."""
+    """The riders of one transaction."""
 
     def __init__(self, riders: Sequence[Rider], failed: Callable[[Rider], None]) -> None:
         self._riders = riders
@@ -57,7 +58,7 @@ class Ride:
         self._refused: dict[Rider, Exception] = {}
 
     def write(self, raw: sqlite3.Connection) -> None:
-        """Raises only where the transaction itself is over, or can't be continued."""
+        """Raises only if the transaction itself is over or can't be continued."""
         self._refused.clear()
         for rider in self._riders:
             raw.execute("SAVEPOINT rider")
@@ -71,7 +72,7 @@ class Ride:
             raw.execute("RELEASE rider")
 
     def ended(self, committed: bool) -> None:
-        """Tells them. One that fails on it is logged, and boards again."""
+        """Tells the riders their outcome. A rider that fails on it is logged, and boards again."""
         for rider in self._riders:
             error = self._refused.get(rider)
             try:
@@ -86,7 +87,7 @@ class Ride:
 
 
 class Riders:
-    """Those who wait. `go` has the writer do a transaction; it may raise a RelayError."""
+    """The waiting riders. `go` makes the writer run a transaction; it may raise a RelayError."""
 
     def __init__(self, go: Callable[[], None]) -> None:
         self._go = go
@@ -98,12 +99,12 @@ class Riders:
         return len(self._waiting)
 
     def add(self, rider: Rider) -> None:
-        """Has it ride along with the next transaction, once."""
+        """Adds a rider to the next transaction, once."""
         self._waiting[rider] = None
         self._wait(DELAY)
 
     def board(self) -> Ride | None:
-        """Those who wait, in the transaction that is about to begin; None where nobody has anything."""
+        """The riders of the transaction that is about to begin; None if none of them has writes."""
         waiting, self._waiting = self._waiting, {}
         self._timer.cancel()
         try:
@@ -122,7 +123,7 @@ class Riders:
             return False
 
     def _failed(self, rider: Rider) -> None:
-        """In an `except`: what it was asked or told went wrong."""
+        """In an `except`: a call of the rider failed."""
         try_log(_log.exception, "rider_failed")
         with suppress(Exception):
             rider.bumped()
@@ -130,7 +131,7 @@ class Riders:
         self._wait(_AGAIN)
 
     def close(self) -> None:
-        """Nobody gets a transaction any more."""
+        """Ends: riders get no transaction any more."""
         self._closed = True
         self._timer.cancel()
 

@@ -1,4 +1,4 @@
-"""What keeps this process from opening or writing the relay's files, and what mends that."""
+"""Finds what prevents this process from opening or writing the relay's files, and what to do about it."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import Final
 from relay_tornado.storage.whereabouts import beside, wal_of
 
 _ENOUGH: Final = 16
-"""Descriptors: opening a database with its WAL takes fewer, and where that failed they are closed again by now."""
+"""Descriptors: opening a database with its WAL takes fewer; after a failure they are closed again."""
 _LONGEST: Final = 504
-"""Bytes of the longest full path that SQLite opens: it has 512, and makes files with longer names beside it."""
+"""Bytes of the longest full path that SQLite can use: its limit is 512, and it appends to the name."""
 
 READ_ONLY: Final = "mount it read-write, or name it in ReadWritePaths= of the service's unit"
-"""What to do where a file system can't be written: systemd shows a service most of the machine so."""
+"""The advice for a read-only file system: to a service, systemd shows most file systems as such."""
 
 
 def descriptors_lack() -> bool:
-    """Whether this process, or the machine, has too few descriptors left: SQLite keeps to itself why it was refused a
+    """Whether this process, or the machine, has too few free descriptors. SQLite does not say why it could not open a
     file."""
     opened: list[int] = []
     try:
@@ -35,7 +35,7 @@ def descriptors_lack() -> bool:
 
 
 def too_long(path: Path) -> str | None:
-    """Says so where SQLite opens no file of that name, whoever asks; None where it does."""
+    """The problem, if the path is too long for SQLite; None if it is not."""
     size = len(os.fsencode(os.path.realpath(path)))
     if size <= _LONGEST:
         return None
@@ -43,7 +43,8 @@ def too_long(path: Path) -> str | None:
 
 
 def advice(directory: Path) -> str | None:
-    """Names the files of a data directory that are shut, or says that their disk is; None where nothing is seen."""
+    """Names the files of a data directory that can't be accessed, or says that the disk can't be written; None if
+    neither is the case."""
     if not os.access(directory, os.X_OK, effective_ids=True):
         return None
     database = directory / "relay.db"

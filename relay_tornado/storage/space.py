@@ -1,4 +1,4 @@
-"""Whether the disk has room for more events, known well before it is full: a full one can't even delete."""
+"""Checks whether the disk has room for more events, well before it is full: on a full disk not even deleting works."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ import structlog
 from relay_tornado.storage.whereabouts import wal_of
 
 _INTERVAL = 1.0
-"""Seconds between two looks at the file system, at most."""
+"""Seconds between two looks at the file system, at least."""
 
 _COPIES = 2
-"""What is taken in is written twice: to the WAL, and by a checkpoint to the file."""
+"""Events are written twice: to the WAL, and by a checkpoint to the file."""
 
 _log = structlog.get_logger(__name__)
 
 
 class Disk(NamedTuple):
-    """A file system: how many bytes it has, and how many are free for the relay's user."""
+    """A file system: its bytes, and those that are free for the relay's user."""
 
     size: int
     free: int
 
     def least(self, reserve: int) -> int:
-        """Bytes that are to stay free: the reserve, but of a small one an eighth at most."""
+        """Bytes that have to stay free: the reserve, but at most an eighth of the file system."""
         return min(reserve, self.size // 8)
 
 
@@ -40,14 +40,14 @@ def disk_of(path: Path) -> Disk:
 
 
 def free_pages(raw: sqlite3.Connection) -> tuple[int, int]:
-    """Bytes of the file that hold nothing, and bytes of the file."""
+    """The bytes of the file's free pages, and the bytes of the file."""
     page = int(raw.execute("PRAGMA page_size").fetchone()[0])
     free = int(raw.execute("PRAGMA freelist_count").fetchone()[0])
     return free * page, int(raw.execute("PRAGMA page_count").fetchone()[0]) * page
 
 
 class Space:
-    """Free space beside a database. What lies in the WAL is counted as taken: a checkpoint will need it again."""
+    """Free space beside a database. The WAL counts as taken: a checkpoint needs the same space in the file."""
 
     def __init__(self, database: Path, reserve: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._wal = wal_of(database)
@@ -57,25 +57,25 @@ class Space:
         self._next_look = float("-inf")
         self._accepted = 0
         self._enough_for = 0
-        """How many bytes may be taken in before the next look."""
+        """Bytes that may be accepted before the next look."""
         self._low = False
         self.free = 0
-        """Bytes that the file system had left for the relay's user at the last look."""
+        """Bytes that were free for the relay's user at the last look."""
         self.wal = 0
-        """Bytes of the WAL then."""
+        """Bytes of the WAL at the last look."""
         self.least = 0
-        """Bytes of free space, less the WAL, below which it is low."""
+        """Space is low if the free bytes, less the WAL, are below this."""
 
     @property
     def room(self) -> int:
-        """How many bytes the disk could lose at the last look before it is low; below 0 where it was."""
+        """By how many bytes the disk was above the limit at the last look; negative if it was below."""
         return self.free - self.wal - self.least
 
     def low(self, coming: int = 0, waiting: int = 0) -> bool:
         """Whether less is free than the reserve (an eighth of a small file system).
 
-        `coming` are the bytes that are to be taken in now, `waiting` those that were taken in and are not written yet.
-        Quick: looks once a second, and where what came since the last look may have used up the room.
+        `coming` are the bytes to be accepted now, `waiting` those that were accepted and are not written yet. Quick:
+        looks once a second, or earlier if the events since the last look may have used up the room.
         """
         self._accepted += coming
         now = self._clock()
@@ -90,14 +90,14 @@ class Space:
             wal = self._wal.stat().st_size if self._wal.exists() else 0
         except OSError:
             return
-        except TypeError as error:  # what Python says of a path where there is no memory to convert it
+        except TypeError as error:  # raised by Python if there is no memory to convert a path
             raise MemoryError from error
         self.free = disk.free
         self.least = least = disk.least(self._reserve)
         self.wal = wal
         self._accepted = waiting
         self._enough_for = self.room // _COPIES
-        # Once low it stays so until there is clearly room again, or it would go to and fro with each event.
+        # Once low, it stays low until there is clearly room again, so that it does not alternate with each event.
         low = self.room - _COPIES * waiting < (least // 8 if self._low else 0)
         if low != self._low:
             self._low = low

@@ -1,7 +1,7 @@
-"""What is looked at and made right before a database is opened for writing.
+"""Checks and preparations before a database is opened for writing.
 
-The file is compared with the witness through a read-only connection, which changes neither it nor the WAL: on a loss
-the WAL is copied aside first, for whoever wants to look into it.
+The file is compared with the witness through a read-only connection, which changes neither it nor the WAL. On a loss,
+the WAL is first copied aside for examination.
 """
 
 from __future__ import annotations
@@ -30,23 +30,24 @@ from relay_tornado.storage.witness import Loss, Stamp, Witness, read_stamp
 
 _JOURNAL_MAGIC = b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7"
 _JOURNAL = struct.Struct(">16s I 4x I")
-"""Magic and two numbers, how many pages the file had, and their size (https://www.sqlite.org/fileformat2.html, 3)."""
+"""The magic and two numbers, the file's original size in pages, and the page size
+(https://www.sqlite.org/fileformat2.html, 3)."""
 _FIRST_PAGES = 2
-"""By so many a file grows before it is one with a WAL."""
+"""Pages by which a file grows at most before it gets a WAL."""
 
 _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether the witness may go on from what it holds, and the loss that it proves."""
+    """Whether the witness may continue from its stamp, and the loss that it proves."""
 
     holds: bool
     loss: Loss | None = None
 
 
 def examine(path: Path) -> tuple[Witness, Verdict]:
-    """Opens the witness beside `path` and compares the two, before anything is changed. Logs what it finds.
+    """Opens the witness beside `path` and compares it with the file, before anything is changed. Logs the outcome.
 
     Raises NewerSchema, StartupError, sqlite3.Error or OSError.
     """
@@ -85,8 +86,7 @@ def _judge(path: Path, found: Stamp | None, stamp: Stamp | None, missing: bool) 
 
 
 def look(path: Path) -> Stamp | None:
-    """How much was committed to the file, which is not changed; None where it is empty.
-
+    """How much was committed to the file; None if it is empty. Does not change it.
     Raises NewerSchema, StartupError or sqlite3.Error.
     """
     wal.check_not_empty(path)
@@ -112,7 +112,7 @@ def _keep_wal(path: Path) -> str | None:
 
 
 def prepare(raw: sqlite3.Connection, path: Path, halted: Callable[[], bool]) -> Stamp:
-    """Makes the schema in a new file, or migrates an older one, unless it is `halted`. Runs on the writer's connection.
+    """Creates the schema in a new file, or migrates an older one unless `halted`. Runs on the writer's connection.
 
     Raises NewerSchema, StartupError or sqlite3.Error.
     """
@@ -126,9 +126,9 @@ def prepare(raw: sqlite3.Connection, path: Path, halted: Callable[[], bool]) -> 
 
 
 def check_there(path: Path) -> None:
-    """Raises StartupError where `path` is a symlink to a file that was there at an earlier start and is not now: its
-    disk is not mounted, and a new file would be made in the empty mount point. Raises NotWritable where it is too long,
-    and OSError."""
+    """Raises StartupError if `path` is a symlink to a file that existed at an earlier start and is missing now: its
+    disk is not mounted, and a new file would be created in the empty mount point. Raises NotWritable if the path is too
+    long, and OSError."""
     if (long := rights.too_long(path)) is not None:
         raise NotWritable(f"{path} can't be opened: {long}.")
     witness = path.with_name(witnesses.NAME)
@@ -140,9 +140,8 @@ def check_there(path: Path) -> None:
 
 
 def roll_back(path: Path) -> None:
-    """Undoes what a start did not get to the end of that was killed before the file was one with a WAL: until then no
-    connection that only reads can read it. Raises sqlite3.Error and OSError, and StartupError where what SQLite would
-    do it from is of another file."""
+    """Rolls back what an interrupted start left unfinished before the file had a WAL: until then a read-only connection
+    can't read it. Raises sqlite3.Error and OSError, and StartupError if the rollback journal is another file's."""
     journal = beside(path, "-journal")
     try:
         with journal.open("rb") as file:
@@ -160,19 +159,19 @@ def roll_back(path: Path) -> None:
 
 
 def secure(path: Path) -> None:
-    """Sees to it that only the owner may read the file, made where it is missing; what SQLite puts beside it gets
-    the same rights. Raises OSError."""
+    """Creates the file if it is missing, and makes it readable by its owner alone; SQLite gives the files beside it the
+    same rights. Raises OSError."""
     new = not path.exists()
     os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
     path.chmod(0o600)
-    if new:  # SQLite syncs what is in the file; that there is one is for us to sync
+    if new:  # SQLite syncs the file's content; its directory entry is left to us
         folder = wal_of(path).parent
         migrate.sync(folder)
         migrate.sync(folder.absolute().parent)
 
 
 def refusal(path: Path, error: sqlite3.Error | OSError) -> StartupError:
-    """What to tell a person of an error that kept the database from opening."""
+    """The error to report if the database could not be opened."""
     code = code_of(error)
     number = error.errno if isinstance(error, OSError) else None
     if number in (errno.EMFILE, errno.ENFILE) or rights.descriptors_lack():

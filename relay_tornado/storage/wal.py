@@ -1,9 +1,9 @@
-"""Whether the WAL beside a database is its own, told from the bytes before SQLite opens either.
+"""Checks whether the WAL beside a database is its own, from the bytes, before SQLite opens them.
 
-SQLite takes whatever WAL lies there for the file's own, and deletes it where the file is empty. A WAL begins when all
-that came before it is in the file, and each transaction counts `meta.commits` on by one: so where the first one in it
-is not the next one after the file's, or one of those, it is another file's. Nothing here goes by where files lie or
-which they are: a directory may be moved and copied as a whole.
+SQLite takes any WAL beside a file for the file's own, and deletes it if the file is empty. A WAL begins when all
+earlier commits are in the file, and each transaction increments `meta.commits`. So if the first transaction in the WAL
+is neither the next one after the file's nor one of those in the file, the WAL is another file's. Paths and inodes are
+not considered: a directory may be moved and copied as a whole.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _PAGE_SIZES = {1 << power for power in range(9, 17)}
 
 
 def check(path: Path) -> None:
-    """Raises StartupError where the WAL beside `path` is not its own, and OSError. Changes nothing."""
+    """Raises StartupError if the WAL beside `path` is not its own, and OSError. Changes nothing."""
     check_not_empty(path)
     wal = wal_of(path)
     if not size_of(wal):
@@ -38,7 +38,7 @@ def check(path: Path) -> None:
         header = file.read(100)
     if header.startswith(_MAGIC) and header[_VERSIONS] == b"\1\1":
         raise StartupError(f"{wal} is not of {path}, which is a backup or a copy that needs none: {_without(path)}")
-    # Where something can't be read, SQLite is to say what is wrong; a build of it may lack what `stamp_in` uses.
+    # If something can't be read, SQLite reports that better; some builds lack what `stamp_in` uses.
     with contextlib.suppress(sqlite3.Error, TypeError, AttributeError), unquoted():
         found, root = in_file(path)
         first = _first(wal, root)
@@ -50,7 +50,7 @@ def check(path: Path) -> None:
 
 
 def check_not_empty(path: Path) -> None:
-    """Raises StartupError where a WAL lies beside a file that is missing or empty: SQLite would delete it."""
+    """Raises StartupError if there is a WAL beside a file that is missing or empty: SQLite would delete it."""
     wal = wal_of(path)
     if size_of(wal) and not size_of(path):
         how = "is empty" if path.exists() else "is missing"
@@ -60,7 +60,7 @@ def check_not_empty(path: Path) -> None:
 
 
 def companions(path: Path) -> str:
-    """The names of what goes wherever the file goes."""
+    """The names of the files that have to be moved with the file."""
     wal = wal_of(path).name
     return f"{wal}, {wal.removesuffix('-wal')}-shm and {NAME}"
 
@@ -70,7 +70,7 @@ def _without(path: Path) -> str:
 
 
 def in_file(path: Path) -> tuple[Stamp, int]:
-    """What the file says without its WAL, and the page on which it does. Raises sqlite3.Error."""
+    """The stamp in the file without its WAL, and the number of its page. Raises sqlite3.Error."""
     with contextlib.closing(sqlite3.connect(uri(path, "ro") + "&immutable=1", uri=True)) as raw:
         row = raw.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'meta'").fetchone()
         if row is None:
@@ -79,7 +79,8 @@ def in_file(path: Path) -> tuple[Stamp, int]:
 
 
 def _first(wal: Path, root: int) -> Stamp | None:
-    """What the first whole transaction in the WAL that wrote the page made of it; None where there is none."""
+    """The stamp on the page `root` after the first complete transaction in the WAL that wrote it; None if there is
+    none."""
     with wal.open("rb") as file:
         head = file.read(_HEADER.size)
         if len(head) < _HEADER.size:
@@ -94,7 +95,7 @@ def _first(wal: Path, root: int) -> Stamp | None:
             number, committed, *rest = _FRAME.unpack_from(frame)
             sums = _sum(order, frame[_FRAME.size :], _sum(order, frame[:8], sums))
             if rest != [*salts, *sums]:
-                break  # what follows is of an earlier use of the file, or damaged
+                break  # later frames are from an earlier use of the WAL file, or damaged
             if number == root:
                 written = frame[_FRAME.size :]
             if committed and written is not None:
@@ -111,7 +112,7 @@ def _sum(order: str, data: bytes, sums: tuple[int, int]) -> tuple[int, int]:
 
 
 def stamp_in(page: bytes) -> Stamp:
-    """What a page of the table `meta` says: it is put into a database that has nothing else. Raises sqlite3.Error."""
+    """The stamp in a page of the table `meta`, which is put into a database of its own. Raises sqlite3.Error."""
     with contextlib.closing(sqlite3.connect(":memory:")) as raw:
         raw.execute(f"PRAGMA page_size = {len(page)}")
         raw.execute("CREATE TABLE meta (one INTEGER PRIMARY KEY, id TEXT, commits INTEGER, appended INTEGER)")

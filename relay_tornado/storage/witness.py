@@ -1,9 +1,9 @@
-"""A second place that knows how much was committed, so that a loss of committed work is noticed at the next start.
+"""A second record of how much was committed, so that a loss of committed work is noticed at the next start.
 
-A flipped bit in the WAL drops every later commit in silence, and no integrity check finds that. So after COMMIT
-returned and before anybody is told, the database's id, `commits` and `appended` are written here, without fsync
-(1 µs), in turns into two sectors, so that a torn write spoils the older one only. The witness is never ahead of the
-file; one that is ahead at a start proves that committed work is gone.
+A flipped bit in the WAL silently drops every later commit, and no integrity check finds that. So after COMMIT has
+returned and before anything is announced, the database's id, `commits` and `appended` are written here, without fsync
+(1 µs), alternately into two sectors, so that a torn write damages only the older stamp. The witness is never ahead of
+the file; so a witness that is ahead at a start proves that committed work is lost.
 """
 
 from __future__ import annotations
@@ -27,14 +27,15 @@ _RECORD = struct.Struct("<8s36sQQ")
 _MAGIC = b"rlywit01"
 _CRC = struct.Struct("<I")
 _Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
-"""What can still be counted on from: damage makes a number negative, or the largest that there is."""
+"""A count that can be incremented: damage can make a number negative, or the largest possible."""
 _sync = getattr(os, "fdatasync", os.fsync)
-"""The file never changes its size, and when it was written does not matter: no journal has to be waited for."""
+"""The file never changes its size, and its modification time does not matter, so no file system journal is waited
+for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """How much was committed to a database: write transactions, and events among them."""
+    """How much was committed to a database: write transactions, and the events in them."""
 
     database: str
     commits: int
@@ -50,14 +51,14 @@ class Loss:
 
 
 def loss(witness: Stamp | None, found: Stamp) -> Loss | None:
-    """What the witness proves to be missing from what was found in the file; None where it proves nothing."""
+    """The loss that the witness proves, compared with the file's stamp; None if it proves none."""
     if witness is None or witness.database != found.database or witness.commits <= found.commits:
         return None
     return Loss(witness.commits - found.commits, max(witness.appended - found.appended, 0))
 
 
 def read_stamp(raw: sqlite3.Connection) -> Stamp:
-    """How much was committed to a file, as it says itself. Raises sqlite3.Error."""
+    """The stamp in the file itself. Raises sqlite3.Error."""
     row = raw.execute("SELECT id, commits, appended FROM meta").fetchone()
     try:
         return Stamp(*sound(row, tuple[str, _Count, _Count]))
@@ -66,7 +67,7 @@ def read_stamp(raw: sqlite3.Connection) -> Stamp:
 
 
 def peek(path: Path) -> Stamp | None:
-    """The newest stamp in a witness that may be another process's; None where there is none. Raises OSError."""
+    """The newest stamp in a witness that may be another process's; None if there is none. Raises OSError."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -76,9 +77,9 @@ def peek(path: Path) -> Stamp | None:
 
 
 class Witness:
-    """The open file. `write` is called on the writer's thread, `sync` on another; both only use its descriptor.
+    """The open file. `write` is called on the writer's thread, `sync` on another one; both use only its descriptor.
 
-    `untold` is a loss that a later start is to tell: what is written stays ahead of the file by it.
+    `untold` is a loss that a later start has to report: the written stamps stay ahead of the file by it.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -88,7 +89,7 @@ class Witness:
 
     @classmethod
     def open(cls, path: Path) -> Witness:
-        """Opens the file, made and preallocated where it is missing. Raises OSError."""
+        """Opens the file; creates and preallocates it if it is missing. Raises OSError."""
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             os.posix_fallocate(descriptor, 0, 2 * SECTOR)
@@ -98,7 +99,7 @@ class Witness:
         return cls(descriptor)
 
     def read(self) -> Stamp | None:
-        """The newest stamp, or None where neither sector holds a whole one."""
+        """The newest stamp; None if neither sector holds a complete one."""
         assert self._descriptor is not None, "the witness is closed"
         stamps = [_decode(os.pread(self._descriptor, SECTOR, turn * SECTOR)) for turn in (0, 1)]
         newest = max((stamp for stamp in stamps if stamp is not None), key=lambda stamp: stamp.commits, default=None)
@@ -116,18 +117,18 @@ class Witness:
         self._turn = 1 - self._turn
 
     def restart(self, stamp: Stamp) -> None:
-        """Forgets what both sectors held: from here on `stamp` is what is known. Raises OSError."""
+        """Replaces both stamps with `stamp`. Raises OSError."""
         self.write(stamp)
         self.write(stamp)
         self.sync()
 
     def forget(self, stamp: Stamp) -> None:
-        """The loss is told: `stamp` is what is known. Raises OSError."""
+        """The loss was reported: continues with `stamp`. Raises OSError."""
         self.untold = None
         self.restart(stamp)
 
     def sync(self) -> None:
-        """Waits until the disk has it. Raises OSError."""
+        """Waits until the disk has stored it. Raises OSError."""
         if self._descriptor is not None:
             _sync(self._descriptor)
 

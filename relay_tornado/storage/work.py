@@ -1,4 +1,4 @@
-"""What the writer is given to do, and how the end of a transaction is told."""
+"""What the writer executes, and how the outcome of a transaction is reported."""
 
 from __future__ import annotations
 
@@ -29,35 +29,35 @@ _ENVIRONMENT = {
     sqlite3.SQLITE_AUTH,
     sqlite3.SQLITE_NOTADB,
 }
-"""Errors that say something about the file or the machine, not about what was asked."""
+"""Errors that are about the file or the machine, not about the request."""
 
 
 class Work(Protocol):
-    """What one transaction does."""
+    """The content of one transaction."""
 
     def quick(self) -> bool:
-        """Whether `run` takes no time to speak of and changes little: then it is called in the loop."""
+        """Whether `run` takes almost no time and changes little: then it is called in the event loop."""
 
     def run(self, raw: sqlite3.Connection) -> int:
-        """Between BEGIN and COMMIT, on the thread unless it is `quick`. Returns how many events it appended."""
+        """Runs between BEGIN and COMMIT, on the thread unless it is `quick`. Returns the number of appended events."""
 
     def pages(self) -> int:
-        """About how many pages it changed."""
+        """About how many pages `run` changed."""
 
     def committed(self) -> None:
-        """In the loop, after the commit. Where a part of what follows from it fails, all else of it is done, whoever
-        waits is told, and then that is raised: everybody reads again what they keep in memory."""
+        """In the event loop, after the commit. If a step fails, all others still run and all callers are told; then it
+        raises, and every keeper reads the file again."""
 
     def failed(self, error: Exception) -> None:
-        """In the loop, after a rollback (Unknown: perhaps after a commit). A RelayError says what to tell the
-        sender; any other error is what `run` raised."""
+        """In the event loop, after a rollback (Unknown: perhaps after a commit). A RelayError is what to tell the
+        sender; any other error was raised by `run`."""
 
 
 class Source(Protocol):
-    """Makes works of what has gathered, when it is asked."""
+    """Collects what is to be written, and makes works of it on demand."""
 
     def take(self) -> Work | None:
-        """The next work, or None where nothing waits."""
+        """The next work; None if nothing waits."""
 
     def waiting(self) -> int:
         """How many events wait."""
@@ -68,19 +68,19 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Keeper:
-    """Somebody who keeps in memory what stands in the file: `read` on the thread, then `apply` in the loop."""
+    """A cache of rows: `read` runs on the thread, then `apply` in the event loop."""
 
     read: Callable[[sqlite3.Connection], Any]
     apply: Callable[[Any], None]
 
 
 class Misplaced(Exception):
-    """What was committed is in a file that is not where it was opened, or beside one that was written over: after the
-    next start nobody would find it."""
+    """The commit is in a file that is no longer where it was opened, or whose content was written over: it would be
+    lost with the next start."""
 
 
 def misplaced(name: str) -> str:
-    """What is to be said where the file of that name is not where it was opened, "" where none is."""
+    """The message for a file of that name that is not where it was opened; "" if there is none."""
     if not name:
         return ""
     return (
@@ -93,16 +93,16 @@ WRITTEN_OVER = (
     "relay.db was written over while the relay ran: stop the relay, and restore a backup; docs/operations.md says how, "
     "and what is lost"
 )
-"""What is to be said where somebody copied another file onto it, or emptied it."""
+"""The message if another file was copied onto relay.db, or if it was emptied."""
 
 
 class Stale(Exception):
-    """What `run` built on, in memory, is not what the file holds: everybody has to read again."""
+    """The state in memory on which `run` relied is not that of the file: every keeper has to read again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How a transaction ended: `committing` where COMMIT itself failed, `stuck` where it could not be rolled back."""
+    """The outcome of a transaction. `committing`: COMMIT itself failed. `stuck`: it could not be rolled back."""
 
     error: BaseException | None = None
     committing: bool = False
@@ -113,7 +113,7 @@ COMMITTED = Result()
 
 
 def undo(raw: sqlite3.Connection, error: BaseException, *, committing: bool) -> Result:
-    """Rolls back, where a transaction is open."""
+    """Rolls back if a transaction is open."""
     with contextlib.suppress(sqlite3.Error, MemoryError):
         if raw.in_transaction:
             raw.execute("ROLLBACK")
@@ -123,7 +123,7 @@ def undo(raw: sqlite3.Connection, error: BaseException, *, committing: bool) -> 
 
 
 def classify(result: Result) -> Exception:
-    """The error to tell of a transaction that failed: a RelayError where the file or the machine is to blame."""
+    """The error to report for a failed transaction: a RelayError if the file or the machine is to blame."""
     error = result.error
     if isinstance(error, Misplaced):
         return Unknown(f"{error}; it may have been stored")
@@ -150,7 +150,7 @@ def classify(result: Result) -> Exception:
 
 
 def blames_environment(error: Exception) -> bool:
-    """Whether an error says something about the machine, so that the same may go well another time."""
+    """Whether an error is about the machine, so that the same may succeed another time."""
     if isinstance(error, MemoryError):
         return True
     if not isinstance(error, sqlite3.Error):
@@ -160,12 +160,12 @@ def blames_environment(error: Exception) -> bool:
 
 
 def again(error: RelayError) -> RelayError:
-    """An error of the same kind and text: each future needs one of its own."""
+    """A new error of the same kind and text: each future needs its own."""
     return type(error)(*error.args)
 
 
 class Probe:
-    """A work that changes nothing but the count of commits."""
+    """A work that only increments the count of commits."""
 
     def quick(self) -> bool:
         return False

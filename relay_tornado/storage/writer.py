@@ -1,20 +1,21 @@
-"""The one task that writes: it takes transactions in turn, runs each on the write connection's thread, and tells.
+"""The one task that writes: it takes works in turn, runs each as a transaction, and reports the outcome.
 
 Invariants:
-- One transaction at a time, each one function on the thread; whatever it raises, no BEGIN stays open. Of a quick one
-  only the COMMIT is there: two threads that run Python at once take the interpreter's lock from each other at every
-  row, and what a few rows of busy logs change lies in memory. The loop waits for no lock of the file and for no sync.
-- Store, commit, then announce: `Work.committed` is called in the loop after COMMIT returned and the witness was
-  written, and before the next transaction starts, so what it changes in memory is what that one builds on.
-- Every work is told exactly once, committed or failed, also at the end. What fails in that, or in those who ride along,
-  ends nothing: everybody reads again what they keep in memory, as after an error of the disk, and the next one comes.
-- Nothing counts as committed that is in a file which was taken away meanwhile; nor, from the next checkpoint on, in the
-  WAL of one that was written over, into which nothing is copied.
+- One transaction at a time, as one function on the write connection's thread; whatever it raises, no BEGIN stays open.
+  Of a quick one, only the COMMIT runs on the thread: two threads that run Python take the GIL from each other at every
+  row, and the pages that a few rows of busy logs change are in memory. The event loop waits for no file lock and no
+  sync.
+- Store, commit, then announce: `Work.committed` is called in the event loop after COMMIT has returned and the witness
+  is written, and before the next transaction starts, which builds on what it changes in memory.
+- Every work is told its outcome exactly once, committed or failed, also at the end. If telling it, or telling a rider,
+  fails, then every keeper reads the file again, as after a disk error, and the writer continues.
+- Nothing counts as committed if the file was moved away meanwhile; nor, from the next checkpoint on, if it was written
+  over. Nothing is copied into a file that was written over.
 - Jobs and batches of events take turns, so neither starves the other.
-- After an error that may come from the disk the connection is opened anew and everybody reads again what they keep in
-  memory, before anything else is written. While that fails, for whatever reason, all that comes is refused at once.
-  Of damage that a transaction met, and that undid it, this happens once a second at most, and where it found the file
-  other than memory says, too.
+- After an error that may come from the disk, the connection is reopened and every keeper reads the file again, before
+  anything else is written. While that fails, for whatever reason, everything is refused at once. For damage that a
+  transaction met and that rolled it back, or if it found that the file differs from memory, this is done once a second
+  at most.
 """
 
 from __future__ import annotations
@@ -59,33 +60,34 @@ from relay_tornado.storage.work import (
 )
 
 _MOMENT = 0.001
-"""Seconds in which what was committed is delivered."""
+"""Seconds without work after which there may be a checkpoint: what was committed is delivered first."""
 
 _ENOUGH = 128
 _GATHER = 0.002
-"""So many events, or jobs, that wait are enough for a transaction, and so many seconds are: no more are gathered."""
+"""Gathering for a transaction ends at so many waiting events and jobs (`_ENOUGH`), or after so many seconds
+(`_GATHER`)."""
 
 _RIDE = 8
-"""About how many pages those who ride along change."""
+"""About how many pages the riders of a transaction change."""
 
 _BRIEF = 100
-"""Milliseconds for which a checkpoint that is to empty the WAL waits for readers: meanwhile nothing is written, and who
-reads from outside may take for ever."""
+"""Milliseconds for which a checkpoint that empties the WAL waits for readers: nothing is written meanwhile, and a
+reader in another process may take for ever."""
 
 _BROKEN = "the task that writes has failed: see the log, and restart the relay"
 
 _BACKOFF = (0.05, 5.0)
-"""Seconds between two tries to open the file anew: at first, and at most."""
+"""Seconds between two tries to reopen the file: at first, and at most."""
 
 _DAMAGE_EVERY = 1.0
-"""Seconds between two times that the file is opened anew for damage in it: whoever writes elsewhere waits no more."""
+"""Seconds between two times that the file is reopened for damage in it, so that writes elsewhere are not held up."""
 
 _log = structlog.get_logger(__name__)
 
 
 class Writer:
-    """Owns the write connection. `trouble` is what keeps it from writing, None while nothing does; `closed` is whether
-    it takes nothing more."""
+    """Owns the write connection. `trouble` is the error that prevents writing, or None; `closed`: nothing more is
+    accepted."""
 
     def __init__(
         self,
@@ -116,25 +118,25 @@ class Writer:
         self._job_next = True
         self._work: Work | None = None
         self._ride: Ride | None = None
-        """What was taken, and is still to be told how it ended."""
+        """The riders of the current transaction, until they are told its outcome."""
         self._patience = BUSY_TIMEOUT
         self._damage_again = 0.0
         self._idle: asyncio.Future[None] | None = None
         self.held_back = False
-        """Whether something kept the WAL from being emptied when that was asked for last."""
+        """Whether the last attempt to empty the WAL was prevented."""
         self._shrinking: list[asyncio.Future[bool]] = []
         self._closing = asyncio.Event()
         self._task = asyncio.get_running_loop().create_task(self._run(), name="relay-writer")
 
     def submit(self, work: Work) -> None:
-        """Queues a work. Raises the `refusal`, where there is one."""
+        """Queues a work. Raises the `refusal` if there is one."""
         self._check()
         self._jobs.append(work)
         self.notify()
 
     @property
     def refusal(self) -> RelayError | None:
-        """The error with which everything is refused now, one for each who asks; None while all is well."""
+        """The error with which everything is refused now, a new one for each call; None while all is well."""
         if self.trouble is not None:
             return again(self.trouble)
         return Unavailable(CLOSED) if self.closed else None
@@ -145,7 +147,7 @@ class Writer:
 
     @property
     def misplaced(self) -> str:
-        """What is to be said where the file is not where it was opened, or not what it was, "" where it is."""
+        """The message if the file is not where it was opened or was written over; "" if all is well."""
         return self._misplaced()
 
     def _misplaced(self, *, committed: bool = False) -> str:
@@ -154,13 +156,13 @@ class Writer:
         return misplaced(self._whereabouts.missing(committed=committed))
 
     def notify(self) -> None:
-        """Says that the source has something."""
+        """Tells the writer that the source has something to write."""
         if self._idle is not None and not self._idle.done():
             wake(self._idle, None)
 
     async def shrink(self) -> bool:
-        """Copies the WAL into the file and cuts it to nothing, where readers allow it. Returns whether they did. Raises
-        the `refusal`."""
+        """Copies the WAL into the file and truncates it, if readers allow it. Returns whether they did. Raises the
+        `refusal`."""
         self._check()
         shrunk: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._shrinking.append(shrunk)
@@ -168,7 +170,7 @@ class Writer:
         return await shrunk
 
     async def close(self) -> None:
-        """Commits what is queued, copies the WAL into the file and lets go of it. May be repeated."""
+        """Commits what is queued, copies the WAL into the file and closes it. May be repeated."""
         self._close()
         self.notify()
         await asyncio.wait([self._task])
@@ -205,7 +207,8 @@ class Writer:
             self._connection.abandon()
 
     async def _turn(self) -> bool:
-        """Does what is next; where that is nothing, waits for something. False where nothing comes any more."""
+        """Executes the next work; waits if there is none. Returns False once the writer is closed and nothing is
+        left."""
         if self._shrinking:
             self.held_back = not await self._checkpoint("TRUNCATE", _BRIEF)
             self._shrunk(not self.held_back)
@@ -220,13 +223,13 @@ class Writer:
         return True
 
     async def _begin_again(self) -> None:
-        """There was no memory for something: how far it came is not known, and so the file says."""
+        """Recovers from a lack of memory: the outcome of the last step is unknown, so the file is read again."""
         await asyncio.sleep(0)
         self._forsake("there was no memory left for the write; it may have been stored")
         await self._recover(self._reopen)
 
     def _forsake(self, why: str) -> None:
-        """Tells what was taken that nobody knows what became of it."""
+        """Tells the current work and its riders that their outcome is unknown."""
         if self._work is not None:
             self._tell(self._work, Unknown(why))
         ride, self._ride = self._ride, None
@@ -234,7 +237,7 @@ class Writer:
             ride.ended(False)
 
     async def _rest(self) -> None:
-        """Waits for something to do; where nothing comes for a moment, there may be time for a checkpoint."""
+        """Waits for something to do. If nothing comes for a moment, a checkpoint may be made."""
         if self._called():
             return
         loop = asyncio.get_running_loop()
@@ -252,8 +255,8 @@ class Writer:
         return self._waiting() > 0 or bool(self._shrinking) or self.closed
 
     async def _gather(self) -> None:
-        """Goes around the loop as long as more comes in each time: who was answered sends the next, and what a sync
-        costs is shared by all that is in it."""
+        """Lets the event loop turn as long as each turn brings more: answered senders send again, and all that is
+        gathered shares one sync."""
         before, now, end = 0, self._waiting(), time.perf_counter() + _GATHER
         while before < now < _ENOUGH and time.perf_counter() < end:
             await asyncio.sleep(0)
@@ -273,11 +276,11 @@ class Writer:
         return self._jobs.popleft() if self._jobs else None
 
     async def _perform(self, work: Work) -> int:
-        """Does a work, and has it told. Returns about how many pages that changed."""
+        """Executes a work, and tells its outcome. Returns about how many pages it changed."""
         self._ride = ride = self.riders.board() if self.riders else None
         try:
             result = await self._execute(work, ride)
-        except Exception as failure:  # memory is short, say: how far it came is not known
+        except Exception as failure:  # for lack of memory, for example: the outcome is unknown
             result = Result(failure, committing=True)
         error = None if result.error is None else classify(result)
         pages = self._tell(work, error)
@@ -287,7 +290,7 @@ class Writer:
             ride.ended(error is None)
         if pages is None:
             await self._recover(self._reopen)
-        # What the job itself raised says nothing of the disk: it was rolled back, and that was all.
+        # An error of the job itself does not concern the disk: it was rolled back, and nothing else is needed.
         elif isinstance(error, RelayError) and (error is not result.error or result.stuck):
             if isinstance(error, Malformed):
                 if time.monotonic() < self._damage_again:
@@ -296,13 +299,13 @@ class Writer:
             try_log(
                 _log.error, "commit_failed", code=error.code, error=repr(result.error), committing=result.committing
             )
-            # A full disk rolls back by itself, and works again once there is room.
+            # A full disk needs no reopening: SQLite rolls back, and works again once there is room.
             await self._recover(self._try_again if isinstance(error, NoSpace) else self._reopen)
         return pages or 0
 
     def _tell(self, work: Work, error: Exception | None) -> int | None:
-        """Tells a work how it ended. Returns about how many pages it changed; None where something failed over that:
-        what is in memory is then perhaps not what the file says."""
+        """Tells a work its outcome. Returns about how many pages it changed; None if telling failed, so that the state
+        in memory may differ from the file."""
         self._work = None
         try:
             if error is not None:
@@ -325,7 +328,8 @@ class Writer:
         return await self._connection.run(lambda raw: self._transact(raw, work, ride))
 
     def _begin_at_once(self, raw: sqlite3.Connection) -> bool:
-        """Begins a transaction, where nothing is wrong and nobody else, who would be waited for, writes to the file."""
+        """Begins a transaction. Returns False if that fails, or if another connection, which would have to be waited
+        for, is writing."""
         try:
             self._await_locks(raw, 0)
             raw.execute("BEGIN IMMEDIATE")
@@ -334,13 +338,13 @@ class Writer:
         return True
 
     def _await_locks(self, raw: sqlite3.Connection, patience: int) -> None:
-        """How many milliseconds what comes next waits for a lock that somebody else holds; in the loop none."""
+        """Sets how many milliseconds the next statements wait for another connection's lock (in the event loop: 0)."""
         if self._patience != patience:
             raw.execute(f"PRAGMA busy_timeout = {patience}")
             self._patience = patience
 
     def _transact(self, raw: sqlite3.Connection, work: Work, ride: Ride | None = None) -> Result:
-        """Runs on the thread. Never raises: what is raised there might not reach the loop as it is."""
+        """Runs on the thread. Never raises: an error there might not reach the event loop unchanged."""
         try:
             self._await_locks(raw, BUSY_TIMEOUT)
             raw.execute("BEGIN IMMEDIATE")
@@ -352,7 +356,7 @@ class Writer:
         return filled if isinstance(filled, Result) else self._commit(raw, filled)
 
     def _fill(self, raw: sqlite3.Connection, work: Work) -> Stamp | Result:
-        """Does the work, in the transaction that was begun. Returns what its commit makes true. Never raises."""
+        """Executes the work in the open transaction. Returns the stamp that its commit makes true. Never raises."""
         try:
             appended = work.run(raw)
             stamp = Stamp(self.stamp.database, self.stamp.commits + 1, self.stamp.appended + appended)
@@ -362,7 +366,7 @@ class Writer:
         return stamp
 
     def _commit(self, raw: sqlite3.Connection, stamp: Stamp) -> Result:
-        """Runs on the thread: here the disk is waited for. Never raises."""
+        """Runs on the thread, since it waits for the disk. Never raises."""
         try:
             raw.execute("COMMIT")
         except BaseException as error:
@@ -374,7 +378,7 @@ class Writer:
         return COMMITTED
 
     def _testify(self, write: Callable[[Stamp], None]) -> None:
-        """Runs on the thread: has the witness know what was committed."""
+        """Runs on the thread: writes the stamp to the witness."""
         try:
             write(self.stamp)
         except OSError as error:
@@ -385,8 +389,8 @@ class Writer:
     # after an error
 
     async def _recover(self, way: Callable[[], Awaitable[RelayError | None]]) -> None:
-        """Goes that way, and then the one over the file again and again. Comes back once something can be committed, or
-        at the close."""
+        """Tries `way`, then reopens the file again and again. Returns once something can be committed, or at the
+        close."""
         delay = _BACKOFF[0]
         traced = False
         failure = await self._attempt(way)
@@ -408,7 +412,7 @@ class Writer:
             _log.info("database_available")
 
     async def _attempt(self, way: Callable[[], Awaitable[RelayError | None]]) -> RelayError | None:
-        """Goes that way. Returns what went wrong, whatever it was: the next try begins from the file again."""
+        """Tries `way`. Returns the error, whatever it was: the next try begins with the file again."""
         try:
             return await way()
         except (sqlite3.Error, OSError) as error:
@@ -423,8 +427,8 @@ class Writer:
             return failure
 
     async def _reopen(self) -> RelayError | None:
-        """Opens the file anew, has everybody read again, and commits something. Returns or raises what went wrong."""
-        # While it is open, what was deleted can still be copied; and who opens an empty file deletes its WAL.
+        """Reopens the file, has every keeper read it, and commits something. Returns or raises the error."""
+        # A deleted file can be copied while it is open; and opening an empty file would delete its WAL.
         self._content.look()
         if self.misplaced:
             return Unavailable(self.misplaced)
@@ -442,15 +446,15 @@ class Writer:
             self.loss = found
             _log.error("committed_work_lost", commits=found.commits, events=found.events, while_running=True)
         self.stamp = stamp
-        if found is not None:  # no later start is to tell it again
+        if found is not None:  # so that no later start reports it again
             await self._connection.run(lambda raw: self._testify(self._witness.restart))
         for keeper, value in zip(self.keepers, kept, strict=True):
             keeper.apply(value)
         return await self._try_again()
 
     async def _try_again(self) -> RelayError | None:
-        """Commits something; in a WAL that was copied and starts anew, which needs no room. Returns or raises what
-        went wrong."""
+        """Commits something, after a checkpoint: a WAL that restarts at its beginning needs no room. Returns or raises
+        the error."""
         await self._checkpoint("PASSIVE")
         result = await self._connection.run(lambda raw: self._transact(raw, Probe()))
         if result.error is None:
@@ -468,11 +472,11 @@ class Writer:
     # checkpoints and the end
 
     async def _checkpoint(self, mode: str, patience: int = 0) -> bool:
-        """Copies what it can of the WAL into the file; a reader's snapshot may hold some of it back until later.
-        Returns whether nobody was in the way, within so many milliseconds."""
+        """Copies what it can of the WAL into the file; a reader's snapshot may hold some back until later. Returns
+        whether no other connection prevented it, within `patience` milliseconds."""
         try:
             busy, pages, copied = await self._connection.run(lambda raw: self._copy(raw, mode, patience))
-        except Exception as error:  # there is no memory for it, say
+        except Exception as error:  # for lack of memory, for example
             try_log(_log.warning, "checkpoint_failed", error=str(error) or repr(error))
             self._checkpoints.failed()
             return False
@@ -484,7 +488,7 @@ class Writer:
         if mode != "PASSIVE":
             self._await_locks(raw, patience)
         copied = raw.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
-        self._check_content()  # and knows from now on what was copied
+        self._check_content()  # records what the checkpoint has written
         return copied
 
     def _check_content(self) -> None:

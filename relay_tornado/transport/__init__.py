@@ -1,1 +1,1 @@
-"""The relay's own way of reading webhooks from plain connections."""
+"""The relay's own transport, which reads webhooks from plain connections without Tornado."""

@@ -1,11 +1,11 @@
-"""Connections that carry webhooks straight from the socket to `Ingest`, and its answers back.
+"""Connections that carry webhooks from the socket directly to `Ingest`, and its answers back.
 
-A connection begins here. At the first request that `transport.heads` does not read, or that is for no input, the socket
-and what was read of it go to Tornado, and stay there; so a client may do both on one connection. What is said about a
-connection's times and its end holds there as well.
+Every plain connection begins here. At the first request that `transport.heads` does not read, or that is for no input,
+the socket and the bytes already read go to Tornado and stay there, so a client may send both kinds on one connection.
+Tornado's connections keep the same times, and end in the same way.
 
-Of one connection at most one request is worked on. What comes behind it is read once, up to `READ_SIZE` bytes; then
-the socket is not read until the answer has left.
+At most one request of a connection is in progress. Data behind it is read once, up to `READ_SIZE` bytes; then the
+socket is not read until the answer has left.
 """
 
 from __future__ import annotations
@@ -31,14 +31,15 @@ from relay_tornado.wire.answers import CLOSE, LATE, Answer, date_line, text_answ
 READ_SIZE: Final = 32 << 10
 
 SMALL_BODY: Final = 64 << 10
-"""After a refusal, a body of up to so many bytes is read to its end and the connection goes on; else it closes."""
+"""After a refusal, a body of up to this many bytes is read to its end and the connection stays open; after a larger one
+it is closed."""
 
 DISCARD_TIME: Final = 10.0
 NEVER: Final = float("inf")
 
 _LATE: Final = LATE.encode(CLOSE)
 _HELLO: Final = b"\x16\x03"
-"""What a TLS handshake begins with, and no request in HTTP."""
+"""The first bytes of a TLS handshake; no HTTP request begins with them."""
 _NOT_HTTPS: Final = text_answer(
     400, "This port speaks no HTTPS: write http:// or ws:// in front of its address."
 ).encode(CLOSE)
@@ -48,17 +49,17 @@ _log = structlog.get_logger(__name__)
 
 
 class Owner(Protocol):
-    """Who holds the connections."""
+    """The owner of the connections."""
 
     def forget(self, connection: DirectConnection) -> None:
         """The connection's descriptor is closed."""
 
     def hand_over(self, connection: DirectConnection, data: bytes) -> None:
-        """The connection reads no more: its socket, from which this data came, is the owner's now."""
+        """The connection reads no more: the socket, from which this data was read, now belongs to the owner."""
 
 
 class Direct:
-    """What all connections share. Everything runs in the event loop in which it is made."""
+    """State shared by all connections. Everything runs in the event loop that created it."""
 
     def __init__(self, ingest: Ingest, settings: Settings, trust: ProxyTrust, owner: Owner) -> None:
         self.ingest = ingest
@@ -66,7 +67,7 @@ class Direct:
         self.owner = owner
         self.loop = asyncio.get_running_loop()
         self.buffer = bytearray(READ_SIZE)
-        """Where everything is read into: it holds nothing from one callback to the next."""
+        """The buffer that all connections read into. It holds nothing between callbacks."""
         self.view = memoryview(self.buffer)
         self.max_header = settings.max_header
         self.idle_timeout = settings.idle_timeout
@@ -78,7 +79,7 @@ class Direct:
         self._encoded = b""
 
     def encoded(self, answer: Answer) -> bytes:
-        """The answer as it goes out on a connection that goes on. Most answers are the one before once more."""
+        """The answer as sent on a connection that stays open. The last one is cached, since most answers repeat it."""
         now = int(time.time())
         if answer is not self._answer or now != self._second:
             self._answer, self._second, self._encoded = answer, now, answer.encode(date_line())
@@ -88,9 +89,9 @@ class Direct:
 class _State(enum.Enum):
     HEAD = enum.auto()
     BODY = enum.auto()
-    """The rest of a body is to come: to be fed, or after a refusal to be dropped."""
+    """The rest of a body is still to come: it is fed to the upload, or dropped after a refusal."""
     ANSWER = enum.auto()
-    """The request is whole; its answer is to come, or to leave."""
+    """The request is complete; its answer is pending or being sent."""
     GONE = enum.auto()
 
 
@@ -98,10 +99,10 @@ _HEAD, _BODY, _ANSWER, _GONE = _State
 
 
 class DirectConnection:
-    """One accepted socket. `remote_ip` is the sender of the request that was read last.
+    """One accepted socket. `remote_ip` is the sender of the last request that was read.
 
-    `deadline` is the time (monotonic) at which the sweep lets it `expire`. `busy` is whether a request is worked on,
-    `last` whether none is to be read after it.
+    `deadline` is the monotonic time at which the sweep calls `expire`. `busy` says whether a request is in progress,
+    `last` whether no further request is to be read.
     """
 
     __slots__ = (
@@ -130,7 +131,7 @@ class DirectConnection:
 
     def __init__(self, shared: Direct, connection: socket.socket, remote_ip: str) -> None:
         connection.setblocking(False)
-        with suppress(OSError):  # it may be reset already
+        with suppress(OSError):  # the connection may be reset already
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket = connection
         self.remote_ip = remote_ip
@@ -155,7 +156,7 @@ class DirectConnection:
         self._looks = False
 
     def begin(self) -> None:
-        """Reads from now on."""
+        """Starts reading."""
         self._reading = True
         self._shared.loop.add_reader(self._fd, self._readable)
 
@@ -169,11 +170,12 @@ class DirectConnection:
         return self._proxy or self.remote_ip
 
     def writing(self) -> bool:
-        """Whether part of an answer waits until the client reads."""
+        """Whether part of an answer waits for the client to read."""
         return self._out is not None
 
     def close(self) -> None:
-        """Closes at once: what was fed is let go of, who waits for an answer waits no more. May be repeated."""
+        """Closes at once: an unfinished upload is abandoned, and no client's answer is awaited any more. May be
+        repeated."""
         if self._state is _GONE:
             return
         self._let_go()
@@ -185,7 +187,7 @@ class DirectConnection:
             upload.leave()
 
     def expire(self) -> None:
-        """Closes a connection that is past its deadline; a sender whose body is late is told so."""
+        """Closes a connection that is past its deadline; a sender whose body is late gets a 408 first."""
         if self._state is _BODY and self._upload is not None:
             self._shared.ingest.counters.rejected("timeout")
             if self._out is None:
@@ -203,7 +205,7 @@ class DirectConnection:
         self._rest = b""
         self._out = None
 
-    # in
+    # reading
 
     def _readable(self) -> None:
         shared = self._shared
@@ -236,16 +238,16 @@ class DirectConnection:
                 shared.loop.call_soon(self._look_again)
 
     def _look_again(self) -> None:
-        """More is to come of a request. uvloop tells once of a connection that was reset, whatever is still to be read
-        before the reset is."""
+        """Reads again, since more of a request is to come. uvloop reports a reset connection only once, even if data
+        before the reset is still to be read."""
         self._looks = False
         if self._reading and self._state is not _GONE:
             self._readable()
 
     def _end_reading(self) -> None:
-        """The sender sends nothing more. It may still read: one whose webhooks are whole gets its answers. One that
-        waits for a client's answer has left: nobody shall answer it in vain. Nor is a connection held for long that may
-        be one that was left. Whoever reads next finds the end again."""
+        """Handles the end of the sender's half of the connection. The sender may still read, so one whose webhooks are
+        complete gets its answers. One that waits for a client's answer counts as gone: no client should answer it in
+        vain. The connection is kept only briefly, since the sender may have gone. The next read meets the end again."""
         if self._state is not _ANSWER or self._upload is not None:
             self.close()
             return
@@ -254,7 +256,7 @@ class DirectConnection:
         self._shared.loop.remove_reader(self._fd)
 
     def _take(self, size: int) -> bool:
-        """Takes what was read if it is one webhook and nothing else, which most are; it is not copied first."""
+        """Takes what was read if it is exactly one complete webhook, as in most cases; this saves a copy."""
         shared = self._shared
         buffer, ingest = shared.buffer, shared.ingest
         head = read_head(buffer, size)
@@ -280,15 +282,15 @@ class DirectConnection:
         return True
 
     def _through(self, head: bytes) -> str | None:
-        """Who sent a request that came through a proxy. Returns the host that it asked for, where the proxy says."""
+        """Sets the sender of a request that came through a proxy. Returns the requested host, if the proxy names it."""
         origin = self._shared.trust.origin(self._proxy, head)
         self.remote_ip = origin.address
         return origin.host
 
     def _run(self) -> None:
-        """Works on what was read, a request after another, until one has to wait."""
+        """Handles the data that was read, one request after another, until one has to wait."""
         if self._running:
-            return  # an answer that came at once: the loop below goes on with it
+            return  # an answer that came at once: the loop below continues with it
         self._running = True
         try:
             while self._rest:
@@ -308,18 +310,19 @@ class DirectConnection:
             self.begin()
 
     def _failed(self) -> None:
-        """In an `except`."""
+        """Called in an `except` block."""
         self.close()
         try_log(_log.exception, "request_failed")
 
     def _begin(self) -> bool:
-        """Begins with the next request. Returns whether its head was there."""
+        """Begins the next request. Returns whether its head was complete."""
         data, shared = self._rest, self._shared
         ingest = shared.ingest
         head = None if self._scanned and not has_end(data, self._scanned) else read_head(data, len(data))
         if head is None:
             if data.startswith(_HELLO):
-                # At once: who waits for its part of a handshake would wait for as long as a head may take.
+                # At once: a client that waits for a TLS handshake would otherwise wait for the whole time that a head
+                # may take.
                 with suppress(OSError):
                     self.socket.send(_NOT_HTTPS)
                 self.close()
@@ -358,7 +361,7 @@ class DirectConnection:
         self._shared.owner.hand_over(self, data)
 
     def _body(self, data: bytes) -> None:
-        """Takes the next bytes of the body, perhaps none, and what comes behind it."""
+        """Takes the next bytes of the body, perhaps none, and keeps any data behind it."""
         left = self._left
         if len(data) > left:
             self._rest = data[left:]
@@ -385,7 +388,7 @@ class DirectConnection:
         self._whole()
 
     def _whole(self) -> None:
-        """The request is read to its end."""
+        """The request is complete."""
         upload = self._upload
         self._state = _ANSWER
         if upload is None:
@@ -397,7 +400,7 @@ class DirectConnection:
         if not upload.waits:
             self._upload = None
 
-    # out
+    # writing
 
     def _stored(self, outcome: Appended | BaseException) -> None:
         place, self._place = self._place, None
@@ -416,13 +419,13 @@ class DirectConnection:
         try:
             self._send(answer)
         except BaseException:
-            self.close()  # rather than that its sender waits for an answer for ever
+            self.close()  # otherwise the sender would wait for an answer forever
             raise
         if self._out is None and self._state is not _GONE:
             self._next()
 
     def _refuse(self, answer: Answer, *, goes_on: bool) -> None:
-        """Answers a request whose body may still be coming: what comes is read and dropped, within bounds, so that the
+        """Answers a request whose body may still be coming. The body is read and dropped, within bounds, so that the
         sender reads the answer instead of a reset."""
         shared = self._shared
         self._discard_limit = shared.discard_limit
@@ -465,7 +468,7 @@ class DirectConnection:
             return
         if self._out:
             if self._state is _ANSWER:
-                # It leaves at its sender's pace, but no slower than that a bit of it leaves in this time.
+                # The answer may leave as slowly as the sender reads, if at least some of it leaves in this time.
                 self.deadline = time.monotonic() + self._shared.idle_timeout
             return
         self._out = None
@@ -476,12 +479,12 @@ class DirectConnection:
             self._next()
 
     def _end_sending(self) -> None:
-        """Nothing is sent any more; the sender sees that while what it still sends is dropped."""
+        """Ends the sending half; the sender sees that while the data it still sends is dropped."""
         with suppress(OSError):
             self.socket.shutdown(socket.SHUT_WR)
 
     def _next(self) -> None:
-        """The request is read and its answer has left."""
+        """The request has been read and its answer has left."""
         if self._ends or self.last:
             self.close()
             return

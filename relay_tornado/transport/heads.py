@@ -1,8 +1,8 @@
-"""Which request heads the relay's own transport reads, and what it reads out of them.
+"""Reads request heads for the relay's own transport, if they are plain enough.
 
-It takes what is valid in every byte and framed in the one plain way: a Content-Length or no body, one Host, HTTP/1.1.
-It judges nothing else: such a head goes to Tornado's parser, which reads it or refuses it. So no request is read in two
-ways, and what is refused is refused in one place. Pure: bytes in, values out.
+It reads a head that is valid in every byte and framed in the one plain way: a Content-Length or no body, one Host,
+HTTP/1.1. It judges no other head: those go to Tornado's parser, which reads or rejects them. So no request is read in
+two ways, and requests are rejected in one place only. Pure: bytes in, values out.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ _HEAD = re.compile(
     rb"((?:[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+)\r\n"
 )
 _END = re.compile(rb"\r?\n\r?\n")
-"""What Tornado takes for the end of a head."""
+"""The end of a head as Tornado recognises it."""
 
 _DECISIVE = re.compile(
     rb"\n(?:host|content-length|connection|transfer-encoding|expect|cookie(?=:[^\r]*%b=)):[^\r]*+"
     % SESSION_COOKIE.encode()
 )
-"""The lines, of a block in lower case, that say how long a request is and what becomes of its connection, each with the
-line end before it; and the one that a browser sends who is signed in to the relay's page, which is not read here."""
+"""The lines, of a block in lower case, that determine the request's length and whether the connection stays open, each
+with the line end before it; and the session cookie of the relay's page, whose requests are not read here."""
 
 _BLANKS = b" \t"
 _LONGEST_LENGTH = 15
 """Digits of a Content-Length."""
 
 _LONGEST_KNOWN = 512
-"""Bytes of decisive lines that are kept with their meaning."""
+"""Decisive lines of up to this many bytes are cached with their meaning."""
 
 Request: TypeAlias = tuple[str, bytes, bytes, int, str, int, bool]
-"""A webhook's head, if it is one: method, target, header lines as they came, bytes of the whole head, Host, bytes of
-the body, and whether the connection goes on after it."""
+"""A head that may be a webhook's: method, target, header lines as received, length of the whole head, Host, length of
+the body, and whether the connection stays open after it."""
 
 
 def read_head(data: bytes | bytearray, size: int) -> Request | None:
-    """The head that the first `size` bytes of the data begin with; None where it is not whole, or not to be read
+    """The head at the beginning of the first `size` bytes of the data; None if it is incomplete, or not to be read
     here."""
     match = _HEAD.match(data, 0, size)
     if match is None:
@@ -55,8 +55,8 @@ def read_head(data: bytes | bytearray, size: int) -> Request | None:
 
 
 def _framing(lines: bytes) -> tuple[str, int, bool] | None:
-    """Host, bytes of the body, and whether the connection goes on, by the decisive lines of a head; None where
-    they are not to be read here."""
+    """Host, length of the body, and whether the connection stays open, from the decisive lines of a head; None if they
+    are not to be read here."""
     host: bytes | None = None
     digits: bytes | None = None
     keeps: bool | None = None
@@ -77,9 +77,9 @@ def _framing(lines: bytes) -> tuple[str, int, bool] | None:
 
 
 _known = lru_cache(maxsize=4096)(_framing)
-"""The same senders send the same lines again and again."""
+"""Cached, since the same senders send the same lines again and again."""
 
 
 def has_end(data: bytes, start: int) -> bool:
-    """Whether a head ends in the data, from `start` on."""
+    """Whether a head ends in the data at or after `start`."""
     return _END.search(data, start) is not None

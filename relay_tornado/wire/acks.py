@@ -1,6 +1,6 @@
-"""Messages by which a client says what came of an event of a consumer: `ack` and `nak`.
+"""The messages by which a client reports the outcome of a consumer's event: `ack` and `nak`.
 
-There is one for every event, so they are read by hand: a schema would cost several times the reading of the JSON.
+There is one for every event, so they are read by hand: a schema would take several times as long as parsing the JSON.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from relay_tornado.ids import parse_id
 from relay_tornado.model import Cursor
 
 MAX_DELAY: Final = 86_400
-"""Longest delay of a `nak`, in seconds: a day."""
+"""The longest delay of a `nak`, in seconds: a day."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ack:
-    """The event or copy with this id is done with; `all`: and everything that this connection was given before it."""
+    """The event or copy with this id is done; with `all`, so is everything that this connection was given before it."""
 
     id: Cursor
     all: bool = False
@@ -26,14 +26,14 @@ class Ack:
 
 @dataclass(frozen=True, slots=True)
 class Nak:
-    """The event with this id, or of this copy, was tried in vain; it is to come again after `delay` seconds."""
+    """An attempt at the event or copy with this id failed; it is to be redelivered after `delay` seconds."""
 
     id: Cursor
     delay: float = 0.0
 
 
 def read_ack(document: dict[str, Any]) -> Ack:
-    """Raises Invalid, which says the field and what to write instead."""
+    """Raises Invalid, which names the field and says what to write instead."""
     every = document.get("all")
     if every is not None and not isinstance(every, bool):
         raise Invalid("write true or false", "all")
@@ -41,7 +41,7 @@ def read_ack(document: dict[str, Any]) -> Ack:
 
 
 def read_nak(document: dict[str, Any]) -> Nak:
-    """Raises Invalid, which says the field and what to write instead."""
+    """Raises Invalid, which names the field and says what to write instead."""
     delay = document.get("delay")
     if delay is None:
         return Nak(read_id(document.get("id")))
@@ -51,7 +51,7 @@ def read_nak(document: dict[str, Any]) -> Nak:
 
 
 def read_id(text: Any) -> Cursor:
-    """Raises Invalid, which says so of `id`."""
+    """Raises Invalid, naming the field `id`."""
     if not isinstance(text, str):
         raise Invalid("write the meta.id of the event, in quotes", "id")
     try:

@@ -1,4 +1,4 @@
-"""The answers that senders get, as values and as bytes: status, headers and body of an HTTP/1.1 response."""
+"""The responses that senders get, as values and as bytes: status, headers and body of an HTTP/1.1 response."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BODILESS = frozenset({204, 304})
 """Status codes whose answers have no body."""
 
 _FENCE = (("Content-Security-Policy", "sandbox"), ("X-Content-Type-Options", "nosniff"))
-"""On every answer: what an input answers with may come from anybody, and must not act as this site's own page."""
+"""Headers of every answer: an input's answer may come from anybody, and must not act as a page of this site."""
 
 NOT_CONFIGURABLE = frozenset(
     (
@@ -30,13 +30,14 @@ NOT_CONFIGURABLE = frozenset(
         *(name.lower() for name, _ in _FENCE),
     )
 )
-"""Header names (in lower case) that no configuration and no client can give an answer: those of the connection, the
-relay's own, what would set state in a browser, or lead it away: for a browser an answer is the relay's page; and what a
-proxy in front would take for the relay's orders, as to give out a file of its own."""
+"""Header names (in lower case) that neither the configuration nor a client can set in an answer. To a browser the
+answer is a page of the relay, so headers that set state there or redirect it are excluded, as are those of the
+connection and the relay's own, and those by which a proxy in front would take orders, for example to send one of its
+own files."""
 
 
 class Answer:
-    """A response: `status` (200 to 599), `headers` in their order, `body`. Immutable; encode it as often as needed."""
+    """A response: `status` (200 to 599), `headers` in order, `body`. Immutable; it can be encoded repeatedly."""
 
     __slots__ = ("_start", "body", "headers", "status")
 
@@ -52,7 +53,7 @@ class Answer:
         self._start = "".join(line + "\r\n" for line in lines).encode("utf-8", "surrogateescape")
 
     def encode(self, extra: bytes = b"", *, head: bool = False) -> bytes:
-        """The bytes to send. `extra` is more header lines, each with its CRLF; `head` leaves out the body."""
+        """The bytes to send. `extra` holds more header lines, each with its CRLF; `head` leaves out the body."""
         if head:
             return self._start + extra + b"\r\n"
         return b"%b%b\r\n%b" % (self._start, extra, self.body)
@@ -62,7 +63,7 @@ class Answer:
 
 
 def text_answer(status: int, text: str, *headers: tuple[str, str]) -> Answer:
-    """An answer whose body is a line for people."""
+    """An answer whose body is one line of text for people."""
     return Answer(status, (PLAIN, *headers), text.encode() + b"\n")
 
 
@@ -72,7 +73,7 @@ _date = (0, b"")
 
 
 def date_line() -> bytes:
-    """The Date header, made once a second."""
+    """The Date header, built once a second."""
     global _date
     now = int(time.time())
     if _date[0] != now:
@@ -81,8 +82,8 @@ def date_line() -> bytes:
 
 
 def static_answer(input: Input) -> Answer:
-    """What an input's senders get. Header names that are not the configuration's to give, and values that would
-    break the response, are left out."""
+    """The configured answer of an input. Header names that the configuration may not set, and values that would break
+    the response, are left out."""
     headers = list(_allowed(input.headers))
     body = input.body.encode("utf-8", "surrogatepass")
     if body and not any(name.lower() == "content-type" for name, _ in headers):
@@ -93,8 +94,8 @@ def static_answer(input: Input) -> Answer:
 def client_answer(status: int, headers: Mapping[str, Sequence[str]], body: bytes) -> Answer:
     """A client's answer as the sender gets it; `status` is 200 to 599.
 
-    Left out are headers that are about a connection (those that its Connection header names, too), that are the
-    relay's own, or that would break the response.
+    Headers of the connection (including those that its Connection header names), the relay's own headers, and any that
+    would break the response are left out.
     """
     named = {
         name.strip().lower()
@@ -129,7 +130,7 @@ NO_SUCH_INPUT = text_answer(404, "There is no input at this URL. Compare it with
 
 
 def error_answer(error: BaseException) -> Answer:
-    """The answer to a webhook that could not be stored, by the map of errors.py."""
+    """The answer to a webhook that could not be stored, by the map in errors.py."""
     known = error if isinstance(error, RelayError) else RelayError()
     if known.status == 404:
         return NO_SUCH_INPUT

@@ -1,4 +1,4 @@
-"""Control messages: what a WebSocket client says, read leniently for stock clients and strictly for our additions.
+"""Control messages from WebSocket clients, read leniently for stock clients and strictly for the relay's extensions.
 
 `parse` never raises. The rules are those of "Client to server" in docs/protocol.md.
 """
@@ -21,11 +21,11 @@ from relay_tornado.wire.acks import Ack, Nak, read_ack, read_id, read_nak
 from relay_tornado.wire.fields import Number, Whole
 
 Positions: TypeAlias = Position | Mapping[str, Position]
-"""A position for every bucket, or from a bucket's name or id to its position, "*" being the rest."""
+"""A position for every bucket, or a map from a bucket's name or id to its position, with "*" for the others."""
 
 
 IN_FLIGHT: Final = 256
-"""`max_in_flight` where none is said."""
+"""The default of `max_in_flight`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,29 +36,29 @@ class Auth:
 
 @dataclass(frozen=True, slots=True)
 class Subscribe:
-    """`buckets` holds names or ids as they were requested; empty is every bucket that the token may read."""
+    """`buckets` holds names or ids as requested; empty means every bucket that the token may read."""
 
     buckets: tuple[str, ...] = ()
     since: Positions | None = None
     on_gap: Literal["resume", "fail"] = "resume"
     max_body: int | None = None
     filter: Any = None
-    """The document of the rules that events have to pass, not looked into; None is no filter."""
+    """The document of the rules that events have to pass, not checked here; None is no filter."""
     outputs: Literal["all", "none"] = "all"
-    """"none": each event once, whatever the outputs of its bucket are."""
+    """With "none", each event is sent once, whatever outputs its bucket has."""
     consumer: str | None = None
-    """The name of the consumer that keeps the position in each bucket; None is none that was named."""
+    """The name of the consumer that keeps the position in each bucket; None if none was named."""
     ack: Literal["explicit", "receipt"] = "explicit"
     """What moves that consumer forward."""
     max_in_flight: int = IN_FLIGHT
-    """How many events this connection may have that it has not acked."""
+    """The limit of unacknowledged events on this connection."""
     ack_wait: float | None = None
-    """Seconds after which an event that was not acked goes out again, None: as it is."""
+    """Seconds after which an unacknowledged event is redelivered; None leaves the consumer's setting."""
     max_deliver: int | None = None
-    """How often an event is tried before it is given up, 0: without end, None: as it is."""
+    """The number of attempts after which an event is given up, 0 for no limit; None leaves the consumer's setting."""
 
     def position(self, bucket_id: str, name: str) -> Position | None:
-        """The position that is asked for this bucket, None where none is."""
+        """The position requested for this bucket, or None."""
         if not isinstance(self.since, Mapping):
             return self.since
         for key in (bucket_id, name, "*"):
@@ -76,7 +76,7 @@ class Unsubscribe:
 
 @dataclass(frozen=True, slots=True)
 class Respond:
-    """A client's answer to the event or copy with this id; `status` is 200 to 599, or 0 where there was none."""
+    """A client's answer to the event or copy with this id; `status` is 200 to 599, or 0 if there was none."""
 
     id: Cursor
     status: int
@@ -94,8 +94,7 @@ Message: TypeAlias = Auth | Subscribe | Unsubscribe | Respond | Ack | Nak | Pong
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Why a message can't be followed: the code and the words of an error frame. `field` is the part that they are
-    about, "" the whole."""
+    """Why a message is rejected: code and text of an error frame. `field` is the part at fault, "" for the whole."""
 
     code: Literal["invalid", "unknown_action"]
     message: str
@@ -104,7 +103,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """What a client sent. `extended`: it asks for our additions with it. `action` is "" where there is none."""
+    """A client's message. `extended`: it uses the relay's extensions. `action` is "" if there is none."""
 
     action: str
     extended: bool
@@ -116,24 +115,24 @@ _POSITION: Final = (
     "or an object from bucket to one of these"
 )
 _EXPLICIT: Final = ("max_in_flight", "ack_wait", "max_deliver")
-"""What only explicit acks have."""
+"""Fields that apply only to explicit acks."""
 _CONSUMERS: Final = ("ack", *_EXPLICIT)
-"""What only a consumer has."""
+"""Fields that apply only to a consumer."""
 _OURS: Final = ("since", "on_gap", "consumer", *_CONSUMERS, "filter", "max_body", "outputs")
-"""What of a subscribe is an addition of ours."""
+"""Fields of a subscribe that are extensions of this relay."""
 _ADDED: Final = frozenset({"unsubscribe", "respond", "ack", "nak"})
-"""Actions that are."""
+"""Actions that are extensions of this relay."""
 MAX_NAMES: Final = 1_000
-"""Most names in `buckets`: everybody else waits while a message is read."""
+"""Maximum number of names in `buckets`: nothing else runs while a message is read."""
 MAX_POSITIONS: Final = 10_000
-"""Most positions in `since`: who reads every bucket and comes back says one for each."""
+"""Maximum number of positions in `since`: a client of every bucket that reconnects sends one for each."""
 
 MAX_CONSUMER: Final = 100
-"""Most characters of a consumer's name."""
+"""Maximum length of a consumer's name, in characters."""
 MAX_IN_FLIGHT: Final = 10_000
 MAX_DELIVER: Final = 1_000
 MAX_ACK_WAIT: Final = 86_400
-"""Seconds: a day."""
+"""A day, in seconds."""
 
 
 class _SincePosition(fields.Field[Positions]):
@@ -149,7 +148,7 @@ class _Lenient(Schema):
 
 
 class _Names(_Lenient):
-    """null is as if it were left out."""
+    """A field that is null counts as left out."""
 
     buckets = fields.List(
         fields.String(error_messages=dict.fromkeys(("invalid", "null"), "write a bucket's name or id in quotes")),
@@ -213,13 +212,13 @@ _RESPOND = _Respond()
 
 
 def parse(message: str | bytes) -> Incoming:
-    """Reads one message: text, or bytes that some clients send as binary. What can't be followed comes as a `Problem`;
-    nothing is raised."""
+    """Reads one message: text, or bytes, which some clients send as binary. A message that is rejected comes as a
+    `Problem`; nothing is raised."""
     try:
         text = message if isinstance(message, str) else message.decode()
         document = json.loads(text)
         if "\\u" in text:
-            # A lone surrogate is no text: it can't be sent back in an answer, nor be anybody's name.
+            # A lone surrogate is not valid text: it can't be sent back in an answer, and is in nobody's name.
             json.dumps(document, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         return Incoming("", False, Problem("invalid", "the message is no JSON: send one JSON object a message"))
@@ -238,7 +237,7 @@ def parse(message: str | bytes) -> Incoming:
 
 
 def _content(action: str, document: dict[str, Any]) -> Message | Problem:
-    """Raises Invalid, which says the field and what to write instead."""
+    """Raises Invalid, which names the field and says what to write instead."""
     match action:
         case "ack":
             return read_ack(document)
@@ -260,7 +259,7 @@ def _content(action: str, document: dict[str, Any]) -> Message | Problem:
 
 
 def _auth(document: dict[str, Any]) -> Auth:
-    # What is no text is no key and no secret: the answer is that of wrong ones.
+    # A value that is not a string is treated as a wrong key or secret.
     given = (document.get("key"), document.get("secret"))
     return Auth(*(each if isinstance(each, str) else "" for each in given))
 
@@ -273,7 +272,7 @@ def _subscribe(document: dict[str, Any]) -> Subscribe:
 
 
 def _check_consumer(loaded: dict[str, Any]) -> None:
-    """Raises Invalid where the consumer that a subscribe asks for can't be."""
+    """Raises Invalid if a subscribe's consumer has an invalid name, or options that do not apply."""
     name = loaded.get("consumer")
     if name is None:
         for key in _CONSUMERS:
@@ -291,7 +290,7 @@ def _check_consumer(loaded: dict[str, Any]) -> None:
 
 
 def _check_number(document: dict[str, Any]) -> None:
-    """Raises Invalid where too many buckets or positions are named."""
+    """Raises Invalid if too many buckets or positions are named."""
     for key, most, instead in (
         ("buckets", MAX_NAMES, "for every bucket, leave buckets out"),
         ("since", MAX_POSITIONS, '"*" is the position of every bucket that is not named'),
@@ -322,7 +321,7 @@ def _named(loaded: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _names_position(value: dict[str, Any]) -> bool:
-    """Whether an object is one position, rather than a map: its one key is `last` or `time`, with a number."""
+    """Whether an object is one position, not a map: its only key is `last` or `time`, with a number."""
     return len(value) == 1 and any(_is_number(value.get(key)) for key in ("last", "time"))
 
 
@@ -331,7 +330,7 @@ def _is_number(value: Any) -> bool:
 
 
 def read_position(value: Any, where: str) -> Position:
-    """One position, as `since` of a subscribe has it. Raises Invalid naming the field `where`."""
+    """One position, in the form of a subscribe's `since`. Raises Invalid, naming the field `where`."""
     try:
         return _position(value, where)
     except ValidationError as error:
@@ -370,8 +369,8 @@ def _time(value: float, where: str) -> float:
 
 
 def _load(schema: Schema, document: dict[str, Any]) -> dict[str, Any]:
-    """The document as the schema reads it. Raises Invalid: the first thing that is wrong, with the field's name and
-    what to write instead."""
+    """The document as read by the schema. Raises Invalid for the first error, with the field's name and what to write
+    instead."""
     try:
         loaded: dict[str, Any] = schema.load(document)
     except ValidationError as error:
@@ -381,6 +380,6 @@ def _load(schema: Schema, document: dict[str, Any]) -> dict[str, Any]:
             key, found = next(iter(found.items()))
             path.append(f"[{key}]" if isinstance(key, int) else str(key))
         field, text = "".join(path), str(found[0] if isinstance(found, list) else found)
-        # A position names the very place within the field by itself.
+        # The text about a position already names the exact place within the field.
         raise Invalid(text, field, named=text.startswith((f"{field}:", f"{field}."))) from None
     return loaded

@@ -1,6 +1,6 @@
-"""Where an event goes: an output's URL, with what followed the input's URL appended, as the bytes of a request line.
+"""An event's destination: an output's URL with the path and query behind the input's URL appended, as request bytes.
 
-`masked` is the URL for those who may not see its login and what its query says.
+`masked` is the URL for readers who may not see its login and its query's values.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from urllib.parse import unquote, unquote_to_bytes, urlsplit, urlunsplit
 from relay_tornado.errors import Invalid
 
 MASK: Final = "***"
-"""What stands for a part that somebody may not see."""
+"""Replaces a part that the reader may not see."""
 
 _HOST: Final = re.compile(r"[0-9A-Za-z._:%~-]+")
 _NO_HOST: Final = "{!r} is no host that can be looked up: look for a slip in its name"
@@ -25,28 +25,29 @@ _NAME: Final = 253
 _NOT_IN_PLACE: Final = re.compile(r"[\s\x00-\x1f\x7f]")
 _DIVIDES: Final = re.compile(rb"[/\\]")
 _END: Final = re.compile(rb"[;?#\x00]")
-"""Behind these a part of a path goes on as something else, a parameter say, to some servers."""
+"""To some servers, one of these ends the path segment, and what follows is something else, for example a parameter."""
 _PASSED_OVER: Final = bytes(range(1, 0x21)) + b"+"
-"""What URLs are read without by WHATWG's rules, once a server has decoded it: tabs and line ends anywhere, by Python,
-too, and the others and spaces at the end by Node, and by Java and .NET; a + is a space where it is decoded as one."""
+"""Characters that some servers drop from a decoded path, by WHATWG's rules for URLs: tabs and line ends anywhere
+(Python, too); the others and spaces at the end (Node, Java and .NET). A + counts, too, where it is decoded as a
+space."""
 _NO_BREAK: Final = re.compile(rb"\xc2\xa0|\xef\xbb\xbf")
 """U+A0 and U+FEFF, which Node's url.resolve takes for spaces."""
 _UNICODE: Final = re.compile(rb"%u([0-9A-Fa-f]{4})")
-"""A character's code, as Jetty and IIS read it in a path, and no standard has it."""
+"""A character's code, as Jetty and IIS read it in a path, outside any standard."""
 _NOT_IN_TARGET: Final = re.compile(rb"[\x00-\x20\x7f]")
 _NOT_PUBLIC: Final = frozenset(
     ("localhost", "local", "localdomain", "internal", "lan", "home", "corp", "private", "arpa", "test", "invalid")
 )
-"""Last parts of names that are looked up within a network alone."""
+"""Last labels of names that are resolved only within a network."""
 _ONCE_OTHERS: Final = re.compile(r"[ßẞς\u200c\u200d]")
-"""Letters of names that stand for others in IDNA 2003, which Python speaks, and for themselves in that of 2008."""
+"""Letters that IDNA 2003, which Python implements, maps to others, and IDNA 2008 keeps."""
 PORTS: Final = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """An output's URL in its parts. `host` is what is looked up, `authority` the Host header, `login` the value of an
-    Authorization header (or ""), `path` begins with a slash."""
+    """An output's URL in its parts. `host` is the name to look up, `authority` the Host header, `login` the value of an
+    Authorization header (or ""); `path` begins with a slash."""
 
     scheme: str
     host: str
@@ -62,18 +63,18 @@ class Destination:
 
     @property
     def server_name(self) -> str:
-        """What its certificate has to be for."""
+        """The name that the server's certificate must be valid for."""
         return self.host.rstrip(".").partition("%")[0]
 
 
 def parse(url: str, field: str = "destination") -> Destination:
-    """Raises Invalid naming the field where it is no http or https URL that can be called."""
+    """Raises Invalid, naming the field, if it is no http or https URL that can be called."""
     try:
         parts = urlsplit(url.strip())
         port = parts.port
         host = parts.hostname or ""
     except ValueError:
-        # Python's words quote what may be a password.
+        # Python's message quotes the URL, which may hold a password.
         raise Invalid("is no URL: look at its host and its port", field) from None
     if parts.scheme not in PORTS or not host or port == 0:
         raise Invalid("must be an http or https URL", field)
@@ -104,8 +105,8 @@ def parse(url: str, field: str = "destination") -> Destination:
 
 
 def parse_new(url: str, field: str = "destination") -> Destination:
-    """The same of a URL that somebody names now: its host must not be looked up as another name, as those that are
-    stored may be, and so go where they went. Raises Invalid naming the field."""
+    """As `parse`, for a URL that is set now: it also rejects a host that would be looked up under another name. Stored
+    URLs may have one, and keep going where they went. Raises Invalid, naming the field."""
     destination = parse(url, field)
     host = urlsplit(url.strip()).hostname or ""
     if _ONCE_OTHERS.search(host):
@@ -114,7 +115,7 @@ def parse_new(url: str, field: str = "destination") -> Destination:
 
 
 def is_public(url: Any) -> bool:
-    """Whether this is an http or https URL whose host, by its name or address, is one of the internet."""
+    """Whether this is an http or https URL whose host, by its name or address, is on the internet."""
     try:
         host = parse(url).server_name.lower() if isinstance(url, str) else ""
     except Invalid:
@@ -126,7 +127,7 @@ def is_public(url: Any) -> bool:
 
 
 def masked(url: str) -> str:
-    """The URL with `MASK` for its login and the values of its query; itself where it has none."""
+    """The URL with `MASK` for its login and the values of its query; unchanged if it has neither."""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -148,7 +149,7 @@ def _masked_value(pair: str) -> str:
 def target(destination: Destination, path: bytes, query: bytes, *, lock_path: bool) -> bytes:
     """The request target for an event with this raw path and query. With `lock_path` the path is left out.
 
-    Raises Invalid where the path would leave the destination's own by way of "..".
+    Raises Invalid if the path would leave the destination's own by "..".
     """
     base = destination.path
     if path and not lock_path:
@@ -160,11 +161,11 @@ def target(destination: Destination, path: bytes, query: bytes, *, lock_path: bo
 
 
 def climbs(path: bytes) -> bool:
-    """Whether some server would take the path for one outside of where it begins, once or twice decoded: anybody who
-    knows an input's URL would reach all of a server of which they are to reach one part.
+    """Whether any server could take the path, decoded once or twice, to lead outside its beginning. If so, anybody who
+    knows an input's URL could reach the whole of a server instead of one part.
 
-    Servers differ in what divides a path, and in whether they look for parameters before they decode it or after. So a
-    level is only what is one to each of them, and a ".." what is one to any.
+    Servers differ in the characters that separate segments, and in whether they look for parameters before or after
+    decoding. So a segment counts as a level only if every server takes it for one, and as ".." if any does.
     """
     if (b"." not in path and b"%" not in path) or b".." not in _decoded(path):
         return False
@@ -191,10 +192,10 @@ def _character(found: re.Match[bytes]) -> bytes:
 
 
 def _is_name(host: str) -> bool:
-    """Whether it can be looked up, as far as its length and its dots say."""
+    """Whether it can be looked up, judging by the lengths of the name and its labels."""
     return len(host) <= _NAME and all(0 < len(label) <= _LABEL for label in host.removesuffix(".").split("."))
 
 
 def _safe(part: bytes) -> bytes:
-    """The same with what would break a request line written as an escape; all else is as it came."""
+    """The same, with characters that would break a request line percent-encoded; everything else is unchanged."""
     return _NOT_IN_TARGET.sub(lambda found: b"%%%02X" % found[0][0], part)

@@ -1,6 +1,6 @@
-"""The kinds of fields that JSON forms are made of, and how a document is read by a form.
+"""Field types for the JSON forms, and reading a document by a form.
 
-A schema judges shape, type and range of each field by itself; what fields mean together is judged elsewhere.
+A schema checks the shape, type and range of each field; how fields relate is checked elsewhere.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ Document: TypeAlias = dict[str, Any]
 MAX_SECONDS = 36_500 * DAY
 MAX_COUNT = 2**53 - 1  # the largest integer that every JSON reader keeps exact
 MAX_HEADERS = 1_000
-"""Values of all headers of a form: nobody else is served while they are read."""
+"""Maximum number of header values in a form: nothing else runs while they are read."""
 MAX_EXTRA = 64 * 1024
-"""Bytes, as JSON, of a document that is only kept and echoed."""
+"""Maximum size, in bytes of JSON, of a document that is only stored and echoed."""
 
 
 class Flag(fields.Boolean):
-    """true or false, and nothing that merely looks like it."""
+    """true or false, and no other value that resembles one."""
 
     default_error_messages = {"invalid": "must be true or false."}  # noqa: RUF012  # marshmallow's own form
 
@@ -38,7 +38,7 @@ class Flag(fields.Boolean):
 
 
 class Whole(fields.Integer):
-    """A JSON integer from `least` to `most`; `said` is the message where it is none."""
+    """A JSON integer from `least` to `most`; `said` is the error message."""
 
     def __init__(self, least: int, most: int = MAX_COUNT, *, said: str = "", **kwargs: Any) -> None:
         message = said or f"must be a whole number from {least} to {most}."
@@ -46,7 +46,7 @@ class Whole(fields.Integer):
         super().__init__(strict=True, validate=limits, error_messages={"invalid": message, "null": message}, **kwargs)
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> int:
-        # Some clients know only one kind of number, and 5.0 is a whole one in JSON Schema, too.
+        # Some clients have only one kind of number; to JSON Schema, too, 5.0 is an integer.
         exact = int(value) if isinstance(value, float) and value.is_integer() else value
         return super()._deserialize(exact, attr, data, **kwargs)
 
@@ -55,7 +55,7 @@ class Number(fields.Float):
     """A JSON number within limits; `message` says what it must be."""
 
     def __init__(self, message: str, least: float, most: float, *, above: bool = False, **kwargs: Any) -> None:
-        """With `above` it is not `least` itself, either."""
+        """With `above`, `least` itself is excluded."""
         limits = validate.Range(least, most, min_inclusive=not above, error=message)
         super().__init__(validate=limits, error_messages=dict.fromkeys(("invalid", "special"), message), **kwargs)
 
@@ -83,7 +83,7 @@ _LINE = r"^[^\x00-\x1f\x7f-\x9f]*$"
 class Text(fields.String):
     """A string of at most `most` characters that can be stored and shown: no control characters.
 
-    `lines` allows line ends and tabs, `raw` any character but half a surrogate pair.
+    `lines` allows line ends and tabs, `raw` any character except half a surrogate pair.
     """
 
     default_error_messages = {"invalid": "must be a string."}  # noqa: RUF012  # marshmallow's own form
@@ -91,7 +91,7 @@ class Text(fields.String):
     def __init__(self, most: int, *, lines: bool = False, raw: bool = False, **kwargs: Any) -> None:
         self._refused = _NOT_TEXT if raw else _NOT_LINES if lines else _NOT_LINE
         self.pattern = "" if raw else _LINES if lines else _LINE
-        """What matches as a regular expression of JSON Schema, "" for anything."""
+        """The same rule as a regular expression of JSON Schema; "" allows anything."""
         too_long = validate.Length(max=most, error=f"must have at most {most} characters.")
         super().__init__(validate=[too_long, self._check], **kwargs)
 
@@ -121,7 +121,7 @@ class HeaderValues(fields.Field[list[str]]):
 
 
 class Headers(fields.Dict):
-    """A JSON object from names to what `values` reads, or null."""
+    """A JSON object from header names to values as `values` reads them, or null."""
 
     def __init__(self, values: HeaderValues | None = None) -> None:
         super().__init__(keys=fields.String(), values=values or HeaderValues(), allow_none=True)
@@ -135,7 +135,7 @@ class Headers(fields.Dict):
 
 
 class Form(fields.Field[Document | None]):
-    """A JSON object of a form, kept as the form reads it; null is none. What the form does not know is kept, too."""
+    """A JSON object, read by a form; null is None. Fields that the form does not know are kept."""
 
     def __init__(self, form: Schema, **kwargs: Any) -> None:
         self._form = form
@@ -150,7 +150,7 @@ class Form(fields.Field[Document | None]):
 
 
 class Anything(fields.Field[Any]):
-    """A JSON value that is judged elsewhere, or only kept and echoed."""
+    """A JSON value that is checked elsewhere, or only stored and echoed."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
         check_kept(value)
@@ -158,9 +158,8 @@ class Anything(fields.Field[Any]):
 
 
 class StockFields(Schema):
-    """A form that stock clients send. null in a field that can't be null counts as left out, as it does for programs in
-    Go, but in `OURS`: who writes null there means something by it. `ECHOED` is what clients send back and nobody can
-    set."""
+    """A form that stock clients send. As for programs in Go, null counts as left out in a field that can't be null,
+    except in those of `OURS`, where null has a meaning. `ECHOED` names fields that clients send back but can't set."""
 
     OURS: ClassVar[frozenset[str]] = frozenset()
     ECHOED: ClassVar[frozenset[str]] = frozenset()
@@ -178,7 +177,7 @@ class StockFields(Schema):
 
 
 def check_kept(value: Any) -> None:
-    """Raises ValidationError where a JSON value is too large to be kept, or can't be stored."""
+    """Raises ValidationError if a JSON value is too large to be stored, or can't be."""
     try:
         size = len(msgspec.json.encode(value))
     except (UnicodeEncodeError, RecursionError, TypeError, OverflowError, msgspec.MsgspecError):
@@ -188,13 +187,13 @@ def check_kept(value: Any) -> None:
 
 
 def load(schema: Schema, document: Mapping[str, Any]) -> Document:
-    """The document as the schema reads it. Raises Invalid, naming the first field that does not fit; a field that
-    the schema does not know does not fit either."""
+    """The document as read by the schema. Raises Invalid, naming the first wrong field; an unknown field is wrong,
+    too."""
     return _load(schema, document, RAISE)
 
 
 def load_with_extra(schema: Schema, document: Mapping[str, Any], before: Mapping[str, Any]) -> Document:
-    """The same; but where there are fields that the schema does not know, `extra` has them with those of `before`."""
+    """As `load`, but unknown fields are put into `extra`, together with those of `before`."""
     loaded = _load(schema, document, INCLUDE)
     known = {name: value for name, value in loaded.items() if name in schema.fields}
     extra = {name: value for name, value in loaded.items() if name not in schema.fields}
@@ -225,7 +224,7 @@ def _load(schema: Schema, document: Mapping[str, Any], unknown: Any) -> Document
 def _first(messages: Any, path: str = "") -> tuple[str, str]:
     while isinstance(messages, dict):
         key, messages = next(iter(messages.items()))
-        # Of a mapping marshmallow says whether it is about the key or the value; the path says enough.
+        # marshmallow says whether an error in a mapping is in the key or the value; the path says enough.
         if key != "_schema" and not (path and key in ("key", "value")):
             path = f"{path}.{key}" if path else str(key)
     message = str(messages[0]) if isinstance(messages, list) else str(messages)

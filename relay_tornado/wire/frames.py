@@ -1,6 +1,6 @@
-"""What the relay sends over a WebSocket, as JSON bytes: status frames and webhook frames.
+"""The frames that the relay sends over a WebSocket, as JSON bytes: status frames and webhook frames.
 
-The stock forms are those of "Server to client" in docs/protocol.md; msgspec writes them with no white space.
+The stock forms are those of "Server to client" in docs/protocol.md; msgspec writes them without white space.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ _HEAD: Final = (
 )
 _FRAME: Final = _HEAD + b'"body":%%b,"method":%%b%%b}'
 _TRUNCATED: Final = _HEAD + b'%%b"method":%%b%%b,"truncated":true}'
-"""One event's frame, and the one without a body. The values are put in as JSON, those first that are the same from one
-event to the next: an encoder takes twice as long for a record of so many fields."""
+"""The frame of one event, with and without its body. The values are inserted as JSON, first those that are the same for
+many events: an encoder takes twice as long for a record of so many fields."""
 
 _EMPTY: Final = b'""'
 
 
 class Copy(NamedTuple):
-    """The output that a copy of an event goes to, as its frame shows it. `headers` overwrite the sender's, by their
-    canonical names; with `extend` what follows the input in the URL is appended to the destination."""
+    """The output that a copy of an event goes to, as its frame shows it. `headers` replace the sender's, by canonical
+    name; with `extend`, the path behind the input's URL is appended to the destination."""
 
     n: int
     name: str
@@ -45,17 +45,17 @@ class Copy(NamedTuple):
 
 
 def copy_to(output: Output) -> Copy:
-    """What frames show of an output. Headers that frames never show are left out."""
+    """An output as frames show it. Headers that frames never show are left out."""
     headers = {canonical(name): tuple(values) for name, values in output.headers.items()}
     shown = {name: values for name, values in headers.items() if is_shown(name)}
     return Copy(output.n, output.name, output.destination, shown, not output.lock_path)
 
 
 def webhook(event: Event, bucket: Bucket, input_name: str, *, truncate: bool = False, attempt: int = 1) -> bytes:
-    """The frame of one event of this bucket that goes to no output; with `truncate`, without its body and saying so;
-    from the second `attempt` on, saying which it is.
+    """The frame of an event that goes to no output. With `truncate` the body is left out, and the frame says so; from
+    the second `attempt` on, the frame gives its number.
 
-    A body that is not UTF-8 stands in `body` with replacement characters, and exactly in `body_base64`.
+    A body that is not UTF-8 is in `body` with replacement characters, and exactly in `body_base64`.
     """
     headers, host = render(event.input_id, event.headers)
     path, query = event.path, event.query
@@ -68,18 +68,18 @@ def webhook(event: Event, bucket: Bucket, input_name: str, *, truncate: bool = F
 def webhooks(
     event: Event, bucket: Bucket, input_name: str, copies: Sequence[Copy], truncate: bool, attempt: int = 1
 ) -> list[bytes]:
-    """The frames of an event's copies, in their order; else as `webhook`."""
+    """The frames of an event's copies, in the order of `copies`; otherwise as `webhook`."""
     headers, host = render(event.input_id, event.headers)
     path, latin1 = decode(event.path), _latin1(event)
     if climbs(event.path):
-        # Clients call what they are told, and many a server goes where it leads.
+        # Clients call the URL that a frame gives, and many servers resolve a path that climbs.
         path = ""
     body = None if truncate else _body(event.body)
     made = []
     for copy in copies:
         destination = _extended(copy.destination, path) if copy.extend else copy.destination
         shown = _overwritten(headers, copy.headers) if copy.headers else headers
-        # Headers of the output are text.
+        # The output's headers are text, so those that they replace are never Latin-1.
         more = _more(event, [each for each in latin1 if each.partition(":")[0] not in copy.headers], attempt)
         ends = b"-%d" % copy.n, _encode(copy.name), _encode(destination)
         made.append(_frame(event, bucket, input_name, *ends, shown, host, more, body))
@@ -98,8 +98,8 @@ def _frame(
     more: bytes,
     body: tuple[bytes, bytes] | None,
 ) -> bytes:
-    """The frame of an event or of its copy: `copy` is what follows in its id, the values behind it are JSON; with no
-    `body` it says so."""
+    """The frame of an event or of its copy. `copy` is the suffix of a copy's id; the values after it are JSON. Without
+    a `body` the frame says that it is truncated."""
     whole, truncated = _forms(event.epoch, bucket.id, bucket.name, event.input_id, input_name)
     seq, path, query = event.seq, event.path, event.query
     text, exact = body or (b"", b"")
@@ -112,7 +112,7 @@ def _frame(
 
 @lru_cache(maxsize=1024)
 def _forms(epoch: str, bucket_id: str, bucket_name: str, input_id: str, input_name: str) -> tuple[bytes, bytes]:
-    """The frames of an input's events in one epoch, with a body and without."""
+    """The templates for the frames of an input's events in one epoch, with a body and without."""
     names = {
         "bucked_id": bucket_id,
         "bucket_id": bucket_id,
@@ -126,7 +126,7 @@ def _forms(epoch: str, bucket_id: str, bucket_name: str, input_id: str, input_na
 
 
 def _body(body: bytes) -> tuple[bytes, bytes]:
-    """A body as a JSON string, and the field with the exact one where that is no text."""
+    """A body as a JSON string, and the field with the exact bytes if it is not UTF-8."""
     try:
         return _encode(body.decode()), b""
     except UnicodeDecodeError:
@@ -134,7 +134,7 @@ def _body(body: bytes) -> tuple[bytes, bytes]:
 
 
 def _more(event: Event, latin1: Sequence[str], attempt: int) -> bytes:
-    """The fields that few frames have in their meta."""
+    """The fields of meta that few frames have."""
     fields: dict[str, Any] = {}
     if event.verified is not None:
         fields["verified"] = event.verified
@@ -146,13 +146,13 @@ def _more(event: Event, latin1: Sequence[str], attempt: int) -> bytes:
 
 
 def _latin1(event: Event) -> list[str]:
-    """The parts that are no UTF-8, so that a frame shows them as Latin-1."""
+    """The parts that are not UTF-8, so that a frame shows them as Latin-1."""
     parts = [name for name, raw in (("path", event.path), ("query", event.query)) if not is_utf8(raw)]
     return parts if event.headers.isascii() else parts + latin1(event.headers)
 
 
 def _extended(destination: str, path: str) -> str:
-    """A destination with the path that follows the input in the URL appended to its own, before its query."""
+    """A destination with the path behind the input's URL appended to its own, before its query."""
     if not path or not destination:
         return destination
     end = min((at for at in map(destination.find, "?#") if at >= 0), default=len(destination))
@@ -160,7 +160,7 @@ def _extended(destination: str, path: str) -> str:
 
 
 def _overwritten(headers: bytes, ours: Mapping[str, tuple[str, ...]]) -> bytes:
-    """Headers as JSON, with those of an output instead of the sender's."""
+    """Headers as JSON, with an output's headers in place of the sender's."""
     return _encode(_decode_headers(headers) | dict(ours))
 
 
@@ -177,7 +177,8 @@ def unauthorized(message: str) -> bytes:
 
 
 def subscribed(names: Sequence[str], answers: Sequence[Mapping[str, Any]] | None = None) -> bytes:
-    """`names` as they were requested, none: every bucket. `answers`: one a bucket, for who asked for our additions."""
+    """`names` as requested; none means every bucket. `answers`: one per bucket, for a client that uses the
+    extensions."""
     message = f"subscribed to buckets: {', '.join(names) or 'all'}"
     if answers is None:
         return _status("subscribed", message=message)
@@ -189,7 +190,7 @@ def unsubscribed(names: Sequence[str]) -> bytes:
 
 
 def responded(id: str) -> bytes:
-    """An answer to this event or copy is kept."""
+    """Confirms that an answer to this event or copy was stored."""
     return _status("responded", id=id)
 
 
@@ -198,7 +199,7 @@ def error(code: str, message: str) -> bytes:
 
 
 def ping(positions: Mapping[str, str]) -> bytes:
-    """The ping of who asked for our additions; `positions` goes from bucket name to the id last written."""
+    """The ping for a client that uses the extensions; `positions` maps bucket names to the last id written."""
     return _status("ping", message="", positions=positions)
 
 
@@ -219,13 +220,13 @@ def consumer_deleted(bucket_name: str, consumer: str) -> bytes:
 
 
 def gap_fields(gap: Gap) -> dict[str, Any]:
-    """A gap as the answer to subscribe and the gap frame have it."""
+    """A gap's fields in the answer to subscribe and in the gap frame."""
     return {"from": gap.from_seq, "to": gap.to_seq, "count": gap.count, "reason": gap.reason}
 
 
 class Told(NamedTuple):
-    """What a frame is about. `kind`: `webhook`, or a status frame's status; of a webhook frame also the event's (or
-    copy's) id and its bucket's."""
+    """What a frame is about. `kind` is `webhook` or a status frame's status; a webhook frame also has the id of the
+    event or copy, and of its bucket."""
 
     kind: str
     id: str = ""
@@ -233,11 +234,11 @@ class Told(NamedTuple):
 
 
 _BEGINNING: Final = 512
-"""Bytes of a frame in which its kind and its ids stand: they come first."""
+"""The kind and the ids are within this many bytes of a frame's beginning."""
 
 
 def told(payload: bytes) -> Told:
-    """What a frame that was made here is about, read off its beginning: a body may be long."""
+    """What a frame made by this module is about, read from its beginning only, since a body may be long."""
     words = payload[:_BEGINNING].split(b'"')
     if words[3] == b"webhook":
         return Told("webhook", words[9].decode(), words[13].decode())

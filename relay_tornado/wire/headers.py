@@ -1,8 +1,8 @@
-"""Raw header blocks as frames show them: canonical names, values in their order, nothing that is between two hops.
+"""Raw header blocks as frames show them: canonical names, values in order, no hop-by-hop headers.
 
-Names are spelled as Go's net/textproto.CanonicalMIMEHeaderKey does, since the original's frames have them so. What is
-left out is what Go's net/http takes out of a request's header (Host, Transfer-Encoding, Trailer) and what its reverse
-proxy drops as hop-by-hop. Content-Length stays: it is in the original's frames, and true of the body.
+Names are spelled as Go's net/textproto.CanonicalMIMEHeaderKey does, as in the original's frames. Left out are the
+headers that Go's net/http removes from a request (Host, Transfer-Encoding, Trailer), and those that its reverse proxy
+drops as hop-by-hop. Content-Length stays: the original's frames have it, and it is true of the body.
 """
 
 from __future__ import annotations
@@ -21,40 +21,40 @@ HOP_BY_HOP: Final = frozenset(
         *("transfer-encoding", "upgrade"),
     )
 )
-"""Header names (in lower case) that are the connection's, beside those that its Connection header names."""
+"""Names (in lower case) of hop-by-hop headers, beside those that a Connection header names."""
 _HOP_BY_HOP = frozenset(name.title() for name in HOP_BY_HOP)
 SESSION_COOKIE: Final = "relay_session"
-"""The cookie of who is signed in to the relay's page; over TLS with `__Host-` before it."""
+"""The session cookie of the relay's page; over TLS with the prefix `__Host-`."""
 _SESSION: Final = SESSION_COOKIE.encode()
 _COOKIES: Final = re.compile(rb"^(cookie:)([^\r\n]*)(\r?\n)", re.IGNORECASE | re.MULTILINE)
 _SESSIONS: Final = frozenset((_SESSION, b"__Host-" + _SESSION))
 _OWS: Final = " \t\r"
-"""What surrounds a value: optional white space (RFC 9110, section 5.6.3), and the CR before the line end."""
+"""Surrounds a value: optional white space (RFC 9110, section 5.6.3), and the CR before the line end."""
 
 _LINES: Final = 1024
 _LINE: Final = 48
-"""Most lines that are remembered, and their greatest length: most of a sender's lines are the same in each request."""
+"""The number of lines in the cache, and the longest one cached: most of a sender's lines recur in each request."""
 
 _Field: TypeAlias = tuple[str, tuple[str]]
 _fields: dict[str, _Field] = {}
-"""From a line to how frames spell its name ("" where they leave it out), and its value."""
+"""Maps a line to its name as frames spell it ("" if they leave it out), and its value."""
 
 
 def is_name(text: str) -> bool:
-    """Whether it is a token, as RFC 9110 wants a field name to be."""
+    """Whether the text is a token, as RFC 9110 requires of a field name."""
     return text != "" and _TOKEN.issuperset(text)
 
 
 def is_value(text: str) -> bool:
-    """Whether a header can have it: no line end or other control character, and no half of a surrogate pair."""
+    """Whether a header can have this value: no line end or other control character, no half of a surrogate pair."""
     return _NOT_IN_VALUE.search(text) is None
 
 
 def parse(block: bytes) -> list[tuple[bytes, bytes]]:
     """A raw header block as (name, value) in the order of its lines.
 
-    Values come without the white space around them; a folded line (obs-fold) is joined by one space to the one before.
-    A line without a name is passed over.
+    Values come without the white space around them; a folded line (obs-fold) is joined to the previous one by a space.
+    A line without a name is skipped.
     """
     fields: list[tuple[bytes, bytes]] = []
     for line in block.split(b"\n"):
@@ -72,14 +72,14 @@ def parse(block: bytes) -> list[tuple[bytes, bytes]]:
 
 
 def named_by_connection(fields: Iterable[tuple[bytes, bytes]]) -> set[bytes]:
-    """Names (in lower case) of further headers that are the connection's, by its Connection headers."""
+    """Names (in lower case) of further hop-by-hop headers, as listed by its Connection headers."""
     values = (value for name, value in fields if name.lower() == b"connection")
     return {name.strip().lower() for value in values for name in value.split(b",")}
 
 
 def without_session(block: bytes) -> bytes:
-    """A raw header block less the cookie of the relay's page, which browsers send along to every URL of the relay: who
-    reads events must not be signed in by one."""
+    """A raw header block without the session cookie of the relay's page. Browsers send the cookie to every URL of the
+    relay, and a reader of events must not be able to sign in with it."""
     return _COOKIES.sub(_others, block) if _SESSION in block else block
 
 
@@ -90,7 +90,7 @@ def _others(line: re.Match[bytes]) -> bytes:
 
 
 def decode(raw: bytes) -> str:
-    """Bytes of a head as text: UTF-8 where they are that, else Latin-1."""
+    """Bytes of a head as text: UTF-8 if valid, else Latin-1."""
     try:
         return raw.decode()
     except UnicodeDecodeError:
@@ -98,7 +98,7 @@ def decode(raw: bytes) -> str:
 
 
 def is_utf8(raw: bytes) -> bool:
-    """Whether bytes are UTF-8. What `decode` read and is not is what its text is, encoded as Latin-1."""
+    """Whether bytes are UTF-8. If not, encoding the text from `decode` as Latin-1 gives the bytes back."""
     try:
         raw.decode()
     except UnicodeDecodeError:
@@ -107,8 +107,8 @@ def is_utf8(raw: bytes) -> bool:
 
 
 def latin1(block: bytes) -> list[str]:
-    """Which values of a block `for_frame` shows as Latin-1, as `meta.latin1` has it: by the header's name where all of
-    its values are, else as `<name>:<index>`."""
+    """The values of a block that `for_frame` shows as Latin-1, in the form of `meta.latin1`: the header's name if all
+    of its values are, else `<name>:<index>`."""
     marks: dict[str, list[bool]] = {}
     for name, value in parse(block):
         marks.setdefault(canonical(decode(name)), []).append(not is_utf8(value))
@@ -128,12 +128,12 @@ def canonical(name: str) -> str:
 
 
 def is_shown(spelling: str) -> bool:
-    """Whether frames show a header of this canonical name, unless a Connection header names it."""
+    """Whether frames show a header of this canonical name, unless a Connection header lists it."""
     return spelling not in _HOP_BY_HOP and spelling not in ("", "Host", "Connection")
 
 
 def for_frame(block: bytes) -> tuple[dict[str, tuple[str, ...]], str]:
-    """A header block as a webhook frame has it, {"Content-Type": ("text/plain",), …}, and the Host in it (or "")."""
+    """A header block in the form of a webhook frame, {"Content-Type": ("text/plain",), …}, and its Host (or "")."""
     if block.isascii() and b"\n " not in block and b"\n\t" not in block:
         lines = block.decode("ascii").split("\n")
     else:

@@ -1,6 +1,6 @@
-"""The JSON form of a Log: an event, or one copy of it, with what became of it.
+"""The JSON form of a Log: an event, or one copy of it, with its outcome.
 
-The fields up to `updated_at` are those of Webhook Relay's REST interface; those behind it are this relay's own.
+The fields up to `updated_at` are those of Webhook Relay's REST interface; those after it are this relay's own.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from relay_tornado.wire.fields import Document
 from relay_tornado.wire.headers import decode, for_frame, is_utf8
 
 RECEIVED = "received"
-"""The status of what nobody has tried to deliver, or answered."""
+"""The status of an event that has no delivery attempt and no answer."""
 
 
 def log_document(
@@ -21,9 +21,9 @@ def log_document(
 ) -> Document:
     """The Log of an event of this bucket, or of its copy for output `copy`.
 
-    `result` is its newest, None where there is none, and `output` the number of the output that it is about, 0 or None
-    for none. A body that is not UTF-8 stands in `body` with replacement characters, and exactly in `body_base64`. With
-    an answer that is left out `response_truncated` is true.
+    `result` is the newest one, or None; `output` is the number of the output that it is about, 0 or None for none. A
+    body that is not UTF-8 is in `body` with replacement characters, and exactly in `body_base64`. `response_truncated`
+    is true if the answer's body is left out.
     """
     headers, _ = for_frame(event.headers)
     tried = result or Result(RECEIVED, 0, {}, b"", 0, 0, event.received_at)
@@ -69,7 +69,8 @@ def log_document(
 
 
 def delivery_document(output: int, result: Result) -> Document:
-    """What came of a try, or a client's answer; `output` is the number of the copy's, 0 for the event itself."""
+    """The result of an attempt, or a client's answer; `output` is the number of the copy's output, 0 for the event
+    itself."""
     document = {
         "output": output,
         "status": result.status,

@@ -1,9 +1,9 @@
-"""The JSON forms of buckets, inputs, outputs and tokens: what goes out, and marshmallow schemas for what comes in.
+"""The JSON forms of buckets, inputs, outputs and tokens: documents for responses, marshmallow schemas for requests.
 
-They are those of Webhook Relay's REST interface (times in unix seconds, whole), with `retention`, `dedupe`,
-`rate_limit`, `max_body` and `verify` added. The control socket and the commands speak the same forms. What a client
-sent that nobody here understands is echoed beside them. A schema judges shape, type and range of each field by itself;
-what fields mean together is judged by `relay_tornado.admin`.
+They are those of Webhook Relay's REST interface (times in whole unix seconds), extended by `retention`, `dedupe`,
+`rate_limit`, `max_body` and `verify`. The control socket and the commands use the same forms. Fields that the relay
+does not know are stored and echoed. A schema checks the shape, type and range of each field; how fields relate is
+checked by `relay_tornado.admin`.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ from relay_tornado.wire.fields import (
 )
 
 MAX_BODY_TEXT = 250_000
-"""Bytes of an input's static body."""
+"""Maximum size of an input's static body, in bytes."""
 MAX_TIME = 253_402_300_799  # the last second of the year 9999
 MAX_NAME = 2_100
-"""Characters of the name of an input or output: the original's agent calls an output as its destination is, and its
+"""Maximum length of the name of an input or output. The original's agent names an output after its destination, and its
 input `ingress for` that."""
 MAX_TIMEOUT = 180
-"""Seconds; whole ones, since clients in Go can't read others."""
+"""In whole seconds, since clients in Go can't read fractions."""
 MAX_RETRIES = 1_000
 MOST_AT_ONCE = 100
-"""Events that are sent to an output's destination at once."""
+"""Maximum number of requests in flight to an output's destination."""
 
 
 def bucket_document(bucket: Bucket) -> Document:
-    """A bucket with its inputs and outputs, secrets and all: for an administrator."""
+    """A bucket with its inputs and outputs, including secrets: for an administrator."""
     return {
         **to_document(bucket.extra),
         "id": bucket.id,
@@ -92,7 +92,7 @@ def input_document(bucket_id: str, value: Input) -> Document:
 
 
 def output_document(bucket_id: str, value: Output) -> Document:
-    """An output of the bucket with this id. `rules`, `throttle` and `durability` are null where none were set."""
+    """An output of the bucket with this id. `rules`, `throttle` and `durability` are null if not set."""
     return {
         **to_document(value.extra),
         "id": value.id,
@@ -122,11 +122,11 @@ def output_document(bucket_id: str, value: Output) -> Document:
 
 
 def token_document(token: Token, last_used_at: int | None = None) -> Document:
-    """A token for a listing: neither its secret, which nobody has any more, nor the secret's hash.
+    """A token for a listing, without its secret, which is not stored, and without the secret's hash.
 
-    `scopes.buckets` holds ids; an empty list is every bucket. `expires_at` is null where it does not expire,
-    `last_used_at` (unix seconds) where it never was used. `updated_at`, `last_login` and `active` are what stock
-    clients read: nothing here keeps when a token was changed.
+    `scopes.buckets` holds ids; an empty list means every bucket. `expires_at` is null if the token does not expire,
+    `last_used_at` (unix seconds) if it was never used. `updated_at`, `last_login` and `active` are there for stock
+    clients: the relay does not record when a token was changed.
     """
     return {
         "id": token.key,
@@ -145,23 +145,23 @@ def token_document(token: Token, last_used_at: int | None = None) -> Document:
 
 
 def deleted_document(id: str) -> Document:
-    """What is answered once something was removed."""
+    """The answer to a deletion."""
     return {"id": id, "status": "deleted"}
 
 
 def _part(value: Retention | Dedupe | RateLimit | None) -> Document | None:
-    """A part of a record; seconds are integers where they are whole."""
+    """A part of a record; seconds are integers if whole."""
     document: Document | None = to_document(value)
     return document and {name: whole(each) if isinstance(each, float) else each for name, each in document.items()}
 
 
 def whole(seconds: float) -> float:
-    """The same number, as an integer where it is one."""
+    """The same number, as an integer if it is whole."""
     return int(seconds) if seconds == int(seconds) else seconds
 
 
 class _StatusCode(Whole):
-    """A status; 0, which clients send where they mean none in particular, is 200."""
+    """A status code; 0, which clients send for no particular one, becomes 200."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> int:
         number = super()._deserialize(value, attr, data, **kwargs)
@@ -169,7 +169,7 @@ class _StatusCode(Whole):
 
 
 class AuthFields(StockFields):
-    """`auth` of a bucket. Its parts go together, so that null for one would not say what is meant."""
+    """`auth` of a bucket. Its parts are set together, so null for one of them would be ambiguous."""
 
     OURS = frozenset({"type", "username", "password", "token"})
     ECHOED = frozenset({"id", "created_at", "updated_at"})
@@ -210,8 +210,8 @@ def moment() -> Number:
 
 
 class BucketFields(StockFields):
-    """What can be set of a bucket. What is left out stays as it is, in the nested parts, too. Its inputs and outputs
-    have forms of their own."""
+    """The fields of a bucket that can be set. A field left out stays unchanged, in nested parts, too. Inputs and
+    outputs have forms of their own."""
 
     OURS = frozenset({"retention"})
     ECHOED = frozenset({"id", "account_id", "created_at", "updated_at", "suspended", "inputs", "outputs"})
@@ -238,7 +238,7 @@ class VerifyFields(Schema):
 
 
 class InputFields(StockFields):
-    """What can be set of an input; `id` of a new one only."""
+    """The fields of an input that can be set; `id` only of a new one."""
 
     ECHOED = frozenset({"bucket_id", "account_id", "created_at", "updated_at"})
 
@@ -279,7 +279,7 @@ class DurabilityFields(Schema):
 
 
 class OutputFields(StockFields):
-    """What can be set of an output."""
+    """The fields of an output that can be set."""
 
     OURS = frozenset({"strict_order", "secret", "paused"})
     ECHOED = frozenset({"id", "bucket_id", "account_id", "created_at", "updated_at", "number", "disabled_reason"})
@@ -304,8 +304,8 @@ class OutputFields(StockFields):
 
 
 class TokenFields(Schema):
-    """What can be said of a new token; `buckets` holds names or ids, null (or nothing) is every bucket. `tunnels`
-    is only kept and shown."""
+    """The fields of a new token; `buckets` holds names or ids, null or none meaning every bucket. `tunnels` is only
+    stored and shown."""
 
     description = Text(4_000, lines=True)
     buckets = fields.List(Text(1_000), allow_none=True)

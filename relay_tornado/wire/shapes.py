@@ -1,7 +1,7 @@
-"""Header blocks as JSON, rendered by what has changed since the last block of the same shape.
+"""Header blocks as JSON, rendered from the last block of the same shape and the lines that changed since.
 
-A sender's requests differ in few lines (a delivery id, a signature, a length), so only those are read again. What comes
-out is what `headers.for_frame` and an encoder give, byte for byte; a block that is not plain goes that way.
+A sender's requests differ in few lines (a delivery id, a signature, a length), so only those are read again. The result
+is the same, byte for byte, as that of `headers.for_frame` and an encoder, which are used for a block that is not plain.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ _encode = msgspec.json.Encoder().encode
 
 _SHAPES: Final = 256
 _BLOCK: Final = 4096
-"""Most shapes that are remembered, and the most bytes of a block that one is made of."""
+"""The number of shapes kept, and the longest block, in bytes, that becomes one."""
 
 _LEARN: Final = 8
-"""Where blocks of one length take turns in their shape, only every so many makes a new one."""
+"""If blocks with the same number of lines alternate between shapes, only every eighth miss replaces the shape."""
 
 _PLAIN: Final = bytes(byte for byte in range(0x20, 0x7F) if byte not in b'"\\')
-"""Bytes that stand for themselves in JSON."""
+"""Bytes that need no escape in JSON."""
 
 _PLAIN_CONNECTION: Final = frozenset({b"close", b"keep-alive"})
-"""A Connection that names no other header."""
+"""Values of Connection that name no other header."""
 
 
 class _Shape:
-    """The last block: its lines, and of each that is shown what its value is put between in JSON."""
+    """The last block: its lines and, for each line that is shown, the JSON around its value."""
 
     __slots__ = ("block", "ends", "heads", "host", "lines", "misses", "parts", "whole")
 
@@ -44,7 +44,7 @@ class _Shape:
         self.misses = 0
 
     def render(self, lines: list[bytes]) -> bytes | None:
-        """The JSON of a plain block with these lines, as many as there are here; None where it has another shape."""
+        """The JSON of a plain block with these lines, of the same number as here; None if it has another shape."""
         changed: list[bytes] | None = None
         for index, old in enumerate(self.lines):
             line = lines[index]
@@ -58,7 +58,7 @@ class _Shape:
         return self.whole if changed is None else b"{" + b",".join(changed) + b"}"
 
     def learn(self, block: bytes, lines: list[bytes], whole: bytes, host: bytes) -> None:
-        """Takes over a plain block, unless more than its single lines counts in it."""
+        """Takes a plain block as the shape, unless its lines depend on each other."""
         heads: list[tuple[bytes, bytes, int] | None] = []
         parts: list[bytes] = []
         names: set[str] = set()
@@ -86,7 +86,7 @@ _shapes: dict[tuple[str, int], _Shape] = {}
 
 
 def render(input_id: str, block: bytes) -> tuple[bytes, bytes]:
-    """The headers of an event of this input as a JSON object, and the Host in it (or "") as a JSON string."""
+    """The headers of an event of this input as a JSON object, and their Host (or "") as a JSON string."""
     key = (input_id, block.count(b"\r\n"))
     shape = _shapes.get(key)
     if shape is None:
@@ -97,7 +97,7 @@ def render(input_id: str, block: bytes) -> tuple[bytes, bytes]:
     elif shape.block == block:
         return shape.whole, shape.host
     lines = block.split(b"\r\n")
-    # What is no plain character is only the line ends.
+    # A block is plain if all its other characters are line ends.
     plain = block.translate(None, _PLAIN) == shape.ends
     if plain and shape.lines and (rendered := shape.render(lines)) is not None:
         return rendered, shape.host

@@ -1,4 +1,4 @@
-"""Server-sent events as bytes, and the ids by which a client of several buckets goes on (WHATWG HTML, section 9.2)."""
+"""Server-sent events as bytes, and the ids by which a client of several buckets resumes (WHATWG HTML, section 9.2)."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ def event(kind: str, data: bytes, id: str | None = None, retry: int | None = Non
 
 
 class Reached(NamedTuple):
-    """What a client that comes back has had: up to these ids, each about its own bucket. `opened`: when the stream of
-    several buckets that gave them began, in unix seconds; None for an id of one bucket alone."""
+    """The position of a client that reconnects: it has everything up to these ids, each in its own bucket. `opened` is
+    when the stream of several buckets began, in unix seconds; None for the id of a single bucket."""
 
     cursors: tuple[Cursor, ...]
     opened: int | None = None
 
 
 def several(ids: Iterable[str], opened: int) -> str:
-    """The id of an event in a stream of several buckets: how far it is in each, and when it began, by which a bucket
-    that is not among them is known to be new or not."""
+    """The id of an event in a stream of several buckets: the position in each, and when the stream began, which tells
+    whether a bucket that is not listed is new."""
     return f"{','.join(ids)}@{opened}"
 
 
 def reached(text: str) -> Reached:
-    """What a Last-Event-ID says. Raises Invalid where it is none of ours."""
+    """Reads a Last-Event-ID. Raises Invalid if it was not made here."""
     listed, at, opened = text.strip().partition("@")
     if at and not (opened.isascii() and opened.isdigit() and len(opened) < 16):
         raise _foreign()

@@ -1,4 +1,4 @@
-"""WebSocket frames as a server sends them: whole text messages, not masked (RFC 6455, section 5.2)."""
+"""WebSocket frames as a server sends them: whole text messages, unmasked (RFC 6455, section 5.2)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ PING: Final = b"\x89\x00"
 
 
 def ping(payload: bytes) -> bytes:
-    """A ping frame with a payload, which the pong to it has too: 125 bytes at most."""
+    """A ping frame with a payload of at most 125 bytes, which the pong repeats."""
     return bytes((PING[0], len(payload))) + payload
 
 
@@ -21,7 +21,7 @@ _EIGHT_BYTES: Final = 127
 
 
 def header(length: int) -> bytes:
-    """The 2, 4 or 10 bytes that stand before a payload of `length` bytes."""
+    """The 2, 4 or 10 bytes that precede a payload of `length` bytes."""
     if length < _TWO_BYTES:
         return _SHORT[length]
     if length < 1 << 16:
@@ -35,7 +35,7 @@ def text(payload: bytes) -> bytes:
 
 
 def payloads(frames: bytes | bytearray) -> Iterator[bytes]:
-    """The payloads of whole frames as `text` makes them, one behind the other."""
+    """The payloads of consecutive whole frames, as made by `text`."""
     at = 0
     while at < len(frames):
         length = frames[at + 1]
