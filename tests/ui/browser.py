@@ -162,9 +162,14 @@ def until(page: Page, condition: Callable[[], Any], what: str) -> None:
     wait_for(met, what)
 
 
-def sign_in(page: Page, relay: Relay, secret: str, path: str = "/ui/") -> Response | None:
-    """Gives the page's context a session of this token, and opens the page there."""
+def begin_session(page: Page, relay: Relay, secret: str) -> None:
+    """Gives the page's context a session of this token, and leaves the page at nothing."""
     page.goto("about:blank")  # what the page asks meanwhile would be with the session that ends here
     answer = page.request.post("/ui/session", data={"secret": secret}, headers={"Origin": relay.url})
     assert answer.status == 200, answer.text()
+
+
+def sign_in(page: Page, relay: Relay, secret: str, path: str = "/ui/") -> Response | None:
+    """The same, and opens the page there."""
+    begin_session(page, relay, secret)
     return page.goto(path)

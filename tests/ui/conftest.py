@@ -83,12 +83,19 @@ def watch(watched_page: tuple[Page, Watch]) -> Watch:
 
 
 @pytest.fixture
-def signed_in(page: Page, relay: Relay, administrator: str) -> Page:
-    """The page at /ui/, an administrator signed in."""
-    from tests.ui.browser import sign_in
+def admitted(page: Page, relay: Relay, administrator: str) -> Page:
+    """The page at nothing yet, with an administrator's session: for what begins elsewhere than at /ui/."""
+    from tests.ui.browser import begin_session
 
-    sign_in(page, relay, administrator)
+    begin_session(page, relay, administrator)
     return page
+
+
+@pytest.fixture
+def signed_in(admitted: Page) -> Page:
+    """The page at /ui/, an administrator signed in."""
+    admitted.goto("/ui/")
+    return admitted
 
 
 @pytest.fixture

@@ -66,9 +66,9 @@ def test_a_new_bin_is_not_said_to_be_gone(signed_in: Page) -> None:
     expect(made).to_be_visible()
 
 
-def test_a_bin_is_found_again(signed_in: Page, relay: Relay) -> None:
+def test_a_bin_is_found_again(admitted: Page, relay: Relay) -> None:
     """Bins that are there are listed with when they disappear; one that is gone is said to be."""
-    page = signed_in
+    page = admitted
     page.goto("/ui/bin")
     page.get_by_role("button", name="Make a request bin").click()
     name = page.get_by_role("heading", name=re.compile("^bin-")).inner_text()

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from tests.acceptance.relay import TIMEOUT, Relay
-from tests.ui.browser import Watch, sign_in, watched
+from tests.ui.browser import Watch, sign_in
 
 
 def ask(page: Page, method: str, path: str, body: Any = None) -> Any:
@@ -348,43 +348,42 @@ def test_deleting_wants_the_name(signed_in: Page) -> None:
     expect(row(page, "doomed")).to_have_count(0)
 
 
-def test_a_token_with_some_buckets(chromium: Browser, relay: Relay) -> None:
+def test_a_token_with_some_buckets(page: Page, watch: Watch, relay: Relay) -> None:
     """It sees its buckets, changes them without seeing their secrets, and is not offered what it may not do."""
     relay.create_bucket("mine", "--auth", "token", "--token", "shown-to-nobody")
     relay.create_bucket("not mine")
     _, secret = relay.create_token("--bucket", "mine")
-    with watched(chromium, relay.url) as (page, watch):
-        sign_in(page, relay, secret)
-        expect(row(page, "mine")).to_be_visible()
-        expect(row(page, "not mine")).to_have_count(0)
-        expect(page.get_by_role("button", name="New bucket")).to_have_count(0)
-        row(page, "mine").get_by_role("link").click()
-        page.get_by_role("link", name="Connect").click()
-        expect(page.get_by_label("curl command", exact=True)).to_contain_text("Bearer YOUR_PASSWORD")
-        page.get_by_role("link", name="Inputs").click()
-        page.get_by_role("button", name="New input").click()
-        expect(page.get_by_text("A place of its own")).to_have_count(0)
-        page.get_by_role("button", name="Cancel").click()
-        page.get_by_role("link", name="Settings").click()
-        expect(page.get_by_label("Name", exact=True)).to_be_disabled()
-        page.get_by_label("Description").fill("Changed by its reader")
-        page.get_by_role("button", name="Save").click()
-        said(page, "Settings saved")
-        watch.expected.append("status of 40[34]")
-        refusal = {"code": "forbidden", "message": "this token may not do this"}
-        page.route("**/v1/buckets/*/inputs", lambda route: route.fulfill(status=403, json=refusal))
-        page.get_by_role("link", name="Inputs").click()
-        page.get_by_role("button", name="New input").click()
-        page.get_by_role("button", name="Make the input").click()
-        expect(page.get_by_role("alert").filter(has_text="this token may not do this")).to_be_visible()
-        page.get_by_role("button", name="Cancel").click()
-        page.goto("/ui/buckets/not mine")
-        expect(page.get_by_text("There is no bucket not mine")).to_be_visible()
+    sign_in(page, relay, secret)
+    expect(row(page, "mine")).to_be_visible()
+    expect(row(page, "not mine")).to_have_count(0)
+    expect(page.get_by_role("button", name="New bucket")).to_have_count(0)
+    row(page, "mine").get_by_role("link").click()
+    page.get_by_role("link", name="Connect").click()
+    expect(page.get_by_label("curl command", exact=True)).to_contain_text("Bearer YOUR_PASSWORD")
+    page.get_by_role("link", name="Inputs").click()
+    page.get_by_role("button", name="New input").click()
+    expect(page.get_by_text("A place of its own")).to_have_count(0)
+    page.get_by_role("button", name="Cancel").click()
+    page.get_by_role("link", name="Settings").click()
+    expect(page.get_by_label("Name", exact=True)).to_be_disabled()
+    page.get_by_label("Description").fill("Changed by its reader")
+    page.get_by_role("button", name="Save").click()
+    said(page, "Settings saved")
+    watch.expected.append("status of 40[34]")
+    refusal = {"code": "forbidden", "message": "this token may not do this"}
+    page.route("**/v1/buckets/*/inputs", lambda route: route.fulfill(status=403, json=refusal))
+    page.get_by_role("link", name="Inputs").click()
+    page.get_by_role("button", name="New input").click()
+    page.get_by_role("button", name="Make the input").click()
+    expect(page.get_by_role("alert").filter(has_text="this token may not do this")).to_be_visible()
+    page.get_by_role("button", name="Cancel").click()
+    page.goto("/ui/buckets/not mine")
+    expect(page.get_by_text("There is no bucket not mine")).to_be_visible()
     assert relay.command("bucket", "show", "mine")["auth"]["token"] == "shown-to-nobody"
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1440, "light"), (3840, "dark")])
-def test_two_hundred_buckets(chromium: Browser, relay: Relay, administrator: str, width: int, scheme: Any) -> None:
+def test_two_hundred_buckets(page: Page, relay: Relay, administrator: str, width: int, scheme: Any) -> None:
     """Many buckets and long names fit any width; they are found and sorted."""
     names = [f"bucket {number}" for number in range(199)] + ["a" * 100]
     status = {
@@ -399,22 +398,21 @@ def test_two_hundred_buckets(chromium: Browser, relay: Relay, administrator: str
             for number, name in enumerate(names)
         ]
     }  # fmt: skip
-    view = {"width": width, "height": 900}
-    with watched(chromium, relay.url, viewport=view, color_scheme=scheme) as (page, _):
-        page.route("**/v1/status", lambda route: route.fulfill(json=status))
-        sign_in(page, relay, administrator)
-        expect(page.get_by_role("row")).to_have_count(201)
-        no_sideways_scroll(page)
-        page.get_by_role("button", name="Last hour").click()
-        expect(page.get_by_role("row").nth(1)).to_contain_text("aaaaaaaa")
-        page.get_by_label("Find a bucket").fill("bucket 19")
-        expect(page.get_by_role("row")).to_have_count(10 + 1)
-        page.get_by_label("Find a bucket").fill("nothing has this")
-        expect(page.get_by_text("None of 200")).to_be_visible()
+    page.set_viewport_size({"width": width, "height": 900})
+    page.emulate_media(color_scheme=scheme)
+    page.route("**/v1/status", lambda route: route.fulfill(json=status))
+    sign_in(page, relay, administrator)
+    expect(page.get_by_role("row")).to_have_count(201)
+    no_sideways_scroll(page)
+    page.get_by_role("button", name="Last hour").click()
+    expect(page.get_by_role("row").nth(1)).to_contain_text("aaaaaaaa")
+    page.get_by_label("Find a bucket").fill("bucket 19")
+    expect(page.get_by_role("row")).to_have_count(10 + 1)
+    page.get_by_label("Find a bucket").fill("nothing has this")
+    expect(page.get_by_text("None of 200")).to_be_visible()
 
 
-@pytest.mark.parametrize("width", [320, 768, 799, 800, 900, 1000, 1024, 1100, 1280, 1440, 1920])
-def test_a_table_of_buckets(chromium: Browser, relay: Relay, administrator: str, width: int) -> None:
+def test_a_table_of_buckets(page: Page, relay: Relay, administrator: str) -> None:
     """It does not go sideways in a window of any width, however much a bucket holds; how much that is stands there."""
     bucket = {
         "id": "id", "name": "large", "description": "Lorem ipsum " * 9, "ephemeral": False, "expires_at": 2e9,
@@ -422,67 +420,68 @@ def test_a_table_of_buckets(chromium: Browser, relay: Relay, administrator: str,
         "newest_at": 1.7e9, "subscribers": 128, "lag": {"consumer": "b" * 100, "events": 1_234_567, "seconds": 9e5},
         "rate": [999] * 60,
     }  # fmt: skip
-    with watched(chromium, relay.url, viewport={"width": width, "height": 900}) as (page, _):
-        page.route("**/v1/status", lambda route: route.fulfill(json={"buckets": [bucket, bucket | {"id": "other"}]}))
-        sign_in(page, relay, administrator)
-        table = page.get_by_role("region", name="Buckets")
+    page.route("**/v1/status", lambda route: route.fulfill(json={"buckets": [bucket, bucket | {"id": "other"}]}))
+    sign_in(page, relay, administrator)
+    table = page.get_by_role("region", name="Buckets")
+    for width in (320, 768, 799, 800, 900, 1000, 1024, 1100, 1280, 1440, 1920):
+        page.set_viewport_size({"width": width, "height": 900})
         expect(table.get_by_role("row")).to_have_count(3)
         expect(table.get_by_text("8,999,999").locator("visible=true")).to_have_count(2)
         assert table.evaluate("(table) => table.scrollWidth - table.clientWidth") == 0
         no_sideways_scroll(page)
 
 
-def test_every_tab_fits_a_phone(chromium: Browser, relay: Relay, administrator: str) -> None:
+def test_every_tab_fits_a_phone(page: Page, relay: Relay, administrator: str) -> None:
     """No tab of a bucket, and no dialog, makes a page of 390 px scroll sideways; the name %2E%2E has its page."""
-    with watched(chromium, relay.url, viewport={"width": 390, "height": 844}) as (page, _):
-        sign_in(page, relay, administrator)
-        bucket = make(page, "%2E%2E", description="x" * 300)
-        destination = "https://example.org/" + "long/" * 60
-        output = {"name": "o" * 100, "internal": False, "destination": destination, "paused": True}
-        ask(page, "POST", f"/v1/buckets/{bucket['id']}/outputs", output)
-        page.goto("/ui/")
-        row(page, "%2E%2E").get_by_role("link").click()
-        dialogs = {
-            "Connect": "",
-            "Inputs": "New input",
-            "Outputs": f"Edit {'o' * 100}",
-            "Settings": "Delete the bucket…",
-        }
-        for tab, dialog in dialogs.items():
-            page.get_by_role("link", name=tab).click()
-            expect(page.get_by_role("link", name=tab)).to_have_attribute("aria-current", "page")
-            expect(page.locator("main .starting")).to_have_count(0)
-            no_sideways_scroll(page)
-            if dialog:
-                page.get_by_role("button", name=dialog).click()
-                box = page.get_by_role("dialog").bounding_box()
-                assert box is not None
-                assert 0 <= box["x"] <= 390 - box["width"]
-                page.get_by_role("button", name="Cancel").click()
-
-
-def test_long_names_fit_a_phone_everywhere(chromium: Browser, relay: Relay, administrator: str) -> None:
-    """Also on an event's page, and where it is to be typed; and a strange name is led to from there."""
-    with watched(chromium, relay.url, viewport={"width": 390, "height": 844}) as (page, _):
-        sign_in(page, relay, administrator)
-        bucket = make(page, "n" * 100)
-        page.request.post(f"/v1/webhooks/{bucket['inputs'][0]['id']}", data="{}")
-        (event,) = ask(page, "GET", f"/v1/logs?bucket={bucket['id']}")["data"]
-        page.goto(f"/ui/events/{event['id']}")
-        expect(page.get_by_role("link", name="n" * 100)).to_be_visible()
+    page.set_viewport_size({"width": 390, "height": 844})
+    sign_in(page, relay, administrator)
+    bucket = make(page, "%2E%2E", description="x" * 300)
+    destination = "https://example.org/" + "long/" * 60
+    output = {"name": "o" * 100, "internal": False, "destination": destination, "paused": True}
+    ask(page, "POST", f"/v1/buckets/{bucket['id']}/outputs", output)
+    page.goto("/ui/")
+    row(page, "%2E%2E").get_by_role("link").click()
+    dialogs = {
+        "Connect": "",
+        "Inputs": "New input",
+        "Outputs": f"Edit {'o' * 100}",
+        "Settings": "Delete the bucket…",
+    }
+    for tab, dialog in dialogs.items():
+        page.get_by_role("link", name=tab).click()
+        expect(page.get_by_role("link", name=tab)).to_have_attribute("aria-current", "page")
+        expect(page.locator("main .starting")).to_have_count(0)
         no_sideways_scroll(page)
-        page.goto(f"/ui/buckets/{bucket['id']}/settings")
-        page.get_by_role("button", name="Delete the bucket…").click()
-        dialog = page.get_by_role("dialog")
-        expect(dialog.get_by_text("1 event")).to_be_visible()
-        assert dialog.evaluate("(dialog) => dialog.scrollWidth <= dialog.clientWidth")
-        page.get_by_role("button", name="Cancel").click()
-        bucket = make(page, "%2E")
-        page.request.post(f"/v1/webhooks/{bucket['inputs'][0]['id']}", data="{}")
-        (event,) = ask(page, "GET", f"/v1/logs?bucket={bucket['id']}")["data"]
-        page.goto(f"/ui/events/{event['id']}")
-        page.get_by_role("navigation", name="Where this is").get_by_role("link").click()
-        expect(page.get_by_role("heading", name="%2E", exact=True)).to_be_visible()
+        if dialog:
+            page.get_by_role("button", name=dialog).click()
+            box = page.get_by_role("dialog").bounding_box()
+            assert box is not None
+            assert 0 <= box["x"] <= 390 - box["width"]
+            page.get_by_role("button", name="Cancel").click()
+
+
+def test_long_names_fit_a_phone_everywhere(page: Page, relay: Relay, administrator: str) -> None:
+    """Also on an event's page, and where it is to be typed; and a strange name is led to from there."""
+    page.set_viewport_size({"width": 390, "height": 844})
+    sign_in(page, relay, administrator)
+    bucket = make(page, "n" * 100)
+    page.request.post(f"/v1/webhooks/{bucket['inputs'][0]['id']}", data="{}")
+    (event,) = ask(page, "GET", f"/v1/logs?bucket={bucket['id']}")["data"]
+    page.goto(f"/ui/events/{event['id']}")
+    expect(page.get_by_role("link", name="n" * 100)).to_be_visible()
+    no_sideways_scroll(page)
+    page.goto(f"/ui/buckets/{bucket['id']}/settings")
+    page.get_by_role("button", name="Delete the bucket…").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.get_by_text("1 event")).to_be_visible()
+    assert dialog.evaluate("(dialog) => dialog.scrollWidth <= dialog.clientWidth")
+    page.get_by_role("button", name="Cancel").click()
+    bucket = make(page, "%2E")
+    page.request.post(f"/v1/webhooks/{bucket['inputs'][0]['id']}", data="{}")
+    (event,) = ask(page, "GET", f"/v1/logs?bucket={bucket['id']}")["data"]
+    page.goto(f"/ui/events/{event['id']}")
+    page.get_by_role("navigation", name="Where this is").get_by_role("link").click()
+    expect(page.get_by_role("heading", name="%2E", exact=True)).to_be_visible()
 
 
 @pytest.mark.own_window

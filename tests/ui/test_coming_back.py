@@ -6,10 +6,10 @@ import re
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
 from tests.acceptance.relay import Relay
-from tests.ui.browser import sign_in, watched
+from tests.ui.browser import sign_in
 from tests.ui.sending import Sender, live, rows
 
 FIRST = """() => {
@@ -105,7 +105,7 @@ def test_nobody_gets_anothers_list(events: Page, sender: Sender) -> None:
     stays(events, "/149")
 
 
-def test_a_long_table_is_where_it_was(chromium: Browser, relay: Relay, administrator: str) -> None:
+def test_a_long_table_is_where_it_was(page: Page, relay: Relay, administrator: str) -> None:
     """Back from a bucket the window shows the row that it was gone to from; another page begins at its top."""
     status = {
         "buckets": [
@@ -118,22 +118,22 @@ def test_a_long_table_is_where_it_was(chromium: Browser, relay: Relay, administr
         ]
     }  # fmt: skip
     relay.create_bucket("bucket 150")
-    with watched(chromium, relay.url, viewport={"width": 1200, "height": 800}) as (page, _):
-        page.route("**/v1/status", lambda route: route.fulfill(json=status))
-        sign_in(page, relay, administrator)
-        link = page.get_by_role("link", name="bucket 150")
-        link.scroll_into_view_if_needed()
-        before = page.evaluate("() => window.scrollY")
-        assert before > 1000
-        link.click()
-        expect(page.get_by_role("heading", name="bucket 150")).to_be_visible()
-        assert page.evaluate("() => window.scrollY") == 0
-        page.go_back()
-        expect(link).to_be_in_viewport()
-        page.wait_for_function("(top) => Math.abs(window.scrollY - top) < 2", arg=before)
-        page.go_forward()
-        expect(page.get_by_role("heading", name="bucket 150")).to_be_visible()
-        page.wait_for_function("() => window.scrollY === 0")
+    page.set_viewport_size({"width": 1200, "height": 800})
+    page.route("**/v1/status", lambda route: route.fulfill(json=status))
+    sign_in(page, relay, administrator)
+    link = page.get_by_role("link", name="bucket 150")
+    link.scroll_into_view_if_needed()
+    before = page.evaluate("() => window.scrollY")
+    assert before > 1000
+    link.click()
+    expect(page.get_by_role("heading", name="bucket 150")).to_be_visible()
+    assert page.evaluate("() => window.scrollY") == 0
+    page.go_back()
+    expect(link).to_be_in_viewport()
+    page.wait_for_function("(top) => Math.abs(window.scrollY - top) < 2", arg=before)
+    page.go_forward()
+    expect(page.get_by_role("heading", name="bucket 150")).to_be_visible()
+    page.wait_for_function("() => window.scrollY === 0")
 
 
 def test_the_focus_is_not_lost(events: Page, sender: Sender) -> None:

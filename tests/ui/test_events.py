@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.acceptance.relay import Relay, wait_for
-from tests.ui.browser import Watch, sign_in
+from tests.ui.browser import Watch, begin_session, sign_in
 from tests.ui.sending import Sender, live, paths, rows
 
 
@@ -288,7 +288,7 @@ def test_a_long_path_leaves_the_buttons_in_sight(page: Page, relay: Relay, admin
 
 def test_an_address_that_is_none(page: Page, relay: Relay, administrator: str) -> None:
     """Also one that is no text is answered by the page, with a way on."""
-    sign_in(page, relay, administrator)
+    begin_session(page, relay, administrator)
     for path in ("events/%ff", "buckets/%c3%28/events", "nowhere/%"):
         page.goto(f"/ui/{path}")
         expect(page.get_by_role("heading", name="There is nothing here")).to_be_visible()

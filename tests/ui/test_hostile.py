@@ -13,7 +13,7 @@ from playwright.sync_api import Page, expect
 
 from relay_tornado.handlers.assets import ROOT
 from tests.acceptance.relay import Relay
-from tests.ui.browser import Watch, sign_in
+from tests.ui.browser import Watch, begin_session, sign_in
 
 SCRIPT = "<script>window.ran = true</script><img src=x onerror='window.ran = true'>"
 MARKUP = f"</textarea></title></script>{SCRIPT}<a href='javascript:window.ran = true'>x</a>{{{{x}}}}${{x}}"
@@ -79,7 +79,7 @@ def test_no_markup_runs_in_any_part(page: Page, relay: Relay, administrator: str
     """Each part of the page shows what somebody sent or named, and it is text."""
     dialogs: list[str] = []
     page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
-    sign_in(page, relay, administrator)
+    begin_session(page, relay, administrator)
     shown = 0
     for place in places(hostile):
         page.goto(place)
@@ -97,7 +97,7 @@ def test_an_inputs_answer_is_no_page_of_the_relay(
 ) -> None:
     """A browser that opens an input's URL shows the HTML that it answers, and runs nothing of it."""
     watch.expected += ["Blocked script execution", "status of 404", "ERR_"]
-    sign_in(page, relay, administrator)
+    begin_session(page, relay, administrator)
     bucket = relay.command("bucket", "show", hostile["bucket"])
     answer = page.goto(f"/v1/webhooks/{bucket['inputs'][0]['id']}")
     assert answer is not None

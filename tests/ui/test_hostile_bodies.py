@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from tests.acceptance.relay import TIMEOUT, Relay
-from tests.ui.browser import sign_in
+from tests.ui.browser import begin_session
 
 BUCKET = "hostile"
 FORM = "application/x-www-form-urlencoded"
@@ -63,7 +63,7 @@ def path(relay: Relay) -> str:
 
 @pytest.fixture
 def hostile(relay: Relay, page: Page, administrator: str, path: str) -> Hostile:
-    sign_in(page, relay, administrator)
+    begin_session(page, relay, administrator)
     return Hostile(relay, page, path)
 
 

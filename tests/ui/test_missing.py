@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.acceptance.relay import Relay, wait_for
-from tests.ui.browser import Watch, sign_in
+from tests.ui.browser import Watch, begin_session, sign_in
 from tests.ui.sending import Sender
 
 REASONS = {
@@ -49,7 +49,7 @@ def ids(relay: Relay, administrator: str) -> dict[str, str]:
 def here(page: Page, watch: Watch, relay: Relay, ids: dict[str, str]) -> Page:
     """Signed in with a token of the bucket `hers`."""
     watch.expected.append("status of 40[04]")
-    sign_in(page, relay, relay.create_token("--bucket", "hers")[1])
+    begin_session(page, relay, relay.create_token("--bucket", "hers")[1])
     return page
 
 

@@ -76,9 +76,9 @@ def test_numbers_on_a_connection_that_died(signed_in: Page) -> None:
     expect(said).to_be_hidden()
 
 
-def test_the_span_is_in_the_address(signed_in: Page) -> None:
+def test_the_span_is_in_the_address(admitted: Page) -> None:
     """Hour, day and month are asked for, and a link or a reload keeps which."""
-    page = signed_in
+    page = admitted
     page.goto("/ui/overview")
     with page.expect_request(lambda request: "/v1/series?span=day" in request.url):
         page.get_by_role("button", name="Day").click()
@@ -87,9 +87,9 @@ def test_the_span_is_in_the_address(signed_in: Page) -> None:
     expect(page.get_by_role("button", name="Day")).to_have_attribute("aria-pressed", "true")
 
 
-def test_plots_follow_the_theme(signed_in: Page) -> None:
+def test_plots_follow_the_theme(admitted: Page) -> None:
     """A plot is drawn anew where light turns to dark, in the page or in the system."""
-    page = signed_in
+    page = admitted
     page.route("**/v1/series?*", measured)
     page.goto("/ui/overview")
     canvas = page.get_by_role("img", name=re.compile("^Events per second")).locator("canvas")
@@ -115,9 +115,9 @@ def test_a_token_of_some_buckets(page: Page, relay: Relay) -> None:
         assert not [url for url in asked if "/v1/series" in url]
 
 
-def test_real_series(signed_in: Page, relay: Relay) -> None:
+def test_real_series(admitted: Page, relay: Relay) -> None:
     """What the relay measures arrives: after its first 10 seconds there is a plot of the disk."""
-    page = signed_in
+    page = admitted
     page.goto("/ui/overview")
     expect(page.get_by_role("img", name=re.compile("^Disk left, now: free [0-9.]+ .iB"))).to_be_visible()
 

@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.acceptance.relay import Relay
 from tests.ui import quality
-from tests.ui.browser import sign_in, watched
+from tests.ui.browser import begin_session, watched
 from tests.ui.demo import Demo
 
 if TYPE_CHECKING:
@@ -89,12 +89,12 @@ def axe() -> str:
 
 
 @pytest.fixture
-def opened(chromium: Browser, relay: Relay, world: World) -> Iterator[tuple[Page, Watch]]:
+def opened(page: Page, watch: Watch, relay: Relay, world: World) -> tuple[Page, Watch]:
     """A page that an administrator is signed in to, at nothing yet."""
-    with watched(chromium, relay.url, color_scheme="light") as (page, watch):
-        quality.prepare(page)
-        sign_in(page, relay, world.demo.administrator[1])
-        yield page, watch
+    page.emulate_media(color_scheme="light")
+    quality.prepare(page)
+    begin_session(page, relay, world.demo.administrator[1])
+    return page, watch
 
 
 def go(page: Page, world: World, place: str) -> None:

@@ -7,10 +7,10 @@ import time
 from http.client import HTTPConnection
 from typing import Any
 
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from tests.acceptance.relay import TIMEOUT, Relay
-from tests.ui.browser import Watch, sign_in, until, watched
+from tests.ui.browser import Watch, sign_in, until
 
 
 def opens(relay: Relay, secret: str) -> int:
@@ -37,9 +37,9 @@ def shown_secret(page: Page) -> str:
     return secret.inner_text()
 
 
-def test_made_rotated_revoked(signed_in: Page, relay: Relay) -> None:
+def test_made_rotated_revoked(admitted: Page, relay: Relay) -> None:
     """A token's secret is shown once and opens what was chosen; a new one ends it, and revoking ends that."""
-    page = signed_in
+    page = admitted
     relay.create_bucket("for tokens")
     page.goto("/ui/tokens")
     page.get_by_role("button", name="New token").click()
@@ -100,21 +100,20 @@ def test_changed(signed_in: Page, relay: Relay) -> None:
     expect(row(page, "listener")).to_contain_text("administrator")
 
 
-def test_for_administrators_only(chromium: Browser, relay: Relay) -> None:
+def test_for_administrators_only(page: Page, relay: Relay) -> None:
     """A token with some buckets is offered no tokens, and told why where it goes there all the same."""
     relay.create_bucket("some")
     _, secret = relay.create_token("--bucket", "some")
-    with watched(chromium, relay.url) as (page, _):
-        sign_in(page, relay, secret)
-        expect(page.get_by_role("link", name="some")).to_be_visible()
-        expect(page.get_by_role("link", name="Tokens", exact=True)).to_have_count(0)
-        page.goto("/ui/tokens")
-        expect(page.get_by_text("Tokens are made by administrators")).to_be_visible()
+    sign_in(page, relay, secret)
+    expect(page.get_by_role("link", name="some")).to_be_visible()
+    expect(page.get_by_role("link", name="Tokens", exact=True)).to_have_count(0)
+    page.goto("/ui/tokens")
+    expect(page.get_by_text("Tokens are made by administrators")).to_be_visible()
 
 
-def test_from_a_buckets_page(signed_in: Page, relay: Relay) -> None:
+def test_from_a_buckets_page(admitted: Page, relay: Relay) -> None:
     """The link beside a snippet leads to a new token that has that bucket chosen."""
-    page = signed_in
+    page = admitted
     relay.create_bucket("linked")
     page.goto("/ui/buckets/linked/connect")
     page.get_by_role("link", name="Make a token for this bucket").click()

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, Route, expect
+from playwright.sync_api import Page, Route, expect
 from websockets.sync.client import connect
 
 from tests.acceptance.relay import TIMEOUT, Relay
 from tests.ui import quality
-from tests.ui.browser import sign_in, watched
+from tests.ui.browser import begin_session
 from tests.ui.sending import Sender, rows
 
 LONG = "a rather long name that goes on " + 60 * "n"
@@ -36,11 +36,11 @@ def long(relay: Relay, administrator: str) -> Iterator[Sender]:
 
 
 @pytest.fixture
-def wide(chromium: Browser, relay: Relay, administrator: str) -> Iterator[Page]:
-    with watched(chromium, relay.url, viewport={"width": 1440, "height": 900}) as (page, _):
-        quality.prepare(page)
-        sign_in(page, relay, administrator)
-        yield page
+def wide(page: Page, relay: Relay, administrator: str) -> Page:
+    page.set_viewport_size({"width": 1440, "height": 900})
+    quality.prepare(page)
+    begin_session(page, relay, administrator)
+    return page
 
 
 def test_a_phone(wide: Page, long: Sender) -> None:
