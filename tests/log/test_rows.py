@@ -174,7 +174,12 @@ def test_a_flipped_bit(database: bytes, table: str) -> None:
         for bit in range(8):
             data = bytearray(database)
             data[at] ^= 1 << bit
-            found = select(data)
+            with contextlib.closing(sqlite3.connect(":memory:")) as raw:
+                raw.deserialize(data)
+                found = rows.select(raw, 1, 1, 8, EPOCHS, MANY)
+                assert 0 <= reclaim.seek(raw, 1, 1, 8, 4.0) <= 8
+                assert isinstance(rows.received_at(raw, 1, 1), float | None)
+                outlined = rows.outline(raw, 1, 1, 8)
             assert len(found.events) == 8
             for event, told in zip(EVENTS, found.events, strict=True):
                 if told is None:
@@ -183,11 +188,7 @@ def test_a_flipped_bit(database: bytes, table: str) -> None:
                     assert told.epoch == event.epoch
                     assert isinstance(told.received_at, float)
                     assert told == msgspec.structs.replace(event, received_at=told.received_at)
-            with contextlib.closing(sqlite3.connect(":memory:")) as raw:
-                raw.deserialize(bytes(data))
-                assert 0 <= reclaim.seek(raw, 1, 1, 8, 4.0) <= 8
-                assert isinstance(rows.received_at(raw, 1, 1), float | None)
-            for each in outline(data):
+            for each in outlined:
                 assert [type(value) for value in each] == [int, float, str, str, int, bool]
     assert lost > len(used) / 2
 
