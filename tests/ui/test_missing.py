@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from playwright.sync_api import Page, expect
 
@@ -17,6 +19,13 @@ REASONS = {
     "not yet": "There is no such event in its bucket",
     "left": "it has left by its bucket's retention",
 }
+
+
+@pytest.fixture(scope="module")
+def relay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Relay]:
+    """One that looks for old events at once, and not once a minute."""
+    with Relay(tmp_path_factory.mktemp("missing") / "data", retention_interval=0.1) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
