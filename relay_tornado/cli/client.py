@@ -65,7 +65,8 @@ class Caller(Protocol):
     def call(self, command: str, **arguments: Any) -> Any:
         """Runs a command and returns its answer. Raises RelayError."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Lets go of it, until the next call."""
 
 
 class Relay:

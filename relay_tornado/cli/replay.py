@@ -113,7 +113,7 @@ def replay(
                 course = Course(span, span.first)
                 order = _order(relay, course, to_output, to_consumer, pace, joined(filters))
                 with show_progress(as_json) as progress:
-                    _by_relay(order, course, pace, progress)
+                    _by_relay(relay, order, course, pace, progress)
     except KeyboardInterrupt:
         if course is None:
             raise
@@ -216,14 +216,14 @@ def _replay(relay: Caller, course: Course, command: str, pace: Pace, **to: Any) 
             if at is not None:
                 yield at
                 if answer["full"]:
-                    time.sleep(_FULL)
+                    _wait(relay, _FULL)
                 else:
                     onward(at, reached)
 
     return order
 
 
-def _by_relay(order: _Order, course: Course, pace: Pace, progress: Progress) -> None:
+def _by_relay(relay: Caller, order: _Order, course: Course, pace: Pace, progress: Progress) -> None:
     """Sends the whole range in order, at once or at a number of events per second."""
     span = course.span
     at_once = span.count if pace.rate is None else max(1, round(pace.rate))
@@ -236,4 +236,10 @@ def _by_relay(order: _Order, course: Course, pace: Pace, progress: Progress) -> 
         course.next = upto + 1
         progress("sending", course.passed, span.count)
         if pace.rate is not None and course.next <= span.last:
-            time.sleep(max(0.0, begun + at_once / pace.rate - time.monotonic()))
+            _wait(relay, max(0.0, begun + at_once / pace.rate - time.monotonic()))
+
+
+def _wait(relay: Caller, seconds: float) -> None:
+    """Holds the directory of a relay that does not run for no longer than a step takes: one that starts would end."""
+    relay.close()
+    time.sleep(seconds)

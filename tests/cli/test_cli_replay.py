@@ -10,6 +10,7 @@ import pytest
 
 from relay_tornado.admin import consumers
 from relay_tornado.admin.consumers import ConsumerAdministration
+from relay_tornado.storage.lock import Owner, read_owner
 from tests.cli.runner import Runner
 from tests.ops.filling import change, consume, fill
 
@@ -114,3 +115,19 @@ def test_no_room_for_all(shop: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     answer = shop("replay", "shop", "--from", "last:5", "--to-consumer", "worker")
     assert (answer.exit_code, answer.stdout) == (0, "5 of 5 events scheduled again\n")
     assert slept == [0.5]
+
+
+@pytest.mark.parametrize("pace", ["full", "2/s"])
+def test_a_relay_may_start_meanwhile(shop: Runner, monkeypatch: pytest.MonkeyPatch, pace: str) -> None:
+    """While it waits, for room or for its pace, it holds no data directory."""
+    owners: list[Owner | None] = []
+
+    def sleep(seconds: float) -> None:
+        owners.append(read_owner(shop.data))
+        monkeypatch.setattr(consumers, "PARKED", 100)
+
+    monkeypatch.setattr(consumers, "PARKED", 3 if pace == "full" else 100)
+    monkeypatch.setattr(time, "sleep", sleep)
+    answer = shop("replay", "shop", "--from", "last:5", "--to-consumer", "worker", "--pace", pace)
+    assert (answer.exit_code, answer.stdout) == (0, "5 of 5 events scheduled again\n"), answer.output
+    assert owners == [None] * (1 if pace == "full" else 2)
