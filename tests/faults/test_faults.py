@@ -18,6 +18,7 @@ from tests.faults import (
     fuzzing,
     kills,
     memory,
+    overwritten,
     power,
     replays,
     silences,
@@ -69,6 +70,15 @@ def test_flipped_bits(tmp_path: Path) -> None:
     found = figures(bitflips.run(tmp_path, 12, 4))
     assert found["found by relay check"] == found["flips in payloads"] == 6
     assert found["told by the witness"] == found["losses"] == 4
+
+
+@pytest.mark.heavy
+def test_a_file_that_is_written_over(tmp_path: Path) -> None:
+    """From the next checkpoint on nobody is told 200, and nothing is copied into what lies there; the next start is
+    refused, and a backup has all that it had."""
+    found = figures(overwritten.run(tmp_path, len(overwritten.KINDS)))
+    assert found["times written over"] == found["starts refused"] == found["restored"] == 5
+    assert found["lost"] == 0 < found["acknowledged"]
 
 
 @pytest.mark.heavy
