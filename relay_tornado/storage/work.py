@@ -89,11 +89,15 @@ def misplaced(name: str) -> str:
     )
 
 
-WRITTEN_OVER = (
-    "relay.db was written over while the relay ran: stop the relay, and restore a backup; docs/operations.md says how, "
-    "and what is lost"
-)
-"""The message if another file was copied onto relay.db, or if it was emptied."""
+def written_over(name: str) -> str:
+    """What is to be said where somebody copied another file onto the one of that name, or emptied it, "" where nobody
+    did."""
+    if not name:
+        return ""
+    return (
+        f"{name} was written over while the relay ran: stop the relay; docs/operations.md says how to go on, and what "
+        "is lost"
+    )
 
 
 class Stale(Exception):

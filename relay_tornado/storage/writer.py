@@ -46,7 +46,6 @@ from relay_tornado.storage.work import (
     CLOSED,
     COMMITTED,
     FULL,
-    WRITTEN_OVER,
     Keeper,
     Misplaced,
     Probe,
@@ -57,6 +56,7 @@ from relay_tornado.storage.work import (
     classify,
     misplaced,
     undo,
+    written_over,
 )
 
 _MOMENT = 0.001
@@ -151,9 +151,8 @@ class Writer:
         return self._misplaced()
 
     def _misplaced(self, *, committed: bool = False) -> str:
-        if self._content.written_over:
-            return WRITTEN_OVER
-        return misplaced(self._whereabouts.missing(committed=committed))
+        over = written_over(self._content.written_over)
+        return over or misplaced(self._whereabouts.missing(committed=committed))
 
     def notify(self) -> None:
         """Tells the writer that the source has something to write."""
@@ -492,8 +491,8 @@ class Writer:
         return copied
 
     def _check_content(self) -> None:
-        if self._content.look():
-            raise Misplaced(WRITTEN_OVER)
+        if name := self._content.look():
+            raise Misplaced(written_over(name))
 
     def _shrunk(self, whole: bool) -> None:
         while self._shrinking:

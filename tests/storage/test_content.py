@@ -302,3 +302,43 @@ async def test_the_locks_on_the_file_stay(settings: Settings, monkeypatch: pytes
     assert database.problem == ""
     await database.close()
     assert locks() == 0
+
+
+@storage_test
+@pytest.mark.parametrize("harm", ["emptied", "cut", "another one"])
+async def test_a_wal_that_is_written_over(settings: Settings, tmp_path: Path, harm: str) -> None:
+    """Nothing of it is copied into the file, which is sound; the next start says what is lost."""
+    path = settings.data / "relay.db"
+    wal = wal_of(path)
+    database = await Database.open(settings)
+    await database.write(put("before"))
+    assert await database.shrink()
+    for number in range(3):
+        await database.write(put(f"{number}" + "x" * 9_000))
+    before = path.read_bytes()
+    if harm == "another one":
+        other = tmp_path / "wal"
+        other.write_bytes(wal.read_bytes())
+        assert await database.shrink()
+        await database.write(put("of the next one"))
+        before = path.read_bytes()
+        copy_onto(wal, other)
+    else:
+        os.truncate(wal, 0 if harm == "emptied" else wal.stat().st_size - 4096)
+    if harm == "emptied":  # and as long again as it was
+        await database.write(put("later"))
+    with capture_logs() as logs:
+        assert not await database.shrink()
+        assert database.problem.startswith("relay.db-wal was written over while the relay ran")
+        with pytest.raises(Unknown, match=r"^relay\.db-wal was written over"):
+            await database.write(put("first"))
+        await until(lambda: database.refusal() is not None)
+    assert [entry["event"] for entry in logs] == ["checkpoint_failed", "commit_failed", "database_unavailable"]
+    await database.close()
+    assert path.read_bytes() == before
+    if harm == "emptied":
+        with capture_logs() as logs:
+            database = await Database.open(settings)
+        assert [entry["event"] for entry in logs] == ["committed_work_lost"]
+        assert await database.read(names) == ["before"]
+        await database.close()
