@@ -273,3 +273,23 @@ async def test_a_refused_start_leaves_no_lock(tmp_path: Path) -> None:
     with pytest.raises(NotWritable):
         await Database.open(replace(Settings(), data=tmp_path))
     assert read_owner(tmp_path) is None
+
+
+def test_a_directory_that_alone_must_not_be_written(open_to_all: Path) -> None:
+    """Where all files are there, who makes another one would be the first to find out, and blame that."""
+    needs_root("it becomes another user")
+    data = open_to_all / "data"
+    data.mkdir()
+    os.chown(data, 65534, 65534)
+
+    def opened() -> str:
+        command = [sys.executable, "-c", REFUSED, str(data)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+
+    assert opened() == ""
+    data.chmod(0o500)
+    assert (
+        f"can't write to the data directory {data} (Permission denied): give the user that runs the relay" in opened()
+    )
+    data.chmod(0o700)
+    assert opened() == ""
