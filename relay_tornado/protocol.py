@@ -251,7 +251,7 @@ class Session:
         told = self._problem(error.code, str(error))
         if self.extended:
             return told
-        words = "what keeps the token's position can't be used: come back later; the relay's log says more"
+        words = "the token's stored position can't be used: reconnect later; the relay's log says more"
         return (*told, *self._close(CloseCode.GOING_AWAY, words))
 
     def unsubscribed(self, request: control.Unsubscribe, error: RelayError | None = None) -> Effects:
@@ -270,8 +270,8 @@ class Session:
         named = format_id(request.id.epoch, request.id.seq, request.id.output)
         return self._problem(
             "not_found",
-            f"{action}: this connection has no event {named} of a consumer to answer for: it was acked, or its"
-            " ack_wait is over and it goes out again, or it never came here",
+            f"{action}: this connection has no unacked event {named} of a consumer: it was acked, or its ack_wait is"
+            " over and it is redelivered, or it was never sent here",
         )
 
     def tick(self, now: float, positions: Callable[[], Mapping[str, str]], *, blocked: bool = False) -> Effects:

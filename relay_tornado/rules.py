@@ -198,7 +198,10 @@ def _parameter(match: Mapping[str, Any], path: str) -> _Parameter:
     _encode(name, f"{path}.name", MAX_NAME)
     source = document.get("source")
     if not name and source in ("header", "query"):
-        raise Invalid(f"name the {source} parameter; only a payload without a name is one, the whole", f"{path}.name")
+        raise Invalid(
+            f"name the {source} parameter; without a name only payload is allowed, which is then the whole payload",
+            f"{path}.name",
+        )
     read = _source(source, name, f"{path}.source")
     base64decode = document.get("base64decode")
     if base64decode is not None and not isinstance(base64decode, bool):

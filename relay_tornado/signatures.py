@@ -63,7 +63,9 @@ class Verifier:
     def __init__(self, provider: str, secrets: Sequence[str]) -> None:
         self._scheme = _scheme(provider)
         if not 0 < len(secrets) <= MAX_SECRETS:
-            raise Invalid(f"there are {len(secrets)}; write one, or during a change up to {MAX_SECRETS}", "secrets")
+            raise Invalid(
+                f"holds {len(secrets)} secrets: write one, or up to {MAX_SECRETS} while one is being changed", "secrets"
+            )
         self._keys = [_key(self._scheme, secret, f"secrets[{index}]") for index, secret in enumerate(secrets)]
 
     def verify(self, headers: bytes, body: bytes, now: float) -> Verdict:

@@ -374,7 +374,7 @@ def test_a_verifier_needs_a_provider_and_secrets() -> None:
         Verifier("bitbucket", ["x"])
     Verifier("github", ["x" * 1024] * MAX_SECRETS)
     for count in (0, MAX_SECRETS + 1):
-        with pytest.raises(Invalid, match=f"secrets: there are {count};"):
+        with pytest.raises(Invalid, match=f"secrets: holds {count} secrets:"):
             Verifier("github", ["x"] * count)
 
 

@@ -71,7 +71,7 @@ def changed_bucket(bucket: Bucket, options: Mapping[str, Any], settings: Setting
         given["expires_at"] = _changed_end(bucket.expires_at, given["expires_at"], now)
     if (given.get("max_body") or 0) > settings.ingest_buffer:
         raise Invalid(
-            f"is over {settings.ingest_buffer} bytes, what the relay holds of all bodies on their way in: "
+            f"is over ingest_buffer ({settings.ingest_buffer} bytes), which bounds all incoming bodies together: "
             "choose less, or raise ingest_buffer",
             "max_body",
         )
@@ -84,8 +84,8 @@ def check_size(bucket: Bucket, changed: Bucket) -> None:
     size = _size(changed)
     if size > MAX_RECORD and ((before := _size(bucket)) <= MAX_RECORD or size > before + _TIMES):
         raise Conflict(
-            f"the bucket {bucket.name!r} would have {size} bytes with its inputs and outputs, and {MAX_RECORD} are all "
-            "that one may have: shorten what its inputs answer, delete some, or put them into another bucket"
+            f"the record of the bucket {bucket.name!r}, with its inputs and outputs, would have {size} bytes; "
+            f"{MAX_RECORD} are allowed: shorten what its inputs answer, delete some, or put them into another bucket"
         )
 
 
@@ -108,9 +108,9 @@ def _check_name(name: str) -> None:
     elif name != name.strip():
         problem = "begins or ends with a space: leave it out"
     elif "/" in name:
-        problem = 'holds a "/", which would end it in a URL: use "-" or "."'
+        problem = 'holds a "/", which separates the parts of a URL: use "-" or "."'
     elif name in (".", ".."):
-        problem = "is a step within a path, which clients take out of a URL: choose another name"
+        problem = f'"{name}" is removed from URLs by clients: choose another name'
     elif name == "*":
         problem = '"*" stands for all buckets: choose another name'
     elif _UUID.fullmatch(name):

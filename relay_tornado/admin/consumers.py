@@ -84,10 +84,13 @@ class ConsumerAdministration:
         consumer, which lasts as long as the token or output."""
         key = key_of(bucket, reference)
         if key.kind == "output":
-            raise Conflict("an output has its position as long as it is there: delete the output, or seek")
+            raise Conflict(
+                "the position of an output is deleted with the output: delete that, or move the position by seek"
+            )
         if key.kind == "token":
             raise Conflict(
-                "a durable token has its position as long as it is durable: revoke it, make it not durable, or seek"
+                "the position of a durable token is kept while it is durable: revoke it, make it not durable, or "
+                "move the position by seek"
             )
         if not await self._ledgers.delete(key):
             raise missing(bucket, reference)
@@ -392,7 +395,7 @@ def _anchor(text: str) -> tuple[float | None, float]:
     except ValueError:
         found = (nan, nan)
     if not all(map(isfinite, found)):
-        raise Invalid("send the one of the answer before, or none", "anchor")
+        raise Invalid("send the anchor of the previous answer, or none", "anchor")
     return found
 
 

@@ -27,7 +27,7 @@ async def take(log: EventLog, bucket: Bucket, documents: Sequence[Any]) -> dict[
         try:
             made = item(document)
             if made.received_at > latest:
-                raise Invalid("was received in the future: no event after it could have its own time")
+                raise Invalid("was received in the future, so events after it could not keep their own times")
             items.append(made)
         except Invalid as error:
             raise Invalid(f"event {place + 1} of the batch {error}", "events", named=True) from None
@@ -50,4 +50,4 @@ async def _compare(log: EventLog, bucket_id: BucketId, items: Sequence[Item]) ->
         if found is not None and (found.received_at, found.input_id, found.method, found.size) != (
             *(each.received_at, each.input_id, each.method, each.size),
         ):
-            raise Conflict(f"the bucket holds another event {each.seq} than the export: import it into a new bucket")
+            raise Conflict(f"event {each.seq} of the bucket differs from the export: import it into a new bucket")

@@ -40,7 +40,7 @@ def with_new_input(bucket: Bucket, options: Mapping[str, Any], now: float) -> Bu
     if not isinstance(input_id, str) or not _ID.fullmatch(input_id):
         raise Invalid("must be 1 to 64 letters, digits, - and _, or be left out", "id")
     if len(bucket.inputs) >= MAX_INPUTS:
-        raise Conflict(f"the bucket {bucket.name!r} has {MAX_INPUTS} inputs, which is all that one may have")
+        raise Conflict(f"the bucket {bucket.name!r} has {MAX_INPUTS} inputs, and may have no more: delete one first")
     bare = Input(id=input_id, name=NAME, created_at=now, updated_at=now)
     given = {name: value for name, value in options.items() if not (name == "name" and value == "")}
     made = dataclasses.replace(_changed(bucket, bare, given), updated_at=now)

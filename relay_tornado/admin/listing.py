@@ -87,7 +87,7 @@ class Listing:
         wanted = Filter(bucket, output, status, since, until)
         limit = min(limit, MOST) if limit > 0 else LIMIT
         if offset > MOST_SCANNED:
-            raise Invalid(f"is over {MOST_SCANNED}: go on with next_cursor, which costs nothing", "offset")
+            raise Invalid(f"is over {MOST_SCANNED}: to go on, send next_cursor as cursor instead", "offset")
         buckets, only = self._scope(token, wanted)
         copy = None if only is None else only.n
         places = await self._places(buckets, wanted)
@@ -128,7 +128,7 @@ class Listing:
             if any(wanted.output == each.id for each in bucket.outputs):
                 return [bucket], output_of(bucket, wanted.output)
         if len(buckets) != 1:
-            raise Invalid("there is none with this id; by its name it is found with `bucket`", "output")
+            raise Invalid("there is no output with this id; to find it by its name, name its `bucket`, too", "output")
         return buckets, output_of(buckets[0], wanted.output)
 
     async def _places(self, buckets: Sequence[Bucket], wanted: Filter) -> list[_Place]:

@@ -30,7 +30,7 @@ def with_new_output(bucket: Bucket, options: Mapping[str, Any], now: float) -> B
     """The bucket with one more output, the last one, with a number that was never used before. Raises Invalid, and
     Conflict if there are too many, or the name is taken."""
     if len(bucket.outputs) >= MAX_OUTPUTS:
-        raise Conflict(f"the bucket {bucket.name!r} has {MAX_OUTPUTS} outputs, which is all that one may have")
+        raise Conflict(f"the bucket {bucket.name!r} has {MAX_OUTPUTS} outputs, and may have no more: delete one first")
     number = bucket.next_output
     bare = Output(id=new_uuid(), n=number, name=f"Output {number}", created_at=now, updated_at=now)
     given = {name: value for name, value in options.items() if not (name == "name" and value == "")}
@@ -127,8 +127,8 @@ def _check_destination(url: str) -> None:
         parse_new(url)
     except Invalid as error:
         raise Invalid(
-            f"{error.problem}; an output that the relay itself forwards to has a URL like https://example.org/hook; or "
-            "set internal, for one that a connected client delivers",
+            f"{error.problem}; write one like https://example.org/hook, or set internal where a connected client is to "
+            "deliver the events",
             "destination",
         ) from None
 

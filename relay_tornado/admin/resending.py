@@ -214,7 +214,7 @@ def _target(located: Located, output: str) -> int | None:
     if output:
         return output_of(located.bucket, output).n
     if located.copy is not None and all(each.n != located.copy for each in located.bucket.outputs):
-        raise Conflict(f"the output {located.copy} of this copy is there no more: name another one as output")
+        raise Conflict(f"the output {located.copy} that this copy was for does not exist any more: name another output")
     return located.copy
 
 

@@ -83,7 +83,7 @@ class Stored:
             cursor = parse_id(log_id)
         except Invalid:
             raise NotFound(f"there is no log {log_id[:100]!r}: a whole id is like k3v9x1q7m2ab-42") from None
-        missing = NotFound(f"there is no log {log_id[:100]!r}: it has left, or never was")
+        missing = NotFound(f"there is no log {log_id[:100]!r}: it was removed, or never existed")
         bucket_id = await self.log.find(cursor.epoch)
         bucket = None if bucket_id is None else self._registry.get("bucket", bucket_id)
         if bucket is None or not token.reads(bucket.id):
@@ -112,14 +112,14 @@ class Stored:
         bucket_id = await self.log.find(parsed.epoch)
         bucket = next((each for each in buckets if each.id == bucket_id), None)
         if bucket is None:
-            raise Invalid("is of none of these buckets: begin without one", "cursor")
+            raise Invalid("is of none of these buckets: begin without a cursor", "cursor")
         honoured(await self.log.bounds(bucket.id), cursor)
         outlines = await self.log.outline(bucket.id, parsed.seq, parsed.seq)
         if outlines:
             return Key(outlines[0].received_at, bucket.id, parsed.seq)
         if len(buckets) == 1:
             return Key(math.inf, bucket.id, parsed.seq)
-        raise Invalid("its event has left meanwhile: begin without one", "cursor")
+        raise Invalid("its event was removed meanwhile: begin without a cursor", "cursor")
 
     async def behind(self, key: Key, bucket_id: BucketId) -> int:
         """The newest seq of a bucket after a place in the list. Raises BucketGone."""
@@ -140,7 +140,7 @@ class Stored:
         outlines = await self.log.outline(located.bucket.id, located.seq, located.seq)
         if not outlines:
             raise NotFound(
-                f"there is no event {located.seq} in the bucket {located.bucket.name!r}: it has left, or is damaged"
+                f"there is no event {located.seq} in the bucket {located.bucket.name!r}: it was removed, or is damaged"
             )
         return await self.find(located.bucket, located.bounds, outlines[0])
 

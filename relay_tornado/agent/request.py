@@ -171,5 +171,5 @@ def _joined(base: str, path: bytes, query: bytes) -> tuple[str, bytes]:
     queries = b"&".join(each for each in (own.encode(), query) if each)
     target = (target or b"/") + (b"?" + queries if queries or mark else b"")
     if _FORBIDDEN_IN_TARGET.search(target):
-        raise Unsendable("its path or query holds what no request line can")
+        raise Unsendable("its path or query holds a character that a request line can't")
     return f"{scheme}://{place}", target

@@ -52,5 +52,5 @@ def left_over(answer: dict[str, Any], first: int) -> int | None:
 def onward(seq: int, first: int) -> int:
     """The seq `seq` at which the next page begins. Raises Unavailable if it is not after `first`."""
     if seq <= first:
-        raise Unavailable(f"the relay did nothing from seq {first} on, and does not say why")
+        raise Unavailable(f"the relay stopped at seq {first} and gave no reason: its log may say why")
     return seq

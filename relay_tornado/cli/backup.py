@@ -93,14 +93,16 @@ def restore(file: Path, damaged: bool, data: Path, as_json: bool) -> None:
     click.echo(f"{restored.path}: {_held(report)}; {words}")
     _print_findings(report)
     if restored.tokens:
-        click.echo("These tokens are good again, also where one was revoked since: `relay token revoke` ends it.")
+        click.echo(
+            "These tokens are valid again, even if revoked since the backup. To end one: `relay token revoke KEY`."
+        )
         for key, text in restored.tokens:
             click.echo(f"  {key}  {printable(text)}".rstrip())
     if restored.paused:
         state = "disabled, as the file is of an older version" if restored.disabled else "paused"
         command = "set OUTPUT --enabled" if restored.disabled else "resume OUTPUT"
         click.echo(
-            f"These public outputs are {state}: once nobody else forwards their events, `relay output {command}`."
+            f"These public outputs are {state}. Once no other relay sends their events, run `relay output {command}`."
         )
         for bucket, output in restored.paused:
             click.echo(f"  {printable(bucket)}: {printable(output)}")

@@ -87,7 +87,7 @@ class Relay:
                 self.close()
                 if lost.sent and not command.endswith((".list", ".show", ".info", ".search")):
                     raise Unavailable(
-                        "the relay stopped before it answered, so this may have been done or not: look, and repeat it"
+                        "the relay stopped before it answered, so this may have been done: check before you repeat it"
                     ) from None
 
     def close(self) -> None:
@@ -286,8 +286,8 @@ class _Offline:
             raise
         if 0 < before < newest:
             note(
-                f"{path} was brought from version {before} to {newest}, which an older relay refuses; "
-                f"{migrate.copy_of(path, newest)} is a copy of what it was"
+                f"{path} was migrated from schema version {before} to {newest}, which an older relay can't open; "
+                f"{migrate.copy_of(path, newest)} is a copy from before"
             )
 
     def call(self, command: str, arguments: dict[str, Any]) -> Any:

@@ -103,7 +103,7 @@ def ask(yes: bool, question: str, what: str = "it", otherwise: str = "nothing wa
     if yes:
         return
     if not sys.stdin.isatty():
-        raise click.UsageError(f"nobody is here to be asked whether to delete {what}: say --yes")
+        raise click.UsageError(f"without a terminal nobody can be asked whether to delete {what}: say --yes")
     if not click.confirm(question, err=True):
         raise Failure(otherwise)
 

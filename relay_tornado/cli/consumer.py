@@ -52,7 +52,7 @@ def list_(bucket: str | None, data: Path, as_json: bool) -> None:
         }
         for each in found
     )
-    print_list(found, rows, "there is no consumer: a client makes one when it subscribes with it", as_json)
+    print_list(found, rows, 'there is no consumer: a client that subscribes with "consumer": "NAME" makes one', as_json)
 
 
 @consumer.command()
@@ -149,7 +149,7 @@ def dead(bucket: str, consumer: str | None, limit: int, cursor: str | None, data
         }
         for each in page["data"]
     )
-    print_page(page, rows, "nothing was given up", as_json)
+    print_page(page, rows, "there are no dead letters", as_json)
 
 
 _ALL = _option("--all", "everything", is_flag=True, help="All dead letters, instead of ids.")
@@ -168,9 +168,11 @@ def resend(bucket: str, consumer: str, ids: tuple[str, ...], everything: bool, d
     if as_json:
         print_json(done)
         return
-    click.echo(f"{counted(done['scheduled'], 'event')} to be given again.")
+    click.echo(f"{counted(done['scheduled'], 'event')} will be delivered again.")
     if done["left"]:
-        note(f"{counted(done['left'], 'event')} stay dead letters: as many wait as may; try again when some are done")
+        note(
+            f"{counted(done['left'], 'event')} stay dead letters: too many wait already; repeat this when some are done"
+        )
 
 
 @consumer.command()
@@ -185,7 +187,11 @@ def forget(
 ) -> None:
     """Forget dead letters of the consumer CONSUMER of the bucket BUCKET: the events ID, or all. The events stay."""
     wanted = _wanted(ids, everything)
-    ask(yes, f"Forget {'all dead letters' if wanted is None else counted(len(wanted), 'dead letter')} of {consumer}?")
+    ask(
+        yes,
+        f"Forget {'all dead letters' if wanted is None else counted(len(wanted), 'dead letter')} of {consumer}?",
+        "them",
+    )
     done = call(data, "consumer.forget", bucket=bucket, consumer=consumer, ids=wanted)
     print_answer(done, f"Forgot {counted(done['forgotten'], 'dead letter')}.", as_json)
 

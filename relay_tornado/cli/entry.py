@@ -304,9 +304,9 @@ def _secret(url: str, secret: str | None, file: Path | None) -> str:
     if not found:
         raise click.UsageError("--url needs a token's secret: --secret, --secret-file or RELAY_SECRET")
     if not (found.isascii() and found.isprintable()):
-        raise click.UsageError("the secret holds what none does: a token's has signs of ASCII alone")
+        raise click.UsageError("the secret holds a character that is not printable ASCII: copy it again")
     if _KEY.fullmatch(found):
-        note("this secret looks like a token's key: the secret stood beside it when it was made, as sk-rly_…")
+        note("this looks like a token's key: its secret was shown beside it, and begins with sk-rly_")
     if not (address.secure or address.local):
         note(f"the secret goes to {urlsplit(url).hostname} without TLS: use https where you can")
     return found

@@ -90,7 +90,7 @@ def silence_output(stream: IO[str] | None = None) -> None:
 
 def output_words(error: OSError) -> str:
     """The reason why output could not be written."""
-    return "whoever read it has left" if error.errno == errno.EPIPE else file_words(error)
+    return "the program that read it has ended" if error.errno == errno.EPIPE else file_words(error)
 
 
 @contextmanager

@@ -85,7 +85,7 @@ def forward(
     respond = None if no_respond else Answers(screen.note).give
     path = checkpoint or _checkpoint(data, bucket, url, output)
     with (
-        held(path, f"forwards {bucket} so already: stop it, or keep two apart by --checkpoint"),
+        held(path, f"forwards {bucket} with the same checkpoint: stop it, or name another file with --checkpoint"),
         open_access(data, "relay forward", [bucket], key) as access,
     ):
         # The original protocol has no positions, so an event that is held would not come again.
@@ -107,7 +107,7 @@ def forward(
         )
         order = "in order" if sending.concurrency == 1 else f"{sending.concurrency} at once"
         if since is not None and path.exists():
-            screen.note("--since does not count: the checkpoint is there")
+            screen.note("--since is ignored, because the checkpoint exists")
         screen.note(f"forwarding {bucket} to {shape.shown}, {order}; checkpoint: {path}")
         try:
             asyncio.run(_work(agent, target, events, tally))
@@ -133,7 +133,7 @@ def _check_outputs(data: Path, bucket: str, url: str, output: str | None) -> Non
         raise no_output(found, output)
     elif not any(each["internal"] for each in wanted):
         raise Failure(
-            f"the output {output!r} of {bucket} is public: the relay itself sends its events to where they go"
+            f"the output {output!r} of {bucket} is public, so the relay itself sends its events: name an internal one"
         )
 
 

@@ -89,7 +89,7 @@ def listen(
     from relay_tornado.client import sync
     from relay_tornado.client.errors import RelayClientError
 
-    in_use = f"has the checkpoint {checkpoint}: stop it, or name another file"
+    in_use = f"uses the checkpoint {checkpoint}: stop it, or name another file"
     with (
         _ended_by_sigterm(),
         ended_with_reader(),

@@ -30,10 +30,10 @@ _ANSWER = 500
 def _nothing_found(since: float | None, until: float | None) -> str:
     """The note if no event is in a range of time, with the reason if the range is empty."""
     if since is not None and since > time.time():
-        return f"there is no such event: --since is in the future, as it is {when(time.time())} here"
+        return f"no event was found: --since is in the future, as it is {when(time.time())} here"
     if since is not None and until is not None and since >= until:
-        return "there is no such event: --until is not later than --since"
-    return "there is no such event"
+        return "no event was found: --until is not later than --since"
+    return "no event was found"
 
 
 def print_events(

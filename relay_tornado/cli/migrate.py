@@ -44,7 +44,7 @@ def command(data: Path, as_json: bool) -> None:
     if as_json:
         print_json({"database": str(path), "from": before, "to": after, "copy": None if copy is None else str(copy)})
     elif before == after:
-        note(f"{path} has version {after} already: there was nothing to do")
+        note(f"{path} has schema version {after} already: there was nothing to do")
     else:
-        kept = "" if copy is None else f"; {copy} is a copy of what it was"
-        click.echo(f"{path} was brought from version {before} to {after}{kept}")
+        kept = "" if copy is None else f"; {copy} is a copy from before"
+        click.echo(f"{path} was migrated from schema version {before} to {after}{kept}")

@@ -172,7 +172,7 @@ def rules(output: str, bucket: str | None, file: Path | None, none: bool, data: 
     if as_json or found["rules"]:
         print_json(found["rules"])
     else:
-        note("there are no rules: it gets every event")
+        note("the output has no rules: it gets every event")
 
 
 @output.command()
@@ -204,9 +204,11 @@ def _set(
         if not options.keys().isdisjoint(("destination", "internal")):
             _tell_refusal(relay, changed)
     if options.get("paused") is False and changed["disabled"]:
-        note(f"it is disabled, too, and gets nothing: `relay output set {changed['id']} --enabled` ends that")
+        note(
+            f"the output is disabled, too, and gets no event: enable it by `relay output set {changed['id']} --enabled`"
+        )
     if options.get("disabled") is False and changed["paused"]:
-        note(f"it is paused, too, and gets nothing: `relay output resume {changed['id']}` ends that")
+        note(f"the output is paused, too, and gets no event: resume it by `relay output resume {changed['id']}`")
     _show(changed, as_json, reveal=reveal)
 
 

@@ -64,7 +64,7 @@ class PlaceType(Read):
         word, colon, number = text.partition(":")
         if colon and word in ("last", "seq") and _COUNT.fullmatch(number) and int(number) > 0:
             if word == "seq" and not self._seqs:
-                self.fail("a seq alone is no place here: write the id, <epoch>-<seq>")
+                self.fail("a number alone is not enough here: write the whole id, <epoch>-<seq>")
             return Place("last" if word == "last" else "seq", int(number))
         try:
             parse_id(text)
@@ -78,5 +78,5 @@ class PlaceType(Read):
             self.fail(f"{value!r} is not {FORM.format('seq:42, ' if self._seqs else '')}")
         if self._past and moment > time.time():
             now = when(time.time())
-            self.fail(f"{value!r} lies in the future, as it is {now} here: latest is behind all there is")
+            self.fail(f"{value!r} is in the future, as it is {now} here: for new events only, write latest")
         return Place("time", moment)

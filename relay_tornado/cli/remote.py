@@ -239,7 +239,7 @@ class Remote:
 
 def _again(method: str) -> str:
     """The advice if it is not known whether a request was carried out."""
-    return ": try again" if method == "GET" else ", so this may have been done or not: look, and repeat it"
+    return ": try again" if method == "GET" else ", so this may have been done: check before you repeat it"
 
 
 def _stranger(error: urllib.error.HTTPError, method: str) -> str:

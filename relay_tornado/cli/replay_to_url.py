@@ -110,7 +110,7 @@ class _Watch:
         if notice.kind == "caught_up":
             self.caught_up.set()
         elif notice.kind == "disconnected":
-            note(f"{notice.message}: coming back by itself")
+            note(f"{notice.message}: reconnecting")
         elif notice.kind in ("missing", "bucket_deleted"):
             self.lost = notice.message
             self.caught_up.set()

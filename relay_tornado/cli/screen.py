@@ -45,7 +45,7 @@ class Screen:
                 drop_output()
                 self.left()
             elif not before:
-                self.note(f"{STDOUT}: {file_words(error)}; lines are left out until then")
+                self.note(f"{STDOUT}: {file_words(error)}; lines are left out until it can be written again")
         self._draw()
 
     def note(self, text: str) -> None:

@@ -55,7 +55,7 @@ def command(data: Path, as_json: bool) -> None:
             ("database", f"{size_words(found.database)}, {size_words(found.free_pages)} of it free for new events"),
             ("WAL", size_words(found.wal)),
             ("disk", f"{size_words(found.disk_free)} free, {size_words(found.reserve)} of it kept in reserve"),
-            ("growth", f"{size_words(found.growth_a_day)} a day, if nothing left; {lasts(found.days_left)}"),
+            ("growth", f"{size_words(found.growth_a_day)} a day, if no event were removed; {lasts(found.days_left)}"),
         )
     )
     if found.consumers:

@@ -56,7 +56,7 @@ class Tally:
         if self._endless and request is not None and tries >= _PATIENCE and not self._hinted:
             self._hinted = True
             self._screen.note(
-                f"{event.id} was tried {tries} times, and is tried on: nothing is passed over. "
+                f"{event.id} failed {tries} times and is retried without end: no event is passed over. "
                 "With --max-tries N an event is given up after N tries"
             )
         self.show()
@@ -96,18 +96,14 @@ class Tally:
             # Both for the first connection and for a reconnection.
             self._say("connected", "connected to the relay")
         elif notice.kind == "disconnected":
-            self._say("the relay is away", f"{notice.message}: coming back by itself")
-        elif notice.kind == "missing":
-            self._screen.note(f"there is no bucket {notice.bucket!r} (or the token may not read it): waiting for it")
-        elif notice.kind == "bucket_deleted":
-            self._screen.note(f"the bucket {notice.bucket!r} was deleted, or left the token's scope")
-        elif notice.kind == "problem":
+            self._say("the relay is away", f"{notice.message}: reconnecting")
+        elif notice.kind in ("missing", "bucket_deleted", "problem"):
             self._screen.note(notice.message)
 
     def stopping(self, unfinished: int) -> None:
         """Notes that the command was told to stop."""
         if unfinished:
-            self._screen.note("stopping when what runs has come to its end; Ctrl-C again stops at once")
+            self._screen.note("stopping once the requests in flight have ended; Ctrl-C again stops at once")
 
     def _say(self, connection: str, words: str) -> None:
         if self.connection != connection:

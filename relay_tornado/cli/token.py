@@ -92,8 +92,8 @@ def create(
         made = relay.call("token.create", options=options)
     key = made["key"]
     with unless_seen(
-        f"the token {key} was made, and nobody has seen its secret: `relay token rotate {key}` makes another one, "
-        f"`relay token revoke {key}` ends it"
+        f"the token {key} was made, and nobody has seen its secret: `relay token rotate {key}` gives it a new one, "
+        f"`relay token revoke {key}` removes the token"
     ):
         if as_json:
             print_json(made)
@@ -102,7 +102,7 @@ def create(
             [
                 ("key", key),
                 ("secret", made["secret"]),
-                ("reads", ", ".join(buckets) or "every bucket, those to come, too"),
+                ("reads", ", ".join(buckets) or "every bucket, including later ones"),
                 ("API access", api_access),
                 ("administrator", _ADMINISTRATOR if not buckets and api_access == "enabled" else None),
                 ("durable", "yes: the relay keeps its position" if durable else "no"),
@@ -165,15 +165,15 @@ def rotate(key: str, grace: float, data: Path, as_json: bool) -> None:
     """Give the token with the key KEY a new secret, and print it. The secret is shown only this once."""
     must_be_seen()
     made = call(data, "token.rotate", key=key, grace=grace)
-    lasts = f"is good for {format_duration(grace)} more, and ends with that" if grace else "has ended"
+    lasts = f"is valid for {format_duration(grace)} more" if grace else "has ended"
     with unless_seen(
-        f"the token {key} has a new secret that nobody has seen: `relay token rotate {key}` makes another one; "
-        f"the old one {lasts}"
+        f"the token {key} has a new secret that nobody has seen: `relay token rotate {key}` gives it another one; "
+        f"the old secret {lasts}"
     ):
         if as_json:
             print_json(made)
             return
-        old = f"good for {format_duration(grace)} more" if grace else "ended; connections made with it are closed"
+        old = f"valid for {format_duration(grace)} more" if grace else "ended; connections made with it are closed"
         print_fields([("key", made["key"]), ("secret", made["secret"]), ("old secret", old)])
         click.echo("\nKeep the secret now: it is not stored, and nobody can show it again.")
 

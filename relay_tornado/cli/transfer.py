@@ -57,8 +57,8 @@ def export(bucket: str, file: Path, after: str | None, append: bool, data: Path,
                 sync(file.absolute().parent)
     if done.found:
         note(
-            f"the log of {done.bucket} is damaged, and does not say which events it holds: these are all that are in "
-            "the relay's file, and others may be missing before and behind them; `relay check` says more"
+            f"the log of {done.bucket} is damaged, and does not say which events it holds: all that the relay's file "
+            "still has were exported, and others may be missing before and after them; `relay check` says more"
         )
     summary = {"bucket": done.bucket, "file": str(file), "events": done.events, "last": done.last}
     if file == STANDARD:
@@ -69,7 +69,7 @@ def export(bucket: str, file: Path, after: str | None, append: bool, data: Path,
         click.echo(
             f"{file}: {counted(done.events, 'event')} of {printable(done.bucket)}, up to {done.last}"
             if done.events
-            else f"{file}: none"
+            else f"{file}: no new event of {printable(done.bucket)}"
         )
 
 
@@ -229,7 +229,7 @@ class _Import:
             batch.append(document(found))
             size += len(line)
         if not number:
-            raise Invalid("there is no line: an export begins with a header")
+            raise Invalid("the export is empty: name another file, or export the bucket again")
         self._send(batch, begin, number)
         self._check_end()
 
@@ -241,8 +241,8 @@ class _Import:
             raise Invalid("comes before the header that an export begins with")
         if self._last < header.first and seq != header.first:
             raise Invalid(
-                f"is event {seq}, and the export begins with event {header.first}, as its header says: what comes "
-                "between is missing, export it again"
+                f"is event {seq}, but the header says that the export begins with event {header.first}: events are "
+                "missing, export the bucket again"
             )
         self._last = seq
 

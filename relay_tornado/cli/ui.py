@@ -36,7 +36,7 @@ def ui(sign_out_all: bool, data: Path, public_url: str | None, as_json: bool) ->
         print_json({"url": url, "expires_in": made["expires_in"]})
     else:
         click.echo(url)
-        note("it works once, and for ten minutes: it makes whoever opens it an administrator")
+        note("this link works once, within ten minutes: whoever opens it is signed in as an administrator")
 
 
 def link(base: str, code: str) -> str:

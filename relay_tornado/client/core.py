@@ -185,7 +185,13 @@ class Core:
             if "error" in entry:
                 if name not in self._told:
                     self._told.add(name)
-                    self._tell(Notice("missing", f"there is no bucket {name!r} yet, for this token", name))
+                    self._tell(
+                        Notice(
+                            "missing",
+                            f"there is no bucket {name!r}, or the token may not read it: waiting for it",
+                            name,
+                        )
+                    )
                 continue
             self._told.discard(name)
             listed.add(str(entry.get("bucket_id")))
@@ -232,7 +238,9 @@ class Core:
                 left = Left(str(document.get("bucket_id") or self._names.find(name)))
                 self.tracker.left(left)
                 self.intake.put(left, SMALL)
-                self.intake.put(Notice("bucket_deleted", f"the bucket {name!r} is gone, for this token", name), SMALL)
+                self.intake.put(
+                    Notice("bucket_deleted", f"the bucket {name!r} was deleted, or left the token's scope", name), SMALL
+                )
             case "error":
                 message = f"{document.get('message')} ({document.get('code')})"
                 log.warning("the relay says: %s", message)

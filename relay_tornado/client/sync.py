@@ -227,7 +227,7 @@ class _Loop:
     def must_be_elsewhere(self) -> None:
         """Raises RelayClientError if called in the loop's thread, which would wait for itself."""
         if self.runs and threading.get_ident() == self._thread.ident:
-            raise RelayClientError("what the client calls back can't wait for it: do this where the events are read")
+            raise RelayClientError("a callback of the client can't wait for it: do this where the events are read")
 
     def begin(self, answer: _Answer[Any]) -> None:
         """Starts it in the loop, unless it was started. Raises RelayClientError if the loop is closed, and in its

@@ -340,9 +340,9 @@ class Delivery:
         except OutletClosed:
             self.end()
         except RelayError as error:
-            self._fail(f"the relay can't read its log now ({error.code}): come back later", error)
+            self._fail(f"the relay can't read its log now ({error.code}): reconnect later", error)
         except Exception as error:
-            self._fail("the relay failed: come back later, and tell its operator", error)
+            self._fail("the relay failed: reconnect later, and tell its operator", error)
         finally:
             # There is no await between the last check for work and this.
             self._task = None

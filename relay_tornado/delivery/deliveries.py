@@ -255,7 +255,7 @@ class Deliveries:
             except Exception:
                 # Its client reconnects to the new state; the others are told now.
                 with suppress(Exception):
-                    delivery.outlet.unavailable("the relay failed on a change of a bucket: come back")
+                    delivery.outlet.unavailable("the relay failed on a change of a bucket: reconnect")
                 try_log(_log.exception, "delivery_not_told", bucket=key)
         # If memory runs out before this, all are told again of the same change.
         self._directory.changed(key)

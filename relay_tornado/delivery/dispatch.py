@@ -309,7 +309,7 @@ class Dispatcher:
     def _forsake(self, place: Place) -> None:
         """In an `except`: a send failed, as for lack of memory, and it is not known what was sent. The client has to
         reconnect with its position."""
-        place.subscriber.outlet.unavailable("the relay failed: come back later, and tell its operator")
+        place.subscriber.outlet.unavailable("the relay failed: reconnect later, and tell its operator")
         try_log(_log.exception, "send_failed", bucket=place.bucket_id)
 
 

@@ -29,7 +29,7 @@ from relay_tornado.registry.access import Access
 from relay_tornado.registry.contract import Kind, Registry
 from relay_tornado.settings import Settings
 
-_AWAY: Final = "the relay is going away: come back"
+_AWAY: Final = "the relay is going away: reconnect"
 
 _SUBSCRIBING: Final = 8
 """Maximum number of messages per turn of the loop from clients that have not subscribed yet."""
@@ -147,7 +147,7 @@ class ConnectedClients:
         if self._closing:
             return CloseCode.GOING_AWAY, _AWAY
         if len(self._live) >= settings.max_sockets:
-            return CloseCode.TOO_MANY, f"too many sockets: the relay takes {settings.max_sockets}; come back later"
+            return CloseCode.TOO_MANY, f"too many sockets: the relay takes {settings.max_sockets}; reconnect later"
         most = settings.max_sockets_per_address
         if address is not None and self._addresses.get(address, 0) >= most:
             return CloseCode.TOO_MANY, f"too many sockets from {address}: at most {most}; close some"

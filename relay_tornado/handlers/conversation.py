@@ -229,7 +229,7 @@ class Conversation(Connected):
             return
         except RelayError as error:
             _log.error("subscribe_failed", code=error.code, exc_info=error)
-            self.unavailable("the relay can't read its log now: come back later")
+            self.unavailable("the relay can't read its log now: reconnect later")
             return
         if not self._open:
             self._clients.deliveries.end(delivery)

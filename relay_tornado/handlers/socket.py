@@ -97,7 +97,7 @@ class _Protocol(WebSocketProtocol13):
             and not (1000 <= code <= 1014 and code not in (1004, 1005, 1006))
             and not 3000 <= code < 5000
         ):
-            code, reason = CloseCode.PROTOCOL_ERROR, "no close frame has such a code"
+            code, reason = CloseCode.PROTOCOL_ERROR, "the close code is not valid"
         if self.client_terminated and isinstance(self.stream, TlsConnection):
             # After a client's close frame, its TLS closing alert is still to come.
             self.stream.linger()
@@ -135,7 +135,7 @@ class _Protocol(WebSocketProtocol13):
             try:
                 str(data if opcode == _TEXT else data[2:], "utf-8")
             except UnicodeDecodeError:
-                self.close(CloseCode.INVALID_DATA, "what came as text is not UTF-8")
+                self.close(CloseCode.INVALID_DATA, "a text message or a close reason is not UTF-8")
                 self._abort()
                 return None
         self._framing = False
@@ -166,7 +166,7 @@ class _Protocol(WebSocketProtocol13):
 
     def _abort(self) -> None:
         if self._framing and not self.client_terminated and not self.stream.closed():
-            self.close(CloseCode.PROTOCOL_ERROR, "what came is no frame that the WebSocket protocol allows")
+            self.close(CloseCode.PROTOCOL_ERROR, "a frame violates the WebSocket protocol")
             if isinstance(self.stream, TornadoConnection):
                 # Data that still arrives must not reset the connection before the close frame is read.
                 self.stream.linger()

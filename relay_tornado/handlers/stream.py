@@ -122,7 +122,7 @@ class StreamHandler(JsonHandler):
         found = {bucket.id: bucket for bucket in there if token.reads(bucket.id)}
         if request.buckets and not found:
             which = ", ".join(f"bucket {place}" for place, _ in enumerate(request.buckets, 1))
-            raise NotFound(f"{which}: there is none of this name or id that this token reads")
+            raise NotFound(f"{which}: this token reads no bucket of this name or id")
         if len(found) > MAX_BUCKETS:
             raise Invalid(
                 f"a stream has at most {MAX_BUCKETS} buckets, and this would have {len(found)}: name some, or "
@@ -159,7 +159,7 @@ class StreamHandler(JsonHandler):
     ) -> RelayError | dict[str, Any] | None:
         """Why the stream can't begin: an error, or the body of the answer that names the gaps; otherwise None."""
         if feed.ended:
-            return Unavailable("the relay is going away, or the token has changed: come back")
+            return Unavailable("the relay is going away, or the token has changed: reconnect")
         if request.on_gap == "fail" and any(entry.get("gap") for entry in answers):
             message = "events are missing, and on_gap is fail: begin from another position"
             return {"code": "cursor_lost", "message": message, "buckets": answers}

@@ -407,6 +407,6 @@ _FULL = error_answer(Overloaded())
 _LONG_METHOD = text_answer(400, f"The method of this request is longer than {MOST_METHOD} characters.")
 _QUEUE_FULL = text_answer(
     429,
-    "As many webhooks as may be wait for this bucket's destination. This one was not stored: send it again later.",
+    "The queue for this bucket's destination is full. This webhook was not stored: send it again later.",
     ("Retry-After", "5"),
 )

@@ -68,8 +68,8 @@ def damaged(key: Key, why: str) -> Damaged:
     name = key.name if key.kind == "client" else f"{key.kind}:{key.name}"
     delete = ", or remove it by `relay consumer delete --yes`" if key.kind == "client" else ""
     return Damaged(
-        f"consumer: the record of {name!r} of the bucket {key.bucket_id} is damaged ({why}): put it where it is to go "
-        f"on by `relay consumer seek`{delete}"
+        f"consumer: the record of {name!r} of the bucket {key.bucket_id} is damaged ({why}): set its "
+        f"position by `relay consumer seek`{delete}"
     )
 
 

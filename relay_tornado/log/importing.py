@@ -31,7 +31,7 @@ class Arrival:
         start = events[0].seq
         self.first = start if state.head == 0 else state.first
         if start != state.head + 1 and state.head > 0:
-            raise Conflict(f"event {start} does not follow on {state.head}, the head of the log")
+            raise Conflict(f"event {start} does not follow event {state.head}, the newest of the log")
         self.head = start - 1
         self.at = state.last_at
         self.bytes = 0
@@ -44,7 +44,11 @@ class Arrival:
 
     def _add(self, event: Event, stub: int | None) -> None:
         if event.seq != self.head + 1:
-            raise Invalid(f"event {event.seq} follows on {self.head}: an export has no hole", "events", named=True)
+            raise Invalid(
+                f"event {event.seq} stands where event {self.head + 1} is expected",
+                "events",
+                named=True,
+            )
         if event.received_at < self.at:
             raise Invalid(f"event {event.seq} was received before the one before it", "events", named=True)
         size = event.size if stub is None else stub

@@ -86,7 +86,7 @@ def storable(result: Result) -> tuple[str, int]:
         headers = msgspec.json.encode({name: list(values) for name, values in result.headers.items()})
         result.status.encode()
     except (UnicodeEncodeError, TypeError, msgspec.MsgspecError) as error:
-        raise Invalid("hold what is no text: send strings", "response_headers") from error
+        raise Invalid("hold a value that is no string: send strings", "response_headers") from error
     for number in (result.status_code, result.duration_ms, result.retries):
         if not 0 <= number < 1 << 53:
             raise Invalid("a status code, a duration or a number of retries is out of its range")

@@ -365,7 +365,7 @@ class _Connection(asyncio.Protocol):
             if isinstance(event, h11.InformationalResponse):
                 self._interim += 1
                 if self._interim > _MOST_INTERIM:
-                    self._fail(f"it sent over {_MOST_INTERIM} interim answers, and none that counts")
+                    self._fail(f"it sent over {_MOST_INTERIM} interim answers, and no final one")
                     return
             elif isinstance(event, h11.Response):
                 self._response = event

@@ -118,7 +118,7 @@ def parse_query(text: str) -> Query:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise Invalid("holds what is no text", "q") from None
+        raise Invalid("holds half a surrogate pair, which no text has", "q") from None
     terms = []
     for index, part in enumerate(text.split('"')):
         terms += [part] if index % 2 and part.strip() else part.split()

@@ -51,4 +51,6 @@ def reached(text: str) -> Reached:
 
 
 def _foreign() -> Invalid:
-    return Invalid("this is no id of an event here: send the one that came last, or leave it out", "Last-Event-ID")
+    return Invalid(
+        "this is no event id of this stream: send the last one that was received, or leave it out", "Last-Event-ID"
+    )

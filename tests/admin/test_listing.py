@@ -235,7 +235,7 @@ async def test_an_output_says_which_bucket(world: LogsWorld) -> None:
         for output in world.administration.find_bucket(bucket).outputs:
             page = await world.logs.list(ROOT, output=output.id)
             assert (ids(page), page["data"][0]["output_id"]) == ([f"{event_id}-{output.n}"], output.id)
-    with pytest.raises(Invalid, match="by its name it is found with `bucket`"):
+    with pytest.raises(Invalid, match="name its `bucket`, too"):
         await world.logs.list(ROOT, output="out-1")
     assert ids(await world.logs.list(ROOT, bucket="b", output="out-1")) == [f"{sent[1][0]}-1"]
 

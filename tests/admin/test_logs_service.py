@@ -102,7 +102,7 @@ async def test_an_id_of_nothing(world: LogsWorld) -> None:
 
 
 @logs_test
-@pytest.mark.parametrize(("step", "words"), [("outline", "it has left, or is damaged"), ("read", "is damaged")])
+@pytest.mark.parametrize(("step", "words"), [("outline", "it was removed, or is damaged"), ("read", "is damaged")])
 async def test_an_event_that_leaves_while_it_is_looked_for(
     world: LogsWorld, monkeypatch: pytest.MonkeyPatch, step: str, words: str
 ) -> None:

@@ -310,7 +310,7 @@ def test_a_relay_that_comes_later(secret: str, relay: Relay, target: Target, tmp
         runner = threading.Thread(target=agent.start)
         runner.start()
         try:
-            wait_for(lambda: agent.errors.exists() and "coming back" in agent.said(), "the first try")
+            wait_for(lambda: agent.errors.exists() and "reconnecting" in agent.said(), "the first try")
             later.start()
             runner.join()
             send(later, path, 1)

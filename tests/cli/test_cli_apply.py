@@ -281,13 +281,13 @@ def test_a_bucket_that_would_be_too_large(relay: Runner, tmp_path: Path) -> None
     (tmp_path / "body").write_text("x" * 250_000)
     inputs = "".join(f"[buckets.new.inputs.i{n:02}]\nbody = '{'x' * 250_000}'\n" for n in range(17))
     message = relay.refused("apply", manifest(tmp_path, inputs))
-    assert "input i16 of new: the bucket 'new' would have 42" in message
+    assert "input i16 of new: the record of the bucket 'new', with its inputs and outputs, would have 42" in message
     assert message.endswith("or put them into another bucket (nothing was changed)")
     assert [each["name"] for each in relay.json("bucket", "list")] == ["other"]
     fits = inputs[: inputs.index("[buckets.new.inputs.i16]")]
     relay.json("apply", manifest(tmp_path, fits))
     refused = relay.refused("input", "create", "new", "--body-file", tmp_path / "body")
-    assert refused.startswith("the bucket 'new' would have 42")
+    assert refused.startswith("the record of the bucket 'new', with its inputs and outputs, would have 42")
 
 
 def test_an_id_declared_twice(relay: Runner, tmp_path: Path) -> None:

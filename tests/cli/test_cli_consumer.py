@@ -76,19 +76,19 @@ def check(relay: Runner, **variables: str) -> None:
     epoch = second["id"].partition("-")[0]
     others = [f"{epoch}-1"] * 3_000
     again = relay("consumer", "resend", "orders", "billing", *others, second["id"], **variables)
-    assert again.stdout == "1 event to be given again.\n"
+    assert again.stdout == "1 event will be delivered again.\n"
     assert "say --yes" in relay.misused("consumer", "forget", "orders", "billing", "--all", **variables)
     assert relay("consumer", "forget", "orders", "billing", *others, third["id"], "--yes", **variables).stdout == (
         "Forgot 1 dead letter.\n"
     )
-    assert relay("consumer", "dead", "orders", **variables).stderr == "relay: nothing was given up\n"
+    assert relay("consumer", "dead", "orders", **variables).stderr == "relay: there are no dead letters\n"
     looked = relay("consumer", "seek", "orders", "billing", "--to", "last:2", "--preview", **variables).stdout
     assert looked == f"Would move from {epoch}-3 to {epoch}-1: 1 event again, 0 events passed over\n"
     moved = relay.json("consumer", "seek", "orders", "billing", "--to", f"{epoch}-0", **variables)
     assert moved == {"from": f"{epoch}-3", "to": f"{epoch}-0", "repeats": 2, "skips": 0, "preview": False}
     assert relay.json("consumer", "show", "orders", "billing", **variables)["pending"] == 3
     assert relay.json("consumer", "seek", "orders", "billing", "--to", "1h", **variables)["repeats"] == 0
-    assert "a seq alone" in relay.misused("consumer", "seek", "orders", "billing", "--to", "seq:1", **variables)
+    assert "a number alone" in relay.misused("consumer", "seek", "orders", "billing", "--to", "seq:1", **variables)
     for unknown in ("other", "token:x", "output:x"):
         assert "orders" in relay.refused("consumer", "show", "orders", unknown, **variables)
     assert "say --yes" in relay.misused("consumer", "delete", "orders", "billing", **variables)
@@ -107,7 +107,7 @@ def test_a_bucket_that_becomes_ephemeral_says_who_stays_behind(relay: Runner) ->
             server.send(made["inputs"][0]["id"], b"body %d" % n)
         work(server, 1)
         told = relay("bucket", "set", "orders", "--ephemeral").stderr
-        assert told.startswith("relay: nobody can come back to these consumers while the bucket is ephemeral: billing;")
+        assert told.startswith("relay: clients can't use these consumers while the bucket is ephemeral: billing.")
         assert relay("bucket", "set", "orders", "--ephemeral").stderr == ""
         (kept,) = relay.json("consumer", "list", "orders")
         assert (kept["name"], kept["dead"]) == ("billing", 2)

@@ -36,7 +36,7 @@ def test_migrating_what_is_older(relay: Runner, monkeypatch: pytest.MonkeyPatch,
         assert said == {"database": database, "from": newest, "to": newest + 1, "copy": str(copy)}
     else:
         said = relay("migrate").stdout
-        assert f"from version {newest} to {newest + 1}" in said
+        assert f"from schema version {newest} to {newest + 1}" in said
         assert str(copy) in said
     assert copy.exists()
     assert relay.json("migrate")["from"] == newest + 1

@@ -42,9 +42,7 @@ def test_nothing_among_the_newest(relay: Runner, monkeypatch: pytest.MonkeyPatch
     newest = relay.json("logs", "list", "--limit", "1")["data"][0]["id"]
     monkeypatch.setattr("relay_tornado.admin.listing.MOST_SCANNED", 1)
     found = relay("logs", "list", "--status", "failed")
-    assert found.stderr == (
-        f"relay: there is no such event so far\nrelay: there is more: go on with --cursor {newest}\n"
-    )
+    assert found.stderr == (f"relay: no event was found so far\nrelay: there is more: go on with --cursor {newest}\n")
 
 
 def check(relay: Runner, output: str, **variables: str) -> None:
@@ -111,9 +109,9 @@ def test_why_nothing_is_found(relay: Runner) -> None:
     for command in (("logs", "list"), ("search", "x")):
         assert "--since is in the future, as it is 20" in relay(*command, "--since", "2999-12-31T12:00").stderr
         assert "--until is not later than --since" in relay(*command, "--since", "2h", "--until", "3h").stderr
-        assert relay(*command, "--since", "3h", "--until", "2h").stderr == "relay: there is no such event\n"
+        assert relay(*command, "--since", "3h", "--until", "2h").stderr == "relay: no event was found\n"
     assert relay.refused("logs", "show", "k3v9x1q7m2ab").endswith("a whole id is like k3v9x1q7m2ab-42")
-    assert relay.refused("logs", "show", "k3v9x1q7m2ab-42").endswith("it has left, or never was")
+    assert relay.refused("logs", "show", "k3v9x1q7m2ab-42").endswith("it was removed, or never existed")
 
 
 def test_a_resend_says_what_it_passed_over(relay: Runner) -> None:

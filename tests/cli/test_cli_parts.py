@@ -281,12 +281,13 @@ def test_an_output_that_is_disabled_and_paused(relay: Runner) -> None:
     relay("output", "pause", "orders")
     resumed = relay("output", "resume", "orders", "--json")
     assert json.loads(resumed.stdout)["paused"] is False
-    assert resumed.stderr == (
-        f"relay: it is disabled, too, and gets nothing: `relay output set {made['id']} --enabled` ends that\n"
-    )
+    assert resumed.stderr.endswith(f"gets no event: enable it by `relay output set {made['id']} --enabled`\n")
     assert relay("output", "pause", "orders").stderr == ""
     enabled = relay("output", "set", "orders", "--enabled").stderr
-    assert enabled == f"relay: it is paused, too, and gets nothing: `relay output resume {made['id']}` ends that\n"
+    assert (
+        enabled
+        == f"relay: the output is paused, too, and gets no event: resume it by `relay output resume {made['id']}`\n"
+    )
     assert relay("output", "resume", "orders").stderr == ""
 
 

@@ -51,7 +51,7 @@ def check(relay: Runner, variables: dict[str, str]) -> None:
     table = relay("search", "ORD-2", **variables)
     assert table.exit_code == 0
     assert page["data"][0]["id"] in table.stdout
-    assert "there is no such event" in relay("search", "nothing like it", **variables).stderr
+    assert "no event was found" in relay("search", "nothing like it", **variables).stderr
     assert "cursor" in relay.refused("search", "--cursor", "x", **variables)
 
 
@@ -66,7 +66,7 @@ def test_what_was_not_looked_at_is_told(relay: Runner, monkeypatch: pytest.Monke
             answer = relay("search", *arguments)
             assert answer.exit_code == 0
             assert ("some older events were not looked at" in answer.stderr) is told
-            assert ("there is no such event" in answer.stderr) is told
+            assert ("no event was found" in answer.stderr) is told
 
 
 def test_a_restore_passes_over_what_stands_aside(relay: Runner, tmp_path: Path) -> None:

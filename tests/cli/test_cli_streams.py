@@ -112,7 +112,7 @@ def test_arguments_that_are_no_text(relay: Runner, arguments: tuple[str, ...]) -
 def test_a_secret_that_none_can_be(relay: Runner) -> None:
     """No header can hold it; it is not shown."""
     said = relay.misused("--url", "http://localhost:1", "bucket", "list", RELAY_SECRET="gehe\u00efm")
-    assert "the secret holds what none does" in said
+    assert "the secret holds a character that is not printable ASCII" in said
     assert "gehe" not in said
 
 
@@ -234,8 +234,8 @@ def test_what_nobody_saw_of_what_was_made(relay: Runner, tmp_path: Path) -> None
         (other,) = (each["key"] for each in relay.json("token", "list") if each not in before)
         assert f"the token {other} was made, and nobody has seen its secret: `relay token rotate {other}`" in made
         rotated = said("token", "rotate", key, "--json")
-        assert f"`relay token rotate {key}` makes another one; the old one has ended" in rotated
-        assert "the old one is good for 1h more" in said("token", "rotate", key, "--grace", "1h")
+        assert f"`relay token rotate {key}` gives it another one; the old secret has ended" in rotated
+        assert "the old secret is valid for 1h more" in said("token", "rotate", key, "--grace", "1h")
 
 
 def test_the_reader_of_a_secret_has_left(relay: Runner) -> None:
@@ -252,7 +252,7 @@ def test_the_reader_of_a_secret_has_left(relay: Runner) -> None:
     )
     os.close(ours)
     assert run.returncode == 1
-    assert "whoever read it has left; the token " in run.stderr
+    assert "the program that read it has ended; the token " in run.stderr
     assert "nobody has seen its secret" in run.stderr
 
 

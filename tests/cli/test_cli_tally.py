@@ -137,7 +137,7 @@ def test_fewer_and_fewer_tries_are_told(capsys: pytest.CaptureFixture[str]) -> N
     for tries in range(8, 20):
         endless.retrying(EVENT, REQUEST, BUSY, tries, 0.25)
     (note,) = said(capsys)[1]
-    assert note.startswith("k3v9x1q7m2ab-1 was tried 8 times, and is tried on")
+    assert note.startswith("k3v9x1q7m2ab-1 failed 8 times and is retried without end")
 
 
 def test_a_header_that_can_not_be_sent_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
@@ -173,15 +173,15 @@ def test_the_connection_is_told_when_it_changes(capsys: pytest.CaptureFixture[st
     connected, away = Notice("connected"), Notice("disconnected", "refused")
     for notice in (away, away, connected, connected, Notice("caught_up", bucket="orders"), away):
         tally.notice(notice)
-    gone = "refused: coming back by itself"
+    gone = "refused: reconnecting"
     assert said(capsys) == ([], [gone, "connected to the relay", gone])
-    for notice in (Notice("missing", bucket="a"), Notice("bucket_deleted", bucket="b"), Notice("problem", "words")):
+    for notice in (
+        Notice("missing", "no a", "a"),
+        Notice("bucket_deleted", "b is gone", "b"),
+        Notice("problem", "words"),
+    ):
         tally.notice(notice)
-    assert said(capsys)[1] == [
-        "there is no bucket 'a' (or the token may not read it): waiting for it",
-        "the bucket 'b' was deleted, or left the token's scope",
-        "words",
-    ]
+    assert said(capsys)[1] == ["no a", "b is gone", "words"]
 
 
 def test_the_status_of_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,9 +90,9 @@ def test_errors_name_flags(relay: Runner) -> None:
         said = relay.refused("bucket", "set", "orders", "--auth", "basic", **variables)
         assert said == "--username: is missing; --auth basic needs it"
         said = relay.refused("input", "set", "orders", "--verify", "github", **variables)
-        assert said.startswith("--verify-secret: there are 0;")
+        assert said.startswith("--verify-secret: holds 0 secrets:")
         said = relay.refused("logs", "list", "--output", "x", **variables)
-        assert said == "--output: there is none with this id; by its name it is found with --bucket"
+        assert said == "--output: there is no output with this id; to find it by its name, name its --bucket, too"
 
     for name in ("orders", "billing"):
         relay.json("bucket", "create", name)
@@ -128,8 +128,8 @@ def test_errors_name_flags(relay: Runner) -> None:
         (("frobnicate",), "No such command 'frobnicate'."),
         (("bucket", "set", "x", "--dedupe", "on"), "--dedupe on names a header: auto knows the usual ones"),
         (("bucket", "create", "x", "--dedupe", "Off"), "none switches it off"),
-        (("consumer", "seek", "b", "c", "--to", "2999-12-31T12:00"), "lies in the future, as it is 20"),
-        (("consumer", "seek", "b", "c", "--to", "1790000000000"), "'1790000000000' lies in the future"),
+        (("consumer", "seek", "b", "c", "--to", "2999-12-31T12:00"), "is in the future, as it is 20"),
+        (("consumer", "seek", "b", "c", "--to", "1790000000000"), "'1790000000000' is in the future"),
         (("listen", "--filter", "payload=x"), "payload.PATH=VALUE, body=VALUE, rules as JSON"),
     ],
 )
@@ -167,7 +167,7 @@ def test_a_position_that_is_not_taken_is_not_offered(relay: Runner, arguments: t
     said = " ".join(relay.misused(*arguments, "foo").split())
     assert "'foo' is not an id," in said
     assert "seq:" not in said
-    assert "a seq alone is no place here" in " ".join(relay.misused(*arguments, "seq:42").split())
+    assert "a number alone is not enough here" in " ".join(relay.misused(*arguments, "seq:42").split())
     assert "seq:42" in relay.misused("replay", "orders", "--to-url", "http://localhost:3000", "--from", "foo")
 
 

@@ -150,7 +150,7 @@ def test_what_goes_wrong_at_the_beginning_is_in_the_log(caplog: pytest.LogCaptur
     with caplog.at_level(logging.WARNING, "relay_tornado.client"):
         run(main())
     said = [record.getMessage() for record in caplog.records]
-    assert said[0] == "there is no bucket 'ordrs' yet, for this token"
+    assert said[0] == "there is no bucket 'ordrs', or the token may not read it: waiting for it"
     assert all("next try in" in each for each in said[1:])
     assert len(said) > 1
 

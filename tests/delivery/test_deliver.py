@@ -260,7 +260,7 @@ async def test_a_log_that_fails_ends_the_reader_with_words() -> None:
     reader, _, _ = await world.subscribe("a", since="earliest")
     other, _, _ = await world.subscribe("b")
     await until(lambda: reader.ends != [])
-    assert "come back later" in reader.ends[0]
+    assert "reconnect later" in reader.ends[0]
     await world.append(1, "id-b")
     await until(lambda: other.seqs("b") == [1])
 

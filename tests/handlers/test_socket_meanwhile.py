@@ -82,7 +82,7 @@ async def test_a_log_that_can_not_be_read(server: Live, monkeypatch: pytest.Monk
     with monkeypatch.context() as patch, structlog.testing.capture_logs() as lines:
         patch.setattr(server.log, "bounds", fails)
         await client.say({"action": "subscribe"})
-        assert await client.end() == (1001, "the relay can't read its log now: come back later")
+        assert await client.end() == (1001, "the relay can't read its log now: reconnect later")
     assert [line["code"] for line in lines if line["event"] == "subscribe_failed"] == ["unavailable"]
     await server.subscribed("orders")
 

@@ -78,8 +78,8 @@ async def test_names_that_are_not_known_are_not_repeated() -> None:
         ("outputs=some", 400, 'outputs: write "none"'),
         ("on_gap=stop", 400, 'on_gap: write "resume" or "fail"'),
         ("bucket=%FF", 400, "bucket: is not UTF-8"),
-        ("bucket=nope", 404, "bucket 1: there is none of this name"),
-        ("bucket=nope,other", 404, "bucket 1, bucket 2: there is none of this name"),
+        ("bucket=nope", 404, "bucket 1: this token reads no bucket of this name"),
+        ("bucket=nope,other", 404, "bucket 1, bucket 2: this token reads no bucket of this name"),
     ],
 )
 @pytest.mark.gen_test

@@ -248,7 +248,7 @@ def test_what_does_not_fit_is_refused(cli: Runner, tmp_path: Path) -> None:
     (tmp_path / "hole").write_bytes(b"".join(lines[:10] + lines[11:]))
     assert "lines 2 to 20" in cli.refused("import", "a", tmp_path / "hole")
     assert log(cli, "a")[:2] == (1, 0)
-    assert "another event 1" in cli.refused("import", "billing", tmp_path / "orders")
+    assert "event 1 of the bucket differs" in cli.refused("import", "billing", tmp_path / "orders")
     (tmp_path / "both").write_bytes((tmp_path / "orders").read_bytes() + (tmp_path / "billing").read_bytes())
     assert "line 22 is the header of another" in cli.refused("import", "b", tmp_path / "both")
     (tmp_path / "bare").write_bytes(b"".join(lines[1:]))
@@ -259,7 +259,7 @@ def test_what_does_not_fit_is_refused(cli: Runner, tmp_path: Path) -> None:
     assert "in the future" in cli.refused("import", "e", tmp_path / "late")
     assert log(cli, "e")[:2] == (1, 0)
     (tmp_path / "empty").write_bytes(b"")
-    assert "no line" in cli.refused("import", "d", tmp_path / "empty")
+    assert "the export is empty" in cli.refused("import", "d", tmp_path / "empty")
 
 
 def test_exports_that_are_whole(cli: Runner, tmp_path: Path) -> None:
@@ -427,7 +427,7 @@ def test_an_import_from_a_terminal_says_what_it_waits_for(tmp_path: Path) -> Non
         os.write(ours, b"\x04")
         said = process.communicate(timeout=60)[1]
         assert said.startswith("relay: reading events from standard input: end them with Ctrl-D\n")
-        assert "no line" in said
+        assert "the export is empty" in said
         assert process.returncode == 1
     finally:
         process.kill()

@@ -132,7 +132,9 @@ def test_lines_that_are_missing_at_an_end(cli: Runner, tmp_path: Path) -> None:
     cli.json("export", "orders", tmp_path / "e")
     lines = (tmp_path / "e").read_bytes().splitlines(keepends=True)
     (tmp_path / "late").write_bytes(b"".join(lines[:1] + lines[2:]))
-    assert "line 2 is event 2, and the export begins with event 1" in cli.refused("import", "late", tmp_path / "late")
+    assert "line 2 is event 2, but the header says that the export begins with event 1" in cli.refused(
+        "import", "late", tmp_path / "late"
+    )
     assert log(cli, "late")[:2] == (1, 0)
     (tmp_path / "early").write_bytes(b"".join(lines[:4]))
     assert "the events 4 to 6" in cli.refused("import", "early", tmp_path / "early")

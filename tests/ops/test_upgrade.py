@@ -129,7 +129,10 @@ def test_a_command_that_brings_an_old_file_up(cli: Runner) -> None:
     listed = cli("bucket", "list")
     copy = migrate.copy_of(cli.data / "relay.db", migrate.latest())
     assert (listed.exit_code, "orders" in listed.stdout) == (0, True)
-    assert f"from version 1 to {migrate.latest()}, which an older relay refuses; {copy} is a copy" in listed.stderr
+    assert (
+        f"from schema version 1 to {migrate.latest()}, which an older relay can't open; {copy} is a copy"
+        in listed.stderr
+    )
     assert rows(copy, "PRAGMA user_version") == [(1,)]
     assert cli("bucket", "list").stderr == ""
 

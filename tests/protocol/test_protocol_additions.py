@@ -163,7 +163,7 @@ def test_acks_are_handed_on() -> None:
     assert session.settled(effect.request, found=True) == ()
     (frame,) = sent(session.settled(effect.request, found=False))
     assert frame["code"] == "not_found"
-    assert frame["message"].startswith("ack: this connection has no event k3v9x1q7m2ab-42-2 ")
+    assert frame["message"].startswith("ack: this connection has no unacked event k3v9x1q7m2ab-42-2 ")
     (effect,) = session.received('{"action":"nak","id":"k3v9x1q7m2ab-42","delay":3}')
     assert effect == Settle(Nak(Cursor("k3v9x1q7m2ab", 42), 3.0))
     (frame,) = sent(session.settled(effect.request, found=False))

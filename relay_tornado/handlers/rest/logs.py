@@ -193,7 +193,7 @@ class BucketLogHandler(RestHandler):
     async def get(self, bucket: str, log: str) -> None:
         document = await self.rest.logs.get(self.token, log)
         if document["bucket_id"] != self.bucket.id:
-            raise NotFound(f"there is no log {log[:100]!r} in this bucket: it has left, or never was")
+            raise NotFound(f"there is no log {log[:100]!r} in this bucket: it was removed, or never existed")
         self.answer(document)
 
 

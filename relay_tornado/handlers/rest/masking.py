@@ -107,8 +107,8 @@ def _refuse_other_provider(before: Document | None, wanted: Any) -> None:
         return
     if wanted.get("provider", before["provider"]) != before["provider"]:
         raise Forbidden(
-            "as another provider's, the secrets, which you may not see, could stand in events: write them anew "
-            "together with the provider"
+            "your token may not see the secrets, which another provider's events could show: send new secrets together "
+            "with the provider"
         )
 
 
@@ -124,19 +124,19 @@ def _with_masked(before: Document, seen: Document, given: dict[str, Any]) -> dic
     keeps = kept or (as_it_was and destination != before["destination"])
     if given.get("internal") is True and keeps:
         raise Forbidden(
-            "clients would be told the secrets in its destination or its headers, which you may not see: write them "
-            "anew together with internal"
+            "your token may not see the secrets in its destination or headers, which clients would be told: send "
+            "them anew together with internal"
         )
     if kept and not as_it_was and not _same_place(str(destination), before["destination"]):
         raise Forbidden(
-            "another host would be sent the secrets in its headers, which you may not see: write the headers anew "
+            "your token may not see the secrets in its headers, which another host would be sent: send new headers "
             "together with the destination"
         )
     insecure = given.get("tls_verification") is False and before["tls_verification"]
     if keeps and (insecure or _hosts(headers) != _hosts(before["headers"])):
         raise Forbidden(
-            "with another Host, or without tls_verification, others could be sent the secrets in its destination or "
-            "its headers, which you may not see: write them anew together with that"
+            "your token may not see the secrets in its destination or headers, which others could be sent with another "
+            "Host or without tls_verification: send them anew together with that"
         )
     return {**given, "headers": headers} if "headers" in given else given
 

@@ -60,9 +60,9 @@ class _Headers(fields.Field[list[tuple[str, str]]]):
                 raise ValidationError("must be a list of pairs [name, value].")
             name, text = each
             if len(name) > 200 or not is_name(name):
-                raise ValidationError(f"{name[:80]!r} is no name of a header.")
+                raise ValidationError(f"{name[:80]!r} is no header name.")
             if not is_value(text):
-                raise ValidationError(f"the value of {name} has a line break or another control character in it.")
+                raise ValidationError(f"the value of {name} holds a line end or another control character.")
             made.append((name, text))
         return made
 
