@@ -178,7 +178,7 @@ async def streams(place: Place) -> Finding:
         return Finding(
             "bodies",
             "warn",
-            "the proxy in front collects a whole body before it passes it on: large webhooks go over its disk",
+            "the proxy in front buffers a whole body before it passes it on, so large webhooks go over its disk",
             "nginx: proxy_request_buffering off (deploy/nginx/relay.conf)",
         )
     except (OSError, ValueError) as error:  # ValueError: a line that is too long
@@ -186,7 +186,7 @@ async def streams(place: Place) -> Finding:
     finally:
         await _close(writer)
     if b" 404 " in line:
-        return Finding("bodies", "ok", "go straight through")
+        return Finding("bodies", "ok", "are not buffered on the way")
     return Finding(
         "bodies",
         "warn",
@@ -219,7 +219,7 @@ async def socket(place: Place, credentials: tuple[str, str] | None, idle: float)
             yield Finding(
                 "socket",
                 "fail",
-                "opens, but what is said on it is not answered in time",
+                "opens, but a message on it is not answered in time",
                 "switch off buffering of answers in the proxy (nginx: proxy_buffering off)",
             )
             return

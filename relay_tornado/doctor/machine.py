@@ -192,7 +192,7 @@ def rights(data: Path) -> Iterator[Finding]:
             f"chmod 0600 {_quoted(open_to_others)}",
         )
     if not foreign and not open_to_others:
-        yield Finding("files", "ok", "belong to the directory's owner, and are nobody else's to read")
+        yield Finding("files", "ok", "belong to the directory's owner, and nobody else can read them")
 
 
 def _own(data: Path) -> list[Path]:
@@ -312,7 +312,7 @@ def clock(data: Path, now: Callable[[], float] = time.time) -> Iterator[Finding]
     newest = max((path.stat().st_mtime for path in data.glob("relay.db*") if path.exists()), default=0.0)
     remedy = "set the clock (timedatectl set-ntp true), then restart the relay"
     if at < _BEFORE_ANY_RELEASE or at < newest - _CLOCKS_APART:
-        says = f"the clock says {time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(at))} UTC, which has been already"
+        says = f"the clock says {time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(at))} UTC, which is in the past"
         yield Finding("clock", "fail", says, remedy)
         return
     written = _written_at(data)
@@ -328,11 +328,11 @@ def clock(data: Path, now: Callable[[], float] = time.time) -> Iterator[Finding]
             yield Finding(
                 "clock",
                 "warn",
-                "nothing keeps the clock right; retention by age and received_at go by it",
+                "the clock is not synchronized; received_at and retention by age go by it",
                 "install chrony, or run timedatectl set-ntp true (in a container: on its host)",
             )
         case None:
-            yield Finding("clock", "ok", "agrees with the file system's; whether it is kept right can't be seen here")
+            yield Finding("clock", "ok", "agrees with the file system's; whether it is synchronized can't be seen here")
 
 
 def _written_at(data: Path) -> float | None:

@@ -75,7 +75,7 @@ class ControlServer:
             raise NotWritable(f"there is no folder for the control socket ({error}): name one in TMPDIR") from None
         with contextlib.suppress(FileNotFoundError):
             if not stat.S_ISSOCK(path.lstat().st_mode):
-                raise NotWritable(f"{path} is in the way of the control socket, and is none: move it away")
+                raise NotWritable(f"{path} is no socket, and stands where the control socket belongs: move it away")
             path.unlink()  # left by a process that ended without removing it: the directory is ours alone
         listener = socket.socket(socket.AF_UNIX)
         try:

@@ -189,7 +189,7 @@ class SessionHandler(_Handler):
             _log.warning(
                 "proxy_not_trusted",
                 address=address,
-                consequence="whoever comes through it counts as one sender, whose wrong secrets are limited together",
+                consequence="all clients behind it count as one address, and share one limit of wrong secrets",
                 remedy=f"name it: --proxy-trust {address}",
             )
 

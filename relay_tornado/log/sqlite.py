@@ -394,7 +394,7 @@ class SqliteEventLog:
             _log.error(
                 "log_without_epoch",
                 bucket=row.bucket_id,
-                consequence="its events have new ids, and positions from before are told a gap",
+                consequence="its events have new ids, and a client with an older position is told a gap",
                 hint="the file is damaged: run `relay check`",
             )
         if made:

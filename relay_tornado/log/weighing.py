@@ -89,7 +89,7 @@ async def error(state: LogState, read: Callable[[Callable[[sqlite3.Connection], 
         bucket=state.bucket_id,
         said=said,
         held=held,
-        consequence="retention by size goes by what it holds",
+        consequence="retention by size uses what was counted (held)",
         hint="the file is damaged: run `relay check`",
     )
     return held - said

@@ -230,16 +230,26 @@ def _check_records(raw: sqlite3.Connection, report: Report) -> Mapping[str, str]
         if bucket is None:
             continue
         if (bucket.id, bucket.name) != (bucket_id, name):
-            report.add("damage", "record", f"the record of bucket {bucket_id} is another one's", RESTORE, named)
+            report.add(
+                "damage",
+                "record",
+                f"the record of bucket {bucket_id} holds another id or name than its row",
+                RESTORE,
+                named,
+            )
         for made in bucket.inputs:
             if claimed.pop(made.id, None) != bucket_id:
-                report.add("damage", "record", f"its input {made.id} is not claimed by it", RESTORE, named)
+                report.add(
+                    "damage", "record", f"its input {made.id} is not assigned to it in the table input", RESTORE, named
+                )
     for input_id in claimed:
         report.add("damage", "record", f"the input {input_id} is in no bucket's record", RESTORE)
     for key, secret_hash, document in raw.execute("SELECT key, secret_hash, document FROM token").fetchall():
         token = _decoded(report, "token", key, document, Token)
         if token is not None and (token.key, token.secret_hash) != (key, secret_hash):
-            report.add("damage", "record", f"the record of token {key} is another one's", RESTORE)
+            report.add(
+                "damage", "record", f"the record of token {key} holds another key or secret than its row", RESTORE
+            )
     return names
 
 

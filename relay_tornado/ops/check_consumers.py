@@ -21,11 +21,14 @@ FIRST_VERSION = 3
 """The first schema version whose consumers have a kind."""
 
 _SEEK = (
-    "put it where its client wants to go on, by `relay consumer seek`, or delete it; it may miss events, or get some "
-    "once more"
+    "set its position to where its client wants to go on, by `relay consumer seek`, or delete it; it may miss events, "
+    "or get some once more"
 )
 
-_ANEW = "delete it: it is made anew, on the terms of whoever subscribes with it; put it where that wants to go on"
+_ANEW = (
+    "delete it: the next client that subscribes with it makes it anew; then set its position to where that wants "
+    "to go on, by `relay consumer seek`"
+)
 
 
 def check_consumers(raw: sqlite3.Connection, tell: Tell) -> int:
@@ -56,7 +59,7 @@ def _problems(
     raw: sqlite3.Connection, consumer: int, first: int, head: int, floor: int, done: str, tried: str, gap: str | None
 ) -> Iterator[str]:
     if floor > head:
-        yield f"is said to be done with everything up to {floor}, and its log ends at {head}"
+        yield f"has the floor {floor}, up to which it is done with everything, but its log ends at {head}"
     settled = Ranges()
     try:
         ranges = read_ranges(done)
@@ -84,7 +87,7 @@ def _problems(
         yield f"tries event {strange[0]} again, which its log does not hold"
     loose = [seq for seq in parked if floor < seq <= head and seq not in settled]
     if loose:
-        yield f"tries event {loose[0]} again and is to get it anyway"
+        yield f"has event {loose[0]} scheduled for another try, though it has yet to get it"
     try:
         ranges = read_ranges(tried)
     except msgspec.MsgspecError:

@@ -183,7 +183,7 @@ class Logs:
             kind,
             row,
             f"{what} {verb} {how}",
-            "the relay tells clients of the gap and goes on behind it; where it matters, a backup of before has them: "
+            "the relay tells clients of the gap and goes on behind it; a backup from before may have them: "
             f"`relay export BUCKET FILE --after {first - 1} --data BACKUP`, as docs/backup.md says",
         )
 

@@ -31,7 +31,7 @@ def check_conditions(raw: sqlite3.Connection, model: sqlite3.Connection, tell: C
         for condition in () if table in LARGE_TABLES else CHECK.findall(sql):
             (count,) = raw.execute(f"SELECT count(*) FROM main.{table} WHERE NOT ({condition})").fetchone()  # noqa: S608
             if count:
-                tell(f"{counted(count, 'row')} of {table} should not be as they are: {condition}")
+                tell(f"the rule {condition} of {table} is broken by {counted(count, 'row')}")
 
 
 def check_followers(raw: sqlite3.Connection) -> Iterator[tuple[int, str]]:
@@ -45,5 +45,5 @@ def check_followers(raw: sqlite3.Connection) -> Iterator[tuple[int, str]]:
                 f" count(*) FILTER (WHERE NOT ({sound})) FROM {table} LEFT JOIN log ON log.id = {table}.log"
             )
             strange, damaged = raw.execute(sql).fetchone()
-            yield strange, f"{what} are of events that never were"
+            yield strange, f"{what} belong to events that never existed"
             yield damaged, f"{what} can't be understood"

@@ -155,7 +155,7 @@ class Backups:
 
     async def _make(self) -> None:
         if self._stuck is not None and self._stuck.returncode is None:
-            raise _Failed(f"process {self._stuck.pid}, which got no further with the one before, does not end")
+            raise _Failed(f"process {self._stuck.pid} of the backup before hangs, and does not end")
         await self._aside(partial(_sweep, self._directory))
         begun, started = self._clock(), time.monotonic()
         target = self._directory / name_at(begun)
@@ -164,8 +164,8 @@ class Backups:
         except _Stuck as error:
             self._stuck = error.process
             raise _Failed(
-                f"nothing was done for {LOOK * _LOOKS:g} s, and it was ended: the disk of {self._directory}, or of "
-                f"{self._settings.data.absolute()}, gives no answer"
+                f"it made no progress for {LOOK * _LOOKS:g} s and was ended: the disk of {self._directory}, or of "
+                f"{self._settings.data.absolute()}, does not answer"
             ) from None
         self.newest = self._begun = begun
         self.seconds = round(time.monotonic() - started, 1)

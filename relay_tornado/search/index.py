@@ -92,7 +92,9 @@ class Index:
         self._log = log
         self._buckets = buckets
         if bound < LEAST:
-            _log.warning("search_index_raised", asked=bound, bytes=LEAST, hint="this is the least; none is no index")
+            _log.warning(
+                "search_index_raised", asked=bound, bytes=LEAST, hint="this is the minimum; none turns the index off"
+            )
         self._bound = max(bound, LEAST)
         self._room = room
         self._state = State()

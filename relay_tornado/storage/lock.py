@@ -138,8 +138,8 @@ def _parse(data: bytes) -> Owner | None:
 def _held(directory: Path, owner: Owner | None) -> str:
     who = "another process" if owner is None else f"process {owner.pid} (relay {owner.version})"
     return (
-        f"{directory} is in use by {who}. One process owns a data directory: stop that one, or give this one a "
-        "directory of its own with --data."
+        f"{directory} is in use by {who}. One process owns a data directory: stop that one, or name another "
+        "directory with --data."
     )
 
 

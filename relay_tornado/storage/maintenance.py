@@ -118,7 +118,7 @@ class Maintenance:
             _log.warning(
                 "wal_held_back",
                 bytes=self._database.space.wal,
-                hint="a program beside the relay reads relay.db, as an open sqlite3: end it, and this space is free",
+                hint="another program, such as an open sqlite3, is reading relay.db: end it to free this space",
             )
         return False
 

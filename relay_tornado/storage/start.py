@@ -152,7 +152,7 @@ def roll_back(path: Path) -> None:
         pages, page = _JOURNAL.unpack(head)[1:]
         if abs(path.stat().st_size - pages * page) > _FIRST_PAGES * page:
             raise StartupError(
-                f"{journal} is not of {path}, which it would cut to {pages} pages: move it away, and start again"
+                f"{journal} does not belong to {path}, and would cut it to {pages} pages: move it away, and start again"
             )
     with unquoted(), contextlib.closing(sqlite3.connect(uri(path, "rw"), uri=True)) as raw:
         raw.execute("SELECT 1 FROM sqlite_schema").fetchone()

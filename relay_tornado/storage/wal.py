@@ -37,15 +37,18 @@ def check(path: Path) -> None:
     with path.open("rb") as file:
         header = file.read(100)
     if header.startswith(_MAGIC) and header[_VERSIONS] == b"\1\1":
-        raise StartupError(f"{wal} is not of {path}, which is a backup or a copy that needs none: {_without(path)}")
+        raise StartupError(
+            f"{wal} does not belong to {path}, which is a backup or a copy that needs none: {_without(path)}"
+        )
     # If something can't be read, SQLite reports that better; some builds lack what `stamp_in` uses.
     with contextlib.suppress(sqlite3.Error, TypeError, AttributeError), unquoted():
         found, root = in_file(path)
         first = _first(wal, root)
         if first is not None and (first.database != found.database or first.commits > found.commits + 1):
             raise StartupError(
-                f"{wal} is not of {path}: it begins at commit {first.commits}, the file ends at {found.commits}, so "
-                f"it is an older copy, or another relay's. Put back the one that the WAL is of, or, {_without(path)}"
+                f"{wal} does not belong to {path}: it begins at commit {first.commits}, but the file ends at "
+                f"{found.commits}, so the file is an older copy, or another relay's. Put back the WAL's own file, or, "
+                f"{_without(path)}"
             )
 
 

@@ -149,7 +149,7 @@ async def test_what_is_not_answered_in_time(monkeypatch: pytest.MonkeyPatch) -> 
     async with answering(talk) as port:
         monkeypatch.setattr(address, "EARLY", 0.05)
         said = await streams(Place(f"http://127.0.0.1:{port}"))
-        assert (said.level, "collects a whole body" in said.says) == ("warn", True)
+        assert (said.level, "buffers a whole body" in said.says) == ("warn", True)
         monkeypatch.setattr(address, "PATIENCE", 0.05)
         said = await address.certificate(Place(f"https://127.0.0.1:{port}"))
         assert (said.level, said.says.endswith(" fails: no answer in time")) == ("fail", True)

@@ -179,7 +179,7 @@ def test_what_a_killed_first_start_left_beside_another_file(cli: Runner, file: P
     journal = new.data / "relay.db-journal"
     kill(journal, "bucket", "create", "more", "--data", new.data)
     shutil.copyfile(file, new.data / "relay.db")
-    assert f"{journal} is not of {new.data / 'relay.db'}" in new.refused("bucket", "list")
+    assert f"{journal} does not belong to {new.data / 'relay.db'}" in new.refused("bucket", "list")
     assert (new.data / "relay.db").read_bytes() == file.read_bytes()
     journal.unlink()
     assert "orders" in new("bucket", "list").stdout

@@ -177,8 +177,8 @@ def test_a_backup_that_gets_no_further_is_given_up(tmp_path: Path, monkeypatch: 
     with capture_logs() as logs, pytest.raises(asyncio.CancelledError):
         asyncio.run(main())
     reasons = [each["reason"] for each in logs if each["event"] == "backup_failed"]
-    stuck = f"nothing was done for 0.5 s, and it was ended: the disk of {folder}, or of {data}, gives no answer"
-    waits = f"process {started[0].pid}, which got no further with the one before, does not end"
+    stuck = f"it made no progress for 0.5 s and was ended: the disk of {folder}, or of {data}, does not answer"
+    waits = f"process {started[0].pid} of the backup before hangs, and does not end"
     assert reasons == ([stuck, waits] if held else [stuck])
     assert (len(started), maker.problem) == (2, "")
     assert left[:-1] == [[".part"]] * len(reasons)

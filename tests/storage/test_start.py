@@ -158,7 +158,7 @@ async def test_a_file_beside_the_wal_of_another(settings: Settings, tmp_path: Pa
     path = await crash(settings, "c", "d")
     shutil.copy(path, tmp_path / "kept")
     shutil.copy(other, path)
-    with pytest.raises(StartupError, match=r"relay\.db-wal is not of .*relay\.db-shm and relay\.witness away"):
+    with pytest.raises(StartupError, match=r"relay\.db-wal does not belong to .*relay\.db-shm and relay\.witness away"):
         await Database.open(settings)
     shutil.copy(tmp_path / "kept", path)
     assert await stored(settings) == ["a", "b", "c", "d"]
