@@ -38,7 +38,7 @@ _COUNTERS: Final = (
     ("tail_hits", "relay_tail_hits", "Reads of events that were answered from memory."),
     ("tail_misses", "relay_tail_misses", "Reads of events that had to wait for the file."),
     ("deliveries", "relay_deliveries", "Events sent to subscribers, each time."),
-    ("redeliveries", "relay_redeliveries", "Of these, events that a consumer got before and had not acked."),
+    ("redeliveries", "relay_redeliveries", "Events sent once more to a consumer that had not acked them."),
     ("delivered_bytes", "relay_delivered_bytes", "Bytes of the frames of events sent to subscribers."),
     ("auth_failures", "relay_auth_failures", "Wrong, expired or revoked tokens on sockets and in requests."),
     ("retention_events", "relay_retention_events", "Events removed by retention."),
@@ -58,36 +58,48 @@ _DISTRIBUTIONS: Final = (
 _LEVELS: Final = (
     ("ready", "relay_ready", "Whether events can be committed, as /readyz says."),
     ("append_queue", "relay_append_queue_bytes", "Events that wait for a commit."),
-    ("append_queue_limit", "relay_append_queue_limit_bytes", "Where the append queue is full."),
+    ("append_queue_limit", "relay_append_queue_limit_bytes", "Size at which the append queue is full."),
     ("ingest_buffer", "relay_ingest_buffer_bytes", "Bodies of webhooks on their way in."),
-    ("replay_buffer", "relay_replay_buffer_bytes", "Frames on their way out that no kernel has taken yet."),
+    ("replay_buffer", "relay_replay_buffer_bytes", "Frames on their way out that the kernel has not taken yet."),
     ("connections", "relay_connections", "Open connections of every kind."),
-    ("connections_limit", "relay_connections_limit", "Where no more connections are accepted."),
+    ("connections_limit", "relay_connections_limit", "Open connections at which no more are accepted."),
     ("subscribers", "relay_subscribers", "Sockets that are subscribed."),
-    ("forward_requests", "relay_forward_requests", "Requests to destinations that are out."),
-    ("forward_circuits_open", "relay_forward_circuits_open", "Public outputs whose destination is left alone now."),
+    ("forward_requests", "relay_forward_requests", "Requests to destinations in flight."),
+    (
+        "forward_circuits_open",
+        "relay_forward_circuits_open",
+        "Public outputs that send nothing for now because their destination fails.",
+    ),
     ("forward_retries", "relay_forward_retries", "Events on the retry schedules of public outputs."),
     ("buckets", "relay_buckets", "Buckets that exist."),
     ("database", "relay_database_bytes", "Size of relay.db."),
-    ("wal", "relay_wal_bytes", "Size of its write-ahead log."),
+    ("wal", "relay_wal_bytes", "Size of the write-ahead log of relay.db."),
     ("space_free", "relay_space_free_bytes", "Free space beside relay.db."),
     ("space_reserve", "relay_space_reserve_bytes", "Free space at which webhooks are refused with 507."),
-    ("space_seconds_left", "relay_space_seconds_left", "Until free space is at the reserve, at today's rate."),
+    (
+        "space_seconds_left",
+        "relay_space_seconds_left",
+        "Time until free space is down to the reserve, at today's rate.",
+    ),
     ("events_missing", "relay_events_missing", "Committed events found missing at this start or since."),
     ("certificate_expires", "relay_certificate_expiry_timestamp_seconds", "When the TLS certificate expires."),
     ("certificate_ok", "relay_certificate_reload_success", "Whether the files of the TLS certificate are in use."),
 )
 _CONSUMERS: Final = (
     ("events", "relay_consumer_lag_events", "Events that a consumer is not done with."),
-    ("seconds", "relay_consumer_lag_seconds", "How long the oldest of them has waited since it came in."),
+    (
+        "seconds",
+        "relay_consumer_lag_seconds",
+        "How long the oldest event that a consumer is not done with has waited since it came in.",
+    ),
     ("dead", "relay_dead_letters", "Events that a consumer gave up, and that nobody has handled."),
 )
 _BACKUPS: Final = (
     ("interval", "relay_backup_interval_seconds", "How often a backup is due."),
     ("last_success", "relay_backup_last_success_timestamp_seconds", "When a backup was last made."),
-    ("last_size", "relay_backup_last_size_bytes", "Size of that backup."),
-    ("last_seconds", "relay_backup_last_duration_seconds", "How long it took."),
-    ("last_ok", "relay_backup_last_success", "Whether the last try succeeded."),
+    ("last_size", "relay_backup_last_size_bytes", "Size of the last backup."),
+    ("last_seconds", "relay_backup_last_duration_seconds", "How long the last backup took."),
+    ("last_ok", "relay_backup_last_success", "Whether the last try to make a backup succeeded."),
 )
 
 
@@ -111,7 +123,7 @@ class _Relay(Collector):
         self._counters = counters
         self._levels = levels
         self._build = GaugeMetricFamily(
-            "relay_build_info", "What runs; always 1.", labels=("version", "python", "sqlite")
+            "relay_build_info", "The versions that run; always 1.", labels=("version", "python", "sqlite")
         )
         self._build.add_metric((version, platform.python_version(), sqlite3.sqlite_version), 1)
 
@@ -138,7 +150,11 @@ class _Relay(Collector):
             "Events between a head and its slowest subscriber, at most.",
             max(levels.lag.values(), default=0),
         )
-        lags = GaugeMetricFamily("relay_bucket_lag_events", "The same by bucket.", labels=("bucket",))
+        lags = GaugeMetricFamily(
+            "relay_bucket_lag_events",
+            "Events between a bucket's head and its slowest subscriber, by bucket.",
+            labels=("bucket",),
+        )
         for bucket, lag in bounded(levels.lag).items():
             lags.add_metric((bucket,), lag)
         yield lags
