@@ -137,7 +137,7 @@ def test_who_stays_behind_as_a_bucket_becomes_ephemeral(clients: Page, demo: Dem
     """Before it is saved its settings name the clients' consumers that nobody can come back to then, and later the
     list of consumers does, as long as it is so."""
     clients.goto("/ui/buckets/orders/settings")
-    told = clients.get_by_role("status").filter(has_text="come back")
+    told = clients.get_by_role("status").filter(has_text="while the bucket is ephemeral")
     expect(clients.get_by_label("Ephemeral")).not_to_be_checked()
     expect(told).to_have_count(0)
     names = [each["name"] for each in demo.rest("GET", "/v1/buckets/orders/consumers") if each["kind"] == "client"]

@@ -60,7 +60,7 @@ def test_neighbours_and_what_is_not_there(events: Page, watch: Watch, sender: Se
     events.get_by_role("button", name="Newer").click()
     expect(heading).to_contain_text("/2")
     events.goto("/ui/events/aaaaaaaaaaaa-1")
-    expect(events.get_by_role("alert")).to_contain_text("of no bucket that is there for you")
+    expect(events.get_by_role("alert")).to_contain_text("No bucket that you can see holds this event")
 
 
 def test_bodies_of_other_kinds(events: Page, sender: Sender) -> None:

@@ -208,7 +208,7 @@ def test_a_gap_is_a_row(events: Page, sender: Sender) -> None:
         ),
     )
     events.reload()
-    expect(events.get_by_text("Events 12 to 40 are missing here: they left by the bucket's retention")).to_be_visible()
+    expect(events.get_by_text("Events 12 to 40 are missing here: the bucket's retention removed them")).to_be_visible()
 
 
 def test_paths_are_there_at_any_width(page: Page, events: Page, sender: Sender) -> None:

@@ -13,11 +13,11 @@ from tests.ui.sending import Sender
 
 REASONS = {
     "malformed": "This is no event's id.",
-    "unknown": "of no bucket that is there for you",
-    "of a bucket that was deleted": "of no bucket that is there for you",
-    "of another's bucket": "of no bucket that is there for you",
+    "unknown": "No bucket that you can see holds this event",
+    "of a bucket that was deleted": "No bucket that you can see holds this event",
+    "of another's bucket": "No bucket that you can see holds this event",
     "not yet": "There is no such event in its bucket",
-    "left": "it has left by its bucket's retention",
+    "left": "its bucket's retention removed it",
 }
 
 
@@ -91,5 +91,5 @@ def test_a_bucket_that_goes_while_its_event_is_read(here: Page, relay: Relay, ad
     expect(article).to_contain_text("its body")
     relay.run("bucket", "delete", "going", "--yes", "--force")
     expect(article.get_by_role("alert")).to_contain_text("its bucket was deleted, your token does not have it")
-    expect(article.get_by_role("alert")).to_contain_text("What stands here was loaded before.")
+    expect(article.get_by_role("alert")).to_contain_text("What is shown was loaded before.")
     expect(article).to_contain_text("its body")

@@ -143,7 +143,7 @@ def test_an_event_by_a_slow_relay(page: Page, relay: Relay, administrator: str, 
     (event,) = sender.events()
     page.clock.install()
     sign_in(page, relay, administrator, f"/ui/events/{event['id']}")
-    expect(page.get_by_text("Nobody has said yet")).to_be_visible()
+    expect(page.get_by_text("No delivery of it was reported yet")).to_be_visible()
     expect(page.get_by_role("button", name="Send again")).to_be_enabled()
     held: list[Route] = []
 

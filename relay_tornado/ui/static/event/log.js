@@ -4,10 +4,10 @@ import { ApiError, get, v1 } from "../api.js";
 /** Why an event is not there, by what REST says of its id as a cursor, which may name one that has left. */
 const WHY = [
   [/is no event id/, "This is no event's id. A whole one is like k3v9x1q7m2ab-42."],
-  [/none of these buckets/, "This event is of no bucket that is there for you: its bucket was deleted, your token does not have it, or there never was one."],
-  [/names no event/, "There is no such event in its bucket: it never was, or the log has lost it."],
+  [/none of these buckets/, "No bucket that you can see holds this event: its bucket was deleted, your token does not have it, or it never existed."],
+  [/names no event/, "There is no such event in its bucket: it never existed, or the log has lost it."],
 ];
-const LEFT = "This event is kept no longer: it has left by its bucket's retention.";
+const LEFT = "This event is no longer kept: its bucket's retention removed it.";
 
 async function why(id, abort) {
   try {

@@ -61,14 +61,14 @@ export function Retention({ form }) {
     <${Check} label="Wait for consumers" hint="What a consumer is not done with stays, whatever the limits say."
         ...${form.check("retention.wait_for_consumers")} />
     ${waits && html`<${Amount} label="Wait up to this size" units=${SIZES} usual=${3} placeholder="as long as the disk has room"
-      hint="Over it the oldest events leave all the same, and those who miss them are told." ...${form.part("retention.hard_max_bytes")} />`}
+      hint="Over it the oldest events leave all the same, and the consumers that miss them are told." ...${form.part("retention.hard_max_bytes")} />`}
   <//>`;
 }
 
 /** What senders must bring. `secrets`: whether this token sees those that are set. */
 export function SenderAuth({ form, secrets }) {
   const type = form.values["auth.type"];
-  const hint = secrets ? "" : "Yours may not see what is set. Left empty, it stays.";
+  const hint = secrets ? "" : "Your token may not see what is set. Left empty, it stays as it is.";
   return html`<${Section} title="What senders must bring">
     <${Choice} label="Authorization" value=${type} onValue=${(value) => form.set("auth.type", value)} wrong=${form.wrong("auth.type")} options=${[
       ["none", "Nothing", "the URL is the secret"], ["basic", "A user name and a password"], ["token", "A token", "Authorization: Bearer"]]} />
@@ -80,7 +80,7 @@ export function SenderAuth({ form, secrets }) {
 
 export function Repeats({ form }) {
   return html`<${Section} title="Repeats"
-      hint="Where senders repeat what they think was lost: the same input, request and body, and the same value of this header, is stored once.">
+      hint="For senders that repeat what they think was lost: a webhook with the same input, request, body and value of this header is stored once.">
     <div class="duo"><${Field} label="Header with the delivery's id" placeholder="off" list="delivery-ids" autocomplete="off" spellcheck=${false}
         hint="auto knows GitHub's, Shopify's, Standard Webhooks' and Idempotency-Key." ...${form.bind("dedupe.header")} />
       ${form.values["dedupe.header"] && html`<${Amount} label="For how long" units=${TIMES} usual=${2} ...${form.part("dedupe.window")} />`}</div>

@@ -85,7 +85,7 @@ export default function ClientsPage() {
     <section class="stack"><h2>Connected now <span class="soft">${number(clients.length)}</span></h2>
       <${Clients} clients=${clients} heads=${heads} tokens=${data.tokens} /></section>
     <section class="stack"><h2>Consumers <span class="soft">${data.tooMany ? "" : number(data.consumers.length)}</span></h2>
-      <p class="soft">Positions that the relay keeps: who comes back goes on where it was, and the slowest stands first.</p>
+      <p class="soft">Positions that the relay keeps: a client that reconnects goes on where it was. The slowest comes first.</p>
       ${data.tooMany && html`<p class="note">There are ${number(data.buckets.length)} buckets. Choose one to see its consumers.</p>`}
       ${!data.tooMany && !data.consumers.length && html`<${Empty} title="No consumers">
         <p>The relay keeps a position for clients that subscribe with <code>"consumer": "NAME"</code>, for durable tokens,

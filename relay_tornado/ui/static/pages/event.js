@@ -150,7 +150,7 @@ export function EventView({ id, bucket, onNewer, onOlder, onClose, onLog, chosen
   const permalink = new URL(link("/events", log.id), window.location.href).href;
   return html`<article class="event stack" aria-busy=${log.id !== id ? "true" : "false"}>
     ${tools}
-    <${Problem} error=${gone ? new Error(`${error.message} What stands here was loaded before.`) : error} retry=${again} />
+    <${Problem} error=${gone ? new Error(`${error.message} What is shown was loaded before.`) : error} retry=${again} />
     <${Heading} class="request-line"><span class="method"><${Plain} text=${log.method} /></span> <${Path} key=${log.id}
       log=${log} />${log.edited && html` <${Badge}
         kind="accent">edited<//>`}${log.ephemeral && html` <${Badge}>ephemeral<//>`}<//>

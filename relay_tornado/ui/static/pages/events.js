@@ -34,7 +34,7 @@ function Clock({ at }) {
 }
 
 const GAPS = new Map([
-  ["retention", "they left by the bucket's retention"], ["ephemeral", "their content left the memory"], ["reset", "the log has lost them"],
+  ["retention", "the bucket's retention removed them"], ["ephemeral", "their content is no longer in memory"], ["reset", "the log has lost them"],
   ["future", "the position was ahead of the log"],
 ]);
 

@@ -52,7 +52,7 @@ function Destination({ form, was }) {
     ${was && internal && html`<p class="note warn small">The relay then forgets this output's position and its dead letters.</p>`}
     <${Field} label="Destination" type="url" required=${!internal} autocomplete="off" spellcheck=${false}
         placeholder=${internal ? "http://localhost:3000/hook" : "https://shop.example.org/hook"}
-      hint=${internal ? "Clients are told it, and may send the events elsewhere." : ""} ...${form.bind("destination")} />
+      hint=${internal ? "Clients are told this URL, and may send the events elsewhere." : ""} ...${form.bind("destination")} />
     <${Check} label="Lock the path" hint="What follows the input in the URL is not appended to the destination's path."
         ...${form.check("lock_path")} />`;
 }

@@ -24,15 +24,15 @@ function Buckets({ buckets, value, onValue, wrong }) {
         aria-invalid=${wrong ? "true" : undefined} checked=${value.includes(id)} onChange=${(event) => put(id, event.target.checked)} />
       <span>${name}</span></label>`)}
       ${shown.length === 0 && html`<p class="soft">${buckets.length ? "None has that in its name." : "There is no bucket yet."}</p>`}</div>
-    <span class="hint">${value.length} chosen${gone ? `, ${gone} of them deleted` : ""}. A bucket that is made later is not in it.</span>
+    <span class="hint">${value.length} chosen${gone ? `, ${gone} of them deleted` : ""}. Buckets that are made later are not included.</span>
     ${wrong && html`<span class="wrong">${wrong}</span>`}</div>`;
 }
 
 /** What follows from what is chosen. */
 function says(all, api) {
-  if (api && all) return "An administrator's: it may do everything, and sees secrets.";
+  if (api && all) return "It is an administrator's token: it may do everything, and sees secrets.";
   if (api) return "It reads and changes these buckets, their inputs and outputs, connects, and signs in here.";
-  return `It connects and reads ${all ? "every bucket, those made later too" : "these buckets"}, and answers events. It can't sign in here.`;
+  return `It connects and reads ${all ? "every bucket, also those made later" : "these buckets"}, and answers events. It can't sign in here.`;
 }
 
 /** `token` is null for a new one, `wanted` then the name of a bucket to begin with; `onSaved` gets the document, of a new one with its secret. */
@@ -59,13 +59,13 @@ export function TokenDialog({ token, buckets, wanted, onSaved, onClose }) {
       <${Field} label="Description" autocomplete="off" placeholder="who uses it, and where" hint="So that one knows later which to revoke."
           ...${form.bind("description")} />
       <${Choice} label="Buckets" value=${all} onValue=${(value) => form.set("all", value)}
-          options=${[[false, "Some"], [true, "Every bucket", "those made later, too"]]} />
+          options=${[[false, "Some"], [true, "Every bucket", "also those made later"]]} />
       ${!all && html`<${Buckets} buckets=${buckets} ...${form.part("scopes.buckets")} />`}
       <${Check} label="API access" hint="Signs in to this page, and uses REST." ...${form.check("api_access")} />
       <p class="note small" role="status">${!all && chosen.length === 0 ? "Choose at least one bucket." : says(all, form.values.api_access)}</p>
       ${own && html`<p class="note warn small">You are signed in with this token: you lose what you take from it.</p>`}
       <${Check} label="Durable"
-          hint="The relay keeps its position in every bucket that it reads, so that a client that knows no positions misses nothing."
+          hint="The relay keeps the token's position in every bucket that it reads, so that a client that keeps none misses nothing."
           ...${form.check("durable")} />
       <${Moment} label="Expires" ...${form.part("expires_at")} />
       <${FormFoot} form=${form} action=${token ? "Save" : "Make the token"} always=${!token} disabled=${!all && chosen.length === 0}
@@ -82,11 +82,11 @@ export function RotateDialog({ token, onRotated, onClose }) {
   const rotate = () => post(v1("tokens", token.key, "rotate"), { grace: choice < 0 ? grace ?? 0 : choice });
   return html`<${Dialog} title=${`New secret for ${token.description || token.key}`} onClose=${onClose}>
     <form ref=${form.element} onSubmit=${form.submit(rotate, onRotated)}>
-      <p>The token stays what it is and gets a new secret, shown once. Until the old one ends, both open.</p>
+      <p>The token stays what it is and gets a new secret, shown once. Until the old secret ends, both are valid.</p>
       <${Choice} label="The old secret ends" value=${choice} onValue=${(value) => form.set("choice", value)} options=${GRACES}
           wrong=${choice < 0 ? "" : form.wrong("grace")} />
       ${choice < 0 && html`<${Amount} label="After" units=${TIMES} usual=${2} required ...${form.part("grace")} />`}
-      ${choice === 0 && html`<p class="note warn small">Who is connected with it is cut off.</p>`}
+      ${choice === 0 && html`<p class="note warn small">Clients that are connected with it are disconnected.</p>`}
       ${token.key === session.value.key && html`<p
           class="note warn small">You are signed in with this token: once the old secret ends, sign in with the new one.</p>`}
       <${FormFoot} form=${form} action="Make a new secret" always onCancel=${onClose} />

@@ -105,6 +105,6 @@ function Tokens({ query }) {
 export default function TokensPage({ query }) {
   if (session.value.administrator) return html`<${Tokens} query=${query} />`;
   return html`<${Empty} as="h1"
-      title="Tokens are made by administrators"><p>Yours has some buckets only. Ask whoever has a token with every bucket and API access.</p><p>
+      title="Tokens are made by administrators"><p>Your token has some buckets only. Ask whoever has a token with every bucket and API access.</p><p>
     <a class="button" href=${link("/")}>Your buckets</a></p><//>`;
 }

@@ -10,7 +10,7 @@ const PAGE = 100;
 const AT_ONCE = 100;
 
 const REASONS = {
-  max_deliver: "It was tried as often as may be (max_deliver)",
+  max_deliver: "It was tried the most times allowed (max_deliver)",
   retention: "It left the log before it was done (retention)",
 };
 
@@ -57,7 +57,7 @@ export function DeadLetters({ consumer, title, onChanged, onClose }) {
   };
   const again = async (ids) => {
     const { scheduled, left } = await post(`${path}/resend`, ids ? { ids } : { all: true });
-    tell(`${number(scheduled)} will be given again${left ? `; for ${number(left)} there is no room yet` : ""}`, left ? "bad" : "");
+    tell(`${number(scheduled)} will be delivered again${left ? `; ${number(left)} stay, as too many wait already` : ""}`, left ? "bad" : "");
     await changed();
   };
   const forget = async (ids) => {

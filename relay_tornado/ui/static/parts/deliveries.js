@@ -59,7 +59,7 @@ export function Deliveries({ log, bucket }) {
     response_headers: log.response_headers, response_body: log.response_body,
   }]);
   const shown = [...own].sort((a, b) => b.at - a.at);
-  if (!shown.length) return html`<p class="soft">Nobody has said yet what became of it.</p>`;
+  if (!shown.length) return html`<p class="soft">No delivery of it was reported yet.</p>`;
   return html`<ul class="deliveries">${shown.map((delivery, index) => html`<${Delivery} key=${`${delivery.at} ${index}`}
     delivery=${delivery} outputs=${bucket?.outputs ?? []} />`)}</ul>`;
 }

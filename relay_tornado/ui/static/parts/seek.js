@@ -76,7 +76,7 @@ export function Seek({ consumer, title, onMoved, onClose }) {
       enter("id")} />`,
   };
   return html`<${Dialog} title=${`Move ${title}`} onClose=${onClose}>
-    <p class="soft">It goes on behind the place that you choose; who is connected with it goes on there at once.</p>
+    <p class="soft">The consumer goes on behind the place that you choose. Clients that are connected with it go on there at once.</p>
     <fieldset class="seek-choices"><legend class="label">Go on behind</legend>${CHOICES.map(([name, text]) => html`<div class="row" key=${name}>
       <label><input type="radio" name="to" checked=${choice === name} onChange=${() => setChoice(name)} />${text}</label>${fields[name]}</div>`)}
         </fieldset>
