@@ -1,4 +1,4 @@
-"""Notices that another program has written over the open file, as `cp` onto it does.
+"""Notices that another program has written over the open file or its WAL, as `cp` onto it does.
 
 Invariants:
 - With a WAL, only a checkpoint writes the file, and other programs make hardly any. So the file is looked at only
@@ -6,8 +6,8 @@ Invariants:
 - Changed times, changed rights or another program's checkpoint prove nothing. These do, read without the WAL: other
   first bytes, which never change in a file; another database id; or fewer commits than before. What can't be read
   proves nothing.
-- A WAL is another one where it is shorter than its index has it, or begins with other salts: what is copied from it
-  would spoil the file. What was written over behind its head, and is as long as it was, is not noticed.
+- A WAL was written over if it is shorter than its index says, or begins with other salts. A checkpoint would copy its
+  content into the file and damage it. If only frames behind its header were changed, that is not noticed.
 - Once proven, the verdict stays, whatever the file holds later.
 """
 
@@ -25,19 +25,21 @@ from relay_tornado.storage.witness import Stamp
 _FIRST = 20
 """Bytes that hold SQLite's name, the page size, and that there is a WAL (a backup has none)."""
 
-# https://www.sqlite.org/walformat.html: the index begins with its head, twice; the numbers are as the machine has them.
+# https://www.sqlite.org/walformat.html: the index begins with two copies of its header, in the machine's byte order.
 _INDEX = struct.Struct("=12x B x H I 12x 8s 8x")
-"""Whether it is made, the size of a page, how many frames are in the WAL, file; that one's salts."""
+"""Whether the index is initialized, the page size, the number of frames in the WAL, and the WAL's salts."""
 _HEAD = struct.Struct("16x 8s 8x")
-"""Of the WAL: its salts."""
+"""The WAL's header: its salts."""
 _FRAME = 24
-"""Bytes before each page in it."""
+"""Bytes before each page of the WAL."""
 
 
 class Content:
-    """What a file holds without its WAL. Its descriptor, and that of the WAL's index, may be closed only once SQLite
-    has closed the file: closing any lets go of all locks that the process has on it. `written_over` is the name of
-    what was, "" for nothing."""
+    """The content of a file without its WAL, and the WAL's header. `written_over` is the name of the file that was
+    written over, "" if none was.
+
+    The descriptors of the file and of the WAL's index may be closed only after SQLite has closed the file: closing any
+    descriptor of a file releases all locks that the process has on it."""
 
     def __init__(self, path: Path, descriptor: int, raw: sqlite3.Connection, stamp: Stamp) -> None:
         """`descriptor` and `raw` have just opened it, and `raw` read `stamp`. Raises sqlite3.Error and OSError."""
@@ -53,7 +55,8 @@ class Content:
         self.look()
 
     def look(self) -> str:
-        """What was written over. Blocks as long as the disk does. Raises no error of the disk."""
+        """The name of the file that was written over, "" if none was. Blocks as long as the disk does. Raises no error
+        of the disk."""
         if not self.written_over and self._descriptor is not None:
             if self._is_another():
                 self.written_over = self._path.name
@@ -94,14 +97,14 @@ class Content:
             with wal_of(self._path).open("rb") as file:
                 size, head = os.fstat(file.fileno()).st_size, file.read(_HEAD.size)
             if index is None or index != self._read_index():
-                return False  # another program writes just now
+                return False  # another program is writing
             frames, salts = index
             return size < _HEAD.size + frames * (_FRAME + self._page) or _HEAD.unpack(head) != (salts,)
-        except Exception:  # it is the whereabouts' matter where there is none
+        except Exception:  # a missing WAL is noticed by `whereabouts`
             return False
 
     def _read_index(self) -> tuple[int, bytes] | None:
-        """How many frames there are, and their salts; None where there are none, or it is being written."""
+        """The number of frames in the WAL, and its salts; None if there are none, or the index is being written."""
         head = os.pread(self._index, 2 * _INDEX.size, 0)
         if head[: _INDEX.size] != head[_INDEX.size :]:
             return None

@@ -90,8 +90,7 @@ def misplaced(name: str) -> str:
 
 
 def written_over(name: str) -> str:
-    """What is to be said where somebody copied another file onto the one of that name, or emptied it, "" where nobody
-    did."""
+    """The message for a file of that name that another program has written over, or emptied; "" if there is none."""
     if not name:
         return ""
     return (
