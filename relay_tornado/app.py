@@ -27,7 +27,7 @@ from relay_tornado.handlers.listener import Entrance
 from relay_tornado.handlers.site import Site
 from relay_tornado.low_memory import try_log, watch_timers
 from relay_tornado.metrics import Metrics
-from relay_tornado.ops.schedule import Backups, check_directory
+from relay_tornado.ops.backup_schedule import Backups, check_directory
 from relay_tornado.proxy_trust import ProxyTrust
 from relay_tornado.search.index import Index
 from relay_tornado.series.series import Series

@@ -16,13 +16,13 @@ from relay_tornado.forwarding.forwarding import Forwarding
 from relay_tornado.handlers.site import Site
 from relay_tornado.log.contract import EventLog
 from relay_tornado.model import BucketId
-from relay_tornado.ops.schedule import Backups
+from relay_tornado.ops.backup_schedule import Backups
 from relay_tornado.registry.contract import Registry
 from relay_tornado.series.series import Levels
 from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
 from relay_tornado.storage.forecast import Forecast
-from relay_tornado.storage.whereabouts import size_of, wal_of
+from relay_tornado.storage.location_check import size_of, wal_of
 from relay_tornado.tls import Certificate
 
 

@@ -19,6 +19,7 @@ from relay_tornado.admin.housekeeping import Housekeeping
 from relay_tornado.admin.imports import take
 from relay_tornado.admin.inputs import find_input, with_changed_input, with_new_input, without_input
 from relay_tornado.admin.logs import Logs
+from relay_tornado.admin.lookup import find_part
 from relay_tornado.admin.outputs import (
     find_output,
     with_changed_output,
@@ -26,7 +27,6 @@ from relay_tornado.admin.outputs import (
     with_new_output,
     without_output,
 )
-from relay_tornado.admin.parts import find_part
 from relay_tornado.admin.sessions import Sessions
 from relay_tornado.admin.tokens import changed_token, new_token, no_such_token, rotated_token
 from relay_tornado.errors import BucketGone, Conflict, NotFound, RelayError, Unknown

@@ -22,7 +22,7 @@ from relay_tornado.admin.resending import Range
 from relay_tornado.admin.searching import Wanted
 from relay_tornado.admin.sessions import CODE_LIFE, OWNER, Sessions
 from relay_tornado.errors import BucketGone, Invalid, Unavailable
-from relay_tornado.ops.lines import LARGEST_SEQ
+from relay_tornado.ops.export_format import LARGEST_SEQ
 from relay_tornado.wire.control import read_position
 from relay_tornado.wire.fields import Document
 from relay_tornado.wire.rest import bucket_document, deleted_document, input_document, output_document

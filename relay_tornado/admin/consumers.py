@@ -11,7 +11,7 @@ from contextlib import suppress
 from math import isfinite, nan
 from typing import Final, get_args
 
-from relay_tornado.admin.parts import named
+from relay_tornado.admin.lookup import named
 from relay_tornado.admin.standing import Standing, consumer_document, dead_document
 from relay_tornado.admin.stored import cursor_of, honoured
 from relay_tornado.consumer_progress import AT_ONCE, MOST_PARKED, Progress

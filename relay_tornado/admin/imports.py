@@ -12,7 +12,7 @@ from typing import Any
 from relay_tornado.errors import Conflict, Invalid
 from relay_tornado.log.contract import EventLog
 from relay_tornado.model import DAY, Bucket, BucketId
-from relay_tornado.ops.lines import Item, Stub, item
+from relay_tornado.ops.export_format import Item, Stub, item
 
 
 async def take(log: EventLog, bucket: Bucket, documents: Sequence[Any]) -> dict[str, int]:

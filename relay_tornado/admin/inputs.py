@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from relay_tornado.admin.buckets import changed_rate_limit
 from relay_tornado.admin.headers import check_headers
-from relay_tornado.admin.parts import part_of, with_changed, without
+from relay_tornado.admin.lookup import part_of, with_changed, without
 from relay_tornado.errors import Conflict, Invalid
 from relay_tornado.ids import new_uuid
 from relay_tornado.model import ANY_OUTPUT, Bucket, Input, Verify

@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from relay_tornado.admin.parts import output_of
+from relay_tornado.admin.lookup import output_of
 from relay_tornado.admin.stored import MOST_SCANNED, Found, Judging, Key, Stored, document_of
 from relay_tornado.copies import Goes
 from relay_tornado.errors import BucketGone, CursorLost, Invalid, NotFound

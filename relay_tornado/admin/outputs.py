@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from relay_tornado.admin.headers import OF_CONNECTION, check_headers
-from relay_tornado.admin.parts import part_of, with_changed, without
+from relay_tornado.admin.lookup import part_of, with_changed, without
 from relay_tornado.errors import Conflict, Invalid
 from relay_tornado.ids import new_uuid
 from relay_tornado.model import Bucket, Output

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Final
 from weakref import WeakValueDictionary
 
-from relay_tornado.admin.parts import output_of
+from relay_tornado.admin.lookup import output_of
 from relay_tornado.admin.stored import MOST_SCANNED, Found, Judging, Stored, cursor_of, document_of
 from relay_tornado.copies import Goes
 from relay_tornado.errors import CursorLost, Invalid

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from relay_tornado.admin.parts import output_of
+from relay_tornado.admin.lookup import output_of
 from relay_tornado.admin.stored import MOST_SCANNED, Judging, Located, Stored, honoured
 from relay_tornado.errors import Conflict, CursorLost, Invalid, RelayError
 from relay_tornado.ids import format_id

@@ -164,8 +164,8 @@ def _held(report: Report) -> str:
 def _space(data: Path) -> Any:
     from relay_tornado.ops.findings import Finding
     from relay_tornado.storage.database import NAME
+    from relay_tornado.storage.location_check import wal_of
     from relay_tornado.storage.space import disk_of
-    from relay_tornado.storage.whereabouts import wal_of
 
     reserve = settings_from_environment(data).reserve
     disk = disk_of(wal_of(data / NAME).parent)

@@ -15,8 +15,8 @@ import click
 
 from relay_tornado.cli.client import call
 from relay_tornado.cli.errors import Failure, file_words, text_of
+from relay_tornado.cli.lookup import find_part
 from relay_tornado.cli.options import NONE, Lines, together
-from relay_tornado.cli.parts import find_part
 from relay_tornado.cli.printing import Document, print_answer
 
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)

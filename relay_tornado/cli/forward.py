@@ -16,8 +16,8 @@ from relay_tornado.cli.client import open_relay, place_given
 from relay_tornado.cli.common import held
 from relay_tornado.cli.conditions import Condition, joined
 from relay_tornado.cli.errors import Failure
+from relay_tornado.cli.lookup import no_output
 from relay_tornado.cli.options import options_of, relay_options
-from relay_tornado.cli.parts import no_output
 from relay_tornado.cli.positions import Place, PlaceType
 from relay_tornado.cli.printing import Document
 from relay_tornado.cli.target import Sending, sending_options, shape_of, until_told

@@ -18,6 +18,7 @@ from relay_tornado.cli.common import (
     rate_given,
     read_text,
 )
+from relay_tornado.cli.lookup import find_part, parts_of
 from relay_tornado.cli.options import (
     NONE,
     Duration,
@@ -29,7 +30,6 @@ from relay_tornado.cli.options import (
     sender_options,
     together,
 )
-from relay_tornado.cli.parts import find_part, parts_of
 from relay_tornado.cli.printing import Document, print_fields, print_json, print_list, rate_words, webhook_url
 from relay_tornado.cli.secret import read_secret
 from relay_tornado.model import counted

@@ -120,7 +120,7 @@ def listen(
 def _deal(as_json: bool, bodies_only: bool, command: str | None, keep_going: bool) -> Callable[[EventData], None]:
     """Returns the function that handles each event."""
     if command is not None:
-        from relay_tornado.cli.handing import Hand
+        from relay_tornado.cli.listen_exec import Hand
 
         return Hand(command, keep_going, note)
     from relay_tornado.cli.showing import ForPeople, show_body, show_line

@@ -11,8 +11,8 @@ import click
 
 from relay_tornado.cli.client import Caller, call, open_relay
 from relay_tornado.cli.common import Group, delete_part, given, header_options, header_rows, headers_given, read_text
+from relay_tornado.cli.lookup import find_part, parts_of
 from relay_tornado.cli.options import Duration, Number, format_duration, options_of, relay_options, together
-from relay_tornado.cli.parts import find_part, parts_of
 from relay_tornado.cli.printing import Document, note, print_fields, print_json, print_list
 from relay_tornado.cli.secret import must_be_seen, read_secret
 from relay_tornado.errors import Invalid

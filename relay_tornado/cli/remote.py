@@ -20,7 +20,7 @@ from urllib.request import getproxies, proxy_bypass
 import relay_tornado
 from relay_tornado.cli import answers
 from relay_tornado.cli.answers import Refused
-from relay_tornado.cli.parts import find_part
+from relay_tornado.cli.lookup import find_part
 from relay_tornado.cli.printing import Document
 from relay_tornado.client.address import tls_trouble
 from relay_tornado.client.opener import opener

@@ -16,8 +16,8 @@ from relay_tornado.cli.answers import left_over, onward
 from relay_tornado.cli.client import Caller, open_relay
 from relay_tornado.cli.conditions import Condition, joined
 from relay_tornado.cli.errors import Failure, unless_seen
+from relay_tornado.cli.lookup import find_output
 from relay_tornado.cli.options import Read, options_of, relay_options
-from relay_tornado.cli.parts import find_output
 from relay_tornado.cli.positions import Place, PlaceType
 from relay_tornado.cli.printing import Document, note, print_json
 from relay_tornado.cli.progress import Progress, show_progress

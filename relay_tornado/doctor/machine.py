@@ -25,10 +25,10 @@ from relay_tornado.model import KIB, MIB
 from relay_tornado.storage import start
 from relay_tornado.storage import witness as witnesses
 from relay_tornado.storage.database import NAME
-from relay_tornado.storage.library import NEWER_SQLITE, old_sqlite
+from relay_tornado.storage.location_check import wal_of
 from relay_tornado.storage.lock import Owner
 from relay_tornado.storage.space import disk_of
-from relay_tornado.storage.whereabouts import wal_of
+from relay_tornado.storage.sqlite_compat import NEWER_SQLITE, old_sqlite
 
 LEAST_DESCRIPTORS: Final = 512
 """Fewer are not enough for the relay's own files and a few clients."""

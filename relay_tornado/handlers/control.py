@@ -25,7 +25,7 @@ from relay_tornado.admin.administration import Administration
 from relay_tornado.admin.commands import run_command
 from relay_tornado.errors import Invalid, NotWritable, RelayError
 from relay_tornado.low_memory import RETRY_DELAY, try_log
-from relay_tornado.ops.lines import LONGEST_LINE
+from relay_tornado.ops.export_format import LONGEST_LINE
 
 _logger = structlog.get_logger(__name__)
 

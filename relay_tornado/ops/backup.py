@@ -21,7 +21,7 @@ from relay_tornado.ops.findings import Report
 from relay_tornado.ops.opening import open_file
 from relay_tornado.search import file as search
 from relay_tornado.series import file as series
-from relay_tornado.storage import migrate, parts, rights
+from relay_tornado.storage import database_files, migrate, permissions
 from relay_tornado.storage.damage import code_of
 from relay_tornado.storage.space import disk_of
 
@@ -60,7 +60,7 @@ def make(source: Path, target: Path, progress: Progress, *, force: bool = False,
     begun = time.monotonic()
     _check_target(source, target, force)
     part = target.with_name(target.name + ".part")
-    if (long := rights.too_long(part)) is not None:
+    if (long := permissions.too_long(part)) is not None:
         raise StartupError(f"{part} can't be made: {long}.")
     with _written(part, target) as descriptor:
         try:
@@ -89,7 +89,7 @@ def _written(part: Path, target: Path) -> Iterator[int]:
                 opened.callback(os.close, left)
                 _hold(left, part, busy)
                 part.unlink()
-            descriptor = parts.create(part)
+            descriptor = database_files.create(part)
         except FileExistsError:
             raise busy from None
         except OSError as error:
@@ -100,7 +100,7 @@ def _written(part: Path, target: Path) -> Iterator[int]:
             yield descriptor
         finally:
             if _is_at(descriptor, part):  # after a rename, another backup may have begun at this path
-                parts.remove(part)
+                database_files.remove(part)
 
 
 def _hold(descriptor: int, part: Path, busy: Conflict) -> None:
@@ -152,7 +152,7 @@ def _check_target(source: Path, target: Path, force: bool) -> None:
         raise NotFound(f"there is no directory {target.parent}: make it first")
     real, own = target.resolve(), source.resolve()
     # relay.db may be a symlink to a file of another name elsewhere.
-    files = [own.with_name(own.name + end) for end in parts.ENDS]
+    files = [own.with_name(own.name + end) for end in database_files.ENDS]
     if real in files or (real.parent == source.parent.resolve() and real.name.startswith(OWN)):
         raise Conflict(f"{target} is one of the relay's own files: name another one")
     if target.exists() and not force:

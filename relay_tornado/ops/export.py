@@ -1,4 +1,4 @@
-"""Exports a bucket's events from the file as lines (ops/lines.py), whether a relay runs on it or not."""
+"""Exports a bucket's events from the file as lines (ops/export_format.py), whether a relay runs on it or not."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from relay_tornado.log.lineage import epoch_at, place_cursor
 from relay_tornado.log.loading import Loaded, Row, load, renew
 from relay_tornado.model import Bounds, Cursor, Epoch
 from relay_tornado.ops.copying import Progress
-from relay_tornado.ops.lines import FORMAT, Header, Item, Stub, header_line, item_line
+from relay_tornado.ops.export_format import FORMAT, Header, Item, Stub, header_line, item_line
 from relay_tornado.ops.opening import open_file
 from relay_tornado.ops.reading import Step, read
 

@@ -11,13 +11,13 @@ import sqlite3
 from pathlib import Path
 
 from relay_tornado.errors import NotFound, StartupError
-from relay_tornado.storage import migrate, rights, wal
+from relay_tornado.storage import migrate, permissions, wal_check
 from relay_tornado.storage.connection import BUSY_TIMEOUT, uri
 from relay_tornado.storage.damage import decode, unquoted
 from relay_tornado.storage.database import NAME
-from relay_tornado.storage.library import check_sqlite, guard_schema
+from relay_tornado.storage.location_check import size_of, wal_of
 from relay_tornado.storage.lock import read_owner
-from relay_tornado.storage.whereabouts import size_of, wal_of
+from relay_tornado.storage.sqlite_compat import check_sqlite, guard_schema
 
 
 def locate(place: Path) -> Path:
@@ -37,7 +37,7 @@ def open_file(path: Path) -> sqlite3.Connection:
     check_sqlite()
     raw = None
     try:
-        wal.check_not_empty(path)
+        wal_check.check_not_empty(path)
         raw = _connect(path)
         found = migrate.check(raw, path, migrate.latest())
         if found == 0:
@@ -49,7 +49,7 @@ def open_file(path: Path) -> sqlite3.Connection:
     except sqlite3.Error as error:
         if raw is not None:
             raw.close()
-        mend = rights.too_long(path) or (rights.advice(path.parent) if path.name == NAME else None)
+        mend = permissions.too_long(path) or (permissions.advice(path.parent) if path.name == NAME else None)
         why = mend or "it is damaged, no relay's file, or another user's. Try another copy."
         raise StartupError(f"{path} can't be read ({error}): {why}") from error
     except BaseException:

@@ -26,13 +26,13 @@ from relay_tornado.ops.findings import Report
 from relay_tornado.ops.opening import open_file
 from relay_tornado.search import file as search
 from relay_tornado.series import file as series
-from relay_tornado.storage import lock, migrate, parts, rights
+from relay_tornado.storage import database_files, lock, migrate, permissions
 from relay_tornado.storage import witness as witnesses
 from relay_tornado.storage.damage import decode
 from relay_tornado.storage.database import NAME
-from relay_tornado.storage.library import guard_schema
 from relay_tornado.storage.lock import Lock
 from relay_tornado.storage.space import disk_of
+from relay_tornado.storage.sqlite_compat import guard_schema
 from relay_tornado.storage.witness import Witness, read_stamp
 
 _PAUSING = 3
@@ -85,10 +85,10 @@ def restore(file: Path, directory: Path, progress: Progress, *, damaged: bool = 
 
 def _restore(file: Path, directory: Path, progress: Progress, before: Report) -> Restored:
     part = directory / _PART
-    if (long := rights.too_long(part)) is not None:
+    if (long := permissions.too_long(part)) is not None:
         raise StartupError(f"{part} can't be made: {long}.")
     part.unlink(missing_ok=True)
-    descriptor = parts.create(part)
+    descriptor = database_files.create(part)
     try:
         with contextlib.closing(open_file(file)) as raw:
             copying.by_pages(raw, file.parent, part, descriptor, progress, disk_of(directory).free)
@@ -121,7 +121,7 @@ def _restore(file: Path, directory: Path, progress: Progress, before: Report) ->
         raise StartupError(f"{file} could not be restored ({why}); nothing was left in {directory}.") from error
     finally:
         os.close(descriptor)
-        parts.remove(part)
+        database_files.remove(part)
     return Restored(directory / NAME, after, stamp.database, tokens, paused, disabled)
 
 
@@ -195,9 +195,9 @@ def _check_empty(directory: Path) -> None:
         return
     except NotADirectoryError:
         raise Conflict(f"{directory} is a file: name a directory with --data") from None
-    allowed = {lock.NAME, "lost+found"} | {_PART + end for end in parts.ENDS}
+    allowed = {lock.NAME, "lost+found"} | {_PART + end for end in database_files.ENDS}
     # Search index and series follow the log, and notice by themselves that it is another one.
-    allowed |= {name + end for name in _ASIDE for end in parts.ENDS}
+    allowed |= {name + end for name in _ASIDE for end in database_files.ENDS}
     if NAME not in names:
         allowed.add(witnesses.NAME)
     if names - allowed:

@@ -22,8 +22,8 @@ from relay_tornado.ops.check_consumers import FIRST_VERSION
 from relay_tornado.ops.opening import open_file
 from relay_tornado.ranges import Ranges
 from relay_tornado.storage import migrate
+from relay_tornado.storage.location_check import size_of, wal_of
 from relay_tornado.storage.space import disk_of, free_pages
-from relay_tornado.storage.whereabouts import size_of, wal_of
 
 HOUR = 3600.0
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from relay_tornado.storage import beside
+from relay_tornado.storage import sidecar
 from relay_tornado.storage.space import free_pages
 
 NAME: Final = "search.db"
@@ -118,7 +118,7 @@ def prepare(raw: sqlite3.Connection, path: Path) -> State:
     """Creates the tables if they are missing, and loads the state. Raises sqlite3.DatabaseError if the file is
     unusable."""
     raw.execute("PRAGMA cache_size = -8192")
-    beside.prepare(raw, path.name, VERSION, _SCHEMA)
+    sidecar.prepare(raw, path.name, VERSION, _SCHEMA)
     return load(raw)
 
 

@@ -26,10 +26,10 @@ from relay_tornado.model import MIB, Bounds, Bucket, BucketId, Cursor
 from relay_tornado.search import file, pages
 from relay_tornado.search.file import Place, State, Stretch
 from relay_tornado.search.pacing import Pacing
-from relay_tornado.storage import beside, parts
+from relay_tornado.storage import database_files, sidecar
 from relay_tornado.storage.connection import Connection
 from relay_tornado.storage.damage import code_of
-from relay_tornado.storage.whereabouts import Whereabouts
+from relay_tornado.storage.location_check import LocationCheck
 
 SEGMENTS: Final = 32
 """About how many segments a full index has."""
@@ -100,7 +100,7 @@ class Index:
         self._state = State()
         self._writer: Connection | None = None
         self._reader: Connection | None = None
-        self._whereabouts: Whereabouts | None = None
+        self._whereabouts: LocationCheck | None = None
         self._searches = 0
         self._dirty: dict[BucketId, None] = {}
         self._behind: dict[BucketId, None] = {}
@@ -156,7 +156,7 @@ class Index:
                     if code_of(error) in _USELESS:
                         _log.warning("search_index_made_anew", reason=str(error))
                         with suppress(OSError):  # if it stays, it is unusable the next time, too
-                            parts.remove(self.path)
+                            database_files.remove(self.path)
                         if time.monotonic() - anew > _AGAIN:
                             anew = time.monotonic()
                             continue
@@ -332,7 +332,7 @@ class Index:
         return result
 
     async def _transact(self, job: Callable[[sqlite3.Connection], T]) -> T:
-        return await self._connection().run(lambda raw: beside.transact(raw, job))
+        return await self._connection().run(lambda raw: sidecar.transact(raw, job))
 
     def _connection(self) -> Connection:
         assert self._writer is not None, "it was opened"
@@ -342,11 +342,11 @@ class Index:
         if self._writer is not None:
             return
         try:
-            self._writer = await beside.writer(self.path)
+            self._writer = await sidecar.writer(self.path)
             self._state = await self._writer.run(lambda raw: file.prepare(raw, self.path))
             self._used = await self._writer.run(file.used)
             self._reader = await Connection.reader(self.path)
-            self._whereabouts = Whereabouts(self.path)
+            self._whereabouts = LocationCheck(self.path)
         except BaseException:
             await self._close()
             raise

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from relay_tornado.model import DAY
-from relay_tornado.storage import beside
+from relay_tornado.storage import sidecar
 
 NAME: Final = "series.db"
 VERSION: Final = 1
@@ -46,13 +46,13 @@ CREATE TABLE point (
 
 def prepare(raw: sqlite3.Connection) -> None:
     """Creates the tables if they are missing. Raises sqlite3.DatabaseError if the file is unusable."""
-    beside.prepare(raw, NAME, VERSION, _SCHEMA)
+    sidecar.prepare(raw, NAME, VERSION, _SCHEMA)
 
 
 def write(raw: sqlite3.Connection, at: int, values: Mapping[str, float]) -> None:
     """Writes the points of a time (a multiple of `FINE`), sums up the 5 minutes that are over, and deletes points that
     are too old. Counts are added to those of an earlier write for the same time."""
-    beside.transact(raw, lambda raw: _write(raw, at, values))
+    sidecar.transact(raw, lambda raw: _write(raw, at, values))
 
 
 def _write(raw: sqlite3.Connection, at: int, values: Mapping[str, float]) -> None:

@@ -20,7 +20,7 @@ from relay_tornado.counters import ConsumerLevel, Counters
 from relay_tornado.low_memory import Lock
 from relay_tornado.model import BucketId
 from relay_tornado.series import file
-from relay_tornado.storage import beside, parts
+from relay_tornado.storage import database_files, sidecar
 from relay_tornado.storage.connection import Connection
 
 Span: TypeAlias = Literal["hour", "day", "month"]
@@ -200,14 +200,14 @@ class Series:
                     await self.close()
                     if type(error) is sqlite3.DatabaseError:
                         with suppress(OSError):  # if it stays, it is unusable the next time, too
-                            parts.remove(self.path)
+                            database_files.remove(self.path)
             return None
 
     async def _opened(self) -> Connection | None:
         if self._connection is not None and not self.path.exists():
             await self.close()
         if self._connection is None and time.monotonic() >= self._retry:
-            connection = await beside.writer(self.path)
+            connection = await sidecar.writer(self.path)
             try:
                 await connection.run(file.prepare)
             except BaseException:

@@ -22,7 +22,7 @@ import aiosqlite
 from relay_tornado.errors import NO_THREAD
 from relay_tornado.low_memory import run_in_thread
 from relay_tornado.storage.damage import unquoted
-from relay_tornado.storage.library import guard_schema
+from relay_tornado.storage.sqlite_compat import guard_schema
 
 T = TypeVar("T")
 

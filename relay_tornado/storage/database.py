@@ -16,13 +16,13 @@ import structlog
 from relay_tornado.errors import NoSpace, RelayError, Unavailable, Unknown
 from relay_tornado.low_memory import try_log, wake
 from relay_tornado.settings import Settings
-from relay_tornado.storage import start, wal
+from relay_tornado.storage import start, wal_check
 from relay_tornado.storage.connection import Connection, Factory
-from relay_tornado.storage.content import Content
-from relay_tornado.storage.library import check_sqlite
 from relay_tornado.storage.lock import Lock
+from relay_tornado.storage.overwrite_check import OverwriteCheck
 from relay_tornado.storage.piggyback import Rider
 from relay_tornado.storage.space import Space
+from relay_tornado.storage.sqlite_compat import check_sqlite
 from relay_tornado.storage.witness import Loss, Witness
 from relay_tornado.storage.work import Keeper, Source
 from relay_tornado.storage.writer import Writer
@@ -46,7 +46,7 @@ class Database:
         self,
         path: Path,
         lock: Lock,
-        content: Content,
+        content: OverwriteCheck,
         witness: Witness,
         space: Space,
         writer: Writer,
@@ -77,7 +77,7 @@ class Database:
         opened = contextlib.AsyncExitStack()
         opened.callback(lock.release)
         try:
-            wal.check(path)
+            wal_check.check(path)
             start.check_there(path)
             start.secure(path)
             start.roll_back(path)
@@ -93,7 +93,7 @@ class Database:
             if not verdict.holds:
                 witness.untold = verdict.loss
                 witness.restart(stamp)
-            content = await connection.run(lambda raw: Content(path, descriptor, raw, stamp))
+            content = await connection.run(lambda raw: OverwriteCheck(path, descriptor, raw, stamp))
             space = Space(path, settings.reserve)
             writer = Writer(path, connection, content, witness, stamp, space, factory)
             database = cls(path, lock, content, witness, space, writer, verdict.loss)

@@ -14,7 +14,7 @@ from typing import Final
 
 from relay_tornado import __version__
 from relay_tornado.errors import NO_DESCRIPTOR, Locked, NotWritable
-from relay_tornado.storage import rights
+from relay_tornado.storage import permissions
 
 NAME = "relay.lock"
 
@@ -152,7 +152,7 @@ def _refusal(directory: Path, error: OSError) -> str:
     advice = {
         errno.EACCES: "give the user that runs the relay the right to write there",
         errno.EPERM: "give the user that runs the relay the right to write there",
-        errno.EROFS: f"the file system is mounted read-only; {rights.READ_ONLY}",
+        errno.EROFS: f"the file system is mounted read-only; {permissions.READ_ONLY}",
         errno.ENOTDIR: "a part of the path is a file; name a directory",
         errno.EEXIST: "it is a file; name a directory",
         errno.ENOSPC: "the disk is full; free some space",
@@ -165,5 +165,5 @@ def _refusal(directory: Path, error: OSError) -> str:
     refusal = f"can't write to the data directory {directory} ({os.strerror(error.errno or 0)}): "
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return f"{refusal}{NO_DESCRIPTOR}."
-    mend = rights.advice(directory) if error.errno in (errno.EACCES, errno.EPERM) else None
+    mend = permissions.advice(directory) if error.errno in (errno.EACCES, errno.EPERM) else None
     return refusal + (mend or f"{advice}, or choose another one with --data.")

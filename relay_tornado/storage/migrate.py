@@ -21,7 +21,7 @@ import structlog
 from relay_tornado import __version__
 from relay_tornado.errors import NewerSchema, StartupError
 from relay_tornado.ids import new_uuid
-from relay_tornado.storage import parts
+from relay_tornado.storage import database_files
 from relay_tornado.storage.connection import uri
 from relay_tornado.storage.damage import code_of
 from relay_tornado.storage.witness import read_stamp
@@ -168,8 +168,8 @@ def backup(raw: sqlite3.Connection, target: Path, halted: Callable[[], bool] = n
             raise StartupError(f"the copy {target} was not made to its end; nothing was changed")
 
     try:
-        parts.remove(part)
-        os.close(parts.create(part))
+        database_files.remove(part)
+        os.close(database_files.create(part))
         with contextlib.closing(sqlite3.connect(part, isolation_level=None)) as copy:
             copy.execute("PRAGMA journal_mode = OFF")
             raw.backup(copy, pages=PAGES, progress=go_on)
@@ -184,7 +184,7 @@ def backup(raw: sqlite3.Connection, target: Path, halted: Callable[[], bool] = n
         ) from error
     finally:
         with contextlib.suppress(OSError):
-            parts.remove(part)  # if it was not renamed
+            database_files.remove(part)  # if it was not renamed
     return target
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import structlog
 
-from relay_tornado.storage.whereabouts import wal_of
+from relay_tornado.storage.location_check import wal_of
 
 _INTERVAL = 1.0
 """Seconds between two looks at the file system, at least."""

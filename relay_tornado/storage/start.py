@@ -21,11 +21,11 @@ import structlog
 
 from relay_tornado import __version__
 from relay_tornado.errors import NO_DESCRIPTOR, NotWritable, StartupError
-from relay_tornado.storage import migrate, rights, wal
+from relay_tornado.storage import migrate, permissions, wal_check
 from relay_tornado.storage import witness as witnesses
 from relay_tornado.storage.connection import keep_statements_in_memory, uri
 from relay_tornado.storage.damage import code_of, unquoted
-from relay_tornado.storage.whereabouts import beside, wal_of
+from relay_tornado.storage.location_check import beside, wal_of
 from relay_tornado.storage.witness import Loss, Stamp, Witness, read_stamp
 
 _JOURNAL_MAGIC = b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7"
@@ -89,7 +89,7 @@ def look(path: Path) -> Stamp | None:
     """How much was committed to the file; None if it is empty. Does not change it.
     Raises NewerSchema, StartupError or sqlite3.Error.
     """
-    wal.check_not_empty(path)
+    wal_check.check_not_empty(path)
     with unquoted(), contextlib.closing(sqlite3.connect(uri(path, "ro"), uri=True)) as raw:
         if migrate.check(raw, path, migrate.latest()) == 0:
             return None
@@ -129,7 +129,7 @@ def check_there(path: Path) -> None:
     """Raises StartupError if `path` is a symlink to a file that existed at an earlier start and is missing now: its
     disk is not mounted, and a new file would be created in the empty mount point. Raises NotWritable if the path is too
     long, and OSError."""
-    if (long := rights.too_long(path)) is not None:
+    if (long := permissions.too_long(path)) is not None:
         raise NotWritable(f"{path} can't be opened: {long}.")
     witness = path.with_name(witnesses.NAME)
     if path.is_symlink() and not path.exists() and witnesses.peek(witness) is not None:
@@ -174,7 +174,7 @@ def refusal(path: Path, error: sqlite3.Error | OSError) -> StartupError:
     """The error to report if the database could not be opened."""
     code = code_of(error)
     number = error.errno if isinstance(error, OSError) else None
-    if number in (errno.EMFILE, errno.ENFILE) or rights.descriptors_lack():
+    if number in (errno.EMFILE, errno.ENFILE) or permissions.descriptors_lack():
         return StartupError(f"{path} can't be opened: {NO_DESCRIPTOR}.")
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM) or number in (
         errno.EACCES,
@@ -182,7 +182,7 @@ def refusal(path: Path, error: sqlite3.Error | OSError) -> StartupError:
         errno.EROFS,
         errno.EISDIR,
     ):
-        mend = rights.READ_ONLY if number == errno.EROFS else rights.advice(path.parent)
+        mend = permissions.READ_ONLY if number == errno.EROFS else permissions.advice(path.parent)
         if mend is not None:
             return NotWritable(f"{path} can't be opened for writing ({error}): {mend}")
         return NotWritable(
@@ -195,8 +195,8 @@ def refusal(path: Path, error: sqlite3.Error | OSError) -> StartupError:
         return StartupError(f"there is no room for {path} ({error}): free some space and start again.")
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return StartupError(
-            f"{path} is damaged or no database ({error}): move it away together with {wal.companions(path)}, which fit "
-            "no other file; then restore a backup (relay restore), or start with an empty one."
+            f"{path} is damaged or no database ({error}): move it away together with {wal_check.companions(path)},"
+            " which fit no other file; then restore a backup (relay restore), or start with an empty one."
         )
     return StartupError(
         f"{path} can't be opened ({error}). Check the disk and the space on it, or choose another "

@@ -35,12 +35,12 @@ from relay_tornado.errors import NO_DESCRIPTOR, Malformed, NoSpace, RelayError, 
 from relay_tornado.low_memory import try_log, wake
 from relay_tornado.storage.checkpoints import Checkpoints
 from relay_tornado.storage.connection import BUSY_TIMEOUT, Connection, Factory, keep_statements_in_memory
-from relay_tornado.storage.content import Content
 from relay_tornado.storage.damage import code_of
+from relay_tornado.storage.location_check import LocationCheck
+from relay_tornado.storage.overwrite_check import OverwriteCheck
+from relay_tornado.storage.permissions import descriptors_lack
 from relay_tornado.storage.piggyback import Ride, Riders
-from relay_tornado.storage.rights import descriptors_lack
 from relay_tornado.storage.space import Space
-from relay_tornado.storage.whereabouts import Whereabouts
 from relay_tornado.storage.witness import Loss, Stamp, Witness, loss, read_stamp
 from relay_tornado.storage.work import (
     CLOSED,
@@ -93,7 +93,7 @@ class Writer:
         self,
         path: Path,
         connection: Connection,
-        content: Content,
+        content: OverwriteCheck,
         witness: Witness,
         stamp: Stamp,
         space: Space,
@@ -107,7 +107,7 @@ class Writer:
         self.source: Source | None = None
         self.riders = Riders(lambda: self.submit(Probe()))
         self._path = path
-        self._whereabouts = Whereabouts(path)
+        self._whereabouts = LocationCheck(path)
         self._connection = connection
         self._content = content
         self._checkpoints = Checkpoints(space)

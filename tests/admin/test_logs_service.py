@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from relay_tornado.admin import stored
-from relay_tornado.admin.parts import output_of
+from relay_tornado.admin.lookup import output_of
 from relay_tornado.admin.resending import Range
 from relay_tornado.admin.searching import Wanted
 from relay_tornado.admin.stored import Judging

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 import structlog
 
-from relay_tornado.cli import client, transfer
+from relay_tornado.cli import client, export_import
 from relay_tornado.handlers import control
 from relay_tornado.storage.lock import Lock, Owner
 from tests.acceptance.relay import Relay, wait_for
@@ -311,7 +311,7 @@ def test_a_command_that_has_nothing_to_say_for_long(relay: Runner, monkeypatch: 
             server.send(made["inputs"][0]["id"], b"%d" % number)
         header, *events = relay("export", "orders").stdout.splitlines(keepends=True)
         monkeypatch.setattr(control, "IDLE", 0.1)
-        monkeypatch.setattr(transfer, "BATCH_EVENTS", 1)
+        monkeypatch.setattr(export_import, "BATCH_EVENTS", 1)
         call = client.Relay.call
 
         def slowly(self: client.Relay, command: str, **arguments: Any) -> Any:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from relay_tornado.cli import transfer
+from relay_tornado.cli import export_import
 from relay_tornado.cli.errors import about, file_words
 from tests.cli.runner import Runner
 
@@ -105,7 +105,7 @@ def test_an_export_to_a_full_disk(relay: Runner, tmp_path: Path, monkeypatch: py
         with Path("/dev/full").open("wb") as output:
             run = subprocess.run(command, env=environment, stdout=output, stderr=subprocess.PIPE, text=True, timeout=60)
         assert (run.returncode, run.stderr) == (1, f"relay: standard output: {words}\n")
-    monkeypatch.setattr(transfer.os, "fsync", full)
+    monkeypatch.setattr(export_import.os, "fsync", full)
     assert relay.refused("export", "orders", tmp_path / "out") == f"{tmp_path}/out: {words}"
 
 

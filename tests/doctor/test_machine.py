@@ -20,7 +20,7 @@ from relay_tornado import __version__
 from relay_tornado.doctor import machine
 from relay_tornado.doctor.finding import Finding
 from relay_tornado.model import GIB, MIB
-from relay_tornado.storage import library
+from relay_tornado.storage import sqlite_compat
 from relay_tornado.storage.lock import Owner
 from tests.needs import needs_root
 from tests.ops.filling import change, fill
@@ -320,9 +320,9 @@ def test_who_keeps_the_clock(monkeypatch: pytest.MonkeyPatch, state: int, kept: 
 
 def test_an_old_sqlite(monkeypatch: pytest.MonkeyPatch) -> None:
     """The least that will do will do, and an older one fails."""
-    monkeypatch.setattr(library, "LEAST_SQLITE", sqlite3.sqlite_version_info)
+    monkeypatch.setattr(sqlite_compat, "LEAST_SQLITE", sqlite3.sqlite_version_info)
     assert machine._sqlite().level == "ok"
-    monkeypatch.setattr(library, "LEAST_SQLITE", (99, 1, 2))
+    monkeypatch.setattr(sqlite_compat, "LEAST_SQLITE", (99, 1, 2))
     assert (machine._sqlite().level, "older than 99.1.2" in machine._sqlite().says) == ("fail", True)
 
 

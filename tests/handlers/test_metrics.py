@@ -21,8 +21,8 @@ from relay_tornado.errors import Unavailable
 from relay_tornado.gauges import ConsumerLevels
 from relay_tornado.ids import hash_secret, new_secret, new_uuid
 from relay_tornado.model import NewEvent, RateLimit, Retention, Token
-from relay_tornado.ops import schedule
-from relay_tornado.ops.schedule import name_at
+from relay_tornado.ops import backup_schedule
+from relay_tornado.ops.backup_schedule import name_at
 from relay_tornado.settings import Settings
 from tests.handlers.edge import URL, edge
 from tests.handlers.raw import Raw, request
@@ -163,7 +163,7 @@ async def test_what_is_wrong_is_measured(tmp_path: Path, monkeypatch: pytest.Mon
     and waits for its next try, and how far behind its output is, which could not be read at first."""
 
     async def run(*_: object) -> None:
-        raise schedule._Failed("no room")
+        raise backup_schedule._Failed("no room")
 
     real, broken = ConsumerAdministration.standings, [Unavailable("the disk fails")]
 
@@ -172,7 +172,7 @@ async def test_what_is_wrong_is_measured(tmp_path: Path, monkeypatch: pytest.Mon
             raise broken.pop()
         return await real(consumers, buckets)
 
-    monkeypatch.setattr(schedule, "_run", run)
+    monkeypatch.setattr(backup_schedule, "_run", run)
     monkeypatch.setattr(ConsumerAdministration, "standings", standings)
     monkeypatch.setattr(ConsumerLevels, "EVERY", 0.05)
     ends = datetime.now(UTC) + timedelta(30)

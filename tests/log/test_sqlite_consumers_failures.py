@@ -13,7 +13,7 @@ from relay_tornado.errors import RelayError, Unavailable
 from relay_tornado.log.consumers import Gaps
 from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.model import Gap
-from relay_tornado.storage.library import guard_schema
+from relay_tornado.storage.sqlite_compat import guard_schema
 from tests.log.stores import KEY, there
 from tests.log.test_sqlite_consumers import begin, floors
 from tests.log.worlds import SqliteWorld, event

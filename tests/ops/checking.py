@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from relay_tornado.storage.library import JUDGES_JSON
+from relay_tornado.storage.sqlite_compat import JUDGES_JSON
 from tests.cli.runner import Runner
 from tests.ops.filling import change as change_without_triggers
 from tests.ops.filling import consume, fill, rows

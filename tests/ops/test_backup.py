@@ -22,7 +22,7 @@ import pytest
 
 from relay_tornado.log.sqlite import SqliteEventLog
 from relay_tornado.model import Retention
-from relay_tornado.ops import copying, schedule
+from relay_tornado.ops import backup_schedule, copying
 from relay_tornado.ops.backup import make
 from relay_tornado.ops.check import check
 from relay_tornado.ops.opening import open_file
@@ -456,7 +456,7 @@ def test_it_rests_for_no_longer_than_its_schedule_has_patience(tmp_path: Path, m
     make(tmp_path / "data" / "relay.db", tmp_path / "b.db", quiet)
     held.release()
     assert rests
-    assert max(rests) < schedule.LOOK
+    assert max(rests) < backup_schedule.LOOK
 
 
 def test_no_relay_is_disturbed_or_needed(tmp_path: Path) -> None:

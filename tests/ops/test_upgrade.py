@@ -22,7 +22,7 @@ import pytest
 from tornado.httpclient import AsyncHTTPClient, HTTPRequest
 
 from relay_tornado.storage import migrate
-from relay_tornado.storage.library import JUDGES_JSON
+from relay_tornado.storage.sqlite_compat import JUDGES_JSON
 from tests.acceptance.clients import Sender, Subscriber, read_log
 from tests.acceptance.relay import TIMEOUT, Relay
 from tests.cli.runner import Runner

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from relay_tornado.errors import NO_THREAD
 from relay_tornado.search import file, index
-from relay_tornado.storage import parts
+from relay_tornado.storage import database_files
 from relay_tornado.storage.connection import Connection
 from tests.failing import once
 from tests.log.conftest import disk as disk
@@ -142,7 +142,7 @@ async def test_a_file_that_can_not_be_taken_away_is_tried_again(
     world: SqliteWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a disk that can only be read: the index waits for another one."""
-    real, failed = parts.remove, []
+    real, failed = database_files.remove, []
 
     def remove(path: Path) -> None:
         if len(failed) < 2:
@@ -150,7 +150,7 @@ async def test_a_file_that_can_not_be_taken_away_is_tried_again(
             raise OSError(errno.EROFS, "no")
         real(path)
 
-    monkeypatch.setattr(parts, "remove", remove)
+    monkeypatch.setattr(database_files, "remove", remove)
     (tmp_path / file.NAME).write_bytes(b"no database at all, but long enough to be looked at" * 100)
     await fill(world, 3)
     async with indexed(world, tmp_path) as made:

@@ -16,7 +16,7 @@ from relay_tornado.counters import ConsumerLevel, Counters
 from relay_tornado.model import DAY
 from relay_tornado.series import file
 from relay_tornado.series.series import Levels, Series
-from relay_tornado.storage import beside
+from relay_tornado.storage import sidecar
 from relay_tornado.storage.connection import Connection
 from tests.waiting import until
 
@@ -258,7 +258,7 @@ async def test_a_file_that_fails_disturbs_nobody(tmp_path: Path, harm: str, monk
     if harm in ("no database", "not to be removed"):
         path.write_bytes(b"this is no database" * 1000)
         if harm == "not to be removed":
-            monkeypatch.setattr("relay_tornado.storage.parts.remove", Mock(side_effect=PermissionError(path)))
+            monkeypatch.setattr("relay_tornado.storage.database_files.remove", Mock(side_effect=PermissionError(path)))
     elif harm == "another version":
         with closing(sqlite3.connect(path)) as raw:
             raw.execute("PRAGMA user_version = 99")
@@ -282,7 +282,7 @@ async def test_a_file_that_is_being_let_go_of(world: World, monkeypatch: pytest.
     """Nobody opens it again meanwhile, to have it taken away from under them."""
     await world.series.open(world.levels.totals)
     closing_it, closed, opened = asyncio.Event(), asyncio.Event(), []
-    close, writer = Connection.close, beside.writer
+    close, writer = Connection.close, sidecar.writer
 
     async def slow(connection: Connection) -> None:
         closing_it.set()
@@ -297,7 +297,7 @@ async def test_a_file_that_is_being_let_go_of(world: World, monkeypatch: pytest.
         raise sqlite3.DatabaseError("it is malformed")
 
     monkeypatch.setattr(Connection, "close", slow)
-    monkeypatch.setattr(beside, "writer", open_another)
+    monkeypatch.setattr(sidecar, "writer", open_another)
     monkeypatch.setattr(file, "write", fail)
     failing = asyncio.create_task(world.go(10, events=1))
     await closing_it.wait()

@@ -15,7 +15,7 @@ import pytest
 from relay_tornado.errors import StartupError
 from relay_tornado.ops.opening import open_file
 from relay_tornado.settings import Settings
-from relay_tornado.storage import library
+from relay_tornado.storage import sqlite_compat
 from relay_tornado.storage.connection import Connection
 from relay_tornado.storage.database import NAME, Database
 from tests.storage.faults import no_threads
@@ -39,12 +39,12 @@ async def test_a_text_that_is_malformed_is_not_quoted(tmp_path: Path) -> None:
 
 
 @pytest.mark.gen_test
-@pytest.mark.parametrize("first", [library.JUDGES_JSON, (99, 0, 0)], ids=["as it is", "old"])
+@pytest.mark.parametrize("first", [sqlite_compat.JUDGES_JSON, (99, 0, 0)], ids=["as it is", "old"])
 async def test_documents_are_held_against_what_json_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: tuple[int, int, int]
 ) -> None:
     """By SQLite or, where that is too old for it, by the relay: NULL may stand where there is no document."""
-    monkeypatch.setattr(library, "JUDGES_JSON", first)
+    monkeypatch.setattr(sqlite_compat, "JUDGES_JSON", first)
 
     def work(raw: sqlite3.Connection) -> None:
         raw.execute("CREATE TABLE t (document TEXT CHECK (json_valid(document))) STRICT")
@@ -62,7 +62,7 @@ async def test_documents_are_held_against_what_json_is(
 
 def test_a_sqlite_that_is_too_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is that which is told, before anything is made."""
-    monkeypatch.setattr(library, "LEAST_SQLITE", (99, 1, 2))
+    monkeypatch.setattr(sqlite_compat, "LEAST_SQLITE", (99, 1, 2))
     said = r"SQLite [\d.]+ is older than 99\.1\.2: use a Python that comes with a newer one\."
     with pytest.raises(StartupError, match=said):
         asyncio.run(Database.open(replace(Settings(), data=tmp_path)))

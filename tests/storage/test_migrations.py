@@ -15,7 +15,7 @@ import pytest
 from relay_tornado.settings import Settings
 from relay_tornado.storage import migrate
 from relay_tornado.storage.database import Database
-from relay_tornado.storage.library import guard_schema
+from relay_tornado.storage.sqlite_compat import guard_schema
 from tests.acceptance.relay import TIMEOUT
 from tests.needs import needs
 

@@ -16,8 +16,8 @@ from relay_tornado.errors import NewerSchema, StartupError
 from relay_tornado.settings import Settings
 from relay_tornado.storage import migrate
 from relay_tornado.storage.database import Database
-from relay_tornado.storage.library import JUDGES_JSON, guard_schema
 from relay_tornado.storage.migrate import Step
+from relay_tornado.storage.sqlite_compat import JUDGES_JSON, guard_schema
 
 storage_test = pytest.mark.gen_test
 

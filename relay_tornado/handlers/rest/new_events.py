@@ -10,7 +10,7 @@ from typing import Any, Final
 from marshmallow import Schema, ValidationError, fields
 
 from relay_tornado.admin import samples
-from relay_tornado.admin.parts import named, output_of
+from relay_tornado.admin.lookup import named, output_of
 from relay_tornado.errors import Invalid
 from relay_tornado.handlers.rest.base import RestHandler, operation
 from relay_tornado.ids import format_id, new_uuid

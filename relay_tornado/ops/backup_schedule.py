@@ -25,7 +25,7 @@ from relay_tornado.errors import NO_THREAD, StartupError
 from relay_tornado.low_memory import run_in_thread
 from relay_tornado.settings import Settings
 from relay_tornado.storage import migrate
-from relay_tornado.storage.whereabouts import size_of
+from relay_tornado.storage.location_check import size_of
 
 RETRY = (60.0, 3600.0)
 """Seconds until a failed backup is retried: the first delay, and the longest."""

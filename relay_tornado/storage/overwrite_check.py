@@ -18,8 +18,8 @@ import sqlite3
 import struct
 from pathlib import Path
 
-from relay_tornado.storage.wal import in_file, stamp_in
-from relay_tornado.storage.whereabouts import beside, wal_of
+from relay_tornado.storage.location_check import beside, wal_of
+from relay_tornado.storage.wal_check import in_file, stamp_in
 from relay_tornado.storage.witness import Stamp
 
 _FIRST = 20
@@ -34,7 +34,7 @@ _FRAME = 24
 """Bytes before each page of the WAL."""
 
 
-class Content:
+class OverwriteCheck:
     """The content of a file without its WAL, and the WAL's header. `written_over` is the name of the file that was
     written over, "" if none was.
 

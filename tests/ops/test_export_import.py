@@ -19,12 +19,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from websockets.sync.client import ClientConnection, connect
 
-from relay_tornado.cli import transfer
+from relay_tornado.cli import export_import
 from relay_tornado.errors import Invalid, Unavailable
 from relay_tornado.model import Event
-from relay_tornado.ops import lines as forms
+from relay_tornado.ops import export_format as forms
 from relay_tornado.ops.export import export
-from relay_tornado.ops.lines import LARGEST_SEQ, Stub, item_line, parse
+from relay_tornado.ops.export_format import LARGEST_SEQ, Stub, item_line, parse
 from tests.acceptance.relay import TIMEOUT, Relay
 from tests.cli.runner import Runner
 from tests.needs import needs, needs_root
@@ -164,10 +164,10 @@ def test_an_ephemeral_bucket_takes_no_content(cli: Runner, tmp_path: Path) -> No
     assert log(cli, "brief")[:2] == (1, 0)
 
 
-@pytest.mark.parametrize("chunk", [1, transfer.CHUNK])
+@pytest.mark.parametrize("chunk", [1, export_import.CHUNK])
 def test_an_export_is_continued(cli: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
     """--append goes on where the file ends, cutting off what is no whole line; nothing is overwritten without it."""
-    monkeypatch.setattr(transfer, "CHUNK", chunk)
+    monkeypatch.setattr(export_import, "CHUNK", chunk)
     file = tmp_path / "e.ndjson"
     fill(cli.data, "orders", 100)
     cli.json("export", "orders", file, "--append")

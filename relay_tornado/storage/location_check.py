@@ -48,7 +48,7 @@ class _Folder(NamedTuple):
         return age > (_SETTLED if self.changed_at % 1_000_000_000 else _SETTLED_SECONDS)
 
 
-class Whereabouts:
+class LocationCheck:
     """The places of a database and of its WAL, which exists once something was committed.
 
     If nothing changed in their directory, both are still there. So after a commit only the directory is looked at. A

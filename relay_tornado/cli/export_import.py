@@ -20,7 +20,7 @@ from relay_tornado.errors import Conflict, Invalid, RelayError
 from relay_tornado.model import counted, printable
 
 if TYPE_CHECKING:
-    from relay_tornado.ops.lines import Header
+    from relay_tornado.ops.export_format import Header
 
 STANDARD = Path("-")
 BATCH_EVENTS = 256
@@ -108,7 +108,7 @@ def _continued(file: Path, output: BinaryIO) -> _Continued | None:
     """Removes an incomplete line at the end. Returns where the export goes on, None if the file is empty. Raises
     Conflict if it is no export, and leaves it unchanged then."""
     from relay_tornado.ids import format_id
-    from relay_tornado.ops.lines import BEGINNING, Header, parse
+    from relay_tornado.ops.export_format import BEGINNING, Header, parse
 
     end = _line_end(output, output.seek(0, os.SEEK_END))
     if end == 0:
@@ -199,7 +199,7 @@ class _Import:
 
     def run(self, lines: BinaryIO, progress: Callable[[int], None]) -> None:
         """Imports all lines. Raises RelayError, whose message names the line if one is the cause."""
-        from relay_tornado.ops.lines import LONGEST_LINE, Header, document, parse
+        from relay_tornado.ops.export_format import LONGEST_LINE, Header, document, parse
 
         batch: list[Any] = []
         size = done = begin = number = 0

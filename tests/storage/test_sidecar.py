@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from relay_tornado.storage import beside
+from relay_tornado.storage import sidecar
 from relay_tornado.storage.connection import Connection
 
 
@@ -24,7 +24,7 @@ async def test_its_thread_gives_way(tmp_path: Path) -> None:
         return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 
     before = niceness()
-    connection = await beside.writer(tmp_path / "x.db")
+    connection = await sidecar.writer(tmp_path / "x.db")
     other = await Connection.writer(tmp_path / "y.db")
     assert await connection.run(niceness) == max(before, 10)
     assert await other.run(niceness) == niceness() == before
@@ -36,7 +36,7 @@ async def test_its_thread_gives_way(tmp_path: Path) -> None:
 async def test_who_stops_waiting_leaves_no_thread(tmp_path: Path) -> None:
     """However soon; a thread that were left would keep the process from ending (see conftest.py)."""
     for turns in range(30):
-        opening = asyncio.ensure_future(beside.writer(tmp_path / "x.db"))
+        opening = asyncio.ensure_future(sidecar.writer(tmp_path / "x.db"))
         for _ in range(turns):
             await asyncio.sleep(0.0002)
         opening.cancel()

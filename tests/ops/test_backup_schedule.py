@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from relay_tornado.ops import schedule
-from relay_tornado.ops.schedule import Backups, backups, name_at
+from relay_tornado.ops import backup_schedule
+from relay_tornado.ops.backup_schedule import Backups, backups, name_at
 from relay_tornado.settings import Settings
 from tests.acceptance.relay import TIMEOUT, Relay, wait_for
 from tests.ops.filling import fill, rows
@@ -87,13 +87,13 @@ def test_when_the_next_one_is_due(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     async def run(arguments: list[str], _: Settings) -> None:
         if len(made) == 1 and failures:
             failures.pop()
-            raise schedule._Failed("no room")
+            raise backup_schedule._Failed("no room")
         made.append(clock.now)
         if len(made) > 99:
             raise asyncio.CancelledError
         Path(arguments[1]).write_bytes(b"a backup")
 
-    monkeypatch.setattr(schedule, "_run", run)
+    monkeypatch.setattr(backup_schedule, "_run", run)
     (tmp_path / "b").mkdir()
     for at in (clock.now - 7100, clock.now - 14_000, clock.now - 21_000):
         (tmp_path / "b" / name_at(at)).write_bytes(b"older")
@@ -128,7 +128,7 @@ def making(monkeypatch: pytest.MonkeyPatch, clock: Clock, until: int) -> list[fl
             raise asyncio.CancelledError
         Path(arguments[1]).write_bytes(b"a backup")
 
-    monkeypatch.setattr(schedule, "_run", run)
+    monkeypatch.setattr(backup_schedule, "_run", run)
     return made
 
 
@@ -171,7 +171,7 @@ def test_a_backup_that_was_made_by_hand_is_not_replaced(tmp_path: Path) -> None:
     by_hand = tmp_path / name_at(1_000_000_000)
     by_hand.write_bytes(b"mine")
     maker = Backups(replace(Settings(), data=tmp_path / "data"), tmp_path, lambda: 1_000_000_000.0)
-    with pytest.raises(schedule._Failed, match="is there already"):
+    with pytest.raises(backup_schedule._Failed, match="is there already"):
         asyncio.run(maker._make())
     assert by_hand.read_bytes() == b"mine"
 
@@ -234,7 +234,7 @@ def test_nothing_ends_them_silently(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             raise ValueError("nobody expected it")
         Path(arguments[1]).write_bytes(b"a backup")
 
-    monkeypatch.setattr(schedule, "_run", run)
+    monkeypatch.setattr(backup_schedule, "_run", run)
     with capture_logs() as logs, pytest.raises(asyncio.CancelledError):
         asyncio.run(made.run())
     assert problems == ["", *["ValueError('nobody expected it')"] * 2, ""]
@@ -303,7 +303,7 @@ def test_a_disk_that_is_slow_holds_nobody_up(tmp_path: Path, monkeypatch: pytest
         if clock.slept:
             raise asyncio.CancelledError
         Path(arguments[1]).write_bytes(b"a backup")
-        monkeypatch.setattr(schedule, "_ANSWERS", 0.05 if silent else TIMEOUT)
+        monkeypatch.setattr(backup_schedule, "_ANSWERS", 0.05 if silent else TIMEOUT)
         asyncio.get_running_loop().call_later(0.01, went_on.set)
 
     def unlinked(path: Path, missing_ok: bool = False) -> None:
@@ -312,7 +312,7 @@ def test_a_disk_that_is_slow_holds_nobody_up(tmp_path: Path, monkeypatch: pytest
         gone.append(silent or went_on.wait(10))
         unlink(path, missing_ok)
 
-    monkeypatch.setattr(schedule, "_run", run)
+    monkeypatch.setattr(backup_schedule, "_run", run)
     monkeypatch.setattr(Path, "unlink", unlinked)
 
     with capture_logs() as logs, pytest.raises(asyncio.CancelledError):
@@ -333,7 +333,7 @@ def test_a_backup_that_is_taken_away_at_once_is_made(tmp_path: Path, monkeypatch
         if len(made) == 3:
             raise asyncio.CancelledError
 
-    monkeypatch.setattr(schedule, "_run", run)
+    monkeypatch.setattr(backup_schedule, "_run", run)
     with capture_logs() as logs, pytest.raises(asyncio.CancelledError):
         asyncio.run(Backups(settings, tmp_path, clock).run())
     assert [each["event"] for each in logs] == ["backup_made"] * 2

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from relay_tornado.storage.whereabouts import Whereabouts
+from relay_tornado.storage.location_check import LocationCheck
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_what_is_taken_away_is_named(folder: Path, way: str, settled: bool) -> N
     take, name = WAYS[way]
     if settled:
         settle(folder)
-    whereabouts = Whereabouts(folder / "relay.db")
+    whereabouts = LocationCheck(folder / "relay.db")
     for _ in range(3):
         assert whereabouts.missing(committed=True) == ""
     take(folder)
@@ -65,7 +65,7 @@ def test_what_is_taken_away_is_named(folder: Path, way: str, settled: bool) -> N
 
 def test_what_else_changes_in_the_directory_is_nothing(folder: Path) -> None:
     settle(folder)
-    whereabouts = Whereabouts(folder / "relay.db")
+    whereabouts = LocationCheck(folder / "relay.db")
     assert whereabouts.missing(committed=True) == ""
     (folder / "relay.witness").unlink()
     assert whereabouts.missing(committed=True) == ""
@@ -74,14 +74,14 @@ def test_what_else_changes_in_the_directory_is_nothing(folder: Path) -> None:
 def test_a_wal_is_only_missed_once_it_was_there(folder: Path) -> None:
     (folder / "relay.db-wal").unlink()
     settle(folder)
-    whereabouts = Whereabouts(folder / "relay.db")
+    whereabouts = LocationCheck(folder / "relay.db")
     assert whereabouts.missing() == ""
     assert whereabouts.missing(committed=True) == "relay.db-wal"
 
 
 def test_a_database_that_is_opened_anew_has_another_wal(folder: Path) -> None:
     settle(folder)
-    whereabouts = Whereabouts(folder / "relay.db")
+    whereabouts = LocationCheck(folder / "relay.db")
     assert whereabouts.missing(committed=True) == ""
     replace(folder / "relay.db-wal")
     settle(folder)
@@ -94,7 +94,7 @@ def test_what_a_symlink_leads_to(folder: Path, tmp_path: Path) -> None:
     link.symlink_to(folder / "relay.db")
     settle(folder)
     settle(tmp_path)
-    whereabouts = Whereabouts(link)
+    whereabouts = LocationCheck(link)
     assert whereabouts.missing(committed=True) == ""
     (folder / "relay.db-wal").unlink()
     assert whereabouts.missing(committed=True) == "relay.db-wal"
@@ -114,7 +114,7 @@ def test_no_file_is_looked_at_where_its_directory_is_as_it_was(folder: Path, mon
     now = time.time()
     for changed_at, files in ((now - 60, 0), (int(now) - 1, 2), (int(now) - 60, 0), (now + 3600, 2)):
         os.utime(folder, (changed_at, changed_at))
-        whereabouts = Whereabouts(folder / "relay.db")
+        whereabouts = LocationCheck(folder / "relay.db")
         whereabouts.missing(committed=True)
         looked.clear()
         whereabouts.missing(committed=True)

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from relay_tornado.cli import handing
-from relay_tornado.cli.handing import Hand
+from relay_tornado.cli import listen_exec
+from relay_tornado.cli.listen_exec import Hand
 from relay_tornado.client.messages import read_event
 from tests.acceptance.relay import wait_for
 from tests.cli.listening import clients, command, listen, listening
@@ -135,13 +135,13 @@ def test_an_end_while_a_command_begins(tmp_path: Path, monkeypatch: pytest.Monke
     def end(*_: object) -> None:
         raise SystemExit(0)
 
-    monkeypatch.setattr(handing.subprocess, "Popen", Popen)
+    monkeypatch.setattr(listen_exec.subprocess, "Popen", Popen)
     event = read_event({"type": "webhook", "meta": {"id": "k3v9x1q7m2ab-1"}})
     assert event is not None
     before = signal.signal(number, end)
     try:
         with pytest.raises(SystemExit):
-            handing.run("sleep 1000", event, os.environ)
+            listen_exec.run("sleep 1000", event, os.environ)
         assert signal.getsignal(number) is end
         assert begun[0].returncode == -signal.SIGTERM
     finally:

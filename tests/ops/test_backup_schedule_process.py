@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from relay_tornado.ops import schedule
-from relay_tornado.ops.schedule import Backups, backups, name_at
+from relay_tornado.ops import backup_schedule
+from relay_tornado.ops.backup_schedule import Backups, backups, name_at
 from relay_tornado.settings import Settings
 from tests.acceptance.relay import TIMEOUT
 from tests.ops.filling import fill, rows
@@ -82,7 +82,7 @@ def test_a_relay_that_ends_while_one_is_made_ends_it_too(
 ) -> None:
     """The command is ended and waited for, and that is no failure to be tried again; a deaf one is killed."""
     if not ignored:
-        monkeypatch.setattr(schedule, "PATIENCE", TIMEOUT)
+        monkeypatch.setattr(backup_schedule, "PATIENCE", TIMEOUT)
     settings = replace(Settings(), data=tmp_path)
     made: list[asyncio.subprocess.Process] = []
     start = asyncio.create_subprocess_exec
@@ -129,11 +129,11 @@ def test_a_backup_that_gets_no_further_is_given_up(tmp_path: Path, monkeypatch: 
     long as it does not end (`held`)."""
     data, folder = tmp_path / "data", tmp_path / "b"
     fill(data, "orders", 3)
-    monkeypatch.setattr(schedule, "LOOK", 0.05)
-    monkeypatch.setattr(schedule, "PATIENCE", 0.2)
-    used = schedule._used
+    monkeypatch.setattr(backup_schedule, "LOOK", 0.05)
+    monkeypatch.setattr(backup_schedule, "PATIENCE", 0.2)
+    used = backup_schedule._used
     # However long it takes to begin, that is not what it is given up for.
-    monkeypatch.setattr(schedule, "_used", lambda pid: used(pid) if list(folder.glob("*.part")) else None)
+    monkeypatch.setattr(backup_schedule, "_used", lambda pid: used(pid) if list(folder.glob("*.part")) else None)
     started: list[asyncio.subprocess.Process] = []
     start = asyncio.create_subprocess_exec
 
@@ -154,7 +154,7 @@ def test_a_backup_that_gets_no_further_is_given_up(tmp_path: Path, monkeypatch: 
         slept.append(seconds)
         left.append(sorted(path.name[-5:] for path in folder.iterdir()))
         if len(slept) == (2 if held else 1):
-            monkeypatch.setattr(schedule, "LOOK", TIMEOUT)
+            monkeypatch.setattr(backup_schedule, "LOOK", TIMEOUT)
             if held:
                 started[0].send_signal(signal.SIGKILL)
                 await started[0].wait()

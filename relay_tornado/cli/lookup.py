@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from operator import getitem
 
-from relay_tornado.admin import parts
-from relay_tornado.admin.parts import named
+from relay_tornado.admin import lookup
+from relay_tornado.admin.lookup import named
 from relay_tornado.cli.errors import Failure
 from relay_tornado.cli.printing import Document
 from relay_tornado.errors import NotFound
@@ -30,7 +30,7 @@ def _searched(buckets: Sequence[Document], bucket: str | None) -> Sequence[Docum
 def find_part(buckets: Sequence[Document], kind: str, reference: str, bucket: str | None) -> tuple[Document, Document]:
     """The bucket, and its input or output that a reference names, by the relay's own rules. Raises NotFound and
     NotClear."""
-    found = parts.find_part(_searched(buckets, bucket), kind, reference, getitem, within=bucket is not None)
+    found = lookup.find_part(_searched(buckets, bucket), kind, reference, getitem, within=bucket is not None)
     if found is None:
         raise NotFound(f"there is no {kind} {reference[:100]!r}: `relay {kind} list` shows which there are")
     return found
@@ -38,7 +38,7 @@ def find_part(buckets: Sequence[Document], kind: str, reference: str, bucket: st
 
 def find_output(bucket: Document, reference: str) -> Document:
     """The bucket's output with this id or name. Raises Failure that lists the outputs, and NotClear."""
-    found = parts.find_part([bucket], "output", reference, getitem, within=True)
+    found = lookup.find_part([bucket], "output", reference, getitem, within=True)
     if found is None:
         raise no_output(bucket, reference)
     output: Document = found[1]

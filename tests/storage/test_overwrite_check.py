@@ -17,11 +17,11 @@ from structlog.testing import capture_logs
 from relay_tornado.errors import RelayError, StartupError, Unavailable, Unknown
 from relay_tornado.ops import backup
 from relay_tornado.settings import Settings
-from relay_tornado.storage import content
+from relay_tornado.storage import overwrite_check
 from relay_tornado.storage import writer as writers
 from relay_tornado.storage.database import Database
+from relay_tornado.storage.location_check import size_of, wal_of
 from relay_tornado.storage.maintenance import give_back
-from relay_tornado.storage.whereabouts import size_of, wal_of
 from relay_tornado.storage.witness import Stamp
 from tests.storage.faults import Faults, once
 from tests.storage.jobs import commits, names, put
@@ -246,7 +246,7 @@ async def test_what_can_not_be_read_proves_nothing(settings: Settings, monkeypat
             raise error
         return fstat(descriptor)
 
-    monkeypatch.setattr(content.os, "fstat", fail)
+    monkeypatch.setattr(overwrite_check.os, "fstat", fail)
     for number in range(looks):
         await database.write(put(f"{number}"))
         assert await database.shrink()
@@ -264,13 +264,13 @@ async def test_a_file_that_nobody_else_wrote_is_not_read(settings: Settings, mon
     database = await Database.open(settings)
     assert await database.shrink()
     read: list[int] = []
-    stamp_in = content.stamp_in
+    stamp_in = overwrite_check.stamp_in
 
     def note(page: bytes) -> Stamp:
         read.append(len(page))
         return stamp_in(page)
 
-    monkeypatch.setattr(content, "stamp_in", note)
+    monkeypatch.setattr(overwrite_check, "stamp_in", note)
     for number in range(9):
         await database.write(put(f"{number}"))
     assert not read
@@ -295,7 +295,7 @@ async def test_the_locks_on_the_file_stay(settings: Settings, monkeypatch: pytes
     held = locks()
     assert held > 0
     await database.write(put("b"))
-    monkeypatch.setattr(content, "stamp_in", lambda page: Stamp("half a page", 0, 0))
+    monkeypatch.setattr(overwrite_check, "stamp_in", lambda page: Stamp("half a page", 0, 0))
     os.utime(settings.data / "relay.db", (1, 1))
     assert await database.shrink()
     assert locks() == held
