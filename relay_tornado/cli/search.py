@@ -36,8 +36,8 @@ _option = options_of("SEARCH")
 def search(text: str, data: Path, as_json: bool, **params: Any) -> None:
     """Find events with TEXT in their path, query, header values or body, newest first.
 
-    TEXT is terms with blanks between, each of which has to be there; one with blanks in it stands between double
-    quotes. Case is ignored.
+    TEXT is one or more terms, separated by spaces, all of which have to occur; put a term that contains spaces in
+    double quotes. Case is ignored.
     """
     page = print_events(
         data,

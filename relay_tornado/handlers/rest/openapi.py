@@ -144,7 +144,7 @@ def _name(schema: Any) -> str:
 
 
 def _facts(_: Any, field: fields.Field[Any], **__: Any) -> Document:
-    """What apispec can't see of our own kinds of fields."""
+    """The facts about the relay's own kinds of fields, which apispec does not know."""
     if isinstance(field, Text):
         return {"pattern": field.pattern} if field.pattern else {}
     if isinstance(field, Seconds):
@@ -158,6 +158,6 @@ def _facts(_: Any, field: fields.Field[Any], **__: Any) -> Document:
 
 
 def _open(document: Document) -> None:
-    """Says which objects may hold more: what is kept and echoed, and what clients send along and nobody reads."""
+    """Marks the objects that may hold more: fields that are stored and echoed, or sent and not read."""
     for name in _OPEN:
         document["components"]["schemas"][name]["additionalProperties"] = True

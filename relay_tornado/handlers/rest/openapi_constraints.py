@@ -1,6 +1,6 @@
-"""What the API's description says beyond what a field by itself can say: which parts go together, and in which form.
+"""Adds to the API's description what a field by itself can't say: which parts go together, and in which form.
 
-The forms in wire/rest.py judge each field; relay_tornado/admin judges the rest. This is the latter as JSON Schema.
+The forms in wire/rest.py check each field; relay_tornado/admin checks the rest. This is the latter as JSON Schema.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ _POSITION: Final[Document] = {
     ],
 }
 _NUMBERS: Final = range(len(NUMBERED))
-"""Of statuses."""
+"""The numbers of statuses."""
 
 _DIGITS: Final = "^[0-9]{1,9}$"
 _ROUNDED: Final[Document] = {
@@ -165,11 +165,11 @@ _REQUIRED: Final[dict[str, list[str]]] = {
     "RateLimitFields": ["events"],
     "VerifyFields": ["provider", "secrets"],
 }
-"""What is needed where the part was not there before; later the rest may be set alone."""
+"""By form, the fields that are required if the part was not set before; later the others may be set alone."""
 
 
 def add_constraints(document: Document, max_body: int) -> None:
-    """Adds it to a description; `max_body` is the most bytes that a webhook may be allowed to have."""
+    """Adds the constraints to a description; `max_body` is the most bytes that a webhook may be allowed to have."""
     schemas = document["components"]["schemas"]
     for name, properties in _PROPERTIES.items():
         for field, facts in properties.items():
@@ -218,7 +218,7 @@ def add_constraints(document: Document, max_body: int) -> None:
 
 
 def _allow_null(properties: Document, form: type[StockFields]) -> None:
-    """Where null counts as left out."""
+    """Allows null where it counts as absent."""
     for name, facts in properties.items():
         if name not in form.OURS and not any(
             "null" in each.get("type", ()) for each in (facts, *facts.get("anyOf", ()))
@@ -227,7 +227,7 @@ def _allow_null(properties: Document, form: type[StockFields]) -> None:
 
 
 def _allow_empty(paths: Document) -> None:
-    """A number, a time or a flag in a query that has nothing behind its name is not there."""
+    """Allows an empty number, time or flag in a query, which counts as absent."""
     for item in paths.values():
         for operation in item.values():
             for parameter in operation["parameters"]:

@@ -190,7 +190,7 @@ class LogAnswer(Schema):
     received_at = _decimal()
     verified = _flag(allow_none=True)
     verdict = _text("The reason for the result of the signature check.")
-    resend_of = _text("The first event, in a copy that was sent again.", allow_none=True)
+    resend_of = _text("The id of the event that this one is a copy of.", allow_none=True)
     target = _number("The number of the output, if the event goes to one output alone; else null.", allow_none=True)
     edited = _flag("True in a copy that was changed before it was sent.")
     size = _number("The bytes of path, query, headers and body together.")
