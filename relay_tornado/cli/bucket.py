@@ -193,8 +193,8 @@ def set_(bucket: str, data: Path, public_url: str | None, as_json: bool, **param
     if names := [each["name"] for each in there if each["kind"] == "client"]:
         shown = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
         note(
-            f"clients can't use these consumers while the bucket is ephemeral: {shown}. They keep their positions, and "
-            "--wait-for-consumers still waits for them where it is set: `relay consumer delete` removes one"
+            f"no client can subscribe with these consumers while the bucket is ephemeral: {shown}. They keep their "
+            "positions, and --wait-for-consumers still waits for them if it is set; `relay consumer delete` ends that"
         )
     if _keeps_less(before["retention"], changed["retention"]):
         limits = retention_words(changed["retention"])

@@ -107,7 +107,9 @@ def test_a_bucket_that_becomes_ephemeral_says_who_stays_behind(relay: Runner) ->
             server.send(made["inputs"][0]["id"], b"body %d" % n)
         work(server, 1)
         told = relay("bucket", "set", "orders", "--ephemeral").stderr
-        assert told.startswith("relay: clients can't use these consumers while the bucket is ephemeral: billing.")
+        assert told.startswith(
+            "relay: no client can subscribe with these consumers while the bucket is ephemeral: billing."
+        )
         assert relay("bucket", "set", "orders", "--ephemeral").stderr == ""
         (kept,) = relay.json("consumer", "list", "orders")
         assert (kept["name"], kept["dead"]) == ("billing", 2)
