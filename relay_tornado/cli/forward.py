@@ -69,7 +69,7 @@ def forward(
         raise click.UsageError("--lock-path is about URL: without one, each output says itself what is appended")
     for given, option in ((since, "--since"), (joined(filters), "--filter")):
         if stock and given is not None:
-            raise click.UsageError(f"{option} is an addition of this relay, and --stock sends none: leave one out")
+            raise click.UsageError(f"{option} is an extension of this relay, and --stock sends none: leave one out")
 
     from relay_tornado.agent.answers import Answers
     from relay_tornado.cli.screen import Screen

@@ -81,7 +81,7 @@ def listen(
     options = {name: value for name, value in asked.items() if value is not None}
     if stock and options:
         flag = "--no-outputs" if "outputs" in options else "--" + next(iter(options)).replace("_", "-")
-        raise click.UsageError(f"{flag} is an addition of this relay, and --stock sends none: leave one out")
+        raise click.UsageError(f"{flag} is an extension of this relay, and --stock sends none: leave one out")
     if not stock:
         options["on_gap"] = lambda gap: note(str(gap))
     deal = _deal(as_json, bodies_only, command, exec_keep_going)

@@ -58,7 +58,7 @@ class Options:
         ours += ["outputs"] if self.outputs != "all" else []
         ours += ["on_gap"] if self.on_gap is not None else []
         if ours and not self.extended:
-            raise ValueError(f"{ours[0]} is an addition to the stock protocol: leave it out with extended=False")
+            raise ValueError(f"{ours[0]} is an extension of the stock protocol: leave it out with extended=False")
         if self.consumer is not None and checkpoint:
             raise ValueError("a consumer's position is kept by the relay: leave checkpoint out, or consumer")
         for name in ("ack", "max_in_flight", "ack_wait", "max_deliver"):
