@@ -135,6 +135,16 @@ State: TypeAlias = Literal["unauthenticated", "authenticated", "subscribed", "cl
 _WHO_FIRST: Final = "authenticate first: send the auth message with a token's key and secret before anything else"
 
 
+def revoked(token: Token | None, secret_hash: str) -> str:
+    """Why a connection that used this secret has to end, given its token's record as it is now (None: deleted); "" if
+    it may go on."""
+    if token is None:
+        return "the token was revoked: use another one"
+    if secret_hash not in (token.secret_hash, token.previous_hash):
+        return "the secret was rotated: use the new one"
+    return ""
+
+
 class Session:
     """One client's conversation. `extended`: the client asked for the relay's extensions to the stock protocol."""
 
@@ -299,8 +309,9 @@ class Session:
         in the record once its grace period is over."""
         if self.token is None:
             return ()
-        if token is None or self._secret_hash not in (token.secret_hash, token.previous_hash):
-            return self._close(CloseCode.TOKEN_REVOKED, "the token was revoked: use another one")
+        reason = revoked(token, self._secret_hash)
+        if token is None or reason:
+            return self._close(CloseCode.TOKEN_REVOKED, reason)
         self.token = token
         return ()
 

@@ -25,6 +25,7 @@ from relay_tornado.handlers.tornado_connection import TornadoConnection
 from relay_tornado.ids import format_id, parse_id
 from relay_tornado.low_memory import Timer, retry_until_done
 from relay_tornado.model import BucketId, Cursor, Gap, Token
+from relay_tornado.protocol import revoked
 from relay_tornado.wire import control, frames, sse, websocket
 
 HEARTBEAT: Final = 15.0
@@ -165,8 +166,9 @@ class Feed(Connected):
     def token_changed(self, token: Token | None) -> None:
         if self.ended:
             return
-        if token is None or self._secret_hash not in (token.secret_hash, token.previous_hash):
-            self._end("token_revoked", "the token was revoked: use another one")
+        reason = revoked(token, self._secret_hash)
+        if token is None or reason:
+            self._end("token_revoked", reason)
             return
         self._token = token
         if self._delivery is not None:

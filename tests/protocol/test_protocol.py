@@ -254,7 +254,8 @@ def test_a_rotated_secret_ends_with_its_grace() -> None:
     without = replace(rotated, previous_hash="")
     session = authenticated()
     assert session.token_changed(rotated) == ()
-    assert closing(session.token_changed(without)) == CloseCode.TOKEN_REVOKED
+    (close,) = session.token_changed(without)
+    assert close == Close(CloseCode.TOKEN_REVOKED, "the secret was rotated: use the new one")
     session = Session(SETTINGS, 0.0)
     assert session.token_changed(without) == session.token_changed(None) == ()
     session.received('{"action":"auth","key":"K","secret":"new"}')
