@@ -183,7 +183,7 @@ def test_a_token_that_is_revoked(relay: Relay, shop: str, target: Target, tmp_pa
     relay.call("bucket.delete", bucket="many", force=True)
 
 
-@pytest.mark.parametrize(("what", "words"), [("bucket", "the bucket 'leaving' is gone"), ("token", "revoked")])
+@pytest.mark.parametrize(("what", "words"), [("bucket", "the bucket 'leaving' was deleted"), ("token", "revoked")])
 def test_what_is_taken_away_meanwhile(relay: Relay, target: Target, tmp_path: Path, what: str, words: str) -> None:
     """The rest was not sent: that is said with the place where it goes on, and is no success."""
     path = relay.create_bucket("leaving")

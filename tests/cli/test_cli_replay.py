@@ -124,9 +124,9 @@ def test_a_relay_may_start_meanwhile(shop: Runner, monkeypatch: pytest.MonkeyPat
 
     def sleep(seconds: float) -> None:
         owners.append(read_owner(shop.data))
-        monkeypatch.setattr(consumers, "PARKED", 100)
+        monkeypatch.setattr(consumers, "MOST_PARKED", 100)
 
-    monkeypatch.setattr(consumers, "PARKED", 3 if pace == "full" else 100)
+    monkeypatch.setattr(consumers, "MOST_PARKED", 3 if pace == "full" else 100)
     monkeypatch.setattr(time, "sleep", sleep)
     answer = shop("replay", "shop", "--from", "last:5", "--to-consumer", "worker", "--pace", pace)
     assert (answer.exit_code, answer.stdout) == (0, "5 of 5 events scheduled again\n"), answer.output
