@@ -118,6 +118,8 @@ def prepare(raw: sqlite3.Connection, path: Path, halted: Callable[[], bool]) -> 
     """
     if migrate.check(raw, path, migrate.latest()) == 0:
         migrate.create(raw)
+        # The file then holds its id and a count, so that a WAL that is lost before the next checkpoint is noticed.
+        raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     else:
         migrate.migrate(raw, path, migrate.steps(), halted)
         raw.execute("UPDATE meta SET version = ? WHERE version <> ?", (__version__, __version__))

@@ -342,3 +342,19 @@ async def test_a_wal_that_is_written_over(settings: Settings, tmp_path: Path, ha
         assert [entry["event"] for entry in logs] == ["committed_work_lost"]
         assert await database.read(names) == ["before"]
         await database.close()
+
+
+@storage_test
+async def test_the_wal_of_a_new_file_is_emptied(settings: Settings) -> None:
+    """Before the first checkpoint the file holds nothing but its id, and that is enough to say what is lost."""
+    path = settings.data / "relay.db"
+    database = await Database.open(settings)
+    await database.write(put("all there is"))
+    commits = database.commits
+    os.truncate(wal_of(path), 0)
+    await database.close()
+    with capture_logs() as logs:
+        database = await Database.open(settings)
+    [entry] = logs
+    assert (entry["event"], entry["commits"]) == ("committed_work_lost", commits - database.commits)
+    await database.close()

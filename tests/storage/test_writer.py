@@ -386,6 +386,7 @@ async def test_the_wal_stays_small_under_load(settings: Settings, faults: Faults
     """It is copied into the file on the way: at about 1000 pages when others wait, and at about 250 when none do,
     after a large commit or when nothing comes for a moment; after small ones it waits to about 500."""
     database = await Database.open(settings, factory=faults.factory)
+    faults.statements.clear()
 
     def checkpoints() -> int:
         return sum("wal_checkpoint" in sql for sql in faults.statements)
