@@ -112,7 +112,7 @@ class _Watch:
         elif notice.kind == "disconnected":
             note(f"{notice.message}: reconnecting")
         elif notice.kind in ("missing", "bucket_deleted"):
-            self.lost = notice.message
+            self.lost = f"the bucket {self.course.span.bucket['name']!r} was deleted, or the token may not read it"
             self.caught_up.set()
 
     def _show(self, words: str) -> None:
