@@ -61,7 +61,7 @@ class Resending:
         apply.
 
         With `output`, or the id of a copy, it goes to that output alone. `process_policy`: skip obeys rules, force
-        ignores them. Raises Conflict if the event's content no longer exists.
+        ignores them. Raises Conflict if the event's content no longer exists, or the output of the copy.
         """
         located = await self._stored.locate(token, log_id)
         orders = _Orders(located.bucket, _target(located, output), _force(process_policy))

@@ -66,7 +66,7 @@ class Caller(Protocol):
         """Runs a command and returns its answer. Raises RelayError."""
 
     def close(self) -> None:
-        """Lets go of it, until the next call."""
+        """Closes the connection, or the opened data directory; the next call opens it again."""
 
 
 class Relay:

@@ -41,7 +41,7 @@ _output_options = together(
         help="Do not append to the destination what follows the input in the URL.",
     ),
     _option("--timeout", type=Duration(zero=True), help="How long an answer may take, at most 180s."),
-    _option("--retries", type=Number(-1, 1000), help="Retries after the first three tries; -1 for none."),
+    _option("--retries", type=Number(-1, 1000), help="Retries after the first three tries; -1: one try in all."),
     _option(
         "--tls-verification/--no-tls-verification",
         default=None,

@@ -240,6 +240,7 @@ def _by_relay(relay: Caller, order: _Order, course: Course, pace: Pace, progress
 
 
 def _wait(relay: Caller, seconds: float) -> None:
-    """Holds the directory of a relay that does not run for no longer than a step takes: one that starts would end."""
+    """Waits without holding the data directory, which the command opens itself if no relay runs: a relay that starts
+    meanwhile would end."""
     relay.close()
     time.sleep(seconds)

@@ -31,9 +31,9 @@ _QUICK_EVENTS = 256
 _QUICK_BYTES = 256 << 10
 _QUICK_LOGS = 64
 _WARM = 60.0
-"""A commit is quick if it holds at most so many events and bytes, for logs that were appended to within the last
-`_WARM` seconds. It then changes only pages that are in memory: the table's last ones, and the last index page of each
-log. Digests are spread over their index, and have to be read from the disk."""
+"""A commit is quick if it holds at most so many events and bytes, for at most so many logs, all of which were appended
+to within the last `_WARM` seconds. It then changes only pages that are in memory: the table's last ones, and the last
+index page of each log. Digests are spread over their index, and have to be read from the disk."""
 
 _log = structlog.get_logger(__name__)
 

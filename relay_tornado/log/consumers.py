@@ -102,7 +102,8 @@ def span(gaps: Sequence[Gap]) -> Gap:
 
 
 class Stored(NamedTuple):
-    """A consumer as stored; `progress` explains `floor`, `done`, `parked` and `tried`. Times are unix seconds."""
+    """A consumer as stored. `consumer_progress` explains `floor`, `done`, `parked` and `tried`. Times are unix
+    seconds."""
 
     key: Key
     terms: Terms

@@ -56,7 +56,7 @@ class Results(Protocol):
         """The first result with a status_code above 0, of the copy for `output`, or (None) of any copy."""
 
     async def of(self, bucket_id: BucketId, first: int, last: int) -> Mapping[tuple[int, int], Sequence[Result]]:
-        """All results (at most `MOST` a copy) of the events `first` to `last`, by (seq, output), oldest first.
+        """All results (at most `MOST_RESULTS` a copy) of the events `first` to `last`, by (seq, output), oldest first.
         Once the newest ones have `READ_BYTES` bytes, the contents of the others are `left_out`."""
 
     async def latest(self, bucket_id: BucketId, seqs: Collection[int], output: int | None) -> Mapping[int, Latest]:

@@ -60,7 +60,8 @@ class Lock:
                 if time.monotonic() > deadline:
                     raise Locked(_held(directory, _parse(os.pread(descriptor, 4096, 0))))
                 time.sleep(0.02)
-            if not os.access(directory, os.W_OK, effective_ids=True):  # as only who makes a file there finds out
+            # If all files exist, nothing else fails until the next one is created, and that one would be blamed.
+            if not os.access(directory, os.W_OK, effective_ids=True):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
             lock.write(None)
         except OSError as error:

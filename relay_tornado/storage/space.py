@@ -14,7 +14,7 @@ import structlog
 from relay_tornado.storage.location_check import wal_of
 
 _INTERVAL = 1.0
-"""Seconds between two looks at the file system, at least."""
+"""Seconds after which the file system is looked at again, unless events may have used up the room before."""
 
 _COPIES = 2
 """Events are written twice: to the WAL, and by a checkpoint to the file."""
