@@ -61,7 +61,7 @@ class Lock:
                     raise Locked(_held(directory, _parse(os.pread(descriptor, 4096, 0))))
                 time.sleep(0.02)
             # If all files exist, nothing else fails until the next one is created, and that one would be blamed.
-            if not os.access(directory, os.W_OK, effective_ids=True):
+            if not os.access(directory, os.W_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
             lock.write(None)
         except OSError as error:

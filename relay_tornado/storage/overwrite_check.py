@@ -13,6 +13,7 @@ Invariants:
 
 from __future__ import annotations
 
+import mmap
 import os
 import sqlite3
 import struct
@@ -51,7 +52,9 @@ class OverwriteCheck:
         self._first = os.pread(descriptor, _FIRST, 0)
         self._known = Stamp(stamp.database, 0, 0)
         self._times: tuple[int, int, int] | None = None
-        self._index = os.open(beside(path, "-shm"), os.O_RDONLY | os.O_CLOEXEC)
+        self._index_descriptor = os.open(beside(path, "-shm"), os.O_RDONLY | os.O_CLOEXEC)
+        # Mapped as SQLite does it: some network file systems read something else than what a mapping holds.
+        self._index = mmap.mmap(self._index_descriptor, 2 * _INDEX.size, mmap.MAP_SHARED, mmap.PROT_READ)
         self.look()
 
     def look(self) -> str:
@@ -68,7 +71,8 @@ class OverwriteCheck:
         """May be repeated."""
         if self._descriptor is not None:
             os.close(self._descriptor)
-            os.close(self._index)
+            self._index.close()
+            os.close(self._index_descriptor)
             self._descriptor = None
 
     def _is_another(self) -> bool:
@@ -93,6 +97,8 @@ class OverwriteCheck:
 
     def _has_another_wal(self) -> bool:
         try:
+            if not os.path.samestat(os.fstat(self._index_descriptor), beside(self._path, "-shm").stat()):
+                return False  # the index was removed, and says nothing of the WAL any more
             index = self._read_index()
             with wal_of(self._path).open("rb") as file:
                 size, head = os.fstat(file.fileno()).st_size, file.read(_HEAD.size)
@@ -105,7 +111,7 @@ class OverwriteCheck:
 
     def _read_index(self) -> tuple[int, bytes] | None:
         """The number of frames in the WAL, and its salts; None if there are none, or the index is being written."""
-        head = os.pread(self._index, 2 * _INDEX.size, 0)
+        head = self._index[:]
         if head[: _INDEX.size] != head[_INDEX.size :]:
             return None
         made, page, frames, salts = _INDEX.unpack_from(head)
