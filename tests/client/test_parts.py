@@ -56,9 +56,9 @@ def test_addresses_that_are_none(url: str) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"extended": False, "since": "earliest"}, "since is an addition"),
-        ({"extended": False, "on_gap": "fail"}, "on_gap is an addition"),
-        ({"extended": False, "outputs": "none"}, "outputs is an addition"),
+        ({"extended": False, "since": "earliest"}, "since is an extension"),
+        ({"extended": False, "on_gap": "fail"}, "on_gap is an extension"),
+        ({"extended": False, "outputs": "none"}, "outputs is an extension"),
         ({"consumer": "c", "checkpoint": "x"}, "leave checkpoint out"),
         ({"ack_wait": 3}, "belongs to a consumer"),
         ({"on_gap": "resume"}, 'a function, or "fail"'),
