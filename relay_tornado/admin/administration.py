@@ -174,7 +174,7 @@ class Administration:
             raise Conflict(
                 f"the bucket {bucket.name!r} has {counted(len(bucket.inputs), 'input')} and "
                 f"{counted(len(bucket.outputs), 'output')}: delete all but the input that it was made with, or say "
-                "force to delete everything"
+                "force (force=true in the query) to delete everything"
             )
         await self._remove_bucket(bucket, revision)
         return bucket

@@ -363,7 +363,7 @@ def missing(bucket: Bucket, reference: str) -> NotFound:
     """The error for a consumer that does not exist, or that the caller may not see."""
     return NotFound(
         f"the bucket {bucket.name!r} has no consumer {reference[:100]!r}: a client makes one when it subscribes with "
-        "it, an output when it becomes public"
+        "it; an output's is output:NAME, a durable token's token:KEY"
     )
 
 

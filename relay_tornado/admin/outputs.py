@@ -157,7 +157,7 @@ def _check_durability(durability: Mapping[str, Any]) -> None:
 
 def _check_secret(secret: str) -> None:
     if not secret.startswith(_PREFIX):
-        raise Invalid(f"must be {_PREFIX} and base64: --secret generate makes one", "secret")
+        raise Invalid(f"must be {_PREFIX} and base64: `relay output set OUTPUT --secret generate` makes one", "secret")
     try:
         Verifier("standard-webhooks", (secret,))
     except Invalid as error:

@@ -264,7 +264,7 @@ def _dedupe_header(text: str) -> str:
 
 def _print(found: Document, base: str | None) -> None:
     size = found["max_body"]
-    largest = "as large_max_body says" if found["large_webhooks"] else "as max_body says"
+    largest = "as the setting large_max_body says" if found["large_webhooks"] else "as the setting max_body says"
     limit, end = found["rate_limit"], found["expires_at"]
     rows = [("bucket", found["name"]), ("id", found["id"]), ("description", found["description"] or None)]
     for each in found["inputs"]:

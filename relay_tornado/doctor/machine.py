@@ -69,8 +69,8 @@ _STILL_OPEN: Final = (
 """What to do if a running relay's file is gone."""
 
 _PERHAPS_OPEN: Final = (
-    f"where /readyz says that {NAME} was deleted, moved or replaced, do not stop the relay: see RelayNotReady in "
-    "docs/operations.md; else "
+    f"do not stop the relay, and restore nothing, before you have read RelayNotReady in docs/operations.md: {NAME} or "
+    "its WAL may have been deleted, moved or written over; if not, "
 )
 
 _TIMEX_SIZE: Final = 512

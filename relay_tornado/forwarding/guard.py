@@ -58,7 +58,10 @@ class Guard:
             return
         outside = address.version == 6 and address not in _UNICAST
         if outside or not address.is_global or any(_within(address, each) for each in _NEVER):
-            raise Refused(f"{address} is not a public address: --forward-allow names the ranges that may be called")
+            raise Refused(
+                f"{address} is not a public address: --forward-allow of `relay serve` names the ranges that may be "
+                "called"
+            )
 
     def _listens(self, address: Address, port: int) -> bool:
         for host, its_port in self._own():

@@ -230,8 +230,8 @@ class Ledgers:
             stored = await self.store.get(key)
             if stored is None and floor is None:
                 raise NotFound(
-                    f"this bucket has no consumer {key.name!r}: a client makes one when it subscribes with it, an "
-                    "output when it becomes public"
+                    f"this bucket has no consumer {key.name!r}: a client makes one when it subscribes with it; "
+                    "an output's is output:NAME, a durable token's token:KEY"
                 )
             if stored is None:
                 stored = await self.store.create(key, floor or 0, terms or Terms(), self.clock())

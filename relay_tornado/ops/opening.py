@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from pathlib import Path
+from typing import Final
 
 from relay_tornado.errors import NotFound, StartupError
 from relay_tornado.storage import migrate, permissions, wal_check
@@ -18,6 +19,14 @@ from relay_tornado.storage.database import NAME
 from relay_tornado.storage.location_check import size_of, wal_of
 from relay_tornado.storage.lock import read_owner
 from relay_tornado.storage.sqlite_compat import check_sqlite, guard_schema
+
+_ELSEWHERE: Final = (
+    "If a relay runs on it, read RelayNotReady in docs/operations.md before you stop it; else try another copy."
+)
+"""What to do if the relay.db of a data directory can't be read."""
+
+_COPY: Final = "Try another copy."
+"""What to do if another file, such as a backup, can't be read."""
 
 
 def locate(place: Path) -> Path:
@@ -50,7 +59,7 @@ def open_file(path: Path) -> sqlite3.Connection:
         if raw is not None:
             raw.close()
         mend = permissions.too_long(path) or (permissions.advice(path.parent) if path.name == NAME else None)
-        why = mend or "it is damaged, no relay's file, or another user's. Try another copy."
+        why = mend or f"it is damaged, no relay's file, or another user's. {_ELSEWHERE if path.name == NAME else _COPY}"
         raise StartupError(f"{path} can't be read ({error}): {why}") from error
     except BaseException:
         if raw is not None:

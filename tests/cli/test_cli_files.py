@@ -15,6 +15,7 @@ import pytest
 
 from relay_tornado.cli import export_import
 from relay_tornado.cli.errors import about, file_words
+from relay_tornado.storage.lock import Lock
 from tests.cli.runner import Runner
 
 
@@ -149,3 +150,21 @@ def test_what_would_steer_a_terminal(relay: Runner, tmp_path: Path) -> None:
         raw.execute("UPDATE bucket SET name = ? WHERE id = ?", (steering, made["id"]))
         raw.commit()
     assert shown in relay("export", made["id"]).stderr
+
+
+def test_a_check_beside_a_running_relay(relay: Runner, tmp_path: Path) -> None:
+    """Its WAL may have been emptied, which looks like damage: before the relay is stopped, its operator reads on."""
+    relay("bucket", "create", "orders")
+    data = tmp_path / "data"
+    (data / "relay.db").write_bytes(b"SQLite format 3\0" + bytes(5000))
+    alone = relay("check")
+    assert (alone.exit_code, alone.stderr) == (3, ""), alone.output
+    lock = Lock.acquire(data)
+    try:
+        lock.write(None)
+        beside = relay("check")
+    finally:
+        lock.release()
+    assert beside.exit_code == 3
+    assert beside.stderr.startswith("relay: a relay runs on this directory: ")
+    assert "RelayNotReady" in beside.stderr

@@ -236,7 +236,10 @@ class RestHandler(JsonHandler):
         self.caller = self.rest.callers.caller(self.request)
         self.token = self.caller.token
         if need is not Need.ANSWER and not self.token.api_access:
-            raise Forbidden("this token has no API access: it can only connect, and answer events")
+            raise Forbidden(
+                "this token has no API access: it can only connect, and answer events; use one with "
+                "API access, or ask whoever has one"
+            )
         if need is Need.ADMINISTRATOR:
             self.refuse_unless_administrator()
         if need is Need.BUCKET:
