@@ -18,7 +18,7 @@ from relay_tornado.cli.printing import note, print_json, size_words
 from relay_tornado.cli.progress import show_progress
 from relay_tornado.errors import NotFound, RelayError
 from relay_tornado.model import counted, printable
-from relay_tornado.storage.lock import read_owner
+from relay_tornado.storage.lock import serves
 
 if TYPE_CHECKING:
     from relay_tornado.ops.findings import Report
@@ -147,7 +147,7 @@ def check(file: Path | None, full: bool, data: Path, as_json: bool) -> None:
         words = "damage was found" if report.damaged else "sound"
         click.echo(f"{report.path}: {words}; {_held(report)}, {size_words(report.bytes)} in {report.seconds:.1f} s")
         _print_findings(report)
-    if report.damaged and file is None and _in_use(data):
+    if report.damaged and file is None and serves(data, unknown=False):
         note(
             "a relay runs on this directory: before you stop it or restore anything, read RelayNotReady in "
             "docs/operations.md, as relay.db or relay.db-wal may have been deleted, moved or written over"
@@ -161,13 +161,6 @@ def _tidy_up() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # with `nohup` it goes on
         signal.signal(signal.SIGHUP, signal.default_int_handler)
-
-
-def _in_use(data: Path) -> bool:
-    try:
-        return read_owner(data) is not None
-    except RelayError:  # another user's
-        return False
 
 
 def _held(report: Report) -> str:

@@ -23,12 +23,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TypeAlias
 
-from relay_tornado.errors import NoSpace, NotWritable
+from relay_tornado.errors import NoSpace
 from relay_tornado.model import MIB
 from relay_tornado.storage import migrate
 from relay_tornado.storage.connection import uri
 from relay_tornado.storage.damage import code_of
-from relay_tornado.storage.lock import read_owner
+from relay_tornado.storage.lock import serves
 from relay_tornado.storage.space import free_pages
 
 Progress: TypeAlias = Callable[[str, int, int], None]
@@ -92,18 +92,10 @@ class Pace:
             self._synced = written
             write_out(self._descriptor)
             self._progress(_COPYING, min(written, self._total), self._total)
-        if _serves(self._directory):
+        if serves(self._directory, unknown=True):
             time.sleep(min((time.monotonic() - self._resumed) * REST_FACTOR, _LONGEST_REST))
         self._resumed = time.monotonic()
         return took
-
-
-def _serves(directory: Path) -> bool:
-    """Whether a relay runs on the directory; True if that can't be known."""
-    try:
-        return read_owner(directory) is not None
-    except (OSError, NotWritable):
-        return True
 
 
 def in_steps(

@@ -100,7 +100,7 @@ class Index:
         self._state = State()
         self._writer: Connection | None = None
         self._reader: Connection | None = None
-        self._whereabouts: LocationCheck | None = None
+        self._location: LocationCheck | None = None
         self._searches = 0
         self._dirty: dict[BucketId, None] = {}
         self._behind: dict[BucketId, None] = {}
@@ -185,7 +185,7 @@ class Index:
         while True:
             if time.monotonic() - self._tidied > _TIDY:
                 await self._tidy()
-            if self._whereabouts is not None and self._whereabouts.missing():
+            if self._location is not None and self._location.missing():
                 raise sqlite3.DatabaseError("its file was taken away")
             done = await self._step() if self._room() > _ROOM else 0
             if done >= _WORTH or (done and self._more):
@@ -346,7 +346,7 @@ class Index:
             self._state = await self._writer.run(lambda raw: file.prepare(raw, self.path))
             self._used = await self._writer.run(file.used)
             self._reader = await Connection.reader(self.path)
-            self._whereabouts = LocationCheck(self.path)
+            self._location = LocationCheck(self.path)
         except BaseException:
             await self._close()
             raise

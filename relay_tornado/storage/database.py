@@ -46,7 +46,7 @@ class Database:
         self,
         path: Path,
         lock: Lock,
-        content: OverwriteCheck,
+        overwrite: OverwriteCheck,
         witness: Witness,
         space: Space,
         writer: Writer,
@@ -54,7 +54,7 @@ class Database:
     ) -> None:
         self.path = path
         self._lock = lock
-        self._content = content
+        self._overwrite = overwrite
         self._witness = witness
         self._space = space
         self._writer = writer
@@ -93,10 +93,10 @@ class Database:
             if not verdict.holds:
                 witness.untold = verdict.loss
                 witness.restart(stamp)
-            content = await connection.run(lambda raw: OverwriteCheck(path, descriptor, raw, stamp))
+            overwrite = await connection.run(lambda raw: OverwriteCheck(path, descriptor, raw, stamp))
             space = Space(path, settings.reserve)
-            writer = Writer(path, connection, content, witness, stamp, space, factory)
-            database = cls(path, lock, content, witness, space, writer, verdict.loss)
+            writer = Writer(path, connection, overwrite, witness, stamp, space, factory)
+            database = cls(path, lock, overwrite, witness, space, writer, verdict.loss)
             opened.pop_all()
             opened.push_async_callback(database.close)
             for _ in range(_READERS):
@@ -230,7 +230,7 @@ class Database:
         finally:  # after a cancellation, as by Ctrl-C, no thread may keep the process alive
             for reader in readers:
                 reader.abandon()
-        self._content.close()
+        self._overwrite.close()
         try:
             self._witness.sync()
         except OSError as error:

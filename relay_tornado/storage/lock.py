@@ -127,6 +127,14 @@ def read_owner(directory: Path) -> Owner | None:
         os.close(descriptor)
 
 
+def serves(directory: Path, *, unknown: bool) -> bool:
+    """Whether a relay runs on the directory; `unknown` if that can't be found out."""
+    try:
+        return read_owner(directory) is not None
+    except (OSError, NotWritable):
+        return unknown
+
+
 def _parse(data: bytes) -> Owner | None:
     try:
         owner = json.loads(data)

@@ -106,7 +106,7 @@ class OverwriteCheck:
                 return False  # another program is writing
             frames, salts = index
             return size < _HEAD.size + frames * (_FRAME + self._page) or _HEAD.unpack(head) != (salts,)
-        except Exception:  # a missing WAL is noticed by `whereabouts`
+        except Exception:  # a missing WAL is noticed by `location_check`
             return False
 
     def _read_index(self) -> tuple[int, bytes] | None:

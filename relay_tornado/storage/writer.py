@@ -93,7 +93,7 @@ class Writer:
         self,
         path: Path,
         connection: Connection,
-        content: OverwriteCheck,
+        overwrite: OverwriteCheck,
         witness: Witness,
         stamp: Stamp,
         space: Space,
@@ -107,9 +107,9 @@ class Writer:
         self.source: Source | None = None
         self.riders = Riders(lambda: self.submit(Probe()))
         self._path = path
-        self._whereabouts = LocationCheck(path)
+        self._location = LocationCheck(path)
         self._connection = connection
-        self._content = content
+        self._overwrite = overwrite
         self._checkpoints = Checkpoints(space)
         self._witness = witness
         self._witness_error: OSError | None = None
@@ -151,8 +151,8 @@ class Writer:
         return self._misplaced()
 
     def _misplaced(self, *, committed: bool = False) -> str:
-        over = written_over(self._content.written_over)
-        return over or misplaced(self._whereabouts.missing(committed=committed))
+        over = written_over(self._overwrite.written_over)
+        return over or misplaced(self._location.missing(committed=committed))
 
     def notify(self) -> None:
         """Tells the writer that the source has something to write."""
@@ -428,10 +428,10 @@ class Writer:
     async def _reopen(self) -> RelayError | None:
         """Reopens the file, has every keeper read it, and commits something. Returns or raises the error."""
         # A deleted file can be copied while it is open; and opening an empty file would delete its WAL.
-        self._content.look()
+        self._overwrite.look()
         if self.misplaced:
             return Unavailable(self.misplaced)
-        self._whereabouts.closed()
+        self._location.closed()
         with contextlib.suppress(sqlite3.Error):
             await self._connection.close()
         self._connection = await Connection.writer(self._path, self._factory)
@@ -483,15 +483,15 @@ class Writer:
         return not busy
 
     def _copy(self, raw: sqlite3.Connection, mode: str, patience: int) -> Any:
-        self._check_content()
+        self._check_overwrite()
         if mode != "PASSIVE":
             self._await_locks(raw, patience)
         copied = raw.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
-        self._check_content()  # records what the checkpoint has written
+        self._check_overwrite()  # records what the checkpoint has written
         return copied
 
-    def _check_content(self) -> None:
-        if name := self._content.look():
+    def _check_overwrite(self) -> None:
+        if name := self._overwrite.look():
             raise Misplaced(written_over(name))
 
     def _shrunk(self, whole: bool) -> None:

@@ -55,38 +55,38 @@ def test_what_is_taken_away_is_named(folder: Path, way: str, settled: bool) -> N
     take, name = WAYS[way]
     if settled:
         settle(folder)
-    whereabouts = LocationCheck(folder / "relay.db")
+    location = LocationCheck(folder / "relay.db")
     for _ in range(3):
-        assert whereabouts.missing(committed=True) == ""
+        assert location.missing(committed=True) == ""
     take(folder)
-    assert whereabouts.missing(committed=True) == name
-    assert whereabouts.missing(committed=True) == name
+    assert location.missing(committed=True) == name
+    assert location.missing(committed=True) == name
 
 
 def test_what_else_changes_in_the_directory_is_nothing(folder: Path) -> None:
     settle(folder)
-    whereabouts = LocationCheck(folder / "relay.db")
-    assert whereabouts.missing(committed=True) == ""
+    location = LocationCheck(folder / "relay.db")
+    assert location.missing(committed=True) == ""
     (folder / "relay.witness").unlink()
-    assert whereabouts.missing(committed=True) == ""
+    assert location.missing(committed=True) == ""
 
 
 def test_a_wal_is_only_missed_once_it_was_there(folder: Path) -> None:
     (folder / "relay.db-wal").unlink()
     settle(folder)
-    whereabouts = LocationCheck(folder / "relay.db")
-    assert whereabouts.missing() == ""
-    assert whereabouts.missing(committed=True) == "relay.db-wal"
+    location = LocationCheck(folder / "relay.db")
+    assert location.missing() == ""
+    assert location.missing(committed=True) == "relay.db-wal"
 
 
 def test_a_database_that_is_opened_anew_has_another_wal(folder: Path) -> None:
     settle(folder)
-    whereabouts = LocationCheck(folder / "relay.db")
-    assert whereabouts.missing(committed=True) == ""
+    location = LocationCheck(folder / "relay.db")
+    assert location.missing(committed=True) == ""
     replace(folder / "relay.db-wal")
     settle(folder)
-    whereabouts.closed()
-    assert whereabouts.missing(committed=True) == ""
+    location.closed()
+    assert location.missing(committed=True) == ""
 
 
 def test_what_a_symlink_leads_to(folder: Path, tmp_path: Path) -> None:
@@ -94,10 +94,10 @@ def test_what_a_symlink_leads_to(folder: Path, tmp_path: Path) -> None:
     link.symlink_to(folder / "relay.db")
     settle(folder)
     settle(tmp_path)
-    whereabouts = LocationCheck(link)
-    assert whereabouts.missing(committed=True) == ""
+    location = LocationCheck(link)
+    assert location.missing(committed=True) == ""
     (folder / "relay.db-wal").unlink()
-    assert whereabouts.missing(committed=True) == "relay.db-wal"
+    assert location.missing(committed=True) == "relay.db-wal"
 
 
 def test_no_file_is_looked_at_where_its_directory_is_as_it_was(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,8 +114,8 @@ def test_no_file_is_looked_at_where_its_directory_is_as_it_was(folder: Path, mon
     now = time.time()
     for changed_at, files in ((now - 60, 0), (int(now) - 1, 2), (int(now) - 60, 0), (now + 3600, 2)):
         os.utime(folder, (changed_at, changed_at))
-        whereabouts = LocationCheck(folder / "relay.db")
-        whereabouts.missing(committed=True)
+        location = LocationCheck(folder / "relay.db")
+        location.missing(committed=True)
         looked.clear()
-        whereabouts.missing(committed=True)
+        location.missing(committed=True)
         assert looked == ["data", "relay.db", "relay.db-wal"][: 1 + files]
