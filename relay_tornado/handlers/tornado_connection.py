@@ -88,7 +88,8 @@ class _State(enum.Enum):
     """The state of a connection's current request.
 
     IDLE ─ a byte ─▶ HEAD ─ its end ─▶ ANSWER ─ the next request ─▶ IDLE
-    ANSWER ─ expect_body ─▶ BODY ─ arrived, drop_body ─▶ ANSWER
+    ANSWER ─ expect_body ─▶ BODY ─ arrived ─▶ ANSWER
+    BODY ─ drop_body ─▶ REST ─ arrived ─▶ ANSWER
     BODY ─ expire ─▶ LATE
     ANSWER ─ waits ─▶ WAIT ─ the next request ─▶ IDLE
     ANSWER ─ detached ─▶ OPEN ─ drop ─▶ DEAF
@@ -99,9 +100,11 @@ class _State(enum.Enum):
     HEAD = enum.auto()
     """A head is arriving."""
     ANSWER = enum.auto()
-    """A request is in progress, or its answer is being sent; its body is complete, or the rest is dropped."""
+    """A request is in progress, or its answer is being sent; its body is complete."""
     BODY = enum.auto()
     """A request is in progress, and its body is still to come."""
+    REST = enum.auto()
+    """A request is answered; the rest of its body is still to come, and is dropped."""
     LATE = enum.auto()
     """The body did not arrive in time."""
     WAIT = enum.auto()
@@ -112,7 +115,7 @@ class _State(enum.Enum):
     """As OPEN, but everything received is dropped."""
 
 
-_IDLE, _HEAD, _ANSWER, _BODY, _LATE, _WAIT, _OPEN, _DEAF = _State
+_IDLE, _HEAD, _ANSWER, _BODY, _REST, _LATE, _WAIT, _OPEN, _DEAF = _State
 
 CHUNKS_A_TURN = 16
 """Maximum number of chunks of one body read in one turn of the loop; this takes as long as a request. Tornado reads
@@ -265,7 +268,7 @@ class TornadoConnection(IOStream):
                 # A complete message may have arrived just before the end, since Tornado does not check after each part.
                 # If so, the next read meets the end again.
                 return size_or_none if self._find_read_pos() is None else None
-            if self._request in (_ANSWER, _BODY) or (self._request is _OPEN and self._read_buffer_size):
+            if self._request in (_ANSWER, _BODY, _REST) or (self._request is _OPEN and self._read_buffer_size):
                 self._end_reading()
                 return None
         return size_or_none
@@ -310,8 +313,10 @@ class TornadoConnection(IOStream):
         self._take_time()
 
     def drop_body(self) -> None:
-        """Notes that the request is answered before its body has arrived; the body keeps its deadline."""
-        self._request = _ANSWER
+        """Notes that the request is answered before its body, if it has one, has arrived. The body keeps its deadline,
+        however slowly the client reads the answer."""
+        if self._request is _BODY:
+            self._request = _REST
 
     def waits(self) -> bool:
         """Notes that the request is in progress only while its client may still send; the end of that closes the

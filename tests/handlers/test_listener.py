@@ -293,6 +293,28 @@ async def test_who_never_reads_is_let_go(asked: bytes) -> None:
 
 
 @pytest.mark.gen_test(timeout=60)
+async def test_a_dropped_body_has_its_time_whatever_is_unread() -> None:
+    """A client that reads its refusal late, and never sends the rest of what was refused, is closed."""
+    async with edge(body_timeout=4.0) as site:
+        with small(site.port) as client:
+            client.setblocking(False)
+            refused = request(URL + b"x", b"body")
+            for number in range(2_000):
+                client.send(refused[:-2])
+                await until(lambda sent=number: site.counters.rejections["not_found"] > sent)
+                [connection] = site.site.listener.connections
+                if connection.writing():
+                    break
+                connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2048)
+                client.send(refused[-2:])
+            assert connection.writing()
+            while connection.writing():
+                assert await asyncio.get_running_loop().sock_recv(client, 65536)
+                await asyncio.sleep(0)
+            await until(lambda: not site.site.listener.connections, timeout=30)
+
+
+@pytest.mark.gen_test(timeout=60)
 @pytest.mark.parametrize("what", ["a download", "an answer to a webhook"])
 async def test_who_reads_slowly_is_not(what: str) -> None:
     """What a client reads may take many times what a connection may be idle, while some of it leaves now and then."""
