@@ -98,6 +98,16 @@ async def test_a_head_that_is_too_long(folder: Path | None) -> None:
 
 
 @pytest.mark.gen_test
+@pytest.mark.parametrize("target", [URL, b"/healthz"])
+async def test_a_head_as_long_as_is_allowed(target: bytes) -> None:
+    """A setting for heads longer than any buffer has room for is followed."""
+    long = request(target, headers=b"A: %b\r\n" % (b"x" * (900 << 10)), method=b"GET")
+    async with edge(max_header=1 << 20) as site, Raw(site.port) as raw:
+        assert (await raw.ask(long)).status == 200
+        assert (await raw.ask(long)).status == 200
+
+
+@pytest.mark.gen_test
 async def test_a_slow_sender_is_cut() -> None:
     """A body that does not arrive in its time is answered 408, the connection closes, and its bytes are let go."""
     async with edge(body_timeout=0.2) as site, Raw(site.port) as raw:
