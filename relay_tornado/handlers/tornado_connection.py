@@ -420,15 +420,16 @@ class TornadoConnection(IOStream):
         return isinstance(exc, OSError)
 
     def close(self, exc_info: Any = False) -> None:
-        """Tornado closes a connection whose head is too long; its sender gets an answer first."""
+        """Tornado closes a connection whose head, or the line before a chunk of a body, is too long; its sender gets an
+        answer first."""
         if isinstance(exc_info, BaseException):
             # Tornado keeps the exception. The frames of its traceback would keep alive the work in progress: if answers
             # were being sent, a whole commit of webhooks, in a phase hidden from Python's garbage collector.
             exc_info.__traceback__ = None
         if not self.closed():
-            if isinstance(exc_info, UnsatisfiableReadError) and not self.busy:
+            if isinstance(exc_info, UnsatisfiableReadError) and (self.receiving or not self.busy):
                 self._linger = True
-                self.write(self._limits.head_too_long.encode(CLOSE))
+                self.write(_MALFORMED if self.receiving else self._limits.head_too_long.encode(CLOSE))
             if not self.writing():
                 self._take_leave()
             if self._linger and not self.closed():

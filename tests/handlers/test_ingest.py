@@ -173,6 +173,7 @@ async def test_tiny_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
         b"Transfer-Encoding: chunked\r\n\r\nxyz\r\n",
         b"Transfer-Encoding: chunked\r\n\r\n1\r\nab\r\n0\r\n\r\n",
         b"Transfer-Encoding: chunked\r\n\r\n1;extension=1\r\na\r\n0\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n1;chunk-signature=" + b"0" * 64 + b"\r\na\r\n0\r\n\r\n",
         b"Transfer-Encoding: chunked\r\n\r\n0\r\nTrailer: 1\r\n\r\n",
         b"Transfer-Encoding: chunked\r\n\r\n-1\r\n",
         b"Transfer-Encoding: gzip, chunked\r\n\r\n",
