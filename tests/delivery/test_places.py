@@ -229,6 +229,32 @@ async def test_unsubscribe() -> None:
     assert delivery.positions() == {}
 
 
+@pytest.mark.gen_test
+async def test_nothing_follows_an_unsubscribe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even what was read before it and waited for its turn, whenever it comes."""
+    seen = set()
+    for turns in range(30):
+        world = World()
+        await world.bucket()
+        await world.append(3)
+        pacing = world.deliveries._shared.pacing
+
+        async def later(section: Any, behind: int, run: Any = pacing.run) -> Any:
+            await quiet(3)
+            return await run(section, behind)
+
+        monkeypatch.setattr(pacing, "run", later)
+        reader, delivery, _ = await world.subscribe("orders", since="earliest")
+        await quiet(turns)
+        delivery.unsubscribe(control.Unsubscribe(("orders",)))
+        before = reader.seqs()
+        await quiet()
+        assert not delivery.busy
+        assert reader.seqs() == before
+        seen.add(len(before))
+    assert seen == {0, 3}
+
+
 def test_no_end_of_names_is_unsubscribed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of every bucket so many are remembered as there is room for; of those that were named, those that were."""
     monkeypatch.setattr(deliver, "MOST_ENDED", 10)

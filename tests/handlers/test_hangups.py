@@ -3,6 +3,7 @@ connection gets its answers."""
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
 import socket
@@ -26,6 +27,7 @@ from tests.handlers.edge import URL, Edge, edge
 from tests.handlers.raw import Raw, request
 from tests.handlers.sockets import HANDSHAKE, Client, masked
 from tests.handlers.test_ingest import HeldLog
+from tests.handlers.test_listener import small
 from tests.waiting import until
 
 pytestmark = [pytest.mark.gen_test(timeout=60), pytest.mark.usefixtures("transport")]
@@ -162,6 +164,26 @@ async def test_who_has_said_everything_gets_the_answers(sent: bytes, answers: in
             assert (await client.reply()).status in (200, 404)
         assert await client.closed() == b""
         await until(lambda: not site.site.listener.connections)
+
+
+@pytest.mark.usefixtures("quiet")
+async def test_who_has_said_everything_reads_a_long_answer_to_its_end() -> None:
+    """Also where it says so while the answer waits for it to read."""
+    size = 4 << 20
+    async with edge(idle_timeout=10.0) as site:
+        await site.change(input={"body": "x" * size})
+        with small(site.port) as client:
+            client.sendall(request(URL))
+            await until(lambda: any(each.writing() for each in site.site.listener.connections))
+            client.shutdown(socket.SHUT_WR)
+            for _ in range(5):  # the relay sees that before it is read
+                await asyncio.sleep(0.001)
+            client.setblocking(False)
+            whole = bytearray()
+            while data := await asyncio.get_running_loop().sock_recv(client, 65536):
+                whole += data
+            assert len(whole) - whole.index(b"\r\n\r\n") == 4 + size
+            assert client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
 
 
 @pytest.mark.usefixtures("quiet")

@@ -49,6 +49,8 @@ async def test_too_long_is_read_by_a_sender_that_goes_on() -> None:
         assert (reply.status, reply.header("Connection")) == (413, "close")
         assert reply.body == b"The body is larger than the 3145728 bytes that this bucket takes.\n"
         assert await raw.closed() == b""
+        # It does not wait for the sender to close its half.
+        await until(lambda: not site.site.listener.connections, timeout=30)
         assert await site.events() == []
 
 

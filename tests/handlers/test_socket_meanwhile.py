@@ -83,7 +83,8 @@ async def test_a_log_that_can_not_be_read(server: Live, monkeypatch: pytest.Monk
         patch.setattr(server.log, "bounds", fails)
         await client.say({"action": "subscribe"})
         assert await client.end() == (1001, "the relay can't read its log now: reconnect later")
-    assert [line["code"] for line in lines if line["event"] == "subscribe_failed"] == ["unavailable"]
+    errors = [(line["event"], line["code"]) for line in lines if line["log_level"] == "error"]
+    assert errors == [("subscribe_failed", "unavailable")]
     await server.subscribed("orders")
 
 

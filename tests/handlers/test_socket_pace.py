@@ -231,6 +231,34 @@ async def test_what_a_client_does_not_read_is_not_kept_for_it(server: Live) -> N
 
 
 @pytest.mark.gen_test
+async def test_answers_that_a_client_does_not_read_are_not_kept_for_it(server: Live) -> None:
+    """Its next message is read only once the answer to the one before has left."""
+    await server.bucket()
+    key, secret = await server.token()
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", server.port))
+        messages = ({"action": "auth", "key": key, "secret": secret}, {"action": "subscribe", "extended": True})
+        client.sendall(HANDSHAKE + b"".join(map(masked, messages)))
+        await until(lambda: server.clients.subscribed)
+        (conversation,) = server.clients._live
+        stream = conversation._stream
+        stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        answered = 0
+        while not stream.writing():
+            answering = asyncio.ensure_future(conversation.received('{"action":"dance"}'))
+            await until(lambda: answering.done() or stream.writing())  # noqa: B023
+            answered += 1
+            assert answered < 100_000, "the answers do not fill the kernel's buffers"
+        assert not answering.done()
+        client.setblocking(False)
+        async with asyncio.timeout(TIMEOUT):
+            while not answering.done():
+                assert await asyncio.get_running_loop().sock_recv(client, 65536)
+                await asyncio.sleep(0)
+
+
+@pytest.mark.gen_test
 async def test_what_tls_must_encrypt_goes_through_the_stream(server: Live) -> None:
     """Where the socket itself can't be used, live events go by the stream, at once too."""
     await server.bucket()
