@@ -22,7 +22,7 @@ from relay_tornado import __version__
 from relay_tornado.doctor.finding import Finding
 from relay_tornado.errors import StartupError
 from relay_tornado.model import KIB, MIB
-from relay_tornado.storage import start
+from relay_tornado.storage import older_wal, start
 from relay_tornado.storage import witness as witnesses
 from relay_tornado.storage.database import NAME
 from relay_tornado.storage.location_check import wal_of
@@ -143,6 +143,8 @@ def database(data: Path, owner: Owner | None = None) -> Finding:
     if not path.exists():
         says = f"there is no {NAME} in {data}, which was a relay's"
         return Finding(name, "fail", says, remedy if owner is None else _STILL_OPEN)
+    if owner is None and (older := older_wal.find(path)) is not None:
+        return Finding(name, "fail", older_wal.describe(path, older), "relay serve puts it aside, or says what to do")
     try:
         found = start.look(path)
         stamp = witnesses.peek(data / witnesses.NAME)

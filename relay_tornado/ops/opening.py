@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Final
 
 from relay_tornado.errors import NotFound, StartupError
-from relay_tornado.storage import migrate, permissions, wal_check
+from relay_tornado.storage import migrate, older_wal, permissions, wal_check
 from relay_tornado.storage.connection import BUSY_TIMEOUT, uri
 from relay_tornado.storage.damage import decode, unquoted
 from relay_tornado.storage.database import NAME
 from relay_tornado.storage.location_check import size_of, wal_of
-from relay_tornado.storage.lock import read_owner
+from relay_tornado.storage.lock import read_owner, serves
 from relay_tornado.storage.sqlite_compat import check_sqlite, guard_schema
 
 _ELSEWHERE: Final = (
@@ -47,6 +47,7 @@ def open_file(path: Path) -> sqlite3.Connection:
     raw = None
     try:
         wal_check.check_not_empty(path)
+        _check_wal(path)
         raw = _connect(path)
         found = migrate.check(raw, path, migrate.latest())
         if found == 0:
@@ -65,6 +66,12 @@ def open_file(path: Path) -> sqlite3.Connection:
         if raw is not None:
             raw.close()
         raise
+
+
+def _check_wal(path: Path) -> None:
+    """Raises StartupError if the WAL ends before the file and no relay runs: what SQLite reads then is a mixture."""
+    if path.name == NAME and not serves(path.parent, unknown=True) and (older := older_wal.find(path)) is not None:
+        raise StartupError(f"{older_wal.describe(path, older)}. relay serve puts it aside, or says what to do.")
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -16,7 +16,7 @@ import structlog
 from relay_tornado.errors import NoSpace, RelayError, Unavailable, Unknown
 from relay_tornado.low_memory import try_log, wake
 from relay_tornado.settings import Settings
-from relay_tornado.storage import start, wal_check
+from relay_tornado.storage import older_wal, start, wal_check
 from relay_tornado.storage.connection import Connection, Factory
 from relay_tornado.storage.lock import Lock
 from relay_tornado.storage.overwrite_check import OverwriteCheck
@@ -66,7 +66,8 @@ class Database:
 
     @classmethod
     async def open(cls, settings: Settings, *, factory: Factory = sqlite3.Connection) -> Database:
-        """Takes the lock, checks the WAL and the witness, creates or migrates the file (after a copy), and opens it.
+        """Takes the lock, checks the WAL, puts an older one aside, checks the witness, creates or migrates the file
+        (after a copy), and opens it.
 
         A loss is logged. The next start reports it again, unless `told` is called. Raises Locked, NotWritable,
         NewerSchema or StartupError; then nothing is held. `factory` makes the raw connections.
@@ -81,6 +82,7 @@ class Database:
             start.check_there(path)
             start.secure(path)
             start.roll_back(path)
+            older_wal.put_aside(path)
             witness, verdict = start.examine(path)
             opened.callback(witness.close)
             descriptor = os.open(path, os.O_RDONLY)

@@ -4,6 +4,8 @@ A flipped bit in the WAL silently drops every later commit, and no integrity che
 returned and before anything is announced, the database's id, `commits` and `appended` are written here, without fsync
 (1 µs), alternately into two sectors, so that a torn write damages only the older stamp. The witness is never ahead of
 the file; so a witness that is ahead at a start proves that committed work is lost.
+
+A third sector holds the stamp up to which the file itself has everything, without its WAL: see `older_wal`.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ from relay_tornado.storage.damage import malformed, sound
 
 NAME = "relay.witness"
 SECTOR = 4096
+_COPIED = 2 * SECTOR
+_SIZE = 3 * SECTOR
 
 _RECORD = struct.Struct("<8s36sQQ")
 _MAGIC = b"rlywit01"
@@ -76,6 +80,14 @@ def peek(path: Path) -> Stamp | None:
     return max((stamp for stamp in stamps if stamp is not None), key=lambda stamp: stamp.commits, default=None)
 
 
+def peek_copied(path: Path) -> Stamp | None:
+    """The stamp up to which the file has everything without its WAL; None if that is unknown. Raises OSError."""
+    try:
+        return _decode(path.read_bytes()[_COPIED:_SIZE])
+    except FileNotFoundError:
+        return None
+
+
 class Witness:
     """The open file. `write` is called on the writer's thread, `sync` on another one; both use only its descriptor.
 
@@ -92,7 +104,7 @@ class Witness:
         """Opens the file; creates and preallocates it if it is missing. Raises OSError."""
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            os.posix_fallocate(descriptor, 0, 2 * SECTOR)
+            os.posix_fallocate(descriptor, 0, _SIZE)
         except BaseException:
             os.close(descriptor)
             raise
@@ -116,8 +128,15 @@ class Witness:
         os.pwrite(self._descriptor, _encode(stamp), self._turn * SECTOR)
         self._turn = 1 - self._turn
 
+    def note_copied(self, stamp: Stamp) -> None:
+        """The file has everything up to `stamp` without its WAL, and is synced. Raises OSError."""
+        assert self._descriptor is not None, "the witness is closed"
+        os.pwrite(self._descriptor, _encode(stamp), _COPIED)
+
     def restart(self, stamp: Stamp) -> None:
-        """Replaces both stamps with `stamp`. Raises OSError."""
+        """Replaces both stamps with `stamp`; what the file has without its WAL is unknown. Raises OSError."""
+        assert self._descriptor is not None, "the witness is closed"
+        os.pwrite(self._descriptor, bytes(SECTOR), _COPIED)
         self.write(stamp)
         self.write(stamp)
         self.sync()

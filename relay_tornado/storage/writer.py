@@ -488,6 +488,8 @@ class Writer:
             self._await_locks(raw, patience)
         copied = raw.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
         self._check_overwrite()  # records what the checkpoint has written
+        if 0 <= copied[1] == copied[2]:  # all is copied and synced
+            self._testify(self._witness.note_copied)
         return copied
 
     def _check_overwrite(self) -> None:

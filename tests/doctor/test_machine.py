@@ -6,6 +6,7 @@ import ctypes
 import errno
 import os
 import resource
+import shutil
 import sqlite3
 import subprocess
 import time
@@ -147,6 +148,21 @@ def test_databases(data: Path) -> None:
     with closing(sqlite3.connect(data / "relay.db")) as raw:
         raw.execute("CREATE TABLE notes (text)")
     assert "not a relay's" in machine.database(data).says
+
+
+def test_an_older_wal(data: Path, tmp_path: Path) -> None:
+    """It is no damage of the file, and the next start knows what to do."""
+    wal = data / "relay.db-wal"
+    fill(data, "orders", 1)
+    with closing(sqlite3.connect(data / "relay.db")) as raw:
+        raw.execute("UPDATE meta SET commits = commits + 1")
+        raw.commit()
+        shutil.copy(wal, tmp_path / "old")
+    fill(data, "orders", 1)
+    shutil.copy(tmp_path / "old", wal)
+    said = machine.database(data)
+    assert (said.level, said.remedy) == ("fail", "relay serve puts it aside, or says what to do")
+    assert f"{wal} ends at commit" in said.says
 
 
 def test_a_directory_that_was_emptied_under_a_running_relay(data: Path) -> None:

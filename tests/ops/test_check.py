@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -266,6 +267,25 @@ def test_a_witness_that_says_nothing(cli: Runner, file: Path, content: bytes | N
     (cli.data.parent / "copies").mkdir()
     cli.json("backup", cli.data.parent / "copies" / "relay.db")
     assert cli.json("check", cli.data.parent / "copies" / "relay.db")["findings"] == []
+
+
+def test_an_older_wal(cli: Runner, file: Path, tmp_path: Path) -> None:
+    """What SQLite would read is a mixture: it is neither called damage nor copied into a backup. The start helps."""
+    wal = file.with_name("relay.db-wal")
+    with closing(sqlite3.connect(file)) as raw:
+        raw.execute("UPDATE meta SET commits = commits + 1")
+        raw.commit()
+        shutil.copy(wal, tmp_path / "old")
+    fill(cli.data, "orders", 1)
+    shutil.copy(tmp_path / "old", wal)
+    for command in (("check",), ("backup", tmp_path / "copy.db"), ("export", "orders", tmp_path / "copy.ndjson")):
+        run = cli(*command)
+        assert run.exit_code != 0
+        assert f"{wal} ends at commit" in run.stderr
+        assert "relay serve puts it aside" in run.stderr
+    assert cli("check").exit_code == 4
+    fill(cli.data, "orders", 1)
+    assert cli.json("check")["findings"] == []
 
 
 def test_fewer_events_than_the_witness_counts(cli: Runner, file: Path) -> None:

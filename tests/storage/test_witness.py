@@ -35,7 +35,7 @@ def test_the_newest_stamp_is_read(tmp_path: Path) -> None:
         assert witness.read() == (Stamp(A, commits - 1, 10 * (commits - 1)) if commits > 1 else None)
         witness.write(Stamp(A, commits, 10 * commits))
         witness.close()
-    assert (tmp_path / "w").stat().st_size == 2 * SECTOR
+    assert (tmp_path / "w").stat().st_size == 3 * SECTOR
 
 
 def test_a_torn_write_spoils_one_sector_only(tmp_path: Path) -> None:

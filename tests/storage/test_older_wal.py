@@ -1,0 +1,314 @@
+"""A WAL that ends before its file is put aside, or the start is refused; one that the file needs is used."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import shutil
+import sqlite3
+import struct
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from relay_tornado.errors import StartupError
+from relay_tornado.settings import Settings
+from relay_tornado.storage.database import Database
+from relay_tornado.storage.location_check import wal_of
+from relay_tornado.storage.witness import SECTOR, Stamp, Witness, peek, peek_copied
+from tests.storage.jobs import commits, names, put
+
+storage_test = pytest.mark.gen_test(timeout=60)
+
+PAGE = 4096
+HEADER, FRAME = 32, 24 + PAGE
+"""Bytes of a WAL's header, and of a frame with its page."""
+
+
+def put_back(settings: Settings, source: Path) -> None:
+    """Puts a copy of a WAL beside the file, as after a crash: without the index of another one."""
+    shutil.copyfile(source, wal_of(settings.data / "relay.db"))
+    (settings.data / "relay.db-shm").unlink(missing_ok=True)
+
+
+def aside(settings: Settings) -> list[Path]:
+    return sorted(settings.data.glob("relay.db-wal.older-*"))
+
+
+async def write_generation(database: Database, *more: str) -> bytes:
+    """Commits these names and some pages, and has all of it copied into the file. Returns the WAL as it was."""
+    for name in more:
+        await database.write(put(name + "x" * 9_000))
+    wal = wal_of(database.path).read_bytes()
+    assert await database.shrink()
+    return wal
+
+
+async def contents(settings: Settings) -> list[str]:
+    """The names in the database, which is opened, found sound, and closed."""
+    database = await Database.open(settings)
+    try:
+        found = await database.read(names)
+        assert await database.read(lambda raw: raw.execute("PRAGMA integrity_check").fetchone()[0]) == "ok"
+        return [name.rstrip("x") for name in found]
+    finally:
+        await database.close()
+
+
+@storage_test
+@pytest.mark.parametrize("stopped", [True, False], ids=["stopped", "killed"])
+async def test_an_older_wal(settings: Settings, tmp_path: Path, stopped: bool) -> None:
+    """All that was committed is there, no loss is told, and the WAL lies under another name."""
+    old, left = tmp_path / "old", tmp_path / "left"
+    database = await Database.open(settings)
+    old.write_bytes(await write_generation(database, "a", "b"))
+    await write_generation(database, "c")
+    shutil.copytree(settings.data, left)
+    await database.close()
+    if not stopped:
+        shutil.rmtree(settings.data)
+        left.rename(settings.data)
+    for number in (1, 2):  # within one second perhaps
+        put_back(settings, old)
+        with capture_logs() as logs:
+            assert await contents(settings) == ["a", "b", "c"]
+        (entry,) = logs
+        assert (entry["event"], entry["kept"] in map(str, aside(settings))) == ("older_wal_put_aside", True)
+        assert [path.read_bytes() for path in aside(settings)] == [old.read_bytes()] * number
+
+
+@storage_test
+async def test_an_older_wal_in_place_of_the_newest(settings: Settings, tmp_path: Path) -> None:
+    """What was in the newest one is lost, and told; what was in the file is not."""
+    old, left = tmp_path / "old", tmp_path / "left"
+    database = await Database.open(settings)
+    old.write_bytes(await write_generation(database, "a", "b"))
+    await write_generation(database, "c")
+    await database.write(put("lost"))
+    shutil.copytree(settings.data, left)
+    await database.close()
+    shutil.rmtree(settings.data)
+    left.rename(settings.data)
+    put_back(settings, old)
+    with capture_logs() as logs:
+        assert await contents(settings) == ["a", "b", "c"]
+    assert [(entry["event"], entry.get("commits")) for entry in logs] == [
+        ("older_wal_put_aside", None),
+        ("committed_work_lost", 1),
+    ]
+    assert len(aside(settings)) == 1
+
+
+@storage_test
+async def test_a_damaged_wal_that_was_copied(settings: Settings, tmp_path: Path) -> None:
+    """Wherever a bit of it is flipped, nothing is lost: the file has everything."""
+    database = await Database.open(settings)
+    await write_generation(database, "a")
+    for name in "bcd":
+        await database.write(put(name + "x" * 9_000))
+    assert await passive(database)
+    left = shutil.copytree(settings.data, tmp_path / "left")
+    await database.close()
+    wal = wal_of(left / "relay.db").read_bytes()
+    put_aside = 0
+    for place in range(100, len(wal), 3_001):
+        shutil.rmtree(settings.data)
+        shutil.copytree(left, settings.data)
+        damaged = bytearray(wal)
+        damaged[place] ^= 4
+        wal_of(settings.data / "relay.db").write_bytes(damaged)
+        (settings.data / "relay.db-shm").unlink()
+        with capture_logs() as logs:
+            assert await contents(settings) == ["a", "b", "c", "d"]
+        assert [entry["event"] for entry in logs] == ["older_wal_put_aside"] * len(aside(settings))
+        put_aside += len(aside(settings))
+    assert put_aside > 3
+
+
+async def passive(database: Database) -> bool:
+    """Copies the WAL into the file, and leaves it as it is."""
+    return await database._writer._checkpoint("PASSIVE")
+
+
+@storage_test
+@pytest.mark.parametrize("witness", ["missing", "of an older relay", "another database's", "too low", "too high"])
+async def test_a_witness_that_does_not_prove_it(settings: Settings, tmp_path: Path, witness: str) -> None:
+    """The start is refused, and nothing is changed: the file may have been left by an interrupted checkpoint."""
+    database = await Database.open(settings)
+    await write_generation(database, "a")
+    older = database.commits
+    await database.write(put("b"))
+    old = tmp_path / "old"
+    old.write_bytes(wal_of(database.path).read_bytes())
+    await write_generation(database, "c")
+    last = await database.read(commits)
+    await database.close()
+    path = settings.data / "relay.witness"
+    stamp = peek(path)
+    assert stamp is not None
+    assert stamp.commits == last
+    if witness == "missing":
+        path.unlink()
+    elif witness == "of an older relay":
+        os.truncate(path, 2 * SECTOR)
+    else:
+        record = Witness.open(path)
+        name = "another" if witness == "another database's" else stamp.database
+        record.note_copied(Stamp(name, {"too low": older, "too high": last + 1}.get(witness, last), 0))
+        record.close()
+    put_back(settings, old)
+    before = database.path.read_bytes()
+    with pytest.raises(StartupError, match=r"relay\.db-wal ends at commit .*older.*damaged.*relay check"):
+        await Database.open(settings)
+    assert (database.path.read_bytes(), wal_of(database.path).read_bytes()) == (before, old.read_bytes())
+    assert not aside(settings)
+    wal_of(database.path).unlink()
+    with capture_logs():
+        assert await contents(settings) == ["a", "b", "c"]
+
+
+@storage_test
+async def test_what_another_program_has_open(settings: Settings, tmp_path: Path) -> None:
+    """The start is refused, as that program would read and write the older WAL; then it succeeds."""
+    database = await Database.open(settings)
+    old = tmp_path / "old"
+    old.write_bytes(await write_generation(database, "a"))
+    await write_generation(database, "b")
+    await database.close()
+    put_back(settings, old)
+    before = {path: path.read_bytes() for path in (settings.data / "relay.db", settings.data / "relay.db-wal")}
+    reading = "import sqlite3, sys; raw = sqlite3.connect(sys.argv[1]); raw.execute('SELECT * FROM meta').fetchone()"
+    other = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", f"{reading}; print(); input()", f"file:{database.path}?mode=ro"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert other.stdout is not None
+    await other.stdout.readline()
+    with pytest.raises(StartupError, match=r"relay\.db-wal ends .*another program has relay\.db open"):
+        await Database.open(settings)
+    assert {path: path.read_bytes() for path in before} == before
+    await other.communicate(b"\n")
+    assert await contents(settings) == ["a", "b"]
+    assert len(aside(settings)) == 1
+
+
+@storage_test
+async def test_what_a_loss_makes_unknown(settings: Settings, tmp_path: Path) -> None:
+    """An older file begins anew: what the newer one had says nothing of it."""
+    database = await Database.open(settings)
+    await write_generation(database, "a")
+    await database.close()
+    shutil.copy(database.path, tmp_path / "older.db")
+    database = await Database.open(settings)
+    await write_generation(database, "b")
+    await database.close()
+    witness = settings.data / "relay.witness"
+    assert peek_copied(witness) == peek(witness) is not None
+    shutil.copy(tmp_path / "older.db", database.path)
+    with capture_logs():
+        database = await Database.open(settings)
+    assert peek_copied(witness) is None
+    await database.close()
+
+
+@dataclass
+class Generation:
+    """Directories as a checkpoint found and left them; `pages` are those that it wrote, in its order."""
+
+    before: Path
+    after: Path
+    pages: list[int]
+
+
+async def checkpoint(settings: Settings, folder: Path) -> Generation:
+    database = await Database.open(settings)
+    await write_generation(database, "a", "b")
+    for name in "cdefgh":
+        await database.write(put(name + "x" * 9_000))
+    before = shutil.copytree(settings.data, folder / "before")
+    assert await passive(database)
+    after = shutil.copytree(settings.data, folder / "after")
+    await database.close()
+    wal = wal_of(before / "relay.db").read_bytes()
+    pages = {struct.unpack_from(">I", wal, place)[0] for place in range(HEADER, len(wal), FRAME)}
+    return Generation(before, after, sorted(pages))
+
+
+@storage_test
+async def test_a_checkpoint_that_was_interrupted(settings: Settings, tmp_path: Path) -> None:
+    """After whichever page of it the relay was killed, and whatever the witness says, the WAL is used."""
+    found = await checkpoint(settings, tmp_path)
+    left = (found.after / "relay.db").read_bytes()
+    stamp = peek(found.after / "relay.witness")
+    assert stamp is not None
+    assert len(found.pages) > 20
+    for number in range(len(found.pages) + 1):
+        shutil.rmtree(settings.data)
+        shutil.copytree(found.before, settings.data)
+        with (settings.data / "relay.db").open("r+b") as file:
+            for page in found.pages[:number]:
+                file.seek((page - 1) * PAGE)
+                file.write(left[(page - 1) * PAGE : page * PAGE])
+        known = peek_copied(settings.data / "relay.witness")
+        assert known is not None
+        assert known.commits < stamp.commits
+        if number % 2:  # also if it claims too much
+            witness = Witness.open(settings.data / "relay.witness")
+            witness.note_copied(stamp)
+            witness.close()
+        (settings.data / "relay.db-shm").unlink()
+        with capture_logs() as logs:
+            assert await contents(settings) == list("abcdefgh")
+        assert logs == []
+        assert not aside(settings)
+
+
+WRITER = """
+import asyncio, dataclasses, pathlib, sys
+from relay_tornado.settings import Settings
+from relay_tornado.storage.database import Database
+from tests.storage.jobs import put
+
+async def main():
+    database = await Database.open(dataclasses.replace(Settings(), data=pathlib.Path(sys.argv[1])))
+
+    async def write(number):
+        for count in range(1 << 30):
+            await database.write(put(f"{sys.argv[2]}-{number}-{count}-" + "x" * 20_000))
+            print(f"{sys.argv[2]}-{number}-{count}-", flush=True)
+
+    async def checkpoint():
+        while True:
+            await database._writer._checkpoint(("PASSIVE", "TRUNCATE")[int(sys.argv[2]) % 2])
+
+    await asyncio.gather(checkpoint(), *(write(number) for number in range(4)))
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.heavy
+def test_kills_in_checkpoints(tmp_path: Path) -> None:
+    """kill -9 at any moment of writes and checkpoints: each time everything is there, and no WAL is put aside."""
+    answered: set[str] = set()
+    for number in range(10):
+        with subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(tmp_path / "data"), str(number)], stdout=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout is not None
+            for _ in range(random.randint(5, 60)):
+                answered.add(process.stdout.readline().strip())
+            process.kill()
+            answered |= {line.strip() for line in process.stdout if line.endswith("\n")}
+        with contextlib.closing(sqlite3.connect(f"file:{tmp_path / 'data/relay.db'}?mode=ro", uri=True)) as raw:
+            assert answered <= {name.rstrip("x") for name in names(raw)}
+            assert raw.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+        assert not list((tmp_path / "data").glob("*.older-*"))
+    assert len(answered) > 50
