@@ -6,6 +6,10 @@ size determines the tail of the latencies.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+from typing import Final
+
 from relay_tornado.storage.space import Space
 
 _SOON = 250
@@ -24,13 +28,19 @@ _MANY = 16
 _BUSY = 8
 """The most waiting events and jobs for which a checkpoint comes first."""
 
+SAY_EVERY: Final = 60.0
+"""Seconds after which an error of checkpoints that continues is logged again."""
+
 
 class Checkpoints:
-    """Counts roughly the `pages` in the WAL that are not in the file yet."""
+    """Counts roughly the `pages` in the WAL that are not in the file yet. `clock` returns seconds."""
 
-    def __init__(self, space: Space) -> None:
+    def __init__(self, space: Space, clock: Callable[[], float] = time.monotonic) -> None:
         self.pages = 0
         self._space = space
+        self._clock = clock
+        self._said = ""
+        self._say_again = 0.0
         self._held_back = 0
         self._at = _SOON
 
@@ -56,6 +66,12 @@ class Checkpoints:
         # Each try sorts all that is left, so tries become rare while a reader holds the WAL back.
         self._at = left + max(_SOON, left // 2)
 
-    def failed(self) -> None:
-        """A checkpoint failed: the next one copies its pages, too."""
+    def failed(self, why: str) -> bool:
+        """A checkpoint failed: the next one copies its pages, too. Returns whether that should be logged: while a disk
+        is full or broken, each one fails with the same error."""
         self._at = self.pages + _SOON
+        now = self._clock()
+        if why == self._said and now < self._say_again:
+            return False
+        self._said, self._say_again = why, now + SAY_EVERY
+        return True

@@ -476,8 +476,9 @@ class Writer:
         try:
             busy, pages, copied = await self._connection.run(lambda raw: self._copy(raw, mode, patience))
         except Exception as error:  # for lack of memory, for example
-            try_log(_log.warning, "checkpoint_failed", error=str(error) or repr(error))
-            self._checkpoints.failed()
+            why = str(error) or repr(error)
+            if self._checkpoints.failed(why):
+                try_log(_log.warning, "checkpoint_failed", error=why)
             return False
         self._checkpoints.copied(max(pages - copied, 0))
         return not busy

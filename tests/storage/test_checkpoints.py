@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from relay_tornado.storage.checkpoints import Checkpoints
+from relay_tornado.storage.checkpoints import SAY_EVERY, Checkpoints
 from relay_tornado.storage.space import Space
 
 
@@ -63,8 +63,20 @@ def test_they_become_rare_while_a_reader_holds_the_rest_back(disk: _Disk) -> Non
     assert not checkpoints.due
     checkpoints.pages += 1
     assert checkpoints.due
-    checkpoints.failed()
+    checkpoints.failed("a full disk")
     checkpoints.pages += 249
     assert not checkpoints.due
     checkpoints.pages += 1
     assert checkpoints.due
+
+
+def test_an_error_is_logged_once_in_a_while(disk: _Disk) -> None:
+    """The same one is news again after a minute, another one at once."""
+    now = 1_000.0
+    checkpoints = Checkpoints(disk, lambda: now)
+    assert [checkpoints.failed("full") for _ in range(3)] == [True, False, False]
+    now += SAY_EVERY - 1
+    assert not checkpoints.failed("full")
+    assert [checkpoints.failed("written over") for _ in range(2)] == [True, False]
+    now += SAY_EVERY
+    assert checkpoints.failed("written over")

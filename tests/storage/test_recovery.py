@@ -283,6 +283,21 @@ async def test_without_memory_nothing_is_stored_and_nothing_ends(settings: Setti
 
 
 @storage_test
+async def test_checkpoints_that_fail_are_logged_once(settings: Settings, faults: Faults) -> None:
+    """Commits go on meanwhile, and each MiB of them tries another checkpoint."""
+    database = await Database.open(settings, factory=faults.factory)
+    faults.before = always("PRAGMA wal_checkpoint", sqlite3.SQLITE_FULL)
+    with capture_logs() as logs:
+        for number in range(3):
+            await database.write(put(str(number)))
+            assert not await database.shrink()
+    assert [entry["event"] for entry in logs] == ["checkpoint_failed"]
+    faults.heal()
+    assert await database.shrink()
+    await database.close()
+
+
+@storage_test
 @pytest.mark.parametrize("error", [MemoryError, RuntimeError])
 async def test_a_connection_without_memory(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
