@@ -196,6 +196,11 @@ class Database:
         Unavailable."""
         return await self._writer.shrink()
 
+    async def look(self) -> None:
+        """Looks whether another program has written over the file or its WAL: a relay that writes little makes few
+        checkpoints, which look, too. Cheap. Raises Unavailable if it was, and then nothing is committed any more."""
+        await self._writer.look()
+
     def refusal(self, coming: int = 0, waiting: int = 0) -> RelayError | None:
         """The error with which `coming` bytes of events have to be refused now (a new one for each call), or None.
         `waiting` bytes were accepted before and are not written yet. Quick."""

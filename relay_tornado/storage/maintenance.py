@@ -1,4 +1,5 @@
-"""Maintenance of the file in quiet times: returns free pages to the disk, and forecasts when the space ends.
+"""Maintenance of the file in quiet times: notices that it was written over, returns free pages to the disk, and
+forecasts when the space ends.
 
 If the disk is so full that senders are refused, free pages are returned at once."""
 
@@ -67,6 +68,7 @@ class Maintenance:
         commits, before = self._database.commits, self._clock()
         while True:
             try:
+                await self._database.look()
                 free, size = await self._database.read(free_pages)
                 self._foretell(free)
                 now = self._clock()

@@ -9,8 +9,8 @@ Invariants:
   is written, and before the next transaction starts, which builds on what it changes in memory.
 - Every work is told its outcome exactly once, committed or failed, also at the end. If telling it, or telling a rider,
   fails, then every keeper reads the file again, as after a disk error, and the writer continues.
-- Nothing counts as committed if the file was moved away meanwhile; nor, from the next checkpoint on, if it was written
-  over. Nothing is copied into a file that was written over.
+- Nothing counts as committed if the file was moved away meanwhile; nor, from the next checkpoint or `look` on, if it
+  was written over. Nothing is copied into a file that was written over.
 - Jobs and batches of events take turns, so neither starves the other.
 - After an error that may come from the disk, the connection is reopened and every keeper reads the file again, before
   anything else is written. While that fails, for whatever reason, everything is refused at once. For damage that a
@@ -167,6 +167,15 @@ class Writer:
         self._shrinking.append(shrunk)
         self.notify()
         return await shrunk
+
+    async def look(self) -> None:
+        """Looks whether the file or its WAL was written over. Raises Unavailable if it was. On the thread, so that no
+        checkpoint is under way, but without the connection, which the event loop may use meanwhile."""
+        if self.refusal is None:
+            with contextlib.suppress(ValueError):  # the connection is being reopened
+                await self._connection.run(lambda _: self._overwrite.look())
+        if over := written_over(self._overwrite.written_over):
+            raise Unavailable(over)
 
     async def close(self) -> None:
         """Commits what is queued, copies the WAL into the file and closes it. May be repeated."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sqlite3
 from collections import namedtuple
 from collections.abc import AsyncIterator, Callable
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from relay_tornado.errors import NoSpace
+from relay_tornado.errors import NoSpace, Unavailable
 from relay_tornado.log.sqlite import SqliteEventLog
 from relay_tornado.model import KIB, MIB, NewEvent, Retention
 from relay_tornado.settings import Settings
@@ -339,3 +340,55 @@ def test_what_keeps_it_from_its_work_is_said_once(tmp_path: Path) -> None:
             return [line["reason"] for line in logged if line["event"] == "upkeep_waits"]
 
     assert asyncio.run(run()) == ["full", "MemoryError()", "MemoryError()"]
+
+
+@pytest.mark.parametrize("name", ["relay.db", "relay.db-wal"])
+def test_a_file_that_is_written_over_while_nothing_is_written(tmp_path: Path, name: str) -> None:
+    """It is noticed without a commit or a checkpoint, and said once."""
+
+    async def run() -> tuple[list[str], str]:
+        async with opened(tmp_path) as (database, log):
+            await fill(log, 3)
+            task = asyncio.create_task(Maintenance(database, interval=0.02).run())
+            with capture_logs() as logs:
+                os.truncate(tmp_path / name, 0)
+                await until(lambda: database.problem != "")
+                looks = count_looks(database)
+                await until(lambda: len(looks) > 2)
+                task.cancel()
+                await asyncio.wait([task])
+                with pytest.raises(Unavailable):
+                    await fill(log, 1)
+            return [entry["reason"] for entry in logs if entry["event"] == "upkeep_waits"], database.problem
+
+    said, problem = asyncio.run(run())
+    assert said == [problem]
+    assert problem.startswith(f"{name} was written over while the relay ran")
+
+
+def count_looks(database: Database) -> list[None]:
+    looks: list[None] = []
+    look = database.look
+
+    async def counted() -> None:
+        looks.append(None)
+        await look()
+
+    database.look = counted  # type: ignore[method-assign]
+    return looks
+
+
+def test_a_look_while_the_file_is_being_reopened(tmp_path: Path) -> None:
+    """Proves nothing, and disturbs nothing."""
+
+    async def run() -> str:
+        async with opened(tmp_path) as (database, log):
+            await database._writer._connection.close()
+            await database.look()
+            with pytest.raises(Unavailable):
+                await fill(log, 1)
+            await until(lambda: database.problem == "")
+            await fill(log, 1)
+            return database.problem
+
+    assert asyncio.run(run()) == ""
