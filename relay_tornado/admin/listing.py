@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 from relay_tornado.admin.lookup import output_of
 from relay_tornado.admin.stored import MOST_SCANNED, Found, Judging, Key, Stored, document_of
 from relay_tornado.copies import Goes
-from relay_tornado.errors import BucketGone, CursorLost, Invalid, NotFound
+from relay_tornado.errors import BucketGone, CursorLost, Invalid, NotFound, Unavailable
 from relay_tornado.log.contract import EventLog, Outline
 from relay_tornado.log.lineage import position_id
 from relay_tornado.log.results import Results
@@ -81,8 +81,8 @@ class Listing:
 
         With `output`, the list has the copies that exist with the output as it is now, and those that have a delivery.
         With `status` or `output`, at most 10,000 events and 64 MiB are examined; then the page is `truncated` and has a
-        cursor to continue, and `total` counts the matches among them. Raises Invalid for a cursor that can't be
-        honoured.
+        cursor to continue, and `total` counts the matches among them. Damaged events are left out. Raises Invalid for a
+        cursor that can't be honoured, and Unavailable if there are events and none can be read.
         """
         wanted = Filter(bucket, output, status, since, until)
         limit = min(limit, MOST) if limit > 0 else LIMIT
@@ -99,8 +99,11 @@ class Listing:
         if below is not None:
             for place in places:
                 place.high = min(place.high, await self._stored.behind(below, place.bucket.id))
+        due = [(place.bucket.id, place.low, place.high) for place in places]
         merged = _Merged(places, status, only)
         chosen, counted = await self._choose(merged, limit, offset)
+        if merged.newest is None:
+            await self._check_none(due)
         if not cursor and not offset and merged.newest is not None:
             self._anchor(token, wanted, merged.newest)
         data = await self._render(chosen, copy)
@@ -147,6 +150,23 @@ class Listing:
                 continue
             places.append(_Place(log, self._stored.results, bucket, bounds, low, high))
         return places
+
+    async def _check_none(self, due: Sequence[tuple[str, int, int]]) -> None:
+        """Nothing was found of these (a bucket's id, the first seq and the last). Raises Unavailable if a log still has
+        some of them."""
+        pieces, left = Pieces(), 0
+        for bucket_id, low, high in due:
+            await pieces.done()
+            try:
+                bounds = await self._stored.log.bounds(bucket_id)
+            except BucketGone:
+                continue
+            left += max(min(high, bounds.head) - max(low, bounds.first) + 1, 0)
+        if left:
+            raise Unavailable(
+                f"none of these {left} events can be read: relay.db is damaged, or was changed while the relay ran; "
+                "/readyz or relay check says more"
+            )
 
     def _anchored(self, token: Token, wanted: Filter) -> Key | None:
         """The place right before the event that was newest."""

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from relay_tornado.admin import listing
-from relay_tornado.errors import Invalid, NotFound
+from relay_tornado.errors import Invalid, NotFound, Unavailable
 from relay_tornado.log.contract import Outline
 from relay_tornado.model import MIB, Bounds, Retention, Token
 from tests.admin.logs_world import ROOT, LogsWorld, forget, ids, logs_test
@@ -285,6 +285,38 @@ async def test_events_that_are_damaged_altogether_are_passed_over(
     monkeypatch.setattr(world.log, "outline", damaged)
     assert ids(await world.logs.list(ROOT)) == [sent[2], sent[0]]
     assert ids(await world.logs.list(ROOT, bucket="orders", output="out-1")) == [f"{sent[2]}-1", f"{sent[0]}-1"]
+
+
+@logs_test
+@pytest.mark.parametrize("meanwhile", ["nothing", "retention", "deletion"])
+async def test_events_none_of_which_can_be_read(
+    world: LogsWorld, monkeypatch: pytest.MonkeyPatch, meanwhile: str
+) -> None:
+    """The list is not taken for an empty one, unless they were removed meanwhile."""
+    bucket = await world.bucket()
+    sent = await world.send(bucket, b"1", b"2", b"3")
+    page = await world.logs.list(ROOT, limit=1)
+    await world.bucket("empty")
+    outline = world.log.outline
+
+    async def unreadable(bucket_id: str, first: int, last: int) -> list[Outline]:
+        if meanwhile == "retention":
+            await world.log.trim(bucket, Retention(max_events=0), None)
+        elif meanwhile == "deletion":
+            await world.log.drop(bucket)
+        return []
+
+    monkeypatch.setattr(world.log, "outline", unreadable)
+    assert (await world.logs.list(ROOT, bucket="empty"))["data"] == []
+    if meanwhile != "nothing":
+        assert (await world.logs.list(ROOT))["data"] == []
+        return
+    for asked in ({}, {"bucket": "orders"}, {"status": "received"}):
+        with pytest.raises(Unavailable, match=r"none of these 3 events can be read: relay\.db is damaged"):
+            await world.logs.list(ROOT, **asked)
+    monkeypatch.setattr(world.log, "outline", outline)
+    rest = await world.logs.list(ROOT, cursor=page["next_cursor"])
+    assert ids(page) + ids(rest) == sent[::-1]
 
 
 @logs_test
