@@ -6,8 +6,10 @@ Invariants:
 - Changed times, changed rights or another program's checkpoint prove nothing. These do, read without the WAL: other
   first bytes, which never change in a file; another database id; or fewer commits than before. What can't be read
   proves nothing.
-- A WAL was written over if it is shorter than its index says, or begins with other salts. A checkpoint would copy its
-  content into the file and damage it. If only frames behind its header were changed, that is not noticed.
+- A WAL was written over if it is shorter than its index says, begins with other salts, or has a hole in which a frame
+  should be: SQLite writes it without one, and one is left where it was cut and then continued at its old end. A
+  checkpoint would copy its content into the file and damage it. If only frames behind its header were changed, that is
+  not noticed.
 - Once proven, the verdict stays, whatever the file holds later.
 """
 
@@ -32,7 +34,8 @@ _INDEX = struct.Struct("=12x B x H I 12x 8s 8x")
 _HEAD = struct.Struct("16x 8s 8x")
 """The WAL's header: its salts."""
 _FRAME = 24
-"""Bytes before each page of the WAL."""
+_SALTS = slice(8, 16)
+"""Bytes before each page of the WAL, and the WAL's salts in them."""
 
 
 class OverwriteCheck:
@@ -47,7 +50,7 @@ class OverwriteCheck:
         self.written_over = ""
         self._path = path
         self._descriptor: int | None = descriptor
-        self._page = raw.execute("PRAGMA page_size").fetchone()[0]
+        self._page: int = raw.execute("PRAGMA page_size").fetchone()[0]
         self._root = raw.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'meta'").fetchone()[0]
         self._first = os.pread(descriptor, _FIRST, 0)
         self._known = Stamp(stamp.database, 0, 0)
@@ -102,12 +105,30 @@ class OverwriteCheck:
             index = self._read_index()
             with wal_of(self._path).open("rb") as file:
                 size, head = os.fstat(file.fileno()).st_size, file.read(_HEAD.size)
+                lacks = index is not None and self._lacks_a_frame(file.fileno(), *index)
             if index is None or index != self._read_index():
                 return False  # another program is writing
             frames, salts = index
-            return size < _HEAD.size + frames * (_FRAME + self._page) or _HEAD.unpack(head) != (salts,)
+            return size < self._end(frames) or _HEAD.unpack(head) != (salts,) or lacks
         except Exception:  # a missing WAL is noticed by `location_check`
             return False
+
+    def _lacks_a_frame(self, descriptor: int, frames: int, salts: bytes) -> bool:
+        """Whether there is a hole in the WAL, and not the header of the frame that should begin or end in it. Some file
+        systems store zeros within a page as a hole."""
+        try:
+            hole = os.lseek(descriptor, 0, os.SEEK_HOLE)
+        except OSError:
+            return False  # the file system does not know
+        if hole >= self._end(frames):
+            return False
+        within = max(hole - _HEAD.size, 0) // (_FRAME + self._page)  # the hole may begin behind this frame's header
+        heads = (os.pread(descriptor, _FRAME, self._end(frame)) for frame in range(within, min(within + 2, frames)))
+        return any(head[_SALTS] != salts for head in heads)
+
+    def _end(self, frames: int) -> int:
+        """Where the WAL ends with so many frames, and the next one begins."""
+        return _HEAD.size + frames * (_FRAME + self._page)
 
     def _read_index(self) -> tuple[int, bytes] | None:
         """The number of frames in the WAL, and its salts; None if there are none, or the index is being written."""

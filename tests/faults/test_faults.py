@@ -19,6 +19,7 @@ from tests.faults import (
     kills,
     memory,
     overwritten,
+    overwritten_wal,
     power,
     replays,
     silences,
@@ -79,6 +80,14 @@ def test_a_file_that_is_written_over(tmp_path: Path) -> None:
     found = figures(overwritten.run(tmp_path, len(overwritten.KINDS)))
     assert found["times written over"] == found["starts refused"] == found["restored"] == 5
     assert found["lost"] == 0 < found["acknowledged"]
+
+
+@pytest.mark.heavy
+def test_a_wal_that_is_written_over(tmp_path: Path) -> None:
+    """Beside a relay or between two runs: each loss is told, no id names two events, and the file stays whole."""
+    found = figures(overwritten_wal.run(tmp_path, 2 * len(overwritten_wal.KINDS)))
+    assert (found["times"], found["lost untold"], found["ids used twice"], found["cursors misread"]) == (6, 0, 0, 0)
+    assert found["told"] >= found["lost"] > 0
 
 
 @pytest.mark.heavy

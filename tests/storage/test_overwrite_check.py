@@ -346,6 +346,51 @@ async def test_a_wal_that_is_written_over(settings: Settings, tmp_path: Path, ha
 
 
 @storage_test
+@pytest.mark.parametrize("left", [40, 32 + 24, 10_000, 32 + 4120 * 7, 5 / 8])
+async def test_a_wal_that_is_cut_and_goes_on(settings: Settings, left: float) -> None:
+    """The next commit makes it as long as it was, with a hole, of which nothing is copied into the file; what was
+    before the hole is kept."""
+    path = settings.data / "relay.db"
+    database = await Database.open(settings)
+    await database.write(put("before"))
+    assert await database.shrink()
+    for number in range(9):
+        await database.write(put(f"{number}" + "x" * 9_000))
+    before, size = path.read_bytes(), wal_of(path).stat().st_size
+    os.truncate(wal_of(path), int(left if left > 1 else left * size))
+    await database.write(put("later"))
+    assert wal_of(path).stat().st_size > size
+    assert not await database.shrink()
+    assert database.problem.startswith("relay.db-wal was written over while the relay ran")
+    await database.close()
+    assert path.read_bytes() == before
+    with capture_logs() as logs:
+        database = await Database.open(settings)
+    assert [entry["event"] for entry in logs] == ["committed_work_lost"]
+    kept = await database.read(names)
+    assert kept[0] == "before"
+    assert [name[0] for name in kept[1:]] == [str(number) for number in range(len(kept) - 1)]
+    await database.close()
+
+
+@storage_test
+async def test_pages_of_zeros_are_no_holes(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the file system stores them as such."""
+    database = await Database.open(settings)
+    seek = os.lseek
+    monkeypatch.setattr(
+        overwrite_check.os,
+        "lseek",
+        lambda descriptor, offset, how: 32 + 4120 * 3 + 100 if how == os.SEEK_HOLE else seek(descriptor, offset, how),
+    )
+    for number in range(9):
+        await database.write(put(f"{number}" + "x" * 9_000))
+    assert await database.shrink()
+    assert database.problem == ""
+    await database.close()
+
+
+@storage_test
 async def test_the_wal_of_a_new_file_is_emptied(settings: Settings) -> None:
     """Before the first checkpoint the file holds nothing but its id, and that is enough to say what is lost."""
     path = settings.data / "relay.db"

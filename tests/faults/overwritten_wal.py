@@ -1,0 +1,219 @@
+"""relay.db-wal is emptied, cut or replaced by an older copy, beside a relay that is loaded and after a kill -9: what
+was acknowledged is there, or its loss is told, and no id names two events."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import json
+import os
+import random
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from relay_tornado.storage.database import NAME
+from tests.acceptance.clients import Subscriber, Webhook, read_log
+from tests.acceptance.relay import TIMEOUT, Relay, wait_for
+from tests.faults.disk import MIB
+from tests.faults.load import Load
+from tests.faults.outcome import Outcome
+from tests.waiting import until
+
+KINDS = ("emptied", "cut", "an older copy")
+SENDERS = 20
+SIZE = 5_000
+MOST = 8 * MIB
+"""Of new events that are sent before the relay is stopped. What is not noticed by then did no harm: a WAL that was all
+copied, or the end of the file from an earlier use of it."""
+NOTICED = "relay.db-wal was written over"
+
+
+def run(folder: Path, times: int) -> Outcome:
+    """So many times, with each kind in turn, beside a running relay and then between two runs. Each has a directory of
+    its own."""
+    outcome = Outcome()
+    found: Counter[str] = Counter()
+    for number in range(times):
+        relay = Relay(folder / f"relay-{number}")
+        with relay:
+            kind, running = KINDS[number % len(KINDS)], number // len(KINDS) % 2 == 0
+            name = f"{number}, {kind} {'beside a relay' if running else 'between two runs'}"
+            _Victim(relay, name, outcome, found).go_through(kind, running=running)
+        shutil.rmtree(relay.data)
+    outcome.figures = {"times": times, **{word: found[word] for word in _FIGURES}}
+    return outcome
+
+
+_FIGURES = (
+    "noticed while it ran",
+    "starts refused",
+    "put aside",
+    "acknowledged",
+    "lost",
+    "told",
+    "lost untold",
+    "ids used twice",
+    "cursors misread",
+    "damaged",
+)
+
+
+class _Victim:
+    """One relay. `found` counts over all of them."""
+
+    def __init__(self, relay: Relay, name: str, outcome: Outcome, found: Counter[str]) -> None:
+        self._relay = relay
+        self._name = name
+        self._outcome = outcome
+        self._found = found
+        self._path = relay.create_bucket("orders")
+        self._token = relay.create_token()
+        self._wal = relay.data / f"{NAME}-wal"
+        self._old = relay.data.with_name("old-wal")
+        self._seen: list[Webhook] = []
+        """What subscribers were given, also of what is lost."""
+
+    def go_through(self, kind: str, *, running: bool) -> None:
+        loads = [asyncio.run(self._fill()), self._load("under way")]
+        asyncio.run(self._harm_beside(kind, loads[1]) if running else self._kill(loads[1]))
+        if running:
+            self._expect(self._relay.wait() == 0, "the relay did not end with 0")
+        else:
+            self._harm(kind)
+        refused = self._start()
+        told = self._told()
+        loads.append(self._load("after"))
+        asyncio.run(self._look_at_cursor(self._seen[-1], loads[2]))
+        log = asyncio.run(read_log(self._relay, self._token, "orders"))
+        self._judge(log, loads, told)
+        self._check(refused)
+        self._expect(self._relay.stop() == 0, "the relay did not end with 0")
+        self._found["put aside"] += len(list(self._relay.data.glob("*.older-*")))
+
+    # the fault
+
+    def _load(self, name: str) -> Load:
+        return Load(self._relay, self._path, f"{self._name}, {name}", SENDERS, SIZE)
+
+    async def _fill(self) -> Load:
+        """Until another WAL than the one that is kept has begun."""
+        load = self._load("before")
+        sending = asyncio.ensure_future(load.run())
+        await load.until(random.randint(20, 200))
+        shutil.copyfile(self._wal, self._old)
+        begun = self._head(self._old)
+        await until(lambda: self._head(self._wal) != begun, "another WAL")
+        sending.cancel()
+        await asyncio.wait([sending])
+        return load
+
+    def _head(self, wal: Path) -> bytes:
+        with wal.open("rb") as file:
+            return file.read(32)
+
+    async def _harm_beside(self, kind: str, load: Load) -> None:
+        async with Subscriber(self._relay, self._token, "orders", "earliest") as subscriber:
+            sending = asyncio.ensure_future(load.run())
+            following = asyncio.ensure_future(self._follow(subscriber))
+            await load.until(random.randint(20, 200))
+            self._harm(kind)
+            count = load.count + MOST // SIZE
+            await until(lambda: sending.done() or load.count > count, "senders to be refused, or enough events")
+            self._found["noticed while it ran"] += NOTICED in self._relay.said()
+            self._relay.terminate()
+            await asyncio.gather(sending, following)
+            self._expect(not load.odd, f"senders got {sorted(load.odd)}")
+
+    async def _kill(self, load: Load) -> None:
+        async with Subscriber(self._relay, self._token, "orders", "earliest") as subscriber:
+            sending = asyncio.ensure_future(load.run())
+            following = asyncio.ensure_future(self._follow(subscriber))
+            await load.until(random.randint(20, 200))
+            self._relay.kill()
+            await asyncio.gather(sending, following)
+
+    async def _follow(self, subscriber: Subscriber) -> None:
+        self._seen += [event async for event in subscriber.webhooks()]
+
+    def _harm(self, kind: str) -> None:
+        if kind == "emptied":
+            os.truncate(self._wal, 0)
+        elif kind == "cut":
+            os.truncate(self._wal, random.randrange(self._wal.stat().st_size))
+        else:
+            shutil.copyfile(self._old, self._wal)
+
+    # what comes of it
+
+    def _start(self) -> bool:
+        """Returns whether a start was refused. docs/operations.md says what to move away then."""
+        relay = self._relay
+        relay.spawn()
+        wait_for(
+            lambda: "listening on" in relay.said() or relay.process is None or relay.process.poll() is not None, "it"
+        )
+        if "listening on" in relay.said():
+            return False
+        self._found["starts refused"] += 1
+        self._expect(relay.wait() == 1, f"a start failed: {relay.said()}")
+        self._expect(f"{self._wal.name} " in relay.said(), f"a start was refused, but not for the WAL: {relay.said()}")
+        for end in ("-wal", "-shm"):
+            file = relay.data / f"{NAME}{end}"
+            if file.exists():
+                file.rename(relay.data.with_name(f"moved{end}"))
+        relay.start()
+        return True
+
+    def _told(self) -> int:
+        """How many events are missing, as /readyz has it."""
+        with contextlib.closing(
+            http.client.HTTPConnection("127.0.0.1", self._relay.port, timeout=TIMEOUT)
+        ) as connection:
+            connection.request("GET", "/readyz")
+            missing: int = json.loads(connection.getresponse().read()).get("events_missing", 0)
+        return missing
+
+    async def _look_at_cursor(self, last: Webhook, load: Load) -> None:
+        """Subscribes behind the last event that was seen: it is there, or a gap is told. Then new events are sent."""
+        async with Subscriber(self._relay, self._token, "orders", last.id) as subscriber:
+            answer = subscriber.subscribed
+        if answer["gap"] is None:
+            right = answer["start"] == last.seq + 1
+        else:
+            right = answer["gap"]["reason"] == "reset" and answer["start"] <= last.seq
+        self._found["cursors misread"] += not right
+        self._expect(right, f"the cursor {last.id} was answered with {answer}")
+        sending = asyncio.ensure_future(load.run())
+        await load.until(50)
+        sending.cancel()
+        await asyncio.wait([sending])
+
+    def _judge(self, log: Sequence[Webhook], loads: Sequence[Load], told: int) -> None:
+        kept, bodies = {event.body for event in log}, {event.id: event.body for event in log}
+        acknowledged = [body for load in loads for sender in load.acknowledged for body in sender]
+        lost = sum(body not in kept for body in acknowledged)
+        missing = sum(load.sent for load in loads) - len(log)
+        renamed = sum(bodies.get(event.id, event.body) != event.body for event in self._seen)
+        self._expect(
+            lost <= told <= missing, f"{lost} acknowledged events are lost, {missing} at most, {told} are told"
+        )
+        self._expect(len(kept) == len(log), f"{len(log) - len(kept)} events are there twice")
+        self._expect(not renamed, f"{renamed} ids name another event than before")
+        self._found["acknowledged"] += len(acknowledged)
+        self._found["lost"] += lost
+        self._found["told"] += told
+        self._found["lost untold"] += max(lost - told, 0)
+        self._found["ids used twice"] += renamed
+
+    def _check(self, refused: bool) -> None:
+        """Only a start that was refused leaves relay.db as an interrupted checkpoint left it."""
+        run = self._relay.run("check", "--json")
+        findings = json.loads(run.stdout)["findings"]
+        self._found["damaged"] += bool(findings)
+        self._expect(refused or not findings, f"relay check found {findings}")
+
+    def _expect(self, holds: bool, otherwise: str) -> None:
+        self._outcome.expect(holds, f"{self._name}: {otherwise}")
