@@ -65,9 +65,10 @@ class _Bytes(fields.String):
         if isinstance(value, list):
             # As one call each: there may be a million.
             try:
-                if set(map(type, value)) <= {int}:
-                    return base64.b64encode(bytes(value)).decode()
-            except ValueError:
+                # Some clients have only one kind of number; to JSON Schema, too, 5.0 is an integer.
+                if set(map(type, value)) <= {int, float} and (whole := list(map(int, value))) == value:
+                    return base64.b64encode(bytes(whole)).decode()
+            except (ValueError, OverflowError):
                 pass
             raise ValidationError("must be a string, or a list of bytes.")
         return super()._deserialize(value, attr, data, **kwargs)

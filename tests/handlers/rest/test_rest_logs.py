@@ -79,6 +79,11 @@ FORMS: list[tuple[str, dict[str, Any], tuple[str, int, bytes, dict[str, list[str
         ("sent", 201, b"", {}),
     ),
     ("a status, and null for the code", {"status": "sent", "status_code": None}, ("sent", 200, b"", {})),
+    (
+        "a list of bytes, from a client that has only one kind of number",
+        {"status_code": 200, "response_body": [104.0, 105, 10.0]},
+        ("sent", 200, b"hi\n", {}),
+    ),
     *(
         (
             f"a status code that no answer has: {code}, as {status}",
@@ -137,6 +142,8 @@ async def test_an_answer_that_does_not_fit(here: World) -> None:
         ({"status_code": 200, "response_body": [True]}, "response_body"),
         ({"status_code": 200, "response_body": [0, 255, 256]}, "response_body"),
         ({"status_code": 200, "response_body": [-1, 2**70]}, "response_body"),
+        ({"status_code": 200, "response_body": [0.5]}, "response_body"),
+        ({"status_code": 200, "response_body": [1e300]}, "response_body"),
     ):
         answer = await here.call("PUT", f"/v1/logs/{log}", body)
         assert (answer.status, answer.document.get("field")) == (400, field), (body, answer.document)
