@@ -26,6 +26,12 @@ MAX_EXTRA = 64 * 1024
 """Maximum size, in bytes of JSON, of a document that is only stored and echoed."""
 
 
+def described(text: str, **more: Any) -> dict[str, Any]:
+    """A field's `metadata`: what the API's description says of it, with other keywords of JSON Schema; nothing if there
+    is nothing to say."""
+    return {**more, "description": text} if text else more
+
+
 class Flag(fields.Boolean):
     """true or false, and no other value that resembles one."""
 
@@ -123,8 +129,8 @@ class HeaderValues(fields.Field[list[str]]):
 class Headers(fields.Dict):
     """A JSON object from header names to values as `values` reads them, or null."""
 
-    def __init__(self, values: HeaderValues | None = None) -> None:
-        super().__init__(keys=fields.String(), values=values or HeaderValues(), allow_none=True)
+    def __init__(self, values: HeaderValues | None = None, **kwargs: Any) -> None:
+        super().__init__(keys=fields.String(), values=values or HeaderValues(), allow_none=True, **kwargs)
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
         if isinstance(value, dict):
@@ -138,13 +144,13 @@ class Form(fields.Field[Document | None]):
     """A JSON object, read by a form; null is None. Fields that the form does not know are kept."""
 
     def __init__(self, form: Schema, **kwargs: Any) -> None:
-        self._form = form
+        self.form = form
         super().__init__(allow_none=True, **kwargs)
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Document:
         if not isinstance(value, Mapping):
             raise ValidationError("must be a JSON object, or null.")
-        loaded = self._form.load(value, unknown=INCLUDE)
+        loaded = self.form.load(value, unknown=INCLUDE)
         check_kept(value)
         return {name: loaded[name] for name in value}
 

@@ -27,6 +27,7 @@ from relay_tornado.wire.fields import (
     StockFields,
     Text,
     Whole,
+    described,
 )
 
 MAX_BODY_TEXT = 250_000
@@ -40,6 +41,8 @@ MAX_TIMEOUT = 180
 MAX_RETRIES = 1_000
 MOST_AT_ONCE = 100
 """Maximum number of requests in flight to an output's destination."""
+
+_HIDDEN = "Empty in an answer, unless the request has an administrator's token."
 
 
 def bucket_document(bucket: Bucket) -> Document:
@@ -174,39 +177,73 @@ class AuthFields(StockFields):
     OURS = frozenset({"type", "username", "password", "token"})
     ECHOED = frozenset({"id", "created_at", "updated_at"})
 
-    type = Choice("", "none", "basic", "token")
-    username = Text(1_000)
-    password = Text(1_000)
-    token = Text(4_000)
+    type = Choice(
+        "",
+        "none",
+        "basic",
+        "token",
+        metadata=described(
+            "What senders must send: nothing (`none`, the default), user name and password (`basic`), or "
+            "`Authorization: Bearer` with the token (`token`)."
+        ),
+    )
+    username = Text(1_000, metadata=described("For `basic`: without `:`."))
+    password = Text(1_000, metadata=described(f"For `basic`. {_HIDDEN}"))
+    token = Text(
+        4_000,
+        metadata=described(f"For `token`: printable ASCII without spaces. {_HIDDEN}"),
+    )
 
 
 class RetentionFields(Schema):
     """`retention` of a bucket; null is no limit."""
 
-    max_age = Seconds(allow_none=True)
-    max_events = Whole(1, allow_none=True)
-    max_bytes = Whole(1, allow_none=True)
-    wait_for_consumers = Flag()
-    hard_max_bytes = Whole(1, allow_none=True)
+    max_age = Seconds(
+        allow_none=True, metadata=described("Removes events that are older, in seconds; null is no limit.")
+    )
+    max_events = Whole(1, allow_none=True, metadata=described("Keeps at most this many events; null is no limit."))
+    max_bytes = Whole(
+        1, allow_none=True, metadata=described("Keeps at most this many bytes of events; null is no limit.")
+    )
+    wait_for_consumers = Flag(
+        metadata=described("Keeps events that a consumer is not done with, despite the limits. Default: false.")
+    )
+    hard_max_bytes = Whole(
+        1,
+        allow_none=True,
+        metadata=described(
+            "With `wait_for_consumers`: keeps at most this many bytes of events, not less than `max_bytes`; null (the "
+            "default) is no limit."
+        ),
+    )
 
 
 class DedupeFields(Schema):
     """`dedupe` of a bucket."""
 
-    header = Text(200)
-    window = Seconds(366 * DAY)
+    header = Text(
+        200,
+        metadata=described(
+            "The header that identifies a delivery, or `auto` for the usual ones (`X-GitHub-Delivery`, `webhook-id`, "
+            "`Idempotency-Key`, `X-Shopify-Webhook-Id`)."
+        ),
+    )
+    window = Seconds(366 * DAY, metadata=described("For how many seconds a repeat is recognised. Default: 86400."))
 
 
 class RateLimitFields(Schema):
     """`rate_limit` of a bucket or an input."""
 
-    events = Whole(1, 1_000_000)
-    interval = Seconds(DAY)
+    events = Whole(
+        1, 1_000_000, metadata=described("How many webhooks are accepted per interval; senders beyond that get 429.")
+    )
+    interval = Seconds(DAY, metadata=described("In seconds. Default: 1."))
 
 
-def moment() -> Number:
+def moment(about: str) -> Number:
     """A unix time, or null."""
-    return Number("must be a time in unix seconds, before the year 10000.", 0, MAX_TIME, allow_none=True)
+    message = "must be a time in unix seconds, before the year 10000."
+    return Number(message, 0, MAX_TIME, allow_none=True, metadata=described(about))
 
 
 class BucketFields(StockFields):
@@ -216,25 +253,62 @@ class BucketFields(StockFields):
     OURS = frozenset({"retention"})
     ECHOED = frozenset({"id", "account_id", "created_at", "updated_at", "suspended", "inputs", "outputs"})
 
-    name = Text(1_000)
-    description = Text(4_000, lines=True)
-    stream = Flag()
-    ephemeral = Flag()
-    large_webhooks = Flag()
-    max_body = Whole(1, allow_none=True)
-    auth = fields.Nested(AuthFields)
-    retention = fields.Nested(RetentionFields)
-    dedupe = fields.Nested(DedupeFields, allow_none=True)
-    rate_limit = fields.Nested(RateLimitFields, allow_none=True)
-    expires_at = moment()
+    name = Text(
+        1_000, metadata=described("Unique: 1 to 100 printable characters without `/`, and not like a bucket's id.")
+    )
+    description = Text(4_000, lines=True, metadata=described("What the bucket is for."))
+    stream = Flag(metadata=described("Whether WebSockets get the bucket's events. Default: true."))
+    ephemeral = Flag(
+        metadata=described("Stores no content: only clients that are connected get an event. Default: false.")
+    )
+    large_webhooks = Flag(
+        metadata=described("Accepts bodies up to the setting `large_max_body` instead of `max_body`. Default: false.")
+    )
+    max_body = Whole(
+        1,
+        allow_none=True,
+        metadata=described(
+            "The largest body of a webhook in bytes, overriding both settings; null (the default) means the settings."
+        ),
+    )
+    auth = fields.Nested(AuthFields, metadata=described("What the bucket's senders must send."))
+    retention = fields.Nested(
+        RetentionFields, metadata=described("When old events are removed. Default: the relay's settings.")
+    )
+    dedupe = fields.Nested(
+        DedupeFields, allow_none=True, metadata=described("Stores a repeated delivery once; null (the default) is off.")
+    )
+    rate_limit = fields.Nested(
+        RateLimitFields,
+        allow_none=True,
+        metadata=described("The most webhooks that the bucket accepts; null (the default) is no limit."),
+    )
+    expires_at = moment(
+        "The unix time in seconds at which the bucket is deleted with every event in it, in the future; null (the "
+        "default) is never."
+    )
 
 
 class VerifyFields(Schema):
     """`verify` of an input."""
 
-    provider = Text(100)
-    secrets = fields.List(Text(1_100))
-    on_failure = Choice("reject", "mark")
+    provider = Text(
+        100,
+        metadata=described(
+            "Whose signatures: `github`, `standard-webhooks`, `stripe`, `slack`, `shopify` or `gitlab`."
+        ),
+    )
+    secrets = fields.List(
+        Text(1_100),
+        metadata=described(f"1 to 10 secrets, as the provider shows them: one that matches is enough. {_HIDDEN}"),
+    )
+    on_failure = Choice(
+        "reject",
+        "mark",
+        metadata=described(
+            "A webhook with a wrong signature gets 401 (`reject`, the default), or is stored with the result (`mark`)."
+        ),
+    )
 
 
 class InputFields(StockFields):
@@ -242,40 +316,105 @@ class InputFields(StockFields):
 
     ECHOED = frozenset({"bucket_id", "account_id", "created_at", "updated_at"})
 
-    id = Text(1_000)
-    name = Text(MAX_NAME)
-    description = Text(4_000, lines=True)
-    status_code = _StatusCode(200, 599)
-    body = Text(MAX_BODY_TEXT, raw=True)
-    headers = Headers()
-    function_id = Text(1_000)
-    custom_domain = Text(1_000)
-    path_prefix = Text(1_000)
-    strip_path_prefix = Flag()
-    response_from_output = Text(1_000)
-    verify = fields.Nested(VerifyFields, allow_none=True)
-    rate_limit = fields.Nested(RateLimitFields, allow_none=True)
+    id = Text(
+        1_000,
+        metadata=described(
+            "The part after `/v1/webhooks/` in the URL for senders. A new input may be given one by an "
+            "administrator's token: 1 to 64 letters, digits, `-` and `_`."
+        ),
+    )
+    name = Text(MAX_NAME, metadata=described("Not empty. A new input without a name is called `Public endpoint`."))
+    description = Text(4_000, lines=True, metadata=described("What the input is for."))
+    status_code = _StatusCode(
+        200, 599, metadata=described("The status of the answer to senders. Default: 200; 0 means 200, too.")
+    )
+    body = Text(
+        MAX_BODY_TEXT, raw=True, metadata=described("The body of the answer to senders, at most 250,000 bytes.")
+    )
+    headers = Headers(metadata=described("The headers of the answer to senders: by name, a text or a list of texts."))
+    function_id = Text(1_000, metadata=described("Only stored and returned."))
+    custom_domain = Text(
+        1_000, metadata=described("An additional host name of the input, like `hooks.example.org`; empty is none.")
+    )
+    path_prefix = Text(
+        1_000,
+        metadata=described(
+            "An additional path of the input, like `/shop`; empty is none. Only one input may have a given pair of "
+            "host name and path."
+        ),
+    )
+    strip_path_prefix = Flag(metadata=described("Removes the prefix from the event's path. Default: false."))
+    response_from_output = Text(
+        1_000,
+        metadata=described(
+            "Senders get a client's answer to the copy for this output: its id, or `anyOutput`; empty is none."
+        ),
+    )
+    verify = fields.Nested(
+        VerifyFields,
+        allow_none=True,
+        metadata=described("How senders' signatures are checked; null (the default): they are not."),
+    )
+    rate_limit = fields.Nested(
+        RateLimitFields,
+        allow_none=True,
+        metadata=described("The most webhooks that the input accepts; null (the default) is no limit."),
+    )
 
 
 class ThrottleFields(Schema):
     """`throttle` of an output."""
 
-    enabled = Flag()
-    mode = Choice("", "rate", "concurrency")
-    rate = Whole(0)
-    interval = Choice("", "second", "minute", "hour")
-    max_concurrent = Whole(0)
-    max_queue_depth = Whole(0)
-    deadline = Whole(0)
+    enabled = Flag(metadata=described("Whether the throttle applies. Default: false."))
+    mode = Choice(
+        "",
+        "rate",
+        "concurrency",
+        metadata=described("`rate` limits the tries per interval, `concurrency` the events that are sent at once."),
+    )
+    rate = Whole(0, metadata=described("With mode `rate`: the most tries per interval, at least 1."))
+    interval = Choice("", "second", "minute", "hour", metadata=described("Of `rate`. Default: `second`."))
+    max_concurrent = Whole(
+        0, metadata=described("How many events are sent at once, 1 to 100; required with mode `concurrency`.")
+    )
+    max_queue_depth = Whole(
+        0, metadata=described("The bucket's senders get 429 while so many events wait for the output; 0 is no limit.")
+    )
+    deadline = Whole(
+        0,
+        metadata=described(
+            "In nanoseconds from when an event came in: one that is not sent by then fails; 0 is no limit."
+        ),
+    )
 
 
 class DurabilityFields(Schema):
     """`durability` of an output; durations are whole nanoseconds."""
 
-    enabled = Flag()
-    schedule = Choice("", "seconds", "medium", "long", "custom")
-    custom_delays = fields.List(Whole(0), allow_none=True, validate=validate.Length(max=100))
-    deadline = Whole(0)
+    enabled = Flag(metadata=described("Whether this schedule of further tries replaces `retries`. Default: false."))
+    schedule = Choice(
+        "",
+        "seconds",
+        "medium",
+        "long",
+        "custom",
+        metadata=described(
+            "How long an event is tried: `seconds` for 25 minutes, `medium` for 16 hours, `long` (the default) for 30 "
+            "days, at growing intervals; `custom` by `custom_delays`."
+        ),
+    )
+    custom_delays = fields.List(
+        Whole(0),
+        allow_none=True,
+        validate=validate.Length(max=100),
+        metadata=described("Nanoseconds between tries, for `custom`."),
+    )
+    deadline = Whole(
+        0,
+        metadata=described(
+            "In nanoseconds from when an event came in, instead of the schedule's; 0 means the schedule's."
+        ),
+    )
 
 
 class OutputFields(StockFields):
@@ -284,23 +423,62 @@ class OutputFields(StockFields):
     OURS = frozenset({"strict_order", "secret", "paused"})
     ECHOED = frozenset({"id", "bucket_id", "account_id", "created_at", "updated_at", "number", "disabled_reason"})
 
-    name = Text(MAX_NAME)
-    description = Text(4_000, lines=True)
-    destination = Text(4_000)
-    internal = Flag()
-    disabled = Flag()
-    lock_path = Flag()
-    timeout = Whole(0, MAX_TIMEOUT)
-    retries = Whole(-1, MAX_RETRIES)
-    tls_verification = Flag()
-    headers = Headers()
-    rules = Anything(allow_none=True)
-    function_id = Text(1_000)
-    throttle = Form(ThrottleFields())
-    durability = Form(DurabilityFields())
-    strict_order = Flag()
-    secret = Text(1_100)
-    paused = Flag()
+    name = Text(
+        MAX_NAME,
+        metadata=described("Unique in the bucket, not empty. A new output without a name is called `Output <number>`."),
+    )
+    description = Text(4_000, lines=True, metadata=described("What the output is for."))
+    destination = Text(
+        4_000, metadata=described("The URL to which events go. The relay calls that of a public output: http or https.")
+    )
+    internal = Flag(
+        metadata=described(
+            "Whether connected clients deliver the events (true), or the relay forwards them (false, a public "
+            "output). Default: false if `destination` is an http or https URL on the internet."
+        )
+    )
+    disabled = Flag(metadata=described("A disabled output gets no events. Default: false."))
+    lock_path = Flag(
+        metadata=described("Does not append to the destination what follows the input in the URL. Default: false.")
+    )
+    timeout = Whole(
+        0, MAX_TIMEOUT, metadata=described("How long an answer may take, in seconds. Default: 10; 0 means 10, too.")
+    )
+    retries = Whole(
+        -1,
+        MAX_RETRIES,
+        metadata=described("Of a public output: tries after the first three; -1 is one try in all. Default: 0."),
+    )
+    tls_verification = Flag(metadata=described("Whether the destination's certificate is verified. Default: true."))
+    headers = Headers(metadata=described("Headers that replace the sender's: by name, a text or a list of texts."))
+    rules = Anything(
+        allow_none=True,
+        metadata=described(
+            "Which events go to the output: a tree of `and`, `or`, `not` and `match`; null is every event."
+        ),
+    )
+    function_id = Text(1_000, metadata=described("Only stored and returned."))
+    throttle = Form(
+        ThrottleFields(),
+        metadata=described("Of a public output: how fast events are sent; null is one after the other."),
+    )
+    durability = Form(
+        DurabilityFields(),
+        metadata=described("Of a public output: for how long an event is tried; null means `retries`."),
+    )
+    strict_order = Flag(
+        metadata=described(
+            "Of a public output: no later event is sent before a failed one is delivered or given up. Default: false."
+        )
+    )
+    secret = Text(
+        1_100,
+        metadata=described(
+            "Of a public output: the key that signs its requests (Standard Webhooks): `whsec_` and base64; empty is "
+            f"no signature. {_HIDDEN}"
+        ),
+    )
+    paused = Flag(metadata=described("Of a public output: nothing is forwarded until it is resumed. Default: false."))
 
 
 class TokenFields(Schema):
@@ -312,4 +490,4 @@ class TokenFields(Schema):
     tunnels = fields.List(Text(1_000), validate=validate.Length(max=1_000, error="must have at most 1000 entries."))
     api_access = Flag()
     durable = Flag()
-    expires_at = moment()
+    expires_at = moment("The unix time in seconds at which the token ends; null is never.")

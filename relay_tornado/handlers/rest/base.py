@@ -46,7 +46,9 @@ class Operation:
     content: str = "application/json"
     """The media type of the answer."""
     statuses: tuple[int, ...] = ()
-    """Errors beside those of every endpoint (400, 401, 403) and of its path (404)."""
+    """Errors beside those that follow from the path, the query, the body, the token and `stores`."""
+    stores: bool = True
+    """Whether a method other than GET stores anything, for which the disk may have no room (507)."""
     large: bool = False
     """Whether the answer may be large: the number of such answers at once is limited per token (`reads.py`)."""
 

@@ -22,50 +22,58 @@ from relay_tornado.handlers.rest.schemas import (
     SeekAnswer,
 )
 from relay_tornado.wire.control import read_position
-from relay_tornado.wire.fields import Flag, Number, Text, Whole
+from relay_tornado.wire.fields import Flag, Number, Text, Whole, described
 from relay_tornado.wire.rest import deleted_document
 
 _FASTEST: Final = 1_000_000
+_SAVED: Final = (412, 507)
+"""What reading a consumer may be answered with: its record is damaged, or can't be stored before it is read."""
 
 
 class SeekBody(Schema):
-    """Where to: a position as a subscribe's `since` has it. With `preview` nothing is changed."""
-
-    to = fields.Raw(required=True)
-    preview = Flag()
+    to = fields.Raw(
+        required=True,
+        metadata=described(
+            "The consumer gets what comes after this position: `latest`, `earliest`, an id, the last N events, or what "
+            "came in from a unix time in seconds on.",
+            examples=["latest", "earliest", "5dkr7xa928yd-41", {"last": 10}, {"time": 1795617746}],
+        ),
+    )
+    preview = Flag(metadata=described("True only returns what the move would do. Default: false."))
 
 
 class ReplayBody(Schema):
-    """Which events, by seq; without `last` up to the newest. `anchor`: the one of the answer before, which keeps the
-    pace."""
-
-    first = Whole(1, required=True)
-    last = Whole(1, allow_none=True)
+    first = Whole(1, required=True, metadata=described("The first seq of the range."))
+    last = Whole(1, allow_none=True, metadata=described("The last seq of the range; null (the default) is the newest."))
     speed = Number(
         f"must be a number above 0 and at most {_FASTEST}, or null for at once.",
         0,
         _FASTEST,
         above=True,
         allow_none=True,
+        metadata=described("1 is the pace at which the events came, 2 twice as fast; null (the default) is at once."),
     )
-    anchor = Text(200, allow_none=True)
+    anchor = Text(
+        200,
+        allow_none=True,
+        metadata=described("With a `speed`: the `anchor` of the answer before, so that the pace goes on."),
+    )
 
 
 class LettersBody(Schema):
-    """Dead letters by the ids of their events, or with `all` every one."""
-
     ids = fields.List(
         fields.String(error_messages={"invalid": "must be a string."}),
         validate=validate.Length(min=1, max=MOST_EVENTS, error=f"must have 1 to {MOST_EVENTS} ids."),
         error_messages={"invalid": "must be a list of ids."},
+        metadata=described("The ids of the events whose dead letters are meant."),
     )
-    all = Flag()
+    all = Flag(metadata=described("True, instead of `ids`: every dead letter of the consumer."))
 
 
 class ConsumersHandler(RestHandler):
     PATH = "/v1/buckets/{bucket}/consumers"
 
-    @operation("List the bucket's consumers with their positions", ConsumerAnswer(many=True))
+    @operation("List the bucket's consumers with their positions", ConsumerAnswer(many=True), statuses=(507,))
     async def get(self, bucket: str) -> None:
         self.answer(await self.rest.administration.consumers.listing(self.bucket, self.token))
 
@@ -73,7 +81,9 @@ class ConsumersHandler(RestHandler):
 class BucketDeadHandler(RestHandler):
     PATH = "/v1/buckets/{bucket}/dead"
 
-    @operation("List the dead letters of all consumers, oldest event first", DeadPage(), query=DeadQuery())
+    @operation(
+        "List the dead letters of all consumers, oldest event first", DeadPage(), query=DeadQuery(), statuses=(507,)
+    )
     async def get(self, bucket: str) -> None:
         self.answer(await self.rest.administration.consumers.dead(self.bucket, None, **self.query()))
 
@@ -99,7 +109,7 @@ class _OneConsumer(RestHandler):
 
 
 class _Shown(_OneConsumer):
-    @operation("Get a consumer's position, and how far it is behind", ConsumerAnswer())
+    @operation("Get a consumer's position, and how far it is behind", ConsumerAnswer(), statuses=_SAVED)
     async def get(self, **path: str) -> None:
         self.answer(await self.consumers.show(self.bucket, self.reference))
 
@@ -120,11 +130,11 @@ class _Replay(_OneConsumer):
 
 
 class _Dead(_OneConsumer):
-    @operation("List a consumer's dead letters, oldest event first", DeadPage(), query=DeadQuery())
+    @operation("List a consumer's dead letters, oldest event first", DeadPage(), query=DeadQuery(), statuses=_SAVED)
     async def get(self, **path: str) -> None:
         self.answer(await self.consumers.dead(self.bucket, self.reference, **self.query()))
 
-    @operation("Forget dead letters, by event id or all", Forgotten(), query=ForgetQuery())
+    @operation("Forget dead letters, by event id or all", Forgotten(), query=ForgetQuery(), statuses=(412,))
     async def delete(self, **path: str) -> None:
         given = self.query()
         ids = [each for each in given["ids"].split(",") if each]
@@ -134,7 +144,7 @@ class _Dead(_OneConsumer):
 
 
 class _Resend(_OneConsumer):
-    @operation("Redeliver dead letters, by event id or all", Rescheduled(), body=LettersBody())
+    @operation("Redeliver dead letters, by event id or all", Rescheduled(), body=LettersBody(), statuses=(412,))
     async def post(self, **path: str) -> None:
         given = self.given()
         if len(given) != 1 or given.get("all") is False:

@@ -20,13 +20,26 @@ from relay_tornado.handlers.rest.schemas import NUMBERED, Answered, EventPage, L
 from relay_tornado.ids import parse_id
 from relay_tornado.log.results import status_of
 from relay_tornado.model import MIB, STATUSES, Result
-from relay_tornado.wire.fields import MAX_COUNT, Choice, Document, Headers, HeaderValues, Number, Text, Whole, load
+from relay_tornado.wire.fields import (
+    MAX_COUNT,
+    MAX_HEADERS,
+    Choice,
+    Document,
+    Headers,
+    HeaderValues,
+    Number,
+    Text,
+    Whole,
+    described,
+    load,
+)
 from relay_tornado.wire.rest import MAX_TIME
 
 MAX_ANSWER: Final = 10 * MIB
 """Bytes of a client's answer as JSON, its body in base64."""
 
 _DIGITS: Final = re.compile("[0-9]{1,9}")
+_IGNORED: Final = "Ignored: the path names the event."
 
 
 class _Code(fields.Integer):
@@ -43,11 +56,10 @@ class _Code(fields.Integer):
 class _Status(fields.String):
     """A status; some clients send its number, or the one that theirs begin with, which says nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, **kwargs: Any) -> None:
         said = f"must be one of {', '.join(STATUSES)}."
-        super().__init__(
-            allow_none=True, validate=validate.OneOf(["", *STATUSES], error=said), error_messages={"invalid": said}
-        )
+        allowed = validate.OneOf(["", *STATUSES], error=said)
+        super().__init__(allow_none=True, validate=allowed, error_messages={"invalid": said}, **kwargs)
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
         if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(NUMBERED):
@@ -58,8 +70,8 @@ class _Status(fields.String):
 class _Bytes(fields.String):
     """A body: base64, or as it is; or a list of the numbers of its bytes."""
 
-    def __init__(self) -> None:
-        super().__init__(allow_none=True, error_messages={"invalid": "must be a string."})
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(allow_none=True, error_messages={"invalid": "must be a string."}, **kwargs)
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
         if isinstance(value, list):
@@ -85,8 +97,8 @@ class _Values(HeaderValues):
 class _ResponseHeaders(Headers):
     """Headers of an answer; some clients, such as those in PHP, write none as an empty list."""
 
-    def __init__(self) -> None:
-        super().__init__(_Values(allow_none=True))
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(_Values(allow_none=True), **kwargs)
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
         return super()._deserialize({} if value == [] else value, attr, data, **kwargs)
@@ -113,54 +125,83 @@ class _Lenient(fields.Integer):
         return round(value) if value >= 0 else -1
 
 
-def _moment(name: str) -> Number:
-    return Number("must be a time in unix seconds.", 0, MAX_TIME, allow_none=True, data_key=name)
+def _moment(name: str, about: str) -> Number:
+    message = "must be a time in unix seconds."
+    return Number(message, 0, MAX_TIME, allow_none=True, data_key=name, metadata=described(about))
 
 
 class AnswerBody(Schema):
-    """A client's answer to an event. `response_body` is base64; what does not decode is taken as it is. `status_code`
-    0, or one that is not 200 to 599, says that nobody answered. One of `status` and `status_code` has to be there; each
-    follows from the other."""
+    """A client's answer to an event. One of `status` and `status_code` has to be there; each follows from the other."""
 
-    id = fields.Raw(allow_none=True)
-    bucket_id = fields.Raw(allow_none=True)
-    status = _Status()
-    status_code = _Code(allow_none=True)
-    response_body = _Bytes()
-    response_headers = _ResponseHeaders()
-    duration_ms = _Lenient(MAX_COUNT)
-    retries = _Lenient(MAX_COUNT)
+    id = fields.Raw(allow_none=True, metadata=described(_IGNORED))
+    bucket_id = fields.Raw(allow_none=True, metadata=described(_IGNORED))
+    status = _Status(
+        metadata=described(
+            "A text, or a number as older clients send it: 1 is `sent`, 2 `failed`, 3 `stalled`, 4 `received`, 5 "
+            "`rejected`. If absent, `sent` for a `status_code` from 200 to 399, else `failed`."
+        )
+    )
+    status_code = _Code(
+        allow_none=True,
+        metadata=described(
+            "200 to 599; 0, or any other number, means that nobody answered. If absent, 200 for the `status` `sent`, "
+            "else 0."
+        ),
+    )
+    response_body = _Bytes(metadata=described("Base64 (what does not decode is taken as it is), or a list of bytes."))
+    response_headers = _ResponseHeaders(
+        metadata=described(
+            f"By header name, a text, a number, true or false, or a list of these; at most {MAX_HEADERS} values."
+        )
+    )
+    duration_ms = _Lenient(MAX_COUNT, metadata=described("How many milliseconds the answer took."))
+    retries = _Lenient(MAX_COUNT, metadata=described("The number of attempts before this one."))
 
 
 _ANSWER = AnswerBody()
 
 
-class ActionBody(Schema):
-    """What to do with an event. With `output` (an output's id or name) the copy goes there alone; `process_policy`:
-    skip obeys rules, force ignores them."""
+def _output() -> Text:
+    about = "An output's id or name: the copy goes there alone. Null or empty (the default): as any event."
+    return Text(1_000, allow_none=True, metadata=described(about))
 
+
+def _policy() -> Choice:
+    about = "`skip` (the default) obeys the outputs' rules, `force` ignores them."
+    return Choice("", "skip", "force", allow_none=True, metadata=described(about))
+
+
+class ActionBody(Schema):
     action = fields.String(
         required=True,
         validate=validate.Equal("resend", error="must be resend."),
         error_messages={"invalid": "must be resend."},
+        metadata=described("Always `resend`."),
     )
-    output = Text(1_000, allow_none=True)
-    process_policy = Choice("", "skip", "force", allow_none=True)
+    output = _output()
+    process_policy = _policy()
 
 
 class RangeBody(Schema):
-    """Which events of a bucket are sent again, and how: seqs `first` to `last`, received `from` this unix time on and
-    before `to`, behind `cursor` (an id, or an answer's `next_cursor`), matching `filter` (rules). What is left out does
-    not restrict."""
+    """Which events of a bucket are sent again, and how. What is left out does not restrict."""
 
-    first = Whole(1, allow_none=True)
-    last = Whole(0, allow_none=True)
-    since = _moment("from")
-    until = _moment("to")
-    cursor = fields.String(allow_none=True, error_messages={"invalid": "must be a string."})
-    filter = fields.Dict(keys=fields.String(), allow_none=True, error_messages={"invalid": "must be a JSON object."})
-    output = Text(1_000, allow_none=True)
-    process_policy = Choice("", "skip", "force", allow_none=True)
+    first = Whole(1, allow_none=True, metadata=described("The first seq of the range."))
+    last = Whole(0, allow_none=True, metadata=described("The last seq of the range."))
+    since = _moment("from", "Received at or after this unix time in seconds.")
+    until = _moment("to", "Received before this unix time in seconds.")
+    cursor = fields.String(
+        allow_none=True,
+        error_messages={"invalid": "must be a string."},
+        metadata=described("After this event: an id, or the `next_cursor` of the answer before."),
+    )
+    filter = fields.Dict(
+        keys=fields.String(),
+        allow_none=True,
+        error_messages={"invalid": "must be a JSON object."},
+        metadata=described("Only events that match these rules, as those of an output."),
+    )
+    output = _output()
+    process_policy = _policy()
 
 
 class LogsHandler(RestHandler):
@@ -225,6 +266,7 @@ class EventsHandler(RestHandler):
         "Poll events in order: with a cursor the page after it, without one what was not fetched yet",
         EventPage(),
         query=EventQuery(),
+        statuses=(507,),
         large=True,
     )
     async def get(self) -> None:

@@ -15,7 +15,7 @@ from relay_tornado.errors import Invalid
 from relay_tornado.handlers.rest.base import RestHandler, operation
 from relay_tornado.ids import format_id, new_uuid
 from relay_tornado.model import MIB, Bucket, Input
-from relay_tornado.wire.fields import Text
+from relay_tornado.wire.fields import Text, described
 from relay_tornado.wire.headers import canonical, decode, is_name, is_value
 
 MAX_MADE: Final = 16 * MIB
@@ -29,12 +29,12 @@ _OWN: Final = frozenset({"Content-Length", "Transfer-Encoding", "Connection", "H
 """Headers that say how a request was sent, which this one was not."""
 
 
-def _matching(pattern: re.Pattern[str], message: str, default: str) -> fields.String:
+def _matching(pattern: re.Pattern[str], message: str, default: str, text: str) -> fields.String:
     def check(value: str) -> None:
         if not pattern.fullmatch(value):
             raise ValidationError(message)
 
-    about: dict[str, Any] = {"pattern": f"^{pattern.pattern}$"}
+    about = described(text, pattern=f"^{pattern.pattern}$")
     said: dict[str, Any] = {"invalid": "must be a string."}
     return fields.String(load_default=default, validate=check, error_messages=said, metadata=about)
 
@@ -67,58 +67,91 @@ class _Headers(fields.Field[list[tuple[str, str]]]):
         return made
 
 
+def _reference(about: str) -> Text:
+    return Text(1_000, load_default="", allow_none=True, metadata=described(about))
+
+
 _PAIR: Final[dict[str, Any]] = {"type": "array", "minItems": 2, "maxItems": 2, "items": {"type": "string"}}
 
 
 class MadeBody(Schema):
-    """An event. `input` is an input's id or name, by default the bucket's first. `headers` are pairs [name, value];
-    Content-Length is made. `edited_from` is the id of the event that this one was made from. With `output` (id or name)
-    it goes there alone."""
-
-    input = Text(1_000, load_default="", allow_none=True)
-    method = _matching(_METHOD, "must be a method like POST.", "POST")
-    path = _matching(_PATH, "must be empty, or begin with a slash; escape what can't stand in a URL.", "")
-    query = _matching(_QUERY, "must be what follows the ? in a URL; escape what can't stand there.", "")
-    headers = _Headers(load_default=list, metadata={"type": "array", "maxItems": 200, "items": _PAIR})
-    body_base64 = _Body(load_default=b"", metadata={"type": "string", "pattern": f"^{_BASE64.pattern}$"})
-    edited_from = Text(100, load_default="", allow_none=True)
-    output = Text(1_000, load_default="", allow_none=True)
+    input = _reference("The id or name of the input that the event comes in by; empty means the bucket's first.")
+    method = _matching(_METHOD, "must be a method like POST.", "POST", "The method of the request.")
+    path = _matching(
+        _PATH,
+        "must be empty, or begin with a slash; escape what can't stand in a URL.",
+        "",
+        "What follows the input in the URL, escaped, with its leading slash; or empty.",
+    )
+    query = _matching(
+        _QUERY,
+        "must be what follows the ? in a URL; escape what can't stand there.",
+        "",
+        "What follows the `?` in the URL, escaped.",
+    )
+    headers = _Headers(
+        load_default=list,
+        metadata=described(
+            "Pairs of a name and a value, in their order. The relay adds Content-Length.",
+            type="array",
+            maxItems=200,
+            items=_PAIR,
+            examples=[[["Content-Type", "application/json"]]],
+        ),
+    )
+    body_base64 = _Body(
+        load_default=b"", metadata=described("The body in base64.", type="string", pattern=f"^{_BASE64.pattern}$")
+    )
+    edited_from = Text(
+        100,
+        load_default="",
+        allow_none=True,
+        metadata=described("The id of the event of this bucket that this one is an edited copy of; empty is none."),
+    )
+    output = _reference("The id or name of the one output that the event goes to; empty: as any event.")
 
 
 class SampleBody(Schema):
-    """Which sample, and the input that it comes in by (id or name; by default one that checks this provider's
-    signatures, or the first)."""
-
-    provider = Text(100, required=True)
-    event = Text(100, required=True)
-    input = Text(1_000, load_default="", allow_none=True)
+    provider = Text(100, required=True, metadata=described("The sample's provider."))
+    event = Text(100, required=True, metadata=described("The provider's name of the event."))
+    input = _reference(
+        "The id or name of the input that the event comes in by; empty means one that checks this provider's "
+        "signatures, or the bucket's first."
+    )
 
 
 class SendBody(Schema):
-    url = Text(2_048, required=True)
+    url = Text(2_048, required=True, metadata=described("The http or https URL that the event is sent to."))
 
 
 class MadeAnswer(Schema):
-    id = fields.String(required=True)
+    id = fields.String(required=True, metadata=described("The event's id; a duplicate's is that of the first one."))
 
 
 class SampleMade(MadeAnswer):
-    signed = fields.Boolean(required=True, metadata={"description": "True if signed with the input's secret."})
+    signed = fields.Boolean(required=True, metadata=described("True if signed with the input's secret."))
 
 
 class SampleAnswer(Schema):
-    provider = fields.String(required=True)
-    event = fields.String(required=True)
-    title = fields.String(required=True)
+    provider = fields.String(required=True, metadata=described("The sample's provider."))
+    event = fields.String(required=True, metadata=described("The provider's name of the event."))
+    title = fields.String(required=True, metadata=described("What happened, for people."))
 
 
 class SentAnswer(Schema):
-    """What a URL answered. `response_body` is base64, of 64 KiB at most."""
+    """What a URL answered."""
 
-    status_code = fields.Integer(required=True)
-    duration_ms = fields.Integer(required=True)
-    response_headers = fields.Dict(required=True, keys=fields.String(), values=fields.List(fields.String()))
-    response_body = fields.String(required=True)
+    status_code = fields.Integer(required=True, metadata=described("The status code of the answer."))
+    duration_ms = fields.Integer(required=True, metadata=described("How many milliseconds the answer took."))
+    response_headers = fields.Dict(
+        required=True,
+        keys=fields.String(),
+        values=fields.List(fields.String()),
+        metadata=described("The headers of the answer, by name."),
+    )
+    response_body = fields.String(
+        required=True, metadata=described("The body of the answer in base64, at most 64 KiB of it.")
+    )
 
 
 class MadeHandler(RestHandler):
@@ -191,7 +224,11 @@ class SendHandler(RestHandler):
     PATH = "/v1/logs/{log}/send"
 
     @operation(
-        "Send an event to a URL at once, and return the answer", SentAnswer(), body=SendBody(), statuses=(412, 502)
+        "Send an event to a URL at once, and return the answer",
+        SentAnswer(),
+        body=SendBody(),
+        statuses=(412, 502),
+        stores=False,
     )
     async def post(self, log: str) -> None:
         url = self.given()["url"]

@@ -28,21 +28,29 @@ _PARAMETERS: Final = {
     "token": "The token's key.",
 }
 _PROBLEMS: Final = {
-    400: "The request is wrong; `field` names the part",
-    401: "The credentials are missing or unknown",
-    403: "The token may not do this",
-    404: "There is no such thing in the token's buckets",
-    412: "A name, an id or a route is taken, or something else is in the way",
-    413: "The body is too large",
-    415: "The body is not JSON, does not begin like it, and its Content-Type says so",
-    502: "The request that the relay was asked to send got no answer",
-    503: "Not now; Retry-After says when to retry",
+    400: ("Invalid", "The request is wrong; `field` names the part."),
+    401: ("Unauthorized", "The credentials are missing or unknown."),
+    403: ("Forbidden", "The token may not do this."),
+    404: ("NotFound", "There is no such thing in the token's buckets."),
+    412: ("Conflict", "A name, an id or a route is taken, or something else is in the way."),
+    413: ("TooLarge", "The body is too large."),
+    415: ("WrongType", "The body is not JSON, does not begin like it, and its Content-Type says so."),
+    502: ("NotSent", "The request that the relay was asked to send got no answer."),
+    503: ("Unavailable", "Not now; Retry-After says when to retry. `code` `unknown`: it may have been done."),
+    507: ("NoSpace", "The disk is full."),
 }
+"""By status, the name of the answer in the description, and what it says."""
 _OPEN: Final = (
-    *("BucketFields", "InputFields", "OutputFields", "AnswerBody"),
+    *("BucketFields", "InputFields", "OutputFields", "ThrottleFields", "DurabilityFields", "AnswerBody"),
     *("BucketAnswer", "InputAnswer", "OutputAnswer"),
 )
-_REQUEST_ID: Final = {"description": "Identifies the request.", "schema": {"type": "string"}}
+_OTHERS: Final = (
+    "Besides the answers that are described, a path answers 405 to a method that it does not have (`Allow` lists "
+    "those that "
+    "it has), and a request that can't be read as HTTP, or is too slow, is answered with 400, 408 or 431 in plain "
+    "text. An "
+    "unforeseen failure is a 500 in the form of `Problem`, and is in the relay's log."
+)
 
 
 class DescriptionHandler(RestHandler):
@@ -61,7 +69,7 @@ def describe(handlers: Sequence[type[RestHandler]], settings: Settings) -> bytes
         version=relay_tornado.__version__,
         openapi_version="3.1.0",
         info={
-            "description": "A self-hosted webhook relay. See docs/rest.md for examples.",
+            "description": f"A self-hosted webhook relay. See docs/rest.md for examples.\n\n{_OTHERS}",
             "license": {"name": "MIT", "identifier": "MIT"},
         },
         plugins=[plugin],
@@ -72,7 +80,10 @@ def describe(handlers: Sequence[type[RestHandler]], settings: Settings) -> bytes
     about = "The token's secret."
     spec.components.security_scheme("bearer", {"type": "http", "scheme": "bearer", "description": about})
     assert plugin.converter is not None
+    plugin.converter.add_attribute_function(_meaning)  # type: ignore[no-untyped-call]
     plugin.converter.add_attribute_function(_facts)  # type: ignore[no-untyped-call]
+    for status, (name, about) in _PROBLEMS.items():
+        spec.components.response(name, _problem(status, about))
     for handler in handlers:
         spec.path(
             path=handler.PATH,
@@ -97,12 +108,14 @@ def _operation(path: str, method: str, details: Operation, plugin: MarshmallowPl
         parameters.append({"in": "query", "schema": details.query})
     statuses = {503, *details.statuses}
     if need is not Need.NOTHING:
-        statuses |= {400, 401, 403}
+        statuses |= {401, 403}
     if "{" in path or details.query is not None:
         statuses |= {400, 404}
-    if details.body is not None or method in ("POST", "PUT"):
+    if details.body is not None:
         statuses |= {400, 413, 415}
-    answers: Document = {str(status): _answer(_PROBLEMS[status], Problem()) for status in sorted(statuses)}
+    if details.stores and method != "GET":
+        statuses.add(507)
+    answers: Document = {str(status): _PROBLEMS[status][0] for status in sorted(statuses)}
     answers[str(details.status)] = _answer("Success", details.answer, details.content)
     document: Document = {
         "summary": details.summary,
@@ -120,11 +133,24 @@ def _operation(path: str, method: str, details: Operation, plugin: MarshmallowPl
     return document
 
 
+def _problem(status: int, about: str) -> Document:
+    problem = _answer(about, Problem())
+    if status == 401:
+        problem["headers"]["WWW-Authenticate"] = _header("The schemes by which to authenticate.")
+    if status in (503, 507):
+        problem["headers"]["Retry-After"] = _header("After how many seconds to retry.", "integer")
+    return problem
+
+
+def _header(about: str, kind: str = "string") -> Document:
+    return {"description": about, "required": True, "schema": {"type": kind}}
+
+
 def _answer(about: str, schema: Schema | None, content: str = "application/json") -> Document:
     described: Any = {"type": "object"} if schema is None else _many(schema)
     return {
         "description": about,
-        "headers": {"Request-Id": _REQUEST_ID},
+        "headers": {"Request-Id": _header("Identifies the request.")},
         "content": {content: {"schema": described} if content == "application/json" else {}},
     }
 
@@ -143,7 +169,14 @@ def _name(schema: Any) -> str:
     return kind.__name__.removeprefix("_")
 
 
-def _facts(_: Any, field: fields.Field[Any], **__: Any) -> Document:
+def _meaning(_: Any, field: fields.Field[Any], **__: Any) -> Document:
+    """What the request's form says of an answer's field that has no description of its own."""
+    form = getattr(field.parent, "FORM", None)
+    said = getattr(form, "_declared_fields", {}).get(field.name)
+    return {} if said is None or "description" in field.metadata else {"description": said.metadata["description"]}
+
+
+def _facts(converter: Any, field: fields.Field[Any], **__: Any) -> Document:
     """The facts about the relay's own kinds of fields, which apispec does not know."""
     if isinstance(field, Text):
         return {"pattern": field.pattern} if field.pattern else {}
@@ -153,7 +186,7 @@ def _facts(_: Any, field: fields.Field[Any], **__: Any) -> Document:
         forms: list[Document] = [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]
         return {"anyOf": [*forms, {"type": "null"}] if field.allow_none else forms}
     if isinstance(field, Form):
-        return {"type": ["object", "null"]}
+        return {"anyOf": [converter.resolve_nested_schema(field.form), {"type": "null"}]}
     return {}
 
 

@@ -15,13 +15,14 @@ from relay_tornado.handlers.rest.tokens import ScopesBody, TokenBody
 from relay_tornado.model import STATUSES
 from relay_tornado.wire.answers import NOT_CONFIGURABLE
 from relay_tornado.wire.fields import MAX_COUNT, Document, StockFields
-from relay_tornado.wire.rest import AuthFields, BucketFields, InputFields, OutputFields
+from relay_tornado.wire.rest import MOST_AT_ONCE, AuthFields, BucketFields, InputFields, OutputFields
 
 _UNPRINTABLE = r"\x00-\x1f/\x7f-\xa0\xad"
 _BUCKET_NAME: Final = rf"^[^ {_UNPRINTABLE}]([^{_UNPRINTABLE}]*[^ {_UNPRINTABLE}])?$"
 _HEADER_NAME: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _LINE: Final = r"[^\x00-\x1f\x7f-\x9f]*"
 _LABEL: Final = "[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_URL: Final = "^https?://[^/?#]"
 _PATH_PART: Final = r"/(?!\.{1,2}(/|$))[!$%&'()*+,.0-9:;=@A-Z_a-z~-]+"
 
 _EMPTY: Final[Document] = {"maxLength": 0}
@@ -46,13 +47,30 @@ _AUTH: Final[list[Document]] = [
         "required": ["type", "token"],
     },
 ]
+_OFF: Final[Document] = {"properties": {"enabled": {"const": False}}}
+_THROTTLE: Final[list[Document]] = [
+    _OFF,
+    {
+        "properties": {"mode": {"const": "rate"}, "rate": {"minimum": 1}, "max_concurrent": {"maximum": MOST_AT_ONCE}},
+        "required": ["mode", "rate"],
+    },
+    {
+        "properties": {"mode": {"const": "concurrency"}, "max_concurrent": {"minimum": 1, "maximum": MOST_AT_ONCE}},
+        "required": ["mode", "max_concurrent"],
+    },
+]
+_DURABILITY: Final[list[Document]] = [
+    _OFF,
+    {"properties": {"schedule": {"not": {"const": "custom"}}}},
+    {"properties": {"custom_delays": {"type": "array", "minItems": 1}}, "required": ["custom_delays"]},
+]
+_IGNORED: Final[Document] = {"description": "Ignored: it can't be set."}
 _VALUE: Final[Document] = {"type": "string", "pattern": r"^[^\x00-\x08\x0a-\x1f\x7f]*$"}
 
 
 def _headers(refused: frozenset[str]) -> Document:
     return {
         "type": ["object", "null"],
-        "description": "By header name, a text or a list of texts.",
         "propertyNames": {"pattern": f"^{_HEADER_NAME}$", "not": {"enum": sorted(refused)}},
         "additionalProperties": {"anyOf": [_VALUE, {"type": "array", "items": _VALUE}]},
         "maxProperties": 100,
@@ -61,14 +79,13 @@ def _headers(refused: frozenset[str]) -> Document:
 
 _NAMED: Final[Document] = {"pattern": rf"^{_LINE}[^\s\x00-\x1f\x7f-\x9f]{_LINE}$"}
 _INPUT: Final[Document] = {
-    "status_code": {"minimum": 0, "anyOf": [{"const": 0}, {"minimum": 200}], "description": "0 means 200."},
+    "status_code": {"minimum": 0, "anyOf": [{"const": 0}, {"minimum": 200}]},
     "headers": _headers(NOT_CONFIGURABLE),
     "custom_domain": {"pattern": rf"^({_LABEL}(\.{_LABEL})*)?$", "maxLength": 253},
     "path_prefix": {"pattern": rf"^(/|({_PATH_PART})*)$", "maxLength": 500},
 }
 _FILTER: Final[Document] = {
     "type": ["object", "null"],
-    "description": "A tree of `and`, `or`, `not` and `match`; null matches every event.",
     "examples": [{"match": {"type": "value", "parameter": {"source": "header", "name": "X-Kind"}, "value": "order"}}],
 }
 _RULES: Final[Document] = {**_FILTER, "type": ["object", "array", "null"], "maxItems": 0}
@@ -79,7 +96,6 @@ def _only(name: str, facts: Document) -> Document:
 
 
 _POSITION: Final[Document] = {
-    "description": "`latest`, `earliest`, an id (what comes after it), the last N events, or a unix time in seconds.",
     "type": ["string", "object"],
     "anyOf": [
         {"type": "string", "pattern": "^(latest|earliest|[a-z0-9]{12}-(0|[1-9][0-9]{0,18})(-[1-9][0-9]{0,9})?)$"},
@@ -97,12 +113,14 @@ _ROUNDED: Final[Document] = {
     "maximum": MAX_COUNT,
     "pattern": _DIGITS,
 }
-_DEFAULT_INPUT: Final[Document] = {"type": ["boolean", "null"], "description": "false creates it with no input."}
+_DEFAULT_INPUT: Final[Document] = {
+    "type": ["boolean", "null"],
+    "description": "False creates it with no input. Default: true.",
+}
 _PLAIN: Final[list[Document]] = [{"type": "string"}, {"type": "number"}, {"type": "boolean"}]
 _PROPERTIES: Final[Document] = {
     "BucketFields": {
         "name": {"pattern": _BUCKET_NAME, "minLength": 1, "maxLength": 100, "not": {"const": "*"}},
-        "expires_at": {"description": "A future unix time in seconds; null is never."},
     },
     "DedupeFields": {"header": {"pattern": f"^{_HEADER_NAME}$", "minLength": 1}},
     "InputFields": _INPUT,
@@ -113,21 +131,18 @@ _PROPERTIES: Final[Document] = {
         "secret": {
             "pattern": "^(whsec_([A-Za-z0-9+/]{4})*[A-Za-z0-9+/]{2,4}=*)?$",
             "maxLength": 1024,
-            "description": "The key that signs a public output's requests (Standard Webhooks): `whsec_` and base64.",
         },
     },
     "AnswerBody": {
         "status_code": {
             "type": ["integer", "string", "null"],
             "pattern": _DIGITS,
-            "description": "200 to 599; 0, or any other number, means that nobody answered.",
         },
         "duration_ms": _ROUNDED,
         "retries": _ROUNDED,
         "response_headers": {
             "type": ["object", "array", "null"],
             "maxItems": 0,
-            "description": "By header name, a text, a number, true or false, or a list of these.",
             "additionalProperties": {
                 "anyOf": [*_PLAIN, {"type": "null"}, {"type": "array", "items": {"anyOf": _PLAIN}}]
             },
@@ -135,13 +150,10 @@ _PROPERTIES: Final[Document] = {
         "response_body": {
             "type": ["string", "array", "null"],
             "items": {"type": "integer", "minimum": 0, "maximum": 255},
-            "description": "Base64 (what does not decode is taken as it is), or a list of bytes.",
         },
         "status": {
             "type": ["string", "integer", "null"],
             "enum": ["", "preparing", *STATUSES, *_NUMBERS, None],
-            "description": "A text, or a number as older clients send it: 1 is `sent`, 2 `failed`, 3 `stalled`, "
-            "4 `received`, 5 `rejected`.",
         },
     },
     "RangeBody": {"filter": _FILTER},
@@ -150,15 +162,8 @@ _PROPERTIES: Final[Document] = {
         "provider": {"enum": sorted({each.provider for each in SAMPLES})},
         "event": {"enum": sorted({each.event for each in SAMPLES})},
     },
-    "SendBody": {"url": {"pattern": "^https?://[a-z0-9]"}},
-    "ReplayBody": {
-        "speed": {
-            "type": ["number", "null"],
-            "exclusiveMinimum": 0,
-            "maximum": 1_000_000,
-            "description": "1 is the pace at which the events came, 2 twice as fast; null is at once.",
-        }
-    },
+    "SendBody": {"url": {"pattern": _URL}},
+    "ReplayBody": {"speed": {"type": ["number", "null"], "exclusiveMinimum": 0, "maximum": 1_000_000}},
 }
 _REQUIRED: Final[dict[str, list[str]]] = {
     "DedupeFields": ["header"],
@@ -176,8 +181,10 @@ def add_constraints(document: Document, max_body: int) -> None:
             _add(schemas[name]["properties"], field, facts)
     for name, required in _REQUIRED.items():
         schemas[name]["required"] = required
-    schemas["RulesBody"] = {**_FILTER, "type": "object"}
+    schemas["RulesBody"] = {**_FILTER, "type": "object", "description": schemas["RulesBody"]["description"]}
     schemas["AuthFields"]["oneOf"] = _AUTH
+    schemas["ThrottleFields"]["anyOf"] = _THROTTLE
+    schemas["DurabilityFields"]["anyOf"] = _DURABILITY
     schemas["LettersBody"]["oneOf"] = [
         {"required": ["ids"], "not": {"required": ["all"]}},
         {"required": ["all"], "properties": {"all": {"const": True}}, "not": {"required": ["ids"]}},
@@ -189,7 +196,7 @@ def add_constraints(document: Document, max_body: int) -> None:
     schemas["OutputFields"]["anyOf"] = [
         {"properties": {"internal": {"enum": [True, None]}}},
         {
-            "properties": {"destination": {"type": "string", "pattern": "^https?://[a-z0-9]"}},
+            "properties": {"destination": {"type": "string", "pattern": _URL}},
             "required": ["destination"],
         },
     ]
@@ -197,7 +204,7 @@ def add_constraints(document: Document, max_body: int) -> None:
         {"required": ["status_code"]},
         {"required": ["status"], "properties": {"status": {"enum": [*STATUSES, *_NUMBERS[1:]]}}},
     ]
-    schemas["AuthFields"]["properties"] |= {name: {} for name in sorted(AuthFields.ECHOED)}
+    schemas["AuthFields"]["properties"] |= dict.fromkeys(sorted(AuthFields.ECHOED), _IGNORED)
     for form in (BucketFields, InputFields, OutputFields, TokenBody, ScopesBody):
         _allow_null(schemas[form.__name__]["properties"], form)
     _allow_empty(document["paths"])
@@ -206,7 +213,8 @@ def add_constraints(document: Document, max_body: int) -> None:
         schemas[f"New{name}"] = made
         if name == "Bucket":
             made["required"] = ["name"]
-            made["properties"]["name"] = made["properties"]["name"]["anyOf"][0]
+            named = made["properties"]["name"]
+            made["properties"]["name"] = {**named.pop("anyOf")[0], **named}
             made["properties"]["default_input"] = _DEFAULT_INPUT
         else:
             _add(schemas[f"{name}Fields"]["properties"], "name", _NAMED)
@@ -223,7 +231,8 @@ def _allow_null(properties: Document, form: type[StockFields]) -> None:
         if name not in form.OURS and not any(
             "null" in each.get("type", ()) for each in (facts, *facts.get("anyOf", ()))
         ):
-            properties[name] = {"anyOf": [facts, {"type": "null"}]}
+            about = {key: facts.pop(key) for key in ("description",) if key in facts}
+            properties[name] = {**about, "anyOf": [facts, {"type": "null"}]}
 
 
 def _allow_empty(paths: Document) -> None:
@@ -237,4 +246,5 @@ def _allow_empty(paths: Document) -> None:
 
 def _add(properties: Document, field: str, facts: Document) -> None:
     before: Any = properties[field]
-    properties[field] = facts if "type" in facts else {**before, **facts}
+    about = {"description": before["description"]} if "description" in before else {}
+    properties[field] = {**about, **facts} if "type" in facts else {**before, **facts}

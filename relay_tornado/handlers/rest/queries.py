@@ -9,9 +9,8 @@ from typing import Any
 
 from marshmallow import Schema, ValidationError, fields, validate
 
-from relay_tornado.handlers.rest.schemas import described
 from relay_tornado.model import DAY, STATUSES
-from relay_tornado.wire.fields import MAX_COUNT
+from relay_tornado.wire.fields import MAX_COUNT, described
 from relay_tornado.wire.rest import MAX_TIME
 
 MAX_AGE = int(36_500 * DAY)
@@ -111,7 +110,7 @@ class ForgetQuery(Schema):
 class LogQuery(Schema):
     bucket = query("The bucket's name or id; if absent, every bucket of the token.")
     output = query("An output's id, or with `bucket` its name: only this output's copies.")
-    status = one_of("", *STATUSES)
+    status = one_of("Only events whose newest delivery has this status.", *STATUSES)
     limit = QueryNumber("The most events to return; 0 means 50, more than 500 means 500.", load_default=0)
     offset = QueryNumber("How many events to skip.", most=10_000, load_default=0)
     cursor = query("`next_cursor` of the page before.")

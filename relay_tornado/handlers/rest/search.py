@@ -10,6 +10,7 @@ from relay_tornado.handlers.rest.queries import QueryNumber, one_of, query
 from relay_tornado.handlers.rest.schemas import LogAnswer
 from relay_tornado.model import STATUSES
 from relay_tornado.search.text import MOST_QUERY
+from relay_tornado.wire.fields import described
 from relay_tornado.wire.rest import MAX_TIME
 
 
@@ -39,13 +40,18 @@ class FoundLog(LogAnswer):
 
 
 class FoundPage(Schema):
-    """`complete` is false where events were passed over that are not in the index (yet, or any more)."""
-
-    data = fields.List(fields.Nested(FoundLog), required=True)
-    next_cursor = fields.String(required=True, allow_none=True)
-    complete = fields.Boolean(required=True)
+    data = fields.List(fields.Nested(FoundLog), required=True, metadata=described("The events, newest first."))
+    next_cursor = fields.String(
+        required=True,
+        allow_none=True,
+        metadata=described("The `cursor` of the request that continues; null at the end."),
+    )
+    complete = fields.Boolean(
+        required=True,
+        metadata=described("False if events were skipped that are not in the index (yet, or any more)."),
+    )
     indexed_up_to = fields.String(
-        required=True, allow_none=True, metadata={"description": "With `bucket`: the newest id in the index."}
+        required=True, allow_none=True, metadata=described("With `bucket`: the newest id in the index; else null.")
     )
 
 

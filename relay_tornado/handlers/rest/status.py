@@ -6,7 +6,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from marshmallow import Schema, fields
 
@@ -22,8 +22,8 @@ from relay_tornado.log.lineage import position_id
 from relay_tornado.model import Bounds, Bucket
 from relay_tornado.pieces import Pieces
 from relay_tornado.series.series import SPANS
-from relay_tornado.wire.fields import Document
-from relay_tornado.wire.rest import whole
+from relay_tornado.wire.fields import Document, described
+from relay_tornado.wire.rest import BucketFields, whole
 
 _PRODUCT = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+)/([!#$%&'*+.^_`|~0-9A-Za-z-]+)")
 
@@ -31,38 +31,53 @@ _PRODUCT = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+)/([!#$%&'*+.^_`|~0-9A-Za-z-
 class SlowestAnswer(Schema):
     """The consumer that is furthest behind."""
 
-    consumer = fields.String(required=True)
-    events = fields.Integer(required=True)
-    seconds = fields.Float(required=True)
+    consumer = fields.String(required=True, metadata=described("Named as in its path."))
+    events = fields.Integer(required=True, metadata=described("The number of events that it is not done with."))
+    seconds = fields.Float(required=True, metadata=described("For how many seconds the oldest of them has waited."))
 
 
 class BucketStatus(Schema):
-    """How a bucket does. `rate` is its events in each of the last 60 minutes, oldest first."""
+    """How a bucket does."""
 
-    id = fields.String(required=True)
+    FORM: ClassVar = BucketFields
+
+    id = fields.String(required=True, metadata=described("The bucket's id."))
     name = fields.String(required=True)
     description = fields.String(required=True)
     ephemeral = fields.Boolean(required=True)
     expires_at = fields.Float(required=True, allow_none=True)
-    first = fields.Integer(required=True, metadata={"description": "The oldest seq that is kept."})
-    head = fields.Integer(required=True, metadata={"description": "The newest seq."})
-    position = fields.String(required=True, metadata={"description": "The newest id."})
-    events = fields.Integer(required=True, metadata={"description": "How many events are kept."})
-    bytes = fields.Integer(required=True)
-    oldest_at = fields.Float(required=True, allow_none=True)
-    newest_at = fields.Float(required=True, allow_none=True)
-    subscribers = fields.Integer(required=True)
-    lag = fields.Nested(
-        SlowestAnswer, required=True, allow_none=True, metadata={"description": "The consumer that is furthest behind."}
+    first = fields.Integer(required=True, metadata=described("The oldest seq that is kept."))
+    head = fields.Integer(required=True, metadata=described("The newest seq."))
+    position = fields.String(required=True, metadata=described("The newest id."))
+    events = fields.Integer(required=True, metadata=described("How many events are kept."))
+    bytes = fields.Integer(required=True, metadata=described("How many bytes of events are kept."))
+    oldest_at = fields.Float(
+        required=True, allow_none=True, metadata=described("The unix time of the oldest event; null if there is none.")
     )
-    rate = fields.List(fields.Integer(), required=True)
+    newest_at = fields.Float(
+        required=True, allow_none=True, metadata=described("The unix time of the newest event; null if there is none.")
+    )
+    subscribers = fields.Integer(required=True, metadata=described("How many clients are subscribed."))
+    lag = fields.Nested(
+        SlowestAnswer,
+        required=True,
+        allow_none=True,
+        metadata=described("The consumer that is furthest behind; null if none is behind."),
+    )
+    rate = fields.List(
+        fields.Integer(),
+        required=True,
+        metadata=described("The number of events in each of the last 60 minutes, oldest first."),
+    )
 
 
 class StatusAnswer(Schema):
-    version = fields.String(required=True)
-    instance = fields.String(required=True, metadata={"description": "Identifies the relay's process."})
-    now = fields.Float(required=True)
-    buckets = fields.List(fields.Nested(BucketStatus), required=True)
+    version = fields.String(required=True, metadata=described("The relay's version."))
+    instance = fields.String(required=True, metadata=described("Identifies the relay's process."))
+    now = fields.Float(required=True, metadata=described("The relay's clock, in unix seconds."))
+    buckets = fields.List(
+        fields.Nested(BucketStatus), required=True, metadata=described("The token's buckets, oldest first.")
+    )
 
 
 class SeriesQuery(Schema):
@@ -72,11 +87,20 @@ class SeriesQuery(Schema):
 
 
 class SeriesAnswer(Schema):
-    """Points of each series, `step` seconds apart, the first at `from`; null is where nothing was measured."""
-
-    begin = fields.Integer(required=True, data_key="from", metadata={"description": "Unix time in seconds."})
-    step = fields.Integer(required=True)
-    series = fields.Dict(required=True, keys=fields.String(), values=fields.List(fields.Float(allow_none=True)))
+    begin = fields.Integer(
+        required=True, data_key="from", metadata=described("The unix time in seconds of the first point.")
+    )
+    step = fields.Integer(required=True, metadata=described("The seconds between two points."))
+    series = fields.Dict(
+        required=True,
+        keys=fields.String(),
+        values=fields.List(fields.Float(allow_none=True)),
+        metadata=described(
+            "The points of each series, by its name; null is where nothing was measured. The relay's: `events` per "
+            "second, `commit_p50` and `commit_p99` in seconds, `subscribers`, `lag` in events, `disk_free` in bytes, "
+            "and `errors:<reason>`, webhooks refused. A bucket's: `events` per second. A consumer's: `lag` in events."
+        ),
+    )
 
 
 class UsageHandler(RestHandler):

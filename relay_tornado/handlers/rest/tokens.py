@@ -14,17 +14,21 @@ from relay_tornado.handlers.rest.base import RestHandler, operation
 from relay_tornado.handlers.rest.schemas import Deleted, NewTokenAnswer, TokenAnswer
 from relay_tornado.model import Token
 from relay_tornado.pieces import Pieces
-from relay_tornado.wire.fields import Choice, Document, Flag, Number, StockFields, Text, load
+from relay_tornado.wire.fields import Choice, Document, Flag, Number, StockFields, Text, described, load
 from relay_tornado.wire.rest import deleted_document, moment
 
 
 class ScopesBody(StockFields):
-    """`buckets` holds names or ids; an empty list is every bucket, null is as if it were left out. `tunnels` is only
-    kept and shown."""
-
-    buckets = fields.List(Text(1_000), allow_none=True)
+    buckets = fields.List(
+        Text(1_000),
+        allow_none=True,
+        metadata=described("Names or ids of buckets; empty means every bucket, null is as if it were absent."),
+    )
     tunnels = fields.List(
-        Text(1_000), allow_none=True, validate=validate.Length(max=1_000, error="must have at most 1000 entries.")
+        Text(1_000),
+        allow_none=True,
+        validate=validate.Length(max=1_000, error="must have at most 1000 entries."),
+        metadata=described("Only stored and returned: this relay has no tunnels."),
     )
 
 
@@ -36,17 +40,37 @@ class TokenBody(StockFields):
         {"id", "key", "created_at", "updated_at", "last_used_at", "last_login", "account_id", "active", "secret"}
     )
 
-    description = Text(4_000, lines=True)
-    scopes = fields.Nested(ScopesBody, allow_none=True)
-    api_access = Choice("", "enabled", "disabled")
-    durable = Flag()
-    expires_at = moment()
+    description = Text(4_000, lines=True, metadata=described("What the token is for."))
+    scopes = fields.Nested(
+        ScopesBody, allow_none=True, metadata=described("What the token may see. Default: every bucket.")
+    )
+    api_access = Choice(
+        "",
+        "enabled",
+        "disabled",
+        metadata=described(
+            "Whether the token may use this interface. Without, it can only connect, and answer events. Default: "
+            "`enabled`."
+        ),
+    )
+    durable = Flag(
+        metadata=described(
+            "Whether the relay keeps the token's position in every bucket that it reads. Default: false."
+        )
+    )
+    expires_at = moment(
+        "The unix time in seconds at which the token ends; null and 0 are never, or when the token that asks ends."
+    )
 
 
 class RotateBody(Schema):
-    """`grace`: for how many seconds the secret before stays good."""
-
-    grace = Number(f"must be a number of seconds from 0 to {MAX_GRACE:.0f}.", 0, MAX_GRACE, load_default=0.0)
+    grace = Number(
+        f"must be a number of seconds from 0 to {MAX_GRACE:.0f}.",
+        0,
+        MAX_GRACE,
+        load_default=0.0,
+        metadata=described("For how many seconds the old secret stays valid."),
+    )
 
 
 _BODY = TokenBody()

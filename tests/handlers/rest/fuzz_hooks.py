@@ -122,6 +122,8 @@ def fit(body: dict[str, Any], things: dict[str, str]) -> None:
         body["headers"] = [["X-Kind", "order"]]
     if body.get("edited_from"):
         body["edited_from"] = things["log"]
+    if str(body.get("destination")).startswith("http"):
+        body["destination"] = "https://shop.example/"
     if isinstance(body.get("url"), str):
         body["url"] = URL  # which it refuses with 403
     if isinstance(body.get("input"), str):

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
+from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator, validate
 
+from relay_tornado.errors import NoSpace
 from relay_tornado.handlers.rest import HANDLERS
 from relay_tornado.handlers.rest.base import operations
 from relay_tornado.handlers.rest.scopes import NEEDS, Need
+from relay_tornado.log.sqlite import SqliteEventLog
+from tests.handlers.raw import Raw, Reply
+from tests.handlers.rest.test_scopes import ROWS, populate
 from tests.handlers.rest.world import World, world
 
 HERE = Path(__file__).parent
+OF_PUBLIC = ("/position", "/seek", "/replay", "/dead", "/resend")
+"""What only an output has that the relay itself forwards to."""
 
 
 def description(folder: Path) -> Any:
@@ -29,6 +37,11 @@ def description(folder: Path) -> Any:
             return (await here.call("GET", "/openapi.json", token=None)).document
 
     return asyncio.run(run())
+
+
+def resolved(document: Any, answer: Any) -> Any:
+    """An answer of the description, or what it refers to."""
+    return document["components"]["responses"][answer["$ref"].rpartition("/")[2]] if "$ref" in answer else answer
 
 
 def test_it_is_valid(tmp_path: Path) -> None:
@@ -67,7 +80,8 @@ def test_it_is_the_same_in_every_process() -> None:
 
 def test_it_has_every_endpoint(tmp_path: Path) -> None:
     """Each with its success, its errors, its parameters, and what it asks of the token."""
-    paths = description(tmp_path)["paths"]
+    document = description(tmp_path)
+    paths = document["paths"]
     assert {(method.upper(), path) for path, item in paths.items() for method in item} == set(NEEDS)
     for (method, path), need in NEEDS.items():
         operation = paths[path][method.lower()]
@@ -76,11 +90,11 @@ def test_it_has_every_endpoint(tmp_path: Path) -> None:
         assert (operation["security"] == []) == (need is Need.NOTHING)
         statuses = set(operation["responses"])
         assert statuses & {"200", "201"}
-        assert need is Need.NOTHING or {"400", "401", "403"} <= statuses
+        assert need is Need.NOTHING or {"401", "403"} <= statuses
         named = {each["name"] for each in operation["parameters"] if each["in"] == "path"}
         assert named == set(re.findall(r"{(\w+)}", path))
         for answer in operation["responses"].values():
-            assert "Request-Id" in answer["headers"]
+            assert "Request-Id" in resolved(document, answer)["headers"]
 
 
 def test_it_has_what_the_forms_say_of_their_fields(tmp_path: Path) -> None:
@@ -90,6 +104,115 @@ def test_it_has_what_the_forms_say_of_their_fields(tmp_path: Path) -> None:
         for endpoint in operations(handler).values():
             for field in endpoint.body.fields.values() if endpoint.body else ():
                 assert json.dumps(field.metadata.get("description", "")) in document
+
+
+def test_each_field_and_parameter_is_described(tmp_path: Path) -> None:
+    """Whoever reads nothing else knows what it means."""
+    document = description(tmp_path)
+    for name, schema in document["components"]["schemas"].items():
+        for field, facts in schema.get("properties", {}).items():
+            assert facts.get("description"), f"{name}.{field}"
+    for path, item in document["paths"].items():
+        for method, endpoint in item.items():
+            for parameter in endpoint["parameters"]:
+                assert parameter.get("description"), f"{method} {path} {parameter['name']}"
+
+
+def test_an_answers_fields_say_what_the_requests_say(tmp_path: Path) -> None:
+    """And parts of a bucket, an input and an output have the same form in both."""
+    schemas = description(tmp_path)["components"]["schemas"]
+    asked, given = schemas["OutputFields"]["properties"], schemas["OutputAnswer"]["properties"]
+    assert given["timeout"]["description"] == asked["timeout"]["description"]
+    for field in ("throttle", "durability"):
+        assert given[field]["anyOf"] == asked[field]["anyOf"]
+        assert "$ref" in asked[field]["anyOf"][0]
+
+
+@pytest.mark.timeout(300)
+def test_each_refusal_that_is_described_is_given(tmp_path: Path) -> None:
+    """What is wrong with the request, its path, its query or its sender: in the described form, with its headers."""
+
+    async def run() -> list[str]:
+        async with world(tmp_path) as here:
+            document = (await here.call("GET", "/openapi.json", token=None)).document
+            things = await populate(here, 0)
+            form = Draft202012Validator(document["components"]["schemas"]["Problem"])
+            wrong = []
+            for path, item in document["paths"].items():
+                for method, endpoint in item.items():
+                    for status in sorted(set(endpoint["responses"]) & {"400", "401", "403", "404", "413", "415"}):
+                        reply = await refused(here, method.upper(), path, endpoint, status, things)
+                        headers = resolved(document, endpoint["responses"][status])["headers"]
+                        there = {name.lower() for name, _ in reply.headers}
+                        kept = form.is_valid(json.loads(reply.body)) and {each.lower() for each in headers} <= there
+                        if reply.status != int(status) or not kept:
+                            wrong.append(f"{method} {path}: not {status}, but {reply.status} {reply.body.decode()}")
+            return wrong
+
+    assert asyncio.run(run()) == []
+
+
+async def refused(here: World, method: str, path: str, endpoint: Any, status: str, things: dict[str, str]) -> Reply:
+    """The answer to a request that has what leads to this status."""
+    key, secret = here.tokens["administrator"]
+    public = path.endswith(OF_PUBLIC)
+    names = {**things, "output": things["public"]} if public else things
+    query = next((each["name"] for each in endpoint["parameters"] if each["in"] == "query"), "")
+    headers = {"Authorization": "Basic " + base64.b64encode(f"{key}:{secret}".encode()).decode()}
+    body, length = b"{}", 2
+    match status:
+        case "400" if "requestBody" in endpoint:
+            body, length = b"[]", 2
+        case "400" if query:
+            path += f"?{query}=%ff"
+        case "400":
+            names = dict.fromkeys(names, "%ff")
+        case "401":
+            headers = {}
+        case "403":
+            headers["Origin"] = "https://elsewhere.example"
+        case "404":
+            names = dict.fromkeys(names, "k3v9x1q7m2ab-99")
+            path += "?bucket=nothing" if "{" not in path else ""
+        case "413":
+            body, length = b"", 20 << 20
+        case "415":
+            headers["Content-Type"] = "text/plain"
+            body, length = b"hello", 5
+    if method in ("GET", "DELETE"):
+        body, length = b"", 0
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    head = f"{method} {path.format(**names)} HTTP/1.1\r\nHost: relay.test\r\n{lines}Content-Length: {length}\r\n\r\n"
+    async with Raw(here.relay.port) as raw:
+        return await raw.ask(head.encode() + body)
+
+
+@pytest.mark.gen_test
+async def test_a_full_disk_is_described_wherever_something_is_stored(
+    here: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """507 with Retry-After, and nowhere else."""
+    document = (await here.call("GET", "/openapi.json", token=None)).document
+    rows = [row for row in ROWS if row[0] != "GET" or row[1].startswith("/v1/events")]
+    outputs = "/v1/buckets/{bucket}/outputs"
+    match = {"type": "value", "parameter": {"source": "header", "name": "X-Kind"}, "value": "order"}
+    bodies = {outputs: {"name": "new"}, f"{outputs}/{{output}}": {"name": "new"}}
+    bodies[f"{outputs}/{{output}}/rules"] = {"match": match}
+    assert here.relay._site is not None
+    wrong = []
+    writer = cast("SqliteEventLog", here.relay._site.rest.stored.log)._database._writer
+    for number, (method, path, body, _) in enumerate(rows):
+        if method == "DELETE" and path.endswith(("/rules", "/dead?all=true")):
+            continue  # there are none
+        things = await populate(here, number)
+        monkeypatch.setattr(writer, "trouble", NoSpace("the disk is full"))
+        answer = await here.call(method, path.format(**things), bodies.get(path, body))
+        monkeypatch.undo()
+        endpoint = document["paths"][path.partition("?")[0].replace("{public}", "{output}")][method.lower()]
+        if (answer.status == 507) != ("507" in endpoint["responses"]):
+            wrong.append(f"{method} {path}: {answer.status} {answer.document}")
+        assert answer.status != 507 or answer.headers["Retry-After"] == "60"
+    assert wrong == []
 
 
 @pytest.mark.heavy
