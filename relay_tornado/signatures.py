@@ -62,7 +62,9 @@ class Verifier:
 
     def __init__(self, provider: str, secrets: Sequence[str]) -> None:
         self._scheme = _scheme(provider)
-        if not 0 < len(secrets) <= MAX_SECRETS:
+        if not secrets:
+            raise Invalid("is missing: give the secret that the provider shows", "secrets")
+        if len(secrets) > MAX_SECRETS:
             raise Invalid(
                 f"holds {len(secrets)} secrets: write one, or up to {MAX_SECRETS} while one is being changed", "secrets"
             )

@@ -11,7 +11,7 @@ from contextlib import suppress
 from math import isfinite, nan
 from typing import Final, get_args
 
-from relay_tornado.admin.lookup import named
+from relay_tornado.admin.lookup import named, no_such_part
 from relay_tornado.admin.standing import Standing, consumer_document, dead_document
 from relay_tornado.admin.stored import cursor_of, honoured
 from relay_tornado.consumer_progress import AT_ONCE, MOST_PARKED, Progress
@@ -22,7 +22,20 @@ from relay_tornado.log.consumers import DeadLetter, Gaps, Key, Kind, Stored, out
 from relay_tornado.log.contract import EventLog
 from relay_tornado.log.ledgers import Ledger, Ledgers, gap_of, progress_of
 from relay_tornado.log.lineage import epoch_at, position_id
-from relay_tornado.model import Bounds, Bucket, BucketId, Cursor, Earliest, Gap, Last, Latest, Position, Since, Token
+from relay_tornado.model import (
+    Bounds,
+    Bucket,
+    BucketId,
+    Cursor,
+    Earliest,
+    Gap,
+    Last,
+    Latest,
+    Output,
+    Position,
+    Since,
+    Token,
+)
 from relay_tornado.pieces import Pieces
 from relay_tornado.wire.fields import MAX_SECONDS, Document
 
@@ -335,11 +348,16 @@ def key_of(bucket: Bucket, reference: str) -> Key:
     if colon and kind == "token":
         return Key(bucket.id, "token", name)
     if colon and kind == "output":
-        found = [each for each in bucket.outputs if str(each.n) == name] or named(bucket.outputs, name)
+        found = _outputs(bucket, name)
         if not found:
-            raise NotFound(f"the bucket {bucket.name!r} has no output {name[:100]!r}")
+            raise no_such_part(bucket, "output", name)
         return output_key(bucket.id, found[0].n)
     return Key(bucket.id, "client", reference)
+
+
+def _outputs(bucket: Bucket, name: str) -> Sequence[Output]:
+    """The outputs with this number, or else with this id or name."""
+    return [each for each in bucket.outputs if str(each.n) == name] or named(bucket.outputs, name)
 
 
 def _shown(stored: Stored) -> bool:
@@ -361,6 +379,13 @@ def may_see(token: Token, reference: str) -> bool:
 
 def missing(bucket: Bucket, reference: str) -> NotFound:
     """The error for a consumer that does not exist, or that the caller may not see."""
+    kind, _, name = reference.partition(":")
+    found = _outputs(bucket, name) if kind == "output" else ()
+    if found and found[0].internal:
+        return NotFound(
+            f"the output {found[0].name[:100]!r} is internal, and has no position: it is a public one's, or that of a "
+            "client that subscribes with a consumer"
+        )
     return NotFound(
         f"the bucket {bucket.name!r} has no consumer {reference[:100]!r}: a client makes one when it subscribes with "
         "it; an output's is output:NAME, a durable token's token:KEY"

@@ -53,9 +53,17 @@ def part_of(bucket: Bucket, kind: str, parts: Sequence[_Part], reference: str) -
     if ids == [reference]:
         return found[0]
     if not ids:
-        raise NotFound(f"the bucket {bucket.name!r} has no {kind} {reference[:100]!r}")
+        raise no_such_part(bucket, kind, reference)
     some = " or ".join(ids[: NotClear.SHOWN]) + (", …" if len(ids) > NotClear.SHOWN else "")
     raise NotFound(f"{reference[:100]!r} is the name of an {kind}, and here its id is wanted: {some}")
+
+
+def no_such_part(bucket: Bucket, kind: str, reference: str) -> NotFound:
+    """The error for a part (`kind`: "input" or "output") that a bucket does not have; it lists those that it has."""
+    parts: Sequence[Input | Output] = bucket.inputs if kind == "input" else bucket.outputs
+    some = ", ".join(f"{each.id} ({each.name[:100]!r})" for each in parts[: NotClear.SHOWN])
+    has = f"its {kind}s are {some}" + (", …" if len(parts) > NotClear.SHOWN else "") if parts else "it has none"
+    return NotFound(f"the bucket {bucket.name!r} has no {kind} {reference[:100]!r}: {has}")
 
 
 def with_changed(bucket: Bucket, kind: str, before: _Part, changed: _Part, now: float) -> Bucket:

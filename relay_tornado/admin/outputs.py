@@ -12,7 +12,7 @@ from relay_tornado.errors import Conflict, Invalid
 from relay_tornado.ids import new_uuid
 from relay_tornado.model import Bucket, Output
 from relay_tornado.rules import compile_rules
-from relay_tornado.signatures import Verifier
+from relay_tornado.signatures import MAX_SECRET, Verifier
 from relay_tornado.wire.destination import parse_new
 from relay_tornado.wire.fields import load_with_extra
 from relay_tornado.wire.rest import MOST_AT_ONCE, OutputFields
@@ -109,7 +109,7 @@ def _pausable(before: Output, changed: Output) -> Output:
         return changed
     if not before.paused:
         raise Invalid(
-            "an internal output can't be paused, since connected clients take its events: set disabled, or "
+            "an internal output can't be paused, since connected clients take its events: set `disabled`, or "
             "make it public",
             "paused",
         )
@@ -127,8 +127,8 @@ def _check_destination(url: str) -> None:
         parse_new(url)
     except Invalid as error:
         raise Invalid(
-            f"{error.problem}; write one like https://example.org/hook, or set internal where a connected client is to "
-            "deliver the events",
+            f"{error.problem}; write one like https://example.org/hook, or choose `internal` if a connected client is "
+            "to deliver the events",
             "destination",
         ) from None
 
@@ -156,9 +156,15 @@ def _check_durability(durability: Mapping[str, Any]) -> None:
 
 
 def _check_secret(secret: str) -> None:
-    if not secret.startswith(_PREFIX):
-        raise Invalid(f"must be {_PREFIX} and base64: `relay output set OUTPUT --secret generate` makes one", "secret")
     try:
         Verifier("standard-webhooks", (secret,))
-    except Invalid as error:
-        raise Invalid(error.problem, "secret") from None
+    except Invalid:
+        sound = False
+    else:
+        sound = secret.startswith(_PREFIX)
+    if not sound:
+        raise Invalid(
+            f"must be {_PREFIX} and base64, in at most {MAX_SECRET} characters: `relay output set OUTPUT --secret "
+            "generate` makes one",
+            "secret",
+        )

@@ -188,9 +188,10 @@ def honoured(bounds: Bounds, text: str, field: str = "cursor") -> Cursor:
     cursor = cursor_of(text, field)
     gap = place_cursor(bounds, cursor).gap
     if gap is not None and gap.reason != "retention":
+        instead = "begin without a cursor" if field == "cursor" else "name another event, or `earliest` or `latest`"
         raise Invalid(
             f"{text[:80]} names no event of this bucket, which ends at {position_id(bounds, bounds.head)}: "
-            "it is of another one, or what it names was lost; begin without a cursor",
+            f"it is of another one, or what it names was lost; {instead}",
             field,
         )
     return cursor

@@ -19,7 +19,7 @@ _log = structlog.get_logger(__name__)
 _WORDS = {
     400: ("invalid", "the request could not be understood"),
     404: ("not_found", "there is nothing at this path"),
-    405: ("method_not_allowed", "this path does not take that method; the Allow header says which it takes"),
+    405: ("method_not_allowed", "this path does not take that method"),
 }
 
 
@@ -61,7 +61,9 @@ class JsonHandler(RequestHandler):
         elif isinstance(error, HTTPError) and status_code not in _WORDS and status_code < 500:
             code, message = "invalid", error.reason or "the request could not be understood"
         if status_code == 405:
-            self.set_header("Allow", ", ".join(self.SUPPORTED_METHODS))
+            methods = ", ".join(self.SUPPORTED_METHODS)
+            self.set_header("Allow", methods)
+            message = f"this path does not take the method {self.request.method:.20}; it takes {methods}"
         document = {"code": code, "message": message}
         if isinstance(error, Invalid) and error.field:
             document["field"] = error.field

@@ -34,7 +34,7 @@ from relay_tornado.low_memory import wake
 from relay_tornado.model import Appended, Bounds, BucketId, Epoch, Event, NewEvent, Retention
 from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
-from relay_tornado.storage.work import CLOSED
+from relay_tornado.storage.work import CHECK, CLOSED
 
 T = TypeVar("T")
 
@@ -175,7 +175,7 @@ class SqliteEventLog:
         try:
             return await self._pages.load(state, seq)
         except sqlite3.Error as error:
-            raise Unavailable(f"older events can't be read ({error})") from error
+            raise Unavailable(f"older events can't be read ({error}): {CHECK}") from error
 
     async def _check_first(self, state: LogState, seq: int) -> None:
         """Raises CursorLost or BucketGone if retention or a drop removed the event before this process noticed it; if

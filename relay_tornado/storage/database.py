@@ -24,7 +24,7 @@ from relay_tornado.storage.piggyback import Rider
 from relay_tornado.storage.space import Space
 from relay_tornado.storage.sqlite_compat import check_sqlite
 from relay_tornado.storage.witness import Loss, Witness
-from relay_tornado.storage.work import Keeper, Source
+from relay_tornado.storage.work import CHECK, Keeper, Source
 from relay_tornado.storage.writer import Writer
 
 T = TypeVar("T")
@@ -151,7 +151,7 @@ class Database:
             return await self._readers[index].run(job)
         except sqlite3.Error as error:
             if what:
-                raise Unavailable(f"{what} can't be read ({error})") from error
+                raise Unavailable(f"{what} can't be read ({error}): {CHECK}") from error
             raise
         finally:
             self._reading[index] -= 1

@@ -13,6 +13,7 @@ from relay_tornado.storage.damage import MALFORMED_TEXT, code_of, quotes_a_text
 
 CLOSED = "the relay is shutting down; send it again in a moment"
 FULL = "the disk of relay.db is full, so nothing was stored: free some space on it"
+CHECK = "`relay check` on the relay's machine says whether relay.db is damaged, and what to do"
 
 _ENVIRONMENT = {
     sqlite3.SQLITE_PERM,

@@ -110,10 +110,8 @@ class Incoming:
     content: Message | Problem
 
 
-_POSITION: Final = (
-    'write "latest", "earliest", an event id like k3v9x1q7m2ab-42, {"last": 10} or {"time": 1700000000}, '
-    "or an object from bucket to one of these"
-)
+_POSITION: Final = 'write "latest", "earliest", an event id like k3v9x1q7m2ab-42, {"last": 10} or {"time": 1700000000}'
+_OR_BUCKETS: Final = ", or an object from bucket to one of these"
 _EXPLICIT: Final = ("max_in_flight", "ack_wait", "max_deliver")
 """Fields that apply only to explicit acks."""
 _CONSUMERS: Final = ("ack", *_EXPLICIT)
@@ -339,6 +337,7 @@ def read_position(value: Any, where: str) -> Position:
 
 def _position(value: Any, where: str) -> Position:
     """One position. Raises ValidationError, whose message begins with `where`."""
+    forms = _POSITION + (_OR_BUCKETS if where == "since" else "")
     match value:
         case "latest":
             return Latest()
@@ -348,14 +347,14 @@ def _position(value: Any, where: str) -> Position:
             try:
                 return parse_id(value)
             except Invalid:
-                raise ValidationError(f"{where}: {value[:80]!r} is no position; {_POSITION}") from None
+                raise ValidationError(f"{where}: {value[:80]!r} is no position; {forms}") from None
         case {"last": count} if len(value) == 1 and _is_number(count):
             if count < 0 or (isinstance(count, float) and not count.is_integer()):
                 raise ValidationError(f"{where}.last: write a whole number of events, 0 or more")
             return Last(int(count))
         case {"time": time} if len(value) == 1 and _is_number(time):
             return Since(_time(time, f"{where}.time"))
-    raise ValidationError(f"{where}: {_POSITION}")
+    raise ValidationError(f"{where}: {forms}")
 
 
 def _time(value: float, where: str) -> float:

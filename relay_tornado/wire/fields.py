@@ -6,7 +6,7 @@ A schema checks the shape, type and range of each field; how fields relate is ch
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypeAlias
 
 import msgspec
@@ -222,23 +222,36 @@ def _load(schema: Schema, document: Mapping[str, Any], unknown: Any) -> Document
     try:
         loaded: Document = schema.load(document, unknown=unknown)
     except ValidationError as error:
-        field, message = _first(error.messages)
-        raise Invalid(message, field) from None
+        path, message = _first(error.messages)
+        if message == _UNKNOWN:
+            message = f"there is no such field here{_known(schema, path[:-1])}."
+        raise Invalid(message, ".".join(path)) from None
     return loaded
 
 
-def _first(messages: Any, path: str = "") -> tuple[str, str]:
+def _first(messages: Any) -> tuple[list[str], str]:
+    path: list[str] = []
     while isinstance(messages, dict):
         key, messages = next(iter(messages.items()))
         # marshmallow says whether an error in a mapping is in the key or the value; the path says enough.
         if key != "_schema" and not (path and key in ("key", "value")):
-            path = f"{path}.{key}" if path else str(key)
+            path.append(str(key))
     message = str(messages[0]) if isinstance(messages, list) else str(messages)
     return path, _WORDS.get(message, message[:1].lower() + message[1:])
 
 
+def _known(schema: Schema, path: Sequence[str]) -> str:
+    """The fields that there are in the part of a form at this path, in words; "" if the part has no form."""
+    for name in path:
+        field = next((each for each in schema.fields.values() if (each.data_key or each.name) == name), None)
+        if not isinstance(field, fields.Nested):
+            return ""
+        schema = field.schema
+    return f"; there are {', '.join(str(each.data_key or each.name) for each in schema.fields.values())}"
+
+
+_UNKNOWN = "unknown field."
 _WORDS = {
-    "Unknown field.": "there is no such field here.",
     "Field may not be null.": "must not be null.",
     "Missing data for required field.": "is missing.",
     "Invalid input type.": "must be a JSON object.",

@@ -196,7 +196,8 @@ async def test_a_seek_to_what_the_log_does_not_have_is_refused(world: World) -> 
     await world.events(2)
     await world.open()
     for cursor in (Cursor(new_epoch(), 1), Cursor(world.epoch, 3)):
-        with pytest.raises(Invalid, match=r"to: .* names no event of this bucket"):
+        said = r"to: .* names no event of this bucket.*; name another event, or `earliest` or `latest`"
+        with pytest.raises(Invalid, match=said):
             await world.consumers.seek(BUCKET, "w", cursor)
     with pytest.raises(NotFound):
         await world.consumers.seek(BUCKET, "v", Latest())

@@ -139,7 +139,7 @@ class _Dead(_OneConsumer):
         given = self.query()
         ids = [each for each in given["ids"].split(",") if each]
         if bool(ids) == given["all"]:
-            raise Invalid("name events by their ids, or say all=true", "ids")
+            raise Invalid("name events by their ids, or say all=true; one of the two", "ids")
         self.answer(await self.consumers.forget(self.bucket, self.reference, ids or None))
 
 
@@ -148,7 +148,7 @@ class _Resend(_OneConsumer):
     async def post(self, **path: str) -> None:
         given = self.given()
         if len(given) != 1 or given.get("all") is False:
-            raise Invalid("name events by their ids, or say all: true", "ids")
+            raise Invalid("name events by their ids, or say all: true; one of the two", "ids")
         self.answer(await self.consumers.resend(self.bucket, self.reference, given.get("ids")))
 
 

@@ -304,7 +304,7 @@ def _result(given: Document) -> Result:
     """Raises Invalid where nothing says what became of the event."""
     status = given.get("status") or ""
     if "status_code" not in given and not status:
-        raise Invalid("is missing.", "status_code")
+        raise Invalid("is missing: write the answer's, or 0 if nobody answered; or write a status", "status_code")
     code = given.get("status_code")
     if code is None:
         code = 200 if status == "sent" else 0

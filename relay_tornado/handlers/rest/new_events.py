@@ -260,7 +260,7 @@ def _input(bucket: Bucket, reference: str, provider: str = "") -> Input:
     if found := named(bucket.inputs, reference):
         return found[0]
     if reference or not bucket.inputs:
-        what = f"no input {reference[:100]!r}" if reference else "no input: make one first"
+        what = f"no input {reference[:100]!r}: name one by its id or name" if reference else "no input: make one first"
         raise Invalid(f"the bucket {bucket.name!r} has {what}", "input")
     checking = (each for each in bucket.inputs if each.verify is not None and each.verify.provider == provider)
     return next(checking, bucket.inputs[0])

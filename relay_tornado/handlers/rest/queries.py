@@ -130,6 +130,7 @@ class EventQuery(Schema):
     bucket = fields.String(
         required=True,
         validate=validate.Length(min=1, error="is empty: name the bucket."),
+        error_messages={"required": "is missing: name the bucket."},
         metadata={"description": "The bucket's name or id."},
     )
     output = query("An output's id or name: only this output's copies.")

@@ -99,6 +99,9 @@ def fit(body: dict[str, Any], things: dict[str, str]) -> None:
     """Puts what exists, or what only the relay can judge, into a body."""
     if isinstance(body.get("scopes"), dict) and body["scopes"].get("buckets"):
         body["scopes"]["buckets"] = [things["bucket"]]
+    if isinstance(body.get("name"), str):
+        # JSON Schema can't say which characters can be printed.
+        body["name"] = "".join(each if each.isprintable() else "x" for each in body["name"])
     if "response_from_output" in body:
         body["response_from_output"] = "anyOutput"
     if isinstance(body.get("verify"), dict):

@@ -68,6 +68,8 @@ async def test_a_method_that_is_not_there(here: World) -> None:
     for method in ("PATCH", "OPTIONS", "POST"):
         answer = await here.call(method, "/v1/buckets/orders", b"" if method != "OPTIONS" else None)
         assert (answer.status, answer.headers["Allow"]) == (405, "HEAD, GET, PUT, DELETE")
+        said = f"this path does not take the method {method}; it takes HEAD, GET, PUT, DELETE"
+        assert answer.document["message"] == said
     answer = await here.call("HEAD", "/v1/buckets/orders")
     assert (answer.status, answer.document) == (200, None)
     assert int(answer.headers["Content-Length"]) > 100

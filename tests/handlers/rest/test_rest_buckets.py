@@ -171,7 +171,67 @@ async def test_a_name_where_an_id_is_wanted(here: World) -> None:
             refused = await here.call(method, f"{path}/{body['name']}", given)
             assert (refused.status, refused.document["message"]) == (404, said)
         unknown = await here.call("DELETE", f"{path}/nothing")
-        assert unknown.document["message"] == f"the bucket 'orders' has no {kind} 'nothing'"
+        said = f"the bucket 'orders' has no {kind} 'nothing': its {kind}s are "
+        assert unknown.document["message"].startswith(said)
+        assert unknown.document["message"].endswith(f"{made['id']} ({body['name']!r})")
+
+
+@pytest.mark.gen_test
+async def test_an_internal_output_has_no_position(here: World) -> None:
+    """The 404 says that this is the reason, whichever way the output is named."""
+    await here.bucket("orders")
+    made = (await here.call("POST", "/v1/buckets/orders/outputs", {"name": "o"})).document
+    for path in (f"outputs/{made['id']}/position", "consumers/output:1", "consumers/output:o"):
+        answer = await here.call("GET", f"/v1/buckets/orders/{path}")
+        assert answer.status == 404
+        assert answer.document["message"].startswith("the output 'o' is internal, and has no position")
+
+
+@pytest.mark.gen_test
+async def test_a_position_that_is_none(here: World) -> None:
+    """A seek goes to one position: nothing is said of a map of buckets, which only a subscribe may have."""
+    await here.bucket("orders")
+    about = {"name": "p", "internal": False, "destination": "https://shop.example/", "paused": True}
+    await here.call("POST", "/v1/buckets/orders/outputs", about)
+    for to in ("newest", 5, {"orders": "latest"}):
+        answer = await here.call("POST", "/v1/buckets/orders/consumers/output:1/seek", {"to": to})
+        assert (answer.status, answer.document["field"]) == (400, "to")
+        assert answer.document["message"].endswith('{"last": 10} or {"time": 1700000000}')
+
+
+@pytest.mark.gen_test
+async def test_a_secret_for_signing_that_is_none(here: World) -> None:
+    """The message says its form, and what makes one, whatever is wrong with it."""
+    await here.bucket("orders")
+    for secret in ("secret", "whsec_x", "whsec_ AAAA", "whsec_" + "A" * 1020):
+        answer = await here.call("POST", "/v1/buckets/orders/outputs", {"secret": secret})
+        assert answer.document["message"].startswith("secret: must be whsec_ and base64, in at most 1024 characters")
+
+
+@pytest.mark.gen_test
+async def test_a_field_that_is_not_there(here: World) -> None:
+    """The message lists those that are, in the part that is meant."""
+    await here.bucket("orders")
+    for path, body, said in (
+        (
+            "/v1/buckets/orders",
+            {"rate_limit": {"rate": 5}},
+            "rate_limit.rate: there is no such field here; there are events, interval.",
+        ),
+        (
+            "/v1/buckets/orders/resend",
+            {"since": 5},
+            "since: there is no such field here; there are first, last, from, to, cursor, filter, output, "
+            "process_policy.",
+        ),
+        (
+            "/v1/tokens",
+            {"scopes": {"bucket": "orders"}},
+            "scopes.bucket: there is no such field here; there are buckets, tunnels.",
+        ),
+    ):
+        answer = await here.call("PUT" if path.endswith("orders") else "POST", path, body)
+        assert (answer.status, answer.document["message"]) == (400, said)
 
 
 @pytest.mark.gen_test
