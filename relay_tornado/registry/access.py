@@ -41,7 +41,7 @@ class Access:
         self._clock = clock
         self._keys: dict[str, str] = {}
         self._hashes: dict[str, tuple[str, ...]] = {}
-        self._end_watch = registry.watch(self._changed)
+        registry.watch(self._changed)
         for token in registry.list("token"):
             self._changed("token", token.key)
 
@@ -71,10 +71,6 @@ class Access:
     def used(self, token: Token) -> None:
         """Notes a use of the token by other means than its secret: a session's cookie."""
         self._uses.note(token.key, self._clock())
-
-    def close(self) -> None:
-        """Stops following the registry. May be repeated."""
-        self._end_watch()
 
     def _find(self, secret: str) -> Token | None:
         # The lookup is by a hash, which a caller can't steer byte by byte, so its time reveals nothing of a stored

@@ -95,7 +95,6 @@ async def test_key_and_secret_let_in(world: World) -> None:
         assert access.authenticate(token.key, secret) == token
         assert access.authenticate("whr", secret) == token
         assert access.by_secret(secret) == token
-    access.close()
 
 
 @pytest.mark.gen_test
@@ -135,7 +134,6 @@ async def test_every_failure_says_the_same(world: World) -> None:
     assert len(messages) == 1
     assert messages.pop().startswith("the key or secret is wrong")
     assert access.authenticate(token.key, secret) == token
-    access.close()
 
 
 @pytest.mark.gen_test
@@ -152,8 +150,6 @@ async def test_access_follows_changes(world: World) -> None:
         access.by_secret(secret)
     await world.administration.revoke_token(token.key)
     assert (access._keys, access._hashes) == ({}, {})
-    access.close()
-    access.close()
 
 
 @pytest.mark.gen_test

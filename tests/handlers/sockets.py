@@ -166,7 +166,6 @@ async def live(**settings: Any) -> AsyncIterator[Live]:
             server.listener.stop()
             await server.listener.drained()
         server.listener.close()
-        server.access.close()
         assert server.clients.count == 0
         assert server.clients.deliveries.budget.outstanding == 0
 
