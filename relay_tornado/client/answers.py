@@ -44,9 +44,6 @@ class Answers:
         self._stale = False
         self._task: asyncio.Task[None] | None = None
 
-    def __len__(self) -> int:
-        return len(self._waiting)
-
     async def send(self, id: str, status: int, body: bytes, headers: Mapping[str, list[str]], timeout: float) -> None:
         """Returns once the relay has stored the answer. Raises Rejected, TimeoutError, and the error that ended the
         client."""

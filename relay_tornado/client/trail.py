@@ -39,13 +39,6 @@ class Trail:
         self._newest: _Part | None = None
         self._open: dict[str, _Part] = {}
 
-    def __len__(self) -> int:
-        """The number of parts after `settled`."""
-        count, part = 0, self._oldest
-        while part is not None:
-            count, part = count + 1, part.after
-        return count
-
     def given(self, id: str) -> None:
         """Notes that the application got this event. If it had it before, only the new one counts."""
         self.done(id)

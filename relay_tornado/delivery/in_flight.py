@@ -156,9 +156,6 @@ class InFlight:
         self._short: dict[Member, None] = {}
         self._given = 0
 
-    def __len__(self) -> int:
-        return len(self._items)
-
     @property
     def credit(self) -> int:
         """How many more events the connection may be given."""

@@ -155,12 +155,12 @@ async def test_an_answer_that_is_given_up_before_its_turn_is_not_sent() -> None:
         assert events._core is not None
         answers = events._core._answers
         large = [asyncio.create_task(one.respond(200, b"x" * 600_000)) for _ in range(20)]
-        await until(lambda: len(answers) == 20 and answers._waiting[0].sent, "the first")
+        await until(lambda: len(answers._waiting) == 20 and answers._waiting[0].sent, "the first")
         assert not answers._waiting[-1].sent
         large.pop().cancel()
-        await until(lambda: len(answers) == 19, "one that is given up")
+        await until(lambda: len(answers._waiting) == 19, "one that is given up")
         second, third = asyncio.create_task(two.respond()), asyncio.create_task(three.respond())
-        await until(lambda: len(answers) == 21, "the others")
+        await until(lambda: len(answers._waiting) == 21, "the others")
         go.set()
         await asyncio.gather(*large, second)
         with pytest.raises(Rejected, match="gone"):

@@ -361,7 +361,7 @@ async def test_an_answer_survives_a_cut(shared: World) -> None:
         assert core is not None
         await until(lambda: core._link is None, "the cut")
         answering = asyncio.create_task(event.respond(202, "done"))
-        await until(lambda: len(core._answers) == 1, "the answer to wait")
+        await until(lambda: len(core._answers._waiting) == 1, "the answer to wait")
         cable.cut_after = None
         await answering
     stored = shared.relay.command("logs", "show", event.id)

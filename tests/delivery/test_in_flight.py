@@ -57,7 +57,7 @@ def test_what_is_of_one_bucket_is_known() -> None:
         for item in in_flight.of(member):
             in_flight.drop(item)
         assert in_flight.of(member) == []
-        assert len(in_flight) == (BUCKETS - left) * EACH
+        assert len(in_flight._items) == (BUCKETS - left) * EACH
     assert in_flight._items.times == 0  # type: ignore[attr-defined]
 
 
@@ -72,7 +72,7 @@ def test_what_is_adopted_is_put_in_order_once() -> None:
     for old, new in zip(members, heirs, strict=True):
         in_flight.adopt(old, new)
         assert (len(before.of(old)), len(in_flight.of(new))) == (0, EACH)
-    assert (len(before), len(in_flight), walked.times) == (0, BUCKETS * EACH, 0)
+    assert (len(before._items), len(walked), walked.times) == (0, BUCKETS * EACH, 0)
     assert in_flight.ack(Cursor(f"{3:012}", 2), all=True)
     assert sorted(group.acked) == list(range(1, BUCKETS + 5))
     assert walked.times == 1
