@@ -86,8 +86,6 @@ class Agent:
         self.held: tuple[Event, Trouble] | None = None
         """The event that ended the run because it has no destination, and why."""
         self._concurrency = concurrency
-        self._slots = asyncio.Semaphore(concurrency)
-        self._room = asyncio.Semaphore(concurrency + UNANSWERED)
         self.stopping = False
         """Whether `stop` was called."""
         self._answering: set[asyncio.Timeout] = set()
@@ -114,44 +112,44 @@ class Agent:
     async def run(self, events: AsyncIterator[Event]) -> None:
         """Runs until the events end, `stop` is called or an event is held. It may then be called again, with events
         from the first that is not done. Raises the errors of `events`."""
-        self._slots = asyncio.Semaphore(self._concurrency)
-        self._room = asyncio.Semaphore(self._concurrency + UNANSWERED)
+        slots = asyncio.Semaphore(self._concurrency)
+        room = asyncio.Semaphore(self._concurrency + UNANSWERED)
         self.open = 0
         self.held = None
         stopped = asyncio.ensure_future(self._ending.wait())
         try:
             async with asyncio.TaskGroup() as tasks:
                 while not self._ending.is_set():
-                    if await first_of(_free(self._room, self._slots), stopped) is None:
+                    if await first_of(_free(room, slots), stopped) is None:
                         break
                     event = await first_of(anext(events, None), stopped)
                     if event is None:
                         break
                     if self._output not in (None, event.output):
-                        self._slots.release()
-                        self._room.release()
+                        slots.release()
+                        room.release()
                         await event.done()
                         continue
                     self.open += 1
-                    tasks.create_task(self._handle(event))
+                    tasks.create_task(self._handle(event, slots, room))
         except BaseExceptionGroup as group:
             # The first error is enough, and an error of `events` is always alone.
             raise group.exceptions[0] from None
         finally:
             stopped.cancel()
 
-    async def _handle(self, event: Event) -> None:
+    async def _handle(self, event: Event, slots: asyncio.Semaphore, room: asyncio.Semaphore) -> None:
         try:
             outcome = await self._deliver(event)
         finally:
-            self._slots.release()
+            slots.release()
         if outcome is None:
             return
         self._witness.ended(event, outcome)
         if not await self._answered(event, outcome):
             return
         await event.done()
-        self._room.release()
+        room.release()
         self.open -= 1
 
     async def _answered(self, event: Event, outcome: Outcome) -> bool:
