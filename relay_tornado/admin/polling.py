@@ -130,13 +130,11 @@ class Polling:
         return Placed(placed.after - (placed.gap is None), gap_within(parsed, placed.gap))
 
     async def _latest(self, window: _Window) -> dict[int, Latest]:
-        copy = None if window.output is None else window.output.n
         seqs = [event.seq for event in window.taken]
-        return dict(await self._stored.results.latest(window.bucket.id, seqs, copy))
+        return dict(await self._stored.results.latest(window.bucket.id, seqs, window.copy))
 
     def _document(self, window: _Window, event: Event, latest: Latest | None) -> Document:
-        copy = None if window.output is None else window.output.n
-        return document_of(window.bucket, Found(event, False, window.bucket.ephemeral), copy, latest)
+        return document_of(window.bucket, Found(event, False, window.bucket.ephemeral), window.copy, latest)
 
     def _oldest(self, max_age: float | None) -> float | None:
         return self._clock() - max_age if max_age else None
@@ -154,7 +152,7 @@ class _Window:
         self._limit = limit
         self._oldest = oldest
         self.bucket = bucket
-        self.output = output
+        self.copy = None if output is None else output.n
         self.after = after
         self.taken: list[Event] = []
         self._gap: Gap | None = None
@@ -170,7 +168,6 @@ class _Window:
     async def read(self, done: frozenset[str]) -> None:
         """Fills the window; skips copies whose newest status is one of `done`, and missing events. Raises
         BucketGone."""
-        copy = None if self.output is None else self.output.n
         room, left = PAGE_BYTES, MOST_SCANNED
         judging = Judging()
         while left > 0:
@@ -188,9 +185,8 @@ class _Window:
             if not events:
                 return
             left -= len(events)
-            statuses = (
-                await self._stored.results.statuses(self.bucket.id, events[0].seq, events[-1].seq, copy) if done else {}
-            )
+            first, last = events[0].seq, events[-1].seq
+            statuses = await self._stored.results.statuses(self.bucket.id, first, last, self.copy) if done else {}
             for event in events:
                 if await judging.fits(event, self._wants) and statuses.get(event.seq) not in done:
                     room -= event.size
