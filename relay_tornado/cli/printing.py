@@ -172,11 +172,9 @@ def dedupe_words(dedupe: Document | None) -> str:
     return "off" if dedupe is None else f"{dedupe['header']} within {format_duration(dedupe['window'])}"
 
 
-def rate_words(limit: Document | None) -> str:
+def rate_words(limit: Document) -> str:
     """`100 events in 1s`."""
-    return (
-        "no limit" if limit is None else f"{counted(limit['events'], 'event')} in {format_duration(limit['interval'])}"
-    )
+    return f"{counted(limit['events'], 'event')} in {format_duration(limit['interval'])}"
 
 
 def auth_words(auth: Document) -> str:

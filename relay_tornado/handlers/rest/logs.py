@@ -111,17 +111,17 @@ def _text(value: Any) -> Any:
 class _Lenient(fields.Integer):
     """A number that is kept as a whole one, and which some clients send as a float, as a text or as null."""
 
-    def __init__(self, most: int, **kwargs: Any) -> None:
-        message = f"must be a number from 0 to {most}."
-        limits = validate.Range(min=0, max=most, error=message)
-        self._said = message
+    _SAID = f"must be a number from 0 to {MAX_COUNT}."
+
+    def __init__(self, **kwargs: Any) -> None:
+        limits = validate.Range(min=0, max=MAX_COUNT, error=self._SAID)
         super().__init__(allow_none=True, validate=limits, **kwargs)
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> int:
         if isinstance(value, str) and _DIGITS.fullmatch(value):
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise ValidationError(self._said)
+            raise ValidationError(self._SAID)
         return round(value) if value >= 0 else -1
 
 
@@ -154,8 +154,8 @@ class AnswerBody(Schema):
             f"By header name, a text, a number, true or false, or a list of these; at most {MAX_HEADERS} values."
         )
     )
-    duration_ms = _Lenient(MAX_COUNT, metadata=described("How many milliseconds the answer took."))
-    retries = _Lenient(MAX_COUNT, metadata=described("The number of attempts before this one."))
+    duration_ms = _Lenient(metadata=described("How many milliseconds the answer took."))
+    retries = _Lenient(metadata=described("The number of attempts before this one."))
 
 
 _ANSWER = AnswerBody()
