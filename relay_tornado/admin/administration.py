@@ -159,7 +159,7 @@ class Administration:
                 self._check_free(changed.name)
             return changed
 
-        return await self._change(lambda: self.find_bucket(reference), change)
+        return await self._change(self.find_bucket(reference), change)
 
     async def delete_bucket(self, reference: str, *, force: bool = False) -> Bucket:
         """Removes a bucket with its inputs, outputs and events; returns the removed record. Its name is free at once.
@@ -207,9 +207,8 @@ class Administration:
 
         Raises Conflict if the id, or the pair of custom_domain and path_prefix, is taken.
         """
-        changed = await self._change(
-            lambda: self.find_bucket(bucket), lambda found: with_new_input(found, options, self._clock())
-        )
+        found = self.find_bucket(bucket)
+        changed = await self._change(found, lambda now: with_new_input(now, options, self._clock()))
         return changed, changed.inputs[-1]
 
     async def set_input(
@@ -220,19 +219,18 @@ class Administration:
         `reference` is the input's id, or the name or id of a bucket with a single input. With `bucket`, it is the id or
         name of an input in that bucket.
         """
-        input_id = self.find_input(reference, bucket)[1].id
-        changed = await self._change(
-            lambda: self.find_input(input_id, bucket)[0],
-            lambda found: with_changed_input(found, input_id, wanted(found) if wanted else options, self._clock()),
-        )
-        return changed, find_input(changed, input_id)
+        found, before = self.find_input(reference, bucket)
+
+        def change(now: Bucket) -> Bucket:
+            return with_changed_input(now, before.id, wanted(now) if wanted else options, self._clock())
+
+        changed = await self._change(found, change)
+        return changed, find_input(changed, before.id)
 
     async def delete_input(self, reference: str, bucket: str | None = None, /) -> Input:
         """Removes an input, given as in `set_input`; returns the removed record. Its events stay."""
-        gone = self.find_input(reference, bucket)[1]
-        await self._change(
-            lambda: self.find_input(gone.id, bucket)[0], lambda found: without_input(found, gone.id, self._clock())
-        )
+        found, gone = self.find_input(reference, bucket)
+        await self._change(found, lambda now: without_input(now, gone.id, self._clock()))
         return gone
 
     def find_input(self, reference: str, bucket: str | None = None, /) -> tuple[Bucket, Input]:
@@ -243,9 +241,8 @@ class Administration:
 
     async def create_output(self, bucket: str, /, **options: Any) -> tuple[Bucket, Output]:
         """Creates an output; options: `OutputFields`. Returns it with its bucket."""
-        changed = await self._change(
-            lambda: self.find_bucket(bucket), lambda found: with_new_output(found, options, self._clock())
-        )
+        found = self.find_bucket(bucket)
+        changed = await self._change(found, lambda now: with_new_output(now, options, self._clock()))
         return changed, changed.outputs[-1]
 
     async def set_output(
@@ -255,13 +252,13 @@ class Administration:
 
         `reference` and `bucket` are as in `set_input`.
         """
-        before = self.find_output(reference, bucket)[1]
-        output_id = before.id
-        changed = await self._change(
-            lambda: self.find_output(output_id, bucket)[0],
-            lambda found: with_changed_output(found, output_id, wanted(found) if wanted else options, self._clock()),
-        )
-        output = find_output(changed, output_id)
+        found, before = self.find_output(reference, bucket)
+
+        def change(now: Bucket) -> Bucket:
+            return with_changed_output(now, before.id, wanted(now) if wanted else options, self._clock())
+
+        changed = await self._change(found, change)
+        output = find_output(changed, before.id)
         if not output.internal and output.destination != before.destination:
             await self.consumers.hasten(changed.id, output.n)
         return changed, output
@@ -269,21 +266,15 @@ class Administration:
     async def disable_output(self, bucket: Bucket, output: Output, reason: str) -> None:
         """Disables an output of the bucket on the relay's own decision. The reason is shown; it applies to the
         destination that `output` has."""
-        await self._change(
-            lambda: self.find_bucket(bucket.id),
-            lambda found: with_disabled_output(found, output, reason, self._clock()),
-            bounded=False,
-        )
+        await self._change(bucket, lambda now: with_disabled_output(now, output, reason, self._clock()), bounded=False)
 
     async def delete_output(self, reference: str, bucket: str | None = None, /) -> Output:
         """Removes an output, given as in `set_output`; returns the removed record. Its number is never reused.
 
         Raises Conflict if an input's `response_from_output` names it.
         """
-        gone = self.find_output(reference, bucket)[1]
-        await self._change(
-            lambda: self.find_output(gone.id, bucket)[0], lambda found: without_output(found, gone.id, self._clock())
-        )
+        found, gone = self.find_output(reference, bucket)
+        await self._change(found, lambda now: without_output(now, gone.id, self._clock()))
         return gone
 
     def find_output(self, reference: str, bucket: str | None = None, /) -> tuple[Bucket, Output]:
@@ -383,14 +374,12 @@ class Administration:
             # The bucket no longer exists for anybody; only its rows take space.
             _logger.warning("bucket_log_kept", bucket_id=bucket_id, reason=str(error), hint="removed at the next start")
 
-    async def _change(
-        self, find: Callable[[], Bucket], change: Callable[[Bucket], Bucket], *, bounded: bool = True
-    ) -> Bucket:
-        """Changes a bucket, one change at a time, together with the positions that depend on it. With `bounded`, raises
-        Conflict if the change makes the record too large."""
-        async with self._turn(find().id):
+    async def _change(self, found: Bucket, change: Callable[[Bucket], Bucket], *, bounded: bool = True) -> Bucket:
+        """Changes a bucket as it is by now, one change at a time, together with the positions that depend on it. With
+        `bounded`, raises Conflict if the change makes the record too large."""
+        async with self._turn(found.id):
             for _ in range(_ATTEMPTS):
-                bucket = find()
+                bucket = self.find_bucket(found.id)
                 revision = self._registry.revision("bucket", bucket.id)
                 changed = change(bucket)
                 if changed is bucket:
