@@ -12,12 +12,33 @@
     return add.call(this, type, ...rest);
   };
 
+  // Ends with the answer's body, and once the page has drawn what it made of it.
+  let asking = 0;
+  const ask = window.fetch;
+  window.fetch = async (...request) => {
+    asking += 1;
+    const done = () => setTimeout(() => (asking -= 1));
+    try {
+      const response = await ask(...request);
+      response.clone().arrayBuffer().then(done, done);
+      return response;
+    } catch (error) {
+      done();
+      throw error;
+    }
+  };
+
   const usable = (element) => element.checkVisibility({ visibilityProperty: true }) && !element.disabled
     && element.getAttribute("tabindex") !== "-1";
   const called = (element) => `${element.tagName.toLowerCase()} ${element.getAttribute("aria-label") ?? element.name ?? ""} ${
     (element.innerText ?? "").trim().slice(0, 40)}`;
 
   window.quality = {
+    /** How many requests have no answer yet. */
+    get asking() {
+      return asking;
+    },
+
     /** Begins anew: how often Tab is to be pressed to pass everything that can be used, in the topmost dialog or else in the page. */
     begin() {
       const scope = [...document.querySelectorAll("dialog[open]")].at(-1) ?? document;

@@ -26,9 +26,18 @@ def prepare(page: Page) -> None:
     page.add_init_script(SCRIPT.read_text())
 
 
+_SETTLED = """() => {
+  const busy = !document.querySelector("h1, h2") || document.querySelector(".starting") || window.quality?.asking;
+  window.still = busy ? 0 : (window.still ?? 0) + 1;
+  return window.still > 5;
+}"""
+"""Asked in each frame: what a part asks for when it is drawn is asked some frames later."""
+
+
 def settled(page: Page) -> None:
-    """Waits until everything that the page loads at first is there."""
-    page.wait_for_function("() => document.querySelector('h1, h2') && !document.querySelector('.starting')")
+    """Waits until nothing on the page says that it loads and, after `prepare`, until each request has its answer."""
+    page.evaluate("() => { window.still = 0; }")
+    page.wait_for_function(_SETTLED)
     page.wait_for_load_state("load")
 
 

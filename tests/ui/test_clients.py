@@ -51,6 +51,18 @@ def test_a_long_name_does_not_widen_the_page(clients: Page, relay: Relay) -> Non
     relay.run("bucket", "delete", name, "--yes")
 
 
+def test_anothers_consumers_are_not_shown(clients: Page) -> None:
+    """Once a bucket is chosen, the page shows its consumers or says that it loads, and no longer those before."""
+    consumers = clients.get_by_role("region", name="Consumers")
+    expect(consumers.get_by_role("row").filter(has_text="billing")).to_be_visible()
+    clients.route("**/v1/buckets/*/consumers", lambda _: None)
+    clients.get_by_label("Bucket").select_option("payments")
+    expect(clients.get_by_text("Loading…")).to_be_visible()
+    expect(consumers).to_have_count(0)
+    clients.unroute("**/v1/buckets/*/consumers")
+    clients.reload()
+
+
 def test_a_move_is_shown_before_it_is_done(clients: Page, demo: Demo) -> None:
     """What a seek repeats or skips stands there before, and is what happens; all of it by keyboard."""
     row = clients.get_by_role("region", name="Consumers").get_by_role("row").filter(has_text="billing")

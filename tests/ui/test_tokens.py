@@ -100,6 +100,19 @@ def test_changed(signed_in: Page, relay: Relay) -> None:
     expect(row(page, "listener")).to_contain_text("administrator")
 
 
+def test_what_could_not_be_loaded(admitted: Page, watch: Watch) -> None:
+    """The button "Try again" asks for the buckets, too: without them there is no list."""
+    watch.expected.append("status of 503")
+    refusal = {"code": "overloaded", "message": "the relay has too much to do"}
+    admitted.route("**/v1/buckets", lambda route: route.fulfill(status=503, json=refusal))
+    admitted.goto("/ui/tokens")
+    expect(admitted.get_by_role("alert")).to_contain_text("too much to do")
+    admitted.unroute("**/v1/buckets")
+    admitted.get_by_role("button", name="Try again").click()
+    expect(admitted.get_by_role("region", name="Tokens")).to_be_visible()
+    expect(admitted.get_by_role("alert")).to_have_count(0)
+
+
 def test_for_administrators_only(page: Page, relay: Relay) -> None:
     """A token with some buckets is offered no tokens, and told why where it goes there all the same."""
     relay.create_bucket("some")

@@ -80,6 +80,55 @@ def test_copying_without_a_clipboard(page: Page, relay: Relay, administrator: st
     expect(page.locator(".toast")).to_contain_text("copied nothing")
 
 
+SLOW = {
+    "buckets": ("", ""),
+    "new bucket": ("", "New bucket"),
+    "overview": ("overview", ""),
+    "another span": ("overview", "Day"),
+    "clients": ("clients", ""),
+    "tokens": ("tokens", ""),
+    "try it": ("bin", ""),
+    "events": ("buckets/{bucket}/events", ""),
+    "consumers": ("buckets/{bucket}/consumers", ""),
+    "lag": ("buckets/{bucket}/consumers", "Lag of shop over time"),
+    "dead letters": ("buckets/{bucket}/consumers", "Dead letters of shop: 1"),
+    "event": ("events/{event}", ""),
+    "compare": ("compare/{event}/{event}", ""),
+}
+"""Paths of pages, and the name of the button that is pressed there, "" for none."""
+
+
+@pytest.mark.parametrize("what", SLOW)
+def test_a_slow_relay(admitted: Page, sender: Sender, what: str) -> None:
+    """Until what was asked for is there, the page says that it loads, everywhere in the same words."""
+    path, button = SLOW[what]
+    sender.send("/x")
+    (event,) = sender.events()
+    consumer = {"kind": "client", "name": "shop", "bucket_name": sender.name, "bucket_id": event["bucket_id"],
+                "ack": "explicit", "floor": event["id"], "head": event["id"], "pending": 0, "out": 0, "parked": 0,
+                "dead": 1, "connections": 0, "ack_wait": 30, "max_deliver": 5, "lag": {"events": 0, "seconds": 0},
+                "gaps": None, "created_at": 1, "updated_at": 1}  # fmt: skip
+    admitted.route("**/v1/buckets/*/consumers", lambda route: route.fulfill(json=[consumer]))
+    loading = admitted.get_by_text("Loading…")
+    held: list[Route] = []
+    slow = re.compile(r"/v1/(?!stream)")
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    if button:
+        admitted.goto("/ui/" + path.format(bucket=sender.name, event=event["id"]))
+        expect(loading).to_have_count(0)
+        admitted.get_by_role("button", name=button, exact=True).wait_for()
+        admitted.route(slow, hold)
+        admitted.get_by_role("button", name=button, exact=True).click()
+    else:
+        admitted.route(slow, hold)
+        admitted.goto("/ui/" + path.format(bucket=sender.name, event=event["id"]))
+    until(admitted, lambda: held, "the page to ask")
+    expect(loading.first).to_be_visible()
+
+
 def test_what_could_not_be_asked_is_asked_again(events: Page, watch: Watch, sender: Sender) -> None:
     """An event, or those of a time that is over, asked for while the relay was away, are there once it is back; nobody
     has to press anything."""

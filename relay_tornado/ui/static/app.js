@@ -2,7 +2,8 @@
 import { html, render, signal, useEffect, useRef, useState } from "./lib.js";
 import { session, signOut, signedOut, who } from "./api.js";
 import { part } from "./code.js";
-import { Loaded, Toasts, dialogs, tell } from "./parts/basic.js";
+import { Loading, Toasts, dialogs, tell } from "./parts/basic.js";
+import { Loaded } from "./parts/lazy.js";
 import { ShownOnce } from "./parts/secret.js";
 import { link, match, place } from "./router.js";
 import { SignIn, withCode } from "./pages/signin.js";
@@ -118,7 +119,7 @@ function App() {
     window.addEventListener("hashchange", linked);
     return () => window.removeEventListener("hashchange", linked);
   }, []);
-  if (session.value === undefined) return html`<p class="starting">${error ? error.message : "Loading…"}</p>`;
+  if (session.value === undefined) return error ? html`<p class="starting">${error.message}</p>` : html`<${Loading} />`;
   if (session.value === null) return html`<main><${SignIn} /></main><${ShownOnce} key="secret" /><${Toasts} key="toasts" />`;
   return html`<a class="skip" href="#main">Skip to the content</a>
     <div class="frame"><${Rail} entry=${found(place.value.path)?.entry} /><main id="main" tabindex="-1"><${Page}

@@ -2,7 +2,8 @@
 import { html } from "../lib.js";
 import { get, post, put, session, v1 } from "../api.js";
 import { part } from "../code.js";
-import { Badge, Button, Copy, Loaded, Problem, Time, tell, useLoaded } from "../parts/basic.js";
+import { Badge, Button, Copy, Loading, Problem, Time, tell, useLoaded } from "../parts/basic.js";
+import { Loaded } from "../parts/lazy.js";
 import { bucketLink, inputUrls } from "../parts/names.js";
 import { go, link } from "../router.js";
 
@@ -74,7 +75,7 @@ export default function BinPage({ bucket: name = "", query }) {
   const [found, error, again] = useLoaded(async (abort) => ({ name, buckets: await get(v1("buckets"), {}, abort) }), { every: 30, on: [name] });
   const buckets = found?.name === name ? found.buckets : null;
   const bucket = buckets?.find((each) => each.name === name);
-  if (!buckets) return html`<h1>Try it</h1><${Problem} error=${error} retry=${again} />${!error && html`<p class="starting">Loading…</p>`}`;
+  if (!buckets) return html`<h1>Try it</h1><${Problem} error=${error} retry=${again} />${!error && html`<${Loading} />`}`;
   if (!name) return html`<${Start} bins=${buckets.filter(isBin)} />`;
   if (!bucket) {
     return html`<${Start} bins=${buckets.filter(isBin)} /><p class="note">There is no bin ${name} any more. ${

@@ -2,10 +2,11 @@
 import { html, useEffect, useRef } from "../lib.js";
 import { get, v1 } from "../api.js";
 import { part } from "../code.js";
-import { Badge, Empty, Loaded, Problem, Time, bytes, number, useLoaded, useTitle } from "../parts/basic.js";
+import { Badge, Empty, Loading, Problem, Time, bytes, number, useLoaded, useTitle } from "../parts/basic.js";
 import { behind, useNames } from "../parts/called.js";
 import { unsaved } from "../parts/form.js";
 import { bucketLink } from "../parts/names.js";
+import { Loaded } from "../parts/lazy.js";
 import { Hour } from "../parts/spark.js";
 import { go, link } from "../router.js";
 import { Lag } from "./buckets.js";
@@ -61,7 +62,7 @@ export default function BucketPage({ bucket: reference, tab: wanted = "events", 
     return html`<${Empty} as="h1" title=${`There is no bucket ${reference}`}><p>It may have been deleted, or your token does not have it.</p><p>
       <a class="button" href=${link("/")}>All buckets</a></p><//>`;
   }
-  if (!bucket) return error ? html`<h1>${reference}</h1><${Problem} error=${error} retry=${again} />` : html`<p class="starting">Loading…</p>`;
+  if (!bucket) return error ? html`<h1>${reference}</h1><${Problem} error=${error} retry=${again} />` : html`<${Loading} />`;
   const count = { inputs: bucket.inputs.length, outputs: bucket.outputs.length };
   return html`<div class="head"><div class="grow"><p class="small"><a href=${link("/")}>Buckets</a></p><h1>${bucket.name}</h1>
         ${bucket.description && html`<p class="soft lines">${bucket.description}</p>`}</div>

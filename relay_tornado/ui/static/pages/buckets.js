@@ -1,7 +1,7 @@
 // All buckets that the token has: what comes in, what is kept, who reads and how far behind, at a glance.
 import { html, useState } from "../lib.js";
 import { get, session } from "../api.js";
-import { Badge, Button, Empty, Problem, Time, bytes, duration, number, useLoaded } from "../parts/basic.js";
+import { Badge, Button, Empty, Loading, Problem, Time, bytes, duration, number, useLoaded } from "../parts/basic.js";
 import { behind, called, referred, useNames } from "../parts/called.js";
 import { unsaved } from "../parts/form.js";
 import { bucketLink } from "../parts/names.js";
@@ -95,6 +95,7 @@ export default function Buckets() {
       ${session.value.administrator && (buckets.length > 0 || unsaved("bucket/new")) && html`<${Button} kind="first"
           onPress=${make}>New bucket<//>`}</div>
     <${Problem} error=${error} retry=${again} />
+    ${!status && !error && html`<${Loading} />`}
     ${status && (buckets.length ? shown.length ? html`<${Table} buckets=${shown} documents=${documents} tokens=${tokens} />` : html`<${Empty} title="No bucket like that">
       <p>None of ${number(buckets.length)} has “${wanted.trim()}” in its name, description or id.</p><//>` : html`<${None} make=${make} />`)}
     ${making && html`<${NewBucket} onClose=${() => setMaking(false)} onMade=${(bucket) => go(bucketLink(bucket, "connect"))} />`}`;

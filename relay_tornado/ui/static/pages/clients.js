@@ -1,7 +1,7 @@
 // Who reads: the clients that are connected, and the consumers whose positions the relay keeps, of all buckets.
 import { html, useState } from "../lib.js";
 import { get, session, v1 } from "../api.js";
-import { Badge, Empty, Problem, Time, number, useLoaded } from "../parts/basic.js";
+import { Badge, Empty, Loading, Problem, Time, number, useLoaded } from "../parts/basic.js";
 import { ConsumerTable, EVERY } from "../parts/consumers.js";
 import { bucketLink } from "../parts/names.js";
 
@@ -36,7 +36,7 @@ async function everything(chosen, abort) {
   const asked = chosen ? buckets.filter(({ name }) => name === chosen) : buckets.length > MOST ? [] : buckets;
   const consumers = (await each(asked, ({ id }) => get(v1("buckets", id, "consumers"), {}, abort))).flat().filter(Boolean);
   const byLag = (a, b) => b.lag.events - a.lag.events || a.bucket_name.localeCompare(b.bucket_name) || a.name.localeCompare(b.name);
-  return { status, buckets, tokens, clients: clients.webhook_clients, consumers: consumers.sort(byLag), tooMany: !chosen && buckets.length > MOST };
+  return { chosen, status, buckets, tokens, clients: clients.webhook_clients, consumers: consumers.sort(byLag), tooMany: !chosen && buckets.length > MOST };
 }
 
 function Standing({ client, heads }) {
@@ -71,10 +71,19 @@ function Clients({ clients, heads, tokens }) {
   </table></div>`;
 }
 
+function Consumers({ data: { consumers, buckets, tokens, tooMany }, again }) {
+  if (tooMany) return html`<p class="note">There are ${number(buckets.length)} buckets. Choose one to see its consumers.</p>`;
+  if (consumers.length) return html`<${ConsumerTable} consumers=${consumers} buckets=${buckets} tokens=${tokens} bucketToo again=${again} />`;
+  return html`<${Empty} title="No consumers">
+    <p>The relay keeps a position for clients that subscribe with <code>"consumer": "NAME"</code>, for durable tokens,
+      and for public outputs.</p><//>`;
+}
+
 export default function ClientsPage() {
   const [chosen, setChosen] = useState("");
   const [data, error, again] = useLoaded((abort) => everything(chosen, abort), { every: EVERY, on: [chosen] });
-  if (!data) return html`<h1>Clients</h1><${Problem} error=${error} retry=${again} />${!error && html`<p class="starting">Loading…</p>`}`;
+  if (!data) return html`<h1>Clients</h1><${Problem} error=${error} retry=${again} />${!error && html`<${Loading} />`}`;
+  const here = data.chosen === chosen;
   const heads = new Map(data.status.buckets.map(({ name, head }) => [name, Number(String(head).split("-").at(-1))]));
   const clients = chosen ? data.clients.filter(({ buckets }) => buckets.includes(chosen)) : data.clients;
   return html`<div class="head"><h1>Clients</h1>
@@ -84,13 +93,8 @@ export default function ClientsPage() {
     <${Problem} error=${error} retry=${again} />
     <section class="stack"><h2>Connected now <span class="soft">${number(clients.length)}</span></h2>
       <${Clients} clients=${clients} heads=${heads} tokens=${data.tokens} /></section>
-    <section class="stack"><h2>Consumers <span class="soft">${data.tooMany ? "" : number(data.consumers.length)}</span></h2>
+    <section class="stack"><h2>Consumers <span class="soft">${here && !data.tooMany ? number(data.consumers.length) : ""}</span></h2>
       <p class="soft">Positions that the relay keeps: a client that reconnects goes on where it was. The slowest comes first.</p>
-      ${data.tooMany && html`<p class="note">There are ${number(data.buckets.length)} buckets. Choose one to see its consumers.</p>`}
-      ${!data.tooMany && !data.consumers.length && html`<${Empty} title="No consumers">
-        <p>The relay keeps a position for clients that subscribe with <code>"consumer": "NAME"</code>, for durable tokens,
-          and for public outputs.</p><//>`}
-      ${data.consumers.length > 0 && html`<${ConsumerTable} consumers=${data.consumers} buckets=${data.buckets} tokens=${data.tokens} bucketToo
-        again=${again} />`}
+      ${here ? html`<${Consumers} data=${data} again=${again} />` : !error && html`<${Loading} />`}
     </section>`;
 }

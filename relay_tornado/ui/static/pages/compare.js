@@ -8,7 +8,7 @@ import { fields } from "../event/forms.js";
 import { headersOf, mediaType, valueOf } from "../event/headers.js";
 import { JsonError, parseJson, printJson } from "../event/json.js";
 import { loadLog } from "../event/log.js";
-import { Badge, Problem, Time, bytes, number, useLoaded, useTitle } from "../parts/basic.js";
+import { Badge, Loading, Problem, Time, bytes, number, useLoaded, useTitle } from "../parts/basic.js";
 import { Path, Plain, Short, useFirst } from "../parts/plain.js";
 import { zone } from "../parts/zone.js";
 import { link } from "../router.js";
@@ -157,7 +157,7 @@ export default function Compare({ left, right }) {
   })), [loaded]);
   if (error && !loaded) return html`<h1>Compare</h1><${Problem}
     error=${error} retry=${again} />`;
-  if (!loaded) return html`<p class="starting">Loading…</p>`;
+  if (!loaded) return html`<${Loading} />`;
   const [a, b] = parts;
   const logs = loaded.map(({ log }) => log);
   const contents = loaded.map(({ content }) => content);

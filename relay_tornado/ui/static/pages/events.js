@@ -5,7 +5,7 @@ import { MOST, Live } from "../event/live.js";
 import { beginning } from "../event/plain.js";
 import { filterOf } from "../event/record.js";
 import { seqOf } from "../event/sending.js";
-import { Badge, Empty, Problem, bytes, number, tell, today } from "../parts/basic.js";
+import { Badge, Empty, Loading, Problem, bytes, number, tell, today } from "../parts/basic.js";
 import { Filters } from "../parts/filters.js";
 import { List } from "../parts/list.js";
 import { bucketLink } from "../parts/names.js";
@@ -238,7 +238,7 @@ export default function Events({ bucket, query }) {
   return html`<div class="events stack">
     <div class="head"><div class="row"><span role="status"><${Badge} kind=${paused ? "warn" : kind}>${paused ? "Paused" : word}<//></span>
       ${paused ? html`<span class="soft">${number(waiting)} waiting</span>` : html`<span class="soft small">
-        ${number(live.length)}${live.whole.value ? "" : "+"} listed, times in ${zone()}</span>`}</div>
+        ${(live.filled || !live.loading.value) && `${number(live.length)}${live.whole.value ? "" : "+"} listed, `}times in ${zone()}</span>`}</div>
       <div class="row">${live.state.value !== "past" && html`<button type="button" class="button" aria-keyshortcuts="p"
         onClick=${pause}>${paused ? "Resume" : "Pause"}</button>`}
         <button type="button" class="button" onClick=${() => setDialog("edit")}>New event</button>
@@ -287,7 +287,7 @@ function Nothing({ filtered, bucket }) {
 }
 
 function Bottom({ live }) {
-  if (live.loading.value) return html`<p class="bottom soft">Loading…</p>`;
+  if (live.loading.value) return html`<${Loading} />`;
   if (live.full.value) return html`<p class="bottom soft">The list holds ${number(MOST)} events and no more. Set a time to see older ones.</p>`;
   if (live.tired.value) return html`<p class="bottom soft">Nothing more so far. <button type="button" class="button tiny"
     onClick=${() => live.older(true)}>Look further back</button></p>`;

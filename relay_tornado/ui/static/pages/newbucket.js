@@ -1,7 +1,7 @@
 // The dialog that makes a bucket: a name is enough.
 import { html, useLayoutEffect } from "../lib.js";
 import { get, post } from "../api.js";
-import { Dialog, Field, Problem, focusField, useLoaded } from "../parts/basic.js";
+import { Dialog, Field, Loading, Problem, focusField, useLoaded } from "../parts/basic.js";
 import { Check, Moment, More } from "../parts/fields.js";
 import { FormFoot, useForm } from "../parts/form.js";
 import { BodySize, Rate, Repeats, Retention, SenderAuth, bucketChanges, newBucketValues } from "./bucketform.js";
@@ -31,6 +31,6 @@ function Fields({ plan, onMade, onClose }) {
 export function NewBucket({ onMade, onClose }) {
   const [usage, error, again] = useLoaded((abort) => get("/v1/usage", {}, abort));
   return html`<${Dialog} title="New bucket" onClose=${onClose}>
-    ${usage ? html`<${Fields} plan=${usage.plan_meta} onMade=${onMade} onClose=${onClose} />` : html`<${Problem} error=${error} retry=${again} />`}
+    ${usage ? html`<${Fields} plan=${usage.plan_meta} onMade=${onMade} onClose=${onClose} />` : error ? html`<${Problem} error=${error} retry=${again} />` : html`<${Loading} />`}
   <//>`;
 }

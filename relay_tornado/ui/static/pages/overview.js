@@ -2,7 +2,7 @@
 import { html, useMemo } from "../lib.js";
 import { get, session, v1 } from "../api.js";
 import { go, link } from "../router.js";
-import { Problem, bytes, duration, number, useLoaded } from "../parts/basic.js";
+import { Loading, Problem, bytes, duration, number, useLoaded } from "../parts/basic.js";
 import { behind, called, referred, useNames } from "../parts/called.js";
 import { bucketLink } from "../parts/names.js";
 import { BYTES, COUNT, LATENCY, Plot, RATE, last, written } from "../parts/plot.js";
@@ -105,6 +105,6 @@ export default function Overview({ query }) {
     ${status && (here || !whole || problem) && html`<${Tiles} status=${status} data=${here} span=${span} />`}
     ${drawn && html`<div class="plots">${drawn.map((plot) => html`<${Plot} key=${plot.title} ...${plot} />`)}</div>`}
     ${status && !whole && html`<${OwnBuckets} status=${status} />`}
-    ${!status && !missing && html`<p class="starting">Loading…</p>`}
+    ${!(status && (here || !whole)) && !missing && !problem && html`<${Loading} />`}
     ${status && html`<p class="soft small">relay ${status.version} · instance ${status.instance}</p>`}`;
 }

@@ -1,7 +1,7 @@
 // Tokens: who may connect to this relay and what each may do. For administrators.
 import { html, useState } from "../lib.js";
 import { ahead, get, remove, session, v1 } from "../api.js";
-import { Badge, Button, Confirm, Empty, Problem, Time, number, tell, useLoaded } from "../parts/basic.js";
+import { Badge, Button, Confirm, Empty, Loading, Problem, Time, number, tell, useLoaded } from "../parts/basic.js";
 import { unsaved } from "../parts/form.js";
 import { bucketLink } from "../parts/names.js";
 import { shownOnce } from "../parts/secret.js";
@@ -75,8 +75,9 @@ function Revoke({ token, changed, onClose }) {
 }
 
 function Tokens({ query }) {
-  const [tokens, error, again] = useLoaded((abort) => get("/v1/tokens", {}, abort), { every: 15 });
-  const [buckets, trouble] = useLoaded((abort) => get("/v1/buckets", {}, abort));
+  const [[tokens, buckets] = [], error, again] = useLoaded(
+    (abort) => Promise.all([get("/v1/tokens", {}, abort), get("/v1/buckets", {}, abort)]), { every: 15 },
+  );
   const wanted = query?.get("bucket");
   const [action, setAction] = useState(wanted ? { what: "edit", token: null } : null);
   const [text, setText] = useState("");
@@ -93,8 +94,9 @@ function Tokens({ query }) {
       ${tokens?.length > MANY && html`<input type="search" aria-label="Find a token" placeholder="Find a token" value=${text}
           onInput=${(event) => setText(event.target.value)} />`}
       <${Button} kind="first" onPress=${() => setAction({ what: "edit", token: null })}>New token<//></div>
-    <${Problem} error=${error ?? trouble} retry=${again} />
-    ${tokens && buckets && (found.length ? html`<${Table} tokens=${found} buckets=${buckets} act=${setAction} />` : html`<${Empty}
+    <${Problem} error=${error} retry=${again} />
+    ${!tokens && !error && html`<${Loading} />`}
+    ${tokens && (found.length ? html`<${Table} tokens=${found} buckets=${buckets} act=${setAction} />` : html`<${Empty}
         title="No token like that"><p>None has “${text.trim()}” in its description or key.</p><//>`)}
     ${what === "edit" && buckets && html`<${TokenDialog} token=${token} buckets=${buckets} wanted=${token ? null : wanted} onSaved=${saved}
         onClose=${close} />`}

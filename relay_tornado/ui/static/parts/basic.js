@@ -84,6 +84,9 @@ export function Problem({ error, retry }) {
     ${retry && html`<button type="button" class="button tiny" onClick=${retry}>Try again</button>`}</div>`;
 }
 
+/** What stands where something is not there yet, on every page and in every dialog. */
+export const Loading = () => html`<p class="starting">Loading…</p>`;
+
 /** What stands where there is nothing to show; `as` is "h1" where that is the whole page. */
 export function Empty({ title, as = "h2", children }) {
   return html`<div class="empty card"><${as}>${title}<//>${children}</div>`;
@@ -219,36 +222,6 @@ export function Confirm({ title, children, action, typed, onConfirm, onClose }) 
 }
 
 const AGAIN = 3000;
-const NOT_LOADED = new Error("This part of the page could not be loaded. It is tried again; if it does not come, reload the page.");
-const parts = new Map();
-
-/** A part of the page whose code is loaded when it is first shown: `load` imports it. Other properties are the part's. */
-export function Loaded({ load, ...rest }) {
-  const [state, setState] = useState({});
-  const Part = parts.get(load);
-  useEffect(() => {
-    let [timer, ended] = [0, false];
-    const run = async () => {
-      let failed = false;
-      try {
-        parts.set(load, await load());
-      } catch {
-        failed = true;
-      }
-      if (ended) return;
-      setState({ load, failed });
-      if (failed) timer = setTimeout(run, AGAIN);
-    };
-    if (!Part) run();
-    return () => {
-      ended = true;
-      clearTimeout(timer);
-    };
-  }, [load]);
-  if (Part) return html`<${Part} ...${rest} />`;
-  return state.failed && state.load === load ? html`<${Problem} error=${NOT_LOADED} />` : html`<p class="starting">Loading…</p>`;
-}
-
 const PATIENCE = 40_000;
 
 /** What ends with `whole`, and by itself where no answer comes: on a connection that is dead that may take a quarter of an hour. */

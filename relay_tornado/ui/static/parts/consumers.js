@@ -1,7 +1,7 @@
 // The consumers of a bucket: where each stands, how far behind it is, and what can be done with it.
 import { html, useState } from "../lib.js";
 import { get, remove, v1 } from "../api.js";
-import { Badge, Button, Confirm, Empty, Problem, Time, duration, number, tell, useLoaded } from "./basic.js";
+import { Badge, Button, Confirm, Empty, Loading, Problem, Time, duration, number, tell, useLoaded } from "./basic.js";
 import { called, consumerPath, outputOf, reference, useNames } from "./called.js";
 import { DeadLetters } from "./dead.js";
 import { bucketLink } from "./names.js";
@@ -22,7 +22,7 @@ function Lag({ consumer, title }) {
     { every: 10, on: [span] },
   );
   if (error) return html`<${Problem} error=${error} retry=${again} />`;
-  if (!data) return html`<p class="soft">Loading…</p>`;
+  if (!data) return html`<${Loading} />`;
   // What is not behind is not measured.
   const values = (data.series.lag ?? []).map((value, at) => value ?? (data.from + (at + 1) * data.step > consumer.created_at ? 0 : null));
   return html`<div class="stack"><div class="row choices" role="group" aria-label="Time that is shown">${["hour", "day"].map((name) =>
@@ -117,7 +117,7 @@ export function Consumers({ bucket }) {
   const [, tokens] = useNames(consumers?.filter(({ kind }) => kind === "token"));
   const [loaded] = useLoaded(async (abort) => (bucket.id ? bucket : get(v1("buckets", id), {}, abort)), { on: [bucket] });
   return html`<${Problem} error=${error} retry=${again} />
-    ${!consumers && !error && html`<p class="starting">Loading…</p>`}
+    ${!consumers && !error && html`<${Loading} />`}
     ${consumers?.length === 0 && html`<${Empty} title="No consumers">
       <p>The relay keeps no position in this bucket. It does for clients that subscribe with <code>"consumer": "NAME"</code>,
         for durable tokens, and for public outputs.</p><//>`}

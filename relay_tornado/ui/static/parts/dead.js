@@ -2,7 +2,7 @@
 import { html, useEffect, useState } from "../lib.js";
 import { get, post, remove } from "../api.js";
 import { link } from "../router.js";
-import { Badge, Button, Confirm, Dialog, Problem, Time, number, tell } from "./basic.js";
+import { Badge, Button, Confirm, Dialog, Loading, Problem, Time, number, tell } from "./basic.js";
 import { consumerPath } from "./called.js";
 
 const PAGE = 100;
@@ -81,6 +81,7 @@ export function DeadLetters({ consumer, title, onChanged, onClose }) {
     <p class="soft">Events that it gave up. Sent again, they are given to it at once as if they had never been tried.
       Forgotten, they stay in the bucket.</p>
     <${Problem} error=${error} retry=${() => load()} />
+    ${!letters && !error && html`<${Loading} />`}
     ${letters?.length === 0 && html`<p class="note">There are none.</p>`}
     ${letters?.length > 0 && html`<div class="row"><span class="grow soft">${number(letters.length)}${next ? " of more" : ""}</span>
         <${Button} onPress=${() => again(ids)}>Send ${which} again<//>
