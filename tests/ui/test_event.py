@@ -43,6 +43,36 @@ def test_one_event(events: Page, sender: Sender) -> None:
     expect(events.get_by_role("heading", level=1)).to_contain_text("/o?q=1&q=%3Cb%3E")
 
 
+def test_a_body_in_another_charset(events: Page, sender: Sender) -> None:
+    """It is read by the charset that its type names, or by the mark of UTF-16, and the page says by which. In what is
+    none, the page names the first byte that is wrong."""
+    sender.send("/latin", "Zoë".encode("latin-1"), Content_Type="text/plain; charset=iso-8859-1")
+    sender.send("/wide", '{"name": "Zoë"}'.encode("utf-16"), Content_Type="application/json")
+    sender.send("/wrong", '{"ü\ufffd": "'.encode() + b'\xe4"}', Content_Type="application/json; charset=utf-8")
+    sender.send("/bytes", b"\xff\xfea\0", Content_Type="application/octet-stream")
+    body = events.get_by_role("article").locator(".body")
+    rows(events).filter(has_text="/latin").click()
+    expect(body).to_contain_text("Read as windows-1252")
+    expect(body.get_by_label("Body, raw")).to_have_text("Zoë")
+    rows(events).filter(has_text="/wide").click()
+    expect(body).to_contain_text("Read as utf-16le")
+    expect(body.locator(".json-string")).to_have_text('"Zoë"')
+    rows(events).filter(has_text="/wrong").click()
+    expect(body).to_contain_text("This is not UTF-8: the byte e4 at 0000000b is the first that is wrong.")
+    expect(body.get_by_label("Body in hex")).to_be_visible()
+    rows(events).filter(has_text="/bytes").click()
+    expect(body.get_by_label("Body in hex")).to_contain_text("ff fe 61 00")
+    expect(body).not_to_contain_text("UTF-8")
+
+
+def test_the_body_is_in_sight(events: Page, sender: Sender) -> None:
+    """In the window of a laptop, beside the list: who opens an event came for that."""
+    events.set_viewport_size({"width": 1440, "height": 900})
+    sender.send("/x", b'{"a": 1, "b": 2, "c": 3, "d": 4, "e": 5}', Content_Type="application/json")
+    rows(events).first.click()
+    expect(events.locator(".json-tree").get_by_text("e", exact=True)).to_be_in_viewport(ratio=1)
+
+
 def test_neighbours_and_what_is_not_there(events: Page, watch: Watch, sender: Sender) -> None:
     """An event's page goes to the one before and the one after; an id of nothing is told."""
     watch.expected.append("status of 40[04]")

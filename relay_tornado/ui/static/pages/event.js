@@ -7,9 +7,9 @@ import { fields } from "../event/forms.js";
 import { headersOf } from "../event/headers.js";
 import { loadLog } from "../event/log.js";
 import { shown } from "../event/plain.js";
-import { Badge, Button, Copy, Dialog, Field, Problem, Time, bytes, tell, useLoaded, useTitle } from "../parts/basic.js";
+import { Badge, Button, Copy, Dialog, Field, Loading, Problem, Time, bytes, tell, useLoaded, useTitle } from "../parts/basic.js";
 import { Body, Fields } from "../parts/body.js";
-import { Deliveries, HeaderTable } from "../parts/deliveries.js";
+import { Deliveries, HeaderTable, deliveriesOf } from "../parts/deliveries.js";
 import { EditEvent } from "../parts/edit.js";
 import { bucketLink } from "../parts/names.js";
 import { Path, Plain } from "../parts/plain.js";
@@ -33,18 +33,19 @@ function Verdict({ log }) {
     text=${log.verdict} />`}`;
 }
 
-function Facts({ log, input, size, headerSize }) {
+function Facts({ log, input, size, headerSize, tried }) {
   const exact = new Date(log.received_at * 1000);
   return html`<dl class="facts">
     <dt>Received</dt><dd><${Time} at=${log.received_at} exact />.${String(exact.getMilliseconds()).padStart(3, "0")} <span class="soft">${zone(exact)} (<${Time} at=${log.received_at} />)</span></dd>
     <dt>Sender</dt><dd class="mono"><${Plain} text=${log.ip_address || "–"} /></dd>
-    <dt>Input</dt><dd><${Plain} text=${input?.name ?? log.input_id} /></dd>
     <dt>Size</dt><dd>${bytes(size)} of body, ${bytes(headerSize)} of headers</dd>
-    <dt>Signature</dt><dd><${Verdict} log=${log} /></dd>
+    <dt>Input</dt><dd><${Plain} text=${input?.name ?? log.input_id} /></dd>
+    <dt>Signature</dt><dd class=${log.verdict ? "whole" : ""}><${Verdict} log=${log} /></dd>
     <dt>Id</dt><dd class="row"><code>${log.id}</code><${Copy} text=${log.id} label="the id" /></dd>
     ${log.resend_of && html`<dt>${log.edited ? "Edited from" : "Sent again from"}</dt><dd><a href=${link("/events", log.resend_of)}>
       ${log.resend_of}</a></dd>`}
     ${log.target && html`<dt>Goes to</dt><dd>one output alone</dd>`}
+    ${!tried.length && html`<dt>Deliveries</dt><dd class="soft whole">No delivery of it was reported yet.</dd>`}
   </dl>`;
 }
 
@@ -142,8 +143,9 @@ export function EventView({ id, bucket, onNewer, onOlder, onClose, onLog, chosen
   const [Heading, Part] = onClose ? ["h2", "h3"] : ["h1", "h2"];
   if (error && log?.id !== id) return html`<div class="stack">${tools}<${Heading} class="request-line">Event ${id}<//><${Problem}
     error=${error} retry=${again} /></div>`;
-  if (!log) return html`<div class="stack">${tools}<p class="starting">Loading…</p></div>`;
+  if (!log) return html`<div class="stack">${tools}<${Loading} /></div>`;
   const input = bucket?.inputs.find((each) => each.id === log.input_id);
+  const tried = deliveriesOf(log);
   const query = fields(log.raw_query);
   const headerSize = headers.reduce((sum, { name, raw, value }) => sum + name.length + (raw ?? value).length + 4, 0);
   const command = () => curl({ method: log.method, url: addressOf(log), headers, body: bodyBytes });
@@ -154,17 +156,17 @@ export function EventView({ id, bucket, onNewer, onOlder, onClose, onLog, chosen
     <${Heading} class="request-line"><span class="method"><${Plain} text=${log.method} /></span> <${Path} key=${log.id}
       log=${log} />${log.edited && html` <${Badge}
         kind="accent">edited<//>`}${log.ephemeral && html` <${Badge}>ephemeral<//>`}<//>
-    <div class="row">
+    <div class="event-tools">
       <${Button} kind="first" disabled=${!bucket} onPress=${() => setDialog("send")}>Send again<//><${Button} disabled=${!bucket}
         onPress=${() => setDialog("edit")}>Edit and send<//>
       <${Button} onPress=${() => setDialog("compare")}>Compare<//>
-      <span class="row"><${Copy} text=${command} label="as curl">Copy as curl<//><${Copy} text=${permalink} label="link">Copy link<//>
-      <a class="button tiny" href=${v1("logs", log.id, "body")} download>Download body</a></span></div>
-    <${Facts} log=${log} input=${input} size=${bodyBytes.length} headerSize=${headerSize} />
-    <section class="stack"><${Part}>Deliveries<//><${Deliveries} log=${log} bucket=${bucket} /></section>
+      <${Copy} text=${command} label="as curl">Copy as curl<//><${Copy} text=${permalink} label="link">Copy link<//></div>
+    <${Facts} log=${log} input=${input} size=${bodyBytes.length} headerSize=${headerSize} tried=${tried} />
+    ${tried.length > 0 && html`<section class="stack"><${Part}>Deliveries<//><${Deliveries} deliveries=${tried} bucket=${bucket} /></section>`}
     ${query.length > 0 && html`<section class="stack"><${Part}>Query<//><${Fields} key=${log.id} pairs=${query}
       label="Query" /></section>`}
-    <section class="stack"><${Part}>Body<//><${Body} key=${log.id} bytes=${bodyBytes} headers=${headers}
+    <section class="stack"><div class="head"><${Part}>Body<//><a class="button tiny" href=${v1("logs", log.id, "body")}
+      download>Download body</a></div><${Body} key=${log.id} bytes=${bodyBytes} headers=${headers}
       download=${v1("logs", log.id, "body")} /></section>
     <section class="stack"><${Part}>Headers <span class="soft small">${headers.length}, in their order</span><//><${HeaderTable}
       key=${log.id} headers=${headers} label="Headers" /></section>

@@ -1,7 +1,7 @@
 // A body in the forms in which one wants to see it: tree, pretty, fields, picture, text, raw, hex. It is text here, whatever it calls itself; where it
 // came compressed, all but raw and hex show what it holds.
 import { html, useEffect, useMemo, useState } from "../lib.js";
-import { hexDump, pictureType, readable, utf8 } from "../event/bytes.js";
+import { hex, hexDump, notUtf8, pictureType, readable, textOf, utf16, utf8 } from "../event/bytes.js";
 import { MOST, codingsOf, decompress, formsOf } from "../event/decompress.js";
 import { fields, multipart, partOf, valueText } from "../event/forms.js";
 import { mediaType, valueOf } from "../event/headers.js";
@@ -17,6 +17,9 @@ const PART = 100_000;
 const MORE_HEX = 262_144;
 /** Larger texts are not parsed without being asked for. */
 const MAX_PARSED = 4_000_000;
+
+/** The types of what has to be text. */
+const TEXT = /^text\/|[/+](json|xml)$|^application\/x-www-form-urlencoded$/;
 
 /** The first `count` parts of a text, cut behind a line where that is possible, and how much is left. */
 function partsOf(text, count) {
@@ -102,8 +105,9 @@ function Wrong({ error }) {
 function looked(came, held, headers, all) {
   const bytes = held?.bytes ?? came;
   const { type, parameters } = mediaType(valueOf(headers, "Content-Type"));
-  const text = utf8(bytes);
-  const found = { text, views: [], error: null };
+  const isText = TEXT.test(type);
+  const { text, charset } = textOf(bytes, ((isText || !type) && utf16(bytes)) || (parameters.get("charset") ?? ""));
+  const found = { text, charset, views: [], error: null, wrongByte: -1 };
   const picture = pictureType(type, bytes);
   if (picture) {
     found.picture = picture;
@@ -134,6 +138,7 @@ function looked(came, held, headers, all) {
       found.views.push("Pretty");
     }
   }
+  if (text === null && isText && !held?.cut && (held || !codingsOf(headers).length)) found.wrongByte = notUtf8(bytes);
   if (held && text !== "") found.views.push(text === null ? "Hex, decompressed" : "Text");
   found.views.push(...(text && !held ? ["Raw", "Hex"] : ["Hex", "Raw"]));
   return found;
@@ -159,6 +164,9 @@ function Views({ bytes, held, headers, label, download }) {
     ${held && html`<p class="soft small">Decompressed, ${size(held.bytes.length)} out of ${size(bytes.length)}: <em>Hex</em> and <em>Raw</em> have what
       came.${held.cut && ` Only the first ${size(MOST)} of what it holds are shown.`}</p>`}
     ${!held && found.text === null && codingsOf(headers).length > 0 && html`<${Closed} headers=${headers} download=${download} />`}
+    ${found.charset && html`<p class="soft small">Read as ${found.charset}. <em>Hex</em> has the bytes.</p>`}
+    ${found.wrongByte >= 0 && html`<p class="note warn">This is not UTF-8: the byte ${hex((held?.bytes ?? bytes)[found.wrongByte], 2)} at ${
+      hex(found.wrongByte, 8)} is the first that is wrong.</p>`}
     ${found.error && html`<${Wrong} error=${found.error} />`}
     ${found.large && html`<p class="note row"><span class="grow">This is much JSON for a tree.</span><button type="button"
       class="button tiny" onClick=${() => setAll(true)}>Show it all the same</button></p>`}

@@ -53,13 +53,16 @@ function Delivery({ delivery, outputs }) {
 }
 
 /** All deliveries of a log, the newest first. */
-export function Deliveries({ log, bucket }) {
+export function deliveriesOf(log) {
   const own = log.deliveries ?? (log.status === "received" ? [] : [{
     output: log.output_id, status: log.status, status_code: log.status_code, duration_ms: log.duration_ms, retries: log.retries, at: log.updated_at,
     response_headers: log.response_headers, response_body: log.response_body,
   }]);
-  const shown = [...own].sort((a, b) => b.at - a.at);
-  if (!shown.length) return html`<p class="soft">No delivery of it was reported yet.</p>`;
-  return html`<ul class="deliveries">${shown.map((delivery, index) => html`<${Delivery} key=${`${delivery.at} ${index}`}
+  return [...own].sort((a, b) => b.at - a.at);
+}
+
+/** Deliveries as `deliveriesOf` has them; `bucket` is for the names of their outputs. */
+export function Deliveries({ deliveries, bucket }) {
+  return html`<ul class="deliveries">${deliveries.map((delivery, index) => html`<${Delivery} key=${`${delivery.at} ${index}`}
     delivery=${delivery} outputs=${bucket?.outputs ?? []} />`)}</ul>`;
 }
