@@ -204,6 +204,26 @@ def test_inputs(signed_in: Page, watch: Watch) -> None:
     expect(card(page, "GitHub")).to_have_count(0)
 
 
+def test_rows_by_keyboard(signed_in: Page) -> None:
+    """A condition or a header that is added has the focus; from one that is removed it goes to what adds another."""
+    page = signed_in
+    make(page, "rows")
+    page.goto("/ui/buckets/rows/outputs")
+    page.get_by_role("button", name="New output").click()
+    page.get_by_role("button", name="Add a condition").press("Enter")
+    expect(page.get_by_label("Condition 1: part of the event")).to_be_focused()
+    page.get_by_role("button", name="Add a condition").press("Enter")
+    expect(page.get_by_label("Condition 2: part of the event")).to_be_focused()
+    page.get_by_role("button", name="Remove condition 1").press("Enter")
+    expect(page.get_by_role("button", name="Add a condition")).to_be_focused()
+    page.get_by_text("The request").click()
+    page.get_by_role("button", name="Add a header").press("Enter")
+    expect(page.get_by_label("Name 1")).to_be_focused()
+    page.get_by_role("button", name="Remove row 1").press("Enter")
+    expect(page.get_by_role("button", name="Add a header")).to_be_focused()
+    page.get_by_role("button", name="Cancel").click()
+
+
 def test_outputs_and_their_rules(signed_in: Page, watch: Watch) -> None:
     """Conditions become rules, a wrong one is told at its line, JSON says the same and more; public ones pause."""
     watch.expected.append("status of 400")

@@ -51,6 +51,36 @@ def test_a_long_name_does_not_widen_the_page(clients: Page, relay: Relay) -> Non
     relay.run("bucket", "delete", name, "--yes")
 
 
+def test_a_long_name_does_not_move_the_choice(clients: Page, relay: Relay) -> None:
+    """The choice of buckets is no wider than it shows, and ends where the page ends."""
+    name = "another-name-of-a-hundred-characters-" + 63 * "x"
+    relay.create_bucket(name)
+    clients.set_viewport_size({"width": 1440, "height": 900})
+    clients.reload()
+    choice = clients.get_by_label("Bucket")
+    expect(choice).to_contain_text(name)
+    box, heading = choice.bounding_box(), clients.locator(".head").bounding_box()
+    assert box
+    assert heading
+    assert abs(box["x"] + box["width"] - heading["x"] - heading["width"]) < 2
+    relay.run("bucket", "delete", name, "--yes")
+
+
+def test_from_who_is_behind_to_what_can_be_done(clients: Page) -> None:
+    """A bucket's slowest consumer leads to all its consumers, the slowest first, with the time when each last moved. An
+    output among them leads to where it is resumed."""
+    clients.set_viewport_size({"width": 1440, "height": 900})
+    clients.goto("/ui/")
+    row = clients.get_by_role("region", name="Buckets").get_by_role("row").filter(has_text="orders")
+    row.get_by_role("link", name="warehouse").click()
+    expect(clients).to_have_url(re.compile("/ui/buckets/orders/consumers$"))
+    consumers = clients.get_by_role("region", name="Consumers").locator("tbody tr")
+    expect(consumers.locator("td.name b")).to_have_text(["warehouse", "billing", "mailer"])
+    expect(consumers.filter(has_text="billing")).to_contain_text(re.compile(r"changed (now|\d+ (s|min) ago)"))
+    consumers.get_by_role("link", name="warehouse").click()
+    expect(clients.get_by_role("button", name="Resume warehouse")).to_be_visible()
+
+
 def test_anothers_consumers_are_not_shown(clients: Page) -> None:
     """Once a bucket is chosen, the page shows its consumers or says that it loads, and no longer those before."""
     consumers = clients.get_by_role("region", name="Consumers")

@@ -134,6 +134,38 @@ def test_from_a_buckets_page(admitted: Page, relay: Relay) -> None:
     expect(page.get_by_role("button", name="Make the token")).to_be_enabled()
 
 
+def test_a_choice_among_many_buckets(admitted: Page, relay: Relay) -> None:
+    """What is chosen already is in sight, and a long name takes the lines that it needs."""
+    page = admitted
+    long = "a name of a hundred characters, " + 68 * "x"
+    for name in (long, *(f"bucket {number}" for number in range(12)), "zzz"):
+        relay.create_bucket(name)
+    page.goto("/ui/tokens?bucket=zzz")
+    expect(page.get_by_label("zzz")).to_be_checked()
+    expect(page.get_by_label("zzz")).to_be_in_viewport(ratio=1)
+    picker = page.locator(".picker")
+    within, chosen = picker.bounding_box(), page.get_by_label("zzz").bounding_box()
+    assert within
+    assert chosen
+    assert within["y"] <= chosen["y"] < within["y"] + within["height"]
+    labels = picker.locator("label")
+    name, row = labels.filter(has_text=long).locator("span").bounding_box(), labels.filter(has_text=long).bounding_box()
+    assert name
+    assert row
+    assert name["height"] <= row["height"]
+
+
+def test_what_an_application_needs(admitted: Page, relay: Relay) -> None:
+    """Beside a new secret stand the key and the URL that it is for."""
+    relay.create_bucket("handed over")
+    admitted.goto("/ui/tokens?bucket=handed+over")
+    admitted.get_by_role("button", name="Make the token").click()
+    dialog = admitted.get_by_role("dialog")
+    expect(dialog.locator("dt")).to_have_text(["Secret", "Key", "WebSocket"])
+    expect(dialog.locator("code").last).to_have_text(relay.ws_url)
+    dialog.get_by_role("button", name="I have it").click()
+
+
 def test_a_secret_stays(page: Page, watch: Watch, relay: Relay) -> None:
     """Until it is said to be copied it is shown, though one's own token gets a new one at once, which signs out; and
     though one goes back or the page is to be closed."""

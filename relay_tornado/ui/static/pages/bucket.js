@@ -33,7 +33,7 @@ function Standing({ standing, bucket }) {
     <div><dt>Kept</dt><dd title=${events ? `events ${number(first)} to ${number(head)}` : ""}>${number(events)} · ${bytes(size)}</dd></div>
     <div><dt>Newest</dt><dd>${head ? `${number(head)}, ` : ""}<${Time} at=${newest} /></dd></div>
     <div><dt>Subscribers</dt><dd>${number(subscribers)}</dd></div>
-    ${lag && html`<div><dt>Furthest behind</dt><dd><${Lag} lag=${lag} bucket=${bucket} tokens=${tokens} /></dd></div>`}
+    ${lag && html`<div><dt>Furthest behind</dt><dd><${Lag} lag=${lag} to=${bucketLink(bucket, "consumers")} bucket=${bucket} tokens=${tokens} /></dd></div>`}
   </dl>`;
 }
 

@@ -30,13 +30,13 @@ function compare(left, right) {
   return left === right ? 0 : left < right ? -1 : 1;
 }
 
-/** The slowest consumer: its name, and how far it is behind. `bucket` and `tokens` are for its name. */
-export function Lag({ lag, bucket, tokens }) {
+/** The slowest consumer: its name, and how far it is behind, as a link to its bucket's consumers. `bucket` and `tokens` are for its name. */
+export function Lag({ lag, to, bucket, tokens }) {
   if (!lag) return html`<span class="soft">–</span>`;
   if (!lag.events) return html`<span class="soft">up to date</span>`;
   const name = called(referred(lag.consumer), bucket, tokens);
-  return html`<span class="lag"><span class="cut" title=${name}>${name}</span>
-    <${Badge} kind=${lag.seconds > 60 ? "warn" : ""}>${number(lag.events)} · ${duration(lag.seconds)}<//></span>`;
+  return html`<a class="lag" href=${to}><span class="cut" title=${name}>${name}</span>
+    <${Badge} kind=${lag.seconds > 60 ? "warn" : ""}>${number(lag.events)} · ${duration(lag.seconds)}<//></a>`;
 }
 
 function Row({ bucket, document, tokens }) {
@@ -51,7 +51,7 @@ function Row({ bucket, document, tokens }) {
     <td class=${bucket.bytes ? "num wide size" : "num wide size soft"}>${bytes(bucket.bytes)}</td>
     <td class="wide"><${Time} at=${bucket.newest_at} /></td>
     <td class=${bucket.subscribers ? "num wide" : "num wide soft"}>${number(bucket.subscribers)}</td>
-    <td class="wide"><${Lag} lag=${bucket.lag} bucket=${document} tokens=${tokens} /></td>
+    <td class="wide"><${Lag} lag=${bucket.lag} to=${bucketLink(bucket, "consumers")} bucket=${document} tokens=${tokens} /></td>
     <td class="wide">${bucket.expires_at ? html`<${Time} at=${bucket.expires_at} />` : html`<span class="soft">–</span>`}</td>
   </tr>`;
 }

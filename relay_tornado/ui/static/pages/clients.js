@@ -35,8 +35,7 @@ async function everything(chosen, abort) {
   ]);
   const asked = chosen ? buckets.filter(({ name }) => name === chosen) : buckets.length > MOST ? [] : buckets;
   const consumers = (await each(asked, ({ id }) => get(v1("buckets", id, "consumers"), {}, abort))).flat().filter(Boolean);
-  const byLag = (a, b) => b.lag.events - a.lag.events || a.bucket_name.localeCompare(b.bucket_name) || a.name.localeCompare(b.name);
-  return { chosen, status, buckets, tokens, clients: clients.webhook_clients, consumers: consumers.sort(byLag), tooMany: !chosen && buckets.length > MOST };
+  return { chosen, status, buckets, tokens, clients: clients.webhook_clients, consumers, tooMany: !chosen && buckets.length > MOST };
 }
 
 function Standing({ client, heads }) {

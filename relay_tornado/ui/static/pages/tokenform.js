@@ -13,8 +13,10 @@ export const tokenKey = (token) => `token/${token?.key ?? "new"}`;
 /** A list of buckets to choose from, by id. */
 function Buckets({ buckets, value, onValue, wrong }) {
   const [text, setText] = useState("");
+  const [first] = useState(new Set(value));
   const gone = value.filter((id) => !buckets.some((bucket) => bucket.id === id)).length;
-  const sorted = buckets.toSorted((left, right) => left.name.localeCompare(right.name, undefined, { numeric: true }));
+  // What was chosen before is in sight; what is chosen now stays where it is.
+  const sorted = buckets.toSorted((left, right) => first.has(right.id) - first.has(left.id) || left.name.localeCompare(right.name, undefined, { numeric: true }));
   const shown = sorted.filter(({ name }) => name.toLowerCase().includes(text.trim().toLowerCase()));
   const put = (id, on) => onValue(on ? [...value, id] : value.filter((each) => each !== id));
   return html`<div class="field" role="group" aria-label="Buckets">

@@ -34,8 +34,9 @@ function Lag({ consumer, title }) {
 
 function Where({ consumer }) {
   const { pending, out, parked } = consumer;
-  const parts = [out && `${number(out)} out`, parked && `${number(parked)} to be tried again`].filter(Boolean);
-  return html`<span class="mono">${consumer.floor}</span>${pending > 0 && parts.length > 0 && html`<div class="soft small">${parts.join(", ")}</div>`}
+  const parts = [out && `${number(out)} out, `, parked && `${number(parked)} to be tried again, `].filter(Boolean);
+  return html`<span class="mono">${consumer.floor}</span>${pending > 0 && html`<div class="soft small">${parts}changed <${
+      Time} at=${consumer.updated_at} /></div>`}
     ${consumer.gaps && html`<div class="small"><${Badge} kind="warn">missed events<//> <span class="soft">${
       number(consumer.gaps.times)} times, <${Time} at=${consumer.gaps.at} /></span></div>`}`;
 }
@@ -53,11 +54,12 @@ function Now({ consumer, bucket }) {
 
 function Consumer({ consumer, bucket, title, open, bucketToo, act }) {
   const behind = consumer.lag.events;
+  const home = { id: consumer.bucket_id, name: consumer.bucket_name };
   return html`<tr>
-    <td class="name"><div><b>${title}</b> <${Badge}>${KINDS[consumer.kind] ?? consumer.kind}<//></div>
+    <td class="name"><div><b>${consumer.kind === "output" ? html`<a href=${bucketLink(home, "outputs")}>${title}</a>` : title}</b> <${Badge}>${KINDS[consumer.kind] ?? consumer.kind}<//></div>
       <div class="soft small">${ACKS[consumer.ack] ?? consumer.ack}${consumer.max_deliver ? `, tries: ${number(consumer.max_deliver)} at most` : ""}
         </div></td>
-    ${bucketToo && html`<td class="name" data-label="Bucket"><a href=${bucketLink({ id: consumer.bucket_id, name: consumer.bucket_name }, "consumers")}>${consumer.bucket_name}</a>
+    ${bucketToo && html`<td class="name" data-label="Bucket"><a href=${bucketLink(home, "consumers")}>${consumer.bucket_name}</a>
       </td>`}
     <td data-label="Now"><${Now} consumer=${consumer} bucket=${bucket} /></td>
     <td data-label="Done up to"><${Where} consumer=${consumer} /></td>
@@ -74,9 +76,11 @@ function Consumer({ consumer, bucket, title, open, bucketToo, act }) {
   </tr>`;
 }
 
+const bySlowness = (a, b) => b.lag.events - a.lag.events || a.bucket_name.localeCompare(b.bucket_name) || a.name.localeCompare(b.name);
+
 const keyOf = ({ bucket_id, kind, name }) => `${bucket_id} ${kind} ${name}`;
 
-/** A table of consumers as REST has them. `buckets` and `tokens` are for their names; `again` loads anew what was changed. */
+/** A table of consumers as REST has them, the slowest first. `buckets` and `tokens` are for their names; `again` loads anew what was changed. */
 export function ConsumerTable({ consumers, buckets = [], tokens, bucketToo = false, again }) {
   const [open, setOpen] = useState("");
   const [action, setAction] = useState(null);
@@ -98,7 +102,7 @@ export function ConsumerTable({ consumers, buckets = [], tokens, bucketToo = fal
       <thead><tr><th scope="col">Consumer</th>${bucketToo && html`<th scope="col">Bucket</th>`}<th scope="col">Now</th><th scope="col">Done up to</th>
         <th scope="col" class="num">Behind</th><th scope="col" class="num">Waiting</th><th scope="col" class="num">Dead</th><th
           scope="col" class="acts">Actions</th></tr></thead>
-      <tbody>${consumers.map((consumer) => html`<${Consumer} key=${keyOf(consumer)} consumer=${consumer} bucket=${bucketOf(consumer)} title=${titled(consumer)} open=${
+      <tbody>${consumers.toSorted(bySlowness).map((consumer) => html`<${Consumer} key=${keyOf(consumer)} consumer=${consumer} bucket=${bucketOf(consumer)} title=${titled(consumer)} open=${
         open === keyOf(consumer)} bucketToo=${bucketToo} act=${act(consumer)} />`)}</tbody>
     </table></div>
     ${looked && html`<${Lag} key=${open} consumer=${looked} title=${titled(looked)} />`}

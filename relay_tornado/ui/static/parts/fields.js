@@ -108,11 +108,25 @@ export function Moment({ label, value, onValue, hint, wrong }) {
     <${Notes} id=${id} hint=${hint} wrong=${wrong} /></div>`;
 }
 
+/** Where a button behind rows adds one: the ref of the box around them. The focus goes to the first field of a new row, and once one is removed to
+ *  that button. `rows` is their selector, `length` how many there are. */
+export function useRows(rows, length) {
+  const box = useRef(null);
+  const before = useRef(length);
+  useEffect(() => {
+    if (length > before.current) [...box.current.querySelectorAll(rows)].at(-1).querySelector("input, select").focus();
+    else if (length < before.current) [...box.current.querySelectorAll("button")].at(-1).focus();
+    before.current = length;
+  }, [length]);
+  return box;
+}
+
 /** Names with values, in order, repeats and all: [[name, value], …]. */
 export function Pairs({ label, value, onValue, hint, wrong, add = "Add a header" }) {
   const id = useId();
+  const box = useRows(".pair", value.length);
   const put = (index, part, text) => onValue(value.map((pair, each) => (each === index ? pair.with(part, text) : pair)));
-  return html`<div class="field" role="group" aria-labelledby=${id}><span class="label" id=${id}>${label}</span>
+  return html`<div class="field" ref=${box} role="group" aria-labelledby=${id}><span class="label" id=${id}>${label}</span>
     ${value.map(([name, text], index) => html`<div class="pair" key=${index}>
       <input aria-label=${`Name ${index + 1}`} placeholder="Name" value=${name} ...${about(id, hint, wrong)}
           onInput=${(event) => put(index, 0, event.target.value)} />

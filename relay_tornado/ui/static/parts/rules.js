@@ -1,6 +1,7 @@
 // Rules, which say which events go to an output: as a list of conditions for the common cases, as JSON for all others.
 import { html, useState } from "../lib.js";
 import { Field } from "./basic.js";
+import { useRows } from "./fields.js";
 
 /** What a match of each type has beside its parameter. */
 const NEEDS = {
@@ -95,8 +96,9 @@ function Conditions({ value, onValue, form }) {
   const { join, conditions } = value;
   const put = (changes) => onValue(fromConditions({ ...value, ...changes }));
   const at = (index) => form.field.match(/^rules\.(?:and|or)\[(\d+)\]/)?.[1] === String(index);
+  const box = useRows(".condition", conditions.length);
   const add = () => put({ conditions: [...conditions, { source: "header", name: "", test: "value", text: "" }] });
-  return html`${conditions.length > 1 && html`<div class="row">An event goes there where <select aria-label="How many of the conditions have to hold"
+  return html`<div class="field" ref=${box}>${conditions.length > 1 && html`<div class="row">An event goes there where <select aria-label="How many of the conditions have to hold"
       value=${join} onChange=${(event) => put({ join: event.target.value })}><option value="and">all of these hold</option>
     <option value="or">one of these holds</option></select></div>`}
     ${conditions.length === 0 && html`<p class="soft">Every event goes there.</p>`}
@@ -104,7 +106,7 @@ function Conditions({ value, onValue, form }) {
         wrong=${at(index) ? form.wrong("rules") : ""}
       onValue=${(next) => put({ conditions: conditions.with(index, next) })}
           onRemove=${() => put({ conditions: conditions.toSpliced(index, 1) })} />`)}</ol>
-    <div><button type="button" class="button tiny" onClick=${add}>Add a condition</button></div>`;
+    <div><button type="button" class="button tiny" onClick=${add}>Add a condition</button></div></div>`;
 }
 
 const MORE = "These rules say more than a list of conditions can.";

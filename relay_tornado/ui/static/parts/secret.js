@@ -2,6 +2,7 @@
 // in any more, as behind a new secret for one's own token.
 import { html, signal, useEffect, useState } from "../lib.js";
 import { Button, Copy, Dialog } from "./basic.js";
+import { socketUrl } from "./names.js";
 
 /** The document of the token whose secret is shown, with that; null for none. */
 export const shownOnce = signal(null);
@@ -21,7 +22,8 @@ function Secret({ token }) {
     <p>This is the secret of <b>${token.description || token.key}</b>. The relay keeps a hash of it only: copy it now.</p>
     <dl class="addresses"><dt>Secret</dt><dd class="address"><code class="grow">${token.secret}</code>
       <${Copy} text=${token.secret} label="secret">Copy<//></dd>
-      <dt>Key</dt><dd class="address"><code class="grow">${token.key}</code><${Copy} text=${token.key} label="key" /></dd></dl>
+      <dt>Key</dt><dd class="address"><code class="grow">${token.key}</code><${Copy} text=${token.key} label="key" /></dd>
+      <dt>WebSocket</dt><dd class="address"><code class="grow">${socketUrl()}</code><${Copy} text=${socketUrl()} label="WebSocket URL" /></dd></dl>
     <p class="note warn" role="alert">${asked ? "Once this is closed, nobody can show it again. Is it copied?"
       : "Whoever has it may do what the token may. It goes into a password store or a file that only its user reads."}</p>
     <div class="row"><span class="grow"></span><${Button} kind="first" onPress=${close}>I have it<//></div>
