@@ -63,6 +63,10 @@ def test_a_body_in_another_charset(events: Page, sender: Sender) -> None:
     rows(events).filter(has_text="/bytes").click()
     expect(body.get_by_label("Body in hex")).to_contain_text("ff fe 61 00")
     expect(body).not_to_contain_text("UTF-8")
+    ids = {each["extra_path"]: each["id"] for each in sender.events()}
+    events.goto(f"/ui/compare/{ids['/latin']}/{ids['/wide']}")
+    expect(events.locator(".diff")).to_contain_text("Zoë")
+    expect(events.locator(".diff")).to_contain_text('{"name": "Zoë"}')
 
 
 def test_the_body_is_in_sight(events: Page, sender: Sender) -> None:

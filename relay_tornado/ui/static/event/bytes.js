@@ -35,36 +35,6 @@ export function utf8(bytes) {
 /** The text of any bytes, with U+FFFD for what is not UTF-8. */
 export const readable = (bytes) => lenient.decode(bytes);
 
-/** By which UTF-16 the mark at the beginning says that bytes are to be read; "" where there is none. */
-export const utf16 = ([first, second]) => (first === 0xff && second === 0xfe ? "utf-16le" : first === 0xfe && second === 0xff ? "utf-16be" : "");
-
-/** The text of bytes that call themselves this charset, and by what it was read: {text, charset}. UTF-8 is tried first, as many senders name a wrong
- *  charset, and is "" here; only UTF-16 comes before it: much of that would pass as UTF-8 with NULs. `text` is null where they are neither. */
-export function textOf(bytes, named) {
-  const wide = /^utf-?16/i.test(named);
-  const text = wide ? null : utf8(bytes);
-  if (text !== null) return { text, charset: "" };
-  try {
-    const decoder = new TextDecoder(named, { fatal: true });
-    return { text: decoder.decode(bytes), charset: decoder.encoding };
-  } catch {
-    return { text: wide ? utf8(bytes) : null, charset: "" };
-  }
-}
-
-/** Where the first byte stands that is not UTF-8; -1 where all are. */
-export function notUtf8(bytes) {
-  const text = readable(bytes);
-  for (let [at, from] = [0, 0]; ; at += 3) {
-    const index = text.indexOf("\ufffd", from);
-    if (index < 0) return -1;
-    at += encode(text.slice(from, index)).length;
-    // The character itself may have been sent.
-    if (latin1(bytes.subarray(at, at + 3)) !== "\xef\xbf\xbd") return at;
-    from = index + 1;
-  }
-}
-
 /** One character a byte, by its number. */
 export function latin1(bytes) {
   let text = "";

@@ -1,7 +1,8 @@
 // Two events side by side: what differs between their request lines, headers, fields and bodies.
 import { html, useMemo, useState } from "../lib.js";
 import { ApiError } from "../api.js";
-import { bodyOf, hexDump, utf8 } from "../event/bytes.js";
+import { bodyOf, hexDump } from "../event/bytes.js";
+import { textOf } from "../event/charset.js";
 import { decompress } from "../event/decompress.js";
 import { diffJson, diffLines, diffPairs } from "../event/diff.js";
 import { fields } from "../event/forms.js";
@@ -104,7 +105,7 @@ async function contentOf(log) {
   const [came, headers] = [bodyOf(log), headersOf(log)];
   const held = await decompress(came, headers);
   const bytes = held && !held.cut ? held.bytes : came;
-  const text = utf8(bytes);
+  const { text } = textOf(bytes, headers);
   return { came, bytes, text, node: node(text), type: mediaType(valueOf(headers, "Content-Type")).type };
 }
 

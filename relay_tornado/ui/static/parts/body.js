@@ -1,7 +1,8 @@
 // A body in the forms in which one wants to see it: tree, pretty, fields, picture, text, raw, hex. It is text here, whatever it calls itself; where it
 // came compressed, all but raw and hex show what it holds.
 import { html, useEffect, useMemo, useState } from "../lib.js";
-import { hex, hexDump, notUtf8, pictureType, readable, textOf, utf16, utf8 } from "../event/bytes.js";
+import { hex, hexDump, pictureType, readable, utf8 } from "../event/bytes.js";
+import { notUtf8, textOf } from "../event/charset.js";
 import { MOST, codingsOf, decompress, formsOf } from "../event/decompress.js";
 import { fields, multipart, partOf, valueText } from "../event/forms.js";
 import { mediaType, valueOf } from "../event/headers.js";
@@ -17,9 +18,6 @@ const PART = 100_000;
 const MORE_HEX = 262_144;
 /** Larger texts are not parsed without being asked for. */
 const MAX_PARSED = 4_000_000;
-
-/** The types of what has to be text. */
-const TEXT = /^text\/|[/+](json|xml)$|^application\/x-www-form-urlencoded$/;
 
 /** The first `count` parts of a text, cut behind a line where that is possible, and how much is left. */
 function partsOf(text, count) {
@@ -105,8 +103,7 @@ function Wrong({ error }) {
 function looked(came, held, headers, all) {
   const bytes = held?.bytes ?? came;
   const { type, parameters } = mediaType(valueOf(headers, "Content-Type"));
-  const isText = TEXT.test(type);
-  const { text, charset } = textOf(bytes, ((isText || !type) && utf16(bytes)) || (parameters.get("charset") ?? ""));
+  const { text, charset } = textOf(bytes, headers);
   const found = { text, charset, views: [], error: null, wrongByte: -1 };
   const picture = pictureType(type, bytes);
   if (picture) {
@@ -138,7 +135,7 @@ function looked(came, held, headers, all) {
       found.views.push("Pretty");
     }
   }
-  if (text === null && isText && !held?.cut && (held || !codingsOf(headers).length)) found.wrongByte = notUtf8(bytes);
+  if (text === null && !held?.cut && (held || !codingsOf(headers).length)) found.wrongByte = notUtf8(bytes, headers);
   if (held && text !== "") found.views.push(text === null ? "Hex, decompressed" : "Text");
   found.views.push(...(text && !held ? ["Raw", "Hex"] : ["Hex", "Raw"]));
   return found;
