@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -152,10 +153,29 @@ def test_dead_letters(clients: Page, demo: Demo) -> None:
     assert (mailer["dead"], mailer["parked"]) == (0, 1)
 
 
-def test_lag_over_time_and_deletion(clients: Page, demo: Demo) -> None:
-    """A consumer's lag is a plot; it is deleted once its name was typed."""
+def test_lag_where_nothing_was_measured(clients: Page) -> None:
+    """The plot has a gap there. Where the relay ran, a consumer without a lag was not behind."""
+    at = time.time() // 10 * 10 + 1000
+    answers = {
+        True: {"from": at, "step": 10, "series": {"lag": [40, None, None, 35]}},
+        False: {"from": at - 10, "step": 10, "series": {"events": [None, 0, 0, None, 0]}},
+    }
+    clients.route("**/v1/series?*", lambda route: route.fulfill(json=answers["consumer=" in route.request.url]))
     clients.get_by_role("button", name="Lag of mailer over time").click()
-    expect(clients.get_by_role("img", name=re.compile("^Lag of mailer, in events, now: events [0-9]+"))).to_be_visible()
+    clients.get_by_role("button", name="show as table").click()
+    values = clients.get_by_role("region", name="Lag of mailer, in events: values")
+    expect(values.locator("td.num")).to_have_text(["35", "–", "0", "40"])
+
+
+def test_lag_over_time_and_deletion(clients: Page, demo: Demo) -> None:
+    """A consumer's lag is a plot, in sight wherever its row is; it is deleted once its name was typed."""
+    clients.set_viewport_size({"width": 390, "height": 700})
+    button = clients.get_by_role("button", name="Lag of mailer over time")
+    button.click()
+    plot = clients.get_by_role("img", name=re.compile("^Lag of mailer, in events, now: events [0-9]+"))
+    expect(plot).to_be_in_viewport(ratio=1)
+    clients.keyboard.press("Escape")
+    expect(button).to_be_focused()
     demo.client("leaver/1.0", buckets=["orders"], consumer="leaver").close()
     clients.get_by_role("button", name="Delete leaver").click()
     dialog = clients.get_by_role("dialog", name="Delete the consumer leaver?")

@@ -1,7 +1,7 @@
 // The consumers of a bucket: where each stands, how far behind it is, and what can be done with it.
 import { html, useState } from "../lib.js";
 import { get, remove, v1 } from "../api.js";
-import { Badge, Button, Confirm, Empty, Loading, Problem, Time, duration, number, tell, useLoaded } from "./basic.js";
+import { Badge, Button, Confirm, Dialog, Empty, Loading, Problem, Time, duration, number, tell, useLoaded } from "./basic.js";
 import { called, consumerPath, outputOf, reference, useNames } from "./called.js";
 import { DeadLetters } from "./dead.js";
 import { bucketLink } from "./names.js";
@@ -14,22 +14,28 @@ export const EVERY = 5;
 const KINDS = { client: "client", token: "token", output: "output" };
 const ACKS = { explicit: "acked one by one", receipt: "moved by receipts", forward: "the relay sends" };
 
-/** The lag of one consumer over the last hour, or day. */
-function Lag({ consumer, title }) {
+/** The lag of a consumer over a time. A step in which it was not behind has no lag, and neither has one in which nothing was measured; but a measure of
+ *  the bucket's events there is whenever the relay ran. */
+async function loadLag({ bucket_id: bucket, created_at: since, ...consumer }, span, abort) {
+  const [{ from, step, series }, events] = await Promise.all([
+    get(v1("series"), { span, bucket, consumer: reference(consumer) }, abort), get(v1("series"), { span, bucket }, abort),
+  ]);
+  const shift = (from - events.from) / step;
+  const unknown = (at) => from + (at + 1) * step <= since || events.series.events?.[at + shift] == null;
+  return { from, step, values: (series.lag ?? []).map((value, at) => value ?? (unknown(at) ? null : 0)) };
+}
+
+/** A dialog with the lag of one consumer over the last hour, or day. */
+function Lag({ consumer, title, onClose }) {
   const [span, setSpan] = useState("hour");
-  const [data, error, again] = useLoaded(
-    (abort) => get(v1("series"), { span, bucket: consumer.bucket_id, consumer: reference(consumer) }, abort),
-    { every: 10, on: [span] },
-  );
-  if (error) return html`<${Problem} error=${error} retry=${again} />`;
-  if (!data) return html`<${Loading} />`;
-  // What is not behind is not measured.
-  const values = (data.series.lag ?? []).map((value, at) => value ?? (data.from + (at + 1) * data.step > consumer.created_at ? 0 : null));
-  return html`<div class="stack"><div class="row choices" role="group" aria-label="Time that is shown">${["hour", "day"].map((name) =>
+  const [data, error, again] = useLoaded((abort) => loadLag(consumer, span, abort), { every: 10, on: [span] });
+  return html`<${Dialog} title=${`Lag of ${title}`} onClose=${onClose} wide>
+    <div class="row choices" role="group" aria-label="Time that is shown">${["hour", "day"].map((name) =>
       html`<button type="button" key=${name} class="button tiny" aria-pressed=${span === name} onClick=${() => setSpan(name)}>Last ${name}
         </button>`)}</div>
-    <${Plot} title=${`Lag of ${title}, in events`} unit=${COUNT} from=${data.from} step=${data.step} fold="highest" level=${3}
-      series=${[{ label: "events", values }]} /></div>`;
+    <${Problem} error=${error} retry=${again} />
+    ${data ? html`<${Plot} title=${`Lag of ${title}, in events`} unit=${COUNT} from=${data.from} step=${data.step} fold="highest" level=${3}
+      series=${[{ label: "events", values: data.values }]} />` : !error && html`<${Loading} />`}<//>`;
 }
 
 function Where({ consumer }) {
@@ -52,7 +58,7 @@ function Now({ consumer, bucket }) {
   return html`<${Badge} kind=${still ? "warn" : "good"}>${still || "sending"}<//>`;
 }
 
-function Consumer({ consumer, bucket, title, open, bucketToo, act }) {
+function Consumer({ consumer, bucket, title, bucketToo, act }) {
   const behind = consumer.lag.events;
   const home = { id: consumer.bucket_id, name: consumer.bucket_name };
   return html`<tr>
@@ -68,8 +74,7 @@ function Consumer({ consumer, bucket, title, open, bucketToo, act }) {
     <td class="num" data-label="Dead">${consumer.dead ? html`<button type="button" class="button tiny danger" aria-label=${`Dead letters of ${title}: ${consumer.dead}`}
       onClick=${() => act("dead")}>${number(consumer.dead)}</button>` : html`<span class="soft">0</span>`}</td>
     <td class="acts"><div class="row">
-      <button type="button" class="button tiny" aria-expanded=${open} aria-label=${`Lag of ${title} over time`}
-        onClick=${() => act("lag")}>Lag</button>
+      <button type="button" class="button tiny" aria-label=${`Lag of ${title} over time`} onClick=${() => act("lag")}>Lag…</button>
       <button type="button" class="button tiny" aria-label=${`Move ${title}`} onClick=${() => act("seek")}>Move…</button>
       ${consumer.kind === "client" && html`<button type="button" class="button tiny danger" aria-label=${`Delete ${title}`}
         onClick=${() => act("delete")}>Delete…</button>`}</div></td>
@@ -82,15 +87,9 @@ const keyOf = ({ bucket_id, kind, name }) => `${bucket_id} ${kind} ${name}`;
 
 /** A table of consumers as REST has them, the slowest first. `buckets` and `tokens` are for their names; `again` loads anew what was changed. */
 export function ConsumerTable({ consumers, buckets = [], tokens, bucketToo = false, again }) {
-  const [open, setOpen] = useState("");
   const [action, setAction] = useState(null);
   const bucketOf = (consumer) => buckets.find(({ id }) => id === consumer.bucket_id);
   const titled = (consumer) => called(consumer, bucketOf(consumer), tokens);
-  const looked = consumers.find((each) => keyOf(each) === open);
-  const act = (consumer) => (what) => {
-    if (what === "lag") setOpen(open === keyOf(consumer) ? "" : keyOf(consumer));
-    else setAction({ what, consumer });
-  };
   const close = () => setAction(null);
   const title = action && titled(action.consumer);
   const drop = async () => {
@@ -102,10 +101,10 @@ export function ConsumerTable({ consumers, buckets = [], tokens, bucketToo = fal
       <thead><tr><th scope="col">Consumer</th>${bucketToo && html`<th scope="col">Bucket</th>`}<th scope="col">Now</th><th scope="col">Done up to</th>
         <th scope="col" class="num">Behind</th><th scope="col" class="num">Waiting</th><th scope="col" class="num">Dead</th><th
           scope="col" class="acts">Actions</th></tr></thead>
-      <tbody>${consumers.toSorted(bySlowness).map((consumer) => html`<${Consumer} key=${keyOf(consumer)} consumer=${consumer} bucket=${bucketOf(consumer)} title=${titled(consumer)} open=${
-        open === keyOf(consumer)} bucketToo=${bucketToo} act=${act(consumer)} />`)}</tbody>
+      <tbody>${consumers.toSorted(bySlowness).map((consumer) => html`<${Consumer} key=${keyOf(consumer)} consumer=${consumer} bucket=${bucketOf(consumer)} title=${titled(consumer)} bucketToo=${
+        bucketToo} act=${(what) => setAction({ what, consumer })} />`)}</tbody>
     </table></div>
-    ${looked && html`<${Lag} key=${open} consumer=${looked} title=${titled(looked)} />`}
+    ${action?.what === "lag" && html`<${Lag} consumer=${action.consumer} title=${title} onClose=${close} />`}
     ${action?.what === "seek" && html`<${Seek} consumer=${action.consumer} title=${title} onMoved=${again} onClose=${close} />`}
     ${action?.what === "dead" && html`<${DeadLetters} consumer=${action.consumer} title=${title} onChanged=${again} onClose=${close} />`}
     ${action?.what === "delete" && html`<${Confirm} title=${`Delete the consumer ${title}?`} action="Delete" typed=${action.consumer.name}
