@@ -127,6 +127,19 @@ def test_what_is_wrong_stands_at_its_field(signed_in: Page, watch: Watch) -> Non
     page.get_by_role("button", name="Cancel").click()
 
 
+def test_a_key_is_spoken_of_where_the_code_has_one(signed_in: Page) -> None:
+    """Of what goes with a secret alone, the page does not say to take the token's key."""
+    page = signed_in
+    make(page, "keyed")
+    page.goto("/ui/buckets/keyed/connect")
+    note = page.get_by_role("paragraph").filter(has_text="Put a token's secret")
+    for reader in ("Node", "Python", "relay forward", "relay listen", "curl"):
+        page.get_by_role("tab", name=reader).click()
+        expect(page.get_by_label(f"{reader} code", exact=True)).to_contain_text("YOUR_SECRET")
+        keyed = reader in ("Node", "Python")
+        (expect(note).to_contain_text if keyed else expect(note).not_to_contain_text)("take its key")
+
+
 def test_snippets_work_as_they_are(signed_in: Page, relay: Relay, administrator: str, tmp_path: Path) -> None:
     """What is copied from the page sends an event, and reads it, with the secret put in."""
     page = signed_in

@@ -75,15 +75,17 @@ function Reading({ bucket }) {
   const [, write, about] = READERS.find(([name]) => name === reader);
   const streamed = streamUrl(bucket);
   const values = { relay: relayUrl(), socket: socketUrl(), streamed, key: session.value.key || snippets.KEY, name: bucket.name };
+  const code = write(values);
+  const keyed = code.includes(values.key);
   return html`<section class="card stack"><h2>Read from it</h2>
     <${Switch} label="Ways to read" tabs=${READERS.map(([name]) => name)} value=${reader} onValue=${setReader} />
     <div class="stack" role="tabpanel" aria-label=${reader}><p class="soft small">${about}</p>
-      <${Code} text=${write(values)} label=${`${reader} code`} /></div>
+      <${Code} text=${code} label=${`${reader} code`} /></div>
     <p class="note small">Put a token's secret for <code>${snippets.SECRET}</code>: the relay keeps none that it could show.
       ${session.value.administrator
-        ? html` <a href=${link("/tokens", { bucket: bucket.name })}>Make a token for this bucket</a>, and take its key, too${
-          !session.value.key && html`, for <code>${snippets.KEY}</code>`}.`
-        : " The key is that of the token that you are signed in with."}</p>
+        ? html` <a href=${link("/tokens", { bucket: bucket.name })}>Make a token for this bucket</a>${keyed && html`, and take its key, too${
+          !session.value.key && html`, for <code>${snippets.KEY}</code>`}`}.`
+        : keyed && " The key is that of the token that you are signed in with."}</p>
     ${!bucket.stream && html`<p class="note warn small">This bucket's stream is off: nothing comes over WebSockets. <a
         href=${bucketLink(bucket, "settings")}>Settings</a></p>`}
   </section>`;
