@@ -24,7 +24,7 @@ from click.core import ParameterSource
 from relay_tornado.cli import answers
 from relay_tornado.cli.answers import Refused
 from relay_tornado.cli.errors import ASKED_URL
-from relay_tornado.cli.lazy_imports import structlog_alone
+from relay_tornado.cli.lazy_imports import import_uncollected, structlog_alone
 from relay_tornado.cli.printing import note
 from relay_tornado.errors import Locked, NotFound, Unavailable
 from relay_tornado.storage.lock import read_owner
@@ -265,6 +265,7 @@ class _Offline:
         """Raises StartupError, of which Locked is a subclass."""
         structlog_alone()
         # Imported here, so that commands that find a running relay start faster.
+        import_uncollected("relay_tornado.engine")
         import asyncio
         import dataclasses
 

@@ -7,7 +7,6 @@ Exit codes: 0 done; 1 the relay refused or failed (the line on stderr says why);
 from __future__ import annotations
 
 import errno
-import importlib
 import os
 import re
 import signal
@@ -35,7 +34,7 @@ from relay_tornado.cli.errors import (
     near_only,
 )
 from relay_tornado.cli.flags import in_flags
-from relay_tornado.cli.lazy_imports import structlog_alone
+from relay_tornado.cli.lazy_imports import import_uncollected, structlog_alone
 from relay_tornado.cli.streams import escape_unknown, open_closed
 from relay_tornado.errors import NO_THREAD, RelayError
 
@@ -122,7 +121,7 @@ class Commands(click.Group):
         module, name = self.places[cmd_name][0].split(":")
         if cmd_name == "serve":
             structlog_alone()
-        command: click.Command = getattr(importlib.import_module(module), name)
+        command: click.Command = getattr(import_uncollected(module), name)
         return command
 
     def resolve_command(

@@ -1,8 +1,24 @@
-"""Imports of which only a part is executed, so that commands start faster."""
+"""Imports that do less than Python's own, so that commands start faster."""
 
 from __future__ import annotations
 
+import gc
+import importlib
 import sys
+from types import ModuleType
+
+
+def import_uncollected(name: str) -> ModuleType:
+    """Imports a module without garbage collections meanwhile. They would take a tenth of a relay's start and find
+    hardly anything, as imported code stays. So later collections leave out all objects that exist by then."""
+    if name in sys.modules or not gc.isenabled():
+        return importlib.import_module(name)
+    gc.disable()
+    try:
+        return importlib.import_module(name)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def structlog_alone() -> None:

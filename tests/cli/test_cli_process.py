@@ -152,6 +152,39 @@ def test_the_relays_own_code_takes_no_rich_along(tmp_path: Path) -> None:
     assert taken == [(True, False), (True, False), (True, True)]
 
 
+COLLECTIONS = """
+import gc, sys
+from relay_tornado.cli import main
+
+name, *arguments = sys.argv[1:]
+meanwhile = []
+
+def note(phase, info):
+    module = sys.modules.get(name)
+    if phase == "start" and module is not None and module.__spec__._initializing:
+        meanwhile.append(info["generation"])
+
+gc.callbacks.append(note)
+main(arguments, standalone_mode=False)
+print(name in sys.modules, len(meanwhile), gc.isenabled(), gc.get_freeze_count() > 10_000, file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments"),
+    [("relay_tornado.app", ("serve", "--help")), ("relay_tornado.engine", ("bucket", "list", "--json"))],
+)
+def test_no_garbage_is_collected_during_the_largest_imports(
+    tmp_path: Path, module: str, arguments: tuple[str, ...]
+) -> None:
+    """Later collections, which take place again, leave out what was imported."""
+    relay = Relay(tmp_path / "data")
+    relay.command("bucket", "create", "orders")
+    command = [sys.executable, "-c", COLLECTIONS, module, *arguments]
+    run = subprocess.run(command, env=relay.environment(), capture_output=True, text=True, timeout=TIMEOUT)
+    assert (run.returncode, run.stderr) == (0, "True 0 True True\n")
+
+
 def test_the_module_is_the_command() -> None:
     """`python -m relay_tornado` is `relay`."""
     command = [sys.executable, "-m", "relay_tornado", "--version"]
