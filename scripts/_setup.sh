@@ -63,13 +63,17 @@ setup_is_usable() {
 }
 
 setup_install() {
-    rm -f "$venv/stamp"
     if ! setup_is_usable; then
         python=$(setup_find_python) || return 1
+        if [ -L "$venv" ]; then
+            setup_say ".venv was a link to $(readlink "$venv"), which stays as it is"
+            rm "$venv"
+        fi
         setup_say "making .venv with $python"
         "$python" -m venv --clear "$venv" >&2 || return 1
         echo "$root" >"$venv/made-in"
     fi
+    rm -f "$venv/stamp"
     setup_say "installing what requirements.lock says"
     set -- "$venv/bin/python" -m pip --disable-pip-version-check --quiet install --no-input
     "$@" --require-hashes -r "$root/requirements.lock" >&2 || return 1

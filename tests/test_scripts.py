@@ -127,6 +127,25 @@ def test_a_moved_clone_gets_a_new_venv(clone: Clone) -> None:
     assert "making .venv" in clone.serve().stderr
 
 
+def test_the_venv_of_another_clone_is_left_alone(clone: Clone, tmp_path: Path) -> None:
+    """A .venv that is a link to another clone's, as in a work tree, is replaced by a directory."""
+    clone.python("python3", "3.12")
+    clone.serve()
+    venv = clone.root / ".venv"
+    venv.rename(tmp_path / "other")
+    for name in ("made-in", "stamp"):
+        file = tmp_path / "other" / name
+        file.write_text(file.read_text().replace(str(clone.root), "/another/clone"))
+    venv.symlink_to(tmp_path / "other")
+    before = sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "other").rglob("*"))
+    run = clone.serve()
+    assert (run.returncode, clone.installs()) == (0, 1)
+    assert f"link to {tmp_path}/other, which stays as it is" in run.stderr
+    assert not venv.is_symlink()
+    assert (venv / "made-in").read_text() == f"{clone.root}\n"
+    assert sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "other").rglob("*")) == before
+
+
 def test_a_way_by_a_symlink_is_no_move(clone: Clone, tmp_path: Path) -> None:
     """Neither to the clone, whose .venv may be in use, nor to the script itself."""
     clone.python("python3", "3.12")
