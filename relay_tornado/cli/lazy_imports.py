@@ -9,8 +9,9 @@ from types import ModuleType
 
 
 def import_uncollected(name: str) -> ModuleType:
-    """Imports a module without garbage collections meanwhile. They would take a tenth of a relay's start and find
-    hardly anything, as imported code stays. So later collections leave out all objects that exist by then."""
+    """Imports a module without garbage collections meanwhile, which would find hardly anything, as imported code stays.
+    For that reason later collections leave out all objects that exist by then, also the one at the process's end. That
+    saves a quarter of a command's processor time."""
     if name in sys.modules or not gc.isenabled():
         return importlib.import_module(name)
     gc.disable()
