@@ -7,7 +7,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +80,16 @@ def _at_the_url(data: Path, owner: Owner | None, public_url: str | None, idle: f
         with closing(Relay(data, create=False)) as relay:
             info = relay.call("relay.info")
             place = Place(public_url or info["url"] or info["address"], info["instance"])
-            with _token(relay, idle) as credentials:
+            with ExitStack() as stack:
+                try:
+                    credentials = stack.enter_context(_token(relay, idle))
+                except RelayError as error:
+                    # Such as a full disk; what else is wrong is looked at all the same.
+                    says = f"no token can be created, so a socket is not watched: {error}"
+                    return [
+                        Finding("token", "fail", says, "the log of the relay may say why"),
+                        *asyncio.run(_look(place, None, 0)),
+                    ]
                 if idle:
                     note(f"watching a socket for {idle:.0f} s")
                 return asyncio.run(_look(place, credentials, idle))

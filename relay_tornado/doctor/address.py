@@ -1,4 +1,5 @@
-"""Checks the relay's public URL: whether it leads to this relay, its certificate, and the proxies in front."""
+"""Checks the relay's public URL: whether it leads to this relay, its certificate, and the proxies in front; and whether
+that relay can commit events."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest
+from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest, HTTPResponse
 from tornado.iostream import UnsatisfiableReadError
 from tornado.websocket import WebSocketClientConnection, WebSocketError, websocket_connect
 
@@ -87,6 +88,7 @@ async def look(place: Place, credentials: tuple[str, str] | None, idle: float) -
     yield found
     if found.level == "fail":
         return
+    yield await ready(place)
     yield await streams(place)
     async for finding in socket(place, credentials, idle):
         yield finding
@@ -123,8 +125,7 @@ async def leads_here(place: Place) -> Finding:
     name, url = "url", f"{place.url}/healthz"
     began = time.monotonic()
     try:
-        client = AsyncHTTPClient(force_instance=True, max_body_size=_LARGEST)
-        answer = await client.fetch(_request(place, url), raise_error=False)
+        answer = await _fetch(place, url)
     except _ODD as error:
         return Finding(
             name,
@@ -157,6 +158,26 @@ async def leads_here(place: Place) -> Finding:
         )
     where = "leads to this relay" if place.instance else "is answered by a relay"
     return Finding(name, "ok", f"{place.url} {where}, in {(time.monotonic() - began) * 1000:.0f} ms")
+
+
+async def ready(place: Place) -> Finding:
+    """What the relay's /readyz says: whether it can commit events, and whether committed ones are missing."""
+    name, url = "ready", f"{place.url}/readyz"
+    try:
+        found = json.loads((await _fetch(place, url)).body)
+        is_ready, missing = found["status"] == "ready", found.get("events_missing")
+        problem = "" if is_ready else found["problem"]
+    except (*_ODD, RecursionError, KeyError, TypeError, AttributeError):
+        says = f"{url} is not answered by the relay, which would say whether it can commit events"
+        remedy = "have the proxy in front pass /readyz on, or ask the relay for it on its own machine"
+        return Finding(name, "warn", says, remedy)
+    if not is_ready:
+        says = f"events can't be committed, so senders get 503 or 507: {problem}"
+        return Finding(name, "fail", says, "docs/operations.md says what to do (RelayNotReady)")
+    if missing is not None:
+        says = f"events can be committed, but {missing} committed ones were missing when the relay started"
+        return Finding(name, "warn", says, "docs/operations.md says what to do (RelayEventsMissing)")
+    return Finding(name, "ok", "events can be committed")
 
 
 async def streams(place: Place) -> Finding:
@@ -210,7 +231,7 @@ async def socket(place: Place, credentials: tuple[str, str] | None, idle: float)
         return
     try:
         if credentials is None:
-            yield Finding("socket", "ok", "opens; without a running relay here it can't be kept open to watch it")
+            yield Finding("socket", "ok", "opens; without a token of its relay it can't be kept open to watch it")
             return
         began = time.monotonic()
         try:
@@ -269,6 +290,12 @@ async def _watch(connection: WebSocketClientConnection, idle: float) -> Finding:
 
 async def _connect(place: Place) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     return await asyncio.open_connection(place.host, place.port, ssl=_context(place))
+
+
+async def _fetch(place: Place, url: str) -> HTTPResponse:
+    """The answer, whatever its status. Raises the errors in `_ODD`."""
+    client = AsyncHTTPClient(force_instance=True, max_body_size=_LARGEST)
+    return await client.fetch(_request(place, url), raise_error=False)
 
 
 def _request(place: Place, url: str) -> HTTPRequest:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import trustme
@@ -17,7 +18,7 @@ from tornado.web import Application
 from tornado.websocket import WebSocketHandler
 
 from relay_tornado.doctor import address
-from relay_tornado.doctor.address import Place, look, streams
+from relay_tornado.doctor.address import Place, look, ready, streams
 from relay_tornado.doctor.finding import Finding
 from relay_tornado.handlers.listener import Entrance
 from relay_tornado.ids import hash_secret, new_secret, new_uuid
@@ -80,10 +81,33 @@ async def test_a_relay_in_order() -> None:
         said = await examined(place, 0.3, await credentials(site))
         unwatched = await examined(place, 0.3)
         refused = await examined(place, 0.3, ("key", "wrong"))
-    assert {name: each.level for name, each in said.items()} == dict.fromkeys(("url", "bodies", "socket", "idle"), "ok")
+    asked = ("url", "ready", "bodies", "socket")
+    assert {name: each.level for name, each in said.items()} == dict.fromkeys((*asked, "idle"), "ok")
     assert "leads to this relay" in said["url"].says
-    assert {name: each.level for name, each in unwatched.items()} == dict.fromkeys(("url", "bodies", "socket"), "ok")
-    assert {name: each.level for name, each in refused.items()} == {"url": "ok", "bodies": "ok", "socket": "fail"}
+    assert {name: each.level for name, each in unwatched.items()} == dict.fromkeys(asked, "ok")
+    assert {name: each.level for name, each in refused.items()} == {**dict.fromkeys(asked, "ok"), "socket": "fail"}
+
+
+@pytest.mark.gen_test
+async def test_what_a_relay_says_of_itself() -> None:
+    """A problem fails, with its words; missing events are a warning; what is no relay's answer is one, too."""
+    async with edge() as site:
+        place = Place(f"http://127.0.0.1:{site.port}", "i-1")
+        site.store.problem = "the disk is full"
+        full = (await examined(place))["ready"]
+        site.store.problem, site.store.loss = "", SimpleNamespace(events=7)
+        lost = (await examined(place))["ready"]
+    assert (full.level, "the disk is full" in full.says, "RelayNotReady" in full.remedy) == ("fail", True, True)
+    assert (lost.level, "7 committed" in lost.says, "RelayEventsMissing" in lost.remedy) == ("warn", True, True)
+    for answer in (b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\n{}", b"HTTP/1.1 503 No\r\n\r\nno", b""):
+
+        async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answer: bytes = answer) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(answer)
+
+        async with answering(talk) as port:
+            found = await ready(Place(f"http://127.0.0.1:{port}"))
+        assert (found.level, "is not answered by the relay" in found.says) == ("warn", True)
 
 
 @pytest.mark.gen_test
@@ -94,7 +118,8 @@ async def test_another_relay_answers() -> None:
         any_will_do = await examined(Place(f"http://localhost:{site.port}"), 0, await credentials(site))
     assert {name: each.level for name, each in said.items()} == {"url": "fail"}
     assert "another relay" in said["url"].says
-    assert {name: each.level for name, each in any_will_do.items()} == dict.fromkeys(("url", "bodies", "socket"), "ok")
+    asked = ("url", "ready", "bodies", "socket")
+    assert {name: each.level for name, each in any_will_do.items()} == dict.fromkeys(asked, "ok")
     assert "is answered by a relay" in any_will_do["url"].says
 
 
@@ -256,6 +281,7 @@ def test_a_proxy_that_collects_bodies_and_cuts_sockets(tmp_path: Path) -> None:
     said = asyncio.run(run())
     assert {name: each.level for name, each in said.items()} == {
         "url": "ok",
+        "ready": "ok",
         "bodies": "warn",
         "socket": "ok",
         "idle": "fail",
@@ -279,5 +305,10 @@ async def test_a_proxy_without_websockets() -> None:
 
     async with answering(talk) as port:
         said = await examined(Place(f"http://127.0.0.1:{port}", "i-1"), 1, ("k", "s"))
-    assert {name: each.level for name, each in said.items()} == {"url": "ok", "bodies": "warn", "socket": "fail"}
+    assert {name: each.level for name, each in said.items()} == {
+        "url": "ok",
+        "ready": "warn",
+        "bodies": "warn",
+        "socket": "fail",
+    }
     assert "413" in said["bodies"].says

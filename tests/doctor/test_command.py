@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import resource
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import pytest
+
+from relay_tornado.errors import RelayError
 from tests.acceptance.relay import TIMEOUT, Relay, wait_for
 
 
@@ -26,6 +31,21 @@ def test_a_relay_that_runs(disk_path: Path) -> None:
     with Relay(disk_path / "data", public_url="http://127.0.0.1:9") as relay:
         run = relay.run("doctor", "--idle", "0")
         assert (run.returncode, "http://127.0.0.1:9/healthz does not answer" in run.stdout) == (3, True)
+
+
+def test_a_relay_that_can_store_nothing(tmp_path: Path) -> None:
+    """What that relay says of itself is said, although no token can be created to watch a socket with."""
+    with Relay(tmp_path / "data") as relay:
+        relay.create_bucket("orders")
+        resource.prlimit(relay.pid, resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
+        with pytest.raises(RelayError):
+            relay.create_token()
+        run = relay.run("doctor", "--idle", "1", "--json")
+        said = {each["name"]: each for each in json.loads(run.stdout)}
+        assert run.returncode == 3
+        assert "events can't be committed" in said["ready"]["says"]
+        assert (said["token"]["level"], said["url"]["level"], said["socket"]["level"]) == ("fail", "ok", "ok")
+        assert "idle" not in said
 
 
 def test_the_token_for_its_socket(tmp_path: Path) -> None:
