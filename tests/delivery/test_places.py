@@ -229,6 +229,17 @@ async def test_unsubscribe() -> None:
     assert delivery.positions() == {}
 
 
+def wait_before_sections(monkeypatch: pytest.MonkeyPatch, world: World) -> None:
+    """Whoever reads the log waits for its turn before each section, as in a storm of reconnects."""
+    run = world.deliveries._shared.pacing.run
+
+    async def later(section: Any, behind: int) -> Any:
+        await quiet(3)
+        return await run(section, behind)
+
+    monkeypatch.setattr(world.deliveries._shared.pacing, "run", later)
+
+
 @pytest.mark.gen_test
 async def test_nothing_follows_an_unsubscribe(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not even what was read before it and waited for its turn, whenever it comes."""
@@ -237,13 +248,7 @@ async def test_nothing_follows_an_unsubscribe(monkeypatch: pytest.MonkeyPatch) -
         world = World()
         await world.bucket()
         await world.append(3)
-        pacing = world.deliveries._shared.pacing
-
-        async def later(section: Any, behind: int, run: Any = pacing.run) -> Any:
-            await quiet(3)
-            return await run(section, behind)
-
-        monkeypatch.setattr(pacing, "run", later)
+        wait_before_sections(monkeypatch, world)
         reader, delivery, _ = await world.subscribe("orders", since="earliest")
         await quiet(turns)
         delivery.unsubscribe(control.Unsubscribe(("orders",)))
@@ -253,6 +258,22 @@ async def test_nothing_follows_an_unsubscribe(monkeypatch: pytest.MonkeyPatch) -
         assert reader.seqs() == before
         seen.add(len(before))
     assert seen == {0, 3}
+
+
+@pytest.mark.gen_test
+async def test_a_second_subscribe_loses_nothing_that_waited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It continues behind what was written, not behind what was read and waited for its turn."""
+    for turns in range(30):
+        world = World()
+        await world.bucket()
+        await world.append(3)
+        wait_before_sections(monkeypatch, world)
+        reader, delivery, _ = await world.subscribe("orders", since="earliest")
+        await quiet(turns)
+        await world.subscribe("orders", reader=reader, replaces=delivery)
+        await until(lambda seen=reader.seqs: len(seen()) == 3)
+        await quiet()
+        assert reader.seqs() == [1, 2, 3]
 
 
 def test_no_end_of_names_is_unsubscribed(monkeypatch: pytest.MonkeyPatch) -> None:

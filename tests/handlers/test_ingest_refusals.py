@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from relay_tornado import errors
-from relay_tornado.handlers import tornado_connection
+from relay_tornado.handlers import ingest, tornado_connection
 from relay_tornado.model import BucketAuth
 from relay_tornado.transport import direct
 from tests.handlers.edge import BUCKET, URL, HeldLog, edge
@@ -117,8 +117,22 @@ async def test_a_slow_sender_is_cut() -> None:
         reply = await raw.reply()
         assert (reply.status, reply.header("Connection")) == (408, "close")
         assert await raw.closed() == b""
+        assert site.counters.rejections["timeout"] == 1
         assert site.site.ingest.buffered == 0
         assert await site.events() == []
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("sent", [request(URL, b"x" * 200_000)[:-1], request(URL + b"x", b"x" * 200_000)[:-1]])
+async def test_a_refused_sender_that_stalls_is_cut(sent: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long before a body that is taken would be late."""
+    for module in (ingest, direct):
+        monkeypatch.setattr(module, "DISCARD_TIME", 0.2)
+    async with edge(max_body=100_000, body_timeout=3600.0) as site, Raw(site.port) as raw:
+        raw.send(sent)
+        assert (await raw.reply()).header("Connection") == "close"
+        assert await raw.closed() == b""
+        await until(lambda: not site.site.listener.connections, timeout=30)
 
 
 @pytest.mark.gen_test

@@ -10,18 +10,23 @@ import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import structlog
 import websockets
+from tornado.iostream import IOStream, StreamClosedError
 
 from relay_tornado import rate_limits
 from relay_tornado.errors import StartupError
 from relay_tornado.handlers.listener import _ACCEPT_PAUSE, Listener
-from relay_tornado.handlers.tornado_connection import TornadoConnection
+from relay_tornado.handlers.tornado_connection import Limits, TornadoConnection
 from relay_tornado.ids import format_id, hash_secret, new_secret
 from relay_tornado.model import Token
+from relay_tornado.proxy_trust import ProxyTrust
+from relay_tornado.settings import Settings
+from relay_tornado.transport.direct import NEVER
 from tests.failing import lose_timers
 from tests.handlers.edge import URL, edge
 from tests.handlers.raw import Raw, request
@@ -312,6 +317,30 @@ async def test_a_dropped_body_has_its_time_whatever_is_unread() -> None:
                 assert await asyncio.get_running_loop().sock_recv(client, 65536)
                 await asyncio.sleep(0)
             await until(lambda: not site.site.listener.connections, timeout=30)
+
+
+@pytest.mark.gen_test
+async def test_who_has_read_all_there_is_waits_for_the_rest() -> None:
+    """Between two parts of an answer, its client has nothing to read, and no deadline."""
+    ours, theirs = socket.socketpair()
+    owner: Any = SimpleNamespace(trust=ProxyTrust(), forget=lambda connection: None)
+    connection, client = TornadoConnection(ours, "192.0.2.1", Limits.of(Settings()), owner), IOStream(theirs)
+    size = 4 << 20
+    for _ in range(2):
+        connection.arrived()
+        writing = asyncio.ensure_future(connection.write(b"x" * size))
+        assert connection.deadline < NEVER
+        await asyncio.wait_for(client.read_bytes(size), 60)
+        await asyncio.wait_for(writing, 60)
+        connection.expire()
+        assert not connection.closed()
+        assert connection.deadline == NEVER
+    writing = asyncio.ensure_future(connection.write(b"x" * size))
+    connection.expire()
+    assert connection.closed()
+    with pytest.raises(StreamClosedError):
+        await writing
+    client.close()
 
 
 @pytest.mark.gen_test(timeout=60)

@@ -195,6 +195,9 @@ async def test_a_token_that_is_revoked_while_its_stream_begins(monkeypatch: pyte
             await site.edge.registry.delete("token", hash_secret(secret))
 
         monkeypatch.setattr(StreamHandler, "_begin", revoke)
-        async with site.source(secret=secret) as source:
-            assert await source.reader.read() == b""
-        await until(lambda: site.edge.site.clients.count == 0)
+        with structlog.testing.capture_logs() as lines:
+            async with site.source(secret=secret) as source:
+                assert await source.reader.read() == b""
+            await until(lambda: site.edge.site.clients.count == 0)
+        assert [line["code"] for line in lines if line["event"] == "stream_closed"] == ["token_revoked"]
+        assert [line["event"] for line in lines if line["log_level"] == "error"] == []

@@ -60,6 +60,7 @@ async def test_a_stuck_reader_is_closed() -> None:
         await until(lambda: budget.outstanding > 0)
         conversations = list(server.clients._live)
         await until(lambda: not conversations[0]._open)
+        assert not server.clients.alarms._sleepers
         # One chunk, and some pings: everything else stays in the log.
         assert budget.outstanding < 1_000_000
         assert conversations[0]._delivery.positions()["id-orders"].seq < 100

@@ -59,6 +59,22 @@ async def test_it_ends_with_its_token() -> None:
 
 
 @pytest.mark.gen_test
+async def test_it_ends_once() -> None:
+    """Whatever else would end it while its client reads the last words."""
+    async with here() as site:
+        await site.append(200, body=b"x" * 100_000)
+        async with site.source("since=earliest") as source:
+            await source.hear("subscribed")
+            (there,) = site.edge.site.clients.subscribed
+            await until(there._stream.writing)  # type: ignore[attr-defined]
+            there.token_expired()
+            there.send_away("later")
+            assert (await source.until("error")).document["code"] == "token_expired"
+            assert await source.next() is None
+            assert await source.reader.read() == b""
+
+
+@pytest.mark.gen_test
 async def test_at_a_drain_it_is_told_to_come_back() -> None:
     """And nobody waits for it, nor for a client that reads nothing any more."""
     async with here() as site, site.source() as source, site.source() as deaf:
@@ -127,6 +143,21 @@ async def test_one_that_reads_nothing_for_long_is_cut_off() -> None:
             await idle.hear("caught_up")
             await site.append()
             await idle.hear("webhook")
+
+
+@pytest.mark.gen_test
+async def test_last_words_that_nobody_reads_are_not_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that reads nothing keeps its place for a moment only once its stream has ended."""
+    monkeypatch.setattr(feed, "_LAST_WORDS", 0.1)
+    async with here() as site:
+        await site.append(200, body=b"x" * 100_000)
+        secret = await site.token()
+        async with site.source("since=earliest", secret=secret) as source:
+            await source.hear("subscribed")
+            (there,) = site.edge.site.clients.subscribed
+            await until(there._stream.writing)  # type: ignore[attr-defined]
+            await site.edge.registry.delete("token", hash_secret(secret))
+            await until(lambda: not site.edge.site.clients.count, timeout=30)
 
 
 @pytest.mark.gen_test

@@ -9,6 +9,7 @@ import gzip
 import json
 import os
 import re
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,6 +26,7 @@ from relay_tornado.handlers import ui
 from relay_tornado.handlers.assets import ROOT, Assets
 from relay_tornado.handlers.ui import FAILURES
 from tests.handlers.rest.world import World, world
+from tests.waiting import until
 
 GUARDS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
@@ -312,6 +314,29 @@ async def test_no_page_makes_the_browser_ask_for_a_password(here: World) -> None
         assert answer.code == 401
         challenges = answer.headers.get_list("WWW-Authenticate")
         assert any(each.startswith("Basic") for each in challenges) == basic
+
+
+@pytest.mark.gen_test
+async def test_a_stream_lasts_as_long_as_its_session(tmp_path: Path) -> None:
+    """However many signs of life there were; a session keeps no stream that has ended."""
+    async with world(tmp_path, ping_interval=0.05) as here:
+        await here.bucket("orders")
+        cookie = await cookie_of(here)
+        sessions = here.relay.administration.sessions
+        assert sessions is not None
+        session, _ = sessions.find(cookie.partition("=")[2])
+        reader, writer = await asyncio.open_connection("127.0.0.1", here.relay.port)
+        head = f"GET /v1/stream?bucket=orders HTTP/1.1\r\nHost: {here.url[7:]}\r\nCookie: {cookie}\r\n\r\n"
+        writer.write(head.encode())
+        async with asyncio.timeout(60):
+            for _ in range(3):
+                await reader.readuntil(b"event: ping")
+            assert len(session.held) == 1
+            session.expires_at = time.time()
+            assert b'"code":"signed_out"' in await reader.read()
+        await until(lambda: not session.held)
+        writer.close()
+        await writer.wait_closed()
 
 
 @pytest.mark.parametrize("end", ["sign-out", "revoked", "everybody"])

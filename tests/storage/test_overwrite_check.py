@@ -280,6 +280,18 @@ async def test_a_file_that_nobody_else_wrote_is_not_read(settings: Settings, mon
 
 
 @storage_test
+async def test_a_second_close_leaves_the_descriptors_of_others_alone(settings: Settings) -> None:
+    """Those that the system gives anew after the first one."""
+    database = await Database.open(settings)
+    await database.close()
+    with contextlib.ExitStack() as stack:
+        others = [stack.enter_context(open(os.devnull)) for _ in range(64)]
+        await database.close()
+        for each in others:
+            os.fstat(each.fileno())
+
+
+@storage_test
 async def test_the_locks_on_the_file_stay(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """To close a descriptor of it would let go of SQLite's, and another program take itself for the last one. And where
     one page of it is not what it should be, the whole file is asked."""
