@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from relay_tornado.delivery import deliver
+from relay_tornado.delivery import reader as reader_
 from relay_tornado.errors import Invalid
 from relay_tornado.log.consumers import Key
 from relay_tornado.model import Gap
@@ -227,6 +228,26 @@ async def test_unsubscribe() -> None:
     await quiet()
     assert len(reader.messages) == 1
     assert delivery.positions() == {}
+
+
+@pytest.mark.gen_test
+async def test_its_turn_depends_on_how_far_it_is_from_the_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written moves it nearer."""
+    world = World()
+    await world.bucket()
+    await world.append(10)
+    run = world.deliveries._shared.pacing.run
+    told: list[int] = []
+
+    async def note(section: Any, behind: int) -> Any:
+        told.append(behind)
+        return await run(section, behind)
+
+    monkeypatch.setattr(world.deliveries._shared.pacing, "run", note)
+    monkeypatch.setattr(reader_, "PAGE", 4)
+    reader, delivery, _ = await world.subscribe("orders", since={"last": 8})
+    await until(lambda: reader.seqs() == list(range(3, 11)) and not delivery.busy)
+    assert told == [8, 8, 4, 4]
 
 
 def wait_before_sections(monkeypatch: pytest.MonkeyPatch, world: World) -> None:

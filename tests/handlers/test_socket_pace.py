@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 from tornado.iostream import IOStream
 
+from relay_tornado.handlers import conversation
 from relay_tornado.model import MIB
 from tests.delivery.world import frames
 from tests.handlers.sockets import HANDSHAKE, TIMEOUT, Client, Live, live, masked
@@ -283,6 +284,26 @@ async def test_a_client_that_is_silent_and_reads_lives() -> None:
             for _ in range(10):
                 assert await reader.readexactly(2) == b"\x89\x00"
         writer.transport.abort()
+
+
+@pytest.mark.gen_test
+async def test_where_nothing_is_acknowledged_only_who_answers_lives(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pings that leave for a machine that is gone are a sign of nothing; pongs of a client are one of life."""
+    monkeypatch.setattr(conversation, "acknowledged", lambda _: 0)
+    async with live(ping_interval=0.1, stuck_timeout=1.0) as server:
+        await server.bucket()
+        answers = await server.client()
+        with socket.create_connection(("127.0.0.1", server.port)) as silent:
+            silent.sendall(HANDSHAKE)
+            await until(lambda: server.clients.count == 2)
+            await until(lambda: server.clients.count == 1, timeout=30)
+        key, secret = await server.token()
+        await answers.say({"action": "auth", "key": key, "secret": secret})
+        await answers.hear_status("authenticated")
+        await answers.say({"action": "subscribe"})
+        await answers.hear_status("subscribed")
+        for _ in range(20):
+            await answers.hear_status("ping")
 
 
 @pytest.mark.gen_test
