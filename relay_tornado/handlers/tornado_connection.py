@@ -388,7 +388,7 @@ class TornadoConnection(IOStream):
             self._linger = True
             data = _PROXIED if speaks_proxy_protocol(self.head) else _MALFORMED
         writing = super().write(data)
-        if self._request in (_ANSWER, _WAIT) and not self.last and self.writing():
+        if self._request in (_ANSWER, _WAIT) and self.writing():
             self._paced = True
             self._progress()
         return writing
