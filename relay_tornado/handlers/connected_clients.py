@@ -79,8 +79,8 @@ class Connected(ABC):
     def token_expired(self) -> None: ...
 
     @abstractmethod
-    def send_away(self, reason: str) -> None:
-        """Closes the connection; its client is to come back later."""
+    def send_away(self, reason: str, *, log: bool = True) -> None:
+        """Closes the connection; its client is to come back later. `log`: whether the log gets a line about it."""
 
 
 class ConnectedClients:
@@ -186,8 +186,10 @@ class ConnectedClients:
         """Closes all sockets, and those still to come. Returns once all are closed; a client that does not answer is
         cut off after 5 seconds."""
         self._closing = True
+        if self._live:  # one line, as there may be thousands
+            _log.info("clients_sent_away", clients=len(self._live), reason=_AWAY)
         for conversation in list(self._live):
-            conversation.send_away(_AWAY)
+            conversation.send_away(_AWAY, log=False)
         try:
             while self._live:
                 self._emptied.clear()

@@ -102,8 +102,8 @@ class Conversation(Connected):
     def token_expired(self) -> None:
         self._act(self._session.token_expired())
 
-    def send_away(self, reason: str) -> None:
-        self._act(self._session.going_away(reason))
+    def send_away(self, reason: str, *, log: bool = True) -> None:
+        self._act(self._session.going_away(reason), log=log)
 
     def ended(self) -> None:
         """Called when the socket is closed."""
@@ -179,8 +179,8 @@ class Conversation(Connected):
                 case _:
                     self._act((effect,))
 
-    def _act(self, effects: protocol.Effects) -> None:
-        """Performs effects that need no waiting."""
+    def _act(self, effects: protocol.Effects, *, log: bool = True) -> None:
+        """Performs effects that need no waiting. `log`: whether a close is logged."""
         data = b""
         for effect in effects:
             match effect:
@@ -191,7 +191,8 @@ class Conversation(Connected):
                 case protocol.Close(code, reason):
                     self._shut()
                     self._edge.close(code, reason)
-                    self._tell("socket_closed", code=code, reason=reason)
+                    if log:
+                        self._tell("socket_closed", code=code, reason=reason)
                 case protocol.Log(message):
                     self._tell("message_ignored", reason=message)
         if data and self._open:

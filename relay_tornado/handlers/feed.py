@@ -160,8 +160,8 @@ class Feed(Connected):
             self._session.held.discard(self)
         self._clients.forget(self)
 
-    def send_away(self, reason: str) -> None:
-        self._end("going_away", reason)
+    def send_away(self, reason: str, *, log: bool = True) -> None:
+        self._end("going_away", reason, log=log)
 
     def token_changed(self, token: Token | None) -> None:
         if self.ended:
@@ -303,12 +303,13 @@ class Feed(Connected):
 
     # closing
 
-    def _end(self, code: str, reason: str) -> None:
-        """Sends the last event and the end of the body. May be repeated."""
+    def _end(self, code: str, reason: str, *, log: bool = True) -> None:
+        """Sends the last event and the end of the body. May be repeated. `log`: whether it is logged."""
         if self.ended:
             return
         self.ended = True
-        _log.info("stream_closed", code=code, reason=reason, address=self.client_ip)
+        if log:
+            _log.info("stream_closed", code=code, reason=reason, address=self.client_ip)
         self._quiet()
         stream = self._stream
         if stream is None or stream.closed():

@@ -37,7 +37,7 @@ class Connection(Connected):
     def token_expired(self) -> None:
         self.told.append("expired")
 
-    def send_away(self, reason: str) -> None:
+    def send_away(self, reason: str, *, log: bool = True) -> None:
         self.told.append("closed")
 
 

@@ -350,6 +350,19 @@ async def test_a_shutdown_sends_1001(server: Live) -> None:
 
 
 @pytest.mark.gen_test
+async def test_a_shutdown_takes_one_line_in_the_log(server: Live) -> None:
+    """However many sockets it closes."""
+    await server.bucket()
+    clients = [await server.subscribed("orders") for _ in range(3)]
+    with structlog.testing.capture_logs() as lines:
+        closing = asyncio.ensure_future(server.clients.close_all())
+        for client in clients:
+            assert (await client.end())[0] == 1001
+        await closing
+    assert [(each["event"], each.get("clients")) for each in lines] == [("clients_sent_away", 3)]
+
+
+@pytest.mark.gen_test
 async def test_plain_http_is_told_what_this_is(server: Live) -> None:
     """426 with words for what does not upgrade, 400 for half a handshake, 405 with Allow for other methods."""
     client = AsyncHTTPClient()

@@ -8,6 +8,7 @@ import time
 from urllib.parse import quote
 
 import pytest
+import structlog
 
 from relay_tornado.delivery.bounds import CHUNK
 from relay_tornado.handlers import feed
@@ -81,8 +82,12 @@ async def test_at_a_drain_it_is_told_to_come_back() -> None:
         await source.hear("subscribed")
         await source.hear("caught_up")
         await deaf.hear("subscribed")
-        await asyncio.wait_for(site.edge.site.stop(), TIMEOUT)
+        with structlog.testing.capture_logs() as lines:
+            await asyncio.wait_for(site.edge.site.stop(), TIMEOUT)
         await ended(source, "going_away")
+        assert [each["event"] for each in lines if each["event"] in ("stream_closed", "clients_sent_away")] == [
+            "clients_sent_away"
+        ]
 
 
 @pytest.mark.gen_test
