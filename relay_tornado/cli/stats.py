@@ -42,8 +42,8 @@ def command(data: Path, as_json: bool) -> None:
                 "EVENTS": str(bucket.events),
                 "SIZE": size_words(bucket.bytes),
                 "RANGE": f"{bucket.first} to {bucket.head}" if bucket.events else "empty",
-                "OLDEST": when(bucket.oldest_at),
-                "NEWEST": when(bucket.newest_at),
+                "OLDEST": _kept(bucket.oldest_at),
+                "NEWEST": _kept(bucket.newest_at),
                 "LAST DAY": counted(bucket.events_last_day, "event"),
                 "RETENTION": retention_words(bucket.retention),
             }
@@ -89,6 +89,11 @@ def command(data: Path, as_json: bool) -> None:
         for client in clients
         for bucket, behind in sorted(client["behind"].items(), key=lambda each: -each[1])
     )
+
+
+def _kept(time: float | None) -> str:
+    """When an event that is kept came in; "" if none is, as all may have left."""
+    return "" if time is None else when(time)
 
 
 def lasts(days: float | None) -> str:
