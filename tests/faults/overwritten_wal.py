@@ -26,8 +26,8 @@ KINDS = ("emptied", "cut", "an older copy")
 SENDERS = 20
 SIZE = 5_000
 MOST = 8 * MIB
-"""Of new events that are sent before the relay is stopped. What is not noticed by then did no harm: a WAL that was all
-copied, or the end of the file from an earlier use of it."""
+"""Of new events that are sent before the relay is stopped. Not each is noticed by then: nothing is lost with a WAL that
+was all copied, or with the end of the file, which is from an earlier use of it."""
 NOTICED = "relay.db-wal was written over"
 
 
