@@ -233,6 +233,30 @@ async def test_what_a_client_does_not_read_is_not_kept_for_it(server: Live) -> N
 
 
 @pytest.mark.gen_test
+async def test_what_was_sent_at_once_and_is_not_read_counts(server: Live) -> None:
+    """The rest of a live event that its kernel took in part is in flight until it has left."""
+    await server.bucket()
+    key, secret = await server.token()
+    budget = server.clients.deliveries.budget
+    with socket.create_connection(("127.0.0.1", server.port)) as client:
+        messages = ({"action": "auth", "key": key, "secret": secret}, {"action": "subscribe"})
+        client.sendall(HANDSHAKE + b"".join(map(masked, messages)))
+        await until(lambda: server.clients.subscribed)
+        (conversation,) = server.clients._live
+        await until(lambda: not conversation._delivery.busy)
+        while not conversation._stream.writing():
+            assert budget.outstanding == 0
+            await server.append(1, body=b"x" * 30_000)
+            await asyncio.sleep(0)
+        assert not conversation._delivery.busy, "they were sent by the pass after each commit"
+        assert 0 < budget.outstanding <= 31_000
+        client.setblocking(False)
+        while budget.outstanding:
+            assert await asyncio.get_running_loop().sock_recv(client, 1 << 20)
+            await asyncio.sleep(0)
+
+
+@pytest.mark.gen_test
 async def test_answers_that_a_client_does_not_read_are_not_kept_for_it(server: Live) -> None:
     """Its next message is read only once the answer to the one before has left."""
     await server.bucket()

@@ -62,6 +62,20 @@ async def test_replay_and_live_come_as_they_do_on_a_websocket() -> None:
 
 
 @pytest.mark.gen_test
+async def test_a_name_of_no_bucket_beside_a_cursor() -> None:
+    """The buckets that are there are continued."""
+    async with here() as site:
+        await site.append(2)
+        async with site.source("bucket=orders&since=earliest") as source:
+            await source.hear("subscribed")
+            cursor = (await source.hear("webhook")).id
+        async with site.source(f"bucket=orders,other&since={cursor}") as source:
+            buckets = (await source.hear("subscribed")).document["buckets"]
+            assert [each.get("error") for each in buckets] == [None, "not_found"]
+            assert await source.seqs(1) == [2]
+
+
+@pytest.mark.gen_test
 async def test_a_slash_at_the_end_of_the_path() -> None:
     """It counts for nothing, as in REST."""
     async with here() as site:
@@ -96,11 +110,12 @@ async def test_copies_filters_and_bodies_are_as_on_a_websocket() -> None:
         await site.edge.change(outputs=outputs)
         await site.append(2, body=b'{"n": 1}', headers=b"X-Kind: order\r\n")
         await site.append(1, body=b"x" * 100)
-        async with site.source("bucket=orders&since=earliest") as source:
-            await source.hear("subscribed")
-            copies = [await source.hear("webhook") for _ in range(6)]
-            epoch = copies[0].id.partition("-")[0]
-            assert [each.id for each in copies] == [f"{epoch}-{seq}-{n}" for seq in (1, 2, 3) for n in (1, 2)]
+        for query in ("", "&outputs=all"):
+            async with site.source(f"bucket=orders&since=earliest{query}") as source:
+                await source.hear("subscribed")
+                copies = [await source.hear("webhook") for _ in range(6)]
+                epoch = copies[0].id.partition("-")[0]
+                assert [each.id for each in copies] == [f"{epoch}-{seq}-{n}" for seq in (1, 2, 3) for n in (1, 2)]
         for query in ("bucket=orders", ""):
             last = copies[2].id if query else f"{copies[2].id}@{int(time.time()) + 5}"
             async with site.source(query, last=last) as source:
