@@ -8,12 +8,13 @@ Invariants:
   and C its value when a checkpoint last had copied the whole WAL into the file and synced it. The witness holds C.
 - The file's own, undamaged WAL has L >= F, wherever a checkpoint was interrupted: a checkpoint writes into the file
   only what the WAL holds, after a sync of the WAL. So such a WAL is used as ever, whatever C is.
-- With L < F, the WAL is put aside if L <= C <= F. The file has every transaction up to C: SQLite itself forgets a WAL
-  once it is copied and synced, as the next transaction overwrites it. So this WAL holds nothing that the file lacks.
-- C may be too low: it is written after the checkpoint, and synced later. It is never too high: it is cleared when the
-  witness starts afresh, as after a loss, and C <= F excludes an older file beside a newer witness.
-- With L < F and any other C, a checkpoint may have been interrupted, and the file may need what the WAL has lost: the
-  start is refused, and nothing is changed.
+- With L < F, the WAL is put aside if C = F: the file has every transaction up to C, and SQLite itself forgets a WAL
+  that is copied and synced. So this WAL holds nothing that the file lacks.
+- C is cleared before each checkpoint, so after a kill it is there only if none was interrupted. It is also cleared when
+  the witness starts afresh, as after a loss. It is synced later, so a power loss may leave an earlier one. Other
+  programs and older relays make checkpoints without it.
+- With L < F and any other C, a checkpoint may have been interrupted, and the file may have some newer pages and need
+  what the WAL has lost: the start is refused, and nothing is changed.
 - F is read before L, so that a checkpoint of another program in between can't make F the larger one. While another
   program has the file open, the WAL's index that it shares is that of another WAL: then the start is refused, too.
 """
@@ -89,8 +90,7 @@ def put_aside(path: Path) -> None:
     if older is None:
         return
     wal, shm = wal_of(path), beside(path, "-shm")
-    copied = peek_copied(path.with_name(NAME))
-    if copied is None or not _has_all(older, copied):
+    if peek_copied(path.with_name(NAME)) != older.without:
         raise StartupError(
             f"{describe(path, older)}. Put the right one back; or, to go on without it, move it away together with "
             f"{shm.name}, start again, and let relay check say whether {path.name} is whole."
@@ -121,13 +121,6 @@ def describe(path: Path, older: OlderWal) -> str:
         f"{wal_of(path)} ends at commit {older.found.commits}, and {path} at {older.without.commits}: an older "
         f"{wal_of(path).name} was put there, or it is damaged"
     )
-
-
-def _has_all(older: OlderWal, copied: Stamp) -> bool:
-    """Whether the file has everything that is in the WAL."""
-    if copied.database != older.found.database:
-        return False
-    return older.found.commits <= copied.commits <= older.without.commits
 
 
 @contextmanager

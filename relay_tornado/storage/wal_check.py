@@ -75,6 +75,8 @@ def _without(path: Path) -> str:
 def in_file(path: Path) -> tuple[Stamp, int]:
     """The stamp in the file without its WAL, and the number of its page. Raises sqlite3.Error."""
     with contextlib.closing(sqlite3.connect(uri(path, "ro") + "&immutable=1", uri=True)) as raw:
+        # Without this, SQLite refuses to read a file that an interrupted checkpoint has not made as long as it should.
+        raw.execute("PRAGMA writable_schema = ON")
         row = raw.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'meta'").fetchone()
         if row is None:
             raise sqlite3.DatabaseError("no table meta")

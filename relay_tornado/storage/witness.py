@@ -128,15 +128,15 @@ class Witness:
         os.pwrite(self._descriptor, _encode(stamp), self._turn * SECTOR)
         self._turn = 1 - self._turn
 
-    def note_copied(self, stamp: Stamp) -> None:
-        """The file has everything up to `stamp` without its WAL, and is synced. Raises OSError."""
+    def note_copied(self, stamp: Stamp | None) -> None:
+        """The file has everything up to `stamp` without its WAL, and is synced; None: it is being written. Raises
+        OSError."""
         assert self._descriptor is not None, "the witness is closed"
-        os.pwrite(self._descriptor, _encode(stamp), _COPIED)
+        os.pwrite(self._descriptor, bytes(SECTOR) if stamp is None else _encode(stamp), _COPIED)
 
     def restart(self, stamp: Stamp) -> None:
         """Replaces both stamps with `stamp`; what the file has without its WAL is unknown. Raises OSError."""
-        assert self._descriptor is not None, "the witness is closed"
-        os.pwrite(self._descriptor, bytes(SECTOR), _COPIED)
+        self.note_copied(None)
         self.write(stamp)
         self.write(stamp)
         self.sync()

@@ -496,6 +496,7 @@ class Writer:
         self._check_overwrite()
         if mode != "PASSIVE":
             self._await_locks(raw, patience)
+        self._testify(lambda _: self._witness.note_copied(None))
         copied = raw.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
         self._check_overwrite()  # records what the checkpoint has written
         if 0 <= copied[1] == copied[2]:  # all is copied and synced

@@ -21,7 +21,9 @@ from relay_tornado.errors import StartupError
 from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
 from relay_tornado.storage.location_check import wal_of
+from relay_tornado.storage.wal_check import in_file
 from relay_tornado.storage.witness import SECTOR, Stamp, Witness, peek, peek_copied
+from tests.storage.faults import Faults
 from tests.storage.jobs import commits, names, put
 
 storage_test = pytest.mark.gen_test(timeout=60)
@@ -218,55 +220,105 @@ async def test_what_a_loss_makes_unknown(settings: Settings, tmp_path: Path) -> 
     await database.close()
 
 
+def remove_z(raw: sqlite3.Connection) -> None:
+    raw.execute("DELETE FROM bucket WHERE name LIKE 'z%'")
+
+
 @dataclass
 class Generation:
-    """Directories as a checkpoint found and left them; `pages` are those that it wrote, in its order."""
+    """Directories as a checkpoint found and left them; `old` is an earlier WAL, `pages` are those that it wrote, in its
+    order."""
 
+    old: Path
     before: Path
     after: Path
     pages: list[int]
 
+    def interrupt(self, settings: Settings, number: int) -> None:
+        """Leaves the directory as it was when so many pages were written, without the WAL's index."""
+        shutil.rmtree(settings.data)
+        shutil.copytree(self.before, settings.data)
+        with (self.after / "relay.db").open("rb") as left, (settings.data / "relay.db").open("r+b") as file:
+            for page in self.pages[:number]:
+                left.seek((page - 1) * PAGE)
+                file.seek((page - 1) * PAGE)
+                file.write(left.read(PAGE))
+        (settings.data / "relay.db-shm").unlink()
 
-async def checkpoint(settings: Settings, folder: Path) -> Generation:
-    database = await Database.open(settings)
-    await write_generation(database, "a", "b")
-    for name in "cdefgh":
+
+async def checkpoint(settings: Settings, folder: Path, *, grows: bool = True) -> Generation:
+    """`grows`: the file has to become longer for it."""
+    before = folder / "before"
+    faults = Faults()
+    database = await Database.open(settings, factory=faults.factory)
+    if not grows:
+        await database.write(put("z" + "x" * 90_000))
+    old = folder / "old"
+    old.write_bytes(await write_generation(database, "a", "b"))
+    if not grows:
+        await database.write(remove_z)
+    await write_generation(database, "c")
+    for name in "defgh":
         await database.write(put(name + "x" * 9_000))
-    before = shutil.copytree(settings.data, folder / "before")
+
+    def keep(sql: str) -> None:
+        if sql.startswith("PRAGMA wal_checkpoint"):
+            shutil.copytree(settings.data, before)
+
+    faults.before = keep
     assert await passive(database)
+    faults.heal()
     after = shutil.copytree(settings.data, folder / "after")
     await database.close()
+    sizes = [(place / "relay.db").stat().st_size for place in (before, after)]
+    assert (sizes[0] < sizes[1]) == grows
     wal = wal_of(before / "relay.db").read_bytes()
     pages = {struct.unpack_from(">I", wal, place)[0] for place in range(HEADER, len(wal), FRAME)}
-    return Generation(before, after, sorted(pages))
+    return Generation(old, before, after, sorted(pages))
 
 
 @storage_test
 async def test_a_checkpoint_that_was_interrupted(settings: Settings, tmp_path: Path) -> None:
     """After whichever page of it the relay was killed, and whatever the witness says, the WAL is used."""
     found = await checkpoint(settings, tmp_path)
-    left = (found.after / "relay.db").read_bytes()
     stamp = peek(found.after / "relay.witness")
     assert stamp is not None
     assert len(found.pages) > 20
     for number in range(len(found.pages) + 1):
-        shutil.rmtree(settings.data)
-        shutil.copytree(found.before, settings.data)
-        with (settings.data / "relay.db").open("r+b") as file:
-            for page in found.pages[:number]:
-                file.seek((page - 1) * PAGE)
-                file.write(left[(page - 1) * PAGE : page * PAGE])
-        known = peek_copied(settings.data / "relay.witness")
-        assert known is not None
-        assert known.commits < stamp.commits
+        found.interrupt(settings, number)
+        assert peek_copied(settings.data / "relay.witness") is None
         if number % 2:  # also if it claims too much
             witness = Witness.open(settings.data / "relay.witness")
             witness.note_copied(stamp)
             witness.close()
-        (settings.data / "relay.db-shm").unlink()
         with capture_logs() as logs:
             assert await contents(settings) == list("abcdefgh")
         assert logs == []
+        assert not aside(settings)
+
+
+@storage_test
+@pytest.mark.parametrize("grows", [True, False])
+@pytest.mark.parametrize("powerless", [True, False])
+async def test_an_older_wal_after_an_interrupted_checkpoint(
+    settings: Settings, tmp_path: Path, grows: bool, powerless: bool
+) -> None:
+    """The start is refused, and nothing is changed: the file has a part of what only its own WAL has. `powerless`: the
+    witness is as it was before the checkpoint."""
+    found = await checkpoint(settings, tmp_path, grows=grows)
+    path = settings.data / "relay.db"
+    meta = 1 + found.pages.index(in_file(found.after / "relay.db")[1])
+    for number in range(meta if powerless else 1, len(found.pages), 4):
+        found.interrupt(settings, number)
+        put_back(settings, found.old)
+        if powerless:
+            witness = Witness.open(settings.data / "relay.witness")
+            witness.note_copied(in_file(found.before / "relay.db")[0])
+            witness.close()
+        before = path.read_bytes()
+        with pytest.raises(StartupError, match=r"relay\.db-wal ends at commit "):
+            await Database.open(settings)
+        assert (path.read_bytes(), wal_of(path).read_bytes()) == (before, found.old.read_bytes())
         assert not aside(settings)
 
 
