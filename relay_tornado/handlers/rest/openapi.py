@@ -45,10 +45,8 @@ _OPEN: Final = (
     *("BucketAnswer", "InputAnswer", "OutputAnswer"),
 )
 _OTHERS: Final = (
-    "Besides the answers that are described, a path answers 405 to a method that it does not have (`Allow` lists "
-    "those that "
-    "it has), and a request that can't be read as HTTP, or is too slow, is answered with 400, 408 or 431 in plain "
-    "text. An "
+    "Besides the answers that are described, a path answers 405 to a method that it does not have (`Allow` lists those "
+    "that it has), and a request that can't be read as HTTP, or is too slow, gets 400, 408 or 431 in plain text. An "
     "unforeseen failure is a 500 in the form of `Problem`, and is in the relay's log."
 )
 
