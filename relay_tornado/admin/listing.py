@@ -82,7 +82,7 @@ class Listing:
         With `output`, the list has the copies that exist with the output as it is now, and those that have a delivery.
         With `status` or `output`, at most 10,000 events and 64 MiB are examined; then the page is `truncated` and has a
         cursor to continue, and `total` counts the matches among them. Damaged events are left out. Raises Invalid for a
-        cursor that can't be honoured, and Unavailable if there are events and none can be read.
+        cursor that can't be honoured, and, without a cursor, Unavailable if there are events and none can be read.
         """
         wanted = Filter(bucket, output, status, since, until)
         limit = min(limit, MOST) if limit > 0 else LIMIT
@@ -99,7 +99,7 @@ class Listing:
         if below is not None:
             for place in places:
                 place.high = min(place.high, await self._stored.behind(below, place.bucket.id))
-        due = [(place.bucket.id, place.low, place.high) for place in places]
+        due = [] if cursor else [(place.bucket.id, place.low, place.high) for place in places]
         merged = _Merged(places, status, only)
         chosen, counted = await self._choose(merged, limit, offset)
         if merged.newest is None:

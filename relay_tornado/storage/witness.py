@@ -94,8 +94,10 @@ class Witness:
     `untold` is a loss that a later start has to report: the written stamps stay ahead of the file by it.
     """
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, *, notes: bool = True) -> None:
+        """`notes`: whether there is room for what `note_copied` writes."""
         self._descriptor: int | None = descriptor
+        self._notes = notes
         self._turn = 0
         self.untold: Loss | None = None
 
@@ -104,10 +106,14 @@ class Witness:
         """Opens the file; creates and preallocates it if it is missing. Raises OSError."""
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            os.posix_fallocate(descriptor, 0, _SIZE)
+            os.posix_fallocate(descriptor, 0, _COPIED)
         except BaseException:
             os.close(descriptor)
             raise
+        try:
+            os.posix_fallocate(descriptor, _COPIED, SECTOR)
+        except OSError:  # the disk is full; before 0.5.20 the file had two sectors
+            return cls(descriptor, notes=False)
         return cls(descriptor)
 
     def read(self) -> Stamp | None:
@@ -132,7 +138,8 @@ class Witness:
         """The file has everything up to `stamp` without its WAL, and is synced; None: it is being written. Raises
         OSError."""
         assert self._descriptor is not None, "the witness is closed"
-        os.pwrite(self._descriptor, bytes(SECTOR) if stamp is None else _encode(stamp), _COPIED)
+        if self._notes:
+            os.pwrite(self._descriptor, bytes(SECTOR) if stamp is None else _encode(stamp), _COPIED)
 
     def restart(self, stamp: Stamp) -> None:
         """Replaces both stamps with `stamp`; what the file has without its WAL is unknown. Raises OSError."""

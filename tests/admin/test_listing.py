@@ -320,6 +320,24 @@ async def test_events_none_of_which_can_be_read(
 
 
 @logs_test
+async def test_the_oldest_events_can_not_be_read(world: LogsWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who pages comes to the end all the same."""
+    bucket = await world.bucket()
+    sent = await world.send(bucket, b"1", b"2", b"3")
+    cursor = (await world.logs.list(ROOT, limit=1))["next_cursor"]
+    outline = world.log.outline
+
+    async def damaged(bucket_id: str, first: int, last: int) -> list[Outline]:
+        return [each for each in await outline(bucket_id, first, last) if each.seq == 3]
+
+    monkeypatch.setattr(world.log, "outline", damaged)
+    assert ids(await world.logs.list(ROOT)) == sent[2:]
+    last = await world.logs.list(ROOT, cursor=cursor)
+    assert last["data"] == []
+    assert "next_cursor" not in last
+
+
+@logs_test
 async def test_a_page_is_bounded_in_bytes(world: LogsWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """Large events come in more pages, at least one a page."""
     monkeypatch.setattr(listing, "PAGE_BYTES", 1000)

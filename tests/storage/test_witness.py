@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import shutil
 import signal
 import sqlite3
@@ -19,7 +20,7 @@ from structlog.testing import capture_logs
 from relay_tornado.settings import Settings
 from relay_tornado.storage import database as databases
 from relay_tornado.storage.database import Database
-from relay_tornado.storage.witness import SECTOR, Loss, Stamp, Witness, loss, peek
+from relay_tornado.storage.witness import SECTOR, Loss, Stamp, Witness, loss, peek, peek_copied
 from tests.storage.jobs import names
 from tests.waiting import until
 
@@ -57,6 +58,26 @@ def test_a_torn_write_spoils_one_sector_only(tmp_path: Path) -> None:
             witness.write(Stamp(A, 3, 3))
             assert witness.read() == Stamp(A, 3, 3)
         witness.close()
+
+
+def test_no_room_for_the_third_sector(tmp_path: Path) -> None:
+    """A witness of before 0.5.20, which had two, serves on a full disk, too; once there is room, it has the third."""
+    path, stamp = tmp_path / "w", Stamp(A, 1, 1)
+    path.write_bytes(bytes(2 * SECTOR))
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2 * SECTOR, limit[1]))
+    try:
+        witness = Witness.open(path)
+        witness.note_copied(stamp)
+        witness.restart(stamp)
+        witness.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert (peek(path), peek_copied(path)) == (stamp, None)
+    witness = Witness.open(path)
+    witness.note_copied(stamp)
+    witness.close()
+    assert peek_copied(path) == stamp
 
 
 def test_what_a_witness_forgets_stays_forgotten(tmp_path: Path) -> None:
