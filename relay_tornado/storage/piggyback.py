@@ -6,6 +6,8 @@ Invariants:
 - A rider that boarded is told its outcome once: landed, bumped (nothing was written, through no fault of its own) or
   refused.
 - If no transaction comes, the riders get one after `DELAY` seconds. Without riders, nothing is done at all.
+- At most one such transaction waits, and only if nothing else does: where a commit takes longer than `DELAY`, others
+  would wait behind ever more of them.
 """
 
 from __future__ import annotations
@@ -87,7 +89,7 @@ class Ride:
 
 
 class Riders:
-    """The waiting riders. `go` makes the writer run a transaction; it may raise a RelayError."""
+    """The waiting riders. `go` makes the writer run a transaction if none is coming; it may raise a RelayError."""
 
     def __init__(self, go: Callable[[], None]) -> None:
         self._go = go
@@ -144,3 +146,5 @@ class Riders:
             self._go()
         except RelayError:
             self._wait(_AGAIN)
+        else:
+            self._wait(DELAY)  # what is coming may fail before they board

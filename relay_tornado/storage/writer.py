@@ -105,7 +105,7 @@ class Writer:
         self.stamp = stamp
         self.keepers: list[Keeper] = []
         self.source: Source | None = None
-        self.riders = Riders(lambda: self.submit(Probe()))
+        self.riders = Riders(self._go)
         self._path = path
         self._location = LocationCheck(path)
         self._connection = connection
@@ -133,6 +133,11 @@ class Writer:
         self._check()
         self._jobs.append(work)
         self.notify()
+
+    def _go(self) -> None:
+        """Has a transaction run, for riders, unless one is coming anyway. Raises the `refusal` if there is one."""
+        if not self._waiting():
+            self.submit(Probe())
 
     @property
     def refusal(self) -> RelayError | None:

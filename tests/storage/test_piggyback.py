@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -94,6 +96,28 @@ async def test_it_goes_alone_where_nothing_comes(
     await until(lambda: rider.told)
     assert rider.told == ["landed"]
     assert await database.read(names) == ["rider"]
+
+
+@storage_test
+async def test_a_slow_commit_piles_up_no_transactions(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often a rider asks during one that takes long, a single one is queued for it; and none if another work
+    waits."""
+    monkeypatch.setattr(piggyback, "DELAY", 0.001)
+    for others in (0, 1):
+        rider, slow = Passenger(database, f"rider{others}"), threading.Event()
+        before = database.commits
+        work = [asyncio.ensure_future(database.write(lambda raw, slow=slow: slow.wait() and None))]
+        await until(lambda: database._writer._work is not None)
+        work += [asyncio.ensure_future(database.write(put(f"other{each}"))) for each in range(others)]
+        for _ in range(20):
+            database.ride(rider)
+            await asyncio.sleep(0.005)
+        slow.set()
+        await asyncio.gather(*work)
+        await until(lambda rider=rider: rider.told)
+        await database.write(put(f"last{others}"))
+        assert rider.told == ["landed"]
+        assert database.commits == before + 3
 
 
 @storage_test
