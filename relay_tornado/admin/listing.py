@@ -99,7 +99,7 @@ class Listing:
         if below is not None:
             for place in places:
                 place.high = min(place.high, await self._stored.behind(below, place.bucket.id))
-        due = [] if cursor else [(place.bucket.id, place.low, place.high) for place in places]
+        due = [] if cursor else [(each.bucket.id, each.low, each.high) for each in places if each.low <= each.high]
         merged = _Merged(places, status, only)
         chosen, counted = await self._choose(merged, limit, offset)
         if merged.newest is None:
