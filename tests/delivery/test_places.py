@@ -250,8 +250,12 @@ async def test_its_turn_depends_on_how_far_it_is_from_the_head(monkeypatch: pyte
     assert told == [8, 8, 4, 4]
 
 
-def wait_before_sections(monkeypatch: pytest.MonkeyPatch, world: World) -> None:
-    """Whoever reads the log waits for its turn before each section, as in a storm of reconnects."""
+async def subscribed_in_a_storm(monkeypatch: pytest.MonkeyPatch, turns: int) -> tuple[World, Reader, deliver.Delivery]:
+    """A subscriber to three events, so many turns after its subscribe. Whoever reads the log waits for its turn before
+    each section, as in a storm of reconnects."""
+    world = World()
+    await world.bucket()
+    await world.append(3)
     run = world.deliveries._shared.pacing.run
 
     async def later(section: Any, behind: int) -> Any:
@@ -259,6 +263,9 @@ def wait_before_sections(monkeypatch: pytest.MonkeyPatch, world: World) -> None:
         return await run(section, behind)
 
     monkeypatch.setattr(world.deliveries._shared.pacing, "run", later)
+    reader, delivery, _ = await world.subscribe("orders", since="earliest")
+    await quiet(turns)
+    return world, reader, delivery
 
 
 @pytest.mark.gen_test
@@ -266,12 +273,7 @@ async def test_nothing_follows_an_unsubscribe(monkeypatch: pytest.MonkeyPatch) -
     """Not even what was read before it and waited for its turn, whenever it comes."""
     seen = set()
     for turns in range(30):
-        world = World()
-        await world.bucket()
-        await world.append(3)
-        wait_before_sections(monkeypatch, world)
-        reader, delivery, _ = await world.subscribe("orders", since="earliest")
-        await quiet(turns)
+        _, reader, delivery = await subscribed_in_a_storm(monkeypatch, turns)
         delivery.unsubscribe(control.Unsubscribe(("orders",)))
         before = reader.seqs()
         await quiet()
@@ -285,12 +287,7 @@ async def test_nothing_follows_an_unsubscribe(monkeypatch: pytest.MonkeyPatch) -
 async def test_a_second_subscribe_loses_nothing_that_waited(monkeypatch: pytest.MonkeyPatch) -> None:
     """It continues behind what was written, not behind what was read and waited for its turn."""
     for turns in range(30):
-        world = World()
-        await world.bucket()
-        await world.append(3)
-        wait_before_sections(monkeypatch, world)
-        reader, delivery, _ = await world.subscribe("orders", since="earliest")
-        await quiet(turns)
+        world, reader, delivery = await subscribed_in_a_storm(monkeypatch, turns)
         await world.subscribe("orders", reader=reader, replaces=delivery)
         await until(lambda seen=reader.seqs: len(seen()) == 3)
         await quiet()
