@@ -4,6 +4,7 @@ import asyncio
 import ctypes
 import os
 import shutil
+import sys
 
 import pytest
 
@@ -27,6 +28,14 @@ def needs_browser() -> None:
         ctypes.CDLL("libatomic.so.1")
     except OSError:
         pytest.skip(f"libatomic is missing: {remedy}")
+
+
+def needs_failing_allocations() -> None:
+    """Skips the running test where Python has no `_testcapi`, which lets an allocation fail, or does not survive one
+    that fails."""
+    pytest.importorskip("_testcapi", reason="this Python comes without the module _testcapi, which lets it want memory")
+    if sys.version_info >= (3, 12):
+        pytest.skip("Python 3.12 and 3.13 end with a segmentation fault where an allocation fails: install Python 3.11")
 
 
 def needs_root(remedy: str) -> None:

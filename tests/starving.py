@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from itertools import count
 from typing import Any
 
-import pytest
+from tests.needs import needs_failing_allocations
 
 MOST = 10_000
 """Allocations that no step makes."""
@@ -16,7 +16,9 @@ MOST = 10_000
 
 def each_failing(make: Callable[[], Callable[[], Any]]) -> Iterator[int]:
     """Makes a step, and does it with its n-th allocation failing, for each n; yields n behind each that failed."""
-    testcapi = pytest.importorskip("_testcapi", reason="this Python has no _testcapi, which lets it want memory")
+    needs_failing_allocations()
+    import _testcapi as testcapi  # type: ignore[import-not-found]
+
     for n in count():
         assert n < MOST
         step = make()

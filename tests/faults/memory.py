@@ -37,7 +37,6 @@ from itertools import count
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import pytest
 from websockets.exceptions import WebSocketException
 
 from tests.acceptance.clients import Sender, Subscriber, Webhook, read_log
@@ -76,11 +75,6 @@ BROKEN_OFF = (OSError, EOFError, http.client.HTTPException, WebSocketException)
 """What a client meets where its connection is closed."""
 
 _HELD = re.compile(r"^relay_(?:append_queue|ingest_buffer|replay_buffer)_bytes (\S+)$", re.MULTILINE)
-
-
-def needs_testcapi() -> None:
-    """Skips the running test where this Python has no `_testcapi` that lets an allocation fail."""
-    pytest.importorskip("_testcapi", reason="this Python comes without the module _testcapi, which lets it want memory")
 
 
 class StarvedRelay(Relay):

@@ -31,6 +31,7 @@ from tests.faults import (
 )
 from tests.faults.disk import needs_disk
 from tests.faults.outcome import Outcome
+from tests.needs import needs_failing_allocations
 
 MINUTE = 60.0
 
@@ -66,7 +67,7 @@ ROWS = (
     Row("replay", "replay is exact, or a gap is told", replays.run, (100,), (500,)),
     Row("silence", "a silent connection is noticed", silences.run, silences.QUICK, silences.LONG),
     Row("disk", "a full disk heals", full_disks.run, (1,), (6,), needs_disk),
-    Row("memory", "memory that is short costs one request", memory.run, (150,), (3,), memory.needs_testcapi),
+    Row("memory", "memory that is short costs one request", memory.run, (150,), (3,), needs_failing_allocations),
     Row("stuck", "stuck consumers slow nobody", stuck.run, (stuck.SMALL,), (stuck.LONG,)),
     Row("slow", "slow senders are closed", slow.run, (slow.SMALL,), (slow.LONG,)),
     Row("slow-tornado", "the same on Tornado's transport", slow.run, (slow.SMALL,), (slow.LONG_TORNADO,)),

@@ -28,6 +28,7 @@ from tests.faults import (
 )
 from tests.faults.disk import needs_disk
 from tests.faults.outcome import Outcome
+from tests.needs import needs_failing_allocations
 
 
 def figures(outcome: Outcome) -> dict[str, Any]:
@@ -155,7 +156,7 @@ def test_secrets(tmp_path: Path) -> None:
 @pytest.mark.heavy
 def test_memory(tmp_path: Path) -> None:
     """Wherever one allocation of a relay's fails: what was acknowledged is kept, and all goes on."""
-    memory.needs_testcapi()
+    needs_failing_allocations()
     assert figures(memory.run(tmp_path, 150))["allocations that failed"] > 20
 
 
