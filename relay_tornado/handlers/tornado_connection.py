@@ -426,6 +426,10 @@ class TornadoConnection(IOStream):
             # Tornado keeps the exception. The frames of its traceback would keep alive the work in progress: if answers
             # were being sent, a whole commit of webhooks, in a phase hidden from Python's garbage collector.
             exc_info.__traceback__ = None
+        if isinstance(exc_info, MemoryError):
+            # Tornado only warns of it. It may have hit the wake-up of the task that serves this connection.
+            told = {"message": "a connection had no memory", "exception": exc_info}
+            asyncio.get_running_loop().call_exception_handler(told)
         if not self.closed():
             if isinstance(exc_info, UnsatisfiableReadError) and (self.receiving or not self.busy):
                 self._linger = True
