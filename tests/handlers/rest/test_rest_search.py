@@ -94,6 +94,8 @@ async def test_filters(tmp_path: Path, way: str) -> None:
             ([3, 2], {"delivery": "received"}),
             ([3, 2, 1], {"from": 1}),
             ([], {"to": 1}),
+            ([3, 2, 1], {"from": "2026-01-31", "to": "9999-12-31T12:00:00Z"}),
+            ([], {"to": "2026-01-31T12:00:00+01:00"}),
             ([1], {"q": "ev", "path": "/shop", "header": "X-Kind", "verified": "false", "delivery": "sent"}),
         ):
             assert await seqs(here, bucket="orders", **query) == expected, query
