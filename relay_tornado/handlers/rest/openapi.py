@@ -13,7 +13,9 @@ from marshmallow import Schema, fields
 
 import relay_tornado
 from relay_tornado.handlers.rest.base import Operation, RestHandler, operation, operations
+from relay_tornado.handlers.rest.openapi_answers import open_answers
 from relay_tornado.handlers.rest.openapi_constraints import add_constraints
+from relay_tornado.handlers.rest.openapi_names import GROUPS, OPERATIONS, name_types
 from relay_tornado.handlers.rest.schemas import Problem
 from relay_tornado.handlers.rest.scopes import NEEDS, Need
 from relay_tornado.settings import Settings
@@ -40,10 +42,8 @@ _PROBLEMS: Final = {
     507: ("NoSpace", "The disk is full."),
 }
 """By status, the name of the answer in the description, and what it says."""
-_OPEN: Final = (
-    *("BucketFields", "InputFields", "OutputFields", "ThrottleFields", "DurabilityFields", "AnswerBody"),
-    *("BucketAnswer", "InputAnswer", "OutputAnswer"),
-)
+_OPEN: Final = ("BucketFields", "InputFields", "OutputFields", "ThrottleFields", "DurabilityFields", "AnswerBody")
+"""The forms of requests that may hold more: fields that are stored and echoed, or sent and not read."""
 _OTHERS: Final = (
     "Besides the answers that are described, a path answers 405 to a method that it does not have (`Allow` lists those "
     "that it has), and a request that can't be read as HTTP, or is too slow, gets 400, 408 or 431 in plain text. An "
@@ -72,6 +72,7 @@ def describe(handlers: Sequence[type[RestHandler]], settings: Settings) -> bytes
         },
         plugins=[plugin],
         servers=[{"url": "/"}],
+        tags=[{"name": group} for group in GROUPS],
     )
     about = "The token's key as the user name, and its secret as the password."
     spec.components.security_scheme("basic", {"type": "http", "scheme": "basic", "description": about})
@@ -91,13 +92,15 @@ def describe(handlers: Sequence[type[RestHandler]], settings: Settings) -> bytes
             },
         )
     document: Document = spec.to_dict()
+    open_answers(document)
     _open(document)
     add_constraints(document, settings.ingest_buffer)
-    return msgspec.json.encode(document) + b"\n"
+    return msgspec.json.encode(name_types(document)) + b"\n"
 
 
 def _operation(path: str, method: str, details: Operation, plugin: MarshmallowPlugin) -> Document:
     need = NEEDS[method, path]
+    name, group = OPERATIONS[method, path]
     parameters: list[Any] = [
         {"in": "path", "name": name, "required": True, "schema": {"type": "string"}, "description": _PARAMETERS[name]}
         for name in re.findall(r"\{(\w+)\}", path)
@@ -118,7 +121,8 @@ def _operation(path: str, method: str, details: Operation, plugin: MarshmallowPl
     document: Document = {
         "summary": details.summary,
         "description": f"Needs {need.value}.",
-        "operationId": _operation_id(path, method),
+        "operationId": name,
+        "tags": [group],
         "parameters": parameters,
         "responses": dict(sorted(answers.items())),
         "security": [] if need is Need.NOTHING else [{"basic": []}, {"bearer": []}],
@@ -145,21 +149,19 @@ def _header(about: str, kind: str = "string") -> Document:
 
 
 def _answer(about: str, schema: Schema | None, content: str = "application/json") -> Document:
-    described: Any = {"type": "object"} if schema is None else _many(schema)
+    if content != "application/json":
+        described: Any = {"type": "string", "format": "binary"}
+    else:
+        described = {"type": "object"} if schema is None else _many(schema)
     return {
         "description": about,
         "headers": {"Request-Id": _header("Identifies the request.")},
-        "content": {content: {"schema": described} if content == "application/json" else {}},
+        "content": {content: {"schema": described}},
     }
 
 
 def _many(schema: Schema) -> Any:
     return {"type": "array", "items": type(schema)()} if schema.many else schema
-
-
-def _operation_id(path: str, method: str) -> str:
-    words = [word.strip("{}") for word in path.replace(".", "-").split("/") if word and word != "v1"]
-    return "-".join([method.lower(), *words])
 
 
 def _name(schema: Any) -> str:
@@ -189,6 +191,5 @@ def _facts(converter: Any, field: fields.Field[Any], **__: Any) -> Document:
 
 
 def _open(document: Document) -> None:
-    """Marks the objects that may hold more: fields that are stored and echoed, or sent and not read."""
     for name in _OPEN:
-        document["components"]["schemas"][name]["additionalProperties"] = True
+        del document["components"]["schemas"][name]["additionalProperties"]

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from relay_tornado.admin.headers import OF_CONNECTION
 from relay_tornado.admin.samples import SAMPLES
-from relay_tornado.handlers.rest.schemas import NUMBERED
+from relay_tornado.handlers.rest.openapi_names import refer
 from relay_tornado.handlers.rest.tokens import ScopesBody, TokenBody
 from relay_tornado.model import STATUSES
 from relay_tornado.wire.answers import NOT_CONFIGURABLE
@@ -25,8 +25,15 @@ _LABEL: Final = "[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _URL: Final = "^https?://[^/?#]"
 _PATH_PART: Final = r"/(?!\.{1,2}(/|$))[!$%&'()*+,.0-9:;=@A-Z_a-z~-]+"
 
+
+def _any_of(first: Document, *others: Document) -> Document:
+    """A schema that at least one of these must fit. It is not `anyOf`, of which generators of clients make types that
+    replace the schema's own."""
+    return {"if": first, "else": _any_of(*others)} if others else first
+
+
 _EMPTY: Final[Document] = {"maxLength": 0}
-_AUTH: Final[list[Document]] = [
+_AUTH: Final = _any_of(
     {"properties": {"type": {"enum": ["", "none"]}, "username": _EMPTY, "password": _EMPTY, "token": _EMPTY}},
     {
         "properties": {
@@ -46,9 +53,9 @@ _AUTH: Final[list[Document]] = [
         },
         "required": ["type", "token"],
     },
-]
+)
 _OFF: Final[Document] = {"properties": {"enabled": {"const": False}}}
-_THROTTLE: Final[list[Document]] = [
+_THROTTLE: Final = _any_of(
     _OFF,
     {
         "properties": {"mode": {"const": "rate"}, "rate": {"minimum": 1}, "max_concurrent": {"maximum": MOST_AT_ONCE}},
@@ -58,12 +65,12 @@ _THROTTLE: Final[list[Document]] = [
         "properties": {"mode": {"const": "concurrency"}, "max_concurrent": {"minimum": 1, "maximum": MOST_AT_ONCE}},
         "required": ["mode", "max_concurrent"],
     },
-]
-_DURABILITY: Final[list[Document]] = [
+)
+_DURABILITY: Final = _any_of(
     _OFF,
     {"properties": {"schedule": {"not": {"const": "custom"}}}},
     {"properties": {"custom_delays": {"type": "array", "minItems": 1}}, "required": ["custom_delays"]},
-]
+)
 _IGNORED: Final[Document] = {"description": "Ignored: it can't be set."}
 _VALUE: Final[Document] = {"type": "string", "pattern": r"^[^\x00-\x08\x0a-\x1f\x7f]*$"}
 
@@ -79,45 +86,85 @@ def _headers(refused: frozenset[str]) -> Document:
 
 _NAMED: Final[Document] = {"pattern": rf"^{_LINE}[^\s\x00-\x1f\x7f-\x9f]{_LINE}$"}
 _INPUT: Final[Document] = {
-    "status_code": {"minimum": 0, "anyOf": [{"const": 0}, {"minimum": 200}]},
+    "status_code": {"minimum": 0, "not": {"minimum": 1, "maximum": 199}},
     "headers": _headers(NOT_CONFIGURABLE),
     "custom_domain": {"pattern": rf"^({_LABEL}(\.{_LABEL})*)?$", "maxLength": 253},
     "path_prefix": {"pattern": rf"^(/|({_PATH_PART})*)$", "maxLength": 500},
 }
-_FILTER: Final[Document] = {
-    "type": ["object", "null"],
-    "examples": [{"match": {"type": "value", "parameter": {"source": "header", "name": "X-Kind"}, "value": "order"}}],
+_MATCH: Final[Document] = {
+    "type": "object",
+    "description": "A condition about a part of the event: true if the part is what `type` says.",
+    "properties": {
+        "type": {
+            "type": "string",
+            "enum": [
+                *("value", "contains", "substring", "does-not-contain", "regex"),
+                *("payload-hash-sha1", "payload-hash-sha256", "ip-whitelist"),
+            ],
+            "description": "The kind of condition: it says which of the other fields are needed.",
+        },
+        "parameter": {
+            "type": "object",
+            "description": "The part of the event; `ip-whitelist` has none.",
+            "properties": {
+                "source": {
+                    "type": "string",
+                    "enum": ["header", "payload", "body", "query"],
+                    "description": "Where the part is; `body` is the same as `payload`.",
+                },
+                "name": {
+                    "type": "string",
+                    "description": "A header, a parameter of the query, or a path in the JSON body, like "
+                    "`commits.0.author.name`; empty is the whole body.",
+                },
+                "base64decode": {"type": "boolean", "description": "Whether the part is decoded first."},
+            },
+            "required": ["source"],
+        },
+        "value": {"type": "string", "description": "With `value`: the part is equal to this."},
+        "substring": {"type": "string", "description": "With `contains` and `does-not-contain`: a part of it."},
+        "regex": {"type": "string", "description": "With `regex`: a pattern of RE2 that is found in it."},
+        "secret": {"type": "string", "description": "With `payload-hash-…`: the key of the HMAC that it is."},
+        "ip-range": {"type": "string", "description": "With `ip-whitelist`: ranges, separated by blanks or commas."},
+    },
+    "required": ["type"],
 }
-_RULES: Final[Document] = {**_FILTER, "type": ["object", "array", "null"], "maxItems": 0}
+_EXAMPLE: Final[Document] = {
+    "match": {"type": "value", "parameter": {"source": "header", "name": "X-Kind"}, "value": "order"}
+}
+_RULES: Final[Document] = {
+    "type": "object",
+    "description": "A tree of conditions. Each node has one of these fields.",
+    "properties": {
+        "and": {"type": "array", "items": refer("RulesBody"), "description": "All of these hold."},
+        "or": {"type": "array", "items": refer("RulesBody"), "description": "At least one of these holds."},
+        "not": {**refer("RulesBody"), "description": "This does not hold."},
+        "match": {**refer("Match"), "description": "This condition holds."},
+    },
+    "examples": [_EXAMPLE],
+}
+_RULES_OR_NULL: Final[Document] = {"anyOf": [refer("RulesBody"), {"type": "null"}]}
 
 
 def _only(name: str, facts: Document) -> Document:
     return {"type": "object", "properties": {name: facts}, "required": [name], "additionalProperties": False}
 
 
+_LAST: Final = _only("last", {"type": "integer", "minimum": 0, "description": "How many events, of the newest."})
+_SINCE: Final = _only("time", {"type": "number", "description": "The unix time in seconds from which on events count."})
 _POSITION: Final[Document] = {
-    "type": ["string", "object"],
     "anyOf": [
         {"type": "string", "pattern": "^(latest|earliest|[a-z0-9]{12}-(0|[1-9][0-9]{0,18})(-[1-9][0-9]{0,9})?)$"},
-        _only("last", {"type": "integer", "minimum": 0}),
-        _only("time", {"type": "number"}),
+        refer("LastEvents"),
+        refer("SinceTime"),
     ],
-}
-_NUMBERS: Final = range(len(NUMBERED))
-"""The numbers of statuses."""
-
-_DIGITS: Final = "^[0-9]{1,9}$"
-_ROUNDED: Final[Document] = {
-    "type": ["number", "string", "null"],
-    "minimum": 0,
-    "maximum": MAX_COUNT,
-    "pattern": _DIGITS,
 }
 _DEFAULT_INPUT: Final[Document] = {
     "type": ["boolean", "null"],
     "description": "False creates it with no input. Default: true.",
 }
-_PLAIN: Final[list[Document]] = [{"type": "string"}, {"type": "number"}, {"type": "boolean"}]
+_POLICY: Final[Document] = {"type": "string", "enum": ["skip", "force"]}
+_VALUES: Final[Document] = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
 _PROPERTIES: Final[Document] = {
     "BucketFields": {
         "name": {"pattern": _BUCKET_NAME, "minLength": 1, "maxLength": 100, "not": {"const": "*"}},
@@ -126,37 +173,24 @@ _PROPERTIES: Final[Document] = {
     "InputFields": _INPUT,
     "OutputFields": {
         "headers": _headers(OF_CONNECTION),
-        "rules": _RULES,
+        "rules": _RULES_OR_NULL,
         "destination": {"maxLength": 2048},
         "secret": {
             "pattern": "^(whsec_([A-Za-z0-9+/]{4})*[A-Za-z0-9+/]{2,4}=*)?$",
             "maxLength": 1024,
         },
     },
+    # What some stock clients send beside this is left out: numbers as texts, statuses as numbers, lists of bytes.
     "AnswerBody": {
-        "status_code": {
-            "type": ["integer", "string", "null"],
-            "pattern": _DIGITS,
-        },
-        "duration_ms": _ROUNDED,
-        "retries": _ROUNDED,
-        "response_headers": {
-            "type": ["object", "array", "null"],
-            "maxItems": 0,
-            "additionalProperties": {
-                "anyOf": [*_PLAIN, {"type": "null"}, {"type": "array", "items": {"anyOf": _PLAIN}}]
-            },
-        },
-        "response_body": {
-            "type": ["string", "array", "null"],
-            "items": {"type": "integer", "minimum": 0, "maximum": 255},
-        },
-        "status": {
-            "type": ["string", "integer", "null"],
-            "enum": ["", "preparing", *STATUSES, *_NUMBERS, None],
-        },
+        "status_code": {"type": ["integer", "null"]},
+        "duration_ms": {"type": ["integer", "null"], "minimum": 0, "maximum": MAX_COUNT},
+        "retries": {"type": ["integer", "null"], "minimum": 0, "maximum": MAX_COUNT},
+        "response_headers": {"type": ["object", "null"], "additionalProperties": _VALUES},
+        "response_body": {"type": ["string", "null"]},
+        "status": {"type": "string", "enum": list(STATUSES)},
     },
-    "RangeBody": {"filter": _FILTER},
+    "ActionBody": {"process_policy": _POLICY},
+    "RangeBody": {"filter": _RULES_OR_NULL, "process_policy": _POLICY},
     "SeekBody": {"to": _POSITION},
     "SampleBody": {
         "provider": {"enum": sorted({each.provider for each in SAMPLES})},
@@ -181,33 +215,25 @@ def add_constraints(document: Document, max_body: int) -> None:
             _add(schemas[name]["properties"], field, facts)
     for name, required in _REQUIRED.items():
         schemas[name]["required"] = required
-    schemas["RulesBody"] = {**_FILTER, "type": "object", "description": schemas["RulesBody"]["description"]}
-    schemas["AuthFields"]["oneOf"] = _AUTH
-    schemas["ThrottleFields"]["anyOf"] = _THROTTLE
-    schemas["DurabilityFields"]["anyOf"] = _DURABILITY
-    schemas["LettersBody"]["oneOf"] = [
+    schemas |= {"RulesBody": _RULES, "Match": _MATCH, "LastEvents": _LAST, "SinceTime": _SINCE}
+    schemas["AuthFields"] |= _AUTH
+    schemas["ThrottleFields"] |= _THROTTLE
+    schemas["DurabilityFields"] |= _DURABILITY
+    schemas["LettersBody"] |= _any_of(
         {"required": ["ids"], "not": {"required": ["all"]}},
         {"required": ["all"], "properties": {"all": {"const": True}}, "not": {"required": ["ids"]}},
-    ]
-    schemas["SampleBody"]["oneOf"] = [
-        {"properties": {"provider": {"const": each.provider}, "event": {"const": each.event}}} for each in SAMPLES
-    ]
+    )
+    schemas["SampleBody"] |= _any_of(*_samples())
     schemas["BucketFields"]["properties"]["max_body"]["maximum"] = max_body
-    schemas["OutputFields"]["anyOf"] = [
+    schemas["OutputFields"] |= _any_of(
         {"properties": {"internal": {"enum": [True, None]}}},
-        {
-            "properties": {"destination": {"type": "string", "pattern": _URL}},
-            "required": ["destination"],
-        },
-    ]
-    schemas["AnswerBody"]["anyOf"] = [
-        {"required": ["status_code"]},
-        {"required": ["status"], "properties": {"status": {"enum": [*STATUSES, *_NUMBERS[1:]]}}},
-    ]
+        {"properties": {"destination": {"type": "string", "pattern": _URL}}, "required": ["destination"]},
+    )
+    schemas["AnswerBody"] |= _any_of({"required": ["status_code"]}, {"required": ["status"]})
     schemas["AuthFields"]["properties"] |= dict.fromkeys(sorted(AuthFields.ECHOED), _IGNORED)
     for form in (BucketFields, InputFields, OutputFields, TokenBody, ScopesBody):
         _allow_null(schemas[form.__name__]["properties"], form)
-    _allow_empty(document["paths"])
+    _leave_out_empty(document["paths"])
     for name in ("Bucket", "Input", "Output"):
         made = copy.deepcopy(schemas[f"{name}Fields"])
         schemas[f"New{name}"] = made
@@ -217,12 +243,23 @@ def add_constraints(document: Document, max_body: int) -> None:
             made["properties"]["name"] = {**named.pop("anyOf")[0], **named}
             made["properties"]["default_input"] = _DEFAULT_INPUT
         else:
-            _add(schemas[f"{name}Fields"]["properties"], "name", _NAMED)
-    _add(schemas["NewInput"]["properties"], "id", {"pattern": "^[A-Za-z0-9_-]{0,64}$", "maxLength": 64})
+            schemas[f"{name}Fields"]["properties"]["name"]["anyOf"][0] |= _NAMED
+    schemas["NewInput"]["properties"]["id"]["anyOf"][0] |= {"pattern": "^[A-Za-z0-9_-]{0,64}$", "maxLength": 64}
     del schemas["InputFields"]["properties"]["id"]
     for path, name in (("", "Bucket"), ("/{bucket}/inputs", "Input"), ("/{bucket}/outputs", "Output")):
         body = document["paths"][f"/v1/buckets{path}"]["post"]["requestBody"]
-        body["content"]["application/json"]["schema"] = {"$ref": f"#/components/schemas/New{name}"}
+        body["content"]["application/json"]["schema"] = refer(f"New{name}")
+
+
+def _samples() -> list[Document]:
+    """By provider, the events that there are samples of."""
+    events: dict[str, list[str]] = {}
+    for each in SAMPLES:
+        events.setdefault(each.provider, []).append(each.event)
+    return [
+        {"properties": {"provider": {"const": provider}, "event": {"enum": sorted(names)}}}
+        for provider, names in events.items()
+    ]
 
 
 def _allow_null(properties: Document, form: type[StockFields]) -> None:
@@ -235,16 +272,21 @@ def _allow_null(properties: Document, form: type[StockFields]) -> None:
             properties[name] = {**about, "anyOf": [facts, {"type": "null"}]}
 
 
-def _allow_empty(paths: Document) -> None:
-    """Allows an empty number, time or flag in a query, which counts as absent."""
+def _leave_out_empty(paths: Document) -> None:
+    """Leaves out that an empty parameter of a query counts as absent: a client leaves it out, which is simpler."""
     for item in paths.values():
         for operation in item.values():
             for parameter in operation["parameters"]:
-                if parameter["in"] == "query" and "string" not in parameter["schema"].get("type", ()):
-                    parameter["schema"] = {"anyOf": [parameter["schema"], {"const": ""}]}
+                schema = parameter["schema"]
+                if schema.get("default", 0) in ("", None):
+                    del schema["default"]
+                if "enum" in schema:
+                    schema["enum"] = [each for each in schema["enum"] if each]
+                if isinstance(schema["type"], list):
+                    (schema["type"],) = set(schema["type"]) - {"null"}
 
 
 def _add(properties: Document, field: str, facts: Document) -> None:
     before: Any = properties[field]
-    about = {"description": before["description"]} if "description" in before else {}
-    properties[field] = {**about, **facts} if "type" in facts else {**before, **facts}
+    about = {key: before[key] for key in ("description", "examples") if key in before}
+    properties[field] = {**about, **facts} if {"type", "anyOf"} & facts.keys() else {**before, **facts}

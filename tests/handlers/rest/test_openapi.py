@@ -20,6 +20,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator, validate
 from relay_tornado.errors import NoSpace
 from relay_tornado.handlers.rest import HANDLERS
 from relay_tornado.handlers.rest.base import operations
+from relay_tornado.handlers.rest.openapi_names import OPERATIONS, refer, references, referred
 from relay_tornado.handlers.rest.scopes import NEEDS, Need
 from relay_tornado.log.sqlite import SqliteEventLog
 from tests.handlers.raw import Raw, Reply
@@ -119,13 +120,95 @@ def test_each_field_and_parameter_is_described(tmp_path: Path) -> None:
 
 
 def test_an_answers_fields_say_what_the_requests_say(tmp_path: Path) -> None:
-    """And parts of a bucket, an input and an output have the same form in both."""
+    """And parts of a bucket, an input and an output have the same fields in both."""
     schemas = description(tmp_path)["components"]["schemas"]
-    asked, given = schemas["OutputFields"]["properties"], schemas["OutputAnswer"]["properties"]
+    asked, given = schemas["OutputUpdate"]["properties"], schemas["Output"]["properties"]
     assert given["timeout"]["description"] == asked["timeout"]["description"]
-    for field in ("throttle", "durability"):
-        assert given[field]["anyOf"] == asked[field]["anyOf"]
-        assert "$ref" in asked[field]["anyOf"][0]
+    for part in ("Throttle", "Durability", "Retention", "Dedupe", "RateLimit", "Verify"):
+        one, other = (
+            {field: facts["description"] for field, facts in schemas[name]["properties"].items()}
+            for name in (part, f"{part}Fields")
+        )
+        assert one == other
+    assert asked["throttle"]["anyOf"][0] == refer("ThrottleFields")
+    assert given["throttle"]["anyOf"][0] == refer("Throttle")
+
+
+def reached(document: Any, part: Any) -> set[str]:
+    """The names of the types that a part of the description is made of."""
+    found: set[str] = set()
+    waiting = {referred(each) for each in references(part)}
+    while waiting:
+        name = waiting.pop()
+        found.add(name)
+        waiting |= {referred(each) for each in references(document["components"]["schemas"][name])} - found
+    return found
+
+
+def test_answers_are_open_and_requests_are_closed(tmp_path: Path) -> None:
+    """A client accepts a later version's fields; a misspelt field is refused, but where it would be stored."""
+    document = description(tmp_path)
+    schemas = document["components"]["schemas"]
+    endpoints = [each for item in document["paths"].values() for each in item.values()]
+    given = reached(document, [[each["responses"] for each in endpoints], document["components"]["responses"]])
+    asked = reached(document, [each.get("requestBody") for each in endpoints])
+    assert given.isdisjoint(asked)
+    assert [name for name in sorted(given) if "additionalProperties" in schemas[name]] == []
+    stored = {f"{prefix}{kind}{suffix}" for kind in ("Bucket", "Input", "Output") for prefix, suffix in KINDS}
+    known = {"AnswerRequest", "ThrottleFields", "DurabilityFields", "Rules", "Match"}
+    assert {name for name in asked if schemas[name].get("additionalProperties") is not False} == stored | known
+
+
+KINDS = (("New", ""), ("", "Update"))
+CUSTOM = {"enabled": True, "schedule": "custom"}
+
+
+def test_an_object_is_no_choice_of_types(tmp_path: Path) -> None:
+    """Of `anyOf`, `oneOf` and `allOf` beside `properties`, generators of clients make types without the fields."""
+    schemas = description(tmp_path)["components"]["schemas"]
+    choices = {"anyOf", "oneOf", "allOf"}
+    assert [name for name, schema in schemas.items() if "properties" in schema and choices & schema.keys()] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "bad"),
+    [
+        ("AuthFields", {"type": "basic", "username": "u", "password": "p"}, {"type": "basic"}),
+        ("AuthFields", {"type": "none"}, {"type": "none", "token": "t"}),
+        ("ThrottleFields", {"enabled": True, "mode": "rate", "rate": 1}, {"enabled": True, "mode": "rate"}),
+        ("ThrottleFields", {"enabled": False}, {"enabled": True, "mode": "concurrency"}),
+        (
+            "DurabilityFields",
+            {"enabled": True, "schedule": "custom", "custom_delays": [1]},
+            {"enabled": True, "schedule": "custom"},
+        ),
+        ("NewOutput", {"internal": True}, {"internal": False}),
+        ("NewOutput", {"internal": False, "destination": "https://shop.example/"}, {"internal": False, "name": "o"}),
+        ("AnswerRequest", {"status": "sent"}, {"duration_ms": 1}),
+        ("DeadLettersRequest", {"all": True}, {"all": True, "ids": []}),
+        ("SampleRequest", {"provider": "github", "event": "push"}, {"provider": "stripe", "event": "push"}),
+        ("NewInput", {"status_code": 0}, {"status_code": 100}),
+    ],
+)
+def test_which_fields_go_together_is_described(tmp_path: Path, name: str, good: Any, bad: Any) -> None:
+    """To whoever checks a request by the description."""
+    document = description(tmp_path)
+    form = Draft202012Validator({**refer(name), "components": document["components"]})
+    assert form.is_valid(good)
+    assert not form.is_valid(bad)
+
+
+def test_operations_and_types_have_names_for_programs(tmp_path: Path) -> None:
+    """Each its own, also in languages that ignore case, and each operation one group."""
+    document = description(tmp_path)
+    endpoints = [each for item in document["paths"].values() for each in item.values()]
+    names = [each["operationId"] for each in endpoints]
+    assert all(re.fullmatch("[a-z]+([A-Z][a-z]+)*", name) for name in names)
+    assert len({name.lower() for name in names}) == len(names) == len(OPERATIONS)
+    assert {group for each in endpoints for group in each["tags"]} == {each["name"] for each in document["tags"]}
+    types = document["components"]["schemas"]
+    assert all(re.fullmatch("([A-Z][a-z]+)+", name) for name in types)
+    assert [name for name in types if name.endswith(("Answer", "Body"))] == []
 
 
 @pytest.mark.timeout(300)
