@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from relay_tornado.admin.administration import Administration
 from relay_tornado.admin.logs import Logs
@@ -17,6 +18,7 @@ from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.log.sqlite import SqliteEventLog
 from relay_tornado.log.sqlite_consumers import SqliteConsumers
 from relay_tornado.log.sqlite_results import SqliteResults
+from relay_tornado.model import BucketId
 from relay_tornado.registry.sqlite import SqliteRegistry
 from relay_tornado.registry.sqlite_uses import SqliteUses
 from relay_tornado.search.index import Index
@@ -50,9 +52,15 @@ async def open_engine(settings: Settings, counters: Counters | None = None) -> A
         stack.push_async_callback(consumers.close)
         ledgers = Ledgers(consumers, log, counters=counters)
         registry = await SqliteRegistry.open(database)
+        ledgers.bucket_name = partial(_name, registry)
         uses = await SqliteUses.open(database)
         stack.push_async_callback(uses.write)
         yield Engine(database, log, results, ledgers, registry, uses)
+
+
+def _name(registry: SqliteRegistry, bucket_id: BucketId) -> str:
+    bucket = registry.get("bucket", bucket_id)
+    return "" if bucket is None else bucket.name
 
 
 async def administer(

@@ -440,7 +440,7 @@ class Administration:
                     raise  # as in `_change`
                 except RelayError as error:
                     await self._positions.end(changed, token)
-                    if not isinstance(error, Conflict):
+                    if not isinstance(error, Conflict) or self._registry.revision("token", key) == revision:
                         raise
                     continue
                 await self._positions.end(token, changed)

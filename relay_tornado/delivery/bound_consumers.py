@@ -164,18 +164,19 @@ class BoundConsumers:
         else:
             self.leave(place.bucket_id)
 
-    def overtaken(self, bucket_id: BucketId, first: int, gap: Gap | None) -> None:
+    def overtaken(self, bucket_id: BucketId, first: int, gap: Gap | None) -> bool:
         """The bucket's log holds nothing below `first`, or lacks `gap`, before everything was delivered. A consumer by
-        receipt meets this as a gap."""
+        receipt meets this as a gap. Returns whether there is one."""
         held = self.held.get(bucket_id)
-        if held is not None and not held.ledger.gone and not held.moved_away():
-            ledger = held.ledger
-            ledger.trim(first)
-            if gap is None or gap.reason == "retention":
-                return
-            # Other connections may have met it before, and continued after it.
-            if gap.to_seq is None or gap.to_seq > ledger.progress.floor:
-                ledger.met(gap, self._shared.ledgers.clock())
+        if held is None or held.ledger.gone or held.moved_away():
+            return False
+        ledger = held.ledger
+        ledger.trim(first)
+        # Other connections may have met it before, and continued after it.
+        new = gap is not None and (gap.to_seq is None or gap.to_seq > ledger.progress.floor)
+        if gap is not None and new and gap.reason != "retention":
+            ledger.met(gap, self._shared.ledgers.clock())
+        return True
 
     def settle(self, request: Ack | Nak) -> bool:
         """Executes a client's ack or nak. Returns False if the event is not in flight here."""

@@ -434,11 +434,10 @@ class Delivery:
         bounds = await self._shared.log.bounds(place.bucket_id)
         if place.open and not self.over:
             gap = gap_behind(bounds, place.seq, lost)
-            if self.consumers is not None:
-                self.consumers.overtaken(place.bucket_id, bounds.first, gap)
+            met = self.consumers is not None and self.consumers.overtaken(place.bucket_id, bounds.first, gap)
             place.move(lost.first - 1, epoch_at(bounds.epochs, lost.first - 1))
             if gap is not None:
-                self._missing(place.bucket_id, gap)
+                self._missing(place.bucket_id, gap, met)
 
     async def _enter_later(self, bucket_id: BucketId) -> None:
         """Places a bucket that fits the subscription now."""
@@ -464,7 +463,7 @@ class Delivery:
             if not joins:
                 self._let_go(bucket_id)
             elif self._enter(placement) and placement.gap is not None:
-                self._missing(bucket_id, placement.gap)
+                self._missing(bucket_id, placement.gap, placement.ledger is not None)
 
     def _stay_out(self, bucket: Bucket, conflict: Conflict) -> None:
         """The bucket can't have this consumer: delivery continues in the others, and an extended client is told."""
@@ -475,8 +474,10 @@ class Delivery:
             self._tell(frames.error(conflict.code, str(conflict)))
             self._tell(frames.unsubscribed((bucket.name,)))
 
-    def _missing(self, bucket_id: BucketId, gap: Gap) -> None:
-        self._shared.misses(self.subscription.token.key, bucket_id, gap)
+    def _missing(self, bucket_id: BucketId, gap: Gap, met: bool) -> None:
+        """`met`: the bucket's consumer met the gap, so it is logged and counted already."""
+        if not met:
+            self._shared.misses(self.subscription.token.key, bucket_id, gap)
         self.missed(bucket_id, gap)
 
     async def _refuse(self) -> None:

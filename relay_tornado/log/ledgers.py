@@ -141,6 +141,7 @@ class Ledger:
         try_log(
             _log.warning,
             "consumer_gap",
+            bucket=self._ledgers.bucket_name(self.key.bucket_id),
             bucket_id=self.key.bucket_id,
             kind=self.key.kind,
             consumer=self.key.name,
@@ -162,6 +163,8 @@ class Ledgers:
         self.store = store
         self.clock = clock
         self.counters = Counters() if counters is None else counters
+        self.bucket_name: Callable[[BucketId], str] = lambda bucket_id: ""
+        """Returns a bucket's name, for the log; set by the composition root."""
         self._log = log
         self._live: dict[BucketId, dict[Key, Ledger]] = {}
         self._opening: dict[Key, list[int]] = {}

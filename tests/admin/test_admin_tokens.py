@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from relay_tornado.errors import Invalid, NotFound, Unauthorized
+from relay_tornado.errors import Conflict, Invalid, NotFound, Unauthorized
 from relay_tornado.ids import hash_secret, new_secret
 from relay_tornado.registry.access import Access
 from relay_tornado.wire.rest import token_document
@@ -150,6 +150,26 @@ async def test_access_follows_changes(world: World) -> None:
         access.by_secret(secret)
     await world.administration.revoke_token(token.key)
     assert (access._keys, access._hashes) == ({}, {})
+
+
+@pytest.mark.gen_test
+async def test_a_conflict_that_no_other_change_makes_is_told_at_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A change is made again only where the token was changed meanwhile: else it would fail in the same way."""
+    await world.administration.create_bucket("orders")
+    token, _ = await world.administration.create_token()
+    tries = 0
+
+    async def begin(*_: Any) -> Any:
+        nonlocal tries
+        tries += 1
+        raise Conflict("the position is in the way")
+
+    monkeypatch.setattr(world.administration._positions, "begin", begin)
+    with pytest.raises(Conflict, match="in the way"):
+        await world.administration.set_token(token.key, durable=True)
+    assert tries == 1
 
 
 @pytest.mark.gen_test

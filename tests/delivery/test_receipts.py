@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from relay_tornado.delivery import deliver, deliveries
 from relay_tornado.delivery.deliver import Delivery
@@ -466,6 +467,26 @@ async def test_a_gap_under_a_stock_client() -> None:
     assert stored.gaps is not None
     assert (stored.gaps.times, stored.gaps.last.from_seq, stored.gaps.last.to_seq) == (1, 1, 5)
     assert one.reader.statuses() == []
+
+
+@virtual_test
+async def test_a_gap_that_a_connected_client_meets_is_logged_and_counted_once() -> None:
+    """As its consumer's, also where its bucket is made or read later; not as the connection's, too."""
+    world = World(clock=day)
+    await world.bucket()
+    await with_row(world)
+    await world.append(4, body=b"x" * 200_000)
+    reader = Reader()
+    reader.paused = True
+    await client(world, "orders", reader=reader)
+    await until(lambda: reader.waiting > 0)
+    await world.append(6, body=b"x" * 200_000)
+    with capture_logs() as logs:
+        await world.log.trim("id-orders", Retention(max_events=3), None)
+        reader.resume()
+        await until(lambda: reader.seqs()[-1:] == [10])
+    assert [each["event"] for each in logs if "reason" in each] == ["consumer_gap"]
+    assert world.ledgers.counters.gaps["retention"] + world.deliveries._shared.counters.gaps["retention"] == 1
 
 
 @virtual_test
