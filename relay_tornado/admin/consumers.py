@@ -76,6 +76,18 @@ class ConsumerAdministration:
             raise missing(bucket, reference)
         return consumer_document(await self._standing(stored, bounds), bucket, bounds)
 
+    async def measured(self, bucket: Bucket, reference: str) -> tuple[str, bool]:
+        """The reference by which a consumer's series are kept, and whether there is the consumer; series outlast it."""
+        try:
+            key = key_of(bucket, reference)
+        except NotFound:
+            return reference, False
+        try:
+            there = await self._ledgers.store.get(key) is not None
+        except Damaged:
+            there = True
+        return reference_of(key), there
+
     async def standings(self, buckets: Sequence[Bucket]) -> list[tuple[Bucket, Standing]]:
         """The state of every consumer of these buckets, in the order of the buckets."""
         await self._ledgers.store.saved()

@@ -21,7 +21,7 @@ from relay_tornado.log.contract import Extent
 from relay_tornado.log.lineage import position_id
 from relay_tornado.model import Bounds, Bucket
 from relay_tornado.pieces import Pieces
-from relay_tornado.series.series import SPANS
+from relay_tornado.series.series import SPANS, Span
 from relay_tornado.wire.fields import Document, described
 from relay_tornado.wire.rest import BucketFields, whole
 
@@ -263,12 +263,23 @@ class SeriesHandler(RestHandler):
         if found is None:
             first, step, measured = await series.whole(span)
         elif consumer:
-            first, step, lag = await series.consumer(span, found.id, consumer)
+            reference, there = await self.rest.administration.consumers.measured(found, consumer)
+            first, step, lag = await series.consumer(span, found.id, reference)
+            if not (there or any(lag) or await self._was_measured(found, reference)):
+                raise missing(found, consumer)
             measured = {"lag": lag}
         else:
             first, step, events = await series.bucket(span, found.id)
             measured = {"events": events}
         self.answer({"from": first, "step": step, "series": measured})
+
+    async def _was_measured(self, bucket: Bucket, reference: str) -> bool:
+        """Whether a consumer, which may be deleted by now, was ever behind: only then it has points."""
+        spans: tuple[Span, ...] = ("day", "month")  # the newest points are not in the month's yet
+        for span in spans:
+            if any((await self.rest.series.consumer(span, bucket.id, reference))[2]):
+                return True
+        return False
 
 
 HANDLERS = (UsageHandler, ClientsHandler, StatusHandler, SeriesHandler)

@@ -14,9 +14,11 @@ from urllib.parse import urlencode
 import pytest
 
 from relay_tornado.admin import searching
+from relay_tornado.counters import ConsumerLevel
 from relay_tornado.gauges import ConsumerLevels
 from relay_tornado.log.sqlite import SqliteEventLog
 from relay_tornado.search import file, index
+from relay_tornado.series.series import Levels
 from tests.admin.logs_world import forget
 from tests.handlers.rest.world import World, world
 from tests.waiting import until
@@ -421,7 +423,7 @@ async def test_status_while_a_bucket_is_deleted(here: World, monkeypatch: pytest
 @pytest.mark.gen_test
 async def test_series(here: World) -> None:
     """The relay's, a bucket's and a consumer's; what needs a bucket says so."""
-    await here.bucket("orders")
+    await here.consumer(await here.bucket("orders"), "worker")
     for span, step in (("hour", 10), ("day", 60), ("month", 1800)):
         answer = (await here.call("GET", f"/v1/series?span={span}")).document
         assert (answer["step"], set(answer["series"]) >= {"events", "commit_p99", "disk_free"}) == (step, True)
@@ -431,6 +433,30 @@ async def test_series(here: World) -> None:
     assert list(answer.document["series"]) == ["lag"]
     assert (await here.call("GET", "/v1/series?consumer=worker")).status == 400
     assert (await here.call("GET", "/v1/series?span=year")).status == 400
+
+
+@pytest.mark.gen_test
+async def test_series_of_a_consumer(here: World) -> None:
+    """An output's by its name, too; of a deleted one what was measured; of one that never was a 404."""
+    bucket = await here.bucket("orders")
+    await here.relay.administration.create_output(
+        bucket.id, name="shop", internal=False, destination="https://shop.example/", paused=True
+    )
+    assert here.relay._site is not None
+    levels = [ConsumerLevel(bucket.id, name, 7, 1.0, 0) for name in ("output:1", "gone", "output:9")]
+    await here.relay._site.rest.series.measure(Levels(consumers=levels))
+
+    async def lag(consumer: str, span: str = "hour") -> Any:
+        answer = await here.call("GET", f"/v1/series?bucket=orders&consumer={consumer}&span={span}")
+        return answer.status, [each for each in answer.document.get("series", {}).get("lag", ()) if each]
+
+    for consumer in ("output:1", "output:shop", "gone", "output:9"):
+        assert await lag(consumer) == (200, [7]), consumer
+    assert (await lag("gone", "month"))[0] == 200
+    for consumer in ("never", "output:2", "token:none"):
+        assert await lag(consumer) == (404, []), consumer
+    answer = await here.call("GET", "/v1/series?bucket=orders&consumer=never")
+    assert "has no consumer 'never'" in answer.document["message"]
 
 
 @pytest.mark.gen_test
