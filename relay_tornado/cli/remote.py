@@ -27,7 +27,7 @@ from relay_tornado.client.opener import opener
 from relay_tornado.errors import BucketGone, NotFound, Unavailable
 
 _NO_PATH: Final = "there is nothing at this path"
-"""The message of a relay's 404 for a path that it does not have at all."""
+"""The beginning of a relay's message with a 404 for a path that it does not have at all; up to 0.5.20, all of it."""
 
 _PART: Final = 150
 """The most event ids in one request, so that its URL passes proxies with a limit of 8 KiB."""
@@ -111,7 +111,7 @@ class Remote:
             message = str(document["message"])[:_LONGEST]
         except (ValueError, KeyError, TypeError, OSError, HTTPException):
             raise Unavailable(f"{self.url} {_stranger(error, method)}{self._asked}") from None
-        if error.code == 405 or message == _NO_PATH:
+        if error.code == 405 or message.startswith(_NO_PATH):
             raise Refused(
                 f"{self.url} does not have what this command needs: is it a relay older than this program, which is "
                 f"of version {relay_tornado.__version__}, and is the URL right?"

@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 from tornado.web import HTTPError, RequestHandler
 
-from relay_tornado.errors import Invalid, RelayError, Unauthorized
+from relay_tornado.errors import Invalid, NotFound, RelayError, Unauthorized
 
 BEARER = 'Bearer realm="relay"'
 
@@ -77,14 +77,17 @@ class JsonHandler(RequestHandler):
 
 
 class NotFoundHandler(JsonHandler):
-    """Answers every request that has no route, whatever its method."""
+    """Answers every request that has no route, whatever its method; `hint` says what there is."""
+
+    def initialize(self, hint: str) -> None:
+        self._hint = hint
 
     def prepare(self) -> None:
         raise HTTPError(404)
 
-    def write_error(self, status_code: int, **kwargs: Any) -> None:
-        self.set_status(404)
-        super().write_error(404, **kwargs)
+    def write_error(self, status_code: int, **_: Any) -> None:
+        error = NotFound(f"{_WORDS[404][1]}: {self._hint}")
+        super().write_error(404, exc_info=(NotFound, error, None))
 
 
 def log_request(handler: RequestHandler) -> None:

@@ -30,6 +30,7 @@ from relay_tornado.series.series import Series
 from relay_tornado.settings import Settings
 
 _MOST_SCRAPERS = 32
+_PATHS = "senders use /v1/webhooks/ and an input's id, programs what /openapi.json lists, and people /ui/"
 """Maximum number of connections to the port for metrics."""
 
 
@@ -88,6 +89,7 @@ class Site:
                 *ui.routes(callers, administration, counters),
             ],
             default_handler_class=NotFoundHandler,
+            default_handler_args={"hint": _PATHS},
             log_function=log_request,
         )
         self.listener = Listener(Front(self.ingest, application, settings), settings, entrance, counters, self.ingest)
@@ -118,7 +120,10 @@ class Site:
 def _metrics_listener(settings: Settings, port: int, expose: Callable[[], bytes]) -> Listener:
     """A port that serves only the metrics, to everybody who reaches it."""
     application = Application(
-        metrics.routes(expose, None), default_handler_class=NotFoundHandler, log_function=log_request
+        metrics.routes(expose, None),
+        default_handler_class=NotFoundHandler,
+        default_handler_args={"hint": "this port has /metrics only"},
+        log_function=log_request,
     )
     settings = dataclasses.replace(settings, host=settings.metrics_host, port=port, max_connections=_MOST_SCRAPERS)
     return Listener(Front(None, application, settings), settings, Entrance(flags="--metrics-host and --metrics-port"))

@@ -288,6 +288,22 @@ def saying(answer: bytes, forever: bytes = b"", every: float = 0.0) -> Iterator[
             thread.join(60)
 
 
+@pytest.mark.parametrize("more", ["", ": the paths are described elsewhere"])
+def test_a_path_that_a_relay_does_not_have(relay: Runner, more: str) -> None:
+    """By the beginning of its message, which was all of it up to 0.5.20."""
+    body = json.dumps({"code": "not_found", "message": f"there is nothing at this path{more}"}).encode()
+    head = b"HTTP/1.1 404 Not Found\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % len(body)
+    with saying(head + body) as url:
+        said = relay.refused("bucket", "list", RELAY_URL=url, RELAY_SECRET="x")
+    assert "older than this program" in said
+
+
+def test_a_path_that_this_relay_does_not_have(tmp_path: Path) -> None:
+    """The relay's own message begins like that, too."""
+    with serving(tmp_path / "data") as server, pytest.raises(answers.Refused, match="older than this program"):
+        Remote(server.url, server.secret).request("GET", "nothing")
+
+
 TOO_LARGE = "broke off" if hasattr(http.client, "_MIN_READ_BUF_SIZE") else "does not answer like a relay"
 """A Python that reads what is announced piece by piece, as Debian 12's and newer ones do, meets the end first."""
 

@@ -70,5 +70,6 @@ async def test_other_requests(path: bytes, method: bytes, status: int, code: str
             reply, document = await get(raw, path, method)
         assert (reply.status, document["code"]) == (status, code)
         assert document["message"]
+        assert ("/v1/webhooks/" in document["message"]) == (status == 404)
         assert reply.header("Allow") == ("GET, HEAD" if status == 405 else None)
         assert all(b"nothing" not in str(line).encode() for line in lines)
