@@ -40,7 +40,7 @@ def command(data: Path, as_json: bool) -> None:
             {
                 "BUCKET": bucket.name,
                 "EVENTS": str(bucket.events),
-                "SIZE": size_words(bucket.bytes),
+                "SIZE": "not stored" if bucket.ephemeral else size_words(bucket.bytes),
                 "RANGE": f"{bucket.first} to {bucket.head}" if bucket.events else "empty",
                 "OLDEST": _kept(bucket.oldest_at),
                 "NEWEST": _kept(bucket.newest_at),

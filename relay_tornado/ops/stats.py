@@ -32,7 +32,8 @@ HOUR = 3600.0
 class BucketStats:
     """One bucket: what it holds, and what came within the last day. Times are unix seconds, None if it is empty.
 
-    `a_day` is the bytes that came in the last day; if the log is younger, the bytes per day at its rate.
+    `a_day` is the bytes that came in the last day; if the log is younger, the bytes per day at its rate. Those of an
+    `ephemeral` bucket's events count in `bytes` and `a_day`, although they are not stored.
     """
 
     id: str
@@ -46,6 +47,7 @@ class BucketStats:
     retention: dict[str, Any]
     events_last_day: int
     a_day: int
+    ephemeral: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,9 +152,10 @@ def _bucket(
     raw: sqlite3.Connection, row: Row | None, bucket_id: str, name: str, document: dict[str, Any], now: float
 ) -> BucketStats:
     retention = document.get("retention") or {}
+    ephemeral = bool(document.get("ephemeral"))
     if row is None or row.first > row.head:
         last = 0 if row is None else row.head
-        return BucketStats(bucket_id, name, 0, 0, last + 1, last, None, None, retention, 0, 0)
+        return BucketStats(bucket_id, name, 0, 0, last + 1, last, None, None, retention, 0, 0, ephemeral)
     oldest = rows.received_at(raw, row.key, row.first)
     events = row.head - row.first + 1
     recent = row.head - max(seek(raw, row.key, row.first, row.head, now - DAY), row.first - 1)
@@ -160,5 +163,5 @@ def _bucket(
     span = min(max(now - begun, HOUR), DAY)
     a_day = round(recent * row.bytes / events * DAY / span)
     return BucketStats(
-        bucket_id, name, events, row.bytes, row.first, row.head, begun, row.last_at, retention, recent, a_day
+        bucket_id, name, events, row.bytes, row.first, row.head, begun, row.last_at, retention, recent, a_day, ephemeral
     )
