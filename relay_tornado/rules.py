@@ -19,7 +19,8 @@ ip-whitelist, `ip-range`            the sender's address is in one of the ranges
                                     there is no parameter
 
 A payload's name is a dotted path with indexes (`commits.0.author.name`), see `subject`; without a name it is the whole
-body. `body` is the same source. Values and names are case-sensitive, except the names of headers. Numbers, booleans and
+body. `body` is the same source. Headers are those of the request as it came in, including Host and those of the
+connection. Values and names are case-sensitive, except the names of headers. Numbers, booleans and
 null in a payload have their JSON text (`1.50`, `true`), and so have objects. A regex searches the first 4,000,000 bytes
 of a value, divided by the instructions that the pattern compiles to (20 or so for a plain one), but at least 1,024.
 All regexes of a document together search twice as much of an event, in their order; beyond that they find nothing.

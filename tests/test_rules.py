@@ -141,6 +141,13 @@ def test_matches(document: Any, result: bool) -> None:
     assert passes(document) is result
 
 
+def test_rules_see_every_header_of_the_request() -> None:
+    """Also those that are not passed on: Host, and the ones of the sender's connection, as this names them."""
+    sent = event(headers=b"Host: shop.example\r\nConnection: X-Hop\r\nTE: trailers\r\nX-Hop: 1\r\n")
+    for name, value in (("Host", "shop.example"), ("Connection", "X-Hop"), ("TE", "trailers"), ("X-Hop", "1")):
+        assert passes(match("value", "header", name, value=value), sent)
+
+
 @pytest.mark.parametrize("source", ["header", "payload", "query"])
 def test_a_missing_parameter(source: str) -> None:
     """What isn't there matches nothing, so what must not be in it isn't."""
