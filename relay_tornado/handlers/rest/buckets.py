@@ -36,15 +36,7 @@ _PARTS: Final = ("rules", "throttle", "durability")
 
 
 class RulesBody(Schema):
-    """Rules; `relay_tornado.rules` judges them."""
-
-    class Meta:
-        description = (
-            "A tree of `and`, `or`, `not` and `match`. A match has a `type` (`value`, `contains`, `does-not-contain`, "
-            "`regex`, `payload-hash-sha1`, `payload-hash-sha256`, `ip-whitelist`), a `parameter` with its `source` "
-            "(`header`, `payload` or `query`) and `name`, and the field that the type needs (`value`, `substring`, "
-            "`regex`, `secret`, `ip-range`)."
-        )
+    """Rules; `relay_tornado.rules` judges them, and `openapi_constraints.py` describes them."""
 
 
 class BucketsHandler(RestHandler):
