@@ -189,8 +189,13 @@ class Conversation(Connected):
                 case protocol.Send(payload):
                     data += websocket.text(payload)
                 case protocol.Close(code, reason):
-                    self._shut()
-                    self._edge.close(code, reason)
+                    try:
+                        self._shut()
+                        self._edge.close(code, reason)
+                    except BaseException:
+                        # There may be no memory for a close frame, and nothing would close the connection later.
+                        self._stream.close()
+                        raise
                     if log:
                         self._tell("socket_closed", code=code, reason=reason)
                 case protocol.Log(message):

@@ -18,6 +18,7 @@ from relay_tornado.delivery.deliver import Delivery
 from relay_tornado.handlers import conversation, feed, front, listener
 from relay_tornado.handlers.conversation import Conversation
 from relay_tornado.handlers.feed import Feed
+from relay_tornado.handlers.socket import SocketHandler
 from relay_tornado.handlers.stream import StreamHandler
 from relay_tornado.handlers.tornado_connection import TornadoConnection
 from relay_tornado.ids import hash_secret
@@ -201,3 +202,13 @@ async def test_a_token_that_is_revoked_while_its_stream_begins(monkeypatch: pyte
             await until(lambda: site.edge.site.clients.count == 0)
         assert [line["code"] for line in lines if line["event"] == "stream_closed"] == ["token_revoked"]
         assert [line["event"] for line in lines if line["log_level"] == "error"] == []
+
+
+async def test_a_close_frame_that_can_not_be_made(server: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connection is cut: it has no alarm any more that would end it."""
+    monkeypatch.setattr(SocketHandler, "close", once(SocketHandler.close))
+    token = await server.token()
+    client = await server.authenticated(token)
+    await server.registry.delete("token", token[0])
+    assert await code_of(client) == 1006
+    await until(lambda: not server.clients.count)
