@@ -35,6 +35,10 @@ from relay_tornado.settings import Settings
 from relay_tornado.storage.maintenance import Maintenance
 from relay_tornado.tls import Certificate
 
+_LAST: Final = 2.0
+"""Seconds of the drain time-out, at most a quarter of it, that are left for the end of a stop: clients are sent away,
+and nobody is accepted any more."""
+
 RETRY_DELAY: Final = 10.0
 """Seconds until a background task that failed is restarted."""
 
@@ -161,8 +165,13 @@ class Relay:
             _keep_running(stack, consumers.run, "relay-levels")
             _keep_running(stack, lambda: series.run(measured), "relay-series")
             control = ControlServer(administration, settings.data)
-            end_forwarding = functools.partial(forwarding.stop, settings.drain_timeout)
-            stack.push_async_callback(_together, site.stop, control.close, end_forwarding)
+            grace = settings.drain_timeout - min(_LAST, settings.drain_timeout / 4)
+            # A stop runs these in the reverse order. Senders are let in until `site.stop`, so all that may take long
+            # comes before it.
+            stack.push_async_callback(forwarding.stop)
+            stack.push_async_callback(site.stop)
+            finish = functools.partial(site.finish, grace), functools.partial(forwarding.finish, grace)
+            stack.push_async_callback(_together, control.close, *finish)
             database.owner(await control.start())
             site.start()
             self._site = site
@@ -190,7 +199,7 @@ class Relay:
         return listening
 
     async def stop(self) -> None:
-        """Accepts nothing new, finishes accepted requests (within `drain_timeout`), closes sockets with 1001, commits
+        """Finishes accepted requests (within `drain_timeout`), closes sockets with 1001, accepts nothing new, commits
         what is queued, and closes everything. May be repeated."""
         await self._stack.aclose()
         _log.info("stopped")

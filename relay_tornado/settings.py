@@ -100,7 +100,7 @@ class Settings:
     forward_requests: int = _setting(100, "Most requests to destinations at once, beyond one for each public output.")
     forward_buffer: int = _setting(64 * MIB, "Memory for large events on their way to destinations.", "bytes")
 
-    drain_timeout: float = _setting(8.0, "How long accepted requests may take to finish at a shutdown.", "seconds")
+    drain_timeout: float = _setting(8.0, "How long accepted requests may take at a shutdown, until the end.", "seconds")
 
 
 def flag(field: dataclasses.Field[Any]) -> str:

@@ -327,6 +327,37 @@ async def test_an_end_that_fails_cuts_no_other_short(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.gen_test
+async def test_a_request_that_is_out_keeps_nobody_out(tmp_path: Path) -> None:
+    """While a destination takes its time, webhooks are stored and nothing more is sent; an output that is made then
+    gets what comes from then on. The next relay sends it all."""
+    gate = asyncio.Event()
+    async with Target(once_open(gate)) as slow, Target() as other:
+        relay = await started(tmp_path, forward_allow="127.0.0.0/8", drain_timeout=4 * TIMEOUT)
+        bucket = await relay.administration.create_bucket("orders")
+        await relay.administration.create_output("orders", destination=slow.url, internal=False)
+        webhook = f"/v1/webhooks/{bucket.inputs[0].id}".encode()
+        async with Raw(relay.port) as raw:
+            assert (await raw.ask(request(webhook, b"one"))).status == 200
+        await slow.until(1)
+        stopping = asyncio.create_task(relay.stop())
+        await asyncio.sleep(0)
+        async with Raw(relay.port) as raw:
+            assert (await raw.ask(request(webhook, b"two"))).status == 200
+            await relay.administration.create_output("orders", destination=other.url, internal=False)
+            assert (await raw.ask(request(webhook, b"three"))).status == 200
+        assert not stopping.done()
+        gate.set()
+        await asyncio.wait_for(stopping, TIMEOUT)
+        assert (slow.bodies, other.bodies) == ([b"one"], [])
+        relay = await started(tmp_path, forward_allow="127.0.0.0/8")
+        await slow.until(3)
+        await other.until(1)
+        await relay.stop()
+        assert sorted(slow.bodies) == [b"one", b"three", b"two"]
+        assert other.bodies == [b"three"]
+
+
+@pytest.mark.gen_test
 async def test_its_url_is_known_once_it_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also while the outputs are being opened, which may take seconds."""
     told: list[tuple[str | None, str]] = []

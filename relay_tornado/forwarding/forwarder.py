@@ -73,7 +73,7 @@ class Forwarder:
         self._held: set[int] = set()
         self._timer = Timer(self.poke)
         self._poked = Timer(self._pump)
-        self._ended = self._gone = False
+        self._resting = self._ended = self._gone = False
         self._on_gone = gone
         self._unwatch = ledger.watch(self._told)
         self._take_over(bucket, output)
@@ -109,7 +109,12 @@ class Forwarder:
 
     def reaches(self, event: Event) -> bool:
         """Whether the event is to be sent there now."""
-        return self.active and not self.circuit_open and self._goes.there(event, self._shared.subjects.of)
+        return (
+            self.active
+            and not self._resting
+            and not self.circuit_open
+            and self._goes.there(event, self._shared.subjects.of)
+        )
 
     # changes
 
@@ -126,6 +131,10 @@ class Forwarder:
         if self._poked.at is None and not self._ended:
             self._poked.soon()
 
+    def rest(self) -> None:
+        """Begins no more requests; those in flight continue."""
+        self._resting = True
+
     def end(self) -> None:
         """Stops taking events; requests in flight continue."""
         self._ended = True
@@ -134,7 +143,7 @@ class Forwarder:
         self._timer.cancel()
 
     async def ended(self) -> None:
-        """Waits, after `end`, for the requests in flight."""
+        """Waits, after `rest` or `end`, for the requests in flight."""
         while self._tasks:
             await asyncio.wait(self._tasks)
 
@@ -173,7 +182,7 @@ class Forwarder:
 
     def _pump(self) -> None:
         for _ in range(_TURNS):
-            if not self.active or self.ledger.gone:
+            if not self.active or self._resting or self.ledger.gone:
                 return
             most = self._lanes.at_once
             if self.trying >= most or len(self._tasks) >= most + _RECORDS:
@@ -288,7 +297,7 @@ class Forwarder:
     async def _admit(self, taken: Taken, event: Event | None) -> Event | None:
         """The event, once the shared memory has room for its size; None if nothing is to be sent."""
         while True:
-            if not self.active:
+            if not self.active or self._resting:
                 self.ledger.progress.release(taken)
                 return None
             if event is None:

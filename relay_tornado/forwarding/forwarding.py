@@ -54,7 +54,7 @@ def _spread() -> float:
 
 
 class Forwarding:
-    """`await start()` begins to send; `await stop()` ends it."""
+    """`await start()` begins to send; `await finish(…)`, if there is time, and `await stop()` end it."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class Forwarding:
         self._worker: asyncio.Task[None] | None = None
         self._tried = asyncio.Event()
         """Set once the worker has tried to open each position."""
-        self._stopped = False
+        self._finishing = self._stopped = False
         self._once = 0
         self._end_watch: Callable[[], None] = lambda: None
         self._watch = log.watch(None, self._wake)
@@ -190,6 +190,17 @@ class Forwarding:
         bucket = self._registry.get("bucket", key.bucket_id)
         return bucket is not None and all(each.internal or str(each.n) != key.name for each in bucket.outputs)
 
+    async def finish(self, seconds: float) -> None:
+        """Begins no more requests, and waits up to `seconds` for those in flight. Outputs are still followed: one that
+        becomes public meanwhile has its position, and queues stay bounded."""
+        self._finishing = True
+        for each in self._all():
+            each.rest()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                for each in [*self._all(), *self._leaving]:
+                    await each.ended()
+
     async def stop(self, grace: float = 0.0) -> None:
         """Begins no more requests. Those in flight have `grace` seconds; otherwise they are repeated after the next
         start."""
@@ -294,6 +305,8 @@ class Forwarding:
         except BaseException:
             self._ledgers.close(ledger)
             raise
+        if self._finishing:
+            forwarder.rest()
         self._forwarders.setdefault(bucket.id, {})[output.n] = forwarder
         # The output may have changed, or may be gone, since.
         self._changed("bucket", bucket.id)

@@ -34,6 +34,12 @@ _AWAY: Final = "the relay is going away: reconnect"
 _SUBSCRIBING: Final = 8
 """Maximum number of messages per turn of the loop from clients that have not subscribed yet."""
 
+GRACE: Final = 1.0
+"""Seconds for which clients that are sent away may all be silent; those still there then are cut off."""
+
+_MOST_GRACE: Final = 5.0
+"""Maximum number of seconds that sending all clients away may take."""
+
 _EXPIRY: Final = 0.5
 """Seconds between two checks of the clock of day for expired tokens."""
 
@@ -82,6 +88,10 @@ class Connected(ABC):
     def send_away(self, reason: str, *, log: bool = True) -> None:
         """Closes the connection; its client is to come back later. `log`: whether the log gets a line about it."""
 
+    @abstractmethod
+    def cut_off(self) -> None:
+        """Closes the connection at once, whatever is still to be sent or read."""
+
 
 class ConnectedClients:
     """All live connections that events are delivered to: their limits, and closing them from outside."""
@@ -112,6 +122,8 @@ class ConnectedClients:
         self._graceless: dict[str, str] = {}
         """By token key, the secret before a rotation whose connections were told that its grace period is over."""
         self._closing = False
+        self._refusing: asyncio.Event | None = None
+        """Set once nobody can connect any more; None if clients that connect are told to come back."""
         self._log_limit = LogLimit()
         self._emptied = asyncio.Event()
         self._end_watch = registry.watch(self._changed)
@@ -182,24 +194,54 @@ class ConnectedClients:
         if not self._live:
             self._emptied.set()
 
-    async def close_all(self) -> None:
-        """Closes all sockets, and those still to come. Returns once all are closed; a client that does not answer is
-        cut off after 5 seconds."""
+    async def turned_away(self) -> bool:
+        """Whether a client that connects now is to be cut off without an answer. If so, returns only once nobody can
+        connect any more: otherwise the client would come back to this process again and again."""
+        if not self._closing or self._refusing is None:
+            return False
+        await self._refusing.wait()
+        return True
+
+    def refuse_all(self) -> None:
+        """Cuts off the clients that `close_all` holds. Called once nobody can connect any more."""
+        if self._refusing is not None:
+            self._refusing.set()
+
+    async def close_all(self, seconds: float = _MOST_GRACE, *, hold: bool = False) -> None:
+        """Closes all sockets, and those still to come. Returns once all are closed. Clients that do not answer are cut
+        off once none has left for `GRACE` seconds, and after `seconds` at most. `hold`: clients that connect from now
+        on are held until `refuse_all`."""
         self._closing = True
+        if hold:
+            self._refusing = asyncio.Event()
         if self._live:  # one line, as there may be thousands
             _log.info("clients_sent_away", clients=len(self._live), reason=_AWAY)
         for conversation in list(self._live):
             conversation.send_away(_AWAY, log=False)
         try:
-            while self._live:
-                self._emptied.clear()
-                await self._emptied.wait()
+            await self._all_gone(seconds)
+            for conversation in list(self._live):
+                conversation.cut_off()
+            await self._all_gone(math.inf)
             await self.deliveries.ended()
         finally:
             self._end_watch()
             self._expiry.cancel()
             self.deliveries.close()
             self.responses.close()
+
+    async def _all_gone(self, seconds: float) -> None:
+        """Returns once no client is left, or has left for `GRACE` seconds, and after `seconds` at most. Without an end
+        to these, waits for all."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        while before := len(self._live):
+            self._emptied.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(None if end == math.inf else min(end, loop.time() + GRACE)):
+                    await self._emptied.wait()
+            if end < math.inf and (loop.time() >= end or len(self._live) == before):
+                return
 
     def _unidentify(self, conversation: Connected) -> None:
         same = self._tokens.get(conversation.key)

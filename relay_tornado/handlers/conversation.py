@@ -105,6 +105,9 @@ class Conversation(Connected):
     def send_away(self, reason: str, *, log: bool = True) -> None:
         self._act(self._session.going_away(reason), log=log)
 
+    def cut_off(self) -> None:
+        self._stream.close()
+
     def ended(self) -> None:
         """Called when the socket is closed."""
         self._session.ended()

@@ -163,6 +163,10 @@ class Feed(Connected):
     def send_away(self, reason: str, *, log: bool = True) -> None:
         self._end("going_away", reason, log=log)
 
+    def cut_off(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+
     def token_changed(self, token: Token | None) -> None:
         if self.ended:
             return

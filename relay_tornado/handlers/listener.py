@@ -52,6 +52,7 @@ and its sender would be reset. Otherwise new connections are refused meanwhile, 
 ALL_BUT_HERE = 0.05
 
 _ACCEPT_PAUSE = 0.2
+_LOOK = 0.02
 _SWEEP = 1.0
 
 _log = structlog.get_logger(__name__)
@@ -146,10 +147,31 @@ class Listener:
         self._sweeper.after(self._interval)
         return int(self._sockets[0].getsockname()[1])
 
+    async def finish_begun(self) -> None:
+        """Returns once the requests that are in progress now are answered. Accepts others meanwhile."""
+        direct = {each for each in self.connections if isinstance(each, DirectConnection) and each.busy}
+        for connection in direct:
+            connection.last = True
+        # These stay open: Tornado's answers would not say that the connection closes.
+        heads = {each: each.head for each in self.connections if isinstance(each, TornadoConnection) and each.busy}
+        while direct & self.connections or any(each.works_on(head) for each, head in heads.items()):
+            self._closed.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK):
+                    await self._closed.wait()
+
+    @property
+    def inherited(self) -> bool:
+        """Whether the service manager listens, too: then nobody is refused once this listener has stopped."""
+        return bool(self._entrance.inherited)
+
     def stop(self) -> None:
         """Stops accepting, and lets each connection finish the request that it is on, or that comes next."""
         self._parameters.no_keep_alive = True
         for listening in self._sockets:
+            if not self.inherited:
+                # Whoever has connected already would be reset; with an inherited socket the next process accepts them.
+                self._accept(listening, IOLoop.READ)
             self._loop.remove_handler(listening)
             listening.close()
         self._sockets = []
@@ -160,7 +182,7 @@ class Listener:
         """Returns once no connection is open. Idle ones are closed after a moment in which a request may arrive; those
         that only linger are waited for briefly."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(ON_ITS_WAY if self._entrance.inherited else ALL_BUT_HERE):
+            async with asyncio.timeout(ON_ITS_WAY if self.inherited else ALL_BUT_HERE):
                 await self._none_of(self.connections, self._arriving)
         for connection in tuple(self.connections):
             if not connection.busy:

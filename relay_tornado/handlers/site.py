@@ -62,6 +62,7 @@ class Site:
         self.clients = ConnectedClients(registry, access, settings, deliveries, responses, entrance.trust)
         self.ingest = Ingest(log, Routes(registry), settings, responses, counters=counters, queue_full=forwarding.full)
         self._drain_timeout = settings.drain_timeout
+        self._end: float | None = None
         # Only this class knows who is connected, and the administration lists it.
         administration.clients = lambda: self.clients.subscribed
         administration.consumers.connections = deliveries.connections
@@ -103,18 +104,44 @@ class Site:
             self.metrics_port = self._open_metrics.start()
         self.port = self.listener.start()
 
+    async def finish(self, seconds: float) -> None:
+        """Begins a stop: waits up to `seconds` for the requests in progress, also those that wait for a client's
+        answer. Everybody is served meanwhile, except senders that would wait for such an answer: they get 503."""
+        self._set_end()
+        self.ingest.stopping = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.listener.finish_begun()
+
     async def stop(self) -> None:
-        """Stops accepting, lets requests in progress finish within `drain_timeout`, and tells sockets to come back."""
-        self.listener.stop()
-        if self._open_metrics is not None:
-            self._open_metrics.close()
+        """Tells sockets to come back, then stops accepting, and lets the requests in progress finish. Whatever is not
+        done within `drain_timeout`, counted from `finish`, is cut off.
+
+        Senders are served until the sockets are closed, so a client that does not read keeps nobody out. If the service
+        manager listens, too, accepting stops first: everybody who connects from then on waits for the next process."""
+        end = self._set_end()
+        left = end - asyncio.get_running_loop().time()
         try:
+            if self.listener.inherited:
+                self.listener.stop()
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._drain_timeout):
-                    await self.clients.close_all()
+                async with asyncio.timeout(left * 3 / 4):
+                    await self.clients.close_all(left / 2, hold=not self.listener.inherited)
+            self.listener.stop()
+            self.clients.refuse_all()
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(end):
                     await self.listener.drained()
         finally:
             self.listener.close()
+            if self._open_metrics is not None:
+                self._open_metrics.close()
+
+    def _set_end(self) -> float:
+        """When the stop has to be over, by the loop's clock; counted from the first call."""
+        if self._end is None:
+            self._end = asyncio.get_running_loop().time() + self._drain_timeout
+        return self._end
 
 
 def _metrics_listener(settings: Settings, port: int, expose: Callable[[], bytes]) -> Listener:

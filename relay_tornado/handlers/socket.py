@@ -19,7 +19,7 @@ from relay_tornado.errors import CloseCode
 from relay_tornado.handlers.base import JsonHandler
 from relay_tornado.handlers.connected_clients import ConnectedClients
 from relay_tornado.handlers.conversation import Conversation
-from relay_tornado.handlers.tornado_connection import TlsConnection, TornadoConnection
+from relay_tornado.handlers.tornado_connection import TlsConnection, TornadoConnection, stream_of
 from relay_tornado.model import KIB
 
 _log = structlog.get_logger(__name__)
@@ -242,9 +242,15 @@ class SocketHandler(JsonHandler, WebSocketHandler):
             message = "the WebSocket handshake lacks its Sec-WebSocket-Key or Host header"
             self.answer({"code": "invalid", "message": message}, 400)
         else:
+            if await self._turned_away():
+                stream_of(self.request).close()
+                return
             # The relay supports no extensions. Tornado parses them nevertheless, and fails on some.
             headers.pop("Sec-WebSocket-Extensions", None)
             await super().get(*args, **kwargs)
+
+    async def _turned_away(self) -> bool:
+        return await self._clients.turned_away()
 
     def check_origin(self, origin: str) -> bool:
         """Accepts any origin: authentication is within the socket, so a foreign page gains nothing."""

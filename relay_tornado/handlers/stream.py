@@ -16,7 +16,7 @@ from relay_tornado.handlers.base import JsonHandler
 from relay_tornado.handlers.connected_clients import ConnectedClients
 from relay_tornado.handlers.credentials import Caller, Callers
 from relay_tornado.handlers.feed import Feed
-from relay_tornado.handlers.tornado_connection import TornadoConnection
+from relay_tornado.handlers.tornado_connection import TornadoConnection, stream_of
 from relay_tornado.ids import SECRET_PREFIX
 from relay_tornado.log.contract import EventLog
 from relay_tornado.model import Bucket, Cursor, Earliest, Position, Token
@@ -64,6 +64,9 @@ class StreamHandler(JsonHandler):
         request, rules = _subscription(arguments)
         buckets = self._wanted(request, token)
         request = await self._resumed(request, buckets)
+        if await self._clients.turned_away():
+            stream_of(self.request).close()
+            return
         feed = self._feed(caller, single=len(request.buckets) == 1)
         try:
             delivery, answers = await self._clients.deliveries.subscribe(

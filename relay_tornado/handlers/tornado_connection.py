@@ -191,7 +191,14 @@ class TornadoConnection(IOStream):
     @property
     def busy(self) -> bool:
         """Whether a request is in progress, or will be in the next turn of the loop because its head has been read."""
+        if self._ahead:
+            return True
         return self._request is not _IDLE and not (self._request is _HEAD and super().reading())
+
+    def works_on(self, head: bytes) -> bool:
+        """Whether the request with this head, the same object as `head`, is still in progress. A WebSocket or an event
+        stream is none any more."""
+        return self.head is head and self.busy and self._request not in (_OPEN, _DEAF) and not self.closed()
 
     @property
     def receiving(self) -> bool:

@@ -65,7 +65,8 @@ class Head(NamedTuple):
 
 
 class Ingest:
-    """Accepts webhooks. `buffered` is the number of bytes of bodies being received, over all uploads."""
+    """Accepts webhooks. `buffered` is the number of bytes of bodies being received, over all uploads. Once `stopping`
+    is set, no sender begins to wait for a client's answer: the relay would end before it."""
 
     def __init__(
         self,
@@ -84,6 +85,7 @@ class Ingest:
         self.log = log
         self.answers = answers
         self.buffered = 0
+        self.stopping = False
         self.capacity = settings.ingest_buffer
         self.endpoints = Endpoints(routes, settings, clock)
         self._clock = clock
@@ -92,8 +94,8 @@ class Ingest:
 
     def begin(self, head: Head, place: Place | None = None) -> Upload | Answer:
         """Returns an upload to feed, or the refusal: unknown input 404, method too long 400, wrong credentials 401,
-        body too large 413, buffer full 503, output's queue full or rate exceeded 429. `place` is the target, if known
-        already."""
+        body too large 413, buffer full or stopping 503, output's queue full or rate exceeded 429. `place` is the
+        target, if known already."""
         place = place or self.endpoints.find(head.target, head.host)
         if place is None:
             self.counters.rejected("not_found")
@@ -101,6 +103,9 @@ class Ingest:
         if len(head.method) > MOST_METHOD:
             self.counters.rejected("invalid")
             return _LONG_METHOD
+        if self.stopping and place.waits:
+            self.counters.rejected("unavailable")
+            return _STOPPING
         headers = self._admit(place.endpoint, head.headers, head.content_length or 0)
         return headers if isinstance(headers, Answer) else Upload(self, place, head, headers)
 
@@ -405,6 +410,11 @@ def _too_fast(wait: float) -> Answer:
 _FAILED = error_answer(RelayError())
 _FULL = error_answer(Overloaded())
 _LONG_METHOD = text_answer(400, f"The method of this request is longer than {MOST_METHOD} characters.")
+_STOPPING = text_answer(
+    503,
+    "The relay is stopping, and could not wait for the answer. This webhook was not stored: send it again later.",
+    ("Retry-After", "5"),
+)
 _QUEUE_FULL = text_answer(
     429,
     "The queue for this bucket's destination is full. This webhook was not stored: send it again later.",

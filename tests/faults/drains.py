@@ -30,7 +30,7 @@ def run(folder: Path, rounds: int) -> Outcome:
         loads: list[Load] = []
         seconds: list[float] = []
         for number in range(rounds):
-            load = Load(relay, path, f"round {number}", SENDERS)
+            load = Load(relay, path, f"round {number}", SENDERS, reconnects=True)
             loads.append(load)
             seconds.append(asyncio.run(_end(relay, token, load, outcome)))
             relay.start()
@@ -55,9 +55,8 @@ async def _end(relay: Relay, token: tuple[str, str], load: Load, outcome: Outcom
         await load.until(random.randint(50, 150))
         begun = time.monotonic()
         relay.terminate()
-        async for _ in subscriber.webhooks():
-            pass
-        outcome.expect(subscriber.socket.close_code == 1001, f"a socket got {subscriber.socket.close_code}, not 1001")
+        reading = asyncio.ensure_future(_read(subscriber))
+        await asyncio.sleep(random.uniform(0.0, 0.5))
         for body, slow in halves.items():
             slow.writer.write(body[-5:])
         for body, slow in halves.items():
@@ -66,9 +65,16 @@ async def _end(relay: Relay, token: tuple[str, str], load: Load, outcome: Outcom
             if status == 200:
                 load.acknowledged.append([body])
         await sending
+        await reading
+        outcome.expect(subscriber.socket.close_code == 1001, f"a socket got {subscriber.socket.close_code}, not 1001")
     code = await asyncio.to_thread(relay.wait)
     outcome.expect(code == 0, f"the relay ended with {code}")
     return time.monotonic() - begun
+
+
+async def _read(subscriber: Subscriber) -> None:
+    async for _ in subscriber.webhooks():
+        pass
 
 
 async def _answer(sender: Sender) -> int:

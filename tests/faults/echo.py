@@ -39,6 +39,9 @@ class RelayEcho(SocketHandler):
         self._stream = None
         self._limit = 0
 
+    async def _turned_away(self) -> bool:
+        return False
+
     def open(self, *args: str, **kwargs: str) -> None:
         self.allow(MOST)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from tests.acceptance.clients import Sender, Webhook
 from tests.acceptance.relay import TIMEOUT, Relay
@@ -16,12 +16,16 @@ REFUSED = (503, 507)
 class Load:
     """Senders that send until the relay is gone, and note in their order what was acknowledged."""
 
-    def __init__(self, relay: Relay, path: str, name: str, senders: int, size: int = 500) -> None:
+    def __init__(
+        self, relay: Relay, path: str, name: str, senders: int, size: int = 500, *, reconnects: bool = False
+    ) -> None:
+        """`reconnects`: a sender is done only once it can't connect any more."""
         self.relay = relay
         self.path = path
         self.name = name
         self.acknowledged: list[list[bytes]] = [[] for _ in range(senders)]
         self.sent = 0
+        self._reconnects = reconnects
         self.odd: set[int] = set()
         """Statuses that are neither a 200 nor a refusal."""
         self._filling = b"x" * size
@@ -39,24 +43,33 @@ class Load:
                 await self._more.wait()
 
     async def run(self) -> None:
-        """Returns once every sender has lost its connection, or was refused."""
+        """Returns once every sender has lost its connection (and can't connect), or was refused."""
         async with asyncio.timeout(TIMEOUT), asyncio.TaskGroup() as group:
             for number in range(len(self.acknowledged)):
                 group.create_task(self._send(number))
 
     async def _send(self, number: int) -> None:
+        counts = iter(range(100_000))
+        while await self._connected(number, counts) and self._reconnects:
+            pass
+
+    async def _connected(self, number: int, counts: Iterator[int]) -> bool:
+        """Sends on one connection. Returns whether it was lost after it had been made."""
+        connected = False
         with contextlib.suppress(OSError, EOFError):
             async with Sender(self.relay, self.path) as sender:
-                for count in range(100_000):
+                connected = True
+                for count in counts:
                     body = b"%s/%d/%d " % (self.name.encode(), number, count) + self._filling
                     self.sent += 1
                     status = await sender.post(body)
                     if status != 200:
                         if status not in REFUSED:
                             self.odd.add(status)
-                        return
+                        return False
                     self.acknowledged[number].append(body)
                     self._more.set()
+        return connected
 
 
 def judge(outcome: Outcome, log: Sequence[Webhook], loads: Sequence[Load]) -> None:

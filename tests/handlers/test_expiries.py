@@ -40,6 +40,9 @@ class Connection(Connected):
     def send_away(self, reason: str, *, log: bool = True) -> None:
         self.told.append("closed")
 
+    def cut_off(self) -> None:
+        self.told.append("cut off")
+
 
 class Registry(MemoryRegistry):
     """One that counts how often a record is looked at."""
