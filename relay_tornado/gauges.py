@@ -80,7 +80,7 @@ class Gauges:
             connections=len(site.listener.connections),
             connections_limit=site.listener.limit,
             subscribers=site.clients.deliveries.subscribers,
-            forward_requests=forwarding.trying,
+            forward_requests=forwarding.in_flight,
             forward_circuits_open=forwarding.circuits_open,
             forward_retries=forwarding.parked,
             lag=self._lag(),

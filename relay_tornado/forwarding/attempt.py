@@ -38,7 +38,7 @@ class Request(NamedTuple):
     method: str
 
 
-class Try(NamedTuple):
+class AttemptResult(NamedTuple):
     """The result of an attempt. `status` is 0 if nobody answered; then `body` says why. `retry_after` is in seconds."""
 
     outcome: Outcome
@@ -69,7 +69,7 @@ def prepare(shared: Shared, bucket: Bucket, output: Output, event: Event) -> Req
         raise Invalid("the relay failed on it, see its log") from None
 
 
-async def attempt(shared: Shared, output: Output, request: Request) -> Try:
+async def attempt(shared: Shared, output: Output, request: Request) -> AttemptResult:
     """Sends an event once, and counts it. Raises nothing unless it is cancelled."""
     started = shared.monotonic()
     outcome: Outcome
@@ -93,10 +93,10 @@ async def attempt(shared: Shared, output: Output, request: Request) -> Try:
         return _answered(shared, answer, shared.monotonic() - started)
     seconds = shared.monotonic() - started
     _count(shared, outcome, seconds)
-    return Try(outcome, 0, {}, f"No answer: {words}.".encode(), seconds, None)
+    return AttemptResult(outcome, 0, {}, f"No answer: {words}.".encode(), seconds, None)
 
 
-def _answered(shared: Shared, answer: Answer, seconds: float) -> Try:
+def _answered(shared: Shared, answer: Answer, seconds: float) -> AttemptResult:
     outcome: Outcome = "sent" if 200 <= answer.status < 300 else "rejected"
     _count(shared, outcome, seconds)
     headers: dict[str, list[str]] = {}
@@ -105,7 +105,7 @@ def _answered(shared: Shared, answer: Answer, seconds: float) -> Try:
     if answer.cut:
         headers[_CUT] = [f"after {len(answer.body)} bytes"]
     wait = answer.retry_after(shared.clock()) if outcome == "rejected" else None
-    return Try(outcome, answer.status, headers, answer.body, seconds, wait)
+    return AttemptResult(outcome, answer.status, headers, answer.body, seconds, wait)
 
 
 def _count(shared: Shared, outcome: Outcome, seconds: float) -> None:

@@ -29,8 +29,8 @@ import structlog
 from relay_tornado.consumer_progress import AT_ONCE, Taken
 from relay_tornado.copies import Goes
 from relay_tornado.errors import BucketGone, CursorLost, Invalid, NotFound, RelayError
-from relay_tornado.forwarding.attempt import Request, Try, attempt, prepare
-from relay_tornado.forwarding.lanes import Lane, Lanes
+from relay_tornado.forwarding.attempt import AttemptResult, Request, attempt, prepare
+from relay_tornado.forwarding.permits import Permit, Permits
 from relay_tornado.forwarding.schedule import Schedule, begun, schedule_of
 from relay_tornado.forwarding.shared import Shared
 from relay_tornado.log.ledgers import Ledger
@@ -68,7 +68,7 @@ class Forwarder:
         self.bucket = bucket
         self.output = output
         self.ledger = ledger
-        self._lanes = Lanes(shared, output, self.poke)
+        self._permits = Permits(shared, output, self.poke)
         self._tasks: set[asyncio.Task[None]] = set()
         self._held: set[int] = set()
         self._timer = Timer(self.poke)
@@ -87,7 +87,7 @@ class Forwarder:
 
     @property
     def circuit_open(self) -> bool:
-        return self._lanes.circuit.opened
+        return self._permits.circuit.opened
 
     @property
     def parked(self) -> int:
@@ -95,16 +95,16 @@ class Forwarder:
         return len(self.ledger.progress.parked)
 
     @property
-    def trying(self) -> int:
+    def in_flight(self) -> int:
         """The number of requests in flight."""
-        return self._lanes.trying
+        return self._permits.in_use
 
     def full(self, coming: int) -> bool:
         """Whether the queue is full. Events in flight do not count; `coming` ones that are not in the log yet do."""
-        depth = self._lanes.throttle.depth
+        depth = self._permits.throttle.depth
         if depth is None or not self.active:
             return False
-        head, most = self._shared.head(self.bucket.id), depth + self.trying - coming
+        head, most = self._shared.head(self.bucket.id), depth + self.in_flight - coming
         return head - self.ledger.progress.floor >= most and self.ledger.progress.pending(head) >= most
 
     def reaches(self, event: Event) -> bool:
@@ -139,7 +139,7 @@ class Forwarder:
         """Stops taking events; requests in flight continue."""
         self._ended = True
         self._unwatch()
-        self._lanes.close()
+        self._permits.close()
         self._timer.cancel()
 
     async def ended(self) -> None:
@@ -155,7 +155,7 @@ class Forwarder:
     def _take_over(self, bucket: Bucket, output: Output) -> None:
         """Takes over all of it, or nothing if it raises."""
         goes, schedule = Goes(bucket, output), schedule_of(output)
-        self._lanes.change(output)
+        self._permits.change(output)
         self.bucket, self.output = bucket, output
         self._goes = goes
         self._schedule: Schedule = schedule
@@ -176,7 +176,7 @@ class Forwarder:
         """Whether an event holds later ones back after this many failed attempts."""
         if self.output.strict_order:
             return attempts > 0
-        return self._lanes.at_once == 1 and 0 < attempts < self._schedule.quick
+        return self._permits.at_once == 1 and 0 < attempts < self._schedule.quick
 
     # taking events
 
@@ -184,10 +184,10 @@ class Forwarder:
         for _ in range(_TURNS):
             if not self.active or self._resting or self.ledger.gone:
                 return
-            most = self._lanes.at_once
-            if self.trying >= most or len(self._tasks) >= most + _RECORDS:
+            most = self._permits.at_once
+            if self.in_flight >= most or len(self._tasks) >= most + _RECORDS:
                 return  # a task that ends pokes
-            if wait := self._lanes.wait():
+            if wait := self._permits.wait():
                 if wait < math.inf:
                     self._wake_in(wait)
                 return
@@ -213,7 +213,7 @@ class Forwarder:
             return self._begin(taken)
         except Exception:
             progress.release(taken)
-            self._lanes.hold(_FAULT)
+            self._permits.hold(_FAULT)
             self._wake_in(_FAULT)
             _log.exception("event_not_taken", output=self.output.id)
             return False
@@ -224,15 +224,15 @@ class Forwarder:
         if event is not None and not self._goes.there(event, self._shared.subjects.of):
             self._settle(taken)
             return True
-        lane = self._lanes.take()
-        if lane is None:
+        permit = self._permits.take()
+        if permit is None:
             self.ledger.progress.release(taken)
             return False
         try:
-            task = asyncio.get_running_loop().create_task(self._work(taken, event, lane))
+            task = asyncio.get_running_loop().create_task(self._work(taken, event, permit))
         except BaseException:
-            lane.cancel()
-            lane.leave()
+            permit.cancel()
+            permit.release()
             raise
         self._tasks.add(task)
         task.add_done_callback(self._done)
@@ -257,9 +257,9 @@ class Forwarder:
 
     # attempts
 
-    async def _work(self, taken: Taken, event: Event | None, lane: Lane) -> None:
+    async def _work(self, taken: Taken, event: Event | None, permit: Permit) -> None:
         """Processes a taken event until its result is stored."""
-        tried: Try | None = None
+        result: AttemptResult | None = None
         try:
             event = await self._admit(taken, event)
             if event is None:
@@ -269,30 +269,30 @@ class Forwarder:
                 ready = self._ready(event, taken)
                 event = None  # frees it: it may be large, and storing takes time
                 if isinstance(ready, Request):
-                    lane.begin()
+                    permit.begin()
                     self.ledger.progress.begin(taken)
                     self.ledger.save()
-                    tried = await attempt(self._shared, self.output, ready)
+                    result = await attempt(self._shared, self.output, ready)
             finally:
                 self._shared.memory.give_back(self, size)
             if isinstance(ready, Unsent):
-                lane.cancel()
-                await self._give_up(taken, epoch, ready, lane)
-            elif tried is not None:
+                permit.cancel()
+                await self._give_up(taken, epoch, ready, permit)
+            elif result is not None:
                 del ready  # it is as large as the event
-                await self._judge(taken, epoch, received_at, tried, lane)
+                await self._judge(taken, epoch, received_at, result, permit)
         except BaseException as error:
             # The result is unknown, so the event is sent again, even to a destination that answered 410.
             self._gone = False
             self.ledger.progress.release(taken)
             self.ledger.save()
             if not isinstance(error, asyncio.CancelledError):
-                lane.hold(_FAULT)
+                permit.hold(_FAULT)
             raise
         finally:
-            if tried is None:
-                lane.cancel()
-            lane.leave()
+            if result is None:
+                permit.cancel()
+            permit.release()
 
     async def _admit(self, taken: Taken, event: Event | None) -> Event | None:
         """The event, once the shared memory has room for its size; None if nothing is to be sent."""
@@ -327,7 +327,7 @@ class Forwarder:
             events = ()
         if not events:
             self.ledger.progress.release(taken)
-            self._lanes.hold(_FAULT)
+            self._permits.hold(_FAULT)
             return None
         return events[0]
 
@@ -354,62 +354,62 @@ class Forwarder:
 
     # results
 
-    async def _judge(self, taken: Taken, epoch: str, received_at: float, tried: Try, lane: Lane) -> None:
-        if tried.outcome == "sent":
-            if lane.succeeded():
+    async def _judge(self, taken: Taken, epoch: str, received_at: float, result: AttemptResult, permit: Permit) -> None:
+        if result.outcome == "sent":
+            if permit.succeeded():
                 _log.info("circuit_closed", output=self.output.id, bucket=self.bucket.name)
             if not self.output.strict_order:
-                lane.leave()  # the next one need not wait until this result is stored
-            await self._record(taken, epoch, tried, "sent")
+                permit.release()  # the next one need not wait until this result is stored
+            await self._record(taken, epoch, result, "sent")
             self._settle(taken)
             return
-        self._failed(tried, lane)
-        if tried.status == 410 and not lane.moved:
+        self._failed(result, permit)
+        if result.status == 410 and not permit.moved:
             self._gone = True
-            await self._record(taken, epoch, tried, "failed")
+            await self._record(taken, epoch, result, "failed")
             self._bury(taken, GONE)
-            if not lane.moved:
+            if not permit.moved:
                 await self._disable()
             return
-        pause = 0.0 if lane.moved else self._pause(taken, received_at, tried)
+        pause = 0.0 if permit.moved else self._pause(taken, received_at, result)
         if isinstance(pause, str):
-            await self._record(taken, epoch, tried, "failed")
+            await self._record(taken, epoch, result, "failed")
             self._bury(taken, pause)
             return
-        await self._record(taken, epoch, tried, "stalled")
+        await self._record(taken, epoch, result, "stalled")
         now = self._shared.clock()  # the clock may have been set meanwhile
-        due = AT_ONCE if lane.moved else now + pause
+        due = AT_ONCE if permit.moved else now + pause
         if self.ledger.progress.fail(taken, due, now) and self._holds(taken.attempt):
             self._held.add(taken.seq)
         else:
             self._held.discard(taken.seq)
         self.ledger.save()
 
-    def _failed(self, tried: Try, lane: Lane) -> None:
-        if tried.retry_after and tried.status in (429, 503):
+    def _failed(self, result: AttemptResult, permit: Permit) -> None:
+        if result.retry_after and result.status in (429, 503):
             # The destination speaks of itself, not of this event.
-            lane.hold(tried.retry_after)
-        if lane.failed() and not lane.moved:
+            permit.hold(result.retry_after)
+        if permit.failed() and not permit.moved:
             _log.warning(
                 "circuit_opened",
                 output=self.output.id,
                 bucket=self.bucket.name,
                 destination=_shown(self.output),
-                last=tried.status or tried.outcome,
+                last=result.status or result.outcome,
             )
 
-    def _pause(self, taken: Taken, received_at: float, tried: Try) -> float | str:
+    def _pause(self, taken: Taken, received_at: float, result: AttemptResult) -> float | str:
         """Seconds until the next attempt, or the reason why there is none."""
         schedule = self._schedule
         since = self._since(taken)
         start = begun(received_at, since, schedule.deadline)
         now = self._shared.clock()
-        due = schedule.due(taken.attempt, start, now, self._shared.spread(), tried.retry_after)
-        return f"{due}: {tried.status or tried.outcome}" if isinstance(due, str) else due - now
+        due = schedule.due(taken.attempt, start, now, self._shared.spread(), result.retry_after)
+        return f"{due}: {result.status or result.outcome}" if isinstance(due, str) else due - now
 
     def _expired(self, event: Event, taken: Taken) -> bool:
         """Whether the throttle's deadline has passed."""
-        deadline = self._lanes.throttle.deadline
+        deadline = self._permits.throttle.deadline
         if deadline is None:
             return False
         return self._shared.clock() > begun(event.received_at, self._since(taken), deadline) + deadline
@@ -426,21 +426,21 @@ class Forwarder:
         except Invalid as error:
             return Unsent(f"invalid: {error}"[:_REASON], str(error))
 
-    async def _give_up(self, taken: Taken, epoch: str, unsent: Unsent, lane: Lane | None = None) -> None:
-        if lane is not None and not self.output.strict_order:
-            lane.leave()
-        told = Try("invalid", 0, {}, f"Not sent: {unsent.words}.".encode(), 0.0, None)
+    async def _give_up(self, taken: Taken, epoch: str, unsent: Unsent, permit: Permit | None = None) -> None:
+        if permit is not None and not self.output.strict_order:
+            permit.release()
+        told = AttemptResult("invalid", 0, {}, f"Not sent: {unsent.words}.".encode(), 0.0, None)
         await self._record(taken, epoch, told, "failed")
         self._bury(taken, unsent.reason, tried=False)
 
-    async def _record(self, taken: Taken, epoch: str, tried: Try, status: str) -> None:
+    async def _record(self, taken: Taken, epoch: str, result: AttemptResult, status: str) -> None:
         """`epoch` is that of the event that was sent: another event may have its seq by now."""
-        body = tried.body[:_EXCERPT] if status == "stalled" and taken.attempt > 1 else tried.body
-        code = tried.status if 200 <= tried.status <= 599 else 0
-        milliseconds = round(tried.seconds * 1000)
-        result = Result(status, code, tried.headers, body, milliseconds, taken.attempt - 1, self._shared.clock())
+        body = result.body[:_EXCERPT] if status == "stalled" and taken.attempt > 1 else result.body
+        code = result.status if 200 <= result.status <= 599 else 0
+        milliseconds = round(result.seconds * 1000)
+        stored = Result(status, code, result.headers, body, milliseconds, taken.attempt - 1, self._shared.clock())
         try:
-            await self._shared.answers.answered(self.bucket.id, Cursor(epoch, taken.seq, self.output.n), result)
+            await self._shared.answers.answered(self.bucket.id, Cursor(epoch, taken.seq, self.output.n), stored)
         except (NotFound, BucketGone):
             pass  # the event was removed meanwhile
         except RelayError as error:

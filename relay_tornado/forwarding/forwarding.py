@@ -148,9 +148,9 @@ class Forwarding:
         return forwarders is not None and any(each.full(coming) for each in forwarders.values())
 
     @property
-    def trying(self) -> int:
+    def in_flight(self) -> int:
         """The number of requests in flight."""
-        return sum(each.trying for each in self._all())
+        return sum(each.in_flight for each in self._all())
 
     @property
     def circuits_open(self) -> int:

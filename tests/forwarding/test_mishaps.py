@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from relay_tornado.copies import Goes
 from relay_tornado.errors import Unavailable
-from relay_tornado.forwarding import attempt, forwarder, lanes
+from relay_tornado.forwarding import attempt, forwarder, permits
 from relay_tornado.model import Retention
 from tests.failing import once
 from tests.forwarding.target import Got, Target, answer
@@ -23,7 +23,7 @@ RULES = {"match": {"type": "value", "parameter": {"source": "header", "name": "X
 
 
 @pytest.mark.parametrize(
-    ("place", "name"), [(Goes, "there"), (lanes, "Lane"), (forwarder.Forwarder, "_work"), (attempt, "encode")]
+    ("place", "name"), [(Goes, "there"), (permits, "Permit"), (forwarder.Forwarder, "_work"), (attempt, "encode")]
 )
 @pytest.mark.gen_test
 async def test_no_memory_for_a_moment(place: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,7 +85,7 @@ async def test_one_finds_out(monkeypatch: pytest.MonkeyPatch) -> None:
         stored.set()
         await until(lambda: len(w.forwarder()._tasks) == 1)
         await w.turn(0)
-        assert (w.forwarder().trying, target.busy) == (1, 1)
+        assert (w.forwarder().in_flight, target.busy) == (1, 1)
         gate.set()
         await w.settled(target, 13)
         assert target.bodies[10:] == [b"1", b"2", b"3"]
@@ -183,7 +183,7 @@ async def test_a_change_while_an_event_waits_for_memory(change: dict[str, Any]) 
             await w.change(*outputs)
             await until(lambda: 2 in w.forwarding._forwarders[B])
             await w.append(body)
-            await until(lambda: w.forwarder(2).trying == 1)
+            await until(lambda: w.forwarder(2).in_flight == 1)
             assert other.bodies == []
             await w.change(outputs[0], replace(outputs[1], **change))
             gate.set()

@@ -1,4 +1,6 @@
-"""Limits the requests of one public output in flight, by its circuit, its throttle and the slots that outputs share."""
+"""The permits of one public output: its circuit, its throttle and the slots that outputs share limit its requests in
+flight.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +12,12 @@ from relay_tornado.forwarding.throttle import Throttle
 from relay_tornado.model import Output
 
 
-class Lanes:
-    """To send an event, ask `wait`, and then take a lane. `trying` is the number of lanes taken."""
+class Permits:
+    """To send an event, ask `wait`, and then take a permit. `in_use` is the number of permits taken."""
 
     def __init__(self, shared: Shared, output: Output, freed: Callable[[], None]) -> None:
-        """`freed` is called when there may be a lane again. It must be quick."""
-        self.trying = 0
+        """`freed` is called when there may be a permit again. It must be quick."""
+        self.in_use = 0
         self.output = output
         self.circuit = Circuit(shared.spread)
         self.throttle = Throttle(output.throttle)
@@ -24,7 +26,7 @@ class Lanes:
 
     @property
     def at_once(self) -> int:
-        """The maximum number of lanes taken at once."""
+        """The maximum number of permits taken at once."""
         return 1 if self.output.strict_order else self.throttle.at_once
 
     def change(self, output: Output) -> None:
@@ -34,23 +36,23 @@ class Lanes:
         self.circuit, self.throttle, self.output = circuit, throttle, output
 
     def wait(self) -> float:
-        """In how many seconds the next lane may be taken; infinity while that depends on one already taken."""
+        """In how many seconds the next permit may be taken; infinity while that depends on one already taken."""
         now = self.shared.monotonic()
         return max(self.circuit.wait(now), self.throttle.wait(now))
 
-    def take(self) -> Lane | None:
-        """Takes a lane, after `wait` returned 0. Returns None if no slot is free beyond the output's own."""
-        extra = self.trying > 0
-        lane = Lane(self, extra)  # first, since memory may be short
+    def take(self) -> Permit | None:
+        """Takes a permit, after `wait` returned 0. Returns None if no slot is free beyond the output's own."""
+        extra = self.in_use > 0
+        permit = Permit(self, extra)  # first, since memory may be short
         if extra and not self.shared.slots.take(self, self.freed):
             return None
-        self.trying += 1
+        self.in_use += 1
         self.throttle.take()
-        lane.probe = self.circuit.begin()
-        return lane
+        permit.probe = self.circuit.begin()
+        return permit
 
     def hold(self, seconds: float) -> None:
-        """Lets no lane be taken for `seconds`."""
+        """Lets no permit be taken for `seconds`."""
         self.circuit.hold(self.shared.monotonic() + seconds)
 
     def close(self) -> None:
@@ -58,35 +60,35 @@ class Lanes:
         self.shared.slots.leave(self)
 
 
-class Lane:
-    """An attempt's place among those of its output, with the circuit and the throttle from when it was taken. Call
-    `begin` or `cancel`, after `begin` one of `succeeded`, `failed` and `cancel`, and `leave` once. `probe` says whether
-    the attempt probes if the destination is back."""
+class Permit:
+    """Permission for one attempt, with the circuit and the throttle from when it was taken. Call `begin` or `cancel`,
+    after `begin` one of `succeeded`, `failed` and `cancel`, and `release` at the end. `probe` says whether the attempt
+    probes if the destination is back."""
 
-    __slots__ = ("_circuit", "_extra", "_lanes", "_left", "_open", "_throttle", "destination", "probe")
+    __slots__ = ("_circuit", "_extra", "_left", "_open", "_permits", "_throttle", "destination", "probe")
 
-    def __init__(self, lanes: Lanes, extra: bool) -> None:
-        self._lanes = lanes
+    def __init__(self, permits: Permits, extra: bool) -> None:
+        self._permits = permits
         self._extra = extra
         self._left = False
         self._open = True
-        self._circuit = lanes.circuit
-        self._throttle = lanes.throttle
+        self._circuit = permits.circuit
+        self._throttle = permits.throttle
         self.probe = False
-        self.destination = lanes.output.destination
+        self.destination = permits.output.destination
 
     @property
     def moved(self) -> bool:
         """Whether the output has a new destination, other than the one of this request."""
-        return self.destination != self._lanes.output.destination
+        return self.destination != self._permits.output.destination
 
     def begin(self) -> None:
         """Begins the request, to the destination that the output has now."""
-        self.destination = self._lanes.output.destination
-        self._throttle.begin(self._lanes.shared.monotonic())
+        self.destination = self._permits.output.destination
+        self._throttle.begin(self._permits.shared.monotonic())
         self._open = False
         if self._throttle.rated:
-            self._lanes.freed()  # from here on the time to wait is known
+            self._permits.freed()  # from here on the time to wait is known
 
     def succeeded(self) -> bool:
         """Returns whether this closed the circuit."""
@@ -94,11 +96,11 @@ class Lane:
 
     def failed(self) -> bool:
         """Returns whether this opened the circuit."""
-        return self._circuit.failed(self._lanes.shared.monotonic(), self.probe)
+        return self._circuit.failed(self._permits.shared.monotonic(), self.probe)
 
     def hold(self, seconds: float) -> None:
-        """Lets no other lane with this circuit be taken for `seconds`."""
-        self._circuit.hold(self._lanes.shared.monotonic() + seconds)
+        """Lets no other permit with this circuit be taken for `seconds`."""
+        self._circuit.hold(self._permits.shared.monotonic() + seconds)
 
     def cancel(self) -> None:
         """The request was not made, or was cut off. May be repeated."""
@@ -108,12 +110,12 @@ class Lane:
             self._open = False
             self._throttle.give_back()
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Makes room for another attempt. May be repeated."""
         if self._left:
             return
         self._left = True
-        self._lanes.trying -= 1
+        self._permits.in_use -= 1
         if self._extra:
-            self._lanes.shared.slots.give_back()
-        self._lanes.freed()
+            self._permits.shared.slots.give_back()
+        self._permits.freed()
