@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from relay_tornado.agent.engine import Outcome
+from relay_tornado.agent.agent import Outcome
 from relay_tornado.agent.target import MOST_BODY, Answer
 from relay_tornado.client.backoff import Backoff
 from relay_tornado.client.errors import Rejected, RelayClientError

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
-from relay_tornado.agent.engine import first_of
+from relay_tornado.agent.agent import first_of
 from relay_tornado.client.event import Event
 
 

@@ -24,7 +24,7 @@ from relay_tornado.cli.target import Sending, sending_options, shape_of, until_t
 from relay_tornado.errors import RelayError
 
 if TYPE_CHECKING:
-    from relay_tornado.agent.engine import Agent
+    from relay_tornado.agent.agent import Agent
     from relay_tornado.agent.target import Target
     from relay_tornado.cli.tally import Tally
     from relay_tornado.client import Subscription

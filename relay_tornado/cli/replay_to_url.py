@@ -8,7 +8,7 @@ from contextlib import aclosing
 from functools import partial
 from typing import Any, Final
 
-from relay_tornado.agent.engine import Agent, Outcome
+from relay_tornado.agent.agent import Agent, Outcome
 from relay_tornado.agent.pace import Pace, paced
 from relay_tornado.agent.request import Request
 from relay_tornado.agent.target import Answer, Target, Trouble

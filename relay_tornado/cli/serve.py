@@ -25,7 +25,7 @@ from relay_tornado.cli.common import STOP_SIGNALS, program
 from relay_tornado.cli.errors import STDOUT, output_words, silence_output
 from relay_tornado.cli.options import options_of, settings_from, settings_options, unknown_variables
 from relay_tornado.cli.ui import link
-from relay_tornado.garbage import restrain
+from relay_tornado.garbage_collection import limit_full_collections
 from relay_tornado.log_output import configure
 from relay_tornado.low_memory import LogWatch, begin_thread, exception_handler
 from relay_tornado.model import Bucket
@@ -87,7 +87,7 @@ async def _run(settings: Settings, demo: bool, notifier: Notifier, inherited: Se
     loop.add_signal_handler(signal.SIGHUP, relay.reload)
     if not await _start(relay, notifier, told_to_stop):
         return
-    restrain()
+    limit_full_collections()
     alive = asyncio.create_task(notifier.keep_alive())
     try:
         _print(f"listening on {relay.address}")

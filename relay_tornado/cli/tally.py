@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import click
 
-from relay_tornado.agent.engine import Outcome, Verdict
+from relay_tornado.agent.agent import Outcome, Verdict
 from relay_tornado.agent.request import Request
 from relay_tornado.agent.target import Answer, Trouble
 from relay_tornado.cli.screen import Screen

@@ -15,7 +15,7 @@ from relay_tornado.cli.common import STOP_SIGNALS
 from relay_tornado.cli.options import Duration, Lines, Number, together
 
 if TYPE_CHECKING:
-    from relay_tornado.agent.engine import Agent, Respond, Witness
+    from relay_tornado.agent.agent import Agent, Observer, Respond
     from relay_tornado.agent.request import Shape
     from relay_tornado.agent.target import Target
 
@@ -69,20 +69,20 @@ class Sending:
         self,
         target: Target,
         shape: Shape,
-        witness: Witness,
+        observer: Observer,
         respond: Respond | None = None,
         output: str | None = None,
         *,
         hold: bool = False,
     ) -> Agent:
         """The agent that takes events to the target."""
-        from relay_tornado.agent.engine import Agent
+        from relay_tornado.agent.agent import Agent
         from relay_tornado.client.backoff import Backoff
 
         return Agent(
             target,
             shape,
-            witness,
+            observer,
             concurrency=self.concurrency,
             max_tries=self.max_tries,
             backoff=Backoff(longest=self.max_delay),

@@ -12,7 +12,7 @@ from relay_tornado.low_memory import Timer
 _LOOK: Final = 200
 """The garbage collector runs once for this many clients. By itself it would run late, over all the objects that a crowd
 has made, for 0.1 s if it is 10,000: it counts allocations less deallocations, and the objects of handshakes are freed
-as fast as lasting ones are made. This way each run covers the objects made since the last (`garbage.py`)."""
+as fast as lasting ones are made. This way each run covers the objects made since the last (`garbage_collection.py`)."""
 
 
 class Admission:

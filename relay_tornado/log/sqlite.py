@@ -416,7 +416,7 @@ class SqliteEventLog:
                 state.recent = Recent()
                 state.fleeting = Fleeting()
                 self._pages.forget(state.key)
-            state.weighed = state.weighed and row.bytes == state.bytes
+            state.bytes_checked = state.bytes_checked and row.bytes == state.bytes
             state.epochs = epochs
             state.open = epochs[-1].epoch in self._opened
             self._epochs.update((epoch.epoch, row.bucket_id) for epoch in epochs)

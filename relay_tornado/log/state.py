@@ -16,13 +16,14 @@ from relay_tornado.model import Bounds, BucketId, Epoch, Retention
 class LogState:
     """One log. Changes only in the event loop, after the commit that changed it.
 
-    `open`: this process opened the newest epoch. `gone`: the log is dropped. `weighed`: `bytes` was compared with the
-    events.
+    `open`: this process opened the newest epoch. `gone`: the log is dropped. `bytes_checked`: `bytes` was compared with
+    the events.
     """
 
     __slots__ = (
         "bucket_id",
         "bytes",
+        "bytes_checked",
         "epochs",
         "first",
         "fleeting",
@@ -32,7 +33,6 @@ class LogState:
         "last_at",
         "open",
         "recent",
-        "weighed",
     )
 
     def __init__(self, key: int, bucket_id: BucketId, epochs: Sequence[Epoch], open: bool, first: int = 1) -> None:
@@ -45,7 +45,7 @@ class LogState:
         self.epochs = tuple(epochs)
         self.open = open
         self.gone = False
-        self.weighed = False
+        self.bytes_checked = False
         self.recent = Recent()
         self.fleeting = Fleeting()
 

@@ -16,7 +16,7 @@ import structlog
 
 from relay_tornado.counters import Counters
 from relay_tornado.errors import RelayError
-from relay_tornado.log import consumer_rows, reclaim, weighing
+from relay_tornado.log import consumer_rows, reclaim, size_check
 from relay_tornado.log.pages import Pages
 from relay_tornado.log.state import LogState, age_limit, excess_bytes, keep_from_count
 from relay_tornado.log.tail import Tail
@@ -47,13 +47,13 @@ class Trimming:
     async def trim(self, state: LogState, keep: Retention, floor: int | None) -> int:
         """See `log.contract.EventLog.trim`."""
         oldest = await self._oldest_by_age(state, keep)
-        keep = await weighing.by_number(state, keep, self._read)
+        keep = await size_check.without_missing(state, keep, self._read)
         left = 0
         while not state.gone and (
             state.first < max(oldest, keep_from_count(state.head, keep)) or excess_bytes(state.bytes, keep)
         ):
-            if not state.weighed and weighing.doubtful(state, keep):
-                await self._weigh(state)
+            if not state.bytes_checked and size_check.is_due(state, keep):
+                await self._check_bytes(state)
             if self._database.squeezed:
                 break
             step = await self._database.write(
@@ -80,17 +80,17 @@ class Trimming:
             return 1
         return await self._read(lambda raw: reclaim.seek(raw, key, first, head, limit)) + 1
 
-    async def _weigh(self, state: LogState) -> None:
+    async def _check_bytes(self, state: LogState) -> None:
         """Corrects the log's `bytes`, once in a process, before much is removed by size."""
-        error = await weighing.error(state, self._read)
+        difference = await size_check.difference(state, self._read)
 
         def corrected(_: object) -> None:
-            state.bytes += error
+            state.bytes += difference
 
-        if error:
+        if difference:
             sql = "UPDATE log SET bytes = bytes + ? WHERE id = ?"
-            await self._database.write(lambda raw: raw.execute(sql, (error, state.key)), corrected)
-        state.weighed = True
+            await self._database.write(lambda raw: raw.execute(sql, (difference, state.key)), corrected)
+        state.bytes_checked = True
 
     def _trimmed(self, state: LogState, step: reclaim.Step | None) -> None:
         if step is not None:

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from relay_tornado.agent import answers
+from relay_tornado.agent.agent import Outcome
 from relay_tornado.agent.answers import TRIES, Answers
-from relay_tornado.agent.engine import Outcome
 from relay_tornado.agent.target import Answer
 from relay_tornado.client.backoff import Backoff
 from tests.client.peer import AUTHENTICATED, ENTRY, Peer, at, service, webhook

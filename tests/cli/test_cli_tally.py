@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from relay_tornado.agent.engine import Outcome
+from relay_tornado.agent.agent import Outcome
 from relay_tornado.agent.request import Request
 from relay_tornado.agent.target import Answer, Trouble
 from relay_tornado.cli import tally as module

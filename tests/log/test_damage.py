@@ -15,7 +15,7 @@ from tornado.ioloop import IOLoop
 
 from relay_tornado.consumer_changes import RETENTION, Changes, Parked
 from relay_tornado.errors import BucketGone, CursorLost, Malformed, Unavailable
-from relay_tornado.log import reclaim, rows, weighing
+from relay_tornado.log import reclaim, rows, size_check
 from relay_tornado.log.consumers import Key, Terms
 from relay_tornado.log.lineage import Placed, place_cursor
 from relay_tornado.log.pages import Block
@@ -155,7 +155,7 @@ async def by_size(disk: SqliteWorld, most: int, *damage: str) -> tuple[int, list
 @pytest.mark.parametrize("wrong", ["bytes + (1 << 40)", f"{300 * SIZE}"])
 async def test_a_damaged_sum_of_sizes(disk: SqliteWorld, monkeypatch: pytest.MonkeyPatch, wrong: str) -> None:
     """Before events leave by size they are counted, whichever way the sum is wrong; it is right from then on."""
-    monkeypatch.setattr(weighing, "STEP", 100)
+    monkeypatch.setattr(size_check, "STEP", 100)
     await make(disk.log, events=450, size=100)
     await fill(disk.log, 50, size=100)
     assert await by_size(disk, 200, f"UPDATE log SET bytes = {wrong}") == (300, ["log_bytes_wrong"])
@@ -192,7 +192,7 @@ async def test_a_damaged_size_makes_no_event_ephemeral(disk: SqliteWorld) -> Non
 async def test_a_sum_of_sizes_that_can_not_be_checked(disk: SqliteWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where events can't be read the sum counts as it is."""
     await make(disk.log, events=50, size=100)
-    monkeypatch.setattr(weighing, "_WEIGHT", "SELECT json_extract(CAST(x'ff' AS TEXT), ?, ?, ?)")
+    monkeypatch.setattr(size_check, "_HELD", "SELECT json_extract(CAST(x'ff' AS TEXT), ?, ?, ?)")
     monkeypatch.setattr(rows, "is_damage", lambda error: True)
     assert await by_size(disk, 40) == (10, [])
 

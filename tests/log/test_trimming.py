@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from relay_tornado.errors import CursorLost
-from relay_tornado.log import reclaim, weighing
+from relay_tornado.log import reclaim, size_check
 from relay_tornado.log.lineage import Placed, place_cursor
 from relay_tornado.model import Cursor, Retention
 from tests.log.worlds import MANY, SqliteWorld, World, event, fill, make, read_all
@@ -78,13 +78,13 @@ async def test_what_a_log_holds_is_counted_once(disk: SqliteWorld, monkeypatch: 
     """And not before each step: it reads all of it."""
     await make(disk.log, events=600)
     counted: list[object] = []
-    error = weighing.error
+    difference = size_check.difference
 
     def count(*arguments: Any) -> Any:
         counted.append(arguments)
-        return error(*arguments)
+        return difference(*arguments)
 
-    monkeypatch.setattr(weighing, "error", count)
+    monkeypatch.setattr(size_check, "difference", count)
     assert await disk.log.trim("b", Retention(None, None, 0), None) == 600
     assert len(counted) == 1
 

@@ -1,4 +1,4 @@
-"""Compares what a log really holds with its row: with `bytes`, which retention by size uses, and with `head`, which
+"""Compares a log's row with the events that it really holds: `bytes`, which retention by size uses, and `head`, which
 retention by number uses.
 
 A flipped bit in one of them would remove all events. The CRC does not cover an event's stored size either, so the
@@ -26,11 +26,11 @@ that, a wrong number costs no more."""
 STEP = 4096
 """Events counted in one read."""
 
-Weight: TypeAlias = tuple[int, int] | None
+Held: TypeAlias = tuple[int, int] | None
 """The bytes of some events, and how many of them are stubs, of which only the size is known. None if they can't be
 read."""
 
-_WEIGHT = f"""
+_HELD = f"""
 SELECT coalesce(sum(iif({rows.STUB}, size, length(path) + length(query) + length(headers) + length(body))), 0),
     coalesce(sum({rows.STUB}), 0)
 FROM event WHERE log = ? AND seq BETWEEN ? AND ?
@@ -43,12 +43,12 @@ SELECT coalesce((SELECT seq FROM event WHERE log = ? AND seq <= ? ORDER BY seq D
 _log = structlog.get_logger(__name__)
 
 
-def doubtful(state: LogState, keep: Retention) -> bool:
+def is_due(state: LogState, keep: Retention) -> bool:
     """Whether so much is to be removed by size that the log's `bytes` have to be checked first."""
     return excess_bytes(state.bytes, keep) * MUCH > (keep.max_bytes or 0)
 
 
-async def by_number(
+async def without_missing(
     state: LogState, keep: Retention, read: Callable[[Callable[[sqlite3.Connection], int]], Awaitable[int]]
 ) -> Retention:
     """The retention for a log that may lack some of its events, adjusted so that missing ones do not count. Raises what
@@ -66,7 +66,7 @@ def _oldest(raw: sqlite3.Connection, log: int, head: int, most: int) -> int:
     return head if row is None else int(row[0])
 
 
-async def error(state: LogState, read: Callable[[Callable[[sqlite3.Connection], Weight]], Awaitable[Weight]]) -> int:
+async def difference(state: LogState, read: Callable[[Callable[[sqlite3.Connection], Held]], Awaitable[Held]]) -> int:
     """By how many bytes the log holds more than its row says; 0 if that can't be read. An error is logged.
 
     Appends continue meanwhile. Raises what `read` raises.
@@ -75,10 +75,10 @@ async def error(state: LogState, read: Callable[[Callable[[sqlite3.Connection], 
         key, first, head, said = state.key, state.first, state.head, state.bytes
         held = stubs = 0
         for start in range(first, head + 1, STEP):
-            weight = await read(partial(_weight, log=key, start=start, end=min(start + STEP - 1, head)))
-            if weight is None:
+            counted = await read(partial(_held, log=key, start=start, end=min(start + STEP - 1, head)))
+            if counted is None:
                 return 0
-            held, stubs = held + weight[0], stubs + weight[1]
+            held, stubs = held + counted[0], stubs + counted[1]
         if state.gone or (state.first == first and state.head >= head):
             break
     # A stub's size may be damaged, and must not cause a removal.
@@ -95,6 +95,6 @@ async def error(state: LogState, read: Callable[[Callable[[sqlite3.Connection], 
     return held - said
 
 
-def _weight(raw: sqlite3.Connection, log: int, start: int, end: int) -> Weight:
-    row = rows.one(raw, _WEIGHT, log, start, end)
+def _held(raw: sqlite3.Connection, log: int, start: int, end: int) -> Held:
+    row = rows.one(raw, _HELD, log, start, end)
     return row if row is None else (row[0], row[1])

@@ -8,8 +8,8 @@ from typing import Any, cast
 
 import pytest
 
-from relay_tornado.agent import engine
-from relay_tornado.agent.engine import Agent, Outcome
+from relay_tornado.agent import agent as agent_module
+from relay_tornado.agent.agent import Agent, Outcome
 from relay_tornado.agent.request import Request, Shape
 from relay_tornado.agent.target import Answer, Target
 from relay_tornado.client.event import Event, Headers
@@ -92,7 +92,7 @@ def test_an_answer_has_a_while_once_it_is_stopped(
     monkeypatch: pytest.MonkeyPatch, grace: float, back: bool, finished: list[str]
 ) -> None:
     """One signal ends the agent also while the relay is away; the event is left undone, unless its answer is stored."""
-    monkeypatch.setattr(engine, "GRACE", grace)
+    monkeypatch.setattr(agent_module, "GRACE", grace)
 
     async def main() -> tuple[list[str], int]:
         relay, fine = Relay(), cast("Any", Fine())
@@ -110,7 +110,7 @@ def test_an_answer_has_a_while_once_it_is_stopped(
 
 def test_an_answer_that_comes_after_the_stop_has_a_while_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """The try that runs is waited for, and then the relay that is away for no longer than it was for the others."""
-    monkeypatch.setattr(engine, "GRACE", 0.05)
+    monkeypatch.setattr(agent_module, "GRACE", 0.05)
 
     async def main() -> None:
         relay, slow = Relay(), Slow()
@@ -165,7 +165,7 @@ def test_there_is_room_for_the_next_however_many_came() -> None:
     """More than may be unanswered at once, those of other outputs among them: each is done, and none is open."""
     relay, fine = Relay(), cast("Any", Fine())
     relay.back.set()
-    count = 4 * engine.UNANSWERED
+    count = 4 * agent_module.UNANSWERED
 
     async def events() -> AsyncIterator[Event]:
         for seq in range(1, count + 1):

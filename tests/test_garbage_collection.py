@@ -1,4 +1,4 @@
-"""relay_tornado/garbage.py: everything is rarely looked at where that takes long, and garbage is found all the same."""
+"""relay_tornado/garbage_collection.py: full collections are rare where they take long, and still find garbage."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from relay_tornado.garbage import Restraint
+from relay_tornado.garbage_collection import FullCollectionLimit
 
 
 @pytest.fixture(autouse=True)
@@ -21,21 +21,21 @@ def as_before() -> Iterator[None]:
 def test_a_look_at_everything_puts_off_the_next() -> None:
     """For a thousand times as long as it took; what has come since is looked at meanwhile."""
     now = 50.0
-    restraint = Restraint(lambda: now)
+    limit = FullCollectionLimit(lambda: now)
 
     def collect(seconds: float) -> int:
         """How many objects are put aside while it goes on."""
         nonlocal now
-        restraint("start", {"generation": 2})
+        limit("start", {"generation": 2})
         aside = gc.get_freeze_count()
         now += seconds
-        restraint("stop", {"generation": 2})
+        limit("stop", {"generation": 2})
         return aside
 
     assert collect(0.2) == 0
     assert gc.get_freeze_count() > 1000
-    restraint("start", {"generation": 1})
-    restraint("stop", {"generation": 1})
+    limit("start", {"generation": 1})
+    limit("stop", {"generation": 1})
     now += 199
     assert collect(0.5) > 1000
     now += 1
@@ -47,13 +47,13 @@ def test_garbage_of_long_life_is_found_in_the_end() -> None:
     """What was put aside before it became garbage, too; in a real process."""
     code = """
 import gc, weakref
-from relay_tornado import garbage
+from relay_tornado import garbage_collection
 
 class Node:
     pass
 
-garbage._REST = 3.0
-garbage.restrain()
+garbage_collection._REST = 3.0
+garbage_collection.limit_full_collections()
 assert gc.get_freeze_count() > 1_000
 kept, gone = [], []
 for number in range(3_000_000):

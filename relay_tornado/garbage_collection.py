@@ -1,4 +1,4 @@
-"""Limits how often Python's garbage collector looks at all objects.
+"""Limits how often Python's garbage collector makes a full collection, which looks at all objects.
 
 A full collection stops the event loop: for 300 ms with 10,000 connected clients, whose objects are hardly ever garbage.
 Python starts one whenever the objects have grown by a quarter, so a crowd that connects causes a dozen. Here the
@@ -24,7 +24,7 @@ _OLDEST: Final = 2
 """The generation of a full collection."""
 
 
-class Restraint:
+class FullCollectionLimit:
     """A callback of the collector, for `gc.callbacks`."""
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -48,7 +48,8 @@ class Restraint:
                 self._until = now + (now - self._began) * _REST
 
 
-def restrain() -> None:
-    """Installs it for the process, once that is ready."""
-    gc.callbacks.append(Restraint())
+def limit_full_collections() -> None:
+    """Installs the limit for the process, and collects once. To be called when the process is ready: it freezes the
+    objects that exist then."""
+    gc.callbacks.append(FullCollectionLimit())
     gc.collect()

@@ -39,7 +39,7 @@ class Outcome:
     request: Request | None
 
 
-class Witness(Protocol):
+class Observer(Protocol):
     """Observes tries and results."""
 
     def retrying(self, event: Event, request: Request, result: Answer | Trouble, tries: int, wait: float) -> None:
@@ -66,7 +66,7 @@ class Agent:
         self,
         target: Target,
         shape: Shape,
-        witness: Witness,
+        observer: Observer,
         *,
         concurrency: int = 1,
         max_tries: int | None = None,
@@ -77,7 +77,7 @@ class Agent:
     ) -> None:
         self._target = target
         self._shape = shape
-        self._witness = witness
+        self._observer = observer
         self._max_tries = max_tries
         self.backoff = backoff or Backoff()
         self._respond = respond
@@ -145,7 +145,7 @@ class Agent:
             slots.release()
         if outcome is None:
             return
-        self._witness.ended(event, outcome)
+        self._observer.ended(event, outcome)
         if not await self._answered(event, outcome):
             return
         await event.done()
@@ -189,7 +189,7 @@ class Agent:
                 return Outcome("failed", result, tries, seconds, request)
             asked = result.retry_after if isinstance(result, Answer) else 0.0
             wait = max(self.backoff.delay(tries), asked)
-            self._witness.retrying(event, request, result, tries, wait)
+            self._observer.retrying(event, request, result, tries, wait)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._ending.wait(), wait)
         return None
