@@ -265,19 +265,18 @@ class ConsumerAdministration:
 
     async def resend(self, bucket: Bucket, reference: str, ids: Sequence[str] | None) -> Document:
         """Schedules dead letters (None: all) for redelivery at once, with their attempts reset. `left` counts those for
-        which there is no room."""
+        which there is no room, without events that the log no longer holds or that are delivered anyway."""
         key = key_of(bucket, reference)
         async with self._ledgers.using(key) as ledger:
             await self._ledgers.store.saved()
-            scheduled: list[int] = []
-            left = 0
+            progress = ledger.progress
+            scheduled = left = 0
             for seqs in await self._letters(bucket, key, ids):
-                now = self._ledgers.clock()
-                done = ledger.progress.schedule(dict.fromkeys(seqs, AT_ONCE), now)
-                scheduled += done
-                left += len(seqs) - len(done)
+                first = (await self._log.bounds(bucket.id)).first
+                scheduled += len(progress.schedule(dict.fromkeys(seqs, AT_ONCE), self._ledgers.clock()))
+                left += sum(seq >= first and not progress.expects(seq) for seq in seqs)
             await self._committed(ledger)
-        return {"scheduled": len(scheduled), "left": left}
+        return {"scheduled": scheduled, "left": left}
 
     async def hasten(self, bucket_id: BucketId, number: int) -> None:
         """Makes a public output's failed events due at once after its destination has changed: their delays came from

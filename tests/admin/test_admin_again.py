@@ -10,7 +10,7 @@ from relay_tornado.admin.consumers import MOST_EVENTS
 from relay_tornado.consumer_progress import AT_ONCE, MOST_PARKED, Taken
 from relay_tornado.errors import Conflict, Invalid, NotFound
 from relay_tornado.ids import new_epoch
-from relay_tornado.model import Latest
+from relay_tornado.model import Cursor, Latest, Retention
 from tests.admin.consumers_world import BUCKET, World
 from tests.admin.consumers_world import world as world
 from tests.log.stores import there
@@ -155,6 +155,23 @@ async def test_a_replay_waits_where_no_more_may_wait(world: World) -> None:
     given += [each.seq for each in ledger.progress.take(count, count, world.now)]
     assert waits
     assert given == list(range(1, count + 1))
+
+
+@pytest.mark.gen_test
+async def test_room_is_lacking_only_for_what_can_be_given_again(world: World) -> None:
+    """Not for dead letters whose events retention removed, nor for those that a seek gives again anyway."""
+    await world.events(6)
+    ledger = await world.open()
+    for each in ledger.progress.take(2, 2, world.now):
+        ledger.progress.fail(each, world.now + 60, world.now)
+    await world.log.trim(BUCKET.id, Retention(None, 4, None), None)
+    world.ledgers.trimmed(BUCKET.id, 3)
+    await world.bury(ledger, 3, 4, 5)
+    await world.consumers.seek(BUCKET, "w", Cursor(world.epoch, 4))
+    letters = [(each["seq"], each["reason"]) for each in (await world.consumers.dead(BUCKET, "w"))["data"]]
+    assert letters == [*((seq, "retention") for seq in (1, 2)), *((seq, "max_deliver") for seq in (3, 4, 5))]
+    assert await world.consumers.resend(BUCKET, "w", None) == {"scheduled": 2, "left": 0}
+    assert ledger.progress.expects(5)
 
 
 @pytest.mark.gen_test
