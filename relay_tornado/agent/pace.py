@@ -31,7 +31,7 @@ async def paced(
     last: int,
     caught_up: asyncio.Event,
     pace: Pace,
-    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    sleep: Callable[[float], Awaitable[None]],
 ) -> AsyncGenerator[Event, None]:
     """The events up to this seq, at the given pace. Also ends when `caught_up` says that all stored events have come. A
     late event does not make later ones faster."""

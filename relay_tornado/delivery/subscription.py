@@ -182,7 +182,7 @@ async def place_all(
     request: control.Subscribe,
     kept: Mapping[BucketId, Reached],
     *,
-    later: bool = False,
+    later: bool,
     floors: Mapping[BucketId, Reached] = MappingProxyType({}),
     first: Mapping[BucketId, Position] = MappingProxyType({}),
 ) -> list[Placement]:
