@@ -17,7 +17,7 @@ from relay_tornado.model import KIB
 SMALL_EVENT: Final = 64 * KIB
 """Events of up to this many bytes do not count."""
 _SHARE: Final = 8
-"""No output may use more than the memory divided by this."""
+"""No output may use more than the memory divided by this, except for a single event."""
 
 
 class Memory:

@@ -18,7 +18,8 @@ LONGEST: Final = 300.0
 
 class Circuit:
     """Times are monotonic seconds. Each attempt calls `begin` first, and then one of `succeeded`, `failed` and
-    `cancelled`, with the result of `begin`: an attempt from before the circuit opened is not a probe."""
+    `cancelled`. The last two get the result of `begin`: an attempt from before the circuit opened is not a probe, but
+    its success closes the circuit, too."""
 
     __slots__ = ("_failures", "_held", "_open_for", "_probing", "_spread", "_until", "opened")
 

@@ -39,7 +39,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Appends:
-    """The queue (`storage.writer.Source`). Once a plan is committed, `publish` is called before the senders are
+    """The queue (`storage.work.Source`). Once a plan is committed, `publish` is called before the senders are
     answered, and `announce` after that."""
 
     def __init__(
@@ -189,7 +189,7 @@ class Appends:
 
 
 class Batch:
-    """Entries that are committed as one transaction (`storage.writer.Work`)."""
+    """Entries that are committed as one transaction (`storage.work.Work`)."""
 
     __slots__ = ("_appends", "_began", "_entries", "_plan")
 

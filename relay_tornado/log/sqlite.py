@@ -301,7 +301,7 @@ class SqliteEventLog:
         def created(key: int | None) -> None:
             if key is not None:
                 self._opened.add(epoch)
-                self._add(LogState(key, bucket_id, [Epoch(epoch, first)], True, first))
+                self._add(LogState(key, bucket_id, (Epoch(epoch, first),), True, first))
 
         try:
             await self._database.write(job, created)

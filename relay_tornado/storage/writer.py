@@ -1,16 +1,13 @@
 """The one task that writes: it takes works in turn, runs each as a transaction, and reports the outcome.
 
 Invariants:
-- One transaction at a time, as one function on the write connection's thread; whatever it raises, no BEGIN stays open.
-  Of a quick one, only the COMMIT runs on the thread: two threads that run Python take the GIL from each other at every
-  row, and the pages that a few rows of busy logs change are in memory. The event loop waits for no file lock and no
-  sync.
+- One transaction at a time, as one function on the write connection's thread (`storage/transaction.py`). Of a quick
+  one, only the COMMIT runs on the thread: two threads that run Python take the GIL from each other at every row, and
+  the pages that a few rows of busy logs change are in memory. The event loop waits for no file lock and no sync.
 - Store, commit, then announce: `Work.committed` is called in the event loop after COMMIT has returned and the witness
   is written, and before the next transaction starts, which builds on what it changes in memory.
 - Every work is told its outcome exactly once, committed or failed, also at the end. If telling it, or telling a rider,
   fails, then every keeper reads the file again, as after a disk error, and the writer continues.
-- Nothing counts as committed if the file was moved away meanwhile; nor, from the next checkpoint or `look` on, if it
-  was written over. Nothing is copied into a file that was written over.
 - Jobs and batches of events take turns, so neither starves the other.
 - After an error that may come from the disk, the connection is reopened and every keeper reads the file again, before
   anything else is written. While that fails, for whatever reason, everything is refused at once. For damage that a
@@ -27,7 +24,6 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 import structlog
 
@@ -36,28 +32,13 @@ from relay_tornado.low_memory import try_log, wake
 from relay_tornado.storage.checkpoints import Checkpoints
 from relay_tornado.storage.connection import BUSY_TIMEOUT, Connection, Factory, keep_statements_in_memory
 from relay_tornado.storage.damage import code_of
-from relay_tornado.storage.location_check import LocationCheck
 from relay_tornado.storage.overwrite_check import OverwriteCheck
 from relay_tornado.storage.permissions import descriptors_lack
 from relay_tornado.storage.piggyback import Ride, Riders
 from relay_tornado.storage.space import Space
+from relay_tornado.storage.transaction import Transactions
 from relay_tornado.storage.witness import Loss, Stamp, Witness, loss, read_stamp
-from relay_tornado.storage.work import (
-    CLOSED,
-    COMMITTED,
-    FULL,
-    Keeper,
-    Misplaced,
-    Probe,
-    Result,
-    Source,
-    Work,
-    again,
-    classify,
-    misplaced,
-    undo,
-    written_over,
-)
+from relay_tornado.storage.work import CLOSED, FULL, Keeper, Probe, Result, Source, Work, again, classify
 
 _MOMENT = 0.001
 """Seconds without work after which there may be a checkpoint: what was committed is delivered first."""
@@ -102,24 +83,19 @@ class Writer:
         self.trouble: RelayError | None = None
         self.closed = False
         self.loss: Loss | None = None
-        self.stamp = stamp
         self.keepers: list[Keeper] = []
         self.source: Source | None = None
         self.riders = Riders(self._go)
         self._path = path
-        self._location = LocationCheck(path)
         self._connection = connection
-        self._overwrite = overwrite
+        self._transactions = Transactions(path, overwrite, witness, stamp)
         self._checkpoints = Checkpoints(space)
-        self._witness = witness
-        self._witness_error: OSError | None = None
         self._factory = factory
         self._jobs: deque[Work] = deque()
         self._job_next = True
         self._work: Work | None = None
         self._ride: Ride | None = None
         """The riders of the current transaction, until they are told its outcome."""
-        self._patience = BUSY_TIMEOUT
         self._damage_again = 0.0
         self._idle: asyncio.Future[None] | None = None
         self.held_back = False
@@ -153,11 +129,12 @@ class Writer:
     @property
     def misplaced(self) -> str:
         """The message if the file is not where it was opened or was written over; "" if all is well."""
-        return self._misplaced()
+        return self._transactions.misplaced()
 
-    def _misplaced(self, *, committed: bool = False) -> str:
-        over = written_over(self._overwrite.written_over)
-        return over or misplaced(self._location.missing(committed=committed))
+    @property
+    def stamp(self) -> Stamp:
+        """That of the last commit."""
+        return self._transactions.stamp
 
     def notify(self) -> None:
         """Tells the writer that the source has something to write."""
@@ -178,8 +155,8 @@ class Writer:
         checkpoint is under way, but without the connection, which the event loop may use meanwhile."""
         if self.refusal is None:
             with contextlib.suppress(ValueError):  # the connection is being reopened
-                await self._connection.run(lambda _: self._overwrite.look())
-        if over := written_over(self._overwrite.written_over):
+                await self._connection.run(lambda _: self._transactions.look())
+        if over := self._transactions.written_over:
             raise Unavailable(over)
 
     async def close(self) -> None:
@@ -333,71 +310,13 @@ class Writer:
         return pages
 
     async def _execute(self, work: Work, ride: Ride | None) -> Result:
-        if ride is None and work.quick() and self._connection.here(self._begin_at_once):
-            filled = self._connection.here(lambda raw: self._fill(raw, work))
+        connection, transactions = self._connection, self._transactions
+        if ride is None and work.quick() and connection.here(transactions.begin_at_once):
+            filled = connection.here(lambda raw: transactions.fill(raw, work))
             if isinstance(filled, Result):
                 return filled
-            return await self._connection.run(lambda raw: self._commit(raw, filled))
-        return await self._connection.run(lambda raw: self._transact(raw, work, ride))
-
-    def _begin_at_once(self, raw: sqlite3.Connection) -> bool:
-        """Begins a transaction. Returns False if that fails, or if another connection, which would have to be waited
-        for, is writing."""
-        try:
-            self._await_locks(raw, 0)
-            raw.execute("BEGIN IMMEDIATE")
-        except (sqlite3.Error, MemoryError):
-            return False
-        return True
-
-    def _await_locks(self, raw: sqlite3.Connection, patience: int) -> None:
-        """Sets how many milliseconds the next statements wait for another connection's lock (in the event loop: 0)."""
-        if self._patience != patience:
-            raw.execute(f"PRAGMA busy_timeout = {patience}")
-            self._patience = patience
-
-    def _transact(self, raw: sqlite3.Connection, work: Work, ride: Ride | None = None) -> Result:
-        """Runs on the thread. Never raises: an error there might not reach the event loop unchanged."""
-        try:
-            self._await_locks(raw, BUSY_TIMEOUT)
-            raw.execute("BEGIN IMMEDIATE")
-            if ride is not None:
-                ride.write(raw)
-        except BaseException as error:
-            return undo(raw, error, committing=False)
-        filled = self._fill(raw, work)
-        return filled if isinstance(filled, Result) else self._commit(raw, filled)
-
-    def _fill(self, raw: sqlite3.Connection, work: Work) -> Stamp | Result:
-        """Executes the work in the open transaction. Returns the stamp that its commit makes true. Never raises."""
-        try:
-            appended = work.run(raw)
-            stamp = Stamp(self.stamp.database, self.stamp.commits + 1, self.stamp.appended + appended)
-            raw.execute("UPDATE meta SET commits = ?, appended = ?", (stamp.commits, stamp.appended))
-        except BaseException as error:
-            return undo(raw, error, committing=False)
-        return stamp
-
-    def _commit(self, raw: sqlite3.Connection, stamp: Stamp) -> Result:
-        """Runs on the thread, since it waits for the disk. Never raises."""
-        try:
-            raw.execute("COMMIT")
-        except BaseException as error:
-            return undo(raw, error, committing=True)
-        if lost := self._misplaced(committed=True):
-            return Result(Misplaced(lost), True)
-        self.stamp = stamp
-        self._testify(self._witness.write)
-        return COMMITTED
-
-    def _testify(self, write: Callable[[Stamp], None]) -> None:
-        """Runs on the thread: writes the stamp to the witness."""
-        try:
-            write(self.stamp)
-        except OSError as error:
-            if self._witness_error is None:
-                _log.error("witness_not_written", error=str(error), consequence="a loss might go unnoticed")
-            self._witness_error = error
+            return await connection.run(lambda raw: transactions.commit(raw, filled))
+        return await connection.run(lambda raw: transactions.run(raw, work, ride))
 
     # after an error
 
@@ -442,25 +361,25 @@ class Writer:
     async def _reopen(self) -> RelayError | None:
         """Reopens the file, has every keeper read it, and commits something. Returns or raises the error."""
         # A deleted file can be copied while it is open; and opening an empty file would delete its WAL.
-        self._overwrite.look()
+        transactions = self._transactions
+        transactions.look()
         if self.misplaced:
             return Unavailable(self.misplaced)
-        self._location.closed()
+        transactions.closed()
         with contextlib.suppress(sqlite3.Error):
             await self._connection.close()
         self._connection = await Connection.writer(self._path, self._factory)
-        self._patience = BUSY_TIMEOUT
         await self._connection.run(keep_statements_in_memory)
         stamp, kept = await self._connection.run(
             lambda raw: (read_stamp(raw), [keeper.read(raw) for keeper in self.keepers])
         )
-        found = loss(self.stamp, stamp)
+        found = loss(transactions.stamp, stamp)
         if found is not None:
             self.loss = found
             _log.error("committed_work_lost", commits=found.commits, events=found.events, while_running=True)
-        self.stamp = stamp
-        if found is not None:  # so that no later start reports it again
-            await self._connection.run(lambda raw: self._testify(self._witness.restart))
+        transactions.stamp = stamp
+        if found is not None:
+            await self._connection.run(lambda _: transactions.restart())
         for keeper, value in zip(self.keepers, kept, strict=True):
             keeper.apply(value)
         return await self._try_again()
@@ -469,7 +388,7 @@ class Writer:
         """Commits something, after a checkpoint: a WAL that restarts at its beginning needs no room. Returns or raises
         the error."""
         await self._checkpoint("PASSIVE")
-        result = await self._connection.run(lambda raw: self._transact(raw, Probe()))
+        result = await self._connection.run(lambda raw: self._transactions.run(raw, Probe()))
         if result.error is None:
             return None
         failure = classify(result)
@@ -488,7 +407,7 @@ class Writer:
         """Copies what it can of the WAL into the file; a reader's snapshot may hold some back until later. Returns
         whether no other connection prevented it, within `patience` milliseconds."""
         try:
-            busy, pages, copied = await self._connection.run(lambda raw: self._copy(raw, mode, patience))
+            busy, pages, copied = await self._connection.run(lambda raw: self._transactions.copy(raw, mode, patience))
         except Exception as error:  # for lack of memory, for example
             why = str(error) or repr(error)
             if self._checkpoints.failed(why):
@@ -496,21 +415,6 @@ class Writer:
             return False
         self._checkpoints.copied(max(pages - copied, 0))
         return not busy
-
-    def _copy(self, raw: sqlite3.Connection, mode: str, patience: int) -> Any:
-        self._check_overwrite()
-        if mode != "PASSIVE":
-            self._await_locks(raw, patience)
-        self._testify(lambda _: self._witness.note_copied(None))
-        copied = raw.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
-        self._check_overwrite()  # records what the checkpoint has written
-        if 0 <= copied[1] == copied[2]:  # all is copied and synced
-            self._testify(self._witness.note_copied)
-        return copied
-
-    def _check_overwrite(self) -> None:
-        if name := self._overwrite.look():
-            raise Misplaced(written_over(name))
 
     def _shrunk(self, whole: bool) -> None:
         while self._shrinking:

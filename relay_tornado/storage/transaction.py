@@ -1,0 +1,141 @@
+"""The writer's transactions and checkpoints, as functions of its connection.
+
+Invariants:
+- Whatever a transaction raises, no BEGIN stays open, and its outcome is returned as a `Result`.
+- A commit counts once COMMIT has returned, the file is still where it was, and the witness is written. Nothing counts
+  as committed if the file was moved away meanwhile; nor, from the next checkpoint or `look` on, if it was written over.
+- Nothing is copied into a file that was written over.
+
+All of it runs on the connection's thread, except `begin_at_once` and `fill`, which the event loop may call, too, while
+nothing runs there.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+
+from relay_tornado.storage.connection import BUSY_TIMEOUT
+from relay_tornado.storage.location_check import LocationCheck
+from relay_tornado.storage.overwrite_check import OverwriteCheck
+from relay_tornado.storage.piggyback import Ride
+from relay_tornado.storage.witness import Stamp, Witness
+from relay_tornado.storage.work import COMMITTED, Misplaced, Result, Work, misplaced, undo, written_over
+
+_log = structlog.get_logger(__name__)
+
+
+class Transactions:
+    """The transactions on one file. `stamp` is that of the last commit."""
+
+    def __init__(self, path: Path, overwrite: OverwriteCheck, witness: Witness, stamp: Stamp) -> None:
+        self.stamp = stamp
+        self._overwrite = overwrite
+        self._location = LocationCheck(path)
+        self._witness = witness
+        self._witness_error: OSError | None = None
+        self._patience = BUSY_TIMEOUT
+
+    def run(self, raw: sqlite3.Connection, work: Work, ride: Ride | None = None) -> Result:
+        """Runs a whole transaction. Never raises: an error on the thread might not reach the event loop unchanged."""
+        try:
+            self._await_locks(raw, BUSY_TIMEOUT)
+            raw.execute("BEGIN IMMEDIATE")
+            if ride is not None:
+                ride.write(raw)
+        except BaseException as error:
+            return undo(raw, error, committing=False)
+        filled = self.fill(raw, work)
+        return filled if isinstance(filled, Result) else self.commit(raw, filled)
+
+    def begin_at_once(self, raw: sqlite3.Connection) -> bool:
+        """Begins a transaction. Returns False if that fails, or if another connection, which would have to be waited
+        for, is writing."""
+        try:
+            self._await_locks(raw, 0)
+            raw.execute("BEGIN IMMEDIATE")
+        except (sqlite3.Error, MemoryError):
+            return False
+        return True
+
+    def fill(self, raw: sqlite3.Connection, work: Work) -> Stamp | Result:
+        """Executes the work in the open transaction. Returns the stamp that its commit makes true. Never raises."""
+        try:
+            appended = work.run(raw)
+            stamp = Stamp(self.stamp.database, self.stamp.commits + 1, self.stamp.appended + appended)
+            raw.execute("UPDATE meta SET commits = ?, appended = ?", (stamp.commits, stamp.appended))
+        except BaseException as error:
+            return undo(raw, error, committing=False)
+        return stamp
+
+    def commit(self, raw: sqlite3.Connection, stamp: Stamp) -> Result:
+        """Commits the open transaction, whose work returned this stamp, and waits for the disk. Never raises."""
+        try:
+            raw.execute("COMMIT")
+        except BaseException as error:
+            return undo(raw, error, committing=True)
+        if lost := self.misplaced(committed=True):
+            return Result(Misplaced(lost), True)
+        self.stamp = stamp
+        self._testify(self._witness.write)
+        return COMMITTED
+
+    def copy(self, raw: sqlite3.Connection, mode: str, patience: int) -> tuple[int, int, int]:
+        """Makes a checkpoint, which in a `mode` other than PASSIVE waits `patience` milliseconds for other connections.
+        Returns whether one of them prevented it (1 or 0), the pages in the WAL, and how many of them are copied. Raises
+        sqlite3.Error, and Misplaced if the file was written over."""
+        self._check_overwrite()
+        if mode != "PASSIVE":
+            self._await_locks(raw, patience)
+        self._testify(lambda _: self._witness.note_copied(None))
+        busy, pages, copied = raw.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+        self._check_overwrite()  # records what the checkpoint has written
+        if 0 <= pages == copied:  # all is copied and synced
+            self._testify(self._witness.note_copied)
+        return busy, pages, copied
+
+    def look(self) -> None:
+        """Looks whether the file or its WAL was written over; then it is `misplaced` from now on."""
+        self._overwrite.look()
+
+    @property
+    def written_over(self) -> str:
+        """The message if the file or its WAL was found to be written over; "" if not."""
+        return written_over(self._overwrite.written_over)
+
+    def misplaced(self, *, committed: bool = False) -> str:
+        """The message if the file is not where it was opened or was written over; "" if all is well. `committed`: the
+        WAL must exist now. On any thread."""
+        return self.written_over or misplaced(self._location.missing(committed=committed))
+
+    def closed(self) -> None:
+        """The connection is about to be closed, and another one made."""
+        self._location.closed()
+        self._patience = BUSY_TIMEOUT
+
+    def restart(self) -> None:
+        """Has the witness begin afresh at the `stamp`, so that no later start reports what was lost before."""
+        self._testify(self._witness.restart)
+
+    def _check_overwrite(self) -> None:
+        self.look()
+        if over := self.written_over:
+            raise Misplaced(over)
+
+    def _await_locks(self, raw: sqlite3.Connection, patience: int) -> None:
+        """Sets how many milliseconds the next statements wait for another connection's lock (in the event loop: 0)."""
+        if self._patience != patience:
+            raw.execute(f"PRAGMA busy_timeout = {patience}")
+            self._patience = patience
+
+    def _testify(self, write: Callable[[Stamp], None]) -> None:
+        """Writes the stamp to the witness."""
+        try:
+            write(self.stamp)
+        except OSError as error:
+            if self._witness_error is None:
+                _log.error("witness_not_written", error=str(error), consequence="a loss might go unnoticed")
+            self._witness_error = error
