@@ -186,6 +186,9 @@ class SqliteEventLog:
         if first is None:
             raise BucketGone(state.bucket_id)
         if seq < first[0]:
+            # The trim is committed, and announced in a moment. Whoever asks for the bounds until then would take its
+            # events for damaged.
+            state.first = max(state.first, first[0])
             raise CursorLost(first[0])
 
     async def _beyond_damage(self, state: LogState, block: Block, seq: int) -> int:

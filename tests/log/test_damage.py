@@ -17,7 +17,7 @@ from relay_tornado.consumer_changes import RETENTION, Changes, Parked
 from relay_tornado.errors import BucketGone, CursorLost, Malformed, Unavailable
 from relay_tornado.log import reclaim, rows, size_check
 from relay_tornado.log.consumers import Key, Terms
-from relay_tornado.log.lineage import Placed, place_cursor
+from relay_tornado.log.lineage import Placed, gap_behind, place_cursor
 from relay_tornado.log.pages import Block
 from relay_tornado.log.results import sent
 from relay_tornado.log.sqlite import SqliteEventLog
@@ -341,20 +341,24 @@ async def test_a_number_of_a_log_that_is_none(disk: SqliteWorld, column: str, va
 
 @log_test
 async def test_a_reader_that_meets_a_trim_is_told_of_no_damage(io_loop: IOLoop, tmp_path: Path) -> None:
-    """Rows that a trim took, committed but not announced yet, are CursorLost with the new first, and nothing else."""
+    """Rows that a trim took, committed but not announced yet, are CursorLost with the new first, and a gap `retention`
+    for whoever asks for the bounds then; those of a log that was dropped, too, are BucketGone."""
     world = await SqliteWorld.open(tmp_path, tail=0, page_cache=0)
     await make(world.log, events=100)
-    state = world.log._logs["b"]
+    await make(world.log, "gone", events=100)
     keep = Retention(None, 40, None)
     with capture_logs() as logs:
-        await world.database.write(lambda raw: reclaim.delete_oldest(raw, state.key, keep, 1, None))
-        assert state.first == 1
+        for bucket_id in ("b", "gone"):
+            state = world.log._logs[bucket_id]
+            await world.database.write(lambda raw, key=state.key: reclaim.delete_oldest(raw, key, keep, 1, None))
+            assert state.first == 1
         with pytest.raises(CursorLost) as lost:
             await world.log.read("b", 10, 10, MANY)
         assert lost.value.first == 61
+        assert gap_behind(await world.log.bounds("b"), 10, lost.value) == Gap("retention", 11, 60)
         await world.database.write(lambda raw: reclaim.drop(raw, state.key))
         with pytest.raises(BucketGone):
-            await world.log.read("b", 10, 10, MANY)
+            await world.log.read("gone", 10, 10, MANY)
     assert logs == []
     await world.close()
 
