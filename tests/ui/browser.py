@@ -24,6 +24,7 @@ from playwright.sync_api import (
 from tests.acceptance.relay import Relay, wait_for
 
 CHROMIUM = "/usr/bin/chromium"
+_SHELL = Path("/usr/lib/chromium/chromium-headless-shell")
 TIMEOUT = 60_000.0
 """Milliseconds that an action or an expectation of a page may take on a busy machine."""
 
@@ -37,11 +38,17 @@ _NOT_SIGNED_IN = re.compile(r"Failed to load resource: the server responded with
 """What Chromium says when the page finds out that nobody is signed in."""
 
 
+def lightest() -> str:
+    """The program that shows the same pages for a quarter less processor time: Chromium's headless shell where it is
+    installed, else Chromium. The shell obeys no preferences of a profile."""
+    return str(_SHELL) if _SHELL.exists() else CHROMIUM
+
+
 @contextmanager
-def chromium() -> Iterator[Browser]:
+def chromium(program: str = CHROMIUM) -> Iterator[Browser]:
     """A running browser, with no page yet. While it runs, asyncio.run does not work in this thread."""
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(_FLAGS))
+        browser = playwright.chromium.launch(executable_path=program, args=list(_FLAGS))
         try:
             yield browser
         finally:

@@ -36,9 +36,9 @@ def chromium() -> Iterator[Browser]:
     """One browser for the folder, which is a package for that: it must have ended before other tests run a loop."""
     needs_browser()
     pytest.importorskip("playwright.sync_api", reason="playwright is missing: pip install -e '.[dev]'")
-    from tests.ui.browser import chromium
+    from tests.ui.browser import chromium, lightest
 
-    with chromium() as browser:
+    with chromium(lightest()) as browser:
         yield browser
 
 
