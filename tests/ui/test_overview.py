@@ -55,6 +55,15 @@ def test_numbers_and_plots(signed_in: Page) -> None:
     expect(page.get_by_role("img", name="Errors in 10 s, now: overloaded 5, too large 0")).to_be_visible()
 
 
+def test_an_axis_of_zeros(signed_in: Page) -> None:
+    """Where all values are 0 it goes to a number that is easy to read; else it ends a little above the highest."""
+    ends = signed_in.evaluate("""async () => {
+      const { BYTES, COUNT, LATENCY, RATE, endOf } = await import('/ui/static/parts/plot.js');
+      return [RATE, COUNT, LATENCY, BYTES].map((unit) => [unit.text(endOf(unit, 0)), endOf(unit, 100) > 100]);
+    }""")
+    assert ends == [["10/s", True], ["10", True], ["10 ms", True], ["1.0 KiB", True]]
+
+
 @pytest.mark.own_window
 def test_numbers_on_a_connection_that_died(signed_in: Page) -> None:
     """Where no answer comes the page says so, asks again, and goes on."""

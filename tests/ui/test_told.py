@@ -92,6 +92,7 @@ SLOW = {
     "consumers": ("buckets/{bucket}/consumers", ""),
     "lag": ("buckets/{bucket}/consumers", "Lag of shop over time"),
     "dead letters": ("buckets/{bucket}/consumers", "Dead letters of shop: 1"),
+    "sample": ("buckets/{bucket}/events", "Send a test event"),
     "event": ("events/{event}", ""),
     "compare": ("compare/{event}/{event}", ""),
 }
@@ -127,6 +128,28 @@ def test_a_slow_relay(admitted: Page, sender: Sender, what: str) -> None:
         admitted.goto("/ui/" + path.format(bucket=sender.name, event=event["id"]))
     until(admitted, lambda: held, "the page to ask")
     expect(loading.first).to_be_visible()
+
+
+def test_a_bucket_whose_numbers_are_old(events: Page, watch: Watch) -> None:
+    """It says so as soon as they could not be loaded, and no longer once they are."""
+    watch.expected.append("status of 503")
+    old = events.get_by_text("not up to date")
+    events.get_by_text("Subscribers").wait_for()
+    events.route("**/v1/status", lambda route: route.fulfill(status=503, json={"message": "Too much at once."}))
+    expect(old).to_be_visible()
+    events.unroute("**/v1/status")
+    expect(old).to_have_count(0)
+
+
+def test_an_event_while_a_proxy_misses_the_relay(events: Page, watch: Watch, sender: Sender) -> None:
+    """The page says that the relay can't be reached, and has the event once it can; nobody has to press anything."""
+    watch.expected.append("status of 502")
+    sender.send("/x")
+    events.route("**/v1/logs/*", lambda route: route.fulfill(status=502, body="<h1>Bad gateway</h1>"))
+    rows(events).first.click()
+    expect(events.get_by_text("The relay can't be reached: a proxy answered 502.")).to_be_visible()
+    events.unroute("**/v1/logs/*")
+    expect(events.get_by_role("article")).to_contain_text("Received")
 
 
 def test_what_could_not_be_asked_is_asked_again(events: Page, watch: Watch, sender: Sender) -> None:

@@ -54,6 +54,9 @@ export class ApiError extends Error {
   }
 }
 
+/** Whether an error says that the relay is away for now: not reached, overloaded, or missed by a proxy. */
+export const away = ({ status }) => [0, 502, 503, 504].includes(status);
+
 const GOES_ON = " The page goes on by itself when it is back.";
 const UNKNOWN = " Whether it did what was asked is not known: look before you do it again.";
 
@@ -79,7 +82,8 @@ export async function ask(method, path, { query, body, signal: abort, unreached 
   try {
     document = text ? JSON.parse(text) : null;
   } catch {
-    document = { message: `The relay answered ${response.status} with something that is no JSON.` };
+    document = { message: away(response) ? `The relay can't be reached: a proxy answered ${response.status}.${unreached}`
+      : `The relay answered ${response.status} with something that is no JSON.` };
   }
   if (response.ok) {
     if (method !== "GET" && CHANGES.test(path)) tabs.postMessage("changed");

@@ -24,9 +24,11 @@ const TABS = [
 const GONE = new Error("This bucket is not there any more: it was deleted, or your token does not have it any more.");
 
 /** How the bucket stands, in one line. */
-function Standing({ standing, bucket }) {
+function Standing({ standing, bucket, error }) {
   const [, tokens] = useNames(behind(standing ? [standing] : []).filter(({ kind }) => kind === "token"));
-  if (!standing) return null;
+  const old = error && html`<div><dt>Numbers</dt><dd title=${error.message}><span role="status"><${Badge} kind="warn">${standing ? "not up to date" : "not loaded yet"}<//>
+    </span></dd></div>`;
+  if (!standing) return old && html`<dl class="standing">${old}</dl>`;
   const { rate, events, first, head, bytes: size, newest_at: newest, subscribers, lag } = standing;
   return html`<dl class="standing">
     <div><dt>Last hour</dt><dd><${Hour} rate=${rate} /></dd></div>
@@ -34,6 +36,7 @@ function Standing({ standing, bucket }) {
     <div><dt>Newest</dt><dd>${head ? `${number(head)}, ` : ""}<${Time} at=${newest} /></dd></div>
     <div><dt>Subscribers</dt><dd>${number(subscribers)}</dd></div>
     ${lag && html`<div><dt>Furthest behind</dt><dd><${Lag} lag=${lag} to=${bucketLink(bucket, "consumers")} bucket=${bucket} tokens=${tokens} /></dd></div>`}
+    ${old}
   </dl>`;
 }
 
@@ -45,7 +48,7 @@ export default function BucketPage({ bucket: reference, tab: wanted = "events", 
     known.current = { [reference]: answer.id };
     return answer;
   }, { every: 20, on: [reference] });
-  const [status] = useLoaded((abort) => get("/v1/status", {}, abort), { every: 5 });
+  const [status, stale] = useLoaded((abort) => get("/v1/status", {}, abort), { every: 5 });
   const named = found && [found.id, found.name].includes(reference);
   const renamed = found && !named && known.current[reference] === found.id;
   const bucket = named || renamed ? found : null;
@@ -70,7 +73,7 @@ export default function BucketPage({ bucket: reference, tab: wanted = "events", 
         ${bucket.expires_at && html`<a href=${bucketLink(bucket, "settings")}><${Badge} kind="warn">deleted <${Time} at=${bucket.expires_at} /><//>
           </a>`}</span></div>
     <${Problem} error=${error?.status === 404 ? GONE : error} retry=${again} />
-    <${Standing} standing=${status?.buckets.find(({ id }) => id === bucket.id)} bucket=${bucket} />
+    <${Standing} standing=${status?.buckets.find(({ id }) => id === bucket.id)} bucket=${bucket} error=${stale} />
     <nav class="tabs" ref=${tabs} aria-label=${`Parts of ${bucket.name}`}>${TABS.map(([name, text]) => html`<a key=${name}
         href=${bucketLink(bucket, name)} aria-current=${name === wanted ? "page" : undefined}>${text}
       ${count[name] > 1 && html` <span class="soft">${number(count[name])}</span>`}${unsaved(`${bucket.id}/${name}`) && html`<span class="unsaved"

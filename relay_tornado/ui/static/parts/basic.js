@@ -1,6 +1,6 @@
 // Small parts that every page uses. Text from outside is always a child or an attribute, never markup.
 import { computed, html, signal, useEffect, useLayoutEffect, useRef, useState } from "../lib.js";
-import { ahead, changed } from "../api.js";
+import { ahead, away, changed } from "../api.js";
 import { exactly, moment } from "./zone.js";
 
 // numbers and times
@@ -256,7 +256,7 @@ export function useLoaded(load, { every = 0, on = [] } = {}) {
         if (!abort.signal.aborted) setState({ value, error: null });
       } catch (error) {
         if (!abort.signal.aborted) setState((before) => ({ ...before, error }));
-        if (error.status === 0) wait = AGAIN;
+        if (away(error)) wait = AGAIN;
       }
       asked.settle();
       if (wait && !abort.signal.aborted) timer = setTimeout(next, wait);

@@ -28,10 +28,13 @@ const decimal = (from, to) => {
 const latency = (value) => (!value ? "0" : value < 0.001 ? `${short.format(value * 1e6)} µs` : value < 1 ? `${short.format(value * 1e3)} ms` : `${
   short.format(value)} s`);
 
-export const COUNT = { text: (value) => short.format(value), incrs: decimal(0, 12) };
-export const RATE = { text: (value) => `${short.format(value)}/s`, incrs: decimal(-4, 9) };
-export const LATENCY = { text: latency, incrs: decimal(-7, 4) };
-export const BYTES = { text: bytes, incrs: Array.from({ length: 50 }, (_, power) => 2 ** power) };
+export const COUNT = { text: (value) => short.format(value), incrs: decimal(0, 12), zeros: 10 };
+export const RATE = { text: (value) => `${short.format(value)}/s`, incrs: decimal(-4, 9), zeros: 10 };
+export const LATENCY = { text: latency, incrs: decimal(-7, 4), zeros: 0.01 };
+export const BYTES = { text: bytes, zeros: 1024, incrs: Array.from({ length: 50 }, (_, power) => 2 ** power) };
+
+/** Where the axis of values ends: above the highest, or, where all are 0, at a number that is easy to read. */
+export const endOf = (unit, highest) => (highest > 0 ? highest * 1.08 : unit.zeros);
 
 /** A value as its unit writes it, a dash for none. */
 export const written = (unit, value) => (value == null ? "–" : unit.text(value));
@@ -99,7 +102,7 @@ function options(unit, labels, sparse, width, pointed) {
   return {
     width, height: HEIGHT, legend: { show: false }, padding: [8, 16, 0, 0],
     cursor: { y: false, drag: { x: false, y: false }, points: { size: 7 } },
-    scales: { x: { time: true }, y: { range: (_plot, _low, high) => [0, high > 0 ? high * 1.08 : unit.incrs[0] * 10] } },
+    scales: { x: { time: true }, y: { range: (_plot, _low, high) => [0, endOf(unit, high)] } },
     axes: [
       { ...axis, grid: { show: false }, size: 26, space: 64, values: moments, border: { show: true, stroke: () => token("--line"), width: 1 } },
       { ...axis, grid, size: 64, space: 28, incrs: unit.incrs, values: (_plot, splits) => splits.map(unit.text) },
