@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -75,6 +76,51 @@ def test_the_body_is_in_sight(events: Page, sender: Sender) -> None:
     sender.send("/x", b'{"a": 1, "b": 2, "c": 3, "d": 4, "e": 5}', Content_Type="application/json")
     rows(events).first.click()
     expect(events.locator(".json-tree").get_by_text("e", exact=True)).to_be_in_viewport(ratio=1)
+
+
+def test_the_body_is_in_sight_in_a_small_window(events: Page, sender: Sender) -> None:
+    """Several lines of it, where a window is no larger than 1280 by 800."""
+    events.set_viewport_size({"width": 1280, "height": 800})
+    sender.send("/x", b'{"a": 1, "b": 2, "c": 3}', Content_Type="application/json")
+    rows(events).first.click()
+    expect(events.locator(".json-tree").get_by_text("c", exact=True)).to_be_in_viewport(ratio=1)
+
+
+def test_json_in_a_string(events: Page, sender: Sender) -> None:
+    """A string that holds JSON can be read as such, by keyboard too, and again as the string; other strings can't."""
+    body = {"payload": json.dumps({"order": 4711, "lines": "[1, 2]"}), "text": "[x", "number": "7"}
+    sender.send("/x", json.dumps(body).encode(), Content_Type="application/json")
+    rows(events).first.click()
+    tree = events.locator(".json-tree").first
+    button = tree.get_by_role("button", name="Read as JSON")
+    expect(button).to_have_count(1)
+    expect(tree.locator(".json-number")).to_have_count(0)
+    button.focus()
+    events.keyboard.press("Enter")
+    expect(tree.locator(".json-number")).to_have_text(["4711"])
+    expect(button).to_have_count(1)
+    tree.get_by_role("button", name="Read as text").press("Enter")
+    expect(tree.locator(".json-string").first).to_contain_text("4711")
+
+
+def test_who_is_not_done_with_an_event(events: Page, sender: Sender) -> None:
+    """An event says which output or consumer has yet to get it and why, and which one its rules keep it from."""
+    bucket = f"/v1/buckets/{sender.name}"
+    public = {"internal": False, "destination": "https://hook.example.org/"}
+    rules = {"match": {"type": "value", "value": "x", "parameter": {"source": "payload", "name": "kind"}}}
+    sender.rest("POST", f"{bucket}/outputs", {"name": "crm", "paused": True, **public})
+    sender.rest("POST", f"{bucket}/outputs", {"name": "only x", "rules": rules, **public})
+    sender.send("/first")
+    sender.send("/second")
+    rows(events).filter(has_text="/second").click()
+    article = events.get_by_role("article")
+    expect(article).to_contain_text("crm paused, 1 event before it")
+    expect(article).to_contain_text("only x not sent: its rules don't fit")
+    expect(article).not_to_contain_text("No delivery of it was reported yet")
+    rows(events).filter(has_text="/first").click()
+    expect(article).to_contain_text("crm paused, it comes next")
+    article.get_by_role("link", name="crm").click()
+    expect(events.get_by_role("button", name="Resume crm")).to_be_visible()
 
 
 def test_neighbours_and_what_is_not_there(events: Page, watch: Watch, sender: Sender) -> None:

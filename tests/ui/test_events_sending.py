@@ -109,6 +109,27 @@ def test_to_a_url_an_output_and_a_consumer(events: Page, watch: Watch, sender: S
         assert given().startswith(event["id"])
 
 
+def test_again_to_where_it_failed(events: Page, sender: Sender) -> None:
+    """Where one output alone failed, that is where an event goes again. What was sent can be looked at."""
+    sender.rest("POST", f"/v1/buckets/{sender.name}/outputs", {"name": "shop", "internal": True})
+    second = {"name": "crm", "internal": True}
+    sender.rest("POST", f"/v1/buckets/{sender.name}/outputs", second)
+    sender.send("/x", b"x")
+    (event,) = sender.events()
+    for output, status, code in ((1, "sent", 200), (2, "failed", 500)):
+        sender.rest("PUT", f"/v1/logs/{event['id']}-{output}", {"status": status, "status_code": code})
+    events.goto(f"/ui/events/{event['id']}")
+    events.get_by_role("button", name="Send again").click()
+    dialog = events.get_by_role("dialog")
+    expect(dialog.get_by_label("One output")).to_be_checked()
+    expect(dialog.get_by_label("Output", exact=True).locator("option:checked")).to_have_text("crm")
+    dialog.get_by_role("button", name="Send", exact=True).click()
+    dialog.get_by_role("link", name="Look at the copy").click()
+    expect(dialog).to_have_count(0)
+    expect(events.get_by_text("Sent again from")).to_be_visible()
+    assert sender.events()[1]["target"] == 2
+
+
 def test_edit_and_send(events: Page, sender: Sender) -> None:
     """What was edited is what is sent, the rest to the byte as it was, and it says from which event it was made."""
     sender.send("/o?a=1", b'{"a": 1}\r\n', Content_Type="application/json", X_Kind="order")

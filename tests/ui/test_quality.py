@@ -40,6 +40,7 @@ PAGES: dict[str, str] = {
     **{tab: f"buckets/orders/{tab}" for tab in ("events", "connect", "inputs", "outputs", "consumers", "settings")},
     "event-beside-the-list": "buckets/github/events?event={left}",
     "event": "events/{left}",
+    "event-that-waits": "events/{waits}",
     "compare": "compare/{left}/{right}",
     "nothing": "nowhere",
     "no-bucket": "buckets/nowhere",
@@ -78,8 +79,9 @@ def world(relay: Relay) -> Iterator[World]:
         demo.send(12)
         demo.readers()
         left, right = (each["id"] for each in demo.rest("GET", "/v1/logs?bucket=github&limit=2")["data"])
+        (waits,) = (each["id"] for each in demo.rest("GET", "/v1/logs?bucket=orders&limit=1")["data"])
         made = demo.rest("POST", "/v1/bins")
-        yield World(demo, {"left": left, "right": right, "bin": made["bucket"]["name"]})
+        yield World(demo, {"left": left, "right": right, "waits": waits, "bin": made["bucket"]["name"]})
 
 
 @pytest.fixture(scope="module")

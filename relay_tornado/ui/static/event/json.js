@@ -141,6 +141,20 @@ export function parseJson(text) {
   return node;
 }
 
+/** Longer strings are not looked into. */
+const MAX_NESTED = 1_000_000;
+
+/** The node of an object or array that stands as a text in a string; null for any other node. */
+export function nestedIn({ kind, value }) {
+  if (kind !== "string" || value.length > MAX_NESTED || !/^\s*[[{][^]*[\]}]\s*$/.test(value)) return null;
+  try {
+    return parseJson(value);
+  } catch (error) {
+    if (!(error instanceof JsonError)) throw error;
+    return null;
+  }
+}
+
 /** How many values an object or array holds; null for what holds nothing. */
 export const sizeOf = (node) => (node.entries ?? node.items)?.length ?? null;
 

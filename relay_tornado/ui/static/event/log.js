@@ -28,3 +28,18 @@ export async function loadLog(id, abort) {
     throw new ApiError(404, { message: await why(id, abort) });
   }
 }
+
+/** The id of an event without the number of an output. */
+export const eventId = (id) => id.split("-").slice(0, 2).join("-");
+
+/** The id of the event before one in its bucket. */
+export async function olderThan(bucket, id) {
+  const page = await get("/v1/search", { bucket, cursor: eventId(id), limit: 1 });
+  return page.data[0]?.id ?? null;
+}
+
+/** The id of the event after one. */
+export async function newerThan(bucket, id) {
+  const page = await get("/v1/events", { bucket, cursor: eventId(id), limit: 1 });
+  return page.logs[0]?.id ?? null;
+}

@@ -41,11 +41,11 @@ async function idsOf(bucket, first, last, abort) {
 const orders = ({ kind, output, force }) => (kind === "output" ? { output, process_policy: force ? "force" : "skip" } : {});
 
 /**
- * Sends events again, and yields after each step {done, total, sent, failed: [{id, message}], answer}. `events` are ids, or `range` is {first, last};
+ * Sends events again, and yields after each step {done, total, sent, failed: [{id, message}], answer, copy: the id of the last copy made}. `events` are ids, or `range` is {first, last};
  * `target` is {kind: "subscribers"}, {kind: "output", output, force}, {kind: "consumer", consumer} or {kind: "url", url}.
  */
 export async function* sendAgain({ bucket, events, range, target, abort }) {
-  const state = { done: 0, total: events?.length ?? range.last - range.first + 1, sent: 0, failed: [], answer: null };
+  const state = { done: 0, total: events?.length ?? range.last - range.first + 1, sent: 0, failed: [], answer: null, copy: "" };
   const post = (path, body) => ask("POST", path, { body, signal: abort });
   if (target.kind === "consumer") {
     for (const [first, last] of range ? [[range.first, range.last]] : runs(events.map(seqOf))) {
@@ -81,7 +81,7 @@ export async function* sendAgain({ bucket, events, range, target, abort }) {
   for (const id of ids) {
     try {
       if (target.kind === "url") state.answer = await post(v1("logs", id, "send"), { url: target.url });
-      else await post(v1("logs", id, "action"), { action: "resend", ...orders(target) });
+      else state.copy = (await post(v1("logs", id, "action"), { action: "resend", ...orders(target) })).ids?.[0] ?? "";
       state.sent += 1;
     } catch (error) {
       if (error.name === "AbortError" || [0, 401, 403].includes(error.status)) throw error;

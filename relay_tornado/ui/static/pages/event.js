@@ -5,11 +5,13 @@ import { bodyOf } from "../event/bytes.js";
 import { curl } from "../event/curl.js";
 import { fields } from "../event/forms.js";
 import { headersOf } from "../event/headers.js";
-import { loadLog } from "../event/log.js";
+import { eventId, loadLog, newerThan, olderThan } from "../event/log.js";
 import { shown } from "../event/plain.js";
-import { Badge, Button, Copy, Dialog, Field, Loading, Problem, Time, bytes, tell, useLoaded, useTitle } from "../parts/basic.js";
+import { seqOf } from "../event/sending.js";
+import { Badge, Button, Copy, Dialog, Field, Loading, Problem, Time, bytes, number, tell, useLoaded, useTitle } from "../parts/basic.js";
 import { Body, Fields } from "../parts/body.js";
-import { Deliveries, HeaderTable, deliveriesOf } from "../parts/deliveries.js";
+import { called, outputOf, reference, useNames } from "../parts/called.js";
+import { Deliveries, HeaderTable, deliveriesOf, wentTo } from "../parts/deliveries.js";
 import { EditEvent } from "../parts/edit.js";
 import { bucketLink } from "../parts/names.js";
 import { Path, Plain } from "../parts/plain.js";
@@ -18,6 +20,7 @@ import { zone } from "../parts/zone.js";
 import { go, link } from "../router.js";
 
 const REFRESH = 4;
+const POSITIONS = 5;
 const SMALL = 262_144;
 
 /** The address of an input's event, as a sender would use it. */
@@ -33,19 +36,59 @@ function Verdict({ log }) {
     text=${log.verdict} />`}`;
 }
 
-function Facts({ log, input, size, headerSize, tried }) {
+const MOST_MISSED = 3;
+
+/** What is known of those that have a position in the bucket: {consumers, letters}, of which the dead letters are those of this event alone. */
+async function loadPositions(log, bucket, abort) {
+  if (!bucket || log.ephemeral) return { consumers: [], letters: [] };
+  const consumers = await get(v1("buckets", bucket.id, "consumers"), {}, abort);
+  if (!consumers.some(({ dead }) => dead)) return { consumers, letters: [] };
+  const { data: letters } = await get(v1("buckets", bucket.id, "dead"), { cursor: `${log.epoch}-${log.seq - 1}`, limit: 1 }, abort);
+  return { consumers, letters };
+}
+
+/** Why an output or a consumer is not done with this event, in words; "" where it may be. */
+function why(consumer, { log, bucket, letters, tried }) {
+  const output = consumer.kind === "output" ? outputOf(consumer, bucket) : null;
+  if (consumer.kind === "output" && (!output || (log.target && log.target !== output.number))) return "";
+  const letter = letters.find((each) => each.seq === log.seq && each.kind === consumer.kind && each.consumer === consumer.name);
+  if (letter) return `given up after ${number(letter.attempts)} ${letter.attempts === 1 ? "try" : "tries"}: ${letter.reason}`;
+  if (output && tried.some((each) => wentTo(each, output))) return "";
+  const still = output?.disabled ? "disabled" : output?.paused ? "paused" : consumer.parked ? "trying an earlier one again" : "";
+  const before = log.seq - seqOf(consumer.floor) - 1;
+  const place = before ? `${number(before)} ${before === 1 ? "event" : "events"} before it` : consumer.out ? "it has it now, and has not answered" : "it comes next";
+  if (before >= 0) return [still, place].filter(Boolean).join(", ");
+  return output && !consumer.parked ? "not sent: its rules don't fit, or it was made or moved later" : "";
+}
+
+/** The outputs and consumers that are not done with this event, each with the reason; where there is none, whether any delivery is known. */
+function Missed({ consumers, tokens, ...rest }) {
+  const { bucket, tried } = rest;
+  const outputsFirst = consumers.toSorted((a, b) => (b.kind === "output") - (a.kind === "output"));
+  const missed = outputsFirst.map((each) => [each, why(each, rest)]).filter(([, reason]) => reason);
+  if (!missed.length) return tried.length ? null : html`<dt>Deliveries</dt><dd class="soft whole">No delivery of it was reported yet.</dd>`;
+  return html`<dt>Not done by</dt><dd class="whole">${missed.slice(0, MOST_MISSED).map(([each, reason]) => html`<div
+    key=${reference(each)}><a href=${bucketLink(bucket, each.kind === "output" ? "outputs" : "consumers")}>${called(each, bucket, tokens)}</a>${" "}
+      <span class="soft">${reason}</span></div>`)}
+    ${missed.length > MOST_MISSED && html`<a href=${bucketLink(bucket, "consumers")}>and ${number(missed.length - MOST_MISSED)} more</a>`}</dd>`;
+}
+
+function Facts({ log, input, bucket, size, headerSize, tried }) {
+  const [positions] = useLoaded((abort) => loadPositions(log, bucket, abort), { every: POSITIONS, on: [bucket?.id, log.id] });
+  const { consumers = [], letters = [] } = positions ?? {};
+  const [, tokens] = useNames(consumers.filter(({ kind }) => kind === "token"));
   const exact = new Date(log.received_at * 1000);
   return html`<dl class="facts">
-    <dt>Received</dt><dd><${Time} at=${log.received_at} exact />.${String(exact.getMilliseconds()).padStart(3, "0")} <span class="soft">${zone(exact)} (<${Time} at=${log.received_at} />)</span></dd>
+    <dt>Received</dt><dd class="whole"><${Time} at=${log.received_at} exact />.${String(exact.getMilliseconds()).padStart(3, "0")} <span class="soft">${zone(exact)} (<${Time} at=${log.received_at} />)</span></dd>
+    <dt>Size</dt><dd>${bytes(size)} body, ${bytes(headerSize)} headers</dd>
     <dt>Sender</dt><dd class="mono"><${Plain} text=${log.ip_address || "–"} /></dd>
-    <dt>Size</dt><dd>${bytes(size)} of body, ${bytes(headerSize)} of headers</dd>
-    <dt>Input</dt><dd><${Plain} text=${input?.name ?? log.input_id} /></dd>
-    <dt>Signature</dt><dd class=${log.verdict ? "whole" : ""}><${Verdict} log=${log} /></dd>
     <dt>Id</dt><dd class="row"><code>${log.id}</code><${Copy} text=${log.id} label="the id" /></dd>
+    <dt>Input</dt><dd><${Plain} text=${input?.name ?? log.input_id} /></dd>
+    <dt>Signature</dt><dd class="whole"><${Verdict} log=${log} /></dd>
     ${log.resend_of && html`<dt>${log.edited ? "Edited from" : "Sent again from"}</dt><dd><a href=${link("/events", log.resend_of)}>
       ${log.resend_of}</a></dd>`}
     ${log.target && html`<dt>Goes to</dt><dd>one output alone</dd>`}
-    ${!tried.length && html`<dt>Deliveries</dt><dd class="soft whole">No delivery of it was reported yet.</dd>`}
+    <${Missed} ...${{ log, bucket, consumers, letters, tokens, tried }} />
   </dl>`;
 }
 
@@ -80,20 +123,6 @@ function CompareWith({ id, chosen, onOlder, onClose }) {
       disabled=${!other.trim()}>Compare<//></div>
   </form><//>`;
 }
-
-/** The id of the event before one in its bucket. */
-export async function olderThan(bucket, id) {
-  const page = await get("/v1/search", { bucket, cursor: eventId(id), limit: 1 });
-  return page.data[0]?.id ?? null;
-}
-
-/** The id of the event after one. */
-export async function newerThan(bucket, id) {
-  const page = await get("/v1/events", { bucket, cursor: eventId(id), limit: 1 });
-  return page.logs[0]?.id ?? null;
-}
-
-const eventId = (id) => id.split("-").slice(0, 2).join("-");
 
 /** An event, by its id. `onNewer` and `onOlder` go to its neighbours, `onClose` closes it where it is part of a page, onLog(log) tells what
  *  was loaded; `chosen` are ids to compare with. */
@@ -161,20 +190,25 @@ export function EventView({ id, bucket, onNewer, onOlder, onClose, onLog, chosen
         onPress=${() => setDialog("edit")}>Edit and send<//>
       <${Button} onPress=${() => setDialog("compare")}>Compare<//>
       <${Copy} text=${command} label="as curl">Copy as curl<//><${Copy} text=${permalink} label="link">Copy link<//></div>
-    <${Facts} log=${log} input=${input} size=${bodyBytes.length} headerSize=${headerSize} tried=${tried} />
+    <${Facts} log=${log} input=${input} bucket=${bucket} size=${bodyBytes.length} headerSize=${headerSize} tried=${tried} />
     ${tried.length > 0 && html`<section class="stack"><${Part}>Deliveries<//><${Deliveries} deliveries=${tried} bucket=${bucket} /></section>`}
     ${query.length > 0 && html`<section class="stack"><${Part}>Query<//><${Fields} key=${log.id} pairs=${query}
       label="Query" /></section>`}
-    <section class="stack"><div class="head"><${Part}>Body<//><a class="button tiny" href=${v1("logs", log.id, "body")}
-      download>Download body</a></div><${Body} key=${log.id} bytes=${bodyBytes} headers=${headers}
+    <section class="stack"><${Body} key=${log.id} bytes=${bodyBytes} headers=${headers} heading=${html`<${Part}>Body<//>`}
       download=${v1("logs", log.id, "body")} /></section>
     <section class="stack"><${Part}>Headers <span class="soft small">${headers.length}, in their order</span><//><${HeaderTable}
       key=${log.id} headers=${headers} label="Headers" /></section>
-    ${dialog === "send" && html`<${SendAgain} bucket=${bucket} events=${[{ id: eventId(log.id) }]} onClose=${() => setDialog("")} />`}
+    ${dialog === "send" && html`<${SendAgain} bucket=${bucket} events=${[{ id: eventId(log.id) }]} output=${missed(tried, bucket)} onClose=${() => setDialog("")} />`}
     ${dialog === "edit" && html`<${EditEvent} bucket=${bucket} log=${log} onClose=${() => setDialog("")} />`}
     ${dialog === "compare" && html`<${CompareWith} id=${log.id} chosen=${chosen} onOlder=${() => olderThan(log.bucket_id, log.id)}
       onClose=${() => setDialog("")} />`}
   </article>`;
+}
+
+/** The output that an event is to be sent to again: the one whose newest delivery failed, where there is one such and no other. */
+function missed(tried, bucket) {
+  const failed = (bucket?.outputs ?? []).filter((output) => tried.find((each) => wentTo(each, output))?.status === "failed");
+  return failed.length === 1 ? failed[0].id : "";
 }
 
 /** The page of one event. */

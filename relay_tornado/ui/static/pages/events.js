@@ -1,7 +1,8 @@
 // The events of a bucket: a live list, newest first, and beside it the event that one looks at.
 import { effect, html, useEffect, useLayoutEffect, useMemo, useRef, useState } from "../lib.js";
-import { session } from "../api.js";
+import { away, session } from "../api.js";
 import { MOST, Live } from "../event/live.js";
+import { newerThan, olderThan } from "../event/log.js";
 import { beginning } from "../event/plain.js";
 import { filterOf } from "../event/record.js";
 import { seqOf } from "../event/sending.js";
@@ -16,7 +17,7 @@ import { SendAgain } from "../parts/send.js";
 import { SendSample } from "../parts/sample.js";
 import { exactly, zone } from "../parts/zone.js";
 import { go, link, place } from "../router.js";
-import { EventView, newerThan, olderThan } from "./event.js";
+import { EventView } from "./event.js";
 
 const WIDE = matchMedia("(min-width: 1100px)");
 const DAY = new Intl.DateTimeFormat("sv-SE", { dateStyle: "short", timeStyle: "short" });
@@ -143,7 +144,7 @@ export default function Events({ bucket, query }) {
   const problem = live.error.value;
   useEffect(() => {
     // Where there is no stream whose coming back would say so.
-    if (problem?.status !== 0 || live.state.value !== "past") return undefined;
+    if (!problem || !away(problem) || live.state.value !== "past") return undefined;
     const timer = setTimeout(() => live.fill(), REFRESH);
     return () => clearTimeout(timer);
   }, [problem]);

@@ -148,16 +148,21 @@ function Closed({ headers, download }) {
     download && html`<a class="button tiny" href=${download} download>Download it</a>`}</p>`;
 }
 
+/** What stands above a body: its heading, its views, where it can be downloaded. */
+const Top = ({ heading, download, children }) => (heading ? html`<div class="head body-head">${heading}${children}<a class="button tiny" href=${
+  download} download>Download body</a></div>` : children);
+
 /** The views of a body; `held` is what it holds where it came compressed. */
-function Views({ bytes, held, headers, label, download }) {
+function Views({ bytes, held, headers, label, heading, download }) {
   const [view, setView] = useState("");
   const [all, setAll] = useState(false);
   const found = useMemo(() => looked(bytes, held, headers, all), [bytes, held, headers, all]);
   const pretty = useMemo(() => found.xml ?? (found.node && view === "Pretty" ? printJson(found.node) : ""), [found, view]);
   const now = found.views.includes(view) ? view : found.views[0];
   return html`<div class="stack body">
-    <div class="tabs" role="group" aria-label=${`${label} shown as`}>${found.views.map((each) => html`<button type="button" key=${each}
-      aria-pressed=${each === now ? "true" : "false"} class=${each === now ? "on" : ""} onClick=${() => setView(each)}>${each}</button>`)}</div>
+    <${Top} heading=${heading} download=${download}><div class="tabs" role="group" aria-label=${`${label} shown as`}>${found.views.map((each) => html`<button
+      type="button" key=${each} aria-pressed=${each === now ? "true" : "false"} class=${each === now ? "on" : ""} onClick=${() => setView(each)}>${each}
+        </button>`)}</div><//>
     ${held && html`<p class="soft small">Decompressed, ${size(held.bytes.length)} out of ${size(bytes.length)}: <em>Hex</em> and <em>Raw</em> have what
       came.${held.cut && ` Only the first ${size(MOST)} of what it holds are shown.`}</p>`}
     ${!held && found.text === null && codingsOf(headers).length > 0 && html`<${Closed} headers=${headers} download=${download} />`}
@@ -179,14 +184,15 @@ function Views({ bytes, held, headers, label, download }) {
 }
 
 function Compressed({ bytes, headers, ...rest }) {
+  const { heading, download } = rest;
   const [held] = useLoaded(() => decompress(bytes, headers), { on: [bytes, headers] });
-  if (held === undefined) return html`<p class="starting">Decompressing…</p>`;
+  if (held === undefined) return html`<${Top} heading=${heading} download=${download} /><p class="starting">Decompressing…</p>`;
   return html`<${Views} bytes=${bytes} held=${held} headers=${headers} ...${rest} />`;
 }
 
-/** A body: its bytes, and the headers of headersOf that came with it; `download` is the address of what came. */
-export function Body({ bytes, headers, label = "Body", download }) {
-  if (!bytes.length) return html`<p class="soft">No body</p>`;
+/** A body: its bytes, and the headers of headersOf that came with it; `download` is the address of what came, and `heading` stands above. */
+export function Body({ bytes, headers, label = "Body", heading, download }) {
+  if (!bytes.length) return html`<${Top} heading=${heading} download=${download} /><p class="soft">No body</p>`;
   const As = formsOf(headers).length ? Compressed : Views;
-  return html`<${As} bytes=${bytes} headers=${headers} label=${label} download=${download} />`;
+  return html`<${As} bytes=${bytes} headers=${headers} label=${label} heading=${heading} download=${download} />`;
 }

@@ -28,9 +28,12 @@ export function Answer({ headers, body }) {
     bytes=${bytes} headers=${pairs} label="Body of the answer" /></div>`;
 }
 
+/** Whether a delivery went to this output. */
+export const wentTo = (delivery, { id, number, name }) => [id, number, name].includes(delivery.output);
+
 /** The name of what a delivery went to. */
 function Target({ delivery, outputs }) {
-  const found = outputs.find((each) => each.id === delivery.output || each.number === delivery.output || each.name === delivery.output);
+  const found = outputs.find((each) => wentTo(delivery, each));
   const name = found?.name ?? (delivery.output ? String(delivery.output) : "a subscriber");
   return html`<${Plain} text=${name} />${found?.destination && html` <span class="soft small mono"><${Plain} text=${found.destination} /></span>`}`;
 }

@@ -2,6 +2,7 @@
 import { html, useEffect, useRef, useState } from "../lib.js";
 import { get, v1 } from "../api.js";
 import { sendAgain, seqOf } from "../event/sending.js";
+import { link } from "../router.js";
 import { Badge, Button, Dialog, Field, Problem, duration, number, tell, useLoaded } from "./basic.js";
 import { called, reference } from "./called.js";
 import { Answer } from "./deliveries.js";
@@ -23,13 +24,15 @@ const isSecond = (press, first) => press.detail > 1 || (press.detail > 0 && firs
 
 /** How far it is, and what came of it. */
 function Progress({ state, running, problem, onStop }) {
+  const copy = !running && state.total === 1 && state.copy;
   const failed = state.failed.length ? `, ${number(state.failed.length)} not` : "";
   const share = state.total ? state.done / state.total : 1;
   return html`<div class="stack">
     <progress max="1" value=${share} aria-label="Sent so far"></progress>
     <div class="row"><span class="grow" role="status">
       ${number(state.done)} of ${number(state.total)} done, ${number(state.sent)} sent${failed}${running ? "" : problem ? ". Stopped." : "."}${
-        problem === "stopped" ? " What was on its way may have been sent." : ""}</span>
+        problem === "stopped" ? " What was on its way may have been sent." : ""}${
+        copy && html` <a href=${link("/events", copy)}>Look at the copy</a>`}</span>
       ${running && html`<button type="button" class="button danger" onClick=${onStop}>Stop</button>`}</div>
     ${problem && problem !== "stopped" && html`<${Problem} error=${problem} />`}
     ${state.failed.length > 0 && html`<ul class="note warn small failures">
@@ -42,10 +45,11 @@ function Progress({ state, running, problem, onStop }) {
   </div>`;
 }
 
-/** The dialog. `events` are [{id}…], in any order, or `range` is {first, last} to begin with. */
-export function SendAgain({ bucket, events, range, onClose }) {
-  const [kind, setKind] = useState("subscribers");
-  const [output, setOutput] = useState(bucket.outputs[0]?.id ?? "");
+/** The dialog. `events` are [{id}…], in any order, or `range` is {first, last} to begin with; `output` is the id of the output that is offered first,
+ *  if any. */
+export function SendAgain({ bucket, events, range, output: wanted = "", onClose }) {
+  const [kind, setKind] = useState(wanted ? "output" : "subscribers");
+  const [output, setOutput] = useState(wanted || (bucket.outputs[0]?.id ?? ""));
   const [force, setForce] = useState(false);
   const [consumer, setConsumer] = useState("");
   const [url, setUrl] = useState("");
@@ -71,7 +75,7 @@ export function SendAgain({ bucket, events, range, onClose }) {
     abort.current = controller;
     const target = { kind, output, force, consumer: chosen, url };
     const ids = events && [...events].sort((a, b) => seqOf(a.id) - seqOf(b.id)).map((each) => each.id);
-    let state = { done: 0, total: ids?.length ?? span.last - span.first + 1, sent: 0, failed: [], answer: null };
+    let state = { done: 0, total: ids?.length ?? span.last - span.first + 1, sent: 0, failed: [], answer: null, copy: "" };
     setRun({ state, running: true, problem: null });
     let end = null;
     let shown = 0;

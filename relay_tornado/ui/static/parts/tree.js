@@ -1,6 +1,6 @@
 // JSON as a tree that folds. Large ones are shown in parts.
 import { html, useMemo, useState } from "../lib.js";
-import { children, opened, sizeOf } from "../event/json.js";
+import { children, nestedIn, opened, sizeOf } from "../event/json.js";
 import { Short } from "./plain.js";
 
 const PART = 100;
@@ -11,12 +11,21 @@ const name = (label) => (typeof label === "number" ? html`<span class="soft">${l
 /** A value as text: of a string's escapes only those of what can't be read. */
 const written = ({ kind, raw, value }) => (kind === "string" ? JSON.stringify(value) : raw);
 
+/** A string whose text is JSON, too: as text, and when asked for as the tree of that. */
+function Text({ node, inner }) {
+  const [read, setRead] = useState(false);
+  return html`${!read && html`<span class="json-string"><${Short} text=${written(node)} /></span> `}<button type="button" class="button tiny"
+    onClick=${() => setRead(!read)}>Read as ${read ? "text" : "JSON"}</button>${read && html`<${Tree} node=${inner} />`}`;
+}
+
 /** One value with what it is called; `first` are the nodes that begin open. */
 function Node({ label, node, first }) {
   const size = sizeOf(node);
+  const inner = useMemo(() => nestedIn(node), [node]);
   const [open, setOpen] = useState(first.has(node));
   const [most, setMost] = useState(PART);
   const called = label === null ? null : html`${name(label)}<span class="soft">: </span>`;
+  if (inner) return html`<li>${called}<${Text} node=${node} inner=${inner} /></li>`;
   if (!size) return html`<li>${called}${size === 0 ? html`<span class="soft">${node.kind === "object" ? "{}" : "[]"}
     </span>` : html`<span class=${`json-${node.kind}`}><${Short} text=${written(node)} /></span>`}</li>`;
   const count = node.kind === "object" ? `{${size}}` : `[${size}]`;
