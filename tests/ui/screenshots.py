@@ -56,6 +56,12 @@ def _press(*names: str) -> Callable[[Page], None]:
     return act
 
 
+def _skip(page: Page) -> None:
+    _press("Move billing")(page)
+    page.get_by_role("radio", name="Only what comes in").check()
+    page.wait_for_timeout(500)
+
+
 PICTURES = {
     "buckets": Picture(""),
     "events": Picture("buckets/orders/events?event={order}"),
@@ -65,7 +71,7 @@ PICTURES = {
     "overview": Picture("overview"),
     "overview-dark": Picture("overview", dark=True),
     "clients": Picture("clients"),
-    "seek": Picture("clients", act=_press("Move billing")),
+    "seek": Picture("clients", act=_skip),
     "connect": Picture("buckets/orders/connect"),
     "bin": Picture("bin", act=_press("Make a request bin", "Send one from here")),
     "phone": Picture("buckets/orders/events", size=PHONE),

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.acceptance.relay import Relay
 from tests.ui import quality
@@ -101,8 +101,11 @@ def test_a_move_is_shown_before_it_is_done(clients: Page, demo: Demo) -> None:
     clients.keyboard.press("Enter")
     dialog = clients.get_by_role("dialog", name="Move billing")
     said = dialog.get_by_role("status").first
+    expect(said).to_have_text("Choose where it goes on.")
+    expect(dialog.get_by_role("button", name="Move", exact=True)).to_be_disabled()
+    dialog.get_by_role("radio", name="Only what comes in from now on").focus()
+    clients.keyboard.press("Space")
     expect(said).to_contain_text("skips 19 events that it has not done")
-    dialog.get_by_role("radio").first.focus()
     clients.keyboard.press("ArrowDown")
     expect(said).to_contain_text("repeats 5 events that it was done with")
     clients.keyboard.press("ArrowDown")
@@ -120,6 +123,43 @@ def test_a_move_is_shown_before_it_is_done(clients: Page, demo: Demo) -> None:
     expect(row.get_by_role("cell").nth(4)).to_have_text("10")
 
 
+def test_one_event_is_skipped(clients: Page, demo: Demo) -> None:
+    """Of a consumer that is stuck, the page names the next event, leads to it, and skips that one."""
+    clients.set_viewport_size({"width": 1440, "height": 900})
+    row = clients.get_by_role("region", name="Consumers").get_by_role("row").filter(has_text="billing")
+    row.get_by_role("button", name="Move billing").wait_for()
+    before = demo.consumer("billing")
+    epoch, _, seq = before["floor"].rpartition("-")
+    stuck = f"{epoch}-{int(seq) + 1}"
+    expect(row.get_by_role("link", name="next event")).to_have_attribute("href", f"/ui/events/{stuck}")
+    row.get_by_role("button", name="Move billing").click()
+    dialog = clients.get_by_role("dialog", name="Move billing")
+    expect(dialog.get_by_role("link", name=stuck)).to_have_attribute("href", f"/ui/events/{stuck}")
+    dialog.get_by_role("radio", name="The event after the next one, which is skipped").check()
+    expect(dialog.get_by_role("status").first).to_contain_text("skips 1 events")
+    dialog.get_by_role("button", name="Move", exact=True).click()
+    expect(dialog).to_have_count(0)
+    after = demo.consumer("billing")
+    assert (after["floor"], after["pending"]) == (stuck, before["pending"] - 1)
+
+
+def test_of_many_buckets_those_that_are_behind(clients: Page) -> None:
+    """Where there are too many to ask each for its consumers, those that are furthest behind are asked."""
+
+    def many(route: Route) -> None:
+        found = route.fetch().json()
+        route.fulfill(json=found + [{**found[0], "id": f"no-{each}", "name": f"no-{each}"} for each in range(41)])
+
+    asked: list[str] = []
+    clients.on("request", lambda request: asked.append(request.url))
+    clients.route("**/v1/buckets", many)
+    clients.reload()
+    expect(clients.get_by_text("These are the consumers of the buckets that are furthest behind")).to_be_visible()
+    consumers = clients.get_by_role("region", name="Consumers")
+    expect(consumers.get_by_role("row").filter(has_text="billing")).to_be_visible()
+    assert not [url for url in asked if "/no-" in url]
+
+
 def test_an_unknown_place_is_refused(clients: Page, watch: object) -> None:
     """An id that names no event is told in the dialog, and nothing can be pressed."""
     watch.expected.append("status of 400")  # type: ignore[attr-defined]
@@ -130,6 +170,19 @@ def test_an_unknown_place_is_refused(clients: Page, watch: object) -> None:
     expect(dialog.get_by_role("button", name="Move", exact=True)).to_be_disabled()
     clients.keyboard.press("Escape")
     expect(dialog).to_have_count(0)
+
+
+def test_an_event_says_who_gave_it_up(clients: Page, demo: Demo) -> None:
+    """And after how many tries, and why."""
+    first, second = demo.rest("GET", "/v1/buckets/orders/consumers/mailer/dead")["data"][:2]
+    article = clients.get_by_role("article")
+    for letter in (first, second):
+        clients.goto(f"/ui/events/{letter['id']}")
+        expect(article).to_contain_text("mailer given up after 1 try: max_deliver")
+    newest = demo.consumer("mailer")["head"]
+    clients.goto(f"/ui/events/{newest}")
+    expect(article).to_contain_text("Not done by")
+    expect(article).not_to_contain_text("given up")
 
 
 def test_dead_letters(clients: Page, demo: Demo) -> None:

@@ -5,7 +5,7 @@ import { Badge, Empty, Loading, Problem, Time, number, useLoaded } from "../part
 import { ConsumerTable, EVERY } from "../parts/consumers.js";
 import { bucketLink } from "../parts/names.js";
 
-/** Of more buckets than these, one is to be chosen: each is a request. */
+/** Of more buckets than these, those are shown that are furthest behind: each is a request. */
 const MOST = 40;
 const AT_ONCE = 6;
 
@@ -28,14 +28,18 @@ async function each(items, load) {
   return results;
 }
 
+/** The buckets whose slowest consumers are furthest behind, as many as are shown. */
+const furthestBehind = (buckets) => buckets.filter(({ lag }) => lag?.events).sort((a, b) => b.lag.events - a.lag.events).slice(0, MOST);
+
 async function everything(chosen, abort) {
   const [status, clients, buckets, tokens] = await Promise.all([
     get(v1("status"), {}, abort), get(v1("connected-clients"), {}, abort), get(v1("buckets"), {}, abort),
     session.value.administrator ? get(v1("tokens"), {}, abort) : [session.value],
   ]);
-  const asked = chosen ? buckets.filter(({ name }) => name === chosen) : buckets.length > MOST ? [] : buckets;
+  const tooMany = !chosen && buckets.length > MOST;
+  const asked = chosen ? buckets.filter(({ name }) => name === chosen) : tooMany ? furthestBehind(status.buckets) : buckets;
   const consumers = (await each(asked, ({ id }) => get(v1("buckets", id, "consumers"), {}, abort))).flat().filter(Boolean);
-  return { chosen, status, buckets, tokens, clients: clients.webhook_clients, consumers, tooMany: !chosen && buckets.length > MOST };
+  return { chosen, status, buckets, tokens, clients: clients.webhook_clients, consumers, tooMany };
 }
 
 function Standing({ client, heads }) {
@@ -71,8 +75,10 @@ function Clients({ clients, heads, tokens }) {
 }
 
 function Consumers({ data: { consumers, buckets, tokens, tooMany }, again }) {
-  if (tooMany) return html`<p class="note">There are ${number(buckets.length)} buckets. Choose one to see its consumers.</p>`;
-  if (consumers.length) return html`<${ConsumerTable} consumers=${consumers} buckets=${buckets} tokens=${tokens} bucketToo again=${again} />`;
+  const note = tooMany && html`<p class="note">There are ${number(buckets.length)} buckets. ${
+    consumers.length ? `These are the consumers of the buckets that are furthest behind, ${MOST} at most.` : "No consumer of any is behind."} Choose one to see its consumers.</p>`;
+  if (tooMany && !consumers.length) return note;
+  if (consumers.length) return html`${note}<${ConsumerTable} consumers=${consumers} buckets=${buckets} tokens=${tokens} bucketToo again=${again} />`;
   return html`<${Empty} title="No consumers">
     <p>The relay keeps a position for clients that subscribe with <code>"consumer": "NAME"</code>, for durable tokens,
       and for public outputs.</p><//>`;

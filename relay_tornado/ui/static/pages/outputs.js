@@ -4,6 +4,7 @@ import { get, put, remove, v1 } from "../api.js";
 import { Badge, Button, Confirm, Empty, Problem, duration, number, tell, useLoaded } from "../parts/basic.js";
 import { DeadLetters } from "../parts/dead.js";
 import { unsaved } from "../parts/form.js";
+import { bucketLink } from "../parts/names.js";
 import { inWords } from "../parts/rules.js";
 import { Seek } from "../parts/seek.js";
 import { OutputDialog, outputKey } from "./outputform.js";
@@ -21,19 +22,21 @@ function terms({ retries, durability, throttle, strict_order: strict }) {
   return said.join(", ");
 }
 
-function State({ output }) {
+function State({ output, consumer }) {
   const paused = output.paused && !output.internal;
   return html`${output.disabled_reason ? html`<${Badge} kind="bad">disabled by the relay<//>` : output.disabled && html`<${Badge}
-    kind="warn">disabled<//>`}${paused && html`<${Badge} kind="warn">paused<//>`}`;
+    kind="warn">disabled<//>`}${paused ? html`<${Badge} kind="warn">paused<//>`
+    : consumer?.parked > 0 && !output.disabled && html`<${Badge} kind="warn">trying again<//>`}`;
 }
 
 /** How far a public output is. `act` opens what can be done about it. */
-function Position({ consumer, title, act }) {
+function Position({ consumer, bucket, title, act }) {
   if (!consumer) return null;
   const { lag, floor, parked, dead } = consumer;
   return html`<div class="row small">
     <span>${lag.events ? html`<b>${number(lag.events)} behind</b>, for ${duration(lag.seconds)}` : "Up to date"}</span>
-    <span class="soft">done up to <code>${floor}</code>${parked ? `, ${number(parked)} to be tried again` : ""}</span>
+    <span class="soft">done up to <code>${floor}</code>${parked > 0 && html`, <a href=${bucketLink(bucket, { delivery: "stalled" })}>${
+      number(parked)} to be tried again</a>`}</span>
     <button type="button" class="button tiny" aria-label=${`Move ${title}`} onClick=${() => act("seek")}>Move…</button>
     ${dead > 0 && html`<button type="button" class="button tiny danger"
         onClick=${() => act("dead")}>${number(dead)} dead ${dead === 1 ? "letter" : "letters"}</button>`}</div>`;
@@ -56,7 +59,7 @@ function Output({ output, bucket, consumer, act, changed }) {
   };
   return html`<li class="card stack item"><div class="head"><div class="row grow"><span class="soft num"
       title="Its number in the bucket">${output.number}</span><h2>${name}</h2>
-        <${Badge} kind=${internal ? "" : "accent"}>${internal ? "internal" : "public"}<//><${State} output=${output} />
+        <${Badge} kind=${internal ? "" : "accent"}>${internal ? "internal" : "public"}<//><${State} output=${output} consumer=${consumer} />
         ${!internal && output.secret && html`<${Badge}>signed<//>`}${unsaved(outputKey(bucket, output)) && html`<${Badge}
             kind="warn">not saved<//>`}</div>
       <div class="row">${output.disabled && html`<${Button} kind="tiny" aria-label=${`Enable ${name}`} onPress=${enable}>Enable<//>`}
@@ -68,7 +71,7 @@ function Output({ output, bucket, consumer, act, changed }) {
     ${output.disabled_reason && html`<p class="note bad small">${output.disabled_reason}</p>`}
     <p class="mono wrap">${destination || html`<span class="soft">no destination: the client has its own</span>`}</p>
     <p class="soft small wrap">${inWords(output.rules)}${internal ? "" : ` · ${terms(output)}`}</p>
-    ${!internal && html`<${Position} consumer=${consumer} title=${name} act=${act} />`}
+    ${!internal && html`<${Position} consumer=${consumer} bucket=${bucket} title=${name} act=${act} />`}
   </li>`;
 }
 

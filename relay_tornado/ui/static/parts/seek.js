@@ -1,7 +1,9 @@
 // Moving a consumer: where to, and before it is done what it will repeat or skip.
 import { html, useEffect, useRef, useState } from "../lib.js";
 import { post } from "../api.js";
-import { Button, Dialog, Problem, number, tell } from "./basic.js";
+import { newerThan } from "../event/log.js";
+import { link } from "../router.js";
+import { Button, Dialog, Problem, number, tell, useLoaded } from "./basic.js";
 import { consumerPath } from "./called.js";
 import { zone } from "./zone.js";
 
@@ -14,15 +16,17 @@ function local(seconds) {
 }
 
 const CHOICES = [
-  ["latest", "The newest event: it gets only what comes from now on"],
+  ["next", "The event after the next one, which is skipped"],
+  ["latest", "Only what comes in from now on"],
   ["earliest", "The oldest event that is kept"],
-  ["last", "So many events before the newest:"],
+  ["last", "The newest events, so many:"],
   ["time", "What came in since:"],
-  ["id", "Behind the event:"],
+  ["id", "What comes after the event:"],
 ];
 
 /** `to` of a seek, or null while what was entered is no position. */
-function position(choice, { last, time, id }) {
+function position(choice, { next, last, time, id }) {
+  if (choice === "next") return next ?? null;
   if (choice === "last") return Number.isInteger(Number(last)) && Number(last) >= 1 ? { last: Number(last) } : null;
   if (choice === "time") return time && !Number.isNaN(Date.parse(time)) ? { time: Math.floor(Date.parse(time) / 1000) } : null;
   if (choice === "id") return id.trim() || null;
@@ -40,11 +44,12 @@ function Preview({ seeked }) {
 
 /** Asks where to move a consumer. `onMoved` is called once it is done. */
 export function Seek({ consumer, title, onMoved, onClose }) {
-  const [choice, setChoice] = useState("latest");
+  const [choice, setChoice] = useState(null);
   const [given, setGiven] = useState({ last: "100", time: local(Date.now() / 1000 - 3600), id: "" });
   const [seen, setSeen] = useState({});
   const asked = useRef(0);
-  const to = position(choice, given);
+  const [next] = useLoaded(() => (consumer.pending ? newerThan(consumer.bucket_id, consumer.floor) : null));
+  const to = position(choice, { ...given, next });
   const key = JSON.stringify(to);
   useEffect(() => {
     const turn = (asked.current += 1);
@@ -75,13 +80,15 @@ export function Seek({ consumer, title, onMoved, onClose }) {
     id: html`<input class="mono" spellcheck=${false} aria-label="The event's id" placeholder=${consumer.head} value=${given.id} onInput=${
       enter("id")} />`,
   };
+  const choices = CHOICES.filter(([name]) => name !== "next" || next);
   return html`<${Dialog} title=${`Move ${title}`} onClose=${onClose}>
-    <p class="soft">The consumer goes on behind the place that you choose. Clients that are connected with it go on there at once.</p>
-    <fieldset class="seek-choices"><legend class="label">Go on behind</legend>${CHOICES.map(([name, text]) => html`<div class="row" key=${name}>
+    ${next && html`<p>The next event is <a href=${link("/events", next)}>${next}</a>.</p>`}
+    <p class="soft">Clients that are connected go on at the new place at once.</p>
+    <fieldset class="seek-choices"><legend class="label">Go on with</legend>${choices.map(([name, text]) => html`<div class="row" key=${name}>
       <label><input type="radio" name="to" checked=${choice === name} onChange=${() => setChoice(name)} />${text}</label>${fields[name]}</div>`)}
         </fieldset>
     <div class=${`note ${current.seeked?.skips ? "warn" : ""}`} role="status">
-      ${to === null ? "Enter where to." : current.seeked ? html`<${Preview} seeked=${
+      ${to === null ? (choice ? "Enter where it goes on." : "Choose where it goes on.") : current.seeked ? html`<${Preview} seeked=${
         current.seeked} />` : current.error ? "It can't go there." : "Looking at what this would do…"}</div>
     <${Problem} error=${current.error} />
     <div class="row"><span class="grow"></span><${Button} onPress=${onClose}>Cancel<//>
