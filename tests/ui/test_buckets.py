@@ -123,6 +123,29 @@ def test_what_is_wrong_stands_at_its_field(signed_in: Page, watch: Watch) -> Non
     page.get_by_role("button", name="Cancel").click()
 
 
+def test_a_secret_is_changed_for_another(signed_in: Page) -> None:
+    """Both count meanwhile: a second one is added, which has the focus, and then the first is removed."""
+    page = signed_in
+    make(page, "rotated")
+    verify = {"provider": "github", "secrets": ["the old one"], "on_failure": "reject"}
+    (made,) = ask(page, "GET", "/v1/buckets/rotated")["inputs"]
+    ask(page, "PUT", f"/v1/buckets/rotated/inputs/{made['id']}", {"name": "GitHub", "verify": verify})
+    page.goto("/ui/buckets/rotated/inputs")
+    page.get_by_role("button", name="Edit GitHub").click()
+    page.get_by_role("button", name="Add a secret").press("Enter")
+    expect(page.get_by_label("Secret 2", exact=True)).to_be_focused()
+    page.keyboard.type("the new one")
+    page.get_by_role("button", name="Save").click()
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    assert ask(page, "GET", "/v1/buckets/rotated")["inputs"][0]["verify"]["secrets"] == ["the old one", "the new one"]
+    page.get_by_role("button", name="Edit GitHub").click()
+    page.get_by_role("button", name="Remove secret 1").press("Enter")
+    expect(page.get_by_role("button", name="Add a secret")).to_be_focused()
+    page.get_by_role("button", name="Save").click()
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    assert ask(page, "GET", "/v1/buckets/rotated")["inputs"][0]["verify"]["secrets"] == ["the new one"]
+
+
 def test_inputs(signed_in: Page, watch: Watch) -> None:
     """An input is made with its answer and its provider's secrets, changed and deleted."""
     watch.expected.append("status of 400")

@@ -2,7 +2,7 @@
 import { html } from "../lib.js";
 import { post, put, session, v1 } from "../api.js";
 import { Dialog, Field } from "../parts/basic.js";
-import { Amount, Check, Choice, More, Pairs, Secret, Section, fromPairs, random, toPairs } from "../parts/fields.js";
+import { Amount, Check, Choice, More, Pairs, Secret, Section, fromPairs, random, toPairs, useRows } from "../parts/fields.js";
 import { FormFoot, nested, useForm } from "../parts/form.js";
 import { Rate } from "./bucketform.js";
 
@@ -50,30 +50,35 @@ function inputChanges({ patch, values }) {
 /** A new secret of the form that the provider wants. */
 const makeSecret = (provider) => (provider === "standard-webhooks" ? `whsec_${random(24)}` : random(24));
 
+/** The secrets of which each counts. `kept` are those that the token may not see. */
+function Secrets({ form, provider, kept }) {
+  const secrets = form.values["verify.secrets"];
+  const rows = secrets.length ? secrets : [""];
+  const box = useRows(".field", rows.length);
+  const put = (index, text) => form.set("verify.secrets", rows.with(index, text));
+  // An error names one of the secrets, or is about all of them: then the first one has it.
+  const [, bad = "0"] = /^verify\.secrets\[(\d+)\]/.exec(form.field) ?? [];
+  const wrong = (index) => (String(index) === bad ? form.wrong("verify.secrets") : "");
+  return html`<div class="stack" ref=${box}>${rows.map((secret, index) => html`<${Secret} key=${index} label=${
+      rows.length > 1 ? `Secret ${index + 1}` : "Secret"} value=${secret}
+        hint=${kept && !index ? "Your token may not see those that are set. Left empty, they stay." : ""}
+        wrong=${wrong(index)} onValue=${(text) => put(index, text)} make=${() => makeSecret(provider)}
+        onRemove=${rows.length > 1 ? () => form.set("verify.secrets", rows.toSpliced(index, 1)) : null} />`)}
+    ${rows.length < MOST_SECRETS && html`<div><button type="button" class="button tiny"
+        onClick=${() => form.set("verify.secrets", [...rows, ""])}>Add a secret</button>
+      <p class="soft small">To change a secret: add the new one, give it to the sender, then remove the old one. Meanwhile both count.</p></div>`}</div>`;
+}
+
 function Signatures({ form, had }) {
   const provider = form.values["verify.provider"];
-  const secrets = form.values["verify.secrets"];
-  const hidden = had && !session.value.administrator;
-  const rows = secrets.length ? secrets : [""];
-  const put = (index, text) => form.set("verify.secrets", rows.with(index, text));
   const choose = (event) => {
     const chosen = event.target.value;
     form.change({ "verify.provider": chosen, ...(chosen ? {} : { "verify.secrets": [] }) });
   };
-  // An error names one of the secrets, or is about all of them: then the first one has it.
-  const [, bad = "0"] = /^verify\.secrets\[(\d+)\]/.exec(form.field) ?? [];
-  const wrong = (index) => (String(index) === bad ? form.wrong("verify.secrets") : "");
   return html`<${Section} title="Signatures">
     <${Field} label="Whose signatures are checked" as="select" ...${form.bind("verify.provider")}
         onInput=${choose}>${PROVIDERS.map(([value, text]) => html`<option key=${value} value=${value}>${text}</option>`)}<//>
-    ${provider && html`${rows.map((secret, index) => html`<${Secret} key=${index} label=${rows.length > 1 ? `Secret ${index + 1}` : "Secret"}
-        value=${secret}
-          hint=${hidden && !index ? "Your token may not see those that are set. Left empty, they stay." : ""}
-          wrong=${wrong(index)} onValue=${(text) => put(index, text)} make=${() => makeSecret(provider)}
-          onRemove=${rows.length > 1 ? () => form.set("verify.secrets", rows.toSpliced(index, 1)) : null} />`)}
-      ${rows.length < MOST_SECRETS && html`<div><button type="button" class="button tiny"
-          onClick=${() => form.set("verify.secrets", [...rows, ""])}>Add a secret</button>
-        <span class="soft small"> Several at once count while one is changed for another.</span></div>`}
+    ${provider && html`<${Secrets} form=${form} provider=${provider} kept=${had && !session.value.administrator} />
       <${Choice} label="What does not pass" value=${form.values["verify.on_failure"]} onValue=${(value) => form.set("verify.on_failure", value)}
           options=${[
         ["reject", "is refused", "401, and nothing is stored"], ["mark", "is stored, and marked", "clients see the verdict"]]} />`}
