@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 import websockets
-from tornado.iostream import IOStream
+from tornado.iostream import IOStream, StreamClosedError
+from tornado.log import gen_log
+from tornado.testing import ExpectLog
 from tornado.websocket import WebSocketProtocol, WebSocketProtocol13, _WebSocketParams
 
 from relay_tornado.delivery.outlet import Lane
@@ -155,3 +157,28 @@ async def test_what_writes_to_a_stream() -> None:
     stream.open_to(later)
     assert later.socket is None
     reader.close()
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("error", [MemoryError(), ValueError()], ids=["memory", "another error"])
+async def test_what_closes_a_stream_without_memory(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream closes itself for any error of a read, and only warns of it. The loop is told of a lack of memory, and
+    of nothing else."""
+    loop = asyncio.get_running_loop()
+    told: list[dict[str, Any]] = []
+    monkeypatch.setattr(loop, "call_exception_handler", told.append)
+    ours, theirs = socket.socketpair()
+    owner: Any = SimpleNamespace(trust=ProxyTrust(), forget=lambda connection: None)
+    stream = TornadoConnection(ours, "192.0.2.1", Limits.of(Settings()), owner)
+
+    def fail(*_: object) -> int:
+        raise error
+
+    with theirs, ExpectLog(gen_log, "error on read"):
+        reading = stream.read_bytes(1)
+        monkeypatch.setattr(stream, "read_from_fd", fail)
+        theirs.send(b"x")
+        with pytest.raises(StreamClosedError):
+            await reading
+    assert stream.closed()
+    assert [context["exception"] for context in told] == ([error] if isinstance(error, MemoryError) else [])
