@@ -15,8 +15,12 @@ Invariants:
   programs and older relays make checkpoints without it.
 - With L < F and any other C, a checkpoint may have been interrupted, and the file may have some newer pages and need
   what the WAL has lost: the start is refused, and nothing is changed.
-- F is read before L, so that a checkpoint of another program in between can't make F the larger one. While another
-  program has the file open, the WAL's index that it shares is that of another WAL: then the start is refused, too.
+- F is read before L, so that a checkpoint of another program in between can't make F the larger one.
+- A WAL that another program has open is not put aside: that program reads the older pages, and if it may write, it
+  copies them into the file when it is the last one to close it. The start waits for it, and holds a shared lock
+  meanwhile, so that it is not the last one. After that, F and L are read again. In the end the start is refused.
+- Where F or L can't be read for a reason that may pass, such as a lock or a failing disk, the start fails: if it went
+  on, SQLite might be able to read the older pages a moment later, and copy them.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ import contextlib
 import fcntl
 import os
 import sqlite3
+import struct
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,7 +41,7 @@ import structlog
 from relay_tornado.errors import StartupError
 from relay_tornado.storage import migrate
 from relay_tornado.storage.connection import uri
-from relay_tornado.storage.damage import unquoted
+from relay_tornado.storage.damage import code_of, malformed, unquoted
 from relay_tornado.storage.location_check import beside, size_of, wal_of
 from relay_tornado.storage.wal_check import in_file
 from relay_tornado.storage.witness import NAME, Stamp, peek_copied, read_stamp
@@ -45,6 +50,26 @@ from relay_tornado.storage.witness import NAME, Stamp, peek_copied, read_stamp
 # lock on.
 _SHARED = 0x40000002
 _SHARED_SIZE = 510
+
+_LOCK = struct.Struct("hhqqi4x")
+"""Linux's `struct flock` on 64 bits: type, whence, start, length, process."""
+
+_PATIENCE = 10.0
+"""Seconds that a start waits for another program."""
+_PAUSE = 0.05
+"""Seconds between two looks whether it has ended."""
+
+_PASSING = (
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_PROTOCOL,
+    sqlite3.SQLITE_READONLY,
+)
+"""SQLite's errors that do not come from the content and may have passed a moment later. If one has not, the start fails
+anyway."""
 
 _log = structlog.get_logger(__name__)
 
@@ -60,59 +85,84 @@ class OlderWal:
 def find(path: Path) -> OlderWal | None:
     """The WAL beside `path` if it ends before the file; None if it does not, or if that can't be read. Changes
     nothing."""
+    with contextlib.suppress(sqlite3.Error, TypeError):
+        return _compare(path)
+    return None
+
+
+def _compare(path: Path) -> OlderWal | None:
+    """Does what `find` does. Raises sqlite3.Error and TypeError."""
     if not size_of(wal_of(path)):
         return None
-    try:
-        with unquoted():
-            without = in_file(path)[0]
-            found = _with_wal(path)
-    except (sqlite3.Error, TypeError):
-        return None
+    with unquoted():
+        without = _without_wal(path)
+        found = _with_wal(path)
     if without.database != found.database or found.commits >= without.commits:
         return None
     return OlderWal(without, found)
 
 
+def _without_wal(path: Path) -> Stamp:
+    try:
+        return in_file(path)[0]
+    except sqlite3.OperationalError as error:
+        if code_of(error) == sqlite3.SQLITE_IOERR:  # the WAL may have the page that the disk can't read
+            raise malformed(str(error)) from error
+        raise
+
+
 def _with_wal(path: Path) -> Stamp:
-    with contextlib.closing(sqlite3.connect(uri(path, "ro"), uri=True)) as raw:
+    with contextlib.closing(sqlite3.connect(uri(path, "ro"), uri=True, timeout=_PATIENCE)) as raw:
         # Without this, SQLite refuses to read an older and smaller database whose first page is the newer file's.
         raw.execute("PRAGMA writable_schema = ON")
         return read_stamp(raw)
 
 
+def _find_surely(path: Path) -> OlderWal | None:
+    """Does what `find` does, twice if need be: with a writable schema, SQLite reports a disk that can't read the schema
+    for a moment as a missing table. Raises sqlite3.Error for a reason that may pass."""
+    for _ in range(2):
+        try:
+            return _compare(path)
+        except TypeError:
+            pass
+        except sqlite3.Error as error:
+            if code_of(error) in _PASSING:
+                raise
+    return None
+
+
 def put_aside(path: Path) -> None:
     """Renames a WAL that ends before the file and holds nothing that the file lacks, and logs it.
 
-    No connection of this process may be open. Raises StartupError if the WAL ends before the file and might hold what
-    the file lacks, or if another program has the file open, and OSError.
+    No connection of this process may be open. Waits for other programs that have the file open. Raises StartupError if
+    the WAL ends before the file and might hold what the file lacks, or if another program keeps the file open;
+    sqlite3.Error and OSError.
     """
-    older = find(path)
-    if older is None:
-        return
-    wal, shm = wal_of(path), beside(path, "-shm")
-    if peek_copied(path.with_name(NAME)) != older.without:
-        raise StartupError(
-            f"{describe(path, older)}. Put the right one back; or, to go on without it, move it away together with "
-            f"{shm.name}, start again, and let relay check say whether {path.name} is whole."
-        )
-    with _alone(path) as alone:
-        if not alone:
+    deadline = time.monotonic() + _PATIENCE
+    while (older := _find_surely(path)) is not None:
+        wal, shm = wal_of(path), beside(path, "-shm")
+        if peek_copied(path.with_name(NAME)) != older.without:
             raise StartupError(
-                f"{describe(path, older)}. The relay puts it aside, but another program has {path.name} open: end that "
-                "program, and start again."
+                f"{describe(path, older)}. Put the right one back; or, to go on without it, move it away together with "
+                f"{shm.name}, and run relay check before the next start: without it, {path.name} may be damaged."
             )
-        kept = _free_name(wal)
-        wal.rename(kept)
-        migrate.sync(wal.parent)
-    _log.warning(
-        "older_wal_put_aside",
-        path=str(path),
-        kept=str(kept),
-        wal_ends_at_commit=older.found.commits,
-        file_ends_at_commit=older.without.commits,
-        cause="an older relay.db-wal was put beside relay.db, or the disk damaged it",
-        consequence="none: relay.db has everything that is in it",
-    )
+        with _alone(path) as descriptor:
+            if descriptor is None:
+                kept = _free_name(wal)
+                wal.rename(kept)
+                migrate.sync(wal.parent)
+                _log.warning(
+                    "older_wal_put_aside",
+                    path=str(path),
+                    kept=str(kept),
+                    wal_ends_at_commit=older.found.commits,
+                    file_ends_at_commit=older.without.commits,
+                    cause="an older relay.db-wal was put beside relay.db, or the disk damaged it",
+                    consequence="none: relay.db has everything that is in it",
+                )
+                return
+            _wait(descriptor, path, older, deadline)
 
 
 def describe(path: Path, older: OlderWal) -> str:
@@ -124,18 +174,56 @@ def describe(path: Path, older: OlderWal) -> str:
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[bool]:
-    """Whether no other process has the file open; then none can open it until the end. Raises OSError."""
+def _alone(path: Path) -> Iterator[int | None]:
+    """None if no other process has the file open; then none can open it until the end. Else a descriptor of the file.
+    Raises OSError."""
     descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
-        try:
-            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, _SHARED_SIZE, _SHARED)
-        except (BlockingIOError, PermissionError):  # EAGAIN or EACCES: somebody holds it
-            yield False
-        else:
-            yield True
+        yield None if _lock(descriptor, fcntl.LOCK_EX) else descriptor
     finally:
         os.close(descriptor)
+
+
+def _wait(descriptor: int, path: Path, older: OlderWal, deadline: float) -> None:
+    """Returns when no other process has the file open. Raises StartupError at the deadline, and OSError."""
+    _lock(descriptor, fcntl.LOCK_SH)
+    told = False
+    while not _lock(descriptor, fcntl.LOCK_EX):
+        pid, name = _holder(descriptor)
+        if time.monotonic() > deadline:
+            how = f"kill -9 {pid}" if pid else "SIGKILL"
+            raise StartupError(
+                f"{describe(path, older)}. The relay puts it aside, but {name} has {path.name} open. End that program "
+                f"with {how}: when it closes {path.name}, it may copy the older pages into it. Then start again."
+            )
+        if not told:
+            told = True
+            _log.warning(
+                "start_waits",
+                path=str(path),
+                reason=f"{name} has it open beside an older {wal_of(path).name}",
+                seconds=_PATIENCE,
+            )
+        time.sleep(_PAUSE)
+
+
+def _lock(descriptor: int, kind: int) -> bool:
+    """Locks what each connection has locked; False if another process's lock prevents that. Raises OSError."""
+    try:
+        fcntl.lockf(descriptor, kind | fcntl.LOCK_NB, _SHARED_SIZE, _SHARED)
+    except (BlockingIOError, PermissionError):  # EAGAIN or EACCES
+        return False
+    return True
+
+
+def _holder(descriptor: int) -> tuple[int, str]:
+    """A process that has the file open, and what to call it; 0 if it is unknown, as one in another container."""
+    with contextlib.suppress(OSError, struct.error):
+        asked = _LOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, _SHARED, _SHARED_SIZE, 0)
+        pid = _LOCK.unpack(fcntl.fcntl(descriptor, fcntl.F_GETLK, asked))[-1]
+        if pid > 0:
+            return pid, f"process {pid} ({Path(f'/proc/{pid}/comm').read_text(errors='replace').strip()})"
+    return 0, "another program"
 
 
 def _free_name(wal: Path) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import random
@@ -11,19 +10,24 @@ import sqlite3
 import struct
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from structlog.testing import capture_logs
 
 from relay_tornado.errors import StartupError
+from relay_tornado.ops.check import check
 from relay_tornado.settings import Settings
+from relay_tornado.storage import older_wal
 from relay_tornado.storage.database import Database
 from relay_tornado.storage.location_check import wal_of
 from relay_tornado.storage.wal_check import in_file
 from relay_tornado.storage.witness import SECTOR, Stamp, Witness, peek, peek_copied
-from tests.storage.faults import Faults
+from tests.storage.faults import Faults, error
 from tests.storage.jobs import commits, names, put
 
 storage_test = pytest.mark.gen_test(timeout=60)
@@ -166,7 +170,7 @@ async def test_a_witness_that_does_not_prove_it(settings: Settings, tmp_path: Pa
         record.close()
     put_back(settings, old)
     before = database.path.read_bytes()
-    with pytest.raises(StartupError, match=r"relay\.db-wal ends at commit .*older.*damaged.*relay check"):
+    with pytest.raises(StartupError, match=r"relay\.db-wal ends at commit .*older.*damaged.*relay check before"):
         await Database.open(settings)
     assert (database.path.read_bytes(), wal_of(database.path).read_bytes()) == (before, old.read_bytes())
     assert not aside(settings)
@@ -175,30 +179,144 @@ async def test_a_witness_that_does_not_prove_it(settings: Settings, tmp_path: Pa
         assert await contents(settings) == ["a", "b", "c"]
 
 
-@storage_test
-async def test_what_another_program_has_open(settings: Settings, tmp_path: Path) -> None:
-    """The start is refused, as that program would read and write the older WAL; then it succeeds."""
+OPENS = """
+import sqlite3, sys
+raw = sqlite3.connect(sys.argv[1], uri=True)
+raw.execute("SELECT * FROM meta").fetchone()
+print(flush=True)
+input()
+raw.close()
+"""
+
+
+@contextlib.contextmanager
+def opened(path: Path, mode: str) -> Iterator[subprocess.Popen[str]]:
+    """Another program that has the file open until it is given a line, or the end."""
+    command = (sys.executable, "-c", OPENS, f"file:{path}?mode={mode}")
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        try:
+            assert other.stdout is not None
+            other.stdout.readline()
+            yield other
+        finally:
+            other.kill()
+
+
+async def leave_an_older_wal(settings: Settings, tmp_path: Path) -> Path:
+    """The file has a and b, and the WAL beside it only a. Returns the file's path."""
     database = await Database.open(settings)
     old = tmp_path / "old"
     old.write_bytes(await write_generation(database, "a"))
     await write_generation(database, "b")
     await database.close()
     put_back(settings, old)
-    before = {path: path.read_bytes() for path in (settings.data / "relay.db", settings.data / "relay.db-wal")}
-    reading = "import sqlite3, sys; raw = sqlite3.connect(sys.argv[1]); raw.execute('SELECT * FROM meta').fetchone()"
-    other = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", f"{reading}; print(); input()", f"file:{database.path}?mode=ro"),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    assert other.stdout is not None
-    await other.stdout.readline()
-    with pytest.raises(StartupError, match=r"relay\.db-wal ends .*another program has relay\.db open"):
-        await Database.open(settings)
-    assert {path: path.read_bytes() for path in before} == before
-    await other.communicate(b"\n")
+    return database.path
+
+
+@storage_test
+@pytest.mark.parametrize("mode", ["ro", "rw"])
+async def test_what_another_program_keeps_open(
+    settings: Settings, tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The start is refused, names the program, and says how to end it: at a normal end, it may copy the older pages.
+    Then the start succeeds."""
+    monkeypatch.setattr(older_wal, "_PATIENCE", 0.1)
+    path = await leave_an_older_wal(settings, tmp_path)
+    before = {each: each.read_bytes() for each in (path, wal_of(path))}
+    with opened(path, mode) as other:
+        refusal = rf"relay\.db-wal ends .*process {other.pid} \(.*\) has relay\.db open\. .*kill -9 {other.pid}:"
+        with capture_logs() as logs, pytest.raises(StartupError, match=refusal):
+            await Database.open(settings)
+        assert [entry["event"] for entry in logs] == ["start_waits"]
+        assert {each: each.read_bytes() for each in before} == before
     assert await contents(settings) == ["a", "b"]
     assert len(aside(settings)) == 1
+
+
+@storage_test
+@pytest.mark.parametrize("mode", ["ro", "rw"])
+async def test_what_another_program_closes(
+    settings: Settings, tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The start waits for it; and while it waits, a program that may write copies no older pages."""
+    path = await leave_an_older_wal(settings, tmp_path)
+    with opened(path, mode) as other:
+        ended: list[int] = []
+
+        def end(_: float) -> None:
+            if not ended:
+                other.communicate("\n")
+                ended.append(other.returncode)
+
+        monkeypatch.setattr(older_wal, "time", SimpleNamespace(**vars(time) | {"sleep": end}))
+        with capture_logs() as logs:
+            assert await contents(settings) == ["a", "b"]
+    assert ended == [0]
+    assert [entry["event"] for entry in logs] == ["start_waits", "older_wal_put_aside"]
+    assert f"process {other.pid} (" in logs[0]["reason"]
+    assert len(aside(settings)) == 1
+
+
+@storage_test
+@pytest.mark.parametrize("code", [sqlite3.SQLITE_BUSY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL])
+async def test_a_wal_that_can_not_be_read_now(
+    settings: Settings, tmp_path: Path, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The start fails: a moment later SQLite might be able to read it, and copy it."""
+    path = await leave_an_older_wal(settings, tmp_path)
+    before = path.read_bytes()
+
+    def fail(_: sqlite3.Connection) -> Stamp:
+        raise error(code)
+
+    with monkeypatch.context() as context:
+        context.setattr(older_wal, "read_stamp", fail)
+        with pytest.raises(StartupError, match=r"relay\.db"):
+            await Database.open(settings)
+        assert older_wal.find(path) is None
+    assert path.read_bytes() == before
+    assert await contents(settings) == ["a", "b"]
+    assert len(aside(settings)) == 1
+
+
+@storage_test
+@pytest.mark.parametrize("code", [sqlite3.SQLITE_IOERR, sqlite3.SQLITE_ERROR])
+async def test_a_file_that_can_not_be_read_once(
+    settings: Settings, tmp_path: Path, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is read again. Where the disk can't read the schema, SQLite may say that there is no such table."""
+    await leave_an_older_wal(settings, tmp_path)
+    codes = [code]
+
+    def fail_once(path: Path) -> tuple[Stamp, int]:
+        if codes:
+            raise error(codes.pop())
+        return in_file(path)
+
+    monkeypatch.setattr(older_wal, "in_file", fail_once)
+    assert await contents(settings) == ["a", "b"]
+    assert (codes, len(aside(settings))) == ([], 1)
+
+
+@storage_test
+@pytest.mark.parametrize("code", [sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_TOOBIG])
+async def test_a_page_that_only_the_wal_has(
+    settings: Settings, tmp_path: Path, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What can't be read of the file without its WAL, as after an interrupted checkpoint, refuses no start."""
+    database = await Database.open(settings)
+    await write_generation(database, "a")
+    await database.write(put("b"))
+    left = shutil.copytree(settings.data, tmp_path / "left")
+    await database.close()
+    shutil.rmtree(settings.data)
+    left.rename(settings.data)
+
+    def fail(_: Path) -> tuple[Stamp, int]:
+        raise error(code)
+
+    monkeypatch.setattr(older_wal, "in_file", fail)
+    assert await contents(settings) == ["a", "b"]
 
 
 @storage_test
@@ -320,6 +438,25 @@ async def test_an_older_wal_after_an_interrupted_checkpoint(
             await Database.open(settings)
         assert (path.read_bytes(), wal_of(path).read_bytes()) == (before, found.old.read_bytes())
         assert not aside(settings)
+
+
+@storage_test
+@pytest.mark.parametrize("interrupted", [True, False])
+async def test_what_the_refusal_advises(settings: Settings, tmp_path: Path, interrupted: bool) -> None:
+    """With the WAL moved away, a check before the next start says whether the file is damaged."""
+    found = await checkpoint(settings, tmp_path, grows=False)
+    path = settings.data / "relay.db"
+    found.interrupt(settings, len(found.pages) // 2 if interrupted else len(found.pages))
+    put_back(settings, found.old)
+    with pytest.raises(StartupError, match=r"move it away together with relay\.db-shm, and run relay check before"):
+        await Database.open(settings)
+    for name in ("relay.db-wal", "relay.db-shm"):
+        path.with_name(name).unlink(missing_ok=True)
+    report = check(path, lambda *_: None)
+    assert ("pages" in {finding.kind for finding in report.findings}) == interrupted
+    assert "witness" not in {finding.kind for finding in report.findings}
+    if not interrupted:
+        assert await contents(settings) == list("abcdefgh")
 
 
 WRITER = """
