@@ -143,7 +143,8 @@ def check_there(path: Path) -> None:
 
 def roll_back(path: Path) -> None:
     """Rolls back what an interrupted start left unfinished before the file had a WAL: until then a read-only connection
-    can't read it. Raises sqlite3.Error and OSError, and StartupError if the rollback journal is another file's."""
+    can't read it. Nothing is copied from a WAL. Raises sqlite3.Error and OSError, and StartupError if the rollback
+    journal is another file's."""
     journal = beside(path, "-journal")
     try:
         with journal.open("rb") as file:
@@ -156,8 +157,14 @@ def roll_back(path: Path) -> None:
             raise StartupError(
                 f"{journal} does not belong to {path}, and would cut it to {pages} pages: move it away, and start again"
             )
-    with unquoted(), contextlib.closing(sqlite3.connect(uri(path, "rw"), uri=True)) as raw:
+    with (
+        unquoted(),
+        contextlib.closing(sqlite3.connect(uri(path, "ro"), uri=True)) as last,
+        contextlib.closing(sqlite3.connect(uri(path, "rw"), uri=True)) as raw,
+    ):
         raw.execute("SELECT 1 FROM sqlite_schema").fetchone()
+        # The last connection that is closed copies a WAL into the file, if it may write.
+        last.execute("SELECT 1 FROM sqlite_schema").fetchone()
 
 
 def secure(path: Path) -> None:

@@ -24,7 +24,7 @@ from relay_tornado.ops.check import check
 from relay_tornado.settings import Settings
 from relay_tornado.storage import older_wal
 from relay_tornado.storage.database import Database
-from relay_tornado.storage.location_check import wal_of
+from relay_tornado.storage.location_check import beside, wal_of
 from relay_tornado.storage.wal_check import in_file
 from relay_tornado.storage.witness import SECTOR, Stamp, Witness, peek, peek_copied
 from tests.storage.faults import Faults, error
@@ -255,6 +255,17 @@ async def test_what_another_program_closes(
     assert [entry["event"] for entry in logs] == ["start_waits", "older_wal_put_aside"]
     assert f"process {other.pid} (" in logs[0]["reason"]
     assert len(aside(settings)) == 1
+
+
+@storage_test
+@pytest.mark.parametrize("journal", [b"", bytes(512), b"garbage" * 99], ids=["empty", "zeros", "garbage"])
+async def test_a_journal_beside_an_older_wal(settings: Settings, tmp_path: Path, journal: bytes) -> None:
+    """What is rolled back first copies nothing from the WAL."""
+    path = await leave_an_older_wal(settings, tmp_path)
+    beside(path, "-journal").write_bytes(journal)
+    with capture_logs() as logs:
+        assert await contents(settings) == ["a", "b"]
+    assert [entry["event"] for entry in logs] == ["older_wal_put_aside"]
 
 
 @storage_test
