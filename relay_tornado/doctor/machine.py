@@ -22,7 +22,7 @@ from relay_tornado import __version__
 from relay_tornado.doctor.finding import Finding
 from relay_tornado.errors import StartupError
 from relay_tornado.model import KIB, MIB
-from relay_tornado.storage import older_wal, start
+from relay_tornado.storage import older_wal, permissions, start
 from relay_tornado.storage import witness as witnesses
 from relay_tornado.storage.database import NAME
 from relay_tornado.storage.location_check import wal_of
@@ -151,7 +151,9 @@ def database(data: Path, owner: Owner | None = None) -> Finding:
     except StartupError as error:
         return Finding(name, "fail", str(error), f"{perhaps}relay check says more")
     except (sqlite3.Error, OSError, TypeError) as error:
-        return Finding(name, "fail", f"{path} can't be read ({error})", remedy)
+        # SQLite's module raises OperationalError for what is no damage.
+        mend = permissions.advice(data) if isinstance(error, sqlite3.OperationalError) else None
+        return Finding(name, "fail", f"{path} can't be read ({error})", mend or remedy)
     if found is not None:
         return Finding(name, "ok", f"events that were ever stored in it: {found.appended}")
     if stamp is not None:

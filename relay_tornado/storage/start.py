@@ -200,7 +200,9 @@ def refusal(path: Path, error: sqlite3.Error | OSError) -> StartupError:
         )
     if isinstance(error, OSError) and number == errno.EAGAIN:
         return StartupError(f"{path} can't be opened: {error.strerror}.")
-    if code == sqlite3.SQLITE_FULL or number == errno.ENOSPC:
+    # SQLite reports no other error if there is no room for the WAL's index.
+    no_index = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_IOERR_SHMSIZE
+    if code == sqlite3.SQLITE_FULL or number == errno.ENOSPC or no_index:
         return StartupError(f"there is no room for {path} ({error}): free some space and start again.")
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return StartupError(

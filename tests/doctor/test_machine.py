@@ -150,6 +150,20 @@ def test_databases(data: Path) -> None:
     assert "not a relay's" in machine.database(data).says
 
 
+def test_a_database_that_can_not_be_opened(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that is mounted read-only, or the wrong owner, is no damage: no backup has to be restored."""
+
+    def look(path: Path) -> None:
+        raise error
+
+    monkeypatch.setattr(machine.start, "look", look)
+    monkeypatch.setattr(machine.permissions, "advice", lambda directory: f"mount {directory} read-write")
+    error: sqlite3.Error = sqlite3.OperationalError("unable to open database file")
+    assert machine.database(data).remedy == f"mount {data} read-write"
+    error = sqlite3.DatabaseError("database disk image is malformed")
+    assert "restore" in machine.database(data).remedy
+
+
 def test_an_older_wal(data: Path, tmp_path: Path) -> None:
     """It is no damage of the file, and the next start knows what to do."""
     wal = data / "relay.db-wal"

@@ -19,6 +19,7 @@ from relay_tornado.ops.backup import make
 from relay_tornado.ops.opening import open_file
 from relay_tornado.ops.stats import stats
 from relay_tornado.settings import Settings
+from relay_tornado.storage import start
 from relay_tornado.storage.database import Database
 from relay_tornado.storage.space import Space
 from tests.needs import needs, needs_root
@@ -264,3 +265,12 @@ def test_what_only_this_service_may_not_write(settings: Settings, tmp_path: Path
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert "mount it read-write, or name it in ReadWritePaths= of the service's unit" in done.stderr
+
+
+def test_no_room_for_the_index_of_the_wal(tmp_path: Path) -> None:
+    """A disk that is full to the last byte is called so, though SQLite calls it an I/O error."""
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = sqlite3.SQLITE_IOERR_SHMSIZE
+    assert "there is no room for" in str(start.refusal(tmp_path / "relay.db", error))
+    error.sqlite_errorcode = sqlite3.SQLITE_IOERR_WRITE
+    assert "can't be opened" in str(start.refusal(tmp_path / "relay.db", error))
