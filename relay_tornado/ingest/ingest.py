@@ -30,6 +30,7 @@ import structlog
 from relay_tornado.counters import Counters
 from relay_tornado.errors import BucketGone, NotFound, Overloaded, RelayError, TooLarge, Unavailable, Unknown
 from relay_tornado.ingest.endpoints import Endpoint, Endpoints, Place
+from relay_tornado.ingest.refusals import Refusals
 from relay_tornado.log.contract import Done, EventLog
 from relay_tornado.model import Appended, Bucket, BucketId, Input, NewEvent
 from relay_tornado.registry.routes import Routes
@@ -88,6 +89,7 @@ class Ingest:
         self.stopping = False
         self.capacity = settings.ingest_buffer
         self.endpoints = Endpoints(routes, settings, clock)
+        self.refusals = Refusals()
         self._clock = clock
         self._queue_full = queue_full
         self._coming: Counter[BucketId] = Counter()
@@ -99,6 +101,8 @@ class Ingest:
         place = place or self.endpoints.find(head.target, head.host)
         if place is None:
             self.counters.rejected("not_found")
+            parts = self.endpoints.locate(head.target, head.host)
+            self.refusals.add_unknown("" if parts is None else parts[0], head.remote_ip)
             return NO_SUCH_INPUT
         if len(head.method) > MOST_METHOD:
             self.counters.rejected("invalid")
@@ -165,7 +169,7 @@ class Ingest:
             now = self._clock()
             wait = max(limiter.wait(now) for limiter in endpoint.limiters)
             if wait:
-                self.counters.rejected("rate_limited")
+                self.refused(endpoint, "rate_limited")
                 return _too_fast(wait)
             for limiter in endpoint.limiters:
                 limiter.take()
@@ -178,7 +182,7 @@ class Ingest:
         bucket_id = endpoint.bucket.id
         if not self._queue_full(bucket_id, self._coming[bucket_id]):
             return False
-        self.counters.rejected("queue_full")
+        self.refused(endpoint, "queue_full")
         return True
 
     def submit(self, endpoint: Endpoint, event: NewEvent, done: Done) -> None:
@@ -210,13 +214,18 @@ class Ingest:
         if endpoint.challenge is not None:
             rest = endpoint.authorized(headers)
             if rest is None:
-                self.counters.rejected("unauthorized")
+                self.refused(endpoint, "unauthorized")
                 return endpoint.challenge
             headers = rest
         if size > endpoint.max_body:
-            self.counters.rejected("too_large")
+            self.refused(endpoint, "too_large")
             return endpoint.too_large
         return headers
+
+    def refused(self, endpoint: Endpoint, reason: str, why: str = "") -> None:
+        """Counts a webhook that its input or bucket refuses, for one of the reasons in `refusals.HINTS`."""
+        self.counters.rejected(reason)
+        self.refusals.add(endpoint.bucket, endpoint.input, reason, why)
 
     def judge(
         self, place: Place, method: str, headers: bytes, body: bytes, remote_ip: str, digest: hashlib._Hash | None
@@ -224,7 +233,7 @@ class Ingest:
         """The event, with the verdict on its signature; or the refusal, if the input rejects wrong signatures."""
         verdict = place.endpoint.verdict(headers, body)
         if verdict is not None and not verdict.verified and place.endpoint.reject:
-            self.counters.rejected("signature")
+            self.refused(place.endpoint, "signature", verdict.reason)
             return text_answer(401, f"This webhook's signature does not pass: {verdict.reason}. It was not stored.")
         return place.event(method, headers, body, remote_ip, digest, verdict)
 
@@ -282,7 +291,7 @@ class Upload:
         size, ingest, endpoint = len(chunk), self._ingest, self._place.endpoint
         if self._size + size > endpoint.max_body:
             self.abandon()
-            ingest.counters.rejected("too_large")
+            ingest.refused(endpoint, "too_large")
             return endpoint.too_large
         if ingest.buffered + size > ingest.capacity:
             return self._overloaded()
@@ -357,6 +366,7 @@ class Upload:
         endpoint = ingest.endpoints.get(before.input.id)
         if endpoint is None:
             ingest.counters.rejected("not_found")
+            ingest.refusals.add_unknown(before.input.id, self._head.remote_ip)
             return NO_SUCH_INPUT
         if endpoint.bucket is before.bucket:
             return None

@@ -126,6 +126,9 @@ _WORDS = {
     "internal": "The relay failed on this webhook. It may have been stored: send it again.",
 }
 
+PROBED_INPUT = "doctor"
+"""The id of no input, to which `relay doctor` sends a webhook."""
+
 NO_SUCH_INPUT = text_answer(404, "There is no input at this URL. Compare it with what `relay bucket show` prints.")
 
 
