@@ -13,6 +13,7 @@ import structlog
 
 from relay_tornado import __version__
 from relay_tornado.admin.administration import Administration
+from relay_tornado.admin.change_log import ChangeLog
 from relay_tornado.admin.sessions import NAME as SESSIONS
 from relay_tornado.admin.sessions import Sessions
 from relay_tornado.counters import Counters
@@ -107,6 +108,7 @@ class Relay:
                 stack.push_async_callback(sessions.close)
             index = _index(engine, settings, counters)
             self._administration = administration = await administer(engine, settings, sessions, index)
+            stack.callback(ChangeLog(registry).close)
             maintenance = Maintenance(database)
             backups = None if settings.backup_dir is None else Backups(settings, settings.backup_dir)
             consumers = ConsumerLevels(administration.consumers, registry)
