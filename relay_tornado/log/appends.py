@@ -20,6 +20,7 @@ from relay_tornado.ids import new_epoch
 from relay_tornado.log import rows
 from relay_tornado.log.batch import Entry, Plan, digests, plan
 from relay_tornado.log.contract import Done
+from relay_tornado.log.slow_commits import SlowCommits
 from relay_tornado.log.state import LogState
 from relay_tornado.log.tail import EVENT_OVERHEAD
 from relay_tornado.low_memory import try_log, wake
@@ -51,6 +52,7 @@ class Appends:
         counters: Counters,
     ) -> None:
         self._counters = counters
+        self._slow = SlowCommits()
         self._most_bytes = settings.append_queue
         self._batch_events = settings.commit_events
         self._batch_bytes = settings.commit_bytes
@@ -159,7 +161,9 @@ class Appends:
     def _count(self, entries: list[Entry], made: Plan, began: float) -> None:
         counters = self._counters
         size = sum(growth.bytes for growth in made.growths)
-        counters.committed(made.count, size, time.perf_counter() - began)
+        seconds = time.perf_counter() - began
+        counters.committed(made.count, size, seconds)
+        self._slow.took(seconds)
         counters.duplicates += len(entries) - made.count
 
     def _answer(self, entries: list[Entry]) -> None:
