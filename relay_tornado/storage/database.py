@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 
 import structlog
 
-from relay_tornado.errors import NoSpace, RelayError, Unavailable, Unknown
+from relay_tornado.errors import NoSpace, NotWritable, RelayError, Unavailable, Unknown
 from relay_tornado.low_memory import try_log, wake
 from relay_tornado.settings import Settings
 from relay_tornado.storage import older_wal, start, wal_check
@@ -218,8 +218,16 @@ class Database:
         return self._writer.misplaced if error is None else str(error)
 
     def owner(self, socket_path: Path | None) -> None:
-        """Writes the path of the control socket into relay.lock, for other processes."""
+        """Writes the path of the control socket into relay.lock, for other processes. Logs if the relay before did not
+        stop."""
         self._lock.write(socket_path)
+        if self._lock.unstopped:
+            _log.warning(
+                "earlier_relay_did_not_stop",
+                pid=self._lock.unstopped,
+                consequence="no acknowledged event is lost",
+                hint="it was killed (want of memory: `journalctl -k | grep -i oom`), it crashed, or the power failed",
+            )
 
     async def close(self) -> None:
         """Commits what is queued, copies the WAL into the file, syncs the witness and releases the lock. May be
@@ -243,6 +251,8 @@ class Database:
         except OSError as error:
             _log.warning("witness_not_synced", error=str(error))
         self._witness.close()
+        with contextlib.suppress(NotWritable):
+            self._lock.stopped()
         self._lock.release()
 
     async def _sync_witness(self) -> None:

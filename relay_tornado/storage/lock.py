@@ -33,12 +33,17 @@ class Owner:
 
 
 class Lock:
-    """The lock on a directory, held until `release` or until the process ends, however it ends."""
+    """The lock on a directory, held until `release` or until the process ends, however it ends.
+
+    `unstopped` is the process id of the relay that ran there last, if it ended without a stop; else 0.
+    """
 
     def __init__(self, path: Path, descriptor: int, directory: int) -> None:
         self._path = path
         self._descriptor: int | None = descriptor
         self._directory = directory
+        self.unstopped = 0
+        self._serves = False
 
     @classmethod
     def acquire(cls, directory: Path) -> Lock:
@@ -63,6 +68,7 @@ class Lock:
             # If all files exist, nothing else fails until the next one is created, and that one would be blamed.
             if not os.access(directory, os.W_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            lock.unstopped = _unstopped(os.pread(descriptor, 4096, 0))
             lock.write(None)
         except OSError as error:
             lock.release()
@@ -87,15 +93,30 @@ class Lock:
         return True
 
     def write(self, socket: Path | None) -> None:
-        """Writes who holds the lock, and where its control socket is. Raises NotWritable."""
+        """Writes who holds the lock, and where its control socket is; a process with one is a relay. Raises
+        NotWritable."""
         assert self._descriptor is not None, "the lock was released"
-        owner = {"pid": os.getpid(), "version": __version__, "socket": None if socket is None else str(socket)}
+        self._serves = self._serves or socket is not None
+        unstopped = self.unstopped
+        if self._serves:
+            unstopped = 0 if socket is None else os.getpid()
+        owner = {
+            "pid": os.getpid(),
+            "version": __version__,
+            "socket": None if socket is None else str(socket),
+            "unstopped": unstopped,
+        }
         data = json.dumps(owner).encode() + b"\n"
         try:
             os.pwrite(self._descriptor, data, 0)
             os.ftruncate(self._descriptor, len(data))
         except OSError as error:
             raise NotWritable(_refusal(self._path, error)) from error
+
+    def stopped(self) -> None:
+        """Writes that the relay stopped, if this is one. Raises NotWritable."""
+        if self._descriptor is not None and self._serves:
+            self.write(None)
 
     def release(self) -> None:
         """Releases the lock. The file stays: if it were removed, two processes could lock two files of the same
@@ -142,6 +163,14 @@ def _parse(data: bytes) -> Owner | None:
         return Owner(int(owner["pid"]), str(owner["version"]), None if socket is None else Path(socket))
     except (ValueError, KeyError, TypeError):
         return None
+
+
+def _unstopped(data: bytes) -> int:
+    """The process id of a relay that did not stop; 0 if it did, or if that is not known."""
+    try:
+        return int(json.loads(data)["unstopped"])
+    except (ValueError, KeyError, TypeError):
+        return 0
 
 
 def _held(directory: Path, owner: Owner | None) -> str:

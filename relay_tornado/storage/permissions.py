@@ -63,4 +63,8 @@ def advice(directory: Path) -> str | None:
     if directory.stat().st_uid == user:
         mend = f"chown --reference={shlex.quote(str(directory))} {named}"
         return f"there are files of {uids}, perhaps since a command ran as that user: as root, {mend}"
-    return f"there are files of {uids}: run this as that user, or choose another directory with --data"
+    mend = f"chown -R {user} {shlex.quote(str(directory))}"
+    return (
+        f"there are files of {uids}: run this as that user, or choose another directory with --data; if the relay runs "
+        f"as this user: as root, {mend}"
+    )

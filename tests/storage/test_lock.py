@@ -54,6 +54,25 @@ def test_a_second_process_is_refused(tmp_path: Path) -> None:
         Lock.acquire(tmp_path).release()
 
 
+def test_a_relay_that_did_not_stop(tmp_path: Path) -> None:
+    """The next one knows of it, also if a command ran there in between; of one that stopped nothing is known."""
+    with hold(tmp_path) as holder:
+        holder.kill()
+        holder.wait(60)
+    command = Lock.acquire(tmp_path)
+    assert command.unstopped == holder.pid
+    command.stopped()
+    command.release()
+    relay = Lock.acquire(tmp_path)
+    assert relay.unstopped == holder.pid
+    relay.write(Path("/run/control"))
+    relay.stopped()
+    relay.release()
+    after = Lock.acquire(tmp_path)
+    assert after.unstopped == 0
+    after.release()
+
+
 def test_a_lock_that_was_removed(tmp_path: Path) -> None:
     """A directory whose relay.lock was deleted or replaced under its holder is still its holder's, for as long as it
     runs."""
