@@ -74,6 +74,7 @@ class Forwarder:
         self._timer = Timer(self.poke)
         self._poked = Timer(self._pump)
         self._resting = self._ended = self._gone = False
+        self._failure = ""
         self._on_gone = gone
         self._unwatch = ledger.watch(self._told)
         self._take_over(bucket, output)
@@ -88,6 +89,11 @@ class Forwarder:
     @property
     def circuit_open(self) -> bool:
         return self._permits.circuit.opened
+
+    @property
+    def failure(self) -> str:
+        """Why the last attempt failed, while the circuit is open; else ""."""
+        return self._failure if self.circuit_open else ""
 
     @property
     def parked(self) -> int:
@@ -357,7 +363,7 @@ class Forwarder:
     async def _judge(self, taken: Taken, epoch: str, received_at: float, result: AttemptResult, permit: Permit) -> None:
         if result.outcome == "sent":
             if permit.succeeded():
-                _log.info("circuit_closed", output=self.output.id, bucket=self.bucket.name)
+                _log.info("circuit_closed", output=self.output.id, name=self.output.name, bucket=self.bucket.name)
             if not self.output.strict_order:
                 permit.release()  # the next one need not wait until this result is stored
             await self._record(taken, epoch, result, "sent")
@@ -389,13 +395,20 @@ class Forwarder:
         if result.retry_after and result.status in (429, 503):
             # The destination speaks of itself, not of this event.
             permit.hold(result.retry_after)
-        if permit.failed() and not permit.moved:
+        opened = permit.failed()
+        if permit.moved:
+            return
+        self._failure = _reason(result)
+        if opened:
             _log.warning(
                 "circuit_opened",
                 output=self.output.id,
+                name=self.output.name,
                 bucket=self.bucket.name,
                 destination=_shown(self.output),
                 last=result.status or result.outcome,
+                reason=self._failure,
+                consequence="its events wait, and one is tried now and then",
             )
 
     def _pause(self, taken: Taken, received_at: float, result: AttemptResult) -> float | str:
@@ -481,6 +494,11 @@ class Unsent(NamedTuple):
 
     reason: str
     words: str
+
+
+def _reason(result: AttemptResult) -> str:
+    """Why an attempt failed, in words."""
+    return f"it answers {result.status}" if result.status else result.body.decode(errors="replace")
 
 
 def _shown(output: Output) -> str:

@@ -157,6 +157,10 @@ class Forwarding:
         """The number of outputs whose circuit is open."""
         return sum(each.circuit_open for each in self._all())
 
+    def failures(self) -> dict[str, str]:
+        """Why the last try failed, by the ids of the outputs whose circuit is open."""
+        return {each.output.id: each.failure for each in self._all() if each.circuit_open}
+
     @property
     def parked(self) -> int:
         """The number of events on retry schedules."""

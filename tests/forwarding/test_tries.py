@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from tests.forwarding.target import Got, Target, answer, once_open
 from tests.forwarding.world import B, public, quick_tries, world
@@ -219,6 +220,7 @@ async def test_circuit() -> None:
             await w.append(*(b"%d" % number for number in range(30)))
             await w.settled(target, 10)
             assert w.forwarding.circuits_open == 1
+            assert w.forwarding.failures() == {output.id: "it answers 500"}
             assert len(await w.dead()) == 10
             await w.turn(14)
             await w.idle()
@@ -235,6 +237,20 @@ async def test_circuit() -> None:
             assert target.bodies == [b"%d" % number for number in range(30)]
             assert len(await w.dead()) == 11
             assert w.forwarding.circuits_open == 0
+            assert w.forwarding.failures() == {}
+
+
+@pytest.mark.gen_test
+async def test_why_the_circuit_opened() -> None:
+    """The log says why the last try failed, once, also where nobody answered."""
+    output = public("http://127.0.0.1:9", retries=-1)
+    with capture_logs() as lines:
+        async with world(output) as w:
+            await w.append(*(b"%d" % number for number in range(12)))
+            await until(lambda: w.forwarding.circuits_open == 1)
+    (line,) = [line for line in lines if line["event"] == "circuit_opened"]
+    assert (line["name"], line["last"]) == (output.name, "unreachable")
+    assert line["reason"] == "No answer: it can't be reached: Connection refused."
 
 
 @pytest.mark.gen_test
