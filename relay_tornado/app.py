@@ -152,6 +152,7 @@ class Relay:
                 forwarding,
                 site,
             )
+            administration.troubles = gauges.troubles
             metrics = Metrics(counters, gauges, __version__)
             measured = Measured(gauges, consumers, log, registry)
             stack.callback(measured.close)

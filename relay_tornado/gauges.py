@@ -24,6 +24,7 @@ from relay_tornado.storage.database import Database
 from relay_tornado.storage.forecast import Forecast
 from relay_tornado.storage.location_check import size_of, wal_of
 from relay_tornado.tls import Certificate
+from relay_tornado.wire.fields import Document
 
 
 class ConsumerLevels:
@@ -96,6 +97,20 @@ class Gauges:
             certificate_ok=None if certificate is None else not certificate.problem,
             backups=self._made(),
         )
+
+    def troubles(self) -> Document:
+        """What `relay doctor` asks of the running parts: the connections and their limit, why the certificate's files
+        and the last backup failed ("" if they did not), the outputs whose circuit is open (by id, with the reason), and
+        the refused webhooks."""
+        certificate, backups, listener = self.certificate, self.backups, self.site.listener
+        return {
+            "connections": len(listener.connections),
+            "connections_limit": listener.limit,
+            "certificate": "" if certificate is None else certificate.problem,
+            "backup": "" if backups is None else backups.problem,
+            "circuits": self.forwarding.failures(),
+            "refusals": self.site.ingest.refusals.documents(),
+        }
 
     def _lag(self) -> Mapping[str, int]:
         lag = self.site.clients.deliveries.lag()

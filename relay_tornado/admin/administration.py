@@ -111,6 +111,8 @@ class Administration:
         """Whether the relay was started as a demo."""
         self.clients: Callable[[], Sequence[Client]] = tuple
         """Returns the subscribers; set by the owner of the sockets."""
+        self.troubles: Callable[[], Document] = dict
+        """Returns what the running parts know to be wrong; set by the composition root."""
         self._log = log
         self._registry = registry
         self._clock = clock

@@ -244,6 +244,7 @@ class Commands:
             "address": self.relay.address,
             "instance": self.relay.instance,
             "forward_allow": self.relay.settings.forward_allow,
+            "troubles": self.relay.troubles(),
         }
 
     async def ui_code(self) -> Document:

@@ -47,7 +47,8 @@ _MARGIN = 300.0
 @data_option
 @json_option
 def doctor(idle: float, public_url: str | None, data: Path, as_json: bool) -> None:
-    """Check the machine, the data directory and the URL of a relay, and print what is wrong and what to do.
+    """Check the machine, the data directory, the webhooks' way through a relay and its URL, and print what is wrong and
+    what to do.
 
     Nothing is changed. Exit code 0: nothing failed. 3: something did.
     """
@@ -80,6 +81,7 @@ def _at_the_url(data: Path, owner: Owner | None, public_url: str | None, idle: f
         with closing(Relay(data, create=False)) as relay:
             info = relay.call("relay.info")
             place = Place(public_url or info["url"] or info["address"], info["instance"])
+            found = _flow(relay, info)
             with ExitStack() as stack:
                 try:
                     credentials = stack.enter_context(_token(relay, idle))
@@ -87,15 +89,26 @@ def _at_the_url(data: Path, owner: Owner | None, public_url: str | None, idle: f
                     # Such as a full disk; what else is wrong is looked at all the same.
                     says = f"no token can be created, so a socket is not watched: {error}"
                     return [
+                        *found,
                         Finding("token", "fail", says, "the log of the relay may say why"),
                         *asyncio.run(_look(place, None, 0)),
                     ]
                 if idle:
                     note(f"watching a socket for {idle:.0f} s")
-                return asyncio.run(_look(place, credentials, idle))
+                return found + asyncio.run(_look(place, credentials, idle))
     except RelayError as error:
         remedy = "the log of the relay may say why"
         return [Finding("control", "fail", f"the running relay can't be asked: {error}", remedy)]
+
+
+def _flow(relay: Relay, info: dict[str, Any]) -> list[Finding]:
+    """The findings about the webhooks' way through the relay; those that it got before the relay failed to answer."""
+    from relay_tornado.doctor import flow
+
+    found: list[Finding] = []
+    with suppress(RelayError):  # the findings about the file and /readyz say why
+        found += flow.look(info, relay.call)
+    return found
 
 
 @contextmanager

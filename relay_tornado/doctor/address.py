@@ -20,6 +20,7 @@ from tornado.websocket import WebSocketClientConnection, WebSocketError, websock
 
 from relay_tornado.doctor.finding import Finding
 from relay_tornado.model import DAY
+from relay_tornado.wire.answers import PROBED_INPUT
 
 PATIENCE: Final = 10.0
 """Seconds within which each request has to be answered."""
@@ -35,8 +36,9 @@ _LARGEST: Final = 1 << 20
 _ODD: Final = (OSError, HTTPClientError, ValueError, UnsatisfiableReadError, WebSocketError)
 """The errors caused by a server that does not answer, or violates the protocol."""
 
-_ANNOUNCED: Final = 1 << 20
-"""Content-Length of a body that is never sent: more than a proxy that buffers bodies passes on early."""
+_ANNOUNCED: Final = 3 << 20
+"""Content-Length of a body that is never sent: more than a proxy that buffers bodies passes on early, and the most that
+a bucket takes by default (`max_body`), which nginx's default of 1 MiB refuses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +185,7 @@ async def ready(place: Place) -> Finding:
 async def streams(place: Place) -> Finding:
     """Whether a refusal comes before the body is sent: a proxy that buffers bodies would hold it back."""
     head = (
-        f"POST {place.path}/v1/webhooks/doctor HTTP/1.1\r\nHost: {place.authority}\r\n"
+        f"POST {place.path}/v1/webhooks/{PROBED_INPUT} HTTP/1.1\r\nHost: {place.authority}\r\n"
         f"Content-Length: {_ANNOUNCED}\r\nConnection: close\r\n\r\nx"
     )
     try:

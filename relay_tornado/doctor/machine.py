@@ -35,6 +35,9 @@ LEAST_DESCRIPTORS: Final = 512
 
 GOOD_DESCRIPTORS: Final = 4096
 SYNCS: Final = 32
+LONGEST_SYNCS: Final = 2.0
+"""Seconds after which no more syncs are measured."""
+
 SLOW_SYNC: Final = 0.010
 VERY_SLOW_SYNC: Final = 0.100
 """Seconds of the median sync: every commit waits for one."""
@@ -151,6 +154,8 @@ def database(data: Path, owner: Owner | None = None) -> Finding:
     except StartupError as error:
         return Finding(name, "fail", str(error), f"{perhaps}relay check says more")
     except (sqlite3.Error, OSError, TypeError) as error:
+        if "disk I/O error" in str(error) or getattr(error, "errno", None) == errno.EIO:
+            remedy = perhaps + _NOT_WRITTEN[errno.EIO]
         # SQLite's module raises OperationalError for what is no damage.
         mend = permissions.advice(data) if isinstance(error, sqlite3.OperationalError) else None
         return Finding(name, "fail", f"{path} can't be read ({error})", mend or remedy)
@@ -267,8 +272,10 @@ def syncing(data: Path, clock: Callable[[], float] = time.perf_counter) -> Findi
         with tempfile.NamedTemporaryFile(dir=data, prefix=".doctor-") as file:
             os.write(file.fileno(), bytes(SYNCS * 4 * KIB))
             os.fsync(file.fileno())
-            times = []
+            times: list[float] = []
             for number in range(SYNCS):
+                if sum(times) > LONGEST_SYNCS:
+                    break
                 os.pwrite(file.fileno(), os.urandom(4 * KIB), number * 4 * KIB)
                 began = clock()
                 os.fdatasync(file.fileno())
@@ -279,7 +286,10 @@ def syncing(data: Path, clock: Callable[[], float] = time.perf_counter) -> Findi
         return Finding("sync", "fail", f"{data} can't be written ({error.strerror})", remedy)
     middle, worst = statistics.median(times), max(times)
     says = f"{middle * 1000:.1f} ms a sync, {worst * 1000:.1f} at worst"
-    remedy = "put the data directory on a local SSD, and see what else writes to this disk"
+    remedy = (
+        "every sender waits for a sync: see what else writes to this disk (iotop -oa), and whether it fails (dmesg, "
+        "smartctl); put the data directory on a local SSD"
+    )
     if middle > VERY_SLOW_SYNC:
         return Finding("sync", "fail", says, remedy)
     return Finding("sync", "warn", says, remedy) if middle > SLOW_SYNC else Finding("sync", "ok", says)
@@ -293,13 +303,29 @@ def descriptors(owner: Owner | None) -> Finding:
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     if limit == resource.RLIM_INFINITY:
         return Finding("descriptors", "ok", "no limit")
-    says = f"{limit} may be open, each connection is one"
+    used = 0 if owner is None else _open_in(owner)
+    says = f"{limit} may be open, each connection is one" + (f"; {used} are" if used else "")
+    if used >= 0.9 * limit:
+        remedy = (
+            "the relay accepts no more connections, and answers no command: restart it with a higher limit "
+            "(LimitNOFILE= in the systemd unit, ulimits in compose); first see whose connections they are: "
+            "ss -tn | awk '{print $5}' | sort | uniq -c | sort -n"
+        )
+        return Finding("descriptors", "fail", says, remedy)
     remedy = "raise LimitNOFILE= in the systemd unit, ulimits in compose, or nofile in /etc/security/limits.conf"
     if limit < LEAST_DESCRIPTORS:
         return Finding("descriptors", "fail", says, remedy)
     return Finding(
         "descriptors", "warn" if limit < GOOD_DESCRIPTORS else "ok", says, remedy * (limit < GOOD_DESCRIPTORS)
     )
+
+
+def _open_in(owner: Owner) -> int:
+    """How many descriptors the process has open; 0 if this can't be known."""
+    try:
+        return sum(1 for _ in Path(f"/proc/{owner.pid}/fd").iterdir())
+    except OSError:
+        return 0
 
 
 def _limit_of(owner: Owner) -> int | None:

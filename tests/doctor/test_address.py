@@ -263,6 +263,20 @@ async def test_plain_http_is_warned_of() -> None:
     assert (await examined(Place("http://relay.invalid")))["https"].level == "warn"
 
 
+@pytest.mark.gen_test
+async def test_a_proxy_that_refuses_what_a_bucket_takes() -> None:
+    """A webhook as large as a bucket takes by default is announced: nginx by default refuses one of over 1 MiB."""
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = int(head.lower().partition(b"content-length:")[2].split()[0])
+        writer.write(b"HTTP/1.1 413 Too Large\r\n\r\n" if length > 1 << 20 else b"HTTP/1.1 404 Not Found\r\n\r\n")
+
+    async with answering(talk) as port:
+        found = await streams(Place(f"http://127.0.0.1:{port}"))
+    assert (found.level, "413" in found.says, "client_max_body_size" in found.remedy) == ("warn", True, True)
+
+
 def test_a_proxy_that_collects_bodies_and_cuts_sockets(tmp_path: Path) -> None:
     """nginx as it comes out of the box: it holds bodies back, and cuts what is idle for its time-out."""
     changes = {

@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -31,6 +33,31 @@ def test_a_relay_that_runs(disk_path: Path) -> None:
     with Relay(disk_path / "data", public_url="http://127.0.0.1:9") as relay:
         run = relay.run("doctor", "--idle", "0")
         assert (run.returncode, "http://127.0.0.1:9/healthz does not answer" in run.stdout) == (3, True)
+
+
+def test_why_webhooks_do_not_arrive(disk_path: Path) -> None:
+    """Refused webhooks, an output that is paused and a bucket that nobody reads are found; all that is logged, too."""
+    with Relay(disk_path / "data") as relay:
+        path = relay.create_bucket("orders", "--auth", "token", "--token", "the-token")
+        relay.create_bucket("billing")
+        destination = ("--public", "--destination", "https://shop.example.org")
+        relay.command("output", "create", "billing", "--name", "shop", *destination)
+        relay.command("output", "pause", "shop", "--bucket", "billing")
+        for target in (path, "/v1/webhooks/deleted"):
+            with pytest.raises(urllib.error.HTTPError):
+                urllib.request.urlopen(urllib.request.Request(relay.url + target, data=b"x"), timeout=TIMEOUT)
+        said = relay.command("doctor", "--idle", "0")
+        again = relay.command("doctor", "--idle", "0")
+        log = relay.said()
+    told = {each["says"].partition(":")[0]: each["remedy"] for each in said if each["level"] == "warn"}
+    assert "--auth" in told["bucket orders, input Default public endpoint"]
+    assert "relay bucket show" in told["unknown URLs"]
+    assert "relay output resume" in told["billing, shop"]
+    assert all("1 webhook refused" in each["says"] for each in again if each["name"] == "refused")
+    assert log.count('"webhooks_refused"') == 2
+    assert log.count('"bucket_changed"') == 2
+    assert "the-token" not in log
+    assert path.rpartition("/")[2] not in log
 
 
 def test_a_relay_that_can_store_nothing(tmp_path: Path) -> None:

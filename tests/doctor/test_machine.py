@@ -256,6 +256,14 @@ def test_syncs(data: Path, seconds: float, level: str) -> None:
     assert machine.syncing(data, lambda: next(ticks) * seconds).level == level
 
 
+def test_a_disk_that_hardly_syncs(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is found after a few syncs: all of them would take a minute."""
+    now = [0.0]
+    monkeypatch.setattr(os, "fdatasync", lambda descriptor: now.append(now[-1] + 1.5))
+    assert machine.syncing(data, lambda: now[-1]).level == "fail"
+    assert len(now) == 1 + 2
+
+
 def test_each_write_is_synced(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is the sync that is timed, and the worst of them is told."""
     times = [0.001] * (machine.SYNCS - 1) + [0.5]
@@ -292,6 +300,33 @@ def test_what_mends_a_directory_that_can_not_be_written(
 
     monkeypatch.setattr(os, "fsync", fsync)
     assert advised in machine.syncing(data).remedy
+
+
+def test_a_file_that_the_disk_can_not_read(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is to be looked at, before a backup is restored onto it."""
+
+    def look(path: Path) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    monkeypatch.setattr(machine.start, "look", look)
+    said = machine.database(data)
+    assert (said.level, said.remedy.partition(":")[0]) == ("fail", "the disk has failed")
+    assert "dmesg" in said.remedy
+
+
+def test_descriptors_that_are_used_up() -> None:
+    """A relay that has nearly as many open as it may fails, whatever the limit."""
+    with subprocess.Popen(
+        ["/bin/sh", "-c", "ulimit -n 5000; echo; exec cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        here = Owner(other.pid, "")
+        assert machine.descriptors(here).level == "ok"
+        resource.prlimit(other.pid, resource.RLIMIT_NOFILE, (3, 5000))
+        said = machine.descriptors(here)
+        other.communicate()
+    assert (said.level, "accepts no more" in said.remedy) == ("fail", True)
 
 
 def test_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,278 @@
+"""Checks the way of the webhooks through a running relay: whether it refuses them, and whether anybody gets them.
+
+It goes by what the relay answers to commands; see admin/commands.py and wire/rest.py for the forms.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final, TypeAlias
+
+from relay_tornado.doctor.finding import Finding
+from relay_tornado.model import DAY, counted, printable
+
+Document: TypeAlias = Mapping[str, Any]
+
+LATE: Final = 60.0
+"""Seconds for which an event may wait for a consumer before that is told."""
+
+RECENT: Final = DAY
+"""Seconds for which what happened once is told."""
+
+NEWEST: Final = 50
+"""How many of a bucket's newest events are held against an output's rules."""
+
+_AHEAD: Final = 60.0
+"""Seconds that the newest event may be ahead of the clock."""
+
+_SHOWN: Final = 5
+"""The most of one kind that are told one by one."""
+
+
+def look(info: Document, call: Callable[..., Any]) -> Iterator[Finding]:
+    """Yields the findings. `info` is the answer to `relay.info`; `call` runs another command of the running relay."""
+    troubles = info.get("troubles", {})  # a relay before 0.5.21 has none
+    buckets = call("bucket.list")
+    consumers = call("consumer.list")
+    yield from connections(troubles)
+    yield from files(troubles)
+    yield from refusals(troubles.get("refusals", ()))
+    yield from outputs(buckets, troubles.get("circuits", {}))
+    yield from rules(buckets, call)
+    yield from standings(consumers, _stopped(buckets, troubles))
+    yield from readers(buckets, consumers, call("client.list"), call)
+    yield from ahead(call)
+
+
+def _some(name: str, findings: Sequence[Finding], well: str) -> Iterator[Finding]:
+    """The findings, so many at most; or that all is well."""
+    yield from findings[:_SHOWN]
+    if len(findings) > _SHOWN:
+        yield Finding(name, findings[_SHOWN].level, f"and {len(findings) - _SHOWN} more like these")
+    if not findings:
+        yield Finding(name, "ok", well)
+
+
+def connections(troubles: Document) -> Iterator[Finding]:
+    """Whether more clients can connect."""
+    used, most = troubles.get("connections"), troubles.get("connections_limit")
+    if used is None or not most:
+        return
+    says = f"{used} of {most} are open"
+    if used >= 0.9 * most:
+        yield Finding(
+            "connections",
+            "fail" if used >= most else "warn",
+            f"{says}; further ones are closed at once",
+            "see whose they are: ss -tn | awk '{print $5}' | sort | uniq -c | sort -n; then raise --max-connections "
+            "and LimitNOFILE=",
+        )
+    else:
+        yield Finding("connections", "ok", says)
+
+
+def files(troubles: Document) -> Iterator[Finding]:
+    """Whether the last renewal of the certificate and the last backup worked."""
+    if problem := troubles.get("certificate"):
+        yield Finding(
+            "renewal",
+            "fail",
+            f"the certificate's files were changed and can't be used, so the earlier one is in use: {problem}",
+            "let the relay's user read both files, and have them belong together; the relay tries again by itself",
+        )
+    if problem := troubles.get("backup"):
+        yield Finding(
+            "backup",
+            "warn",
+            f"the last one failed: {problem}",
+            "docs/operations.md says what to do (RelayBackupFailed)",
+        )
+
+
+def refusals(found: Sequence[Document], clock: Callable[[], float] = time.time) -> Iterator[Finding]:
+    """Which webhooks were refused in the last day, by input and reason."""
+    now = clock()
+    told = [
+        Finding(
+            "refused",
+            "warn",
+            f"{_place(each)}: {counted(each['count'], 'webhook')} refused since the start, the last one "
+            f"{_ago(now - each['at'])}: {each['reason']}" + (f" ({printable(each['why'])})" if each["why"] else ""),
+            each["hint"],
+        )
+        for each in found
+        if now - each["at"] < RECENT
+    ]
+    yield from _some("refused", told, "no input refused a webhook in the last day")
+
+
+def _place(refusal: Document) -> str:
+    if not refusal["bucket"]:
+        return "unknown URLs"
+    return f"bucket {refusal['bucket']}, input {printable(refusal['input'])}"
+
+
+def outputs(buckets: Sequence[Document], circuits: Mapping[str, str]) -> Iterator[Finding]:
+    """Which outputs send nothing. `circuits` has the reasons for open circuits, by the outputs' ids."""
+    told = []
+    for bucket, output in _outputs(buckets):
+        named = f"{bucket['name']}, {printable(output['name'])}"
+        command = f"relay output set {output['id']} --enabled"
+        if output["disabled"]:
+            why = f", by the relay: {output['disabled_reason']}" if output["disabled_reason"] else ""
+            told.append(Finding("outputs", "warn", f"{named}: is disabled{why}", f"to send again: {command}"))
+        elif output["paused"]:
+            says = f"{named}: is paused, as after a restore; its events wait in the log"
+            told.append(Finding("outputs", "warn", says, f"to send again: relay output resume {output['id']}"))
+        elif output["id"] in circuits:
+            says = f"{named}: ten tries or more in a row failed, so it is left alone for a while: "
+            remedy = "repair the destination; the relay tries it every 5 minutes at least, and at once after a change"
+            told.append(Finding("outputs", "warn", says + printable(circuits[output["id"]]), remedy))
+    if any(True for _ in _outputs(buckets)):
+        yield from _some("outputs", told, "none is disabled, paused or failing")
+
+
+def _outputs(buckets: Sequence[Document]) -> Iterator[tuple[Document, Document]]:
+    return ((bucket, output) for bucket in buckets for output in bucket["outputs"])
+
+
+def _stopped(buckets: Sequence[Document], troubles: Document) -> set[tuple[str, str]]:
+    """The consumers (bucket's id and name) of outputs that another finding is about."""
+    return {
+        (bucket["id"], f"output:{output['number']}")
+        for bucket, output in _outputs(buckets)
+        if output["disabled"] or output["paused"] or output["id"] in troubles.get("circuits", ())
+    }
+
+
+def rules(buckets: Sequence[Document], call: Callable[..., Any]) -> Iterator[Finding]:
+    """Which outputs have rules that let none of the newest events pass."""
+    for bucket, output in _outputs(buckets):
+        if not output["rules"] or output["disabled"]:
+            continue
+        newest = call("logs.list", bucket=bucket["id"], limit=NEWEST)["data"]
+        newest = [each for each in newest if each["created_at"] > output["updated_at"]]
+        if not newest:
+            continue
+        since = newest[-1]["created_at"]
+        if call("logs.list", bucket=bucket["id"], output=output["id"], since=since, limit=1)["data"]:
+            continue
+        changed = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(output["updated_at"]))
+        yield Finding(
+            "rules",
+            "warn",
+            f"{bucket['name']}, {printable(output['name'])}: none of the newest {counted(len(newest), 'event')} "
+            f"passes its rules (it was last changed {changed})",
+            f"if one should: relay output rules {output['id']} shows them",
+        )
+
+
+def standings(consumers: Sequence[Document], known: set[tuple[str, str]]) -> Iterator[Finding]:
+    """Which consumers do not get on, gave events up, or missed some. `known` are those of which it was told why."""
+    now, told = time.time(), []
+    for each in consumers:
+        bucket, name = each["bucket_name"], printable(_reference(each))
+        named = f"{bucket}, {name}"
+        late = each["lag"]["seconds"] > LATE and (each["bucket_id"], _reference(each)) not in known
+        waits = f"{counted(each['pending'], 'event')} pending, the oldest for {_span(each['lag']['seconds'])}"
+        if late and each["kind"] == "output":
+            remedy = "the answers of its destination: relay logs list --status stalled"
+            told.append(Finding("consumers", "warn", f"{named}: {waits}", remedy))
+        elif late and not each["connections"]:
+            told.append(
+                Finding(
+                    "consumers",
+                    "warn",
+                    f"{named}: nobody is connected, {waits}",
+                    "start its application, with a valid token (relay token list); if nobody needs it: "
+                    f"relay consumer delete {bucket} {name}",
+                )
+            )
+        elif late:
+            told.append(
+                Finding(
+                    "consumers",
+                    "warn",
+                    f"{named}: {counted(each['connections'], 'connection')}, {waits}; {each['out']} of them are out "
+                    "and not acked",
+                    "its application hangs or is too slow: restart it, or start more; relay stats names the clients",
+                )
+            )
+        if each["dead"]:
+            says = f"{named}: {counted(each['dead'], 'dead letter')}, which it gave up"
+            remedy = (
+                f"relay consumer dead {bucket} {name} lists them with their reasons; "
+                f"relay consumer resend {bucket} {name} --all sends them again"
+            )
+            told.append(Finding("consumers", "warn", says, remedy))
+        gaps = each["gaps"]
+        if gaps is not None and now - gaps["at"] < RECENT:
+            says = f"{named}: it missed events {_ago(now - gaps['at'])} ({gaps['last']['reason']})"
+            remedy = (
+                f"relay consumer show {bucket} {name} says which; to keep more: "
+                f"relay bucket set {bucket} --wait-for-consumers"
+            )
+            told.append(Finding("consumers", "warn", says, remedy))
+    if consumers:
+        yield from _some("consumers", told, "none lags, gave events up or missed any")
+
+
+def _reference(consumer: Document) -> str:
+    """As commands take it: `worker-1`, `output:2`, `token:KEY`."""
+    name, kind = str(consumer["name"]), str(consumer["kind"])
+    return name if kind == "client" else f"{kind}:{name}"
+
+
+def readers(
+    buckets: Sequence[Document],
+    consumers: Sequence[Document],
+    clients: Sequence[Document],
+    call: Callable[..., Any],
+    clock: Callable[[], float] = time.time,
+) -> Iterator[Finding]:
+    """Which buckets get events that nobody gets."""
+    read = {bucket_id for client in clients for bucket_id in client["behind"]}
+    read |= {each["bucket_id"] for each in consumers}
+    read |= {bucket["id"] for bucket, output in _outputs(buckets) if not output["internal"]}
+    told = []
+    for bucket in buckets:
+        if bucket["id"] not in read and clock() - _newest(call, bucket=bucket["id"]) < RECENT:
+            says = f"{bucket['name']}: gets events, and has no subscribed client, no consumer and no public output"
+            remedy = (
+                "start the application; one that ends with 4503 has a revoked token: relay token list, token create"
+            )
+            told.append(Finding("readers", "warn", says, remedy))
+    if buckets:
+        yield from _some("readers", told, "every bucket that gets events has somebody who reads it")
+
+
+def ahead(call: Callable[..., Any], clock: Callable[[], float] = time.time) -> Iterator[Finding]:
+    """Whether the newest event is in the future."""
+    seconds = _newest(call) - clock()
+    if seconds > _AHEAD:
+        yield Finding(
+            "times",
+            "warn",
+            f"the newest event was received {_span(seconds)} in the future: the clock was ahead, and was set back, or "
+            "it is behind now",
+            "see to the clock (timedatectl); if it is right now, nothing is to be done: until that time a bucket's new "
+            "events get the same time as its newest, and leave by age so much later",
+        )
+
+
+def _newest(call: Callable[..., Any], **place: str) -> float:
+    """When the newest event was received, in unix seconds; 0 if there is none."""
+    found = call("logs.list", limit=1, **place)["data"]
+    return float(found[0]["created_at"]) if found else 0.0
+
+
+def _span(seconds: float) -> str:
+    for size, unit in ((DAY, "days"), (3600.0, "hours"), (60.0, "minutes")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
+
+
+def _ago(seconds: float) -> str:
+    return f"{_span(seconds)} ago"
