@@ -247,7 +247,10 @@ async def dial(address: Address, options: Options, known: bool) -> Link:
         status = error.response.status_code
         target = error.response.headers.get_all("Location") if 300 <= status < 400 else []
         leads = f" and leads to {target[0]}" if target else ""
-        message = f"{address.socket} answers {status}{leads}: is that the relay's URL?"
+        asked = (
+            "does the proxy in front pass Upgrade and Connection on?" if status == 426 else "is that the relay's URL?"
+        )
+        message = f"{address.socket} answers {status}{leads}: {asked}"
         raise (Cut if known or _passes(status) else Unreachable)(message) from None
     except ssl.SSLCertVerificationError as error:
         message = f"the certificate of {address.socket} is not trusted: {error.verify_message}"

@@ -84,7 +84,15 @@ async def test_a_subscribe_that_is_too_big() -> None:
 
 
 @client_test
-@pytest.mark.parametrize(("status", "leads"), [(301, " and leads to /other:"), (401, ":"), (404, ":")])
+@pytest.mark.parametrize(
+    ("status", "leads"),
+    [
+        (301, " and leads to /other:"),
+        (401, ":"),
+        (404, ": is that the relay's URL"),
+        (426, ": does the proxy in front"),
+    ],
+)
 async def test_a_url_that_is_no_relays(status: int, leads: str) -> None:
     """What waiting does not mend is said at once; a redirect is told and not followed, since the secret would go with
     it."""
