@@ -385,10 +385,11 @@ class Forwarder:
         await self._record(taken, epoch, result, "stalled")
         now = self._shared.clock()  # the clock may have been set meanwhile
         due = AT_ONCE if permit.moved else now + pause
-        if self.ledger.progress.fail(taken, due, now) and self._holds(taken.attempt):
-            self._held.add(taken.seq)
-        else:
-            self._held.discard(taken.seq)
+        if self.ledger.progress.fail(taken, due, now):
+            if self._holds(taken.attempt):
+                self._held.add(taken.seq)
+            else:
+                self._held.discard(taken.seq)
         self.ledger.save()
 
     def _failed(self, result: AttemptResult, permit: Permit) -> None:
@@ -462,15 +463,17 @@ class Forwarder:
         except Exception:
             _log.exception("result_not_stored", output=self.output.id)
 
+    # A result from before a seek changes nothing: the event may be held back again since.
+
     def _settle(self, taken: Taken) -> None:
-        self.ledger.progress.done(taken)
-        self._held.discard(taken.seq)
+        if self.ledger.progress.done(taken):
+            self._held.discard(taken.seq)
         self.ledger.save()
 
     def _bury(self, taken: Taken, reason: str, *, tried: bool = True) -> None:
-        self.ledger.progress.bury(taken, self._shared.clock(), reason, tried=tried)
-        self._held.discard(taken.seq)
-        self._shared.counters.forward_given_up += 1
+        if self.ledger.progress.bury(taken, self._shared.clock(), reason, tried=tried):
+            self._held.discard(taken.seq)
+            self._shared.counters.forward_given_up += 1
         self.ledger.save()
 
     async def _disable(self) -> None:

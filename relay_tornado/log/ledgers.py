@@ -101,6 +101,8 @@ class Ledger:
         now = self._ledgers.clock()
         self.progress.advance(self._ledgers.begin(self.key.bucket_id) - 1)
         missed = self.progress.trim(first, now)
+        if self.key.kind == "output":
+            self._ledgers.counters.forward_given_up += len(missed.started)
         self.save()
         gap = gap_of(missed)
         if gap is not None:
@@ -159,7 +161,8 @@ class Ledgers:
     def __init__(
         self, store: Consumers, log: EventLog, clock: Callable[[], float] = time.time, counters: Counters | None = None
     ) -> None:
-        """`log` gives the first event that each bucket ever had. `clock` gives unix seconds. `counters` counts gaps."""
+        """`log` gives the first event that each bucket ever had. `clock` gives unix seconds. `counters` counts gaps and
+        outputs' dead letters."""
         self.store = store
         self.clock = clock
         self.counters = Counters() if counters is None else counters

@@ -164,6 +164,77 @@ async def test_what_is_held_is_no_more() -> None:
         assert target.bodies == [b"1", b"3", b"4"]
 
 
+@pytest.mark.gen_test
+async def test_a_result_from_before_a_seek_lets_nothing_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An event that was sent again since, and failed, still holds back those behind it."""
+    stored, fails = asyncio.Event(), False
+
+    def answers(got: Got) -> bytes:
+        return answer(500 if fails else 200)
+
+    async with Target(answers) as target, world(public(target.url)) as w:
+        record, calls = w.results.record, []
+
+        async def slow(*args: Any) -> bool:
+            calls.append(args)
+            if len(calls) == 1:
+                await stored.wait()
+            return await record(*args)
+
+        monkeypatch.setattr(w.results, "record", slow)
+        await w.append(b"1")
+        await until(lambda: calls)
+        fails = True
+        ledger = w.forwarder().ledger
+        ledger.progress.seek(0)
+        ledger.save()
+        ledger.tell()
+        await target.until(2)
+        await until(lambda: ledger.progress.parked)
+        stored.set()
+        await w.idle()
+        await w.append(b"2")
+        await w.idle()
+        assert target.bodies == [b"1", b"1"]
+        fails = False
+        await w.turn(1.1)
+        await w.settled(target, 4)
+        assert target.bodies == [b"1", b"1", b"1", b"2"]
+
+
+@pytest.mark.gen_test
+async def test_dead_letters_made_are_counted() -> None:
+    """Those of retention, too; and none is counted where the position was moved before the event was given up."""
+    gate = asyncio.Event()
+
+    async def answers(got: Got) -> bytes:
+        if got.body == b"4":
+            await gate.wait()
+        return answer(500)
+
+    async with Target(answers) as target, world(public(target.url)) as w:
+        await w.append(b"1", b"2", b"3")
+        await w.settled(target, 1)
+        await w.log.trim(B, Retention(None, 1, None), None)
+        w.ledgers.trimmed(B, 3)
+        await w.idle()
+        assert [(letter.seq, letter.reason) for letter in await w.dead()] == [(1, "retention")]
+        assert w.counters.forward_given_up == 1
+        await w.change(public(target.url, retries=-1))
+        await w.turn(1.1)
+        await w.settled(target, 3)
+        assert w.counters.forward_given_up == len(await w.dead()) == 2
+        await w.append(b"4")
+        await target.until(4)
+        ledger = w.forwarder().ledger
+        ledger.progress.seek(4)
+        ledger.save()
+        ledger.tell()
+        gate.set()
+        await w.idle()
+        assert w.counters.forward_given_up == len(await w.dead()) == 2
+
+
 @pytest.mark.parametrize("change", [{"paused": True}, {"rules": RULES}])
 @pytest.mark.gen_test
 async def test_a_change_while_an_event_waits_for_memory(change: dict[str, Any]) -> None:

@@ -50,10 +50,10 @@ class World:
         self.log = MemoryEventLog(lambda: self.now)
         self.registry = MemoryRegistry()
         self.consumers = MemoryConsumers(self.log, self.day)
-        self.ledgers = Ledgers(self.consumers, self.log, self.day)
+        self.counters = Counters()
+        self.ledgers = Ledgers(self.consumers, self.log, self.day, self.counters)
         self.results = MemoryResults(self.log)
         self.responses = Responses(self.results, self.log, self.registry, Nobody())
-        self.counters = Counters()
         self.disabled: list[str] = []
         self.own: Collection[tuple[str, int]] = ()
         self.forwarding = self._make()
@@ -147,7 +147,7 @@ class World:
     async def restart(self) -> None:
         """As after kill -9: only what was stored is there."""
         await self.forwarding.stop()
-        self.ledgers = Ledgers(self.consumers, self.log, self.day)
+        self.ledgers = Ledgers(self.consumers, self.log, self.day, self.counters)
         self.log.reopen()
         self.forwarding = self._make()
         await self.forwarding.start()
