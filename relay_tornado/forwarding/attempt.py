@@ -49,6 +49,13 @@ class AttemptResult(NamedTuple):
     retry_after: float | None
 
 
+class Unsent(NamedTuple):
+    """Why an event is given up without an attempt: the reason for its dead letter, and the same in a sentence."""
+
+    reason: str
+    words: str
+
+
 def prepare(shared: Shared, bucket: Bucket, output: Output, event: Event) -> Request:
     """Encodes the request. Raises Invalid, and counts it, if the event can't be sent as it and the output are; and
     MemoryError, which says nothing of the event."""

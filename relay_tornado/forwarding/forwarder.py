@@ -22,14 +22,14 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final
 
 import structlog
 
 from relay_tornado.consumer_progress import AT_ONCE, Taken
 from relay_tornado.copies import Goes
 from relay_tornado.errors import BucketGone, CursorLost, Invalid, NotFound, RelayError
-from relay_tornado.forwarding.attempt import AttemptResult, Request, attempt, prepare
+from relay_tornado.forwarding.attempt import AttemptResult, Request, Unsent, attempt, prepare
 from relay_tornado.forwarding.permits import Permit, Permits
 from relay_tornado.forwarding.schedule import Schedule, begun, schedule_of
 from relay_tornado.forwarding.shared import Shared
@@ -48,6 +48,8 @@ _LOOK: Final = 60.0
 """The longest timer, in seconds: the clock of day may be set meanwhile."""
 _FAULT: Final = 1.0
 """Seconds until the next attempt if an event could not be read, or the relay itself failed on it."""
+_DISABLE_AGAIN: Final = 10.0
+"""Seconds until an output that could not be disabled is disabled again."""
 _EXCERPT: Final = 4 * KIB
 """Bytes kept of the answers to second and later failed attempts."""
 
@@ -75,6 +77,8 @@ class Forwarder:
         self._poked = Timer(self._pump)
         self._resting = self._ended = self._gone = False
         self._failure = ""
+        self._disable_at: float | None = None
+        """When the output is to be disabled (again), in monotonic seconds; None if it need not be."""
         self._on_gone = gone
         self._unwatch = ledger.watch(self._told)
         self._take_over(bucket, output)
@@ -129,7 +133,7 @@ class Forwarder:
         before = self.output
         self._take_over(bucket, output)
         if before != output:
-            self._gone = False
+            self._gone, self._disable_at = False, None
         self.poke()
 
     def poke(self) -> None:
@@ -187,6 +191,9 @@ class Forwarder:
     # taking events
 
     def _pump(self) -> None:
+        if self._gone and self._disable_at is not None:
+            self._disable_again(self._disable_at - self._shared.monotonic())
+            return
         for _ in range(_TURNS):
             if not self.active or self._resting or self.ledger.gone:
                 return
@@ -240,9 +247,12 @@ class Forwarder:
             permit.cancel()
             permit.release()
             raise
+        self._watch(task)
+        return True
+
+    def _watch(self, task: asyncio.Task[None]) -> None:
         self._tasks.add(task)
         task.add_done_callback(self._done)
-        return True
 
     def _wake_in(self, seconds: float) -> None:
         # A timer may fire a little early, and an event that is not due yet would then need another one.
@@ -289,7 +299,7 @@ class Forwarder:
                 await self._judge(taken, epoch, received_at, result, permit)
         except BaseException as error:
             # The result is unknown, so the event is sent again, even to a destination that answered 410.
-            self._gone = False
+            self._gone, self._disable_at = False, None
             self.ledger.progress.release(taken)
             self.ledger.save()
             if not isinstance(error, asyncio.CancelledError):
@@ -476,7 +486,23 @@ class Forwarder:
             self._shared.counters.forward_given_up += 1
         self.ledger.save()
 
+    def _disable_again(self, wait: float) -> None:
+        if self._ended or self._tasks:
+            return  # a task that ends pokes
+        if wait > 0:
+            self._wake_in(wait)
+        else:
+            self._watch(asyncio.get_running_loop().create_task(self._disable()))
+
     async def _disable(self) -> None:
+        self._disable_at = self._shared.monotonic() + _DISABLE_AGAIN
+        try:
+            await self._shared.disable(self.bucket, self.output, GONE)
+        except RelayError as error:
+            # Nothing more is sent meanwhile.
+            _log.warning("output_not_disabled", output=self.output.id, reason=str(error))
+            return
+        self._disable_at = None
         _log.warning(
             "output_disabled",
             output=self.output.id,
@@ -485,18 +511,6 @@ class Forwarder:
             reason=GONE,
             hint="`relay output set --enabled` sends again, from where it stopped",
         )
-        try:
-            await self._shared.disable(self.bucket, self.output, GONE)
-        except RelayError as error:
-            # The output sends nothing more in this process; after the next start it gets another 410.
-            _log.warning("output_not_disabled", output=self.output.id, reason=str(error))
-
-
-class Unsent(NamedTuple):
-    """Why an event is given up without an attempt: the reason for its dead letter, and the same in a sentence."""
-
-    reason: str
-    words: str
 
 
 def _reason(result: AttemptResult) -> str:

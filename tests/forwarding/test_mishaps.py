@@ -105,10 +105,13 @@ async def test_what_retention_overtook_leaves_nothing() -> None:
 
 @pytest.mark.gen_test
 async def test_an_output_that_can_not_be_disabled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its destination is asked nothing more, and what comes waits."""
+    """Its destination is asked nothing more, what comes waits, and it is disabled as soon as that can be stored."""
+    disable, stores = World._disable, False
 
     async def refused(self: World, *told: Any) -> None:
-        raise Unavailable("no")
+        if not stores:
+            raise Unavailable("no")
+        await disable(self, *told)
 
     monkeypatch.setattr(World, "_disable", refused)
     async with Target(lambda got: answer(410)) as target, world(public(target.url)) as w:
@@ -119,6 +122,38 @@ async def test_an_output_that_can_not_be_disabled(monkeypatch: pytest.MonkeyPatc
         assert target.bodies == [b"1"]
         assert [letter.seq for letter in await w.dead()] == [1]
         assert [each.status for each in await w.stored(1)] == ["failed"]
+        stores = True
+        await w.turn(5)
+        await w.idle()
+        assert w.disabled == []
+        await w.turn(6)
+        await w.idle()
+        assert w.disabled == ["410 Gone"]
+        target.answers = lambda got: answer()
+        await w.change(public(target.url))
+        await w.settled(target, 2)
+        assert target.bodies == [b"1", b"2"]
+
+
+@pytest.mark.gen_test
+async def test_a_change_of_an_output_that_could_not_be_disabled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It sends again, and stays enabled."""
+
+    async def refused(self: World, *told: Any) -> None:
+        raise Unavailable("no")
+
+    disable = World._disable
+    monkeypatch.setattr(World, "_disable", refused)
+    async with Target(lambda got: answer(410)) as target, world(public(target.url)) as w:
+        await w.append(b"1", b"2")
+        await w.settled(target, 1)
+        monkeypatch.setattr(World, "_disable", disable)
+        target.answers = lambda got: answer()
+        await w.change(public(target.url, timeout=5))
+        await w.settled(target, 2)
+        await w.turn(100)
+        await w.idle()
+        assert (w.disabled, target.bodies) == ([], [b"1", b"2"])
 
 
 @pytest.mark.gen_test
