@@ -14,16 +14,24 @@ Socket: TypeAlias = tuple[int, Any]
 """An address family, and a socket address of that family."""
 
 _LOOKUPS: Final = 32
-"""Maximum number of concurrent look-ups."""
+"""Maximum number of concurrent look-ups; as many more of slow names."""
+_SLOW: Final = 1.0
+"""Seconds after which a look-up counts as slow."""
+_MOST_SLOW: Final = 10_000
+"""Maximum number of names that are remembered as slow."""
 _LONGEST: Final = 60.0
 """Seconds after which a look-up is given up: for lack of memory, there may have been no answer, or no question."""
 
 
 class Resolver:
-    """Resolves names. Addresses, in whatever form, need no look-up."""
+    """Resolves names. Addresses, in whatever form, need no look-up. Slow names hold up no others: they have look-ups of
+    their own."""
 
     def __init__(self) -> None:
         self._turns = asyncio.Semaphore(_LOOKUPS)
+        self._slow_turns = asyncio.Semaphore(_LOOKUPS)
+        self._slow: dict[str, None] = {}
+        """Names whose last look-up was slow."""
         self._pending: dict[tuple[str, int], asyncio.Task[list[Socket]]] = {}
 
     async def resolve(self, host: str, port: int) -> list[Socket]:
@@ -41,11 +49,32 @@ class Resolver:
         return await asyncio.shield(pending)
 
     async def _look_up(self, host: str, port: int) -> list[Socket]:
+        turns = self._slow_turns if host in self._slow else self._turns
+        await turns.acquire()
         try:
-            async with self._turns, asyncio.timeout(_LONGEST):
-                return await run_in_thread(partial(_lookup, host, port, 0))
+            async with asyncio.timeout(_LONGEST):
+                found = run_in_thread(partial(_lookup, host, port, 0))
+                try:
+                    await asyncio.wait((found,), timeout=_SLOW)
+                    self._note(host, slow=not found.done())
+                    if not found.done() and turns is self._turns and not self._slow_turns.locked():
+                        await self._slow_turns.acquire()  # does not wait
+                        turns.release()
+                        turns = self._slow_turns
+                    return await found
+                finally:
+                    found.cancel()
         except RuntimeError:
             raise OSError(NO_THREAD) from None
+        finally:
+            turns.release()
+
+    def _note(self, host: str, *, slow: bool) -> None:
+        self._slow.pop(host, None)
+        if slow:
+            self._slow[host] = None
+            if len(self._slow) > _MOST_SLOW:
+                del self._slow[next(iter(self._slow))]
 
     def _done(self, host: str, port: int, done: asyncio.Task[list[Socket]]) -> None:
         del self._pending[host, port]

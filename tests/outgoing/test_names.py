@@ -1,8 +1,11 @@
-"""relay_tornado/outgoing/names.py: a name whose answer never comes is looked up anew."""
+"""relay_tornado/outgoing/names.py: a name whose answer never comes is looked up anew, and holds up no others."""
 
 from __future__ import annotations
 
 import asyncio
+import socket
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -30,4 +33,79 @@ async def test_an_answer_that_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
             await asyncio.wait_for(resolver.resolve("localhost", 80), 20)
         await until(lambda: bool(lost))  # the thread may be slower than that
     assert await resolver.resolve("localhost", 80)
+    resolver.close()
+
+
+class _Names:
+    """Looks names up: those that begin with `slow` when the gate is open, the others at once."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.asked: list[str] = []
+
+    def look_up(self, host: str, port: int, flags: int) -> list[names.Socket]:
+        if flags:
+            raise socket.gaierror("a name")
+        self.asked.append(host)
+        if host.startswith("slow"):
+            self.gate.wait(60)
+        return [(socket.AF_INET, ("192.0.2.1", port))]
+
+
+@pytest.fixture
+def known(monkeypatch: pytest.MonkeyPatch) -> Iterator[_Names]:
+    """Two look-ups at once, and two of slow names."""
+    made = _Names()
+    monkeypatch.setattr(names, "_lookup", made.look_up)
+    monkeypatch.setattr(names, "_LOOKUPS", 2)
+    monkeypatch.setattr(names, "_SLOW", 0.05)
+    yield made
+    made.gate.set()
+
+
+@pytest.mark.gen_test
+async def test_names_that_hang_hold_up_no_others(known: _Names) -> None:
+    """Neither those that are looked up for the first time nor, however many they are, those that are known for it."""
+    resolver = Resolver()
+    hanging = [asyncio.create_task(resolver.resolve(f"slow-{n}", 80)) for n in range(2)]
+    await until(lambda: len(known.asked) == 2)
+    assert await asyncio.wait_for(resolver.resolve("quick", 80), 20)
+    known.gate.set()
+    await asyncio.gather(*hanging)
+    known.gate.clear()
+    hanging = [asyncio.create_task(resolver.resolve(f"slow-{n}", 80)) for n in (0, 1, 0, 1)]
+    await until(lambda: len(known.asked) == 5)
+    hanging += [asyncio.create_task(resolver.resolve(f"slow-{n}", 443)) for n in range(2)]
+    assert await asyncio.wait_for(resolver.resolve("quick", 80), 20)
+    assert len(known.asked) == 6
+    known.gate.set()
+    await asyncio.gather(*hanging)
+    resolver.close()
+
+
+@pytest.mark.gen_test
+async def test_a_name_that_is_quick_again(known: _Names) -> None:
+    """It has its place among the others again."""
+    resolver = Resolver()
+    hanging = asyncio.create_task(resolver.resolve("slow", 80))
+    await until(lambda: "slow" in resolver._slow)
+    known.gate.set()
+    await hanging
+    assert "slow" in resolver._slow
+    await resolver.resolve("slow", 80)
+    assert not resolver._slow
+    resolver.close()
+
+
+@pytest.mark.gen_test
+async def test_slow_names_are_forgotten(known: _Names, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest first, beyond a bound."""
+    monkeypatch.setattr(names, "_MOST_SLOW", 1)
+    resolver = Resolver()
+    hanging = [asyncio.create_task(resolver.resolve("slow-1", 80))]
+    await until(lambda: list(resolver._slow) == ["slow-1"])
+    hanging.append(asyncio.create_task(resolver.resolve("slow-2", 80)))
+    await until(lambda: list(resolver._slow) == ["slow-2"])
+    known.gate.set()
+    await asyncio.gather(*hanging)
     resolver.close()
