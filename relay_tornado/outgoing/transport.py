@@ -17,7 +17,7 @@ from typing import Final, Literal, NamedTuple, TypeAlias, cast
 import h11
 
 from relay_tornado.low_memory import Timer
-from relay_tornado.model import KIB
+from relay_tornado.model import KIB, MIB
 from relay_tornado.outgoing.dialling import connect
 from relay_tornado.outgoing.names import Resolver
 from relay_tornado.outgoing.retry_after import retry_after
@@ -27,6 +27,8 @@ from relay_tornado.wire.headers import decode
 _JOINED: Final = 16 * KIB
 _IDLE: Final = 15.0
 """Seconds for which an idle connection is kept; most servers keep it longer."""
+_UNSENT: Final = 8 * MIB
+"""Maximum bytes of requests, over all idle connections, that were answered before they were sent."""
 _TOO_IDLE: Final = 408
 """Sent by some servers when they close an idle connection (RFC 9110, 15.5.9). It may cross the next request, to which
 it is no answer."""
@@ -169,7 +171,7 @@ class Transport:
 
     def _warm(self, key: _Key) -> _Connection | None:
         for connection in reversed(self._idle.get(key, ())):
-            if connection.sending():
+            if connection.unsent():
                 continue
             self._forget(key, connection)
             if connection.wake():
@@ -177,12 +179,15 @@ class Transport:
         return None
 
     def _keep(self, key: _Key, connection: _Connection) -> None:
-        if not connection.reusable():
+        if not connection.reusable() or (connection.unsent() and self._unsent() + connection.unsent() > _UNSENT):
             return
         waiting = self._idle.setdefault(key, [])
         if len(waiting) < self._bounds.idle_each and sum(map(len, self._idle.values())) < self._bounds.idle_all:
             waiting.append(connection)
             connection.rest(_IDLE, lambda: self._forget(key, connection))
+
+    def _unsent(self) -> int:
+        return sum(each.unsent() for waiting in self._idle.values() for each in waiting)
 
     def _forget(self, key: _Key, connection: _Connection) -> None:
         waiting = self._idle.get(key, [])
@@ -265,10 +270,10 @@ class _Connection(asyncio.Protocol):
         self._parser.start_next_cycle()
         return True
 
-    def sending(self) -> bool:
-        """Whether the last request is still being sent: a server that has answered may never read the rest, or a next
-        one."""
-        return self._transport is not None and self._transport.get_write_buffer_size() > 0
+    def unsent(self) -> int:
+        """The bytes of the last request that are still to be sent: a server that has answered may never read them, or a
+        next request."""
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()
 
     def rest(self, seconds: float, lost: Callable[[], None]) -> None:
         """Keeps the connection idle until `wake`, at most for `seconds`; `lost` is called when it can't be used any

@@ -296,6 +296,27 @@ async def test_a_body_that_is_never_taken_holds_up_no_other_request() -> None:
         assert len(connections) == 2
 
 
+@pytest.mark.gen_test
+async def test_bodies_that_are_never_taken_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over the bound for what is left of them after their answers, a connection is closed at once."""
+
+    async def early(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer(200))
+        try:
+            await asyncio.sleep(60)
+        finally:
+            writer.transport.abort()
+
+    monkeypatch.setattr("relay_tornado.outgoing.transport._UNSENT", 96 << 20)
+    async with raw(early) as url, transport() as made:
+        for _ in range(3):
+            assert (await send(made, url, b"x" * (64 << 20))).status == 200
+        await until(lambda: len(made._live) == 1)
+        assert (await send(made, url, b"x")).status == 200
+        assert len(made._live) == 2
+
+
 def resets(connection: socket.socket) -> None:
     """Its end will be no end of what was sent, but a reset."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
