@@ -173,8 +173,8 @@ class Relay:
             # comes before it.
             stack.push_async_callback(forwarding.stop)
             stack.push_async_callback(site.stop)
-            finish = functools.partial(site.finish, grace), functools.partial(forwarding.finish, grace)
-            stack.push_async_callback(_together, control.close, *finish)
+            finish = [functools.partial(each, grace) for each in (control.close, site.finish, forwarding.finish)]
+            stack.push_async_callback(_together, *finish)
             database.owner(await control.start())
             site.start()
             self._site = site

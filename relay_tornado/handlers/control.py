@@ -96,8 +96,9 @@ class ControlServer:
         accepting.add_done_callback(lambda _: listener.close())
         return path
 
-    async def close(self) -> None:
-        """Lets running commands finish, ends, and removes the socket. May be repeated."""
+    async def close(self, seconds: float = FINISH) -> None:
+        """Lets running commands finish, for `seconds` and `FINISH` at most, ends, and removes the socket. May be
+        repeated."""
         accepting, self._accepting = self._accepting, None
         if accepting is None:
             return
@@ -106,7 +107,7 @@ class ControlServer:
         for task in self._waiting:
             task.cancel()
         if self._connections:
-            _, late = await asyncio.wait(self._connections, timeout=FINISH)
+            _, late = await asyncio.wait(self._connections, timeout=min(seconds, FINISH))
             for task in late:
                 self._connections[task].transport.abort()
                 task.cancel()

@@ -329,11 +329,12 @@ async def test_closing_lets_a_running_command_finish(open_memory: OpenWorld, tmp
 
 
 @pytest.mark.gen_test
+@pytest.mark.parametrize(("most", "seconds"), [(0.05, 3600.0), (3600.0, 0.05)])
 async def test_closing_does_not_wait_for_a_stuck_client(
-    open_memory: OpenWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    open_memory: OpenWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: float, seconds: float
 ) -> None:
-    """One that does not read its answers is cut off."""
-    monkeypatch.setattr(control, "FINISH", 0.05)
+    """One that does not read its answers is cut off, after the time that the stop has if that is the shorter one."""
+    monkeypatch.setattr(control, "FINISH", most)
     async with open_memory() as world, serving(world, tmp_path) as (server, path):
         await world.administration.create_bucket("orders")
         await world.administration.set_input("orders", body="x" * 250_000)
@@ -343,7 +344,7 @@ async def test_closing_does_not_wait_for_a_stuck_client(
         stuck.send(b'{"command":"bucket.list"}\n' * 20)
         receive = partial(asyncio.get_running_loop().sock_recv, stuck)
         received = await asyncio.wait_for(receive(1), TIMEOUT)
-        await asyncio.wait_for(server.close(), TIMEOUT)
+        await asyncio.wait_for(server.close(seconds), TIMEOUT)
         while part := await asyncio.wait_for(receive(1 << 20), TIMEOUT):
             received += part
         stuck.close()
