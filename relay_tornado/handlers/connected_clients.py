@@ -21,6 +21,7 @@ from relay_tornado.delivery.responses import Responses
 from relay_tornado.errors import CloseCode
 from relay_tornado.handlers.admission import Admission
 from relay_tornado.handlers.alarms import Alarms
+from relay_tornado.handlers.tornado_connection import TornadoConnection
 from relay_tornado.low_memory import Timer
 from relay_tornado.model import BucketId, Token
 from relay_tornado.proxy_trust import ProxyTrust
@@ -194,12 +195,14 @@ class ConnectedClients:
         if not self._live:
             self._emptied.set()
 
-    async def turned_away(self) -> bool:
-        """Whether a client that connects now is to be cut off without an answer. If so, returns only once nobody can
-        connect any more: otherwise the client would come back to this process again and again."""
+    async def turned_away(self, stream: TornadoConnection) -> bool:
+        """Whether a client that connects now was cut off without an answer. If so, returns only once nobody can connect
+        any more: otherwise the client would come back to this process again and again."""
         if not self._closing or self._refusing is None:
             return False
-        await self._refusing.wait()
+        if not stream.waits():
+            await self._refusing.wait()
+        stream.close()
         return True
 
     def refuse_all(self) -> None:

@@ -243,14 +243,13 @@ class SocketHandler(JsonHandler, WebSocketHandler):
             self.answer({"code": "invalid", "message": message}, 400)
         else:
             if await self._turned_away():
-                stream_of(self.request).close()
                 return
             # The relay supports no extensions. Tornado parses them nevertheless, and fails on some.
             headers.pop("Sec-WebSocket-Extensions", None)
             await super().get(*args, **kwargs)
 
     async def _turned_away(self) -> bool:
-        return await self._clients.turned_away()
+        return await self._clients.turned_away(stream_of(self.request))
 
     def check_origin(self, origin: str) -> bool:
         """Accepts any origin: authentication is within the socket, so a foreign page gains nothing."""

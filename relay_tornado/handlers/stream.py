@@ -64,8 +64,7 @@ class StreamHandler(JsonHandler):
         request, rules = _subscription(arguments)
         buckets = self._wanted(request, token)
         request = await self._resumed(request, buckets)
-        if await self._clients.turned_away():
-            stream_of(self.request).close()
+        if await self._clients.turned_away(stream_of(self.request)):
             return
         feed = self._feed(caller, single=len(request.buckets) == 1)
         try:

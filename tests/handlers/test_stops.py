@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from relay_tornado.handlers import connected_clients, feed, listener
+from relay_tornado.handlers import connected_clients, feed, listener, tornado_connection
 from relay_tornado.handlers.connected_clients import ConnectedClients
 from relay_tornado.handlers.listener import Entrance, Listener
 from relay_tornado.handlers.socket import _Protocol
@@ -82,10 +82,10 @@ async def test_a_client_does_not_come_back_to_a_relay_that_stops(monkeypatch: py
     any more it is cut off."""
     held, turned_away = asyncio.Event(), ConnectedClients.turned_away
 
-    async def holding(self: ConnectedClients) -> bool:
+    async def holding(self: ConnectedClients, stream: TornadoConnection) -> bool:
         if self._closing:
             held.set()
-        return await turned_away(self)
+        return await turned_away(self, stream)
 
     monkeypatch.setattr(ConnectedClients, "turned_away", holding)
     secret = new_secret()
@@ -104,6 +104,24 @@ async def test_a_client_does_not_come_back_to_a_relay_that_stops(monkeypatch: py
             assert await back.closed() == b""
         await asyncio.wait_for(stopping, TIMEOUT)
         assert site.site.clients.count == 0
+
+
+@pytest.mark.usefixtures("patient")
+async def test_a_held_client_that_leaves_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once, as it may come back again and again, and each time would keep a descriptor from senders."""
+    monkeypatch.setattr(tornado_connection, "DISCARD_TIME", 3600.0)
+    async with edge(drain_timeout=8 * TIMEOUT) as site, Raw(site.port) as silent:
+        await opened(silent)
+        stopping = asyncio.create_task(site.site.stop())
+        await sent_away(silent)
+        connections = site.site.listener.connections
+        async with Raw(site.port) as back:
+            back.send(HANDSHAKE)
+            await until(lambda: any(isinstance(each, TornadoConnection) and each.head for each in connections))
+        await until(lambda: len(connections) == 1)
+        assert not stopping.done()
+        silent.writer.close()
+        await asyncio.wait_for(stopping, TIMEOUT)
 
 
 async def test_clients_that_do_not_leave_are_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
