@@ -22,7 +22,7 @@ from tornado.ioloop import IOLoop
 
 from relay_tornado.counters import Counters
 from relay_tornado.errors import StartupError
-from relay_tornado.handlers.binding import listen
+from relay_tornado.handlers.binding import BACKLOG, listen
 from relay_tornado.handlers.lingering import Lingering
 from relay_tornado.handlers.tornado_connection import Limits, TlsConnection, TornadoConnection
 from relay_tornado.ingest.ingest import Ingest
@@ -171,7 +171,7 @@ class Listener:
         for listening in self._sockets:
             if not self.inherited:
                 # Whoever has connected already would be reset; with an inherited socket the next process accepts them.
-                self._accept(listening, IOLoop.READ)
+                self._accept_up_to(BACKLOG + 1, listening)  # the kernel keeps one more than it was told
             self._loop.remove_handler(listening)
             listening.close()
         self._sockets = []
@@ -255,7 +255,10 @@ class Listener:
         _Serving(stream, self._parameters, stream).start_serving(self._delegate)
 
     def _accept(self, listening: socket.socket, events: int) -> None:
-        for _ in range(ACCEPTS_A_TURN if self._entrance.certificate is None else HANDSHAKES_A_TURN):
+        self._accept_up_to(ACCEPTS_A_TURN if self._entrance.certificate is None else HANDSHAKES_A_TURN, listening)
+
+    def _accept_up_to(self, most: int, listening: socket.socket) -> None:
+        for _ in range(most):
             try:
                 connection, address = _accepted(listening)
             except (BlockingIOError, InterruptedError):

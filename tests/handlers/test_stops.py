@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 
 import pytest
@@ -206,15 +207,21 @@ async def test_an_answer_of_a_client_is_waited_for() -> None:
         assert [event.body for event in await site.site.events()] == [b"before"]
 
 
-async def test_a_sender_that_has_connected_is_served() -> None:
-    """Also where the relay has not accepted it yet: closing its listening socket would reset it."""
+async def test_senders_that_have_connected_are_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those that the relay has not accepted yet, however many: closing its listening socket would reset them."""
+    monkeypatch.setattr(listener, "ACCEPTS_A_TURN", 1)
     async with edge() as site:
-        with socket.create_connection(("127.0.0.1", site.port), TIMEOUT) as sender:
+        with contextlib.ExitStack() as stack:
             # Nothing here gives the loop a turn before the stop.
-            sender.sendall(request(URL, b"x"))
+            senders = [
+                stack.enter_context(socket.create_connection(("127.0.0.1", site.port), TIMEOUT)) for _ in range(3)
+            ]
+            for sender in senders:
+                sender.sendall(request(URL, b"x"))
             site.site.listener.stop()
-            assert await asyncio.to_thread(_status, sender) == b"200"
-        assert len(await site.events()) == 1
+            for sender in senders:
+                assert await asyncio.to_thread(_status, sender) == b"200"
+        assert len(await site.events()) == 3
 
 
 def _status(sender: socket.socket) -> bytes:
