@@ -36,10 +36,6 @@ from relay_tornado.settings import Settings
 from relay_tornado.storage.maintenance import Maintenance
 from relay_tornado.tls import Certificate
 
-_LAST: Final = 2.0
-"""Seconds of the drain time-out, at most a quarter of it, that are left for the end of a stop: clients are sent away,
-and nobody is accepted any more."""
-
 RETRY_DELAY: Final = 10.0
 """Seconds until a background task that failed is restarted."""
 
@@ -168,12 +164,11 @@ class Relay:
             _keep_running(stack, consumers.run, "relay-levels")
             _keep_running(stack, lambda: series.run(measured), "relay-series")
             control = ControlServer(administration, settings.data)
-            grace = settings.drain_timeout - min(_LAST, settings.drain_timeout / 4)
             # A stop runs these in the reverse order. Senders are let in until `site.stop`, so all that may take long
             # comes before it.
             stack.push_async_callback(forwarding.stop)
             stack.push_async_callback(site.stop)
-            finish = [functools.partial(each, grace) for each in (control.close, site.finish, forwarding.finish)]
+            finish = [functools.partial(each, site.grace) for each in (control.close, site.finish, forwarding.finish)]
             stack.push_async_callback(_together, *finish)
             database.owner(await control.start())
             site.start()

@@ -200,7 +200,8 @@ class ConnectedClients:
         any more: otherwise the client would come back to this process again and again."""
         if not self._closing or self._refusing is None:
             return False
-        if not stream.waits():
+        stream.detached()  # no request in progress, and its client may leave
+        if not stream.closed():
             await self._refusing.wait()
         stream.close()
         return True

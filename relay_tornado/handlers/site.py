@@ -7,6 +7,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import Final
 
 from tornado.web import Application
 
@@ -29,13 +30,19 @@ from relay_tornado.registry.routes import Routes
 from relay_tornado.series.series import Series
 from relay_tornado.settings import Settings
 
+_LAST: Final = 2.0
+"""Seconds of the drain time-out, at most a quarter of it, that are left for the end of a stop: clients are sent away,
+and nobody is accepted any more."""
+
 _MOST_SCRAPERS = 32
-_PATHS = "senders use /v1/webhooks/ and an input's id, programs what /openapi.json lists, and people /ui/"
 """Maximum number of connections to the port for metrics."""
+
+_PATHS = "senders use /v1/webhooks/ and an input's id, programs what /openapi.json lists, and people /ui/"
 
 
 class Site:
-    """The HTTP side of a relay: webhooks, WebSockets, REST, health. `port` is known once it is started."""
+    """The HTTP side of a relay: webhooks, WebSockets, REST, health. `port` is known once it is started. `grace` is the
+    number of seconds that a stop may wait for what is in progress while everybody is served."""
 
     def __init__(
         self,
@@ -62,6 +69,8 @@ class Site:
         self.clients = ConnectedClients(registry, access, settings, deliveries, responses, entrance.trust)
         self.ingest = Ingest(log, Routes(registry), settings, responses, counters=counters, queue_full=forwarding.full)
         self._drain_timeout = settings.drain_timeout
+        self._last = min(_LAST, settings.drain_timeout / 4)
+        self.grace = settings.drain_timeout - self._last
         self._end: float | None = None
         # Only this class knows who is connected, and the administration lists it.
         administration.clients = lambda: self.clients.subscribed
@@ -117,8 +126,9 @@ class Site:
         """Tells sockets to come back, then stops accepting, and lets the requests in progress finish. Whatever is not
         done within `drain_timeout`, counted from `finish`, is cut off.
 
-        Senders are served until the sockets are closed, so a client that does not read keeps nobody out. If the service
-        manager listens, too, accepting stops first: everybody who connects from then on waits for the next process."""
+        Senders are served until the sockets are closed and, within `grace`, the requests of that time answered: neither
+        a client that does not read nor a slow sender keeps anybody out. If the service manager listens, too, accepting
+        stops first: everybody who connects from then on waits for the next process."""
         end = self._set_end()
         left = end - asyncio.get_running_loop().time()
         try:
@@ -127,6 +137,8 @@ class Site:
             with suppress(TimeoutError):
                 async with asyncio.timeout(left * 3 / 4):
                     await self.clients.close_all(left / 2, hold=not self.listener.inherited)
+            if not self.listener.inherited:
+                await self.finish(end - self._last - asyncio.get_running_loop().time())
             self.listener.stop()
             self.clients.refuse_all()
             with suppress(TimeoutError):

@@ -42,6 +42,20 @@ def _abort_when_closed(self: _Protocol) -> None:
         super(_Protocol, self)._abort()
 
 
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Set once a client is held."""
+    told, turned_away = asyncio.Event(), ConnectedClients.turned_away
+
+    async def holding(self: ConnectedClients, stream: TornadoConnection) -> bool:
+        if self._closing:
+            told.set()
+        return await turned_away(self, stream)
+
+    monkeypatch.setattr(ConnectedClients, "turned_away", holding)
+    return told
+
+
 async def opened(client: Raw) -> None:
     """Opens a WebSocket, whose client then does nothing."""
     client.send(HANDSHAKE)
@@ -78,17 +92,9 @@ async def test_senders_are_served_while_clients_are_sent_away() -> None:
 
 @pytest.mark.parametrize("kind", ["socket", "stream"])
 @pytest.mark.usefixtures("patient")
-async def test_a_client_does_not_come_back_to_a_relay_that_stops(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+async def test_a_client_does_not_come_back_to_a_relay_that_stops(held: asyncio.Event, kind: str) -> None:
     """It hears nothing while others are sent away: told to come back, it would come back here. Once nobody can connect
     any more it is cut off."""
-    held, turned_away = asyncio.Event(), ConnectedClients.turned_away
-
-    async def holding(self: ConnectedClients, stream: TornadoConnection) -> bool:
-        if self._closing:
-            held.set()
-        return await turned_away(self, stream)
-
-    monkeypatch.setattr(ConnectedClients, "turned_away", holding)
     secret = new_secret()
     stream = request(b"/v1/stream", b"", f"Authorization: Bearer {secret}\r\n".encode(), b"GET")
     async with edge(drain_timeout=8 * TIMEOUT) as site, Raw(site.port) as silent:
@@ -108,7 +114,7 @@ async def test_a_client_does_not_come_back_to_a_relay_that_stops(monkeypatch: py
 
 
 @pytest.mark.usefixtures("patient")
-async def test_a_held_client_that_leaves_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_held_client_that_leaves_is_let_go(monkeypatch: pytest.MonkeyPatch, held: asyncio.Event) -> None:
     """At once, as it may come back again and again, and each time would keep a descriptor from senders."""
     monkeypatch.setattr(tornado_connection, "DISCARD_TIME", 3600.0)
     async with edge(drain_timeout=8 * TIMEOUT) as site, Raw(site.port) as silent:
@@ -118,7 +124,7 @@ async def test_a_held_client_that_leaves_is_let_go(monkeypatch: pytest.MonkeyPat
         connections = site.site.listener.connections
         async with Raw(site.port) as back:
             back.send(HANDSHAKE)
-            await until(lambda: any(isinstance(each, TornadoConnection) and each.head for each in connections))
+            await asyncio.wait_for(held.wait(), TIMEOUT)
         await until(lambda: len(connections) == 1)
         assert not stopping.done()
         silent.writer.close()
@@ -176,6 +182,30 @@ async def test_requests_in_progress_finish_before_anybody_is_kept_out() -> None:
             assert (await slow.reply()).status == 200
             await asyncio.wait_for(finishing, TIMEOUT / 2)
             assert (await new.ask(request(URL, b"x"))).status == 200
+        assert len(await site.events()) == 4
+
+
+@pytest.mark.usefixtures("patient")
+async def test_a_request_that_begins_meanwhile_keeps_nobody_out(held: asyncio.Event) -> None:
+    """Senders are served until it ends, too, and a client that is held is no request in progress."""
+    async with edge(drain_timeout=8 * TIMEOUT) as site, Raw(site.port) as silent:
+        await opened(silent)
+        stopping = asyncio.create_task(site.site.stop())
+        await sent_away(silent)
+        async with Raw(site.port) as slow, Raw(site.port) as back:
+            slow.send(request(URL, b"body")[:-2])
+            await until(lambda: site.site.ingest.buffered)
+            back.send(HANDSHAKE)
+            await asyncio.wait_for(held.wait(), TIMEOUT)
+            silent.writer.close()
+            await until(lambda: site.site.clients.count == 0)
+            for _ in range(3):
+                async with Raw(site.port) as new:
+                    assert (await new.ask(request(URL, b"x"))).status == 200
+            assert not stopping.done()
+            slow.send(b"dy")
+            assert (await slow.reply()).status == 200
+            await asyncio.wait_for(stopping, TIMEOUT / 2)
         assert len(await site.events()) == 4
 
 
