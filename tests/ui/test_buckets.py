@@ -11,6 +11,7 @@ from playwright.sync_api import Locator, Page, expect
 
 from tests.acceptance.relay import TIMEOUT, Relay
 from tests.ui.browser import Watch, sign_in
+from tests.ui.sending import Sender
 
 
 def ask(page: Page, method: str, path: str, body: Any = None) -> Any:
@@ -432,6 +433,27 @@ def test_a_table_of_buckets(page: Page, relay: Relay, administrator: str) -> Non
         expect(table.get_by_text("8,999,999").locator("visible=true")).to_have_count(2)
         assert table.evaluate("(table) => table.scrollWidth - table.clientWidth") == 0
         no_sideways_scroll(page)
+
+
+def test_an_ephemeral_bucket_has_no_size(page: Page, relay: Relay, administrator: str) -> None:
+    """What came in is not stored: the list and the bucket say so, and it is no part of the size of all events."""
+    kept, passing = (Sender(relay, administrator, name) for name in ("kept", "passing"))
+    passing.rest("PUT", "/v1/buckets/passing", {"ephemeral": True})
+    total = 0
+    for sender in (passing, kept):
+        sender.send(body=b"x" * (1 << 20))
+        total = sum(each["bytes"] for each in sender.rest("GET", "/v1/status")["buckets"] if not each["ephemeral"])
+        sender.close()
+    sign_in(page, relay, administrator)
+    for width in (390, 800, 1024, 1440):
+        page.set_viewport_size({"width": width, "height": 900})
+        expect(row(page, "passing").get_by_text("not stored").locator("visible=true")).to_have_count(1)
+        no_sideways_scroll(page)
+    expect(row(page, "kept")).to_contain_text("1.0 MiB")
+    page.goto("/ui/buckets/passing")
+    expect(page.locator(".standing")).to_contain_text("1 · not stored")
+    page.goto("/ui/overview")
+    expect(page.get_by_text(re.compile("of events$"))).to_have_text(f"{total / (1 << 20):.1f} MiB of events")
 
 
 def test_every_tab_fits_a_phone(page: Page, relay: Relay, administrator: str) -> None:

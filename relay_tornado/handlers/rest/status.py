@@ -50,7 +50,12 @@ class BucketStatus(Schema):
     head = fields.Integer(required=True, metadata=described("The newest seq."))
     position = fields.String(required=True, metadata=described("The newest id."))
     events = fields.Integer(required=True, metadata=described("How many events are kept."))
-    bytes = fields.Integer(required=True, metadata=described("How many bytes of events are kept."))
+    bytes = fields.Integer(
+        required=True,
+        metadata=described(
+            "How many bytes of events are kept; those of an ephemeral bucket came in, and are not stored."
+        ),
+    )
     oldest_at = fields.Float(
         required=True, allow_none=True, metadata=described("The unix time of the oldest event; null if there is none.")
     )

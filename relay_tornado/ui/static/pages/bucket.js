@@ -2,9 +2,10 @@
 import { html, useEffect, useRef } from "../lib.js";
 import { get, v1 } from "../api.js";
 import { part } from "../code.js";
-import { Badge, Empty, Loading, Problem, Time, bytes, number, useLoaded, useTitle } from "../parts/basic.js";
+import { Badge, Empty, Loading, Problem, Time, number, useLoaded, useTitle } from "../parts/basic.js";
 import { behind, useNames } from "../parts/called.js";
 import { unsaved } from "../parts/form.js";
+import { sizeOf } from "../parts/kept.js";
 import { bucketLink } from "../parts/names.js";
 import { Loaded } from "../parts/lazy.js";
 import { Hour } from "../parts/spark.js";
@@ -29,10 +30,10 @@ function Standing({ standing, bucket, error }) {
   const old = error && html`<div><dt>Numbers</dt><dd title=${error.message}><span role="status"><${Badge} kind="warn">${standing ? "not up to date" : "not loaded yet"}<//>
     </span></dd></div>`;
   if (!standing) return old && html`<dl class="standing">${old}</dl>`;
-  const { rate, events, first, head, bytes: size, newest_at: newest, subscribers, lag } = standing;
+  const { rate, events, first, head, newest_at: newest, subscribers, lag } = standing;
   return html`<dl class="standing">
     <div><dt>Last hour</dt><dd><${Hour} rate=${rate} /></dd></div>
-    <div><dt>Kept</dt><dd title=${events ? `events ${number(first)} to ${number(head)}` : ""}>${number(events)} · ${bytes(size)}</dd></div>
+    <div><dt>Kept</dt><dd title=${events ? `events ${number(first)} to ${number(head)}` : ""}>${number(events)} · ${sizeOf(standing)}</dd></div>
     <div><dt>Newest</dt><dd>${head ? `${number(head)}, ` : ""}<${Time} at=${newest} /></dd></div>
     <div><dt>Subscribers</dt><dd>${number(subscribers)}</dd></div>
     ${lag && html`<div><dt>Furthest behind</dt><dd><${Lag} lag=${lag} to=${bucketLink(bucket, "consumers")} bucket=${bucket} tokens=${tokens} /></dd></div>`}

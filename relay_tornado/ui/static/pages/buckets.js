@@ -1,9 +1,10 @@
 // All buckets that the token has: what comes in, what is kept, who reads and how far behind, at a glance.
 import { html, useState } from "../lib.js";
 import { get, session } from "../api.js";
-import { Badge, Button, Empty, Loading, Problem, Time, bytes, duration, number, useLoaded } from "../parts/basic.js";
+import { Badge, Button, Empty, Loading, Problem, Time, duration, number, useLoaded } from "../parts/basic.js";
 import { behind, called, referred, useNames } from "../parts/called.js";
 import { unsaved } from "../parts/form.js";
+import { sizeOf, storedBytes } from "../parts/kept.js";
 import { bucketLink } from "../parts/names.js";
 import { Hour } from "../parts/spark.js";
 import { go, link } from "../router.js";
@@ -18,7 +19,7 @@ const COLUMNS = [
   ["name", "Bucket", (bucket) => bucket.name.toLowerCase(), false],
   ["rate", "Last hour", (bucket) => sum(bucket.rate), true],
   ["events", "Kept", (bucket) => bucket.events, true, "num wide size"],
-  ["bytes", "Size", (bucket) => bucket.bytes, true, "num wide size"],
+  ["bytes", "Size", storedBytes, true, "num wide size"],
   ["head", "Newest", (bucket) => bucket.newest_at ?? 0, true, "wide"],
   ["subscribers", "Subscribers", (bucket) => bucket.subscribers, true, "num wide"],
   ["lag", "Furthest behind", (bucket) => bucket.lag?.events ?? -1, true, "wide"],
@@ -45,10 +46,10 @@ function Row({ bucket, document, tokens }) {
   return html`<tr>
     <td class="name"><a href=${bucketLink(bucket)}>${bucket.name}</a>${bucket.ephemeral && html` <${Badge}>ephemeral<//>`}
       ${bucket.description && html`<span class="soft small about">${bucket.description}</span>`}
-      <span class="soft small narrow">${number(bucket.events)} kept, ${bytes(bucket.bytes)}${left ? html`<span class="narrower">, ${number(left)} behind</span>` : ""}</span></td>
+      <span class="soft small narrow">${number(bucket.events)} ${bucket.ephemeral ? "events" : "kept"}, ${sizeOf(bucket)}${left ? html`<span class="narrower">, ${number(left)} behind</span>` : ""}</span></td>
     <td><${Hour} rate=${bucket.rate} /></td>
     <td class=${bucket.events ? "num wide size" : "num wide size soft"} title=${kept}>${number(bucket.events)}<span class="soft small about">${kept}</span></td>
-    <td class=${bucket.bytes ? "num wide size" : "num wide size soft"}>${bytes(bucket.bytes)}</td>
+    <td class=${storedBytes(bucket) ? "num wide size" : "num wide size soft"}>${sizeOf(bucket)}</td>
     <td class="wide"><${Time} at=${bucket.newest_at} /></td>
     <td class=${bucket.subscribers ? "num wide" : "num wide soft"}>${number(bucket.subscribers)}</td>
     <td class="wide"><${Lag} lag=${bucket.lag} to=${bucketLink(bucket, "consumers")} bucket=${document} tokens=${tokens} /></td>

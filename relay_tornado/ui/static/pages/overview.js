@@ -4,6 +4,7 @@ import { get, session, v1 } from "../api.js";
 import { go, link } from "../router.js";
 import { Loading, Problem, bytes, duration, number, useLoaded } from "../parts/basic.js";
 import { behind, called, referred, useNames } from "../parts/called.js";
+import { storedBytes } from "../parts/kept.js";
 import { bucketLink } from "../parts/names.js";
 import { BYTES, COUNT, LATENCY, Plot, RATE, last, written } from "../parts/plot.js";
 
@@ -69,7 +70,7 @@ function Tiles({ status, data, span }) {
     <${Tile} label="Lag" value=${number(slow?.lag.events ?? 0)} kind=${slow?.lag.events > 1000 ? "warned" : ""}
       note=${slow?.lag.events ? html`events: ${name()} of <a href=${bucketLink(slow, "consumers")}>${slow.name}</a>` : "no consumer is behind"} />
     ${data && html`<${Tile} label="Disk left" value=${bytes(now("disk_free"))} note=${`${
-      bytes(total(buckets.map((bucket) => bucket.bytes)))} of events`} />
+      bytes(total(buckets.map(storedBytes)))} of events`} />
       <${Tile} label=${`Errors, last ${span}`} value=${number(wrong)} kind=${wrong ? "failed" : ""} note=${wrong ? `most: ${
         reasons[0].label}` : "none"} />`}
   </dl>`;
