@@ -265,18 +265,20 @@ class ConsumerAdministration:
 
     async def resend(self, bucket: Bucket, reference: str, ids: Sequence[str] | None) -> Document:
         """Schedules dead letters (None: all) for redelivery at once, with their attempts reset. `left` counts those for
-        which there is no room, without events that the log no longer holds or that are delivered anyway."""
+        which there is no room, `gone` those whose events the log no longer holds; events that are delivered anyway are
+        not counted."""
         key = key_of(bucket, reference)
         async with self._ledgers.using(key) as ledger:
             await self._ledgers.store.saved()
             progress = ledger.progress
-            scheduled = left = 0
+            scheduled = left = gone = 0
             for seqs in await self._letters(bucket, key, ids):
                 first = (await self._log.bounds(bucket.id)).first
                 scheduled += len(progress.schedule(dict.fromkeys(seqs, AT_ONCE), self._ledgers.clock()))
                 left += sum(seq >= first and not progress.expects(seq) for seq in seqs)
+                gone += sum(seq < first for seq in seqs)
             await self._committed(ledger)
-        return {"scheduled": scheduled, "left": left}
+        return {"scheduled": scheduled, "left": left, "gone": gone}
 
     async def hasten(self, bucket_id: BucketId, number: int) -> None:
         """Makes a public output's failed events due at once after its destination has changed: their delays came from

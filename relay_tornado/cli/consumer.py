@@ -173,6 +173,9 @@ def resend(bucket: str, consumer: str, ids: tuple[str, ...], everything: bool, d
         note(
             f"{counted(done['left'], 'event')} stay dead letters: too many wait already; repeat this when some are done"
         )
+    if done.get("gone"):
+        them = "it" if done["gone"] == 1 else "them"
+        note(f"{counted(done['gone'], 'event')} can't be delivered again: retention removed {them}")
 
 
 @consumer.command()

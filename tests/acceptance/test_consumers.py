@@ -134,7 +134,11 @@ def test_what_is_done_to_a_consumer_holds_and_is_heard(tmp_path: Path) -> None:
 
             letters = wait_for(dead, "two dead letters")
             assert [(each["seq"], each["reason"]) for each in letters] == [(3, "max_deliver"), (4, "max_deliver")]
-            assert relay.command("consumer", "resend", "orders", "w", letters[1]["id"]) == {"scheduled": 1, "left": 0}
+            assert relay.command("consumer", "resend", "orders", "w", letters[1]["id"]) == {
+                "scheduled": 1,
+                "left": 0,
+                "gone": 0,
+            }
             ((seq, resent, _),) = client.events(1)
             assert seq == 4
             client.ack(resent)

@@ -52,11 +52,11 @@ async def test_dead_letters_are_listed_given_again_and_forgotten(world: World) -
     told: list[int] = []
     one.watch(lambda: told.append(1))
     again = await world.consumers.resend(BUCKET, "one", [world.id(2), world.id(9), world.id(15)])
-    assert again == {"scheduled": 2, "left": 0}
+    assert again == {"scheduled": 2, "left": 0, "gone": 0}
     assert told
     assert [each[:2] for each in one.progress.take(10, 10, world.now)] == [(2, 1), (9, 1)]
     assert await world.consumers.forget(BUCKET, "one", [world.id(1), world.id(2)]) == {"forgotten": 1}
-    assert await world.consumers.resend(BUCKET, "one", None) == {"scheduled": 7, "left": 0}
+    assert await world.consumers.resend(BUCKET, "one", None) == {"scheduled": 7, "left": 0, "gone": 0}
     assert (await world.consumers.dead(BUCKET, "one"))["data"] == []
     assert await world.consumers.forget(BUCKET, "two", None) == {"forgotten": 2}
     with pytest.raises(Invalid, match="ids: "):
@@ -170,7 +170,7 @@ async def test_room_is_lacking_only_for_what_can_be_given_again(world: World) ->
     await world.consumers.seek(BUCKET, "w", Cursor(world.epoch, 4))
     letters = [(each["seq"], each["reason"]) for each in (await world.consumers.dead(BUCKET, "w"))["data"]]
     assert letters == [*((seq, "retention") for seq in (1, 2)), *((seq, "max_deliver") for seq in (3, 4, 5))]
-    assert await world.consumers.resend(BUCKET, "w", None) == {"scheduled": 2, "left": 0}
+    assert await world.consumers.resend(BUCKET, "w", None) == {"scheduled": 2, "left": 0, "gone": 2}
     assert ledger.progress.expects(5)
 
 
@@ -185,7 +185,7 @@ async def test_dead_letters_stay_where_no_more_may_wait(world: World) -> None:
     at: int | None = 4
     while at is not None and len(ledger.progress.parked) < MOST_PARKED - 1:
         at = (await world.consumers.replay(BUCKET, "w", first=at, last=MOST_PARKED + 2))["next"]
-    assert await world.consumers.resend(BUCKET, "w", None) == {"scheduled": 1, "left": 2}
+    assert await world.consumers.resend(BUCKET, "w", None) == {"scheduled": 1, "left": 2, "gone": 0}
     assert [each["seq"] for each in (await world.consumers.dead(BUCKET, "w"))["data"]] == [2, 3]
 
 

@@ -10,6 +10,7 @@ import pytest
 from websockets.sync.client import connect
 
 from relay_tornado.cli.consumer import waited_words
+from relay_tornado.model import Retention
 from relay_tornado.storage.lock import Lock
 from tests.cli.runner import Runner
 from tests.cli.server import WAYS, Server, reaching, serving
@@ -94,6 +95,44 @@ def check(relay: Runner, **variables: str) -> None:
     assert "say --yes" in relay.misused("consumer", "delete", "orders", "billing", **variables)
     assert relay("consumer", "delete", "orders", "billing", "--yes", **variables).stdout == "Deleted billing.\n"
     assert relay.json("consumer", "list", **variables) == []
+
+
+def refuse(server: Server) -> None:
+    """A client with the consumer `billing` refuses the first event for an hour, acks the next, and leaves."""
+    url = server.url.replace("http", "ws") + "/v1/socket"
+    with connect(url, proxy=None, open_timeout=60) as socket:
+        socket.send(json.dumps({"action": "auth", "key": "whr", "secret": server.secret}))
+        socket.recv(20)
+        message = {"action": "subscribe", "buckets": ["orders"], "consumer": "billing", "since": "earliest"}
+        socket.send(json.dumps({**message, "max_in_flight": 2}))
+        for answer in ({"action": "nak", "delay": 3600}, {"action": "ack"}):
+            while (heard := json.loads(socket.recv(20)))["type"] != "webhook":
+                pass
+            socket.send(json.dumps({**answer, "id": heard["meta"]["id"]}))
+
+    async def gone() -> None:
+        async with asyncio.timeout(60):
+            while server.relay.administration.clients():  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+    server.ask(gone())
+
+
+def test_what_cannot_be_delivered_again_is_told(relay: Runner) -> None:
+    """Dead letters whose events retention removed, apart from those that are."""
+    made = relay.json("bucket", "create", "orders")
+    with serving(relay.data) as server:
+        for n in range(3):
+            server.send(made["inputs"][0]["id"], b"body %d" % n)
+        refuse(server)
+        server.ask(server.relay.administration.consumers._log.trim(made["id"], Retention(None, 1, None), None))
+        (letter,) = relay.json("consumer", "dead", "orders", "billing")["data"]
+        assert (letter["seq"], letter["reason"]) == (1, "retention")
+        done = relay("consumer", "resend", "orders", "billing", "--all")
+        assert done.stdout == "0 events will be delivered again.\n"
+        assert done.stderr == "relay: 1 event can't be delivered again: retention removed it\n"
+        answer = relay.json("consumer", "resend", "orders", "billing", letter["id"], **server.variables)
+        assert answer == {"scheduled": 0, "left": 0, "gone": 1}
 
 
 def test_a_bucket_that_becomes_ephemeral_says_who_stays_behind(relay: Runner) -> None:

@@ -206,6 +206,25 @@ def test_dead_letters(clients: Page, demo: Demo) -> None:
     assert (mailer["dead"], mailer["parked"]) == (0, 1)
 
 
+def test_dead_letters_whose_events_are_gone(clients: Page) -> None:
+    """It is told how many can't be sent again."""
+    clients.route("**/dead/resend", lambda route: route.fulfill(json={"scheduled": 1, "left": 2, "gone": 3}))
+    letter = {"id": "aaaaaaaaaaaa-1", "seq": 1, "kind": "client", "consumer": "billing", "attempts": 1, "since": 1.0}
+    page = {"data": [{**letter, "at": 2.0, "reason": "retention"}]}
+    clients.route("**/consumers/billing/dead?*", lambda route: route.fulfill(json=page))
+
+    def dead(route: Route) -> None:
+        route.fulfill(json=[{**each, "dead": 6} for each in route.fetch().json()])
+
+    clients.route("**/v1/buckets/*/consumers", dead)
+    clients.reload()
+    clients.get_by_role("button", name="Dead letters of billing: 6").click()
+    clients.get_by_role("dialog").get_by_role("button", name="Send all again").click()
+    expect(clients.locator(".toast")).to_contain_text(
+        "1 will be delivered again; 2 stay, as too many wait already; 3 can't be, as retention removed them"
+    )
+
+
 def test_lag_where_nothing_was_measured(clients: Page) -> None:
     """The plot has a gap there. Where the relay ran, a consumer without a lag was not behind."""
     at = time.time() // 10 * 10 + 1000

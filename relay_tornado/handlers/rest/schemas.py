@@ -381,6 +381,7 @@ class DeadPage(Schema):
 class Rescheduled(Schema):
     scheduled = _number("The number of dead letters that are redelivered.")
     left = _number("The number of dead letters for which there was no room: repeat the request later.")
+    gone = _number("The number of dead letters whose events retention removed: they can't be redelivered.")
 
 
 class Forgotten(Schema):

@@ -56,8 +56,9 @@ export function DeadLetters({ consumer, title, onChanged, onClose }) {
     await load();
   };
   const again = async (ids) => {
-    const { scheduled, left } = await post(`${path}/resend`, ids ? { ids } : { all: true });
-    tell(`${number(scheduled)} will be delivered again${left ? `; ${number(left)} stay, as too many wait already` : ""}`, left ? "bad" : "");
+    const { scheduled, left, gone } = await post(`${path}/resend`, ids ? { ids } : { all: true });
+    const not = [left && `${number(left)} stay, as too many wait already`, gone && `${number(gone)} can't be, as retention removed them`].filter(Boolean);
+    tell([`${number(scheduled)} will be delivered again`, ...not].join("; "), not.length ? "bad" : "");
     await changed();
   };
   const forget = async (ids) => {
