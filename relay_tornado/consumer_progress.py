@@ -149,6 +149,15 @@ class Progress:
         fresh = [self.floor + 1] if self.floor < head else []
         return min([*fresh, *self.parked], default=None)
 
+    def attempts(self, seq: int) -> int:
+        """How often an event that is not done was tried, with a try that is in flight."""
+        one = self.parked.get(seq)
+        return (0 if one is None else one.attempts) + (seq in self._tried)
+
+    def has_out(self, seq: int) -> bool:
+        """Whether the event is out."""
+        return seq in self._out
+
     def expects(self, seq: int) -> bool:
         """Whether this event is out, or will be handed out (again)."""
         return seq in self.parked or (seq > self.floor and seq not in self._settled)

@@ -168,6 +168,23 @@ def test_the_oldest_is_the_first_that_is_not_done_with() -> None:
     assert (progress.oldest(3), progress.oldest(2)) == (3, None)
 
 
+def test_tries_count_from_their_beginning() -> None:
+    """One that was taken and not begun is none; one that failed counts until the event is done."""
+    progress = Progress(0)
+    one, _ = take(progress, 2)
+    assert (progress.has_out(1), progress.attempts(1)) == (True, 0)
+    progress.begin(one)
+    assert progress.attempts(1) == 1
+    progress.fail(one, 9.0, 0.0)
+    assert (progress.has_out(1), progress.attempts(1)) == (False, 1)
+    (one,) = take(progress, 2, now=9.0)
+    progress.begin(one)
+    assert (progress.has_out(1), progress.attempts(1)) == (True, 2)
+    progress.done(one)
+    assert (progress.has_out(1), progress.attempts(1)) == (False, 0)
+    assert (progress.has_out(2), progress.attempts(2)) == (True, 0)
+
+
 def test_a_buried_one_is_dead_and_done_with() -> None:
     """It comes no more, is told once with what became of it, and is not pending."""
     progress = Progress(0)

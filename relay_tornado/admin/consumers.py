@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from math import isfinite, nan
 from typing import Final, get_args
 
 from relay_tornado.admin.lookup import named, no_such_part
-from relay_tornado.admin.standing import Standing, consumer_document, dead_document
+from relay_tornado.admin.standing import Oldest, Standing, consumer_document, dead_document
 from relay_tornado.admin.stored import cursor_of, honoured
 from relay_tornado.consumer_progress import AT_ONCE, MOST_PARKED, Progress
 from relay_tornado.copies import active
@@ -53,6 +54,8 @@ class ConsumerAdministration:
         self._ledgers = ledgers
         self.connections: Callable[[Key], int] = lambda key: 0
         """Returns how many connections have a consumer now; set by the composition root."""
+        self.circuit: Callable[[Key], float | None] = lambda key: None
+        """See `Standing.circuit`; set by the composition root."""
 
     # state
 
@@ -322,13 +325,8 @@ class ConsumerAdministration:
                 stored = stored._replace(gaps=Gaps(times + 1, gap, self._ledgers.clock()))
         else:
             progress = live.progress
-        oldest = progress.oldest(bounds.head)
-        since: float | None = None
-        if oldest is not None:
-            oldest = max(oldest, bounds.first)
-            outlines = await self._log.outline(key.bucket_id, oldest, oldest)
-            since = outlines[0].received_at if outlines else None
-        return Standing(
+        oldest = _oldest(progress, bounds)
+        standing = Standing(
             stored=stored,
             terms=stored.terms if live is None else live.terms,
             floor=min(progress.floor, bounds.head),
@@ -336,8 +334,13 @@ class ConsumerAdministration:
             out=progress.out,
             parked=len(progress.parked),
             connections=self.connections(key),
-            lag=0.0 if since is None else max(self._ledgers.clock() - since, 0.0),
+            oldest=oldest,
+            circuit=self.circuit(key),
         )
+        # From here on the state may change.
+        outlines = () if oldest is None else await self._log.outline(key.bucket_id, oldest.seq, oldest.seq)
+        lags = [max(self._ledgers.clock() - each.received_at, 0.0) for each in outlines]
+        return replace(standing, lag=max(lags, default=0.0))
 
     async def _there(self, bucket: Bucket, key: Key, reference: str) -> None:
         if await self._ledgers.store.get(key) is None:
@@ -417,6 +420,19 @@ def _seeked(progress: Progress, bounds: Bounds, floor: int, preview: bool) -> Do
         "skips": skips,
         "preview": preview,
     }
+
+
+def _oldest(progress: Progress, bounds: Bounds) -> Oldest | None:
+    """The oldest event that is not done; None if there is none."""
+    seq = progress.oldest(bounds.head)
+    if seq is None:
+        return None
+    seq = max(seq, bounds.first)
+    one, out = progress.parked.get(seq), progress.has_out(seq)
+    attempts = progress.attempts(seq)
+    since = one.since if one is not None and one.attempts else None
+    next_at = one.due if one is not None and one.due > AT_ONCE and not out else None
+    return Oldest(seq, attempts, out, since, next_at)
 
 
 def _copy(stored: Stored, bounds: Bounds) -> tuple[Progress, Gap | None]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isfinite
+from typing import NamedTuple
 
 from relay_tornado.log.consumers import DeadLetter, Key, Stored, Terms
 from relay_tornado.log.lineage import position_id
@@ -12,10 +14,23 @@ from relay_tornado.wire.frames import gap_fields
 from relay_tornado.wire.rest import whole
 
 
+class Oldest(NamedTuple):
+    """The oldest event that a consumer is not done with. `attempts` counts its tries, with one that is in flight
+    (`out`). `since` is the time of the first that failed, `next_at` that from which it may be tried again; both are
+    unix seconds, None if there is none."""
+
+    seq: int
+    attempts: int
+    out: bool
+    since: float | None
+    next_at: float | None
+
+
 @dataclass(frozen=True, slots=True)
 class Standing:
     """A consumer at one moment. Counts are events: `pending` are not done; of these, `out` are in flight and `parked`
-    wait for another attempt. `lag` is how many seconds the oldest of them has waited."""
+    wait for another attempt. `lag` is how many seconds the oldest of them has waited. `circuit`, of an output whose
+    circuit is open, is the time of the next attempt in unix seconds, infinity while that is in flight; else None."""
 
     stored: Stored
     terms: Terms
@@ -24,7 +39,9 @@ class Standing:
     out: int
     parked: int
     connections: int
-    lag: float
+    oldest: Oldest | None
+    circuit: float | None
+    lag: float = 0.0
 
     @property
     def key(self) -> Key:
@@ -52,10 +69,30 @@ def consumer_document(standing: Standing, bucket: Bucket, bounds: Bounds) -> Doc
         "ack_wait": whole(terms.ack_wait) if acked else None,
         "max_deliver": terms.max_deliver if acked else None,
         "lag": {"events": standing.pending, "seconds": round(standing.lag, 3)},
+        "oldest": _oldest_document(standing.oldest, bounds),
+        "circuit": _circuit_document(standing.circuit),
         "gaps": None if gaps is None else {"times": gaps.times, "last": gap_fields(gaps.last), "at": int(gaps.at)},
         "created_at": int(stored.created_at),
         "updated_at": int(stored.updated_at),
     }
+
+
+def _oldest_document(oldest: Oldest | None, bounds: Bounds) -> Document | None:
+    if oldest is None:
+        return None
+    return {
+        "id": position_id(bounds, oldest.seq),
+        "attempts": oldest.attempts,
+        "out": oldest.out,
+        "since": oldest.since,
+        "next_at": oldest.next_at,
+    }
+
+
+def _circuit_document(circuit: float | None) -> Document | None:
+    if circuit is None:
+        return None
+    return {"next_at": circuit if isfinite(circuit) else None}
 
 
 def dead_document(letter: DeadLetter, bounds: Bounds) -> Document:

@@ -77,8 +77,10 @@ def show(bucket: str, consumer: str, data: Path, as_json: bool) -> None:
             "pending",
             counted(found["pending"], "event") + (f", the oldest for {_waited(found)}" if found["pending"] else ""),
         ),
+        ("oldest", oldest_words(found.get("oldest"))),
         ("out", f"{found['out']} given and not acked"),
         ("parked", f"{found['parked']} wait for another try"),
+        ("circuit", circuit_words(found.get("circuit"))),
         ("dead", f"{found['dead']} given up" + (", see `relay consumer dead`" if found["dead"] else "")),
         ("connections", str(found["connections"])),
     ]
@@ -103,7 +105,12 @@ def show(bucket: str, consumer: str, data: Path, as_json: bool) -> None:
 @_option("--preview", is_flag=True, help="Only print how many events it would repeat and skip.")
 @relay_options
 def seek(bucket: str, consumer: str, to: Place, preview: bool, data: Path, as_json: bool) -> None:
-    """Move the consumer CONSUMER of the bucket BUCKET: it gets the events after the new position."""
+    """Move the consumer CONSUMER of the bucket BUCKET: it gets the events after the new position, and no others.
+
+    To skip the oldest event that it is not done with, as `relay consumer show` names it: if that event is after the
+    position, move the consumer to the event's id; later events that it was done with come again. Otherwise move it to
+    the position that it has: this skips every earlier event that waits for another try.
+    """
     done = call(data, "consumer.seek", bucket=bucket, consumer=consumer, to=to.since, preview=preview)
     words = (
         f"{'Would move' if preview else 'Moved'} from {done['from']} to {done['to']}: "
@@ -209,6 +216,30 @@ def _wanted(ids: Sequence[str], everything: bool) -> list[str] | None:
     if bool(ids) == everything:
         raise click.UsageError("name events by their ids, or all of them with --all")
     return None if everything else list(ids)
+
+
+def oldest_words(oldest: Document | None) -> str | None:
+    """The oldest event that is not done, and how it is tried. A relay of an older version does not name it."""
+    if oldest is None:
+        return None
+    words = [oldest["id"], f"tried {counted(oldest['attempts'], 'time')}" if oldest["attempts"] else "not tried yet"]
+    if oldest["since"] is not None:
+        words.append(f"since {when(oldest['since'], seconds=True)}")
+    if oldest["out"]:
+        words.append("in flight")
+    elif oldest["next_at"] is not None:
+        words.append(f"due at {when(oldest['next_at'], seconds=True)}")
+    return ", ".join(words)
+
+
+def circuit_words(circuit: Document | None) -> str | None:
+    """When an output whose circuit is open is tried again; None if it is not open."""
+    if circuit is None:
+        return None
+    next_at = circuit["next_at"]
+    if next_at is None:
+        return "open, the next try is in flight"
+    return f"open, next try at {when(next_at, seconds=True)}"
 
 
 def _waited(found: Document) -> str:

@@ -94,6 +94,12 @@ class Forwarder:
     def circuit_open(self) -> bool:
         return self._permits.circuit.opened
 
+    def next_probe(self) -> float | None:
+        """When the next attempt may begin while the circuit is open, in unix seconds; infinity while one is in flight.
+        None if the circuit is not open."""
+        circuit = self._permits.circuit
+        return self._shared.clock() + circuit.wait(self._shared.monotonic()) if circuit.opened else None
+
     @property
     def failure(self) -> str:
         """Why the last attempt failed, while the circuit is open; else ""."""

@@ -147,6 +147,11 @@ class Forwarding:
         forwarders = self._forwarders.get(bucket_id)
         return forwarders is not None and any(each.full(coming) for each in forwarders.values())
 
+    def next_probe(self, key: Key) -> float | None:
+        """See `Forwarder.next_probe`; of an output's consumer. None for any other."""
+        each = self._forwarders.get(key.bucket_id, {}).get(int(key.name)) if key.kind == "output" else None
+        return None if each is None else each.next_probe()
+
     @property
     def in_flight(self) -> int:
         """The number of requests in flight."""

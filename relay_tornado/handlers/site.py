@@ -75,6 +75,7 @@ class Site:
         # Only this class knows who is connected, and the administration lists it.
         administration.clients = lambda: self.clients.subscribed
         administration.consumers.connections = deliveries.connections
+        administration.consumers.circuit = forwarding.next_probe
         callers = Callers(access, administration.sessions, settings.public_url)
         self.rest = rest.Rest(
             administration=administration,

@@ -10,6 +10,7 @@ import pytest
 
 from relay_tornado.admin.commands import Commands
 from relay_tornado.admin.consumers import key_of
+from relay_tornado.consumer_progress import AT_ONCE
 from relay_tornado.errors import Conflict, Invalid, NotFound
 from relay_tornado.ids import new_epoch
 from relay_tornado.log.consumers import Key, Terms
@@ -49,6 +50,14 @@ async def test_show_tells_where_it_is(world: World) -> None:
             "ack_wait": 45.5,
             "max_deliver": 3,
             "lag": {"events": 7, "seconds": 37.0},
+            "oldest": {
+                "id": world.id(3),
+                "attempts": 1,
+                "out": False,
+                "since": 1010.0,
+                "next_at": 1070.0,
+            },
+            "circuit": None,
             "gaps": None,
             "created_at": 1010,
             "updated_at": 1010,
@@ -60,6 +69,77 @@ async def test_show_tells_where_it_is(world: World) -> None:
     ledger = await world.open()
     gaps = (await world.consumers.show(BUCKET, "w"))["gaps"]
     assert gaps["last"] == {"from": 4, "to": 6, "count": 3, "reason": "retention"}
+
+
+@pytest.mark.gen_test
+async def test_the_oldest_event_is_shown_with_its_tries(world: World) -> None:
+    """From the first try on, while it waits, while it is in flight again, and also where nobody uses the consumer."""
+
+    async def oldest() -> Any:
+        shown = await world.consumers.show(BUCKET, "w")
+        assert [each["oldest"] for each in await world.consumers.listing(BUCKET)] == [shown["oldest"]]
+        return shown["oldest"]
+
+    await world.events(3)
+    ledger = await world.open()
+    fresh = {"id": world.id(1), "attempts": 0, "out": False, "since": None, "next_at": None}
+    assert await oldest() == fresh
+    one, two, three = ledger.progress.take(3, 3, world.now)
+    ledger.progress.begin(one)
+    assert await oldest() == {**fresh, "attempts": 1, "out": True}
+    failed = {**fresh, "attempts": 1, "since": 1003.0, "next_at": 1063.0}
+    ledger.progress.fail(one, world.now + 60, world.now)
+    ledger.progress.done(two)
+    assert await oldest() == failed
+    world.now += 60
+    (one,) = ledger.progress.take(3, 1, world.now)
+    ledger.progress.begin(one)
+    assert await oldest() == {**failed, "attempts": 2, "out": True, "next_at": None}
+    ledger.progress.fail(one, AT_ONCE, world.now)
+    at_once = {**failed, "attempts": 2, "next_at": None}
+    assert await oldest() == at_once
+    ledger.progress.release(three)
+    ledger.save()
+    await world.store.saved()
+    world.ledgers.close(ledger)
+    assert await oldest() == at_once
+    assert (await world.consumers.seek(BUCKET, "w", Cursor(world.epoch, 2)))["skips"] == 1
+    assert await oldest() == {**fresh, "id": world.id(3)}
+    await world.consumers.seek(BUCKET, "w", Latest())
+    assert await oldest() is None
+
+
+@pytest.mark.gen_test
+async def test_the_oldest_event_is_one_that_is_kept(world: World) -> None:
+    """Also before whoever uses the consumer knows what retention removed."""
+    await world.events(5)
+    ledger = await world.open()
+    for each in ledger.progress.take(5, 5, world.now):
+        ledger.progress.fail(each, world.now + 60, world.now)
+    await world.log.trim(BUCKET.id, Retention(None, 2, None), None)
+    assert (await world.consumers.show(BUCKET, "w"))["oldest"]["id"] == world.id(4)
+
+
+@pytest.mark.gen_test
+async def test_the_next_event_is_skipped_by_its_id_and_one_before_the_position_by_that(world: World) -> None:
+    """As `oldest` and `floor` tell: nothing but what waits for another try is skipped, and nothing repeated."""
+    await world.events(4)
+    ledger = await world.open()
+    one, two, *_ = ledger.progress.take(4, 4, world.now)
+    ledger.progress.fail(one, world.now + 60, world.now)
+    ledger.progress.done(two)
+    ledger.save()
+    shown = await world.consumers.show(BUCKET, "w")
+    assert (shown["oldest"]["id"], shown["floor"]) == (world.id(1), world.id(2))
+    by_position = await world.consumers.seek(BUCKET, "w", Cursor(world.epoch, 2), preview=True)
+    assert (by_position["repeats"], by_position["skips"]) == (0, 1)
+    by_id = await world.consumers.seek(BUCKET, "w", Cursor(world.epoch, 1), preview=True)
+    assert (by_id["repeats"], by_id["skips"]) == (1, 1)
+    await world.consumers.seek(BUCKET, "w", Cursor(world.epoch, 2))
+    shown = await world.consumers.show(BUCKET, "w")
+    assert shown["oldest"]["id"] == world.id(3)
+    by_id = await world.consumers.seek(BUCKET, "w", Cursor(world.epoch, 3), preview=True)
+    assert (by_id["repeats"], by_id["skips"]) == (0, 1)
 
 
 @pytest.mark.gen_test

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from websockets.sync.client import connect
 
-from relay_tornado.cli.consumer import waited_words
+from relay_tornado.cli.consumer import circuit_words, oldest_words, waited_words
+from relay_tornado.cli.printing import when
 from relay_tornado.model import Retention
 from relay_tornado.storage.lock import Lock
 from tests.cli.runner import Runner
@@ -118,6 +119,32 @@ def refuse(server: Server) -> None:
     server.ask(gone())
 
 
+@WAYS
+def test_the_event_that_is_refused_is_named_and_skipped(relay: Runner, way: str) -> None:
+    """With its tries and when it is due; a move to the position skips it alone, and repeats nothing."""
+    made = relay.json("bucket", "create", "orders")
+
+    def prepare(server: Server) -> None:
+        for n in range(2):
+            server.send(made["inputs"][0]["id"], b"body %d" % n)
+        refuse(server)
+
+    with reaching(relay.data, way, prepare) as variables:
+        found = relay.json("consumer", "show", "orders", "billing", **variables)
+        oldest, epoch = found["oldest"], found["floor"].partition("-")[0]
+        assert (found["floor"], found["parked"], found["pending"]) == (f"{epoch}-2", 1, 1)
+        assert (oldest["id"], oldest["attempts"], oldest["out"]) == (f"{epoch}-1", 1, False)
+        assert 3500 < oldest["next_at"] - oldest["since"] < 3700
+        assert relay.json("consumer", "list", **variables)[0]["oldest"] == oldest
+        words = relay("consumer", "show", "orders", "billing", **variables).stdout
+        since, due = when(oldest["since"], seconds=True), when(oldest["next_at"], seconds=True)
+        assert f"oldest       {epoch}-1, tried 1 time, since {since}, due at {due}\n" in words
+        assert "circuit" not in words
+        moved = relay("consumer", "seek", "orders", "billing", "--to", found["floor"], **variables).stdout
+        assert moved == f"Moved from {epoch}-2 to {epoch}-2: 0 events again, 1 event passed over\n"
+        assert relay.json("consumer", "show", "orders", "billing", **variables)["oldest"] is None
+
+
 def test_what_cannot_be_delivered_again_is_told(relay: Runner) -> None:
     """Dead letters whose events retention removed, apart from those that are."""
     made = relay.json("bucket", "create", "orders")
@@ -133,6 +160,17 @@ def test_what_cannot_be_delivered_again_is_told(relay: Runner) -> None:
         assert done.stderr == "relay: 1 event can't be delivered again: retention removed it\n"
         answer = relay.json("consumer", "resend", "orders", "billing", letter["id"], **server.variables)
         assert answer == {"scheduled": 0, "left": 0, "gone": 1}
+
+
+def test_how_an_oldest_event_and_a_circuit_are_said() -> None:
+    """A circuit with its next try; an event that is in flight, and one that was never tried."""
+    assert circuit_words({"next_at": 60.0}) == "open, next try at 1970-01-01 00:01:00 UTC"
+    assert circuit_words({"next_at": None}) == "open, the next try is in flight"
+    fresh = {"id": "e-1", "attempts": 0, "out": False, "since": None, "next_at": None}
+    assert oldest_words(fresh) == "e-1, not tried yet"
+    assert oldest_words({**fresh, "attempts": 2, "since": 60.0, "out": True}) == (
+        "e-1, tried 2 times, since 1970-01-01 00:01:00 UTC, in flight"
+    )
 
 
 def test_a_bucket_that_becomes_ephemeral_says_who_stays_behind(relay: Runner) -> None:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from relay_tornado.forwarding.request import encode
+from relay_tornado.log.consumers import Key, output_key
 from relay_tornado.model import Appended, Event
 from relay_tornado.signatures import Verifier
 from relay_tornado.wire.answers import Answer
 from tests.failing import lose_timers
-from tests.forwarding.target import Got, Target, answer
+from tests.forwarding.target import Got, Target, answer, once_open
 from tests.forwarding.world import B, public, world
 from tests.waiting import until
 
@@ -189,6 +191,32 @@ async def test_what_cannot_be_sent_probes_nothing() -> None:
         assert target.bodies[10:] == [b"good"]
         assert w.forwarding.circuits_open == 0
         assert len(await w.dead()) == 40
+
+
+@pytest.mark.gen_test
+async def test_when_an_open_circuit_is_tried_again() -> None:
+    """At a time, which is passed while nothing is there to be sent, or in flight. A closed one has none, and neither
+    have other consumers."""
+    gate = asyncio.Event()
+    async with Target(lambda got: answer(500)) as target, world(public(target.url, retries=-1)) as w:
+        key = output_key(B, 1)
+        await w.append(*(b"%d" % number for number in range(9)))
+        await w.settled(target, 9)
+        assert w.forwarding.next_probe(key) is None
+        await w.append(b"9")
+        await w.settled(target, 10)
+        assert w.forwarding.next_probe(key) == w.day() + 15
+        assert w.forwarding.next_probe(output_key(B, 2)) is None
+        assert w.forwarding.next_probe(Key(B, "client", "shop")) is None
+        await w.turn(20)
+        assert w.forwarding.next_probe(key) == w.day()
+        target.answers = once_open(gate)
+        await w.append(b"10")
+        await target.until(11)
+        assert w.forwarding.next_probe(key) == math.inf
+        gate.set()
+        await w.idle()
+        assert w.forwarding.next_probe(key) is None
 
 
 @pytest.mark.gen_test

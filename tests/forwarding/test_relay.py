@@ -133,6 +133,48 @@ async def target_ready(relay: Relay) -> None:
 
 
 @pytest.mark.gen_test
+async def test_rest_shows_the_event_that_is_tried_again_and_an_open_circuit(tmp_path: Path) -> None:
+    """An output's position and the list of consumers name the oldest event and its next try, and that of the output."""
+
+    async def get(raw: Raw, path: str, secret: str) -> Any:
+        headers = b"Authorization: Bearer " + secret.encode() + b"\r\n"
+        answered = await raw.ask(request(path.encode(), b"", headers, method=b"GET"))
+        assert answered.status == 200, answered.body
+        return json.loads(answered.body)
+
+    throttle = {"enabled": True, "mode": "concurrency", "max_concurrent": 10}
+    refusal = answer(500, b"", "Retry-After: 3600")
+    async with Target(lambda got: refusal) as target, started(tmp_path) as relay:
+        administration = relay.administration
+        bucket = await administration.create_bucket("orders")
+        _, output = await administration.create_output(
+            "orders", destination=target.url, internal=False, throttle=throttle
+        )
+        _, secret = await administration.create_token()
+        await target_ready(relay)
+        position = f"/v1/buckets/orders/outputs/{output.id}/position"
+        path = f"/v1/webhooks/{bucket.inputs[0].id}".encode()
+        async with Raw(relay.port) as raw:
+            assert (await raw.ask(request(path, b"0"))).status == 200
+            async with asyncio.timeout(60):
+                while not (shown := await get(raw, position, secret))["parked"]:
+                    pass
+            oldest = shown["oldest"]
+            assert (oldest["id"], oldest["attempts"], oldest["out"]) == (shown["head"], 1, False)
+            assert bucket.created_at <= oldest["since"] < oldest["next_at"] - 1800
+            assert shown["circuit"] is None
+            for number in range(1, 10):
+                assert (await raw.ask(request(path, b"%d" % number))).status == 200
+            async with asyncio.timeout(60):
+                while not (shown := await get(raw, position, secret))["circuit"]:
+                    pass
+            assert shown["oldest"] == oldest
+            assert oldest["since"] < shown["circuit"]["next_at"] < oldest["next_at"]
+            (listed,) = await get(raw, "/v1/buckets/orders/consumers", secret)
+            assert listed["circuit"]
+
+
+@pytest.mark.gen_test
 async def test_its_own_address_is_refused(tmp_path: Path) -> None:
     """An output that leads to the relay's own port sends nothing, though the range is allowed."""
     async with started(tmp_path) as relay:

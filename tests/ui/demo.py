@@ -142,11 +142,11 @@ class Demo:
         """A consumer that acks a few and stays; one that gives up some and goes; and a reader without one."""
         orders: dict[str, object] = {"buckets": ["orders"], "since": "earliest", "outputs": "none", "max_in_flight": 20}
         billing = self.client("billing/2.1", consumer="billing", **orders)
-        for event in _taken(billing, ack):
+        for event in taken(billing, ack):
             billing.send(json.dumps({"action": "ack", "id": event}))
         wait_for(lambda: self.consumer("billing")["floor"].endswith(f"-{ack}"), "the acks")
         mailer = self.client("mailer/0.9", consumer="mailer", max_deliver=1, **orders)
-        for event in _taken(mailer, 3):
+        for event in taken(mailer, 3):
             mailer.send(json.dumps({"action": "nak", "id": event, "delay": 0}))
         wait_for(lambda: self.consumer("mailer")["dead"] == 3, "the dead letters")
         mailer.close()
@@ -154,7 +154,7 @@ class Demo:
         self.client("dashboard/1.0", buckets=["orders", "payments"], since="latest", outputs="none")
 
 
-def _taken(client: ClientConnection, count: int) -> list[str]:
+def taken(client: ClientConnection, count: int) -> list[str]:
     """The ids of the next events that a client gets."""
     ids: list[str] = []
     deadline = time.monotonic() + TIMEOUT

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Iterator
@@ -9,10 +10,10 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Page, Route, expect
 
-from tests.acceptance.relay import Relay
+from tests.acceptance.relay import Relay, wait_for
 from tests.ui import quality
 from tests.ui.browser import sign_in
-from tests.ui.demo import Demo
+from tests.ui.demo import Demo, taken
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +142,63 @@ def test_one_event_is_skipped(clients: Page, demo: Demo) -> None:
     expect(dialog).to_have_count(0)
     after = demo.consumer("billing")
     assert (after["floor"], after["pending"]) == (stuck, before["pending"] - 1)
+
+
+def test_an_event_that_was_refused_is_found_and_skipped(clients: Page, demo: Demo) -> None:
+    """The consumer is past it. The page leads to it, says how often it was tried and when it is due, and skips it
+    alone; the event says so, too."""
+    refuser = demo.client(
+        "refuser/1.0", buckets=["orders"], consumer="refuser", since={"last": 2}, outputs="none", max_in_flight=2
+    )
+    first, second = taken(refuser, 2)
+    refuser.send(json.dumps({"action": "nak", "id": first, "delay": 3600}))
+    refuser.send(json.dumps({"action": "ack", "id": second}))
+    wait_for(lambda: demo.consumer("refuser")["floor"] == second, "the ack")
+    refuser.close()
+    clients.set_viewport_size({"width": 1440, "height": 900})
+    clients.goto(f"/ui/events/{first}")
+    expect(clients.get_by_role("article")).to_contain_text("refuser tried 1 time, and not done")
+    clients.goto("/ui/clients")
+    row = clients.get_by_role("region", name="Consumers").get_by_role("row").filter(has_text="refuser")
+    expect(row).to_contain_text(re.compile("oldest event tried 1 time, due in (1 h|[56]. min), 1 to be tried again"))
+    expect(row.get_by_role("link", name="oldest event")).to_have_attribute("href", f"/ui/events/{first}")
+    row.get_by_role("button", name="Move refuser").click()
+    dialog = clients.get_by_role("dialog", name="Move refuser")
+    expect(dialog).to_contain_text(f"The oldest event that it is not done with is {first}, tried 1 time.")
+    expect(dialog.get_by_role("radio", name="The event after the next one")).to_have_count(0)
+    dialog.get_by_role("radio", name="events that wait for another try are skipped").check()
+    expect(dialog.get_by_role("status").first).to_contain_text("it skips 1 events that it has not done.")
+    dialog.get_by_role("button", name="Move", exact=True).click()
+    expect(dialog).to_have_count(0)
+    assert demo.consumer("refuser")["oldest"] is None
+    demo.rest("DELETE", "/v1/buckets/orders/consumers/refuser")
+
+
+def test_an_output_whose_circuit_is_open(clients: Page, demo: Demo) -> None:
+    """It is said where its position is, with the time of the next try, or that this is in flight."""
+    oldest = {"id": "aaaaaaaaaaaa-7", "attempts": 4, "out": False, "since": 1.0, "next_at": time.time() + 200}
+    circuit = {"next_at": time.time() + 200}
+
+    def failing(route: Route) -> None:
+        found = route.fetch().json()
+        open_ = {"floor": "aaaaaaaaaaaa-9", "parked": 3, "oldest": oldest, "circuit": circuit}
+        route.fulfill(json=[{**each, **open_} if each["kind"] == "output" else each for each in found])
+
+    def resumed(route: Route) -> None:
+        found = route.fetch().json()
+        route.fulfill(json={**found, "outputs": [{**each, "paused": False} for each in found["outputs"]]})
+
+    clients.route("**/v1/buckets/*/consumers", failing)
+    clients.route(re.compile("/v1/buckets/[^/]+$"), resumed)
+    clients.goto("/ui/buckets/orders/outputs")
+    card = clients.get_by_role("listitem").filter(has_text="warehouse")
+    expect(card).to_contain_text("circuit open, next try in 3 min")
+    expect(card).to_contain_text("3 to be tried again, oldest event tried 4 times, due in 3 min")
+    expect(card.get_by_role("link", name="oldest event")).to_have_attribute("href", "/ui/events/aaaaaaaaaaaa-7")
+    circuit["next_at"] = 0
+    clients.goto("/ui/buckets/orders/consumers")
+    row = clients.get_by_role("region", name="Consumers").get_by_role("row").filter(has_text="warehouse")
+    expect(row).to_contain_text("circuit open, next try now")
 
 
 def test_of_many_buckets_those_that_are_behind(clients: Page) -> None:

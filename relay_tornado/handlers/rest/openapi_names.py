@@ -97,6 +97,7 @@ _TYPES: Final = {
     "MadeAnswer": "CreatedEvent",
     "MadeBody": "NewEvent",
     "NewTokenAnswer": "TokenWithSecret",
+    "OldestAnswer": "OldestEvent",
     "OutputFields": "OutputUpdate",
     "RangeBody": "ResendRangeRequest",
     "ReplayAnswer": "ReplayResult",

@@ -307,6 +307,24 @@ class LagAnswer(Schema):
     seconds = _decimal("For how many seconds the oldest of them has waited.")
 
 
+class OldestAnswer(Schema):
+    """The oldest event that a consumer is not done with."""
+
+    id = _text("The event's id.")
+    attempts = _number("How often it was tried, with a try that is in flight.")
+    out = _flag("True if it is in flight.")
+    since = _decimal("The unix time of the first try that failed; null if none did.", allow_none=True)
+    next_at = _decimal(
+        "The unix time from which it may be tried again; null if it does not wait for that.", allow_none=True
+    )
+
+
+class CircuitAnswer(Schema):
+    """The circuit of an output, while it is open."""
+
+    next_at = _decimal("The unix time from which the next try is made; null while it is in flight.", allow_none=True)
+
+
 class MetGaps(Schema):
     """Events that left before the consumer had them."""
 
@@ -339,6 +357,12 @@ class ConsumerAnswer(Schema):
     ack_wait = _decimal("In seconds; null without explicit acks.", allow_none=True)
     max_deliver = _number("The number of tries (0 is no limit); null without explicit acks.", allow_none=True)
     lag = _part(LagAnswer, "How far it is behind.")
+    oldest = _part(OldestAnswer, "The oldest of the pending events; null if there is none.", allow_none=True)
+    circuit = _part(
+        CircuitAnswer,
+        "Not null while an output's circuit is open: its destination failed ten times in a row, and is left alone.",
+        allow_none=True,
+    )
     gaps = _part(MetGaps, "Events that left before it was done with them; null if there were none.", allow_none=True)
     created_at = _time()
     updated_at = _time()

@@ -110,10 +110,30 @@ LENIENT: dict[str, Any] = {
 }
 """An answer's fields as stock clients send them."""
 CLOSED = (
-    *("Answered", "Auth", "Bin", "BucketStatus", "ConnectedClient", "ConnectedClients", "Consumer", "CreatedEvent"),
-    *("CreatedSampleEvent", "DeadLetter", "DeadLetterPage", "Dedupe", "Deleted", "Delivery", "EventPage", "Forgotten"),
-    *("FoundLog", "Gap", "Lag", "Log", "LogPage", "MetGaps", "PlanNumbers", "Problem", "RateLimit", "RelayStatus"),
-    *("ReplayResult", "Rescheduled", "Resent", "Retention", "Sample", "Scopes", "SearchPage", "SeekResult"),
+    *("Answered", "Auth", "Bin", "BucketStatus", "Circuit", "ConnectedClient", "ConnectedClients", "Consumer"),
+    *(
+        "CreatedEvent",
+        "CreatedSampleEvent",
+        "DeadLetter",
+        "DeadLetterPage",
+        "Dedupe",
+        "Deleted",
+        "Delivery",
+        "EventPage",
+    ),
+    *("Forgotten", "FoundLog", "Gap", "Lag", "Log", "LogPage", "MetGaps", "OldestEvent", "PlanNumbers", "Problem"),
+    *(
+        "RateLimit",
+        "RelayStatus",
+        "ReplayResult",
+        "Rescheduled",
+        "Resent",
+        "Retention",
+        "Sample",
+        "Scopes",
+        "SearchPage",
+        "SeekResult",
+    ),
     *("SendResult", "Series", "Skipped", "SlowestConsumer", "Token", "TokenWithSecret", "Usage", "UsageNumbers"),
     "Verify",
 )

@@ -14,6 +14,7 @@ import { called, outputOf, reference, useNames } from "../parts/called.js";
 import { Deliveries, HeaderTable, deliveriesOf, wentTo } from "../parts/deliveries.js";
 import { EditEvent } from "../parts/edit.js";
 import { bucketLink } from "../parts/names.js";
+import { triesOf } from "../parts/oldest.js";
 import { Path, Plain } from "../parts/plain.js";
 import { SendAgain } from "../parts/send.js";
 import { zone } from "../parts/zone.js";
@@ -55,6 +56,8 @@ function why(consumer, { log, bucket, letters, tried }) {
   if (letter) return `given up after ${number(letter.attempts)} ${letter.attempts === 1 ? "try" : "tries"}: ${letter.reason}`;
   if (output && tried.some((each) => wentTo(each, output))) return "";
   const still = output?.disabled ? "disabled" : output?.paused ? "paused" : consumer.parked ? "trying an earlier one again" : "";
+  const tries = consumer.oldest?.id === eventId(log.id) && triesOf(consumer);
+  if (tries) return [still === "trying an earlier one again" ? "" : still, `${tries}, and not done`].filter(Boolean).join(", ");
   const before = log.seq - seqOf(consumer.floor) - 1;
   const place = before ? `${number(before)} ${before === 1 ? "event" : "events"} before it` : consumer.out ? "it has it now, and has not answered" : "it comes next";
   if (before >= 0) return [still, place].filter(Boolean).join(", ");

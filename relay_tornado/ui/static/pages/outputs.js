@@ -5,6 +5,7 @@ import { Badge, Button, Confirm, Empty, Problem, duration, number, tell, useLoad
 import { DeadLetters } from "../parts/dead.js";
 import { unsaved } from "../parts/form.js";
 import { bucketLink } from "../parts/names.js";
+import { Circuit, Oldest } from "../parts/oldest.js";
 import { inWords } from "../parts/rules.js";
 import { Seek } from "../parts/seek.js";
 import { OutputDialog, outputKey } from "./outputform.js";
@@ -26,7 +27,8 @@ function State({ output, consumer }) {
   const paused = output.paused && !output.internal;
   return html`${output.disabled_reason ? html`<${Badge} kind="bad">disabled by the relay<//>` : output.disabled && html`<${Badge}
     kind="warn">disabled<//>`}${paused ? html`<${Badge} kind="warn">paused<//>`
-    : consumer?.parked > 0 && !output.disabled && html`<${Badge} kind="warn">trying again<//>`}`;
+    : !output.disabled && consumer?.circuit ? html`<${Badge} kind="warn"><${Circuit} circuit=${consumer.circuit} /><//>`
+      : !output.disabled && consumer?.parked > 0 && html`<${Badge} kind="warn">trying again<//>`}`;
 }
 
 /** How far a public output is. `act` opens what can be done about it. */
@@ -36,7 +38,7 @@ function Position({ consumer, bucket, title, act }) {
   return html`<div class="row small">
     <span>${lag.events ? html`<b>${number(lag.events)} behind</b>, for ${duration(lag.seconds)}` : "Up to date"}</span>
     <span class="soft">done up to <code>${floor}</code>${parked > 0 && html`, <a href=${bucketLink(bucket, { delivery: "stalled" })}>${
-      number(parked)} to be tried again</a>`}</span>
+      number(parked)} to be tried again</a>`}${consumer.oldest && html`, <${Oldest} consumer=${consumer} />`}</span>
     <button type="button" class="button tiny" aria-label=${`Move ${title}`} onClick=${() => act("seek")}>Move…</button>
     ${dead > 0 && html`<button type="button" class="button tiny danger"
         onClick=${() => act("dead")}>${number(dead)} dead ${dead === 1 ? "letter" : "letters"}</button>`}</div>`;

@@ -1,11 +1,11 @@
 // The consumers of a bucket: where each stands, how far behind it is, and what can be done with it.
 import { html, useState } from "../lib.js";
 import { get, remove, v1 } from "../api.js";
-import { link } from "../router.js";
 import { Badge, Button, Confirm, Dialog, Empty, Loading, Problem, Time, duration, number, tell, useLoaded } from "./basic.js";
 import { called, consumerPath, outputOf, reference, useNames } from "./called.js";
 import { DeadLetters } from "./dead.js";
 import { bucketLink } from "./names.js";
+import { Circuit, Oldest } from "./oldest.js";
 import { COUNT, Plot } from "./plot.js";
 import { Seek } from "./seek.js";
 import { StayBehind } from "./staybehind.js";
@@ -39,19 +39,12 @@ function Lag({ consumer, title, onClose }) {
       series=${[{ label: "events", values: data.values }]} />` : !error && html`<${Loading} />`}<//>`;
 }
 
-/** The id of the event that comes next to a consumer, where that can be told: it stands in the newest epoch, and there is one. */
-function nextOf({ floor, head }) {
-  const [[epoch, done], [newest, last]] = [floor.split("-"), head.split("-")];
-  return epoch === newest && Number(done) < Number(last) ? `${epoch}-${Number(done) + 1}` : null;
-}
-
 function Where({ consumer }) {
   const { pending, out, parked, kind } = consumer;
-  const next = nextOf(consumer);
   const again = `${number(parked)} to be tried again`;
   const home = { id: consumer.bucket_id, name: consumer.bucket_name };
   return html`<span class="mono">${consumer.floor}</span>${pending > 0 && html`<div class="soft small">${
-      next && html`<a href=${link("/events", next)}>next event</a>, `}${out > 0 && `${number(out)} ${kind === "output" ? "being sent" : "not answered yet"}, `}${
+      consumer.oldest && html`<${Oldest} consumer=${consumer} />, `}${out > 0 && `${number(out)} ${kind === "output" ? "being sent" : "not answered yet"}, `}${
       parked > 0 && html`${kind === "output" ? html`<a href=${bucketLink(home, { delivery: "stalled" })}>${again}</a>` : again}, `}changed <${
       Time} at=${consumer.updated_at} /></div>`}
     ${consumer.gaps && html`<div class="small"><${Badge} kind="warn">missed events<//> <span class="soft">${
@@ -65,7 +58,8 @@ function Now({ consumer, bucket }) {
   }
   const output = outputOf(consumer, bucket);
   if (!output) return html`<span class="soft">–</span>`;
-  const still = output.disabled ? "disabled" : output.paused ? "paused" : consumer.parked ? "trying again" : "";
+  const still = output.disabled ? "disabled" : output.paused ? "paused" : consumer.circuit ? html`<${Circuit} circuit=${consumer.circuit} />`
+    : consumer.parked ? "trying again" : "";
   return html`<${Badge} kind=${still ? "warn" : "good"}>${still || "sending"}<//>`;
 }
 

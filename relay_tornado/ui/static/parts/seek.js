@@ -1,10 +1,10 @@
 // Moving a consumer: where to, and before it is done what it will repeat or skip.
 import { html, useEffect, useRef, useState } from "../lib.js";
 import { post } from "../api.js";
-import { newerThan } from "../event/log.js";
 import { link } from "../router.js";
-import { Button, Dialog, Problem, number, tell, useLoaded } from "./basic.js";
+import { Button, Dialog, Problem, number, tell } from "./basic.js";
 import { consumerPath } from "./called.js";
+import { isPast, triesOf } from "./oldest.js";
 import { zone } from "./zone.js";
 
 const PAUSE = 250;
@@ -17,6 +17,7 @@ function local(seconds) {
 
 const CHOICES = [
   ["next", "The event after the next one, which is skipped"],
+  ["past", "What comes after its position: events that wait for another try are skipped"],
   ["latest", "Only what comes in from now on"],
   ["earliest", "The oldest event that is kept"],
   ["last", "The newest events, so many:"],
@@ -25,8 +26,9 @@ const CHOICES = [
 ];
 
 /** `to` of a seek, or null while what was entered is no position. */
-function position(choice, { next, last, time, id }) {
-  if (choice === "next") return next ?? null;
+function position(choice, { floor, oldest }, { last, time, id }) {
+  if (choice === "next") return oldest.id;
+  if (choice === "past") return floor;
   if (choice === "last") return Number.isInteger(Number(last)) && Number(last) >= 1 ? { last: Number(last) } : null;
   if (choice === "time") return time && !Number.isNaN(Date.parse(time)) ? { time: Math.floor(Date.parse(time) / 1000) } : null;
   if (choice === "id") return id.trim() || null;
@@ -48,8 +50,7 @@ export function Seek({ consumer, title, onMoved, onClose }) {
   const [given, setGiven] = useState({ last: "100", time: local(Date.now() / 1000 - 3600), id: "" });
   const [seen, setSeen] = useState({});
   const asked = useRef(0);
-  const [next] = useLoaded(() => (consumer.pending ? newerThan(consumer.bucket_id, consumer.floor) : null));
-  const to = position(choice, { ...given, next });
+  const to = position(choice, consumer, given);
   const key = JSON.stringify(to);
   useEffect(() => {
     const turn = (asked.current += 1);
@@ -80,9 +81,13 @@ export function Seek({ consumer, title, onMoved, onClose }) {
     id: html`<input class="mono" spellcheck=${false} aria-label="The event's id" placeholder=${consumer.head} value=${given.id} onInput=${
       enter("id")} />`,
   };
-  const choices = CHOICES.filter(([name]) => name !== "next" || next);
+  const { oldest } = consumer;
+  const past = isPast(consumer);
+  const choices = CHOICES.filter(([name]) => (name === "next" ? oldest && !past : name === "past" ? past : true));
+  const tries = triesOf(consumer);
   return html`<${Dialog} title=${`Move ${title}`} onClose=${onClose}>
-    ${next && html`<p>The next event is <a href=${link("/events", next)}>${next}</a>.</p>`}
+    ${oldest && html`<p>${past ? "The oldest event that it is not done with" : "The next event"} is <a href=${link("/events", oldest.id)}>${
+      oldest.id}</a>${tries && `, ${tries}`}.</p>`}
     <p class="soft">Clients that are connected go on at the new place at once.</p>
     <fieldset class="seek-choices"><legend class="label">Go on with</legend>${choices.map(([name, text]) => html`<div class="row" key=${name}>
       <label><input type="radio" name="to" checked=${choice === name} onChange=${() => setChoice(name)} />${text}</label>${fields[name]}</div>`)}
