@@ -7,6 +7,7 @@ answers like any other. Connections are kept for a while, and reused for the sam
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 import ssl
@@ -137,11 +138,10 @@ class Transport:
                 peer = made.getpeername()
                 made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 _, connection = await asyncio.get_running_loop().create_connection(
-                    lambda: _Connection(self._live, self._bounds),
-                    sock=made,
-                    ssl=context,
-                    server_hostname=destination.server_name if context is not None else None,
+                    lambda: _Connection(self._live, self._bounds), sock=made
                 )
+                if context is not None:
+                    await connection.start_tls(context, destination.server_name)
             except OSError:
                 made.close()
                 others = [each for each in found if each[-1] != peer]
@@ -215,6 +215,8 @@ class _Connection(asyncio.Protocol):
         self._live = live
         self._most_body = bounds.body
         self._transport: asyncio.Transport | None = None
+        self._plain: asyncio.Transport | None = None
+        """That of TCP, also where the other is that of TLS."""
         self._parser = h11.Connection(h11.CLIENT, max_incomplete_event_size=bounds.head)
         self._answer: asyncio.Future[Answer] | None = None
         self._response: h11.Response | None = None
@@ -226,6 +228,20 @@ class _Connection(asyncio.Protocol):
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     # called by Transport
+
+    async def start_tls(self, context: ssl.SSLContext, server_name: str | None) -> None:
+        """Begins TLS, before the first request. Raises OSError."""
+        plain = self._plain
+        assert plain is not None
+        try:
+            self._transport = await asyncio.get_running_loop().start_tls(
+                plain, self, context, server_hostname=server_name
+            )
+        except BaseException:
+            plain.abort()
+            raise
+        if self.closed.done():
+            raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
 
     async def ask(self, head: bytes, body: bytes, method: str) -> Answer:
         """Sends a request and returns its answer. Raises Unanswered, and _Stale."""
@@ -273,7 +289,11 @@ class _Connection(asyncio.Protocol):
     def unsent(self) -> int:
         """The bytes of the last request that are still to be sent: a server that has answered may never read them, or a
         next request."""
-        return 0 if self._transport is None else self._transport.get_write_buffer_size()
+        if self._transport is None or self._plain is None:
+            return 0
+        # TLS does not count what it has passed on, so with it both are asked.
+        below = 0 if self._plain is self._transport else self._plain.get_write_buffer_size()
+        return self._transport.get_write_buffer_size() + below
 
     def rest(self, seconds: float, lost: Callable[[], None]) -> None:
         """Keeps the connection idle until `wake`, at most for `seconds`; `lost` is called when it can't be used any
@@ -305,7 +325,7 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # A cast without a check: uvloop's transports are not subclasses of asyncio's.
-        self._transport = cast(asyncio.Transport, transport)
+        self._transport = self._plain = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
         if self._answer is None:
@@ -327,7 +347,7 @@ class _Connection(asyncio.Protocol):
             if self._response is None:
                 self._fail(f"it broke the connection off: {_words(error)} before it answered")
         self._read(b"")
-        self._transport = None
+        self._transport = self._plain = None
         self._end_rest()
         self.closed.set_result(None)
 

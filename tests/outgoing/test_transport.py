@@ -276,9 +276,20 @@ async def test_an_answer_before_the_body_is_taken() -> None:
         assert (await send(made, url, b"x" * (16 << 20))).status == 413
 
 
+def context_of(tls: bool) -> ssl.SSLContext | None:
+    """That of a server with TLS; None without."""
+    if not tls:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("localhost").configure_cert(context)
+    return context
+
+
+@pytest.mark.parametrize("tls", [False, True])
 @pytest.mark.gen_test
-async def test_a_body_that_is_never_taken_holds_up_no_other_request() -> None:
+async def test_a_body_that_is_never_taken_holds_up_no_other_request(monkeypatch: pytest.MonkeyPatch, tls: bool) -> None:
     """The connection on which it is still on its way is not used for the next one."""
+    monkeypatch.setattr("relay_tornado.outgoing.transport._UNSENT", 96 << 20)
     connections = []
 
     async def early(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -290,14 +301,15 @@ async def test_a_body_that_is_never_taken_holds_up_no_other_request() -> None:
         finally:
             writer.transport.abort()
 
-    async with raw(early) as url, transport() as made:
-        assert (await send(made, url, b"x" * (16 << 20), timeout=5.0)).body == b"there"
-        assert (await send(made, url, b"x", timeout=5.0)).body == b"there"
+    async with raw(early, context_of(tls)) as url, transport() as made:
+        assert (await send(made, url, b"x" * (64 << 20), verify=False)).body == b"there"
+        assert (await send(made, url, b"x", verify=False)).body == b"there"
         assert len(connections) == 2
 
 
+@pytest.mark.parametrize("tls", [False, True])
 @pytest.mark.gen_test
-async def test_bodies_that_are_never_taken_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_bodies_that_are_never_taken_are_bounded(monkeypatch: pytest.MonkeyPatch, tls: bool) -> None:
     """Over the bound for what is left of them after their answers, a connection is closed at once."""
 
     async def early(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -309,11 +321,11 @@ async def test_bodies_that_are_never_taken_are_bounded(monkeypatch: pytest.Monke
             writer.transport.abort()
 
     monkeypatch.setattr("relay_tornado.outgoing.transport._UNSENT", 96 << 20)
-    async with raw(early) as url, transport() as made:
+    async with raw(early, context_of(tls)) as url, transport() as made:
         for _ in range(3):
-            assert (await send(made, url, b"x" * (64 << 20))).status == 200
+            assert (await send(made, url, b"x" * (64 << 20), verify=False)).status == 200
         await until(lambda: len(made._live) == 1)
-        assert (await send(made, url, b"x")).status == 200
+        assert (await send(made, url, b"x", verify=False)).status == 200
         assert len(made._live) == 2
 
 
@@ -367,8 +379,6 @@ async def test_an_answer_before_a_request_that_cannot_be_written() -> None:
 @pytest.mark.gen_test
 async def test_tiny_parts_over_tls_before_the_end() -> None:
     """What came before the end of the connection is read, also where others have their turns between."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    trustme.CA().issue_cert("localhost").configure_cert(context)
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -376,7 +386,7 @@ async def test_tiny_parts_over_tls_before_the_end() -> None:
         writer.write(head + b"1\r\nx\r\n" * 20_000 + b"0\r\n\r\n")
         writer.close()
 
-    async with raw(serve, context) as url, transport() as made:
+    async with raw(serve, context_of(True)) as url, transport() as made:
         got = await send(made, url, verify=False)
         assert (len(got.body), got.cut) == (20_000, "")
 
