@@ -10,7 +10,8 @@ from typing import Any, Final
 
 import structlog
 
-from relay_tornado.model import Bucket, Input
+from relay_tornado.model import Bucket, Input, RateLimit
+from relay_tornado.rate_limits import Limiter
 from relay_tornado.wire.answers import PROBED_INPUT
 
 HINTS: Final[Mapping[str, str]] = {
@@ -28,6 +29,10 @@ about the relay, and /readyz names their cause."""
 
 PAUSE: Final = 600.0
 """Seconds between two log lines about one input and reason."""
+
+RATE: Final = RateLimit(200, 200.0)
+"""Lines at once, and the seconds in which as many more may come: a token with API access can make any number of inputs,
+and more than are remembered would be logged each time."""
 
 _MOST: Final = 1000
 """Maximum number of refusals that are remembered; the one that began first is forgotten first."""
@@ -58,6 +63,7 @@ class Refusals:
         """`clock` returns unix seconds, `monotonic` monotonic seconds."""
         self._clock = clock
         self._monotonic = monotonic
+        self._lines = Limiter(RATE, 0.0)
         self._refusals: dict[tuple[str, str, str], Refusal] = {}
 
     def add(self, bucket: Bucket, input: Input, reason: str, why: str = "") -> None:
@@ -99,6 +105,9 @@ class Refusals:
         now = self._monotonic()
         if found.told is not None and now - found.told < PAUSE:
             return
+        if self._lines.wait(now):
+            return  # it is told with the next refusal for which there is a line
+        self._lines.take()
         count, found.told, found.untold = found.untold, now, 0
         place = {"bucket": bucket, "input": input} if bucket else {}
         because = {"why": why} if why else {}

@@ -85,6 +85,21 @@ def test_a_refusal_that_goes_on_is_logged_again() -> None:
     ]
 
 
+def test_lines_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many inputs refuse webhooks; what was left out is counted in the next line."""
+    monkeypatch.setattr(refusals, "RATE", RateLimit(2, 2.0))
+    monkeypatch.setattr(refusals, "_MOST", 3)
+    now = 5.0
+    found = Refusals(lambda: 5.0, lambda: now)
+    with capture_logs() as lines:
+        for number in [0, 1, 2, 2, 3, 4, 4]:
+            found.add(BUCKET, dataclasses.replace(INPUT, id=str(number), name=str(number)), "signature")
+        now = 6.0
+        found.add(BUCKET, dataclasses.replace(INPUT, id="2", name="2"), "signature")
+        found.add(BUCKET, dataclasses.replace(INPUT, id="5", name="5"), "signature")
+    assert [(line["input"], line["count"]) for line in lines] == [("0", 1), ("1", 1), ("2", 3)]
+
+
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Inputs that were deleted since are forgotten at last."""
     monkeypatch.setattr(refusals, "_MOST", 2)
