@@ -26,6 +26,8 @@ TIMEOUT: Final = 10.0
 _CUT: Final = "X-Relay-Truncated"
 """Added to the headers of an answer whose body is incomplete."""
 
+_FAILED: Final = "the relay failed on it, see its log"
+
 _log = structlog.get_logger(__name__)
 
 
@@ -39,7 +41,8 @@ class Request(NamedTuple):
 
 
 class AttemptResult(NamedTuple):
-    """The result of an attempt. `status` is 0 if nobody answered; then `body` says why. `retry_after` is in seconds."""
+    """The result of an attempt. `status` is 0 if nobody answered; then `body` says why, and `reason` the same for the
+    log: without what the destination sent, which may be the request. `retry_after` is in seconds."""
 
     outcome: Outcome
     status: int
@@ -47,6 +50,7 @@ class AttemptResult(NamedTuple):
     body: bytes
     seconds: float
     retry_after: float | None
+    reason: str = ""
 
 
 class Unsent(NamedTuple):
@@ -73,7 +77,7 @@ def prepare(shared: Shared, bucket: Bucket, output: Output, event: Event) -> Req
         # The failure came from this event, which must not cause it again and again.
         shared.counters.forward_attempts["invalid"] += 1
         _log.exception("event_not_encoded", output=output.id, bucket=bucket.name)
-        raise Invalid("the relay failed on it, see its log") from None
+        raise Invalid(_FAILED) from None
 
 
 async def attempt(shared: Shared, output: Output, request: Request) -> AttemptResult:
@@ -90,17 +94,21 @@ async def attempt(shared: Shared, output: Output, request: Request) -> AttemptRe
             timeout=output.timeout or TIMEOUT,
         )
     except Unanswered as error:
-        outcome, words = error.kind, str(error)
+        outcome, words, reason = error.kind, str(error), error.reason
     except Refused as error:
-        outcome, words = "refused", str(error)
+        outcome, words, reason = "refused", str(error), str(error)
     except Exception:
         _log.exception("try_failed", output=output.id)
-        outcome, words = "broken", "the relay failed on it, see its log"
+        outcome, words, reason = "broken", _FAILED, _FAILED
     else:
         return _answered(shared, answer, shared.monotonic() - started)
     seconds = shared.monotonic() - started
     _count(shared, outcome, seconds)
-    return AttemptResult(outcome, 0, {}, f"No answer: {words}.".encode(), seconds, None)
+    return AttemptResult(outcome, 0, {}, _unanswered(words).encode(), seconds, None, _unanswered(reason))
+
+
+def _unanswered(why: str) -> str:
+    return f"No answer: {why}."
 
 
 def _answered(shared: Shared, answer: Answer, seconds: float) -> AttemptResult:

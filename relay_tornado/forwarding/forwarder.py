@@ -520,8 +520,8 @@ class Forwarder:
 
 
 def _reason(result: AttemptResult) -> str:
-    """Why an attempt failed, in words."""
-    return f"it answers {result.status}" if result.status else result.body.decode(errors="replace")
+    """Why an attempt failed, in words for the log."""
+    return f"it answers {result.status}" if result.status else result.reason
 
 
 def _shown(output: Output) -> str:

@@ -62,11 +62,13 @@ class Answer(NamedTuple):
 
 
 class Unanswered(Exception):
-    """There was no answer, for the reason in the message. The request may have been received."""
+    """There was no answer, for the reason in the message. The request may have been received. `detail` is what the
+    message has besides `reason` and may quote the destination, which may repeat the request: it is not to be logged."""
 
-    def __init__(self, kind: Kind, message: str) -> None:
-        super().__init__(message)
+    def __init__(self, kind: Kind, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
         self.kind = kind
+        self.reason = reason
 
 
 class Bounds(NamedTuple):
@@ -410,15 +412,16 @@ class _Connection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def _misread(self, error: h11.RemoteProtocolError) -> None:
-        self._break_off(
-            f"its answer is no HTTP: {error}" if self._heard else "it closed the connection before it answered"
-        )
+        if self._heard:
+            self._break_off("its answer is no HTTP", str(error))
+        else:
+            self._break_off("it closed the connection before it answered")
 
-    def _break_off(self, why: str) -> None:
+    def _break_off(self, why: str, detail: str = "") -> None:
         if self._response is not None:
             self._finish(self._made("broken"))
         else:
-            self._fail(why)
+            self._fail(why, detail)
 
     def _made(self, cut: Cut) -> Answer:
         response = self._response
@@ -429,9 +432,9 @@ class _Connection(asyncio.Protocol):
         if self._answer is not None and not self._answer.done():
             self._answer.set_result(answer)
 
-    def _fail(self, why: str) -> None:
+    def _fail(self, why: str, detail: str = "") -> None:
         if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(Unanswered("broken", why))
+            self._answer.set_exception(Unanswered("broken", why, detail))
 
 
 def _words(error: Exception) -> str:

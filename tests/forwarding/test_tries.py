@@ -254,6 +254,30 @@ async def test_why_the_circuit_opened() -> None:
 
 
 @pytest.mark.gen_test
+async def test_an_echo_is_not_logged() -> None:
+    """What a destination sends that does not speak HTTP may be the request, with its secrets: only who reads the
+    event's deliveries sees it."""
+
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(await reader.readuntil(b"\r\n\r\n"))
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(echo, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    output = public(f"http://127.0.0.1:{port}/canary", retries=-1)
+    with capture_logs() as lines:
+        async with world(output) as w:
+            await w.append(*(b"%d" % number for number in range(10)))
+            await until(lambda: w.forwarding.circuits_open == 1)
+            assert w.forwarding.failures() == {output.id: "No answer: its answer is no HTTP."}
+    (line,) = [line for line in lines if line["event"] == "circuit_opened"]
+    assert line["reason"] == "No answer: its answer is no HTTP."
+    assert "canary" not in str(lines)
+    server.close()
+
+
+@pytest.mark.gen_test
 async def test_queue_depth_and_deadline() -> None:
     """A queue as long as it may be is full, as long as the output is active; past the throttle's deadline an event is
     marked failed without a try."""
