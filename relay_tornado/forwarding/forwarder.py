@@ -501,14 +501,24 @@ class Forwarder:
             self._watch(asyncio.get_running_loop().create_task(self._disable()))
 
     async def _disable(self) -> None:
+        output, again = self.output, self._disable_at is not None
         self._disable_at = self._shared.monotonic() + _DISABLE_AGAIN
         try:
-            await self._shared.disable(self.bucket, self.output, GONE)
+            await self._shared.disable(self.bucket, output, GONE)
         except RelayError as error:
-            # Nothing more is sent meanwhile.
-            _log.warning("output_not_disabled", output=self.output.id, reason=str(error))
+            if not again:
+                _log.warning(
+                    "output_not_disabled",
+                    output=output.id,
+                    name=output.name,
+                    bucket=self.bucket.name,
+                    reason=str(error),
+                    consequence="it sends nothing, and is disabled once that can be stored",
+                )
             return
         self._disable_at = None
+        if self.output.destination != output.destination:
+            return  # it got another one meanwhile, and stays enabled
         _log.warning(
             "output_disabled",
             output=self.output.id,

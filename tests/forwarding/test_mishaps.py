@@ -116,9 +116,12 @@ async def test_an_output_that_can_not_be_disabled(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(World, "_disable", refused)
     async with Target(lambda got: answer(410)) as target, world(public(target.url)) as w:
         await w.append(b"1", b"2")
-        await w.settled(target, 1)
-        await w.turn(100)
-        await w.idle()
+        with capture_logs() as lines:
+            await w.settled(target, 1)
+            for _ in range(9):
+                await w.turn(11)
+                await w.idle()
+        assert [line["event"] for line in lines].count("output_not_disabled") == 1
         assert target.bodies == [b"1"]
         assert [letter.seq for letter in await w.dead()] == [1]
         assert [each.status for each in await w.stored(1)] == ["failed"]
@@ -133,6 +136,22 @@ async def test_an_output_that_can_not_be_disabled(monkeypatch: pytest.MonkeyPatc
         await w.change(public(target.url))
         await w.settled(target, 2)
         assert target.bodies == [b"1", b"2"]
+
+
+@pytest.mark.gen_test
+async def test_a_new_destination_while_an_output_is_being_disabled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stays enabled, and the log does not say otherwise."""
+
+    async def moved(self: World, *told: Any) -> None:
+        await self.change(public(other.url))
+
+    monkeypatch.setattr(World, "_disable", moved)
+    async with Target(lambda got: answer(410)) as target, Target() as other, world(public(target.url)) as w:
+        with capture_logs() as lines:
+            await w.append(b"1", b"2")
+            await w.settled(other, 1)
+        assert [line["event"] for line in lines if line["event"].startswith("output_")] == []
+        assert other.bodies == [b"2"]
 
 
 @pytest.mark.gen_test
