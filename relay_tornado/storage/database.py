@@ -222,11 +222,13 @@ class Database:
         stop."""
         self._lock.write(socket_path)
         if self._lock.unstopped:
+            kept = "no committed event is lost"
             _log.warning(
                 "earlier_relay_did_not_stop",
                 pid=self._lock.unstopped,
-                consequence="no acknowledged event is lost",
-                hint="it was killed (want of memory: `journalctl -k | grep -i oom`), it crashed, or the power failed",
+                consequence=kept if self.loss is None else "committed events are lost, see committed_work_lost",
+                hint="it was killed (want of memory: `journalctl -k | grep -i oom`), it crashed, the power failed, or "
+                "this is a copy of the directory of a relay that ran",
             )
 
     async def close(self) -> None:

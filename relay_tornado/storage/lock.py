@@ -168,9 +168,10 @@ def _parse(data: bytes) -> Owner | None:
 def _unstopped(data: bytes) -> int:
     """The process id of a relay that did not stop; 0 if it did, or if that is not known."""
     try:
-        return int(json.loads(data)["unstopped"])
-    except (ValueError, KeyError, TypeError):
+        found = json.loads(data)["unstopped"]
+    except (ValueError, KeyError, TypeError, RecursionError):
         return 0
+    return found if isinstance(found, int) else 0
 
 
 def _held(directory: Path, owner: Owner | None) -> str:

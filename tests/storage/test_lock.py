@@ -73,6 +73,14 @@ def test_a_relay_that_did_not_stop(tmp_path: Path) -> None:
     after.release()
 
 
+@pytest.mark.parametrize("damaged", ["", "7", '{"unstopped": "7"}', '{"unstopped": 1e999}', "[" * 4000])
+def test_a_damaged_lock_tells_nothing(tmp_path: Path, damaged: str) -> None:
+    (tmp_path / "relay.lock").write_text(damaged)
+    lock = Lock.acquire(tmp_path)
+    assert lock.unstopped == 0
+    lock.release()
+
+
 def test_a_lock_that_was_removed(tmp_path: Path) -> None:
     """A directory whose relay.lock was deleted or replaced under its holder is still its holder's, for as long as it
     runs."""

@@ -177,6 +177,29 @@ async def test_an_older_copy_is_a_loss(settings: Settings) -> None:
 
 
 @storage_test
+async def test_a_relay_that_did_not_stop_and_a_loss(settings: Settings) -> None:
+    """The log says that nothing is lost only where nothing is."""
+    database = await Database.open(settings)
+    await commit(database, 2)
+    await database.close()
+    shutil.copy(database.path, settings.data / "copy")
+    said = []
+    for lost in (False, True):
+        database = await Database.open(settings)
+        await commit(database, 7)
+        await database.close()
+        if lost:
+            shutil.copy(settings.data / "copy", database.path)
+        (settings.data / "relay.lock").write_text('{"unstopped": 7}')
+        database = await Database.open(settings)
+        with capture_logs() as logs:
+            database.owner(settings.data / "relay.sock")
+        said += [entry["consequence"] for entry in logs if entry["event"] == "earlier_relay_did_not_stop"]
+        await database.close()
+    assert said == ["no committed event is lost", "committed events are lost, see committed_work_lost"]
+
+
+@storage_test
 @pytest.mark.parametrize("how", ["missing", "damaged", "of_another_database"])
 async def test_a_witness_that_proves_nothing_is_made_anew(settings: Settings, tmp_path: Path, how: str) -> None:
     """A missing, damaged or foreign witness is said in the log and is no loss; the next one counts again."""
