@@ -64,9 +64,8 @@ def doctor(idle: float, public_url: str | None, data: Path, as_json: bool) -> No
         print_json([dataclasses.asdict(finding) for finding in findings])
     else:
         print_table([{"": each.level, "what": each.name, "found": each.says} for each in findings])
-        for each in findings:
-            if each.remedy:
-                click.echo(f"\n{each.name}: {each.remedy}")
+        for remedy in dict.fromkeys(f"{each.name}: {each.remedy}" for each in findings if each.remedy):
+            click.echo(f"\n{remedy}")
     if any(finding.level == "fail" for finding in findings):
         raise click.exceptions.Exit(UNWELL)
 
@@ -102,12 +101,18 @@ def _at_the_url(data: Path, owner: Owner | None, public_url: str | None, idle: f
 
 
 def _flow(relay: Relay, info: dict[str, Any]) -> list[Finding]:
-    """The findings about the webhooks' way through the relay; those that it got before the relay failed to answer."""
+    """The findings about the webhooks' way through the relay; if it fails to answer, those before that, and that."""
     from relay_tornado.doctor import flow
+    from relay_tornado.doctor.finding import Finding
 
     found: list[Finding] = []
-    with suppress(RelayError):  # the findings about the file and /readyz say why
+    try:
         found += flow.look(info, relay.call)
+    except RelayError as error:
+        says = f"the webhooks' way was not looked at to the end: {error}"
+        found.append(
+            Finding("relay", "warn", says, "run this again; if it says the same, the log of the relay may say why")
+        )
     return found
 
 

@@ -37,7 +37,8 @@ def look(info: Document, call: Callable[..., Any]) -> Iterator[Finding]:
     consumers = call("consumer.list")
     yield from connections(troubles)
     yield from files(troubles)
-    yield from refusals(troubles.get("refusals", ()))
+    if "refusals" in troubles:
+        yield from refusals(troubles["refusals"])
     yield from outputs(buckets, troubles.get("circuits", {}))
     yield from rules(buckets, call)
     yield from standings(consumers, _stopped(buckets, troubles))
@@ -64,7 +65,7 @@ def connections(troubles: Document) -> Iterator[Finding]:
         yield Finding(
             "connections",
             "fail" if used >= most else "warn",
-            f"{says}; further ones are closed at once",
+            f"{says}; beyond that, they are closed at once",
             "see whose they are: ss -tn | awk '{print $5}' | sort | uniq -c | sort -n; then raise --max-connections "
             "and LimitNOFILE=",
         )
@@ -123,7 +124,7 @@ def outputs(buckets: Sequence[Document], circuits: Mapping[str, str]) -> Iterato
             why = f", by the relay: {output['disabled_reason']}" if output["disabled_reason"] else ""
             told.append(Finding("outputs", "warn", f"{named}: is disabled{why}", f"to send again: {command}"))
         elif output["paused"]:
-            says = f"{named}: is paused, as after a restore; its events wait in the log"
+            says = f"{named}: is paused (a restore pauses public outputs); its events wait in the log"
             told.append(Finding("outputs", "warn", says, f"to send again: relay output resume {output['id']}"))
         elif output["id"] in circuits:
             says = f"{named}: ten tries or more in a row failed, so it is left alone for a while: "

@@ -33,6 +33,9 @@ from relay_tornado.storage.sqlite_compat import NEWER_SQLITE, old_sqlite
 LEAST_DESCRIPTORS: Final = 512
 """Fewer are not enough for the relay's own files and a few clients."""
 
+FEW_DESCRIPTORS: Final = 16
+"""Fewer free ones than this are used up at any moment. A relay with as many connections as it allows has more."""
+
 GOOD_DESCRIPTORS: Final = 4096
 SYNCS: Final = 32
 LONGEST_SYNCS: Final = 2.0
@@ -305,13 +308,17 @@ def descriptors(owner: Owner | None) -> Finding:
         return Finding("descriptors", "ok", "no limit")
     used = 0 if owner is None else _open_in(owner)
     says = f"{limit} may be open, each connection is one" + (f"; {used} are" if used else "")
-    if used >= 0.9 * limit:
+    whose = (
+        "(LimitNOFILE= in the systemd unit, ulimits in compose); first see whose connections they are: "
+        "ss -tn | awk '{print $5}' | sort | uniq -c | sort -n"
+    )
+    if limit - used < FEW_DESCRIPTORS:
         remedy = (
-            "the relay accepts no more connections, and answers no command: restart it with a higher limit "
-            "(LimitNOFILE= in the systemd unit, ulimits in compose); first see whose connections they are: "
-            "ss -tn | awk '{print $5}' | sort | uniq -c | sort -n"
+            f"the relay accepts no more connections, and answers no command: restart it with a higher limit {whose}"
         )
         return Finding("descriptors", "fail", says, remedy)
+    if used >= 0.9 * limit:
+        return Finding("descriptors", "warn", says, f"before they are used up, raise the limit {whose}")
     remedy = "raise LimitNOFILE= in the systemd unit, ulimits in compose, or nofile in /etc/security/limits.conf"
     if limit < LEAST_DESCRIPTORS:
         return Finding("descriptors", "fail", says, remedy)

@@ -179,5 +179,4 @@ def test_files_that_could_not_be_used() -> None:
 def test_an_earlier_relay() -> None:
     """It tells nothing of its troubles, and the rest is looked at."""
     answers: dict[str, Any] = {"bucket.list": [], "consumer.list": [], "client.list": [], "logs.list": {"data": []}}
-    said = list(flow.look({"version": "0.5.20"}, lambda command, **_: answers[command]))
-    assert {each.level for each in said} <= {"ok"}
+    assert list(flow.look({"version": "0.5.20"}, lambda command, **_: answers[command])) == []

@@ -314,8 +314,8 @@ def test_a_file_that_the_disk_can_not_read(data: Path, monkeypatch: pytest.Monke
     assert "dmesg" in said.remedy
 
 
-def test_descriptors_that_are_used_up() -> None:
-    """A relay that has nearly as many open as it may fails, whatever the limit."""
+def test_descriptors_that_are_used_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relay that has as many open as it may fails, whatever the limit; one that has nearly as many still works."""
     with subprocess.Popen(
         ["/bin/sh", "-c", "ulimit -n 5000; echo; exec cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as other:
@@ -325,8 +325,12 @@ def test_descriptors_that_are_used_up() -> None:
         assert machine.descriptors(here).level == "ok"
         resource.prlimit(other.pid, resource.RLIMIT_NOFILE, (3, 5000))
         said = machine.descriptors(here)
+        monkeypatch.setattr(machine, "_open_in", lambda owner: 4600)
+        resource.prlimit(other.pid, resource.RLIMIT_NOFILE, (5000, 5000))
+        near = machine.descriptors(here)
         other.communicate()
     assert (said.level, "accepts no more" in said.remedy) == ("fail", True)
+    assert (near.level, "accepts no more" in near.remedy) == ("warn", False)
 
 
 def test_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
