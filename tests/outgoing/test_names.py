@@ -70,6 +70,7 @@ async def test_names_that_hang_hold_up_no_others(known: _Names) -> None:
     hanging = [asyncio.create_task(resolver.resolve(f"slow-{n}", 80)) for n in range(2)]
     await until(lambda: len(known.asked) == 2)
     assert await asyncio.wait_for(resolver.resolve("quick", 80), 20)
+    await until(lambda: {"slow-0", "slow-1"} <= set(resolver._slow))
     known.gate.set()
     await asyncio.gather(*hanging)
     known.gate.clear()
