@@ -1,6 +1,6 @@
 """Logs what is changed in buckets, inputs, outputs and tokens, so that the log says since when something is different.
 
-Names of fields are logged, and no values: some are secrets.
+Names of records and fields are logged, and no values: some are secrets.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ class ChangeLog:
         elif now is None:
             self._tell("bucket_deleted" if kind == "bucket" else "token_revoked", named)
         elif changes := list(_changes(before, now)):
-            self._tell(f"{kind}_changed", {**named, "changed": changes})
+            was = {"was": before.name} if isinstance(before, Bucket) and before.name != named.get("bucket") else {}
+            self._tell(f"{kind}_changed", {**named, **was, "changed": changes})
 
     def _tell(self, event: str, what: Mapping[str, Any]) -> None:
         if self._limiter.wait(self._clock()):
@@ -89,8 +90,9 @@ def _parts(kind: str, before: tuple[Input, ...] | tuple[Output, ...], now: tuple
     for key, each in new.items():
         if key not in old:
             yield f"{kind} {each.name}: created"
-        elif fields := list(_fields(old[key], each)):
-            yield f"{kind} {each.name}: {', '.join(fields)}"
+        elif fields := _fields(old[key], each):
+            was = "" if old[key].name == each.name else f" (was {old[key].name})"
+            yield f"{kind} {each.name}{was}: {', '.join(fields)}"
     for key, each in old.items():
         if key not in new:
             yield f"{kind} {each.name}: deleted"

@@ -61,6 +61,25 @@ async def test_what_is_changed_is_named_by_its_fields() -> None:
 
 
 @pytest.mark.gen_test
+async def test_a_new_name_stands_beside_the_old_one() -> None:
+    """Whoever looks for a bucket, an input or an output by the name that it had finds what became of it."""
+    registry = MemoryRegistry()
+    await registry.put("bucket", BUCKET.id, BUCKET)
+    ChangeLog(registry)
+    renamed = dataclasses.replace(
+        BUCKET,
+        name="sales",
+        inputs=(dataclasses.replace(INPUT, name="site"),),
+        outputs=(dataclasses.replace(OUTPUT, name="store", paused=True),),
+    )
+    with capture_logs() as lines:
+        await registry.put("bucket", BUCKET.id, renamed)
+    (line,) = lines
+    assert (line["bucket"], line["was"]) == ("sales", "orders")
+    assert line["changed"] == ["name", "input site (was web): name", "output store (was shop): name, paused"]
+
+
+@pytest.mark.gen_test
 async def test_thousands_of_changes_do_not_fill_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the rate, lines are left out and counted."""
     now = 0.0
