@@ -48,11 +48,16 @@ def look(info: Document, call: Callable[..., Any]) -> Iterator[Finding]:
 
 def _some(name: str, findings: Sequence[Finding], well: str) -> Iterator[Finding]:
     """The findings, so many at most; or that all is well."""
+    yield from _few(name, findings)
+    if not findings:
+        yield Finding(name, "ok", well)
+
+
+def _few(name: str, findings: Sequence[Finding]) -> Iterator[Finding]:
+    """The findings, so many at most."""
     yield from findings[:_SHOWN]
     if len(findings) > _SHOWN:
         yield Finding(name, findings[_SHOWN].level, f"and {len(findings) - _SHOWN} more like these")
-    if not findings:
-        yield Finding(name, "ok", well)
 
 
 def connections(troubles: Document) -> Iterator[Finding]:
@@ -149,6 +154,10 @@ def _stopped(buckets: Sequence[Document], troubles: Document) -> set[tuple[str, 
 
 def rules(buckets: Sequence[Document], call: Callable[..., Any]) -> Iterator[Finding]:
     """Which outputs have rules that let none of the newest events pass."""
+    yield from _few("rules", list(_closed(buckets, call)))
+
+
+def _closed(buckets: Sequence[Document], call: Callable[..., Any]) -> Iterator[Finding]:
     for bucket, output in _outputs(buckets):
         if not output["rules"] or output["disabled"]:
             continue
