@@ -234,7 +234,8 @@ class _Connection(asyncio.Protocol):
     async def start_tls(self, context: ssl.SSLContext, server_name: str | None) -> None:
         """Begins TLS, before the first request. Raises OSError."""
         plain = self._plain
-        assert plain is not None
+        if plain is None or plain.is_closing():
+            raise ConnectionResetError
         try:
             self._transport = await asyncio.get_running_loop().start_tls(
                 plain, self, context, server_hostname=server_name
@@ -243,7 +244,7 @@ class _Connection(asyncio.Protocol):
             plain.abort()
             raise
         if self.closed.done():
-            raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+            raise ConnectionResetError
 
     async def ask(self, head: bytes, body: bytes, method: str) -> Answer:
         """Sends a request and returns its answer. Raises Unanswered, and _Stale."""
@@ -442,6 +443,8 @@ def _words(error: Exception) -> str:
         return f"its certificate is not good: {error.verify_message}"
     if isinstance(error, socket.gaierror):
         return f"its name is not known ({error.strerror})"
+    if isinstance(error, ConnectionResetError):  # asyncio's has no number
+        return os.strerror(errno.ECONNRESET)
     if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ssl.SSLError):
         return os.strerror(error.errno)
     return str(error) or type(error).__name__

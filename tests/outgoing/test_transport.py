@@ -392,6 +392,20 @@ async def test_tiny_parts_over_tls_before_the_end() -> None:
 
 
 @pytest.mark.gen_test
+async def test_a_connection_that_is_cut_before_tls() -> None:
+    """It is said, and soon."""
+
+    async def cut(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.transport.abort()
+
+    async with raw(cut) as url, transport() as made:
+        for _ in range(20):
+            failed = await fails(made, url.replace("http", "https"))
+            assert (failed.kind, str(failed)) == ("unreachable", "it can't be reached: Connection reset by peer")
+        assert not made._live
+
+
+@pytest.mark.gen_test
 async def test_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A certificate is checked, its name, too, unless the output says not to; what is wrong with it is said."""
     authority = trustme.CA()
