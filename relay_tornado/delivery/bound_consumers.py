@@ -166,7 +166,7 @@ class BoundConsumers:
 
     def overtaken(self, bucket_id: BucketId, first: int, gap: Gap | None) -> bool:
         """The bucket's log holds nothing below `first`, or lacks `gap`, before everything was delivered. A consumer by
-        receipt meets this as a gap. Returns whether there is one."""
+        receipt meets this as a gap. Returns whether the gap was logged and counted as the consumer's."""
         held = self.held.get(bucket_id)
         if held is None or held.ledger.gone or held.moved_away():
             return False
@@ -176,7 +176,7 @@ class BoundConsumers:
         new = gap is not None and (gap.to_seq is None or gap.to_seq > ledger.progress.floor)
         if gap is not None and new and gap.reason != "retention":
             ledger.met(gap, self._shared.ledgers.clock())
-        return True
+        return gap is not None and ledger.has_met(gap)
 
     def settle(self, request: Ack | Nak) -> bool:
         """Executes a client's ack or nak. Returns False if the event is not in flight here."""

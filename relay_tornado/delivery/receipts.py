@@ -74,8 +74,7 @@ class Held:
         ledger = self.ledger
         if self.left or ledger.gone or generation != ledger.progress.generation:
             return
-        if ledger.progress.advance(seq):
-            ledger.save()
+        ledger.read(seq)
 
 
 class Receipt:

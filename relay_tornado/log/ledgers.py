@@ -60,6 +60,8 @@ class Ledger:
         """Returns the seq up to which events were sent to clients that are connected and may still confirm receipt."""
         self._first = 1
         """The highest seq that was passed to `leave`."""
+        self._read = 0
+        """The seq up to which a receipt moved the position last."""
         self._ledgers = ledgers
         self._saving = False
         self._watchers: dict[Callable[[], None], None] = {}
@@ -109,6 +111,12 @@ class Ledger:
             self.met(gap, now)
         return missed
 
+    def read(self, seq: int) -> None:
+        """A client has read everything up to `seq`."""
+        if self.progress.advance(seq):
+            self._read = seq
+            self.save()
+
     def leave(self, first: int = 1) -> Missed:
         """As `trim`, but if everything that is removed was `given`, the receipts are waited for. Whoever removes a
         client from `given` calls this again. The wait is not stored: after a crash the events count as a gap."""
@@ -133,7 +141,16 @@ class Ledger:
     def lose(self, head: int) -> bool:
         """See `Progress.lose`."""
         self._first = min(self._first, head + 1)
+        self._read = min(self._read, head)
         return self.progress.lose(head)
+
+    def has_met(self, gap: Gap) -> bool:
+        """Whether this gap of one of its connections was logged and counted as the consumer's. If another connection
+        has read some of these events, it was not."""
+        if gap.from_seq is None or gap.to_seq is None or gap.from_seq > self._read:
+            return True
+        last = self.gap or Gap(gap.reason)
+        return (last.from_seq or gap.to_seq + 1) <= gap.from_seq and gap.to_seq <= (last.to_seq or 0)
 
     def met(self, gap: Gap, now: float) -> None:
         """The consumer met a gap, which is logged, counted and stored."""

@@ -490,6 +490,44 @@ async def test_a_gap_that_a_connected_client_meets_is_logged_and_counted_once() 
 
 
 @virtual_test
+@pytest.mark.parametrize("steps", [(3,), (5, 4, 3)], ids=["at once", "in steps"])
+@pytest.mark.parametrize("read", [0, 4, 10])
+async def test_a_gap_of_the_slower_one_of_two_connections(read: int, steps: tuple[int, ...]) -> None:
+    """If the other one has read some of the events, they are no gap of the consumer, but one of the connection, which
+    is logged and counted, too. Else the consumer's lines are all."""
+    world = World(clock=day)
+    await world.bucket()
+    await with_row(world)
+    await world.append(4, body=b"x" * 200_000)
+    reader = Reader()
+    reader.paused = True
+    slow = await client(world, "orders", reader=reader)
+    await until(lambda: reader.waiting > 0)
+    first = slow.delivery._places["id-orders"].given + 1
+    other = await client(world, "orders")
+    if read > 4:
+        await world.append(read - 4, body=b"x" * 200_000)
+    await until(lambda: other.reader.seqs() == list(range(1, max(read, 4) + 1)))
+    if read:
+        await other.answer(3)
+    assert await floor(world) == read
+    other.delivery.end()
+    await world.append(10 - max(read, 4), body=b"x" * 200_000)
+    with capture_logs() as logs:
+        for most in steps:
+            await world.log.trim("id-orders", Retention(max_events=most), None)
+            world.ledgers.trimmed("id-orders", 10 - most + 1)
+        reader.resume()
+        await until(lambda: reader.seqs()[-1:] == [10])
+    told = [(each["event"], each["first"], each["last"]) for each in logs if "reason" in each]
+    mine = [("subscriber_missed_events", first, 7)]
+    assert [each for each in told if each[0] != "consumer_gap"] == (mine if read else [])
+    assert {seq for _, begin, end in told for seq in range(begin, end + 1)} >= set(range(first, 8))
+    counters = {id(each): each for each in (world.ledgers.counters, world.deliveries._shared.counters)}
+    assert sum(each.gaps["retention"] for each in counters.values()) == len(told)
+
+
+@virtual_test
 async def test_a_gap_is_for_who_asked_for_such() -> None:
     """A stock client is told nothing, so the next one that wants to know is; a receipt alone is no word of it."""
     world = World(clock=day)
