@@ -82,7 +82,7 @@ class Database:
             start.check_there(path)
             start.secure(path)
             start.roll_back(path)
-            older_wal.put_aside(path)
+            await older_wal.put_aside(path)
             witness, verdict = start.examine(path)
             opened.callback(witness.close)
             descriptor = os.open(path, os.O_RDONLY)

@@ -25,6 +25,7 @@ Invariants:
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import fcntl
 import os
@@ -132,12 +133,12 @@ def _find_surely(path: Path) -> OlderWal | None:
     return None
 
 
-def put_aside(path: Path) -> None:
+async def put_aside(path: Path) -> None:
     """Renames a WAL that ends before the file and holds nothing that the file lacks, and logs it.
 
-    No connection of this process may be open. Waits for other programs that have the file open. Raises StartupError if
-    the WAL ends before the file and might hold what the file lacks, or if another program keeps the file open;
-    sqlite3.Error and OSError.
+    No connection of this process may be open. Waits for other programs that have the file open, and may be cancelled
+    meanwhile. Raises StartupError if the WAL ends before the file and might hold what the file lacks, or if another
+    program keeps the file open; sqlite3.Error and OSError.
     """
     deadline = time.monotonic() + _PATIENCE
     while (older := _find_surely(path)) is not None:
@@ -162,7 +163,7 @@ def put_aside(path: Path) -> None:
                     consequence="none: relay.db has everything that is in it",
                 )
                 return
-            _wait(descriptor, path, older, deadline)
+            await _wait(descriptor, path, older, deadline)
 
 
 def describe(path: Path, older: OlderWal) -> str:
@@ -184,11 +185,11 @@ def _alone(path: Path) -> Iterator[int | None]:
         os.close(descriptor)
 
 
-def _wait(descriptor: int, path: Path, older: OlderWal, deadline: float) -> None:
+async def _wait(descriptor: int, path: Path, older: OlderWal, deadline: float) -> None:
     """Returns when no other process has the file open. Raises StartupError at the deadline, and OSError."""
-    _lock(descriptor, fcntl.LOCK_SH)
     told = False
     while not _lock(descriptor, fcntl.LOCK_EX):
+        _lock(descriptor, fcntl.LOCK_SH)
         pid, name = _holder(descriptor)
         if time.monotonic() > deadline:
             how = f"kill -9 {pid}" if pid else "SIGKILL"
@@ -204,7 +205,7 @@ def _wait(descriptor: int, path: Path, older: OlderWal, deadline: float) -> None
                 reason=f"{name} has it open beside an older {wal_of(path).name}",
                 seconds=_PATIENCE,
             )
-        time.sleep(_PAUSE)
+        await asyncio.sleep(_PAUSE)
 
 
 def _lock(descriptor: int, kind: int) -> bool:
@@ -218,12 +219,16 @@ def _lock(descriptor: int, kind: int) -> bool:
 
 def _holder(descriptor: int) -> tuple[int, str]:
     """A process that has the file open, and what to call it; 0 if it is unknown, as one in another container."""
+    pid = 0
     with contextlib.suppress(OSError, struct.error):
         asked = _LOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, _SHARED, _SHARED_SIZE, 0)
         pid = _LOCK.unpack(fcntl.fcntl(descriptor, fcntl.F_GETLK, asked))[-1]
-        if pid > 0:
-            return pid, f"process {pid} ({Path(f'/proc/{pid}/comm').read_text(errors='replace').strip()})"
-    return 0, "another program"
+    if pid <= 0:
+        return 0, "another program"
+    try:
+        return pid, f"process {pid} ({Path(f'/proc/{pid}/comm').read_text(errors='replace').strip()})"
+    except OSError:  # as where /proc hides other users' processes
+        return pid, f"process {pid}"
 
 
 def _free_name(wal: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import random
@@ -10,7 +11,6 @@ import sqlite3
 import struct
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ from relay_tornado.storage.wal_check import in_file
 from relay_tornado.storage.witness import SECTOR, Stamp, Witness, peek, peek_copied
 from tests.storage.faults import Faults, error
 from tests.storage.jobs import commits, names, put
+from tests.waiting import until
 
 storage_test = pytest.mark.gen_test(timeout=60)
 
@@ -243,18 +244,55 @@ async def test_what_another_program_closes(
     with opened(path, mode) as other:
         ended: list[int] = []
 
-        def end(_: float) -> None:
+        async def end(_: float) -> None:
             if not ended:
                 other.communicate("\n")
                 ended.append(other.returncode)
 
-        monkeypatch.setattr(older_wal, "time", SimpleNamespace(**vars(time) | {"sleep": end}))
+        monkeypatch.setattr(older_wal, "asyncio", SimpleNamespace(sleep=end))
         with capture_logs() as logs:
             assert await contents(settings) == ["a", "b"]
     assert ended == [0]
     assert [entry["event"] for entry in logs] == ["start_waits", "older_wal_put_aside"]
     assert f"process {other.pid} (" in logs[0]["reason"]
     assert len(aside(settings)) == 1
+
+
+@storage_test
+async def test_a_start_that_is_stopped_while_it_waits(settings: Settings, tmp_path: Path) -> None:
+    """It ends at once, as at SIGTERM; nothing is changed, and the next start finds what this one found."""
+    path = await leave_an_older_wal(settings, tmp_path)
+    before = {each: each.read_bytes() for each in (path, wal_of(path))}
+    with opened(path, "ro"):
+        with capture_logs() as logs:
+            starting = asyncio.create_task(Database.open(settings))
+            await until(lambda: logs)
+            starting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await starting
+        assert [entry["event"] for entry in logs] == ["start_waits"]
+        assert {each: each.read_bytes() for each in before} == before
+    assert await contents(settings) == ["a", "b"]
+    assert len(aside(settings)) == 1
+
+
+@storage_test
+async def test_a_program_without_a_name(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where /proc does not tell it, the refusal has the number of its process all the same."""
+    monkeypatch.setattr(older_wal, "_PATIENCE", 0.1)
+    path = await leave_an_older_wal(settings, tmp_path)
+    read_text = Path.read_text
+
+    def no_proc(file: Path, *args: str, **options: str) -> str:
+        if file.is_relative_to("/proc"):
+            raise FileNotFoundError(file)
+        return read_text(file, *args, **options)
+
+    monkeypatch.setattr(Path, "read_text", no_proc)
+    with opened(path, "ro") as other:
+        refusal = rf"process {other.pid} has relay\.db open\. .*kill -9 {other.pid}:"
+        with capture_logs(), pytest.raises(StartupError, match=refusal):
+            await Database.open(settings)
 
 
 @storage_test
