@@ -149,7 +149,8 @@ def database(data: Path, owner: Owner | None = None) -> Finding:
     if not path.exists():
         says = f"there is no {NAME} in {data}, which was a relay's"
         return Finding(name, "fail", says, remedy if owner is None else _STILL_OPEN)
-    if owner is None and (older := older_wal.find(path)) is not None:
+    # While it is being started, a relay may wait until the WAL can be put aside.
+    if (owner is None or owner.socket is None) and (older := older_wal.find(path)) is not None:
         return Finding(name, "fail", older_wal.describe(path, older), "relay serve puts it aside, or says what to do")
     try:
         found = start.look(path)

@@ -149,11 +149,13 @@ def read_owner(directory: Path) -> Owner | None:
 
 
 def serves(directory: Path, *, unknown: bool) -> bool:
-    """Whether a relay runs on the directory; `unknown` if that can't be found out."""
+    """Whether a relay runs on the directory and is past the checks of its start, or this process holds the lock;
+    `unknown` if that can't be found out."""
     try:
-        return read_owner(directory) is not None
+        owner = read_owner(directory)
     except (OSError, NotWritable):
         return unknown
+    return owner is not None and (owner.socket is not None or owner.pid == os.getpid())
 
 
 def _parse(data: bytes) -> Owner | None:

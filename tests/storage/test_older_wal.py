@@ -260,13 +260,18 @@ async def test_what_another_program_closes(
 
 @storage_test
 async def test_a_start_that_is_stopped_while_it_waits(settings: Settings, tmp_path: Path) -> None:
-    """It ends at once, as at SIGTERM; nothing is changed, and the next start finds what this one found."""
+    """It ends at once, as at SIGTERM; nothing is changed, and the next start finds what this one found. Meanwhile no
+    command reads the older pages as if they were the newest."""
     path = await leave_an_older_wal(settings, tmp_path)
     before = {each: each.read_bytes() for each in (path, wal_of(path))}
     with opened(path, "ro"):
         with capture_logs() as logs:
             starting = asyncio.create_task(Database.open(settings))
             await until(lambda: logs)
+            for command in ("backup", str(tmp_path / "copy.db")), ("check",), ("stats",):
+                reader = (sys.executable, "-m", "relay_tornado", *command, "--data", str(settings.data))
+                done = subprocess.run(reader, capture_output=True, text=True, check=False)
+                assert (done.returncode != 0, "relay.db-wal ends at commit" in done.stderr) == (True, True)
             starting.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await starting
