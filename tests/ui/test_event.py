@@ -9,8 +9,9 @@ import subprocess
 from pathlib import Path
 
 from playwright.sync_api import Page, expect
+from websockets.sync.client import connect
 
-from tests.acceptance.relay import TIMEOUT
+from tests.acceptance.relay import TIMEOUT, Relay, wait_for
 from tests.ui.browser import Watch
 from tests.ui.sending import Sender, rows
 
@@ -121,6 +122,33 @@ def test_who_is_not_done_with_an_event(events: Page, sender: Sender) -> None:
     expect(article).to_contain_text("crm paused, it comes next")
     article.get_by_role("link", name="crm").click()
     expect(events.get_by_role("button", name="Resume crm")).to_be_visible()
+
+
+def test_what_a_consumer_has_done_out_of_turn(events: Page, sender: Sender, relay: Relay) -> None:
+    """Which events after its next one are done is not known, so of none it is said that they are not."""
+    crm = {"name": "crm", "paused": True, "internal": False, "destination": "https://hook.example.org/"}
+    sender.rest("POST", f"/v1/buckets/{sender.name}/outputs", crm)
+    for path in ("/first", "/second", "/third"):
+        sender.send(path)
+    key, secret = relay.create_token()
+    begins = {"buckets": [sender.name], "consumer": "worker", "since": "earliest", "outputs": "none"}
+    subscribe = {"action": "subscribe", **begins}
+    with connect(relay.ws_url, open_timeout=TIMEOUT, close_timeout=1) as client:
+        for message in ({"action": "auth", "key": key, "secret": secret}, subscribe):
+            client.send(json.dumps(message))
+        given: list[str] = []
+        while len(given) < 3:
+            frame = json.loads(client.recv(TIMEOUT))
+            given += [frame["meta"]["id"]] if frame["type"] == "webhook" else []
+        client.send(json.dumps({"action": "ack", "id": given[1]}))
+        consumer = f"/v1/buckets/{sender.name}/consumers/worker"
+        wait_for(lambda: sender.rest("GET", consumer)["pending"] == 2, "the ack")
+        article = events.get_by_role("article")
+        rows(events).filter(has_text="/first").click()
+        expect(article).to_contain_text("worker it has it now, and has not answered")
+        rows(events).filter(has_text="/second").click()
+        expect(article).to_contain_text("crm paused, 1 event before it")
+        assert "worker" not in article.inner_text()
 
 
 def test_neighbours_and_what_is_not_there(events: Page, watch: Watch, sender: Sender) -> None:

@@ -48,6 +48,9 @@ async function loadPositions(log, bucket, abort) {
   return { consumers, letters };
 }
 
+/** Whether an output or a consumer has done or parked some events after one that it has not: which ones, REST does not tell. */
+const scattered = ({ floor, head, pending, parked }) => seqOf(head) - seqOf(floor) > pending - parked;
+
 /** Why an output or a consumer is not done with this event, in words; "" where it may be. */
 function why(consumer, { log, bucket, letters, tried }) {
   const output = consumer.kind === "output" ? outputOf(consumer, bucket) : null;
@@ -60,6 +63,7 @@ function why(consumer, { log, bucket, letters, tried }) {
   if (tries) return [still === "trying an earlier one again" ? "" : still, `${tries}, and not done`].filter(Boolean).join(", ");
   const before = log.seq - seqOf(consumer.floor) - 1;
   const place = before ? `${number(before)} ${before === 1 ? "event" : "events"} before it` : consumer.out ? "it has it now, and has not answered" : "it comes next";
+  if (before > 0 && scattered(consumer)) return "";
   if (before >= 0) return [still, place].filter(Boolean).join(", ");
   return output && !consumer.parked ? "not sent: its rules don't fit, or it was made or moved later" : "";
 }
