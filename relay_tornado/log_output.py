@@ -12,6 +12,7 @@ from typing import IO, Any
 import structlog
 
 from relay_tornado.ids import SECRET_PREFIX
+from relay_tornado.log_stream import LogHandler
 from relay_tornado.notify import in_journal
 from relay_tornado.settings import Settings
 
@@ -69,6 +70,13 @@ class _ForJournal(structlog.stdlib.ProcessorFormatter):
         return f"<{level}>{super().format(record)}"
 
 
+def _handler(stream: IO[str]) -> logging.Handler:
+    try:
+        return LogHandler(stream)
+    except (OSError, ValueError):  # no file is behind it
+        return logging.StreamHandler(stream)
+
+
 def configure(settings: Settings, stream: IO[str] | None = None) -> None:
     """Sends every log line to `stream` (stderr): in readable form to a terminal, otherwise as JSON lines; to systemd's
     journal, each with its level before it."""
@@ -84,7 +92,7 @@ def configure(settings: Settings, stream: IO[str] | None = None) -> None:
         if console
         else structlog.processors.JSONRenderer()
     )
-    handler = logging.StreamHandler(stream)
+    handler = _handler(stream)
     handler.setFormatter(
         (_ForJournal if in_journal(stream) else structlog.stdlib.ProcessorFormatter)(
             foreign_pre_chain=[structlog.stdlib.PositionalArgumentsFormatter(), *shared],

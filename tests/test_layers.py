@@ -22,7 +22,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"subject", "signatures"}),
     frozenset({"rules"}),
     frozenset({"protocol", "copies", "consumer_progress"}),
-    frozenset({"storage", "metrics", "tls", "notify", "outgoing"}),
+    frozenset({"storage", "metrics", "tls", "notify", "outgoing", "log_stream"}),
     frozenset({"log", "registry"}),
     frozenset({"search", "series"}),
     frozenset({"ops", "doctor"}),
