@@ -227,8 +227,8 @@ class Batch:
             raise Stale(str(error)) from error
         return made.count
 
-    def pages(self) -> int:
-        return self._plan.pages() if self._plan is not None else 0
+    def pages(self, changed: set[int]) -> int:
+        return self._plan.pages(changed) if self._plan is not None else 0
 
     def committed(self) -> None:
         assert self._plan is not None

@@ -33,10 +33,12 @@ SAY_EVERY: Final = 60.0
 
 
 class Checkpoints:
-    """Counts roughly the `pages` in the WAL that are not in the file yet. `clock` returns seconds."""
+    """Counts roughly the `pages` in the WAL that are not in the file yet, each once: each commit to a log changes those
+    of its end, so `changed` has the logs. `clock` returns seconds."""
 
     def __init__(self, space: Space, clock: Callable[[], float] = time.monotonic) -> None:
         self.pages = 0
+        self.changed: set[int] = set()
         self._space = space
         self._clock = clock
         self._said = ""
@@ -63,6 +65,7 @@ class Checkpoints:
     def copied(self, left: int) -> None:
         """A checkpoint was made. `left` pages remain, held back by a reader's snapshot."""
         self.pages = self._held_back = left
+        self.changed.clear()
         # Each try sorts all that is left, so tries become rare while a reader holds the WAL back.
         self._at = left + max(_SOON, left // 2)
 

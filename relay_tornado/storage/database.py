@@ -296,7 +296,7 @@ class _Job(Generic[T]):
         self._changes = raw.total_changes - before
         return 0
 
-    def pages(self) -> int:
+    def pages(self, changed: set[int]) -> int:
         return 8 + self._changes
 
     def committed(self) -> None:

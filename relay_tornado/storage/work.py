@@ -42,8 +42,9 @@ class Work(Protocol):
     def run(self, raw: sqlite3.Connection) -> int:
         """Runs between BEGIN and COMMIT, on the thread unless it is `quick`. Returns the number of appended events."""
 
-    def pages(self) -> int:
-        """About how many pages `run` changed."""
+    def pages(self, changed: set[int]) -> int:
+        """About how many pages `run` changed that no work has changed since the last checkpoint, which copies each page
+        once. `changed` are the logs whose last pages were changed since then; adds those of `run`."""
 
     def committed(self) -> None:
         """In the event loop, after the commit. If a step fails, all others still run and all callers are told; then it
@@ -177,7 +178,7 @@ class Probe:
     def run(self, raw: sqlite3.Connection) -> int:
         return 0
 
-    def pages(self) -> int:
+    def pages(self, changed: set[int]) -> int:
         return 1
 
     def committed(self) -> None:

@@ -300,9 +300,9 @@ class Writer:
         try:
             if error is not None:
                 work.failed(error)
-                return work.pages()
+                return work.pages(set())
             work.committed()
-            pages = work.pages()
+            pages = work.pages(self._checkpoints.changed)
             self._checkpoints.pages += pages
         except Exception:
             try_log(_log.exception, "outcome_not_told", committed=error is None)

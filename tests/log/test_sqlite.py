@@ -319,3 +319,23 @@ async def test_who_could_not_be_told_is_told(disk: SqliteWorld, monkeypatch: pyt
     await disk.log.append("b", event(b"after"))
     assert [each.body for each in await read_all(disk.log)][-1] == b"after"
     assert disk.log.append_queue == 0
+
+
+@log_test
+async def test_a_page_that_many_commits_change_is_counted_once(disk: SqliteWorld) -> None:
+    """A checkpoint copies it once, so many logs need no more checkpoints than one; each checkpoint begins anew."""
+    checkpoints = disk.database._writer._checkpoints
+    for name in ("b", "c"):
+        await make(disk.log, name)
+
+    async def counted() -> int:
+        before = checkpoints.pages
+        for name in ("b", "c"):
+            await disk.log.append(name, event())
+        return checkpoints.pages - before
+
+    assert await disk.database.shrink()
+    first = await counted()
+    assert [await counted() for _ in range(3)] == [first - 2] * 3
+    assert await disk.database.shrink()
+    assert await counted() == first
