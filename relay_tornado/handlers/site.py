@@ -36,7 +36,6 @@ and nobody is accepted any more."""
 
 _MOST_SCRAPERS = 32
 """Maximum number of connections to the port for metrics."""
-_PATHS = "senders use /v1/webhooks/ and an input's id, programs what /openapi.json lists, and people /ui/"
 
 _PATHS = "senders use /v1/webhooks/ and an input's id, programs what /openapi.json lists, and people /ui/"
 
