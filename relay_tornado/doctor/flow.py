@@ -39,7 +39,7 @@ def look(info: Document, call: Callable[..., Any]) -> Iterator[Finding]:
     yield from files(troubles)
     if "refusals" in troubles:
         yield from refusals(troubles["refusals"])
-    yield from outputs(buckets, troubles.get("circuits", {}))
+    yield from outputs(buckets, troubles.get("circuits"))
     yield from rules(buckets, call)
     yield from standings(consumers, _stopped(buckets, troubles))
     yield from readers(buckets, consumers, call("client.list"), call)
@@ -119,9 +119,11 @@ def _place(refusal: Document) -> str:
     return f"bucket {refusal['bucket']}, input {printable(refusal['input'])}"
 
 
-def outputs(buckets: Sequence[Document], circuits: Mapping[str, str]) -> Iterator[Finding]:
-    """Which outputs send nothing. `circuits` has the reasons for open circuits, by the outputs' ids."""
-    told = []
+def outputs(buckets: Sequence[Document], circuits: Mapping[str, str] | None) -> Iterator[Finding]:
+    """Which outputs send nothing. `circuits` has the reasons for open circuits, by the outputs' ids; None if the relay
+    does not tell them."""
+    well = "none is disabled or paused" if circuits is None else "none is disabled, paused or failing"
+    circuits, told = circuits or {}, []
     for bucket, output in _outputs(buckets):
         named = f"{bucket['name']}, {printable(output['name'])}"
         command = f"relay output set {output['id']} --enabled"
@@ -136,7 +138,7 @@ def outputs(buckets: Sequence[Document], circuits: Mapping[str, str]) -> Iterato
             remedy = "repair the destination; the relay tries it every 5 minutes at least, and at once after a change"
             told.append(Finding("outputs", "warn", says + printable(circuits[output["id"]]), remedy))
     if any(True for _ in _outputs(buckets)):
-        yield from _some("outputs", told, "none is disabled, paused or failing")
+        yield from _some("outputs", told, well)
 
 
 def _outputs(buckets: Sequence[Document]) -> Iterator[tuple[Document, Document]]:

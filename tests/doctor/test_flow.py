@@ -182,3 +182,14 @@ def test_an_earlier_relay() -> None:
     """It tells nothing of its troubles, and the rest is looked at."""
     answers: dict[str, Any] = {"bucket.list": [], "consumer.list": [], "client.list": [], "logs.list": {"data": []}}
     assert list(flow.look({"version": "0.5.20"}, lambda command, **_: answers[command])) == []
+
+
+def test_of_an_earlier_relay_it_is_not_said_that_no_output_fails() -> None:
+    answers: dict[str, Any] = {"bucket.list": [bucket(output())], "consumer.list": []}
+    answers |= {"client.list": [], "logs.list": {"data": []}}
+
+    def said(info: dict[str, Any]) -> list[str]:
+        return [each.says for each in flow.look(info, lambda command, **_: answers[command]) if each.name == "outputs"]
+
+    assert said({"troubles": {"circuits": {}}}) == ["none is disabled, paused or failing"]
+    assert said({}) == ["none is disabled or paused"]
