@@ -6,8 +6,10 @@ import fcntl
 import json
 import logging
 import os
+import select
 import subprocess
 import sys
+import termios
 import threading
 import time
 import urllib.request
@@ -36,6 +38,7 @@ class Pipe:
     def lines(self, count: int) -> list[str]:
         found = b""
         while found.count(b"\n") < count:
+            assert select.select([self.end], [], [], TIMEOUT)[0]
             if not (more := os.read(self.end, 1 << 16)):
                 break
             found += more
@@ -61,13 +64,14 @@ def numbered(count: int) -> list[str]:
     return [f"{number:01000}" for number in range(count)]
 
 
-def quiet() -> bool:
-    return all(thread.name != "relay-log" for thread in threading.enumerate())
+def log_all(handler: LogHandler, texts: list[str]) -> None:
+    for text in texts:
+        handler.handle(record(text))
 
 
-def until_quiet() -> None:
+def until_quiet(handler: LogHandler) -> None:
     end = time.monotonic() + TIMEOUT
-    while not quiet():
+    while handler.catching_up:
         assert time.monotonic() < end
         time.sleep(0.01)
 
@@ -77,7 +81,7 @@ def test_a_line_is_there_at_once(pipe: Pipe) -> None:
     handler = LogHandler(pipe.stream)
     for text in ("one", "two\ud800"):
         handler.handle(record(text))
-    assert quiet()
+    assert not handler.catching_up
     assert pipe.lines(2) == ["one", "two\\ud800"]
 
 
@@ -90,7 +94,7 @@ def test_nobody_waits_for_a_reader(pipe: Pipe, blocking: bool) -> None:
     for text in texts:
         handler.handle(record(text))
     assert pipe.lines(100) == texts
-    until_quiet()
+    until_quiet(handler)
     handler.handle(record("next"))
     assert pipe.lines(1) == ["next"]
 
@@ -112,7 +116,10 @@ def test_lines_that_are_left_out_are_counted(pipe: Pipe, monkeypatch: pytest.Mon
         handler.handle(record(text))
     with capture_logs() as logs:
         kept = pipe.lines(20)
-        until_quiet()
+        end = time.monotonic() + TIMEOUT
+        while not logs:
+            assert time.monotonic() < end
+            time.sleep(0.01)
     pipe.stream.close()
     kept += pipe.lines(60)
     assert kept == texts[: len(kept)]
@@ -126,8 +133,70 @@ def test_a_reader_that_has_left(pipe: Pipe, capsys: pytest.CaptureFixture[str]) 
     os.dup2(os.open(os.devnull, os.O_RDONLY), pipe.end)
     for text in numbered(100):
         handler.handle(record(text))
-    assert quiet()
+    assert not handler.catching_up
     assert "BrokenPipeError" in capsys.readouterr().err
+
+
+def test_a_lack_of_memory_while_lines_wait(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line may be lost, the later ones are written."""
+    write = LogHandler._write
+    lacking = [MemoryError()]
+
+    def lack(handler: LogHandler, line: bytes) -> None:
+        if lacking:
+            raise lacking.pop()
+        write(handler, line)
+
+    monkeypatch.setattr(LogHandler, "_write", lack)
+    handler = LogHandler(pipe.stream)
+    texts = numbered(100)
+    log_all(handler, texts)
+    found = pipe.lines(99)
+    assert len(found) == 99
+    assert [text for text in texts if text in found] == found
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+@pytest.mark.parametrize("length", [300, 800, 3000])
+def test_a_terminal_that_shows_nothing(stopped: bool, length: int) -> None:
+    """It was stopped with Ctrl-S, or its program hangs. It may have room for a part of a line."""
+    end, terminal = os.openpty()
+    if stopped:
+        termios.tcflow(terminal, termios.TCOOFF)
+    texts = [f"{number:0{length}}" for number in range(200)]
+    with os.fdopen(terminal, "w") as stream:
+        try:
+            handler = LogHandler(stream)
+            thread = threading.Thread(target=log_all, args=(handler, texts), daemon=True)
+            thread.start()
+            thread.join(TIMEOUT)
+            assert not thread.is_alive()
+            termios.tcflow(terminal, termios.TCOON)
+            found = b""
+            while found.count(b"\n") < len(texts):
+                found += os.read(end, 1 << 16)
+            assert found.decode().splitlines() == texts
+            until_quiet(handler)
+        finally:
+            os.close(end)
+
+
+def test_lines_that_wait_when_the_process_ends(pipe: Pipe) -> None:
+    """They come if they are read in the next second."""
+    program = """
+import logging, sys
+from relay_tornado.log_stream import LogHandler
+handler = LogHandler(sys.stderr)
+for number in range(100):
+    handler.handle(logging.LogRecord("x", logging.INFO, "", 0, f"{number:01000}", None, None))
+print("logged", flush=True)
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=pipe.stream) as process:
+        pipe.stream.close()
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"logged\n"
+        assert pipe.lines(100) == numbered(100)
+        assert process.wait(TIMEOUT) == 0
 
 
 def test_without_a_file(capsys: pytest.CaptureFixture[str]) -> None:
