@@ -33,18 +33,24 @@ SAY_EVERY: Final = 60.0
 
 
 class Checkpoints:
-    """Counts roughly the `pages` in the WAL that are not in the file yet, each once: each commit to a log changes those
-    of its end, so `changed` has the logs. `clock` returns seconds."""
+    """Counts roughly the `pages` in the WAL that are not in the file yet: each once, unless a reader holds the WAL
+    back. `clock` returns seconds."""
 
     def __init__(self, space: Space, clock: Callable[[], float] = time.monotonic) -> None:
         self.pages = 0
-        self.changed: set[int] = set()
+        self._changed: set[int] = set()
         self._space = space
         self._clock = clock
         self._said = ""
         self._say_again = 0.0
         self._held_back = 0
         self._at = _SOON
+
+    @property
+    def changed(self) -> set[int]:
+        """The logs whose last pages are counted already: each commit to a log changes these. While a reader holds the
+        WAL back, this is always empty: what counts then is how long the WAL gets until the next try."""
+        return set() if self._held_back else self._changed
 
     @property
     def due(self) -> bool:
@@ -65,7 +71,7 @@ class Checkpoints:
     def copied(self, left: int) -> None:
         """A checkpoint was made. `left` pages remain, held back by a reader's snapshot."""
         self.pages = self._held_back = left
-        self.changed.clear()
+        self._changed.clear()
         # Each try sorts all that is left, so tries become rare while a reader holds the WAL back.
         self._at = left + max(_SOON, left // 2)
 

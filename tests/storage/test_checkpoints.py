@@ -70,6 +70,19 @@ def test_they_become_rare_while_a_reader_holds_the_rest_back(disk: _Disk) -> Non
     assert checkpoints.due
 
 
+def test_while_a_reader_holds_the_rest_back_each_change_counts(disk: _Disk) -> None:
+    """The WAL gets as long as all changes together until the next try, so no log is known by its earlier changes."""
+    checkpoints = Checkpoints(disk)
+    checkpoints.changed.update([1, 2])
+    assert checkpoints.changed == {1, 2}
+    checkpoints.copied(800)
+    checkpoints.changed.update([1, 2])
+    assert not checkpoints.changed
+    checkpoints.copied(0)
+    checkpoints.changed.add(1)
+    assert checkpoints.changed == {1}
+
+
 def test_an_error_is_logged_once_in_a_while(disk: _Disk) -> None:
     """The same one is news again after a minute, another one at once."""
     now = 1_000.0
