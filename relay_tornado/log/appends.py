@@ -10,7 +10,7 @@ import asyncio
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import structlog
 
@@ -227,8 +227,11 @@ class Batch:
             raise Stale(str(error)) from error
         return made.count
 
-    def pages(self, changed: set[int]) -> int:
-        return self._plan.pages(changed) if self._plan is not None else 0
+    def pages(self) -> int:
+        return self._plan.pages() if self._plan is not None else 0
+
+    def logs(self) -> Collection[int]:
+        return self._plan.logs() if self._plan is not None else ()
 
     def committed(self) -> None:
         assert self._plan is not None

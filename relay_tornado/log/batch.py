@@ -80,12 +80,13 @@ class Plan:
         rows.insert_digests(raw, self.digests)
         rows.grow(raw, heads)
 
-    def pages(self, changed: set[int]) -> int:
-        """See `storage.work.Work`. Each log has a place in the index, and logs share the pages of their heads."""
-        known = len(changed)
-        changed.update([growth.state.key for growth in self.growths])
-        new = len(changed) - known
-        return 6 + new + sum([growth.bytes for growth in self.growths]) // 3500 + self.count // 16
+    def pages(self) -> int:
+        """About how many pages `write` changes: one of the index for each log; logs share the pages of their heads."""
+        return 6 + len(self.growths) + sum([growth.bytes for growth in self.growths]) // 3500 + self.count // 16
+
+    def logs(self) -> list[int]:
+        """The keys of the logs."""
+        return [growth.state.key for growth in self.growths]
 
 
 def digests(entries: Sequence[Entry]) -> list[tuple[int, bytes]]:

@@ -1,13 +1,14 @@
 """Decides when the WAL is copied into the file: by its size, by what waits, and by the space left.
 
 Copying in small pieces takes hardly more processor time than in large ones. Nothing is committed during a piece, so its
-size determines the tail of the latencies.
+size determines the tail of the latencies. A page is copied once, however many commits have changed it: each commit to a
+log changes the log's last page of the index.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final
 
 from relay_tornado.storage.space import Space
@@ -15,8 +16,11 @@ from relay_tornado.storage.space import Space
 _SOON = 250
 _LATER = 500
 _NOW = 1000
-"""Pages in the WAL from which it is copied: after a commit of many events, or when nothing came for a moment (`_SOON`);
-after any commit, if little waits (`_LATER`); in any case (`_NOW`)."""
+"""Pages to copy from which the WAL is copied: after a commit of many events, or when nothing came for a moment
+(`_SOON`); after any commit, if little waits (`_LATER`); in any case (`_NOW`)."""
+
+_LONG = 750
+"""Repeats of pages in the WAL from which it is copied in any case."""
 
 _LOW = 100
 """Pages from which it is copied when space is low, on top of what a reader holds back: a WAL that restarts at its
@@ -34,11 +38,13 @@ SAY_EVERY: Final = 60.0
 
 class Checkpoints:
     """Counts roughly the `pages` in the WAL that are not in the file yet: each once, unless a reader holds the WAL
-    back. `clock` returns seconds."""
+    back. What counts then is how long it gets until the next try. `clock` returns seconds."""
 
     def __init__(self, space: Space, clock: Callable[[], float] = time.monotonic) -> None:
         self.pages = 0
-        self._changed: set[int] = set()
+        self._repeats = 0
+        self._logs: set[int] = set()
+        """Those whose last pages are counted."""
         self._space = space
         self._clock = clock
         self._said = ""
@@ -46,38 +52,51 @@ class Checkpoints:
         self._held_back = 0
         self._at = _SOON
 
-    @property
-    def changed(self) -> set[int]:
-        """The logs whose last pages are counted already: each commit to a log changes these. While a reader holds the
-        WAL back, this is always empty: what counts then is how long the WAL gets until the next try."""
-        return set() if self._held_back else self._changed
+    def committed(self, pages: int, logs: Collection[int] = ()) -> None:
+        """A commit changed so many pages, one of each log among them."""
+        if logs and not self._held_back:
+            known = len(self._logs)
+            self._logs.update(logs)
+            repeats = known + len(logs) - len(self._logs)
+            pages -= repeats
+            self._repeats += repeats
+        self.pages += pages
 
     @property
     def due(self) -> bool:
         """Whether a checkpoint is due when there is nothing else to do."""
-        return self.pages >= self._at
+        return self.pages >= self._at or self._long
 
     def due_behind(self, committed: int, waiting: int) -> bool:
         """Whether a checkpoint is due after a commit that changed `committed` pages, while `waiting` events and jobs
         wait."""
         low = self._space.low()
-        if self.pages < (self._held_back + _LOW if low else self._at):
+        if self._long:
+            return True
+        if self.pages + self._repeats < self._held_back + _LOW if low else self.pages < self._at:
             return False
         if self.pages >= _NOW:
             return True
         # After only a few events, an idle moment is likely to come soon.
         return waiting <= _BUSY and (low or committed >= _MANY or self.pages >= self._at + _LATER - _SOON)
 
+    @property
+    def _long(self) -> bool:
+        return self._repeats >= _LONG
+
     def copied(self, left: int) -> None:
         """A checkpoint was made. `left` pages remain, held back by a reader's snapshot."""
         self.pages = self._held_back = left
-        self._changed.clear()
+        self._repeats = 0
+        self._logs.clear()
         # Each try sorts all that is left, so tries become rare while a reader holds the WAL back.
         self._at = left + max(_SOON, left // 2)
 
     def failed(self, why: str) -> bool:
         """A checkpoint failed: the next one copies its pages, too. Returns whether that should be logged: while a disk
         is full or broken, each one fails with the same error."""
+        self.pages += self._repeats
+        self._repeats = 0
         self._at = self.pages + _SOON
         now = self._clock()
         if why == self._said and now < self._say_again:

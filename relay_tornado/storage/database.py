@@ -296,8 +296,11 @@ class _Job(Generic[T]):
         self._changes = raw.total_changes - before
         return 0
 
-    def pages(self, changed: set[int]) -> int:
+    def pages(self) -> int:
         return 8 + self._changes
+
+    def logs(self) -> tuple[int, ...]:
+        return ()
 
     def committed(self) -> None:
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -42,9 +42,12 @@ class Work(Protocol):
     def run(self, raw: sqlite3.Connection) -> int:
         """Runs between BEGIN and COMMIT, on the thread unless it is `quick`. Returns the number of appended events."""
 
-    def pages(self, changed: set[int]) -> int:
-        """About how many pages `run` changed that no work has changed since the last checkpoint, which copies each page
-        once. `changed` are the logs whose last pages were changed since then; adds those of `run`."""
+    def pages(self) -> int:
+        """About how many pages `run` changed."""
+
+    def logs(self) -> Collection[int]:
+        """The logs that `run` appended to. Of the pages, one for each is the log's last, which the next append to it
+        changes again."""
 
     def committed(self) -> None:
         """In the event loop, after the commit. If a step fails, all others still run and all callers are told; then it
@@ -178,8 +181,12 @@ class Probe:
     def run(self, raw: sqlite3.Connection) -> int:
         return 0
 
-    def pages(self, changed: set[int]) -> int:
+    def pages(self) -> int:
         return 1
+
+    def logs(self) -> Collection[int]:
+        """None."""
+        return ()
 
     def committed(self) -> None:
         """See `Work`."""

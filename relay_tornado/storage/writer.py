@@ -275,7 +275,7 @@ class Writer:
         error = None if result.error is None else classify(result)
         pages = self._tell(work, error)
         if ride is not None:
-            self._checkpoints.pages += _RIDE
+            self._checkpoints.committed(_RIDE)
             self._ride = None
             ride.ended(error is None)
         if pages is None:
@@ -300,10 +300,10 @@ class Writer:
         try:
             if error is not None:
                 work.failed(error)
-                return work.pages(set())
+                return work.pages()
             work.committed()
-            pages = work.pages(self._checkpoints.changed)
-            self._checkpoints.pages += pages
+            pages = work.pages()
+            self._checkpoints.committed(pages, work.logs())
         except Exception:
             try_log(_log.exception, "outcome_not_told", committed=error is None)
             return None

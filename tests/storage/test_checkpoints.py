@@ -70,17 +70,46 @@ def test_they_become_rare_while_a_reader_holds_the_rest_back(disk: _Disk) -> Non
     assert checkpoints.due
 
 
-def test_while_a_reader_holds_the_rest_back_each_change_counts(disk: _Disk) -> None:
-    """The WAL gets as long as all changes together until the next try, so no log is known by its earlier changes."""
+def test_a_page_that_many_commits_change_is_counted_once(disk: _Disk) -> None:
+    """It is copied once. But the WAL, which has it once for each commit, does not get long."""
     checkpoints = Checkpoints(disk)
-    checkpoints.changed.update([1, 2])
-    assert checkpoints.changed == {1, 2}
-    checkpoints.copied(800)
-    checkpoints.changed.update([1, 2])
-    assert not checkpoints.changed
+    commits = 0
+    while not checkpoints.due_behind(16, 9):
+        checkpoints.committed(74, range(64))
+        commits += 1
+        assert checkpoints.pages == 64 + 10 * commits
+    assert 64 * (commits - 2) < 750 <= 64 * (commits - 1)
+    assert checkpoints.due
+    checkpoints.failed("a full disk")
+    assert not checkpoints.due
+    assert not checkpoints.due_behind(16, 0)
     checkpoints.copied(0)
-    checkpoints.changed.add(1)
-    assert checkpoints.changed == {1}
+    checkpoints.committed(74, range(64))
+    assert checkpoints.pages == 74
+
+
+def test_while_space_is_low_repeats_count(disk: _Disk) -> None:
+    """A short WAL is what matters then."""
+    disk.is_low = True
+    checkpoints = Checkpoints(disk)
+    checkpoints.committed(60, range(50))
+    assert not checkpoints.due_behind(1, 0)
+    checkpoints.committed(60, range(50))
+    assert checkpoints.pages == 70
+    assert checkpoints.due_behind(1, 0)
+
+
+def test_while_a_reader_holds_the_rest_back_each_change_counts(disk: _Disk) -> None:
+    """The WAL gets as long as all changes together until the next try."""
+    checkpoints = Checkpoints(disk)
+    checkpoints.copied(800)
+    for _ in range(3):
+        checkpoints.committed(10, (1, 2))
+    assert checkpoints.pages == 830
+    checkpoints.copied(0)
+    for _ in range(3):
+        checkpoints.committed(10, (1, 2))
+    assert checkpoints.pages == 26
 
 
 def test_an_error_is_logged_once_in_a_while(disk: _Disk) -> None:

@@ -168,8 +168,11 @@ class Quick:
         self.job(raw)
         return 0
 
-    def pages(self, changed: set[int]) -> int:
+    def pages(self) -> int:
         return 1
+
+    def logs(self) -> tuple[int, ...]:
+        return ()
 
     def committed(self) -> None:
         self.ended.set_result(None)
@@ -360,8 +363,11 @@ class Endless:
     def run(self, raw: sqlite3.Connection) -> int:
         return 1
 
-    def pages(self, changed: set[int]) -> int:
+    def pages(self) -> int:
         return 100
+
+    def logs(self) -> tuple[int, ...]:
+        return ()
 
     def committed(self) -> None:
         self.done.append("batch")
@@ -410,7 +416,7 @@ async def test_the_wal_stays_small_under_load(settings: Settings, faults: Faults
     for events, copies in ((25, 3), (75, 4)):
         small = Endless(events)
         small.waiting = lambda: 0  # type: ignore[method-assign]
-        small.pages = lambda changed: 7  # type: ignore[method-assign]
+        small.pages = lambda: 7  # type: ignore[method-assign]
         database.attach(small)
         database.notify()
         await until(lambda copies=copies: checkpoints() == copies)
