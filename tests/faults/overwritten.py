@@ -72,7 +72,7 @@ class _Victim:
             shutil.copy(self._backup, self._source)
         found = asyncio.run(self._write_over(self._load(name), stopped=stopped))
         self._expect(relay.wait() == 0, name, "the relay did not end with 0")
-        # What is half copied may look damaged first: it is refused for that, until the next look.
+        # Where it was stopped, there may have been no second look.
         words = ("database_unavailable", "relay.db was written over") if stopped else ("relay.db was written over",)
         self._expect(any(each in relay.said() for each in words), name, relay.said())
         self._expect("Traceback" not in relay.said(), name, relay.said())
@@ -128,6 +128,8 @@ class _Victim:
                 statuses = {await sender.post(b"later") for _ in range(10)}
             self._expect(statuses == {503}, load.name, f"senders got {statuses} once it was noticed")
             self._expect(await asyncio.to_thread(ready, self._relay) == 503, load.name, "/readyz does not say so")
+            # A half-copied file is refused as damaged; the next look, a moment later, knows it as another.
+            await until(lambda: "relay.db was written over" in self._relay.said(), "that it was written over")
             found = self._file.read_bytes()
         self._relay.terminate()
         await sending
