@@ -67,19 +67,22 @@ class Attempts:
 
 
 class LogLimit:
-    """Limits log lines that anybody can cause to one a second, since thousands would fill the disk that the events
-    need."""
+    """Limits log lines that anybody can cause to one in `pause` seconds, since thousands would fill the disk that the
+    events need."""
 
-    __slots__ = ("_at", "_left_out")
+    __slots__ = ("_at", "_clock", "_left_out", "_pause")
 
-    def __init__(self) -> None:
+    def __init__(self, pause: float = _PAUSE, clock: Callable[[], float] = time.monotonic) -> None:
+        """`clock` returns monotonic seconds."""
+        self._pause = pause
+        self._clock = clock
         self._at = -math.inf
         self._left_out = 0
 
     def due(self) -> int | None:
         """How many lines were left out since the last one; None if this one is to be left out, too."""
-        now = time.monotonic()
-        if now - self._at < _PAUSE:
+        now = self._clock()
+        if now - self._at < self._pause:
             self._left_out += 1
             return None
         left_out, self._at, self._left_out = self._left_out, now, 0

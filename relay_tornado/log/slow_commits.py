@@ -9,6 +9,7 @@ from typing import Final
 import structlog
 
 from relay_tornado.low_memory import try_log
+from relay_tornado.rate_limits import LogLimit
 
 SLOW: Final = 1.0
 """Seconds from which a commit is slow: a good disk syncs in 5 ms, and some senders give up after 5 s."""
@@ -25,24 +26,17 @@ class SlowCommits:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """`clock` returns monotonic seconds."""
-        self._clock = clock
-        self._told: float | None = None
-        self._untold = 0
+        self._limit = LogLimit(PAUSE, clock)
 
     def took(self, seconds: float) -> None:
         """A commit took so many seconds."""
-        if seconds < SLOW:
+        if seconds < SLOW or (left_out := self._limit.due()) is None:
             return
-        self._untold += 1
-        now = self._clock()
-        if self._told is not None and now - self._told < PAUSE:
-            return
-        count, self._untold, self._told = self._untold, 0, now
         try_log(
             _log.warning,
             "commits_slow",
             seconds=round(seconds, 1),
-            count=count,
+            count=left_out + 1,
             consequence="senders wait as long for their answer",
             hint="the disk is slow, shared or failing: `relay doctor` measures a sync; see iotop, dmesg and smartctl",
         )

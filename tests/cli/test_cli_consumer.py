@@ -17,6 +17,17 @@ from tests.cli.runner import Runner
 from tests.cli.server import WAYS, Server, reaching, serving
 
 
+def until_all_left(server: Server) -> None:
+    """Returns once the relay has noticed that no client is connected."""
+
+    async def gone() -> None:
+        async with asyncio.timeout(60):
+            while server.relay.administration.clients():  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+    server.ask(gone())
+
+
 def work(server: Server, acks: int) -> None:
     """A client with the consumer `billing` gets all three events, acks the first ones, and leaves: each may be tried
     once, so that the others are given up."""
@@ -34,13 +45,7 @@ def work(server: Server, acks: int) -> None:
                 ids.append(heard["meta"]["id"])
         for each in ids[:acks]:
             socket.send(json.dumps({"action": "ack", "id": each}))
-
-    async def gone() -> None:
-        async with asyncio.timeout(60):
-            while server.relay.administration.clients():  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
-
-    server.ask(gone())
+    until_all_left(server)
 
 
 @WAYS
@@ -110,13 +115,7 @@ def refuse(server: Server) -> None:
             while (heard := json.loads(socket.recv(20)))["type"] != "webhook":
                 pass
             socket.send(json.dumps({**answer, "id": heard["meta"]["id"]}))
-
-    async def gone() -> None:
-        async with asyncio.timeout(60):
-            while server.relay.administration.clients():  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
-
-    server.ask(gone())
+    until_all_left(server)
 
 
 @WAYS

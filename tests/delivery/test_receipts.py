@@ -469,17 +469,23 @@ async def test_a_gap_under_a_stock_client() -> None:
     assert one.reader.statuses() == []
 
 
-@virtual_test
-async def test_a_gap_that_a_connected_client_meets_is_logged_and_counted_once() -> None:
-    """As its consumer's, also where its bucket is made or read later; not as the connection's, too."""
+async def with_a_slow_client() -> tuple[World, Reader, Client]:
+    """A bucket with four large events, and a client that has not read them all and reads no more."""
     world = World(clock=day)
     await world.bucket()
     await with_row(world)
     await world.append(4, body=b"x" * 200_000)
     reader = Reader()
     reader.paused = True
-    await client(world, "orders", reader=reader)
+    slow = await client(world, "orders", reader=reader)
     await until(lambda: reader.waiting > 0)
+    return world, reader, slow
+
+
+@virtual_test
+async def test_a_gap_that_a_connected_client_meets_is_logged_and_counted_once() -> None:
+    """As its consumer's, also where its bucket is made or read later; not as the connection's, too."""
+    world, reader, _ = await with_a_slow_client()
     await world.append(6, body=b"x" * 200_000)
     with capture_logs() as logs:
         await world.log.trim("id-orders", Retention(max_events=3), None)
@@ -495,14 +501,7 @@ async def test_a_gap_that_a_connected_client_meets_is_logged_and_counted_once() 
 async def test_a_gap_of_the_slower_one_of_two_connections(read: int, steps: tuple[int, ...]) -> None:
     """If the other one has read some of the events, they are no gap of the consumer, but one of the connection, which
     is logged and counted, too. Else the consumer's lines are all."""
-    world = World(clock=day)
-    await world.bucket()
-    await with_row(world)
-    await world.append(4, body=b"x" * 200_000)
-    reader = Reader()
-    reader.paused = True
-    slow = await client(world, "orders", reader=reader)
-    await until(lambda: reader.waiting > 0)
+    world, reader, slow = await with_a_slow_client()
     first = slow.delivery._places["id-orders"].given + 1
     other = await client(world, "orders")
     if read > 4:
