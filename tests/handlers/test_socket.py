@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,9 +13,9 @@ from tornado.httpclient import AsyncHTTPClient, HTTPRequest
 from tornado.websocket import websocket_connect
 from websockets.asyncio.client import connect
 
-from relay_tornado import rate_limits
 from relay_tornado.ids import hash_secret
 from relay_tornado.model import Retention, Token
+from relay_tornado.rate_limits import LogLimit
 from tests.handlers.edge import BUCKET, edge
 from tests.handlers.raw import Raw, request
 from tests.handlers.sockets import HANDSHAKE, Client, Live, live
@@ -137,7 +138,8 @@ async def test_wrong_credentials_get_unauthorized_and_4001(server: Live) -> None
 async def test_who_has_no_token_fills_no_log(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many sockets are refused, a line tells of the first, and a later one of how many there were; what a
     token's holder does is always told."""
-    monkeypatch.setattr(rate_limits, "_PAUSE", 3600.0)
+    now = [0.0]
+    monkeypatch.setattr("relay_tornado.handlers.connected_clients.LogLimit", partial(LogLimit, clock=lambda: now[0]))
     async with live(max_sockets=1) as server:
         token = await server.token()
         with structlog.testing.capture_logs() as lines:
@@ -147,10 +149,9 @@ async def test_who_has_no_token_fills_no_log(monkeypatch: pytest.MonkeyPatch) ->
                 await client.say({"action": "auth"})
                 assert (await client.end())[0] == 4001
                 await until(lambda: server.clients.count == 0)
-            monkeypatch.setattr(rate_limits, "_PAUSE", 0.0)
+            now[0] = 1.0
             client = await server.authenticated(token)
             assert (await (await server.client()).end())[0] == 4029
-            monkeypatch.setattr(rate_limits, "_PAUSE", 3600.0)
             await client.say({"action": "auth", "key": "x"})
             assert (await client.end())[0] == 4001
         told = [(each["event"], each["code"], each.get("left_out")) for each in lines if "code" in each]
