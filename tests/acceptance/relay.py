@@ -98,9 +98,12 @@ class Server:
         return self.output.read_text(errors="replace")
 
     def wait(self, timeout: float = TIMEOUT) -> int:
-        """Waits for it to end and returns its exit code."""
+        """Waits for it to end and returns its exit code; what it said is told if it does not end."""
         assert self.process is not None
-        code = self.process.wait(timeout)
+        try:
+            code = self.process.wait(timeout)
+        except subprocess.TimeoutExpired as exc:
+            raise AssertionError(f"the server did not end in {timeout} s:\n{self.said()}") from exc
         self.process = None
         return code
 
