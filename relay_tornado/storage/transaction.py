@@ -87,10 +87,10 @@ class Transactions:
         """Makes a checkpoint, which in a `mode` other than PASSIVE waits `patience` milliseconds for other connections.
         Returns whether one of them prevented it (1 or 0), the pages in the WAL, and how many of them are copied. Raises
         sqlite3.Error, and Misplaced if the file was written over."""
-        self._check_overwrite()
         if mode != "PASSIVE":
             self._await_locks(raw, patience)
         self._testify(lambda _: self._witness.note_copied(None))
+        self._check_overwrite()  # a file that is written over between this look and SQLite's first write is not noticed
         busy, pages, copied = raw.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
         self._check_overwrite()  # records what the checkpoint has written
         if 0 <= pages == copied:  # all is copied and synced

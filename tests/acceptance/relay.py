@@ -75,9 +75,17 @@ class Server:
         """Starts the server and waits until it says where it listens."""
         if not self.port:
             self.port = port_for(self)
+        assert self.listens(), f"the server ended with {self.wait()}:\n{self.said()}"
+
+    def listens(self) -> bool:
+        """Starts the server and waits until it says where it listens. False if it ended instead: `wait` returns its
+        code."""
         self.spawn()
-        match = wait_for(self._listening, "the server to listen")
-        self.port = int(match[1].rpartition(":")[2].strip("/"))
+        wait_for(lambda: self._ended() or self._listening(), "the server to listen")
+        match = self._listening()
+        if match is not None:
+            self.port = int(match[1].rpartition(":")[2].strip("/"))
+        return match is not None
 
     def spawn(self) -> None:
         """Starts the server without waiting for it."""
@@ -88,9 +96,11 @@ class Server:
                 command, env=self.environment(), stdin=subprocess.DEVNULL, stdout=output, stderr=output
             )
 
-    def _listening(self) -> re.Match[str] | None:
+    def _ended(self) -> bool:
         assert self.process is not None
-        assert self.process.poll() is None, f"the server ended with {self.process.returncode}:\n{self.said()}"
+        return self.process.poll() is not None
+
+    def _listening(self) -> re.Match[str] | None:
         return _LISTENING.search(self.said())
 
     def said(self) -> str:

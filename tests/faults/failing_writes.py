@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import re
 import shutil
-import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +23,7 @@ from relay_tornado.model import NewEvent
 from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
 from tests.acceptance.clients import Sender
-from tests.acceptance.relay import TIMEOUT, Relay
+from tests.acceptance.relay import Relay
 from tests.faults.outcome import Outcome
 from tests.needs import needs
 
@@ -77,20 +76,6 @@ class TracedRelay(Relay):
         if self.fault is not None:
             strace += ["-e", f"inject={self.fault.call}:error={self.fault.error}:when={self.fault.place}"]
         return [*strace, *super().command_line()]
-
-    def listens(self) -> bool:
-        """Starts it; False where it refused to start."""
-        self.spawn()
-        assert self.process is not None
-        deadline = time.monotonic() + TIMEOUT
-        while self.process.poll() is None:
-            if "listening on " in self.said():
-                self.port = int(self._listening()[1].rpartition(":")[2])  # type: ignore[index]
-                return True
-            assert time.monotonic() < deadline, "it neither listens nor ends"
-            time.sleep(0.005)
-        self.wait()
-        return False
 
 
 def needs_strace() -> None:

@@ -22,7 +22,7 @@ from relay_tornado.storage import writer as writers
 from relay_tornado.storage.database import Database
 from relay_tornado.storage.location_check import size_of, wal_of
 from relay_tornado.storage.maintenance import give_back
-from relay_tornado.storage.witness import Stamp
+from relay_tornado.storage.witness import Stamp, Witness
 from tests.storage.faults import Faults, once
 from tests.storage.jobs import commits, names, put
 from tests.waiting import until
@@ -98,6 +98,31 @@ async def test_a_file_that_is_written_over(settings: Settings, tmp_path: Path, h
     with pytest.raises(StartupError):
         await Database.open(settings)
     assert size_of(wal_of(path))
+
+
+@storage_test
+async def test_the_last_look_is_right_before_the_checkpoint(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, old = settings.data / "relay.db", tmp_path / "old.db"
+    database = await Database.open(settings)
+    await database.write(put("before"))
+    assert await database.shrink()
+    copy_onto(old, path)
+    await database.write(put("early"))
+    assert await database.shrink()
+    await database.write(put("in the WAL"))
+    note = Witness.note_copied
+
+    def note_late(self: Witness, stamp: Stamp | None) -> None:
+        copy_onto(path, old)
+        note(self, stamp)
+
+    monkeypatch.setattr(Witness, "note_copied", note_late)
+    assert not await database.shrink()
+    assert database.problem.startswith(WRITTEN_OVER[1:])
+    await database.close()
+    assert path.read_bytes() == old.read_bytes()
 
 
 @storage_test
