@@ -34,8 +34,8 @@ check failed."""
 GAPS: Final[tuple[str, ...]] = get_args(GapReason)
 
 Outcome: TypeAlias = Literal["sent", "rejected", "timeout", "unreachable", "broken", "refused", "invalid"]
-"""The outcome of a try to forward an event: 2xx; another answer; no answer in time; no connection; a broken connection;
-an address that is not allowed; a request that can't be sent."""
+"""The outcome of an attempt to forward an event: 2xx; another answer; no answer in time; no connection; a broken
+connection; an address that is not allowed; a request that can't be sent."""
 
 OUTCOMES: Final[tuple[str, ...]] = get_args(Outcome)
 

@@ -15,9 +15,9 @@ from relay_tornado.wire.rest import whole
 
 
 class Oldest(NamedTuple):
-    """The oldest event that a consumer is not done with. `attempts` counts its tries, with one that is in flight
-    (`out`). `since` is the time of the first that failed, `next_at` that from which it may be tried again; both are
-    unix seconds, None if there is none."""
+    """The oldest event that a consumer is not done with. `attempts` counts one that is in flight (`out`), too. `since`
+    is the time of the first that failed, `next_at` that from which there may be another; both are unix seconds, None if
+    there is none."""
 
     seq: int
     attempts: int

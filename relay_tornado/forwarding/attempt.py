@@ -41,8 +41,8 @@ class Request(NamedTuple):
 
 
 class AttemptResult(NamedTuple):
-    """The result of an attempt. `status` is 0 if nobody answered; then `body` says why, and `reason` the same for the
-    log: without what the destination sent, which may be the request. `retry_after` is in seconds."""
+    """The result of an attempt. `status` is 0 if nobody answered; then `body` says why. `reason` says for the log why
+    the attempt failed, without what the destination sent, which may be the request. `retry_after` is in seconds."""
 
     outcome: Outcome
     status: int
@@ -119,8 +119,10 @@ def _answered(shared: Shared, answer: Answer, seconds: float) -> AttemptResult:
         headers.setdefault(decode(name), []).append(decode(value))
     if answer.cut:
         headers[_CUT] = [f"after {len(answer.body)} bytes"]
-    wait = answer.retry_after(shared.clock()) if outcome == "rejected" else None
-    return AttemptResult(outcome, answer.status, headers, answer.body, seconds, wait)
+    wait, reason = None, ""
+    if outcome == "rejected":
+        wait, reason = answer.retry_after(shared.clock()), f"it answers {answer.status}"
+    return AttemptResult(outcome, answer.status, headers, answer.body, seconds, wait, reason)
 
 
 def _count(shared: Shared, outcome: Outcome, seconds: float) -> None:

@@ -415,7 +415,7 @@ class Forwarder:
         opened = permit.failed()
         if permit.moved:
             return
-        self._failure = _reason(result)
+        self._failure = result.reason
         if opened:
             _log.warning(
                 "circuit_opened",
@@ -527,11 +527,6 @@ class Forwarder:
             reason=GONE,
             hint="`relay output set --enabled` sends again, from where it stopped",
         )
-
-
-def _reason(result: AttemptResult) -> str:
-    """Why an attempt failed, in words for the log."""
-    return f"it answers {result.status}" if result.status else result.reason
 
 
 def _shown(output: Output) -> str:

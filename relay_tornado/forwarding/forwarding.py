@@ -42,7 +42,7 @@ _AGAIN: Final = 1.0
 _ONCE: Final = 10
 """Maximum number of events being sent to URLs at once."""
 _PATIENCE: Final = 5.0
-"""Seconds that a start waits for the first try to open each position."""
+"""Seconds that a start waits for the first attempt to open each position."""
 
 Disable: TypeAlias = Callable[[Bucket, Output, str], Awaitable[None]]
 
@@ -163,7 +163,7 @@ class Forwarding:
         return sum(each.circuit_open for each in self._all())
 
     def failures(self) -> dict[str, str]:
-        """Why the last try failed, by the ids of the outputs whose circuit is open."""
+        """Why the last attempt failed, by the ids of the outputs whose circuit is open."""
         return {each.output.id: each.failure for each in self._all() if each.circuit_open}
 
     @property

@@ -41,16 +41,16 @@ class Schedule:
     again: bool
     deadline: float | None
 
-    def due(self, tries: int, begun: float, now: float, spread: float, retry_after: float | None) -> float | str:
-        """When the next attempt is due after `tries` failed ones (at least 1), or in one word why there is none.
+    def due(self, attempts: int, begun: float, now: float, spread: float, retry_after: float | None) -> float | str:
+        """When the next attempt is due after `attempts` failed ones (at least 1), or in one word why there is none.
 
         Times are unix seconds. `begun` is when the event was received. `spread` is a factor from 0.8 to 1.2 for delays,
         so that many events do not return at once. `retry_after` is the delay in seconds that the destination asked for.
         """
-        if tries < self.quick:
-            delay = _PAUSES[min(tries, len(_PAUSES)) - 1]
+        if attempts < self.quick:
+            delay = _PAUSES[min(attempts, len(_PAUSES)) - 1]
         else:
-            index = tries - self.quick
+            index = attempts - self.quick
             if index >= len(self.delays) and not (self.again and self.delays):
                 return "retries"
             delay = self.delays[min(index, len(self.delays) - 1)]
