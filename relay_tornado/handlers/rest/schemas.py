@@ -168,55 +168,45 @@ class BinAnswer(Schema):
     expires_at = _time("The unix time in seconds at which the bucket is deleted, unless a PUT sets its `expires_at`.")
 
 
-def _left_out() -> fields.Boolean:
-    about = "True if the answer's headers and body are left out, because newer ones have 16 MiB; else absent."
-    return fields.Boolean(metadata=described(about))
+class ResultAnswer(Schema):
+    """The fields that a delivery has, and an event's or a copy's log, which shows its newest delivery."""
+
+    status = _text(
+        "`received`: nothing was tried or answered yet; `sent`: delivered; `failed`: given up; `stalled`: it will be "
+        "tried again; `rejected`: a client refused it.",
+        validate=validate.OneOf(STATUSES),
+    )
+    status_code = _number("The status code of the answer; 0 if nobody answered.")
+    duration_ms = _number("How many milliseconds the answer took.")
+    retries = _number("The number of attempts before this one.")
+    response_headers = _headers("The headers of the answer, by name.")
+    response_body = _text("The body of the answer in base64.")
+    response_truncated = fields.Boolean(
+        metadata=described(
+            "True if the answer's headers and body are left out, because newer ones have 16 MiB; else absent."
+        )
+    )
 
 
-_SENT: Final = (
-    "`received`: nothing was tried or answered yet; `sent`: delivered; `failed`: given up; `stalled`: it will be tried "
-    "again; `rejected`: a client refused it."
-)
-_CODE: Final = "The status code of the answer; 0 if nobody answered."
-_TOOK: Final = "How many milliseconds the answer took."
-_TRIES: Final = "The number of attempts before this one."
-_ANSWERED: Final = "The headers of the answer, by name."
-_BASE64: Final = "The body of the answer in base64."
-
-
-class DeliveryAnswer(Schema):
+class DeliveryAnswer(ResultAnswer):
     """What came of a try, or a client's answer."""
 
     output = _number("The number of the copy's output, 0 for the event itself.")
-    status = _text(_SENT)
-    status_code = _number(_CODE)
-    duration_ms = _number(_TOOK)
-    retries = _number(_TRIES)
     at = _decimal("Unix time in seconds.")
-    response_headers = _headers(_ANSWERED)
-    response_body = _text(_BASE64)
-    response_truncated = _left_out()
 
 
-class LogAnswer(Schema):
+class LogAnswer(ResultAnswer):
     id = _text("The id of the event (`<epoch>-<seq>`), or of its copy for one output (`<epoch>-<seq>-<number>`).")
     account_id = _text(_FOR_CLIENTS)
     bucket_id = _text("The id of its bucket.")
     input_id = _text("The id of the input by which it came in.")
     output_id = _text("The id of the output that the delivery is about; empty if it is about the event itself.")
     method = _text("The method of the request.")
-    status = _text(_SENT, validate=validate.OneOf(STATUSES))
-    status_code = _number(_CODE)
     body = _text("The body of the request; what is not UTF-8 is replaced, see `body_base64`.")
     headers = _headers("The headers of the request, by name.")
     raw_query = _text("The query of the request, without the `?`.")
     extra_path = _text("What followed the input in the URL, with its leading slash; or empty.")
     ip_address = _text("The sender's address.")
-    response_body = _text(_BASE64)
-    response_truncated = _left_out()
-    response_headers = _headers(_ANSWERED)
-    duration_ms = _number(_TOOK)
-    retries = _number(_TRIES)
     internal = _flag("False if the delivery is that of a public output.")
     ephemeral = _flag("True if the content was only in memory.")
     created_at = _time("The unix time in seconds at which it came in.")
