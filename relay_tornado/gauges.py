@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from relay_tornado import counters
-from relay_tornado.admin.consumers import ConsumerAdministration, reference_of
+from relay_tornado.admin.consumers import ConsumerAdministration
 from relay_tornado.errors import BucketGone, RelayError
 from relay_tornado.forwarding.forwarding import Forwarding
 from relay_tornado.handlers.site import Site
@@ -49,7 +49,7 @@ class ConsumerLevels:
     async def read(self) -> None:
         """Reads once. Raises Unavailable."""
         self.latest = [
-            counters.ConsumerLevel(bucket.id, reference_of(each.key), each.pending, each.lag, each.stored.dead)
+            counters.ConsumerLevel(bucket.id, each.key.reference, each.pending, each.lag, each.stored.dead)
             for bucket, each in await self._consumers.standings(self._registry.list("bucket"))
         ]
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from math import isfinite, nan
-from typing import Final, get_args
+from typing import Final
 
 from relay_tornado.admin.lookup import named, no_such_part
 from relay_tornado.admin.standing import Oldest, Standing, consumer_document, dead_document
@@ -19,7 +19,7 @@ from relay_tornado.consumer_progress import AT_ONCE, MOST_PARKED, Progress
 from relay_tornado.copies import active
 from relay_tornado.errors import BucketGone, Conflict, Damaged, Invalid, NotFound, RelayError
 from relay_tornado.ids import format_id
-from relay_tornado.log.consumers import DeadLetter, Gaps, Key, Kind, Stored, output_key
+from relay_tornado.log.consumers import SHOWN_KINDS, DeadLetter, Gaps, Key, Stored, output_key
 from relay_tornado.log.contract import EventLog
 from relay_tornado.log.ledgers import Ledger, Ledgers, gap_of, progress_of
 from relay_tornado.log.lineage import epoch_at, position_id
@@ -43,8 +43,6 @@ from relay_tornado.wire.fields import MAX_SECONDS, Document
 MOST_EVENTS: Final = 1_000
 """Maximum number of events in one replay, and of dead letters in one page or request."""
 
-_KINDS: Final = tuple(kind for kind in get_args(Kind) if kind != "events")
-
 
 class ConsumerAdministration:
     """Buckets are passed as records; a consumer is named as in `key_of`."""
@@ -67,7 +65,7 @@ class ConsumerAdministration:
         return [
             consumer_document(await self._standing(stored, bounds), bucket, bounds)
             for stored in await self._ledgers.store.list(bucket.id, whole=True)
-            if _shown(stored) and (token is None or may_see(token, reference_of(stored.key)))
+            if _shown(stored) and (token is None or may_see(token, stored.key.reference))
         ]
 
     async def show(self, bucket: Bucket, reference: str) -> Document:
@@ -89,7 +87,7 @@ class ConsumerAdministration:
             there = await self._ledgers.store.get(key) is not None
         except Damaged:
             there = True
-        return reference_of(key), there
+        return key.reference, there
 
     async def standings(self, buckets: Sequence[Bucket]) -> list[tuple[Bucket, Standing]]:
         """The state of every consumer of these buckets, in the order of the buckets."""
@@ -354,8 +352,7 @@ class ConsumerAdministration:
 
 
 def key_of(bucket: Bucket, reference: str) -> Key:
-    """The key of a consumer, from its name or from `<kind>:<name>` (client, token, output). The latter form is required
-    for tokens and outputs, and for clients whose names begin like it. An output is given by its number, id or name; if
+    """The key of a consumer, from its reference (see `reference_of`). An output is given by its number, id or name; if
     a name looks like another output's number or id, that output is meant. Raises NotFound if there is no such
     output."""
     kind, colon, name = reference.partition(":")
@@ -377,13 +374,7 @@ def _outputs(bucket: Bucket, name: str) -> Sequence[Output]:
 
 
 def _shown(stored: Stored) -> bool:
-    return stored.key.kind in _KINDS and not stored.damaged
-
-
-def reference_of(key: Key) -> str:
-    """The reference by which `key_of` finds it: the name, or `<kind>:<name>`."""
-    bare = key.kind == "client" and key.name.partition(":")[0] not in _KINDS
-    return key.name if bare else f"{key.kind}:{key.name}"
+    return stored.key.kind in SHOWN_KINDS and not stored.damaged
 
 
 def may_see(token: Token, reference: str) -> bool:

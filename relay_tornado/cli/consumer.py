@@ -21,6 +21,7 @@ from relay_tornado.cli.printing import (
     print_page,
     when,
 )
+from relay_tornado.log.consumers import reference_of
 from relay_tornado.model import DAY, counted
 
 _option = options_of("CONSUMER")
@@ -40,7 +41,7 @@ def list_(bucket: str | None, data: Path, as_json: bool) -> None:
     rows = (
         {
             "BUCKET": each["bucket_name"],
-            "CONSUMER": reference(each),
+            "CONSUMER": _reference(each),
             "ACKS": each["ack"],
             "POSITION": each["floor"],
             "PENDING": str(each["pending"]),
@@ -69,7 +70,7 @@ def show(bucket: str, consumer: str, data: Path, as_json: bool) -> None:
         print_json(found)
         return
     rows = [
-        ("consumer", reference(found)),
+        ("consumer", _reference(found)),
         ("bucket", found["bucket_name"]),
         ("acks", found["ack"]),
         ("position", f"{found['floor']}, of {found['head']}"),
@@ -130,7 +131,7 @@ def delete(bucket: str, consumer: str, yes: bool, data: Path, as_json: bool) -> 
     if not yes:
         found = call(data, "consumer.show", bucket=bucket, consumer=consumer)
         lost = f"{counted(found['pending'], 'event')} pending and {found['dead']} given up"
-        ask(yes, f"Delete the consumer {reference(found)} of {found['bucket_name']}, with {lost}?")
+        ask(yes, f"Delete the consumer {_reference(found)} of {found['bucket_name']}, with {lost}?")
         bucket = found["bucket_id"]
     gone = call(data, "consumer.delete", bucket=bucket, consumer=consumer)
     print_answer(gone, f"Deleted {gone['id']}.", as_json)
@@ -148,7 +149,7 @@ def dead(bucket: str, consumer: str | None, limit: int, cursor: str | None, data
     rows = (
         {
             "EVENT": each["id"],
-            "CONSUMER": reference({"kind": each["kind"], "name": each["consumer"]}),
+            "CONSUMER": reference_of(each["kind"], each["consumer"]),
             "TRIES": str(each["attempts"]),
             "FIRST": when(each["since"]),
             "GIVEN UP": when(each["at"]),
@@ -206,10 +207,8 @@ def forget(
     print_answer(done, f"Forgot {counted(done['forgotten'], 'dead letter')}.", as_json)
 
 
-def reference(found: Document) -> str:
-    """The consumer's name on the command line."""
-    plain = found["kind"] == "client" and not found["name"].startswith(("client:", "token:", "output:"))
-    return str(found["name"]) if plain else f"{found['kind']}:{found['name']}"
+def _reference(found: Document) -> str:
+    return reference_of(found["kind"], found["name"])
 
 
 def _wanted(ids: Sequence[str], everything: bool) -> list[str] | None:

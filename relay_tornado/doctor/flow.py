@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 from relay_tornado.doctor.finding import Finding
+from relay_tornado.log.consumers import reference_of
 from relay_tornado.model import DAY, counted, printable
 
 Document: TypeAlias = Mapping[str, Any]
@@ -148,7 +149,7 @@ def _outputs(buckets: Sequence[Document]) -> Iterator[tuple[Document, Document]]
 def _stopped(buckets: Sequence[Document], troubles: Document) -> set[tuple[str, str]]:
     """The consumers (bucket's id and name) of outputs that another finding is about."""
     return {
-        (bucket["id"], f"output:{output['number']}")
+        (bucket["id"], reference_of("output", output["number"]))
         for bucket, output in _outputs(buckets)
         if output["disabled"] or output["paused"] or output["id"] in troubles.get("circuits", ())
     }
@@ -184,9 +185,10 @@ def standings(consumers: Sequence[Document], known: set[tuple[str, str]]) -> Ite
     """Which consumers do not get on, gave events up, or missed some. `known` are those of which it was told why."""
     now, told = time.time(), []
     for each in consumers:
-        bucket, name = each["bucket_name"], printable(_reference(each))
+        bucket, reference = each["bucket_name"], reference_of(each["kind"], each["name"])
+        name = printable(reference)
         named = f"{bucket}, {name}"
-        late = each["lag"]["seconds"] > LATE and (each["bucket_id"], _reference(each)) not in known
+        late = each["lag"]["seconds"] > LATE and (each["bucket_id"], reference) not in known
         waits = f"{counted(each['pending'], 'event')} pending, the oldest for {_span(each['lag']['seconds'])}"
         if late and each["kind"] == "output":
             remedy = "the answers of its destination: relay logs list --status stalled"
@@ -228,12 +230,6 @@ def standings(consumers: Sequence[Document], known: set[tuple[str, str]]) -> Ite
             told.append(Finding("consumers", "warn", says, remedy))
     if consumers:
         yield from _some("consumers", told, "none lags, gave events up or missed any")
-
-
-def _reference(consumer: Document) -> str:
-    """As commands take it: `worker-1`, `output:2`, `token:KEY`."""
-    name, kind = str(consumer["name"]), str(consumer["kind"])
-    return name if kind == "client" else f"{kind}:{name}"
 
 
 def readers(

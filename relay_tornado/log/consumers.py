@@ -12,7 +12,7 @@ then the last deliveries are repeated, but no event is lost.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Final, Literal, NamedTuple, Protocol, TypeAlias
+from typing import Final, Literal, NamedTuple, Protocol, TypeAlias, get_args
 
 import msgspec
 
@@ -32,6 +32,9 @@ UNTOLD: Final = 16
 
 Kind: TypeAlias = Literal["client", "token", "output", "events"]
 
+SHOWN_KINDS: Final = tuple(kind for kind in get_args(Kind) if kind != "events")
+"""The kinds of consumers that commands and REST name."""
+
 
 class Key(NamedTuple):
     """Identifies a consumer."""
@@ -40,10 +43,20 @@ class Key(NamedTuple):
     kind: Kind
     name: str
 
+    @property
+    def reference(self) -> str:
+        return reference_of(self.kind, self.name)
+
 
 def output_key(bucket_id: BucketId, number: int) -> Key:
     """The key of a public output's consumer, by the output's number."""
     return Key(bucket_id, "output", str(number))
+
+
+def reference_of(kind: str, name: str) -> str:
+    """The reference by which commands and REST name a consumer of its bucket: a client's name, or `<kind>:<name>`, also
+    for a client whose name begins like that."""
+    return name if kind == "client" and name.partition(":")[0] not in SHOWN_KINDS else f"{kind}:{name}"
 
 
 class Terms(msgspec.Struct, frozen=True):
@@ -65,10 +78,9 @@ def too_many(bucket: str) -> Conflict:
 
 def damaged(key: Key, why: str) -> Damaged:
     """The error for a consumer whose record can't be understood."""
-    name = key.name if key.kind == "client" else f"{key.kind}:{key.name}"
     delete = ", or remove it by `relay consumer delete --yes`" if key.kind == "client" else ""
     return Damaged(
-        f"consumer: the record of {name!r} of the bucket {key.bucket_id} is damaged ({why}): set its "
+        f"consumer: the record of {key.reference!r} of the bucket {key.bucket_id} is damaged ({why}): set its "
         f"position by `relay consumer seek`{delete}"
     )
 

@@ -134,6 +134,12 @@ def test_consumers_that_do_not_get_on(one: dict[str, Any], says: str, remedy: st
     assert (said.level, says in said.says, remedy in said.remedy) == ("warn", True, True)
 
 
+def test_a_client_whose_name_is_like_an_outputs_reference_is_not_taken_for_the_output() -> None:
+    """What is known of the output says nothing of it, and the command is about the client."""
+    (said,) = flow.standings([late(name="output:1", connections=0)], {("b-1", "output:1")})
+    assert "relay consumer delete orders client:output:1" in said.remedy
+
+
 def test_consumers_that_get_on() -> None:
     """They are well, and so is one of an output of which it was told why it sends nothing; an old gap is past."""
     old = consumer(gaps={"times": 1, "last": {"reason": "retention"}, "at": time.time() - 2 * DAY})
