@@ -1,7 +1,7 @@
 // The consumers of a bucket: where each stands, how far behind it is, and what can be done with it.
 import { html, useState } from "../lib.js";
 import { get, remove, v1 } from "../api.js";
-import { Badge, Button, Confirm, Dialog, Empty, Loading, Problem, Time, duration, number, tell, useLoaded } from "./basic.js";
+import { Badge, Confirm, Dialog, Empty, Loading, Problem, Time, duration, number, tell, useLoaded } from "./basic.js";
 import { called, consumerPath, outputOf, reference, useNames } from "./called.js";
 import { DeadLetters } from "./dead.js";
 import { bucketLink } from "./names.js";
@@ -12,7 +12,6 @@ import { StayBehind } from "./staybehind.js";
 
 export const EVERY = 5;
 
-const KINDS = { client: "client", token: "token", output: "output" };
 const ACKS = { explicit: "acked one by one", receipt: "moved by receipts", forward: "the relay sends" };
 
 /** The lag of a consumer over a time. A step in which it was not behind has no lag, and neither has one in which nothing was measured; but a measure of
@@ -67,7 +66,7 @@ function Consumer({ consumer, bucket, title, bucketToo, act }) {
   const behind = consumer.lag.events;
   const home = { id: consumer.bucket_id, name: consumer.bucket_name };
   return html`<tr>
-    <td class="name"><div><b>${consumer.kind === "output" ? html`<a href=${bucketLink(home, "outputs")}>${title}</a>` : title}</b> <${Badge}>${KINDS[consumer.kind] ?? consumer.kind}<//></div>
+    <td class="name"><div><b>${consumer.kind === "output" ? html`<a href=${bucketLink(home, "outputs")}>${title}</a>` : title}</b> <${Badge}>${consumer.kind}<//></div>
       <div class="soft small">${ACKS[consumer.ack] ?? consumer.ack}${consumer.max_deliver ? `, tries: ${number(consumer.max_deliver)} at most` : ""}
         </div></td>
     ${bucketToo && html`<td class="name" data-label="Bucket"><a href=${bucketLink(home, "consumers")}>${consumer.bucket_name}</a>
