@@ -11,11 +11,7 @@ export function fromBase64(text) {
   return fromLatin1(binary);
 }
 
-export function toBase64(bytes) {
-  let binary = "";
-  for (let at = 0; at < bytes.length; at += 0x8000) binary += String.fromCharCode(...bytes.subarray(at, at + 0x8000));
-  return btoa(binary);
-}
+export const toBase64 = (bytes) => btoa(latin1(bytes));
 
 const strict = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 const lenient = new TextDecoder("utf-8", { ignoreBOM: true });

@@ -1,6 +1,9 @@
 // What the list knows of an event: a few values of its frame or of its log, and whether a filter wants it.
 import { encode } from "./bytes.js";
 
+/** The usual methods, as a form offers them. */
+export const METHODS = ["POST", "GET", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"];
+
 const one = (headers, name) => {
   for (const key of [name, name.toLowerCase()]) if (Object.hasOwn(headers ?? {}, key)) return [headers[key]].flat()[0] ?? "";
   return "";

@@ -2,7 +2,7 @@
 import { html } from "../lib.js";
 import { Field } from "../parts/basic.js";
 import { Amount, Check, Choice, SIZES, Secret, Section, TIMES } from "../parts/fields.js";
-import { nested } from "../parts/form.js";
+import { nested, touches } from "../parts/form.js";
 
 const DAY = 86400;
 
@@ -29,25 +29,27 @@ export const newBucketValues = (plan) => bucketValues({
   auth: { type: "none", username: "", password: "", token: "" }, dedupe: null, rate_limit: null,
 });
 
+/** The document `rate_limit` from a form's values. */
+export function rateDocument(values) {
+  const events = values["rate_limit.events"];
+  return events == null ? null : { events, interval: values["rate_limit.interval"] ?? 1 };
+}
+
 /** What is sent of a form: the fields that differ, and with one part of what is only whole or not there at all the other. */
 export function bucketChanges({ patch, values }) {
-  const said = (part) => Object.keys(patch).some((name) => name.startsWith(`${part}.`));
   const changes = nested(patch);
-  if (said("dedupe")) {
+  if (touches(patch, "dedupe")) {
     const header = values["dedupe.header"].trim();
     changes.dedupe = header ? { header, window: values["dedupe.window"] ?? DAY } : null;
   }
-  if (said("rate_limit")) {
-    const events = values["rate_limit.events"];
-    changes.rate_limit = events == null ? null : { events, interval: values["rate_limit.interval"] ?? 1 };
-  }
-  if (said("auth")) {
+  if (touches(patch, "rate_limit")) changes.rate_limit = rateDocument(values);
+  if (touches(patch, "auth")) {
     const type = values["auth.type"];
     changes.auth = { type };
     if (type === "basic") Object.assign(changes.auth, { username: values["auth.username"], password: values["auth.password"] });
     if (type === "token") changes.auth.token = values["auth.token"];
   }
-  if (said("retention") && !values["retention.wait_for_consumers"]) changes.retention.hard_max_bytes = null;
+  if (touches(patch, "retention") && !values["retention.wait_for_consumers"]) changes.retention.hard_max_bytes = null;
   return changes;
 }
 

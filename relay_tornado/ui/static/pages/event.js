@@ -1,6 +1,6 @@
 // One event: what came, from whom, what the relay made of it, and what became of it.
 import { html, useEffect, useMemo, useRef, useState } from "../lib.js";
-import { get, session, v1 } from "../api.js";
+import { get, v1 } from "../api.js";
 import { bodyOf } from "../event/bytes.js";
 import { curl } from "../event/curl.js";
 import { fields } from "../event/forms.js";
@@ -13,7 +13,7 @@ import { Body, Fields } from "../parts/body.js";
 import { called, outputOf, reference, useNames } from "../parts/called.js";
 import { Deliveries, HeaderTable, deliveriesOf, wentTo } from "../parts/deliveries.js";
 import { EditEvent } from "../parts/edit.js";
-import { bucketLink } from "../parts/names.js";
+import { bucketLink, relayUrl } from "../parts/names.js";
 import { triesOf } from "../parts/oldest.js";
 import { Path, Plain } from "../parts/plain.js";
 import { SendAgain } from "../parts/send.js";
@@ -26,8 +26,7 @@ const SMALL = 262_144;
 
 /** The address of an input's event, as a sender would use it. */
 function addressOf(log) {
-  const relay = session.value?.public_url || window.location.origin;
-  return `${relay}/v1/webhooks/${encodeURIComponent(log.input_id)}${log.extra_path}${log.raw_query && `?${log.raw_query}`}`;
+  return `${relayUrl()}/v1/webhooks/${encodeURIComponent(log.input_id)}${log.extra_path}${log.raw_query && `?${log.raw_query}`}`;
 }
 
 /** What is known of the check of its signature. */

@@ -3,8 +3,8 @@ import { html } from "../lib.js";
 import { post, put, session, v1 } from "../api.js";
 import { Dialog, Field } from "../parts/basic.js";
 import { Amount, Check, Choice, More, Pairs, Secret, Section, fromPairs, random, toPairs, useRows } from "../parts/fields.js";
-import { FormFoot, nested, useForm } from "../parts/form.js";
-import { Rate } from "./bucketform.js";
+import { FormFoot, nested, touches, useForm } from "../parts/form.js";
+import { Rate, rateDocument } from "./bucketform.js";
 
 const MOST_SECRETS = 10;
 
@@ -32,18 +32,14 @@ function inputValues(input) {
 }
 
 function inputChanges({ patch, values }) {
-  const said = (part) => Object.keys(patch).some((name) => name.startsWith(`${part}.`));
   const changes = nested(patch);
   if (patch.headers) changes.headers = fromPairs(values.headers);
-  if (said("verify")) {
+  if (touches(patch, "verify")) {
     const provider = values["verify.provider"];
     const secrets = values["verify.secrets"].filter(Boolean);
     changes.verify = provider ? { provider, secrets, on_failure: values["verify.on_failure"] } : null;
   }
-  if (said("rate_limit")) {
-    const events = values["rate_limit.events"];
-    changes.rate_limit = events == null ? null : { events, interval: values["rate_limit.interval"] ?? 1 };
-  }
+  if (touches(patch, "rate_limit")) changes.rate_limit = rateDocument(values);
   return changes;
 }
 

@@ -3,7 +3,7 @@ import { html } from "../lib.js";
 import { ApiError, post, put, session, v1 } from "../api.js";
 import { Dialog, Field } from "../parts/basic.js";
 import { Amount, Check, Choice, More, Pairs, Secret, Section, fromPairs, random, toPairs } from "../parts/fields.js";
-import { FormFoot, useForm } from "../parts/form.js";
+import { FormFoot, touches, useForm } from "../parts/form.js";
 import { Rules, readRules } from "../parts/rules.js";
 import { Durability, Throttle, durabilityDocument, durabilityValues, throttleDocument, throttleValues } from "./outputpace.js";
 
@@ -37,9 +37,8 @@ function outputChanges({ patch, values }, before) {
     if (wrong) throw new ApiError(400, { field: "rules", message: wrong });
     changes.rules = document;
   }
-  const said = (part) => Object.keys(patch).some((name) => name.startsWith(`${part}.`));
-  if (said("throttle")) changes.throttle = throttleDocument(values, before.throttle);
-  if (said("durability")) changes.durability = durabilityDocument(values, before.durability);
+  if (touches(patch, "throttle")) changes.throttle = throttleDocument(values, before.throttle);
+  if (touches(patch, "durability")) changes.durability = durabilityDocument(values, before.durability);
   return changes;
 }
 

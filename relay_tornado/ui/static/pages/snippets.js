@@ -1,7 +1,5 @@
 // Ready-made code that sends to a bucket or reads from it, with the real values in it. Pure functions from values to text.
-
-/** A word of a shell's command line. */
-const shell = (text) => (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
+import { quote as shell } from "../event/curl.js";
 
 /** A text in JavaScript or Python. */
 const quote = (text) => JSON.stringify(text);

@@ -147,15 +147,28 @@ export function Copy({ text, label, children }) {
 
 let fields = 0;
 
+/** An id of its own for a field. */
+export const useId = () => useRef(`field-${(fields += 1)}`).current;
+
+/** The attributes that tie a field to its `Notes`. */
+export const about = (id, hint, wrong) => ({
+  "aria-describedby": [hint && `${id}-hint`, wrong && `${id}-wrong`].filter(Boolean).join(" ") || undefined,
+  "aria-invalid": wrong ? "true" : undefined,
+});
+
+/** What stands below a field: a hint, and what is wrong with it. */
+export function Notes({ id, hint, wrong }) {
+  return html`${hint && html`<span class="hint" id=${`${id}-hint`}>${hint}</span>`}
+    ${wrong && html`<span class="wrong" id=${`${id}-wrong`}>${wrong}</span>`}`;
+}
+
 /** A labelled input. `wrong` is what is wrong with it; other attributes go to the input (or `as`: select, textarea). */
 export function Field({ label, hint, wrong, as = "input", children, ...rest }) {
-  const id = useRef(`field-${(fields += 1)}`).current;
-  const about = [hint && `${id}-hint`, wrong && `${id}-wrong`].filter(Boolean).join(" ");
+  const id = useId();
   return html`<div class="field">
     <label for=${id}>${label}</label>
-    <${as} id=${id} aria-describedby=${about || undefined} aria-invalid=${wrong ? "true" : undefined} ...${rest}>${children}<//>
-    ${hint && html`<span class="hint" id=${`${id}-hint`}>${hint}</span>`}
-    ${wrong && html`<span class="wrong" id=${`${id}-wrong`}>${wrong}</span>`}
+    <${as} id=${id} ...${about(id, hint, wrong)} ...${rest}>${children}<//>
+    <${Notes} id=${id} hint=${hint} wrong=${wrong} />
   </div>`;
 }
 

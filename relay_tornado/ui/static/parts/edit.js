@@ -4,11 +4,11 @@ import { ask, v1 } from "../api.js";
 import { bodyOf, encode, fromBase64, toBase64, utf8 } from "../event/bytes.js";
 import { CONNECTION } from "../event/curl.js";
 import { headersOf } from "../event/headers.js";
+import { eventId } from "../event/log.js";
 import { isHeavy } from "../event/plain.js";
+import { METHODS } from "../event/record.js";
 import { Dialog, Field, tell } from "./basic.js";
 import { FormFoot, useForm } from "./form.js";
-
-const METHODS = ["POST", "GET", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"];
 
 /** What a text area does not give back, or that nobody can see in it. */
 const CONTROL = /[\0-\x08\x0b-\x1f\x7f]/;
@@ -67,7 +67,7 @@ export function EditEvent({ bucket, log, onClose }) {
   const send = async () => {
     const document = { input, method, path, query, headers: parseHeaders(headers), body_base64: toBase64(bytesNow()) };
     if (!asText && body.trim() && !document.body_base64) throw new Error("The body is no base64.");
-    if (log) document.edited_from = log.id.split("-").slice(0, 2).join("-");
+    if (log) document.edited_from = eventId(log.id);
     if (output) document.output = output;
     return ask("POST", v1("buckets", bucket.id, "events"), { body: document });
   };

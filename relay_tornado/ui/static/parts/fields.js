@@ -1,19 +1,7 @@
 // Fields beyond text: boxes, amounts with a unit, moments, header lists, secrets. Each shows what is wrong with it below it.
 import { html, useEffect, useRef, useState } from "../lib.js";
-import { Copy } from "./basic.js";
-import { zone } from "./zone.js";
-
-let made = 0;
-const useId = () => useRef(`part-${(made += 1)}`).current;
-const about = (id, hint, wrong) => ({
-  "aria-describedby": [hint && `${id}-hint`, wrong && `${id}-wrong`].filter(Boolean).join(" ") || undefined,
-  "aria-invalid": wrong ? "true" : undefined,
-});
-
-function Notes({ id, hint, wrong }) {
-  return html`${hint && html`<span class="hint" id=${`${id}-hint`}>${hint}</span>`}
-    ${wrong && html`<span class="wrong" id=${`${id}-wrong`}>${wrong}</span>`}`;
-}
+import { Copy, Notes, about, useId } from "./basic.js";
+import { local, zone } from "./zone.js";
 
 /** A group of fields with a heading. */
 export function Section({ title, hint, children }) {
@@ -85,12 +73,6 @@ export function Amount({ label, units = [["", 1]], value, onValue, hint, wrong, 
 
 const LATER = [["in an hour", 3600], ["in a day", 86400], ["in a week", 604800], ["in 30 days", 2592000], ["in a year", 31536000]];
 
-/** Unix seconds as a datetime-local's value, in the browser's time zone. */
-function local(seconds) {
-  const date = new Date(seconds * 1000);
-  return new Date(date - date.getTimezoneOffset() * 60000).toISOString().slice(0, 16);
-}
-
 /** A moment in unix seconds, or null for never: one of a few, or to the minute. */
 export function Moment({ label, value, onValue, hint, wrong }) {
   const id = useId();
@@ -104,7 +86,7 @@ export function Moment({ label, value, onValue, hint, wrong }) {
     <div class="amount"><select id=${id} value=${value ? "at" : "never"} ...${about(id, hint, wrong)} onChange=${pick}>
         <option value="never">never</option>${LATER.map(([name, size]) => html`<option key=${name} value=${size}>${name}</option>`)}<option
             value="at">at a time (${zone(value ? value * 1000 : undefined)}):</option></select>
-      ${value && html`<input type="datetime-local" max="9999-12-31T23:59" aria-label=${`${label}: time`} value=${local(value)} onChange=${enter} />`}</div>
+      ${value && html`<input type="datetime-local" max="9999-12-31T23:59" aria-label=${`${label}: time`} value=${local(value).slice(0, 16)} onChange=${enter} />`}</div>
     <${Notes} id=${id} hint=${hint} wrong=${wrong} /></div>`;
 }
 

@@ -1,22 +1,14 @@
 // Which events of a bucket are listed: a search in bodies, and what the events have to be. It all stands in the page's address.
 import { html, useEffect, useRef, useState } from "../lib.js";
-import { FILTERS } from "../event/record.js";
+import { FILTERS, METHODS } from "../event/record.js";
 import { Field } from "./basic.js";
-import { zone } from "./zone.js";
+import { DELIVERY } from "./deliveries.js";
+import { local, zone } from "./zone.js";
 
-const METHODS = ["POST", "GET", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"];
 const VERDICTS = [["true", "verified"], ["false", "failed the check"], ["none", "not checked"]];
-const STATUSES = ["received", "sent", "failed", "stalled", "rejected"];
 
-const two = (value) => String(value).padStart(2, "0");
-
-/** Unix seconds as the value of a datetime-local input, "" for what is no time; and back. */
-function local(seconds) {
-  const date = new Date(Number(seconds) * 1000);
-  if (!(date.getTime() > 0)) return "";
-  const day = `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())}`;
-  return `${day}T${two(date.getHours())}:${two(date.getMinutes())}:${two(date.getSeconds())}`;
-}
+/** Unix seconds of the address as the value of a datetime-local input, "" for what is no time; and back. */
+const written = (seconds) => (new Date(seconds * 1000) > 0 ? local(seconds) : "");
 const seconds = (value) => (value ? String(Math.floor(new Date(value).getTime() / 1000)) : "");
 
 /** An input that says what was typed once typing has paused, or at Enter; `write` makes a text of a value, `read` a value of a text. What is typed
@@ -47,7 +39,7 @@ function Typed({ value, onValue, read = (text) => text.trim(), write = (given) =
 }
 
 /** A moment in unix seconds. A year that is half typed is none. */
-const When = ({ value, ...rest }) => html`<${Typed} value=${value} hint=${zone(value ? value * 1000 : undefined)} type="datetime-local" step="1" min="1970-01-02T00:00" max="9999-12-31T23:59" read=${seconds} write=${local} ...${rest} />`;
+const When = ({ value, ...rest }) => html`<${Typed} value=${value} hint=${zone(value ? value * 1000 : undefined)} type="datetime-local" step="1" min="1970-01-02T00:00" max="9999-12-31T23:59" read=${seconds} write=${written} ...${rest} />`;
 
 /** The form. `filter` is what filterOf gives; onFilter gets the next one. */
 export function Filters({ filter, onFilter }) {
@@ -87,7 +79,7 @@ export function Filters({ filter, onFilter }) {
       <${Typed} label="Path has" placeholder="/push" value=${filter.path ?? ""} onValue=${(value) => set("path", value)} />
       <${Typed} label="Header" placeholder="X-Kind: order" value=${filter.header ?? ""} onValue=${(value) => set("header", value)} />
       ${choice("verified", "Signature", VERDICTS)}
-      ${choice("delivery", "Delivery", STATUSES)}
+      ${choice("delivery", "Delivery", Object.keys(DELIVERY))}
       <${When} label="From" value=${filter.from ?? ""} onValue=${(value) => set("from", value)} />
       <${When} label="Before" value=${filter.to ?? ""} onValue=${(value) => set("to", value)} />
     </div>`}

@@ -124,6 +124,9 @@ export function FormFoot({ form, action, done = "saved", kind = "first", always 
     </div>`;
 }
 
+/** Whether a patch has a part of a nested field: of `retention`, as retention.max_age. */
+export const touches = (patch, field) => Object.keys(patch).some((name) => name.startsWith(`${field}.`));
+
 /** The fields of a patch as the nested object that the API takes: {"retention.max_age": 1} is {retention: {max_age: 1}}. */
 export function nested(patch) {
   const document = {};

@@ -5,15 +5,9 @@ import { link } from "../router.js";
 import { Button, Dialog, Problem, number, tell } from "./basic.js";
 import { consumerPath } from "./called.js";
 import { isPast, triesOf } from "./oldest.js";
-import { zone } from "./zone.js";
+import { local, zone } from "./zone.js";
 
 const PAUSE = 250;
-
-/** A datetime-local's value, in the browser's time zone. */
-function local(seconds) {
-  const date = new Date(seconds * 1000 - new Date().getTimezoneOffset() * 60000);
-  return date.toISOString().slice(0, 19);
-}
 
 const CHOICES = [
   ["next", "The event after the next one, which is skipped"],

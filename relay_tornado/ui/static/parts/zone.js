@@ -13,3 +13,6 @@ export function zone(date) {
 /** A date with its time, and the same with its zone. */
 export const moment = (date) => WHEN.format(date);
 export const exactly = (date) => `${moment(date)} ${zone(date)}`;
+
+/** Unix seconds as the value of a datetime-local input. */
+export const local = (seconds) => moment(new Date(seconds * 1000)).replace(" ", "T");
