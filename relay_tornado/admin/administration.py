@@ -181,8 +181,8 @@ class Administration:
         await self._remove_bucket(bucket, revision)
         return bucket
 
-    async def _remove_bucket(self, bucket: Bucket, revision: int | None = None) -> None:
-        """Raises Conflict if the bucket is no longer at this revision."""
+    async def _remove_bucket(self, bucket: Bucket, revision: int | None) -> None:
+        """Raises Conflict if the bucket is no longer at this revision (None: any)."""
         await self._registry.delete("bucket", bucket.id, revision)
         await self._drop_log(bucket.id)
         self.ledgers.forget(bucket.id)

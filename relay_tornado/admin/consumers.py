@@ -72,9 +72,7 @@ class ConsumerAdministration:
         """One consumer: its position, its unfinished events, and the gaps that it met."""
         key = key_of(bucket, reference)
         bounds = await self._log.bounds(bucket.id)
-        stored = await self._ledgers.store.get(key)
-        if stored is None:
-            raise missing(bucket, reference)
+        stored = await self._stored(bucket, key, reference)
         return consumer_document(await self._standing(stored, bounds), bucket, bounds)
 
     async def measured(self, bucket: Bucket, reference: str) -> tuple[str, bool]:
@@ -152,9 +150,7 @@ class ConsumerAdministration:
 
     async def _progress(self, bucket: Bucket, key: Key, reference: str, bounds: Bounds) -> Progress:
         """A consumer's progress, for reading only."""
-        stored = await self._ledgers.store.get(key)
-        if stored is None:
-            raise missing(bucket, reference)
+        stored = await self._stored(bucket, key, reference)
         live = self._ledgers.find(key)
         return _copy(stored, bounds)[0] if live is None else live.progress
 
@@ -247,7 +243,7 @@ class ConsumerAdministration:
         `next_cursor` is set."""
         key = None if reference is None else key_of(bucket, reference)
         if key is not None:
-            await self._there(bucket, key, reference or "")
+            await self._stored(bucket, key, reference or "")
         bounds = await self._log.bounds(bucket.id)
         after = honoured(bounds, cursor).seq if cursor else 0
         most = min(limit, MOST_EVENTS) if limit > 0 else 100
@@ -292,7 +288,7 @@ class ConsumerAdministration:
     async def forget(self, bucket: Bucket, reference: str, ids: Sequence[str] | None) -> Document:
         """Deletes dead letters (None: all) without redelivery."""
         key = key_of(bucket, reference)
-        await self._there(bucket, key, reference)
+        await self._stored(bucket, key, reference)
         await self._ledgers.store.saved()
         forgotten = 0
         for seqs in await self._letters(bucket, key, ids):
@@ -340,9 +336,11 @@ class ConsumerAdministration:
         lags = [max(self._ledgers.clock() - each.received_at, 0.0) for each in outlines]
         return replace(standing, lag=max(lags, default=0.0))
 
-    async def _there(self, bucket: Bucket, key: Key, reference: str) -> None:
-        if await self._ledgers.store.get(key) is None:
+    async def _stored(self, bucket: Bucket, key: Key, reference: str) -> Stored:
+        stored = await self._ledgers.store.get(key)
+        if stored is None:
             raise missing(bucket, reference)
+        return stored
 
     async def _committed(self, ledger: Ledger) -> None:
         """Tells those who deliver of a change, and returns once it is committed."""
