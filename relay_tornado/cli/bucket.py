@@ -78,6 +78,7 @@ _bucket_options = together(
     ),
     _option(
         "--expires",
+        "expires_at",
         type=Moment(),
         help="When to delete the bucket and its events: 1d from now, a date (UTC), unix seconds, or none.",
     ),
@@ -233,7 +234,6 @@ def _options(params: dict[str, Any]) -> Document:
     retention |= {name: params.pop(name) for name in ("wait_for_consumers", "hard_max_bytes")}
     dedupe = {"header": params.pop("dedupe"), "window": params.pop("dedupe_window")}
     limit = rate_given(params.pop("rate_limit"), params.pop("rate_interval"))
-    params["expires_at"] = params.pop("expires")
     options = {**given(params), **limit}
     if dedupe["header"] is not None:
         dedupe["header"] = _dedupe_header(dedupe["header"])
@@ -243,8 +243,8 @@ def _options(params: dict[str, Any]) -> Document:
         options["dedupe"] = None
         dedupe = {}
     for name, part in (("auth", auth), ("retention", retention), ("dedupe", dedupe)):
-        if given(part):
-            options[name] = given(part)
+        if fields := given(part):
+            options[name] = fields
     return options
 
 

@@ -98,15 +98,12 @@ def inputs() -> None:
 
 @inputs.command()
 @click.argument("bucket")
-@_option("--id", "input_id", help="Id in the URL, instead of a random one: 1 to 64 letters, digits, - and _.")
+@_option("--id", help="Id in the URL, instead of a random one: 1 to 64 letters, digits, - and _.")
 @_input_options
 @sender_options
 def create(bucket: str, data: Path, public_url: str | None, as_json: bool, **params: Any) -> None:
     """Create an input in the bucket with the name or id BUCKET, and print its URL."""
-    input_id = params.pop("input_id")
     options = _options(params)
-    if input_id is not None:
-        options["id"] = input_id
     with open_relay(data) as relay:
         made = relay.call("input.create", bucket=bucket, options=options)
         base = known_url(relay, public_url)

@@ -84,7 +84,7 @@ def listen(
         raise click.UsageError(f"{flag} is an extension of this relay, and --stock sends none: leave one out")
     if not stock:
         options["on_gap"] = lambda gap: note(str(gap))
-    deal = _deal(as_json, bodies_only, command, exec_keep_going)
+    handle = _handler(as_json, bodies_only, command, exec_keep_going)
 
     from relay_tornado.client import sync
     from relay_tornado.client.errors import RelayClientError
@@ -109,7 +109,7 @@ def listen(
             )
             with subscription as events:
                 for count, event in enumerate(events, 1):
-                    deal(event)
+                    handle(event)
                     if count == most:
                         event.done()
                         break
@@ -117,12 +117,12 @@ def listen(
             raise Failure(str(error)) from error
 
 
-def _deal(as_json: bool, bodies_only: bool, command: str | None, keep_going: bool) -> Callable[[EventData], None]:
+def _handler(as_json: bool, bodies_only: bool, command: str | None, keep_going: bool) -> Callable[[EventData], None]:
     """Returns the function that handles each event."""
     if command is not None:
-        from relay_tornado.cli.listen_exec import Hand
+        from relay_tornado.cli.listen_exec import CommandRunner
 
-        return Hand(command, keep_going, note)
+        return CommandRunner(command, keep_going, note)
     from relay_tornado.cli.showing import ForPeople, show_body, show_line
 
     if is_closed("stdout"):
@@ -135,7 +135,7 @@ def _deal(as_json: bool, bodies_only: bool, command: str | None, keep_going: boo
 def _printed(show: Callable[[EventData], None]) -> Callable[[EventData], None]:
     """Wraps `show`: if the reader of the output has left, ends the command in order."""
 
-    def deal(event: EventData) -> None:
+    def handle(event: EventData) -> None:
         try:
             with about(STDOUT):
                 show(event)
@@ -143,7 +143,7 @@ def _printed(show: Callable[[EventData], None]) -> Callable[[EventData], None]:
             drop_output()
             raise SystemExit(0) from None
 
-    return deal
+    return handle
 
 
 class _Notices:

@@ -99,7 +99,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-class Hand:
+class CommandRunner:
     """Runs a command for events: for each until its exit status is 0, or once if `keep_going`."""
 
     def __init__(

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from relay_tornado.cli import listen_exec
-from relay_tornado.cli.listen_exec import Hand
+from relay_tornado.cli.listen_exec import CommandRunner
 from relay_tornado.client.messages import read_event
 from tests.acceptance.relay import wait_for
 from tests.cli.listening import clients, command, listen, listening
@@ -77,7 +77,7 @@ def test_how_long_a_command_that_fails_is_waited_for() -> None:
             raise TimeoutError
 
     with pytest.raises(TimeoutError):
-        Hand("exit 1", False, lambda _: None, sleep)(event)
+        CommandRunner("exit 1", False, lambda _: None, sleep)(event)
     assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
 
 
