@@ -1,7 +1,7 @@
 // All buckets that the token has: what comes in, what is kept, who reads and how far behind, at a glance.
 import { html, useState } from "../lib.js";
 import { get, session } from "../api.js";
-import { Badge, Button, Empty, Loading, Problem, Time, duration, number, useLoaded } from "../parts/basic.js";
+import { Badge, Button, Empty, Loading, Problem, Time, duration, number, total, useLoaded } from "../parts/basic.js";
 import { behind, called, referred, useNames } from "../parts/called.js";
 import { unsaved } from "../parts/form.js";
 import { sizeOf, storedBytes } from "../parts/kept.js";
@@ -12,12 +12,10 @@ import { NewBucket } from "./newbucket.js";
 
 const MANY = 8;
 
-const sum = (values) => values.reduce((before, each) => before + each, 0);
-
 /** From a column's name to its heading, what it is sorted by, and whether the most comes first. */
 const COLUMNS = [
   ["name", "Bucket", (bucket) => bucket.name.toLowerCase(), false],
-  ["rate", "Last hour", (bucket) => sum(bucket.rate), true],
+  ["rate", "Last hour", (bucket) => total(bucket.rate), true],
   ["events", "Kept", (bucket) => bucket.events, true, "num wide size"],
   ["bytes", "Size", storedBytes, true, "num wide size"],
   ["head", "Newest", (bucket) => bucket.newest_at ?? 0, true, "wide"],

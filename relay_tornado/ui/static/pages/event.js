@@ -8,7 +8,7 @@ import { headersOf } from "../event/headers.js";
 import { eventId, loadLog, newerThan, olderThan } from "../event/log.js";
 import { shown } from "../event/plain.js";
 import { seqOf } from "../event/sending.js";
-import { Badge, Button, Copy, Dialog, Field, Loading, Problem, Time, bytes, number, tell, useLoaded, useTitle } from "../parts/basic.js";
+import { Badge, Button, Copy, Dialog, Field, Loading, Problem, Time, bytes, counted, number, tell, useLoaded, useTitle } from "../parts/basic.js";
 import { Body, Fields } from "../parts/body.js";
 import { called, outputOf, reference, useNames } from "../parts/called.js";
 import { Deliveries, HeaderTable, deliveriesOf, wentTo } from "../parts/deliveries.js";
@@ -61,7 +61,7 @@ function why(consumer, { log, bucket, letters, tried }) {
   const tries = consumer.oldest?.id === eventId(log.id) && triesOf(consumer);
   if (tries) return [still === "trying an earlier one again" ? "" : still, `${tries}, and not done`].filter(Boolean).join(", ");
   const before = log.seq - seqOf(consumer.floor) - 1;
-  const place = before ? `${number(before)} ${before === 1 ? "event" : "events"} before it` : consumer.out ? "it has it now, and has not answered" : "it comes next";
+  const place = before ? `${counted(before, "event")} before it` : consumer.out ? "it has it now, and has not answered" : "it comes next";
   if (before > 0 && scattered(consumer)) return "";
   if (before >= 0) return [still, place].filter(Boolean).join(", ");
   return output && !consumer.parked ? "not sent: its rules don't fit, or it was made or moved later" : "";

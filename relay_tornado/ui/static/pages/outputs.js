@@ -1,7 +1,7 @@
 // The outputs of a bucket: where its events go, by whom, by which rules, and how far each public one is.
 import { html, useState } from "../lib.js";
 import { get, put, remove, v1 } from "../api.js";
-import { Badge, Button, Confirm, Empty, Problem, duration, number, tell, useLoaded } from "../parts/basic.js";
+import { Badge, Button, Confirm, Empty, Problem, counted, duration, number, tell, useLoaded } from "../parts/basic.js";
 import { DeadLetters } from "../parts/dead.js";
 import { unsaved } from "../parts/form.js";
 import { bucketLink } from "../parts/names.js";
@@ -41,7 +41,7 @@ function Position({ consumer, bucket, title, act }) {
       number(parked)} to be tried again</a>`}${consumer.oldest && html`, <${Oldest} consumer=${consumer} />`}</span>
     <button type="button" class="button tiny" aria-label=${`Move ${title}`} onClick=${() => act("seek")}>Move…</button>
     ${dead > 0 && html`<button type="button" class="button tiny danger"
-        onClick=${() => act("dead")}>${number(dead)} dead ${dead === 1 ? "letter" : "letters"}</button>`}</div>`;
+        onClick=${() => act("dead")}>${counted(dead, "dead letter")}</button>`}</div>`;
 }
 
 function Output({ output, bucket, consumer, act, changed }) {

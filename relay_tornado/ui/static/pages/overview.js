@@ -2,7 +2,7 @@
 import { html, useMemo } from "../lib.js";
 import { get, session, v1 } from "../api.js";
 import { go, link } from "../router.js";
-import { Loading, Problem, bytes, duration, number, useLoaded } from "../parts/basic.js";
+import { Loading, Problem, bytes, counted, duration, number, total, useLoaded } from "../parts/basic.js";
 import { behind, called, referred, useNames } from "../parts/called.js";
 import { storedBytes } from "../parts/kept.js";
 import { bucketLink } from "../parts/names.js";
@@ -11,8 +11,6 @@ import { BYTES, COUNT, LATENCY, Plot, RATE, last, written } from "../parts/plot.
 const SPANS = { hour: "Hour", day: "Day", month: "Month" };
 /** Seconds between two looks: about as often as there is a new value to see. */
 const EVERY = { hour: 10, day: 30, month: 300 };
-
-const total = (values) => values.reduce((sum, value) => sum + (value ?? 0), 0);
 
 /** The errors of all reasons, the most frequent first. What did not happen is not in the series: 0 where there was a measure at all. */
 function errors({ series }) {
@@ -65,8 +63,7 @@ function Tiles({ status, data, span }) {
     <${Tile} label="Events" value=${written(RATE, data ? now("events") : minute / 60)} note=${`${number(minute)} last minute`} />
     ${data && html`<${Tile} label="Commit latency" value=${written(LATENCY, now("commit_p50"))} note=${`p50; p99 ${
       written(LATENCY, now("commit_p99"))}`} />`}
-    <${Tile} label="Subscribers" value=${number(data ? now("subscribers") ?? subscribers : subscribers)} note=${`${
-      number(buckets.length)} ${buckets.length === 1 ? "bucket" : "buckets"}`} />
+    <${Tile} label="Subscribers" value=${number(data ? now("subscribers") ?? subscribers : subscribers)} note=${counted(buckets.length, "bucket")} />
     <${Tile} label="Lag" value=${number(slow?.lag.events ?? 0)} kind=${slow?.lag.events > 1000 ? "warned" : ""}
       note=${slow?.lag.events ? html`events: ${name()} of <a href=${bucketLink(slow, "consumers")}>${slow.name}</a>` : "no consumer is behind"} />
     ${data && html`<${Tile} label="Disk left" value=${bytes(now("disk_free"))} note=${`${

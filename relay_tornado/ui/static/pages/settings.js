@@ -1,7 +1,7 @@
 // A bucket's settings, and its end.
 import { html, useState } from "../lib.js";
 import { get, put, remove, session, v1 } from "../api.js";
-import { Button, Confirm, Field, Problem, Time, number, tell, useLoaded } from "../parts/basic.js";
+import { Button, Confirm, Field, Problem, Time, counted, number, tell, useLoaded } from "../parts/basic.js";
 import { Check, Moment, Section } from "../parts/fields.js";
 import { FormFoot, useForm } from "../parts/form.js";
 import { bucketLink } from "../parts/names.js";
@@ -58,8 +58,6 @@ function Form({ bucket, changed }) {
   </form>`;
 }
 
-const counted = ({ length }, what) => `${number(length)} ${what}${length === 1 ? "" : "s"}`;
-
 function Deletion({ bucket }) {
   const [asking, setAsking] = useState(false);
   const [status, error] = useLoaded((abort) => (asking ? get("/v1/status", {}, abort) : null), { on: [asking] });
@@ -77,8 +75,8 @@ function Deletion({ bucket }) {
         onClose=${() => setAsking(false)}>
       <div class="stack"><${Problem}
           error=${error} />
-        <p>${events == null ? "Every event in it" : html`<b>${number(events)}</b> ${events === 1 ? "event" : "events"}`}, ${counted(inputs, "input")}
-          ${" "}and ${counted(outputs, "output")} are deleted. Senders get a 404.</p></div><//>`}
+        <p>${events == null ? "Every event in it" : html`<b>${number(events)}</b> ${events === 1 ? "event" : "events"}`}, ${counted(inputs.length, "input")}
+          ${" "}and ${counted(outputs.length, "output")} are deleted. Senders get a 404.</p></div><//>`}
   </section>`;
 }
 

@@ -9,6 +9,12 @@ const NUMBER = new Intl.NumberFormat("en");
 
 export const number = (value) => (value == null ? "–" : NUMBER.format(value));
 
+/** 1 event, 2 events. */
+export const counted = (count, what) => `${number(count)} ${what}${count === 1 ? "" : "s"}`;
+
+/** The sum of numbers; null counts as 0. */
+export const total = (values) => values.reduce((sum, value) => sum + (value ?? 0), 0);
+
 /** 1.2 MiB for 1258291. */
 export function bytes(value) {
   if (value == null) return "–";

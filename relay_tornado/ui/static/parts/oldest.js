@@ -2,7 +2,7 @@
 import { html } from "../lib.js";
 import { seqOf } from "../event/sending.js";
 import { link } from "../router.js";
-import { Time, number } from "./basic.js";
+import { Time, counted } from "./basic.js";
 
 /** Whether a consumer's position is past its oldest event, which is then kept apart for another try. */
 export const isPast = ({ oldest, floor }) => Boolean(oldest) && seqOf(oldest.id) <= seqOf(floor);
@@ -10,7 +10,7 @@ export const isPast = ({ oldest, floor }) => Boolean(oldest) && seqOf(oldest.id)
 /** How often it was tried, in words; "" where no try has failed. */
 export function triesOf({ oldest }) {
   const failed = oldest && oldest.attempts - (oldest.out ? 1 : 0);
-  return failed ? `tried ${number(oldest.attempts)} ${oldest.attempts === 1 ? "time" : "times"}` : "";
+  return failed ? `tried ${counted(oldest.attempts, "time")}` : "";
 }
 
 /** A link to the event, how often it was tried, and from when on it may be tried again. Nothing where there is none. */

@@ -1,7 +1,7 @@
 // A plot of series over time, by uPlot, which is loaded with the first one. Its values stand in a table, too, for whoever can't see it.
 import { html, useEffect, useMemo, useRef, useState } from "../lib.js";
 import { code } from "../code.js";
-import { bytes } from "./basic.js";
+import { bytes, total } from "./basic.js";
 import { zone } from "./zone.js";
 
 const HEIGHT = 168;
@@ -43,9 +43,9 @@ export const written = (unit, value) => (value == null ? "–" : unit.text(value
 export const last = (values) => values.findLast((value) => value != null) ?? null;
 
 const FOLDS = {
-  mean: (values) => values.reduce((sum, value) => sum + value, 0) / values.length,
+  mean: (values) => total(values) / values.length,
   highest: (values) => Math.max(...values),
-  sum: (values) => values.reduce((sum, value) => sum + value, 0),
+  sum: total,
 };
 
 /** Folds every `count` values into one; null where there is none. */

@@ -1,6 +1,6 @@
 // A small plot without axes: how something went lately, beside its name in a list.
 import { html } from "../lib.js";
-import { number } from "./basic.js";
+import { number, total } from "./basic.js";
 
 const WIDTH = 120;
 const HEIGHT = 32;
@@ -19,7 +19,7 @@ export function Spark({ values, label }) {
 
 /** The last hour of a bucket, as GET /v1/status has it: a number a minute, and their sum beside the plot. */
 export function Hour({ rate }) {
-  const sum = rate.reduce((before, each) => before + each, 0);
+  const sum = total(rate);
   const label = sum ? `${number(sum)} events in the last hour, ${number(Math.max(...rate))} in its busiest minute` : "no events in the last hour";
   return html`<span class="hour" title=${label}><${Spark} values=${rate} label=${label} /><span class="num" aria-hidden="true">${number(sum)}</span>
     </span>`;
