@@ -94,6 +94,7 @@ function byName(node) {
 }
 
 const MAX_KEY = 200;
+const MAX_FOUND = 500;
 
 /** The path of what stands under a key; a key that is as long as a body is cut. */
 function step(path, key) {
@@ -101,12 +102,12 @@ function step(path, key) {
   return /^"[A-Za-z_]\w*"$/.test(key) ? `${path}${path && "."}${key.slice(1, -1)}` : `${path}[${key}]`;
 }
 
-/** Where two JSON values differ: [{path, left, right}], a side that has nothing there is null; at most `most`. */
-export function diffJson(left, right, most = 500) {
+/** Where two JSON values differ: [{path, left, right}], a side that has nothing there is null; at most MAX_FOUND. */
+export function diffJson(left, right) {
   const found = [];
   const numberOf = numbers();
   const compare = (a, b, path) => {
-    if (found.length >= most || (a && b && numberOf(a) === numberOf(b))) return;
+    if (found.length >= MAX_FOUND || (a && b && numberOf(a) === numberOf(b))) return;
     if (a?.kind === "object" && b?.kind === "object") {
       const mine = byName(a);
       const yours = byName(b);

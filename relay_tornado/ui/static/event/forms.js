@@ -38,5 +38,7 @@ export function partOf({ head, content }) {
   };
 }
 
-/** A part's value as a text, cut after `most` bytes. */
-export const valueText = (part, most = 4096) => readable(part.bytes.subarray(0, most)) + (part.bytes.length > most ? "…" : "");
+const MAX_VALUE = 4096;
+
+/** A part's value as a text, cut after so many bytes. */
+export const valueText = (part) => readable(part.bytes.subarray(0, MAX_VALUE)) + (part.bytes.length > MAX_VALUE ? "…" : "");

@@ -165,16 +165,21 @@ export function children(node, most = Infinity) {
   return null;
 }
 
-/** The nodes that a tree begins with open: the outer ones first, each with all that it holds, and not more than `most` values in all. */
-export function opened(root, { depth = 3, most = 500, each = 100 } = {}) {
+/** Of the nodes that a tree begins with open: how deep they lie, how many values are in one, and in all. */
+const OPEN_DEPTH = 3;
+const OPEN_EACH = 100;
+const OPEN_MOST = 500;
+
+/** The nodes that a tree begins with open: the outer ones first, each with all that it holds. */
+export function opened(root) {
   const found = new Set();
-  let left = most;
+  let left = OPEN_MOST;
   let level = [root];
-  for (let at = 0; at < depth && level.length; at += 1) {
+  for (let at = 0; at < OPEN_DEPTH && level.length; at += 1) {
     const next = [];
     for (const node of level) {
       const size = sizeOf(node);
-      if (!size || size > Math.min(each, left)) continue;
+      if (!size || size > Math.min(OPEN_EACH, left)) continue;
       left -= size;
       found.add(node);
       for (const [, inner] of children(node)) next.push(inner);

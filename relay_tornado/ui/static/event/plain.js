@@ -23,7 +23,7 @@ const hasPile = (text) => PILE.test(text);
 export const hasHidden = (text) => HIDDEN.test(text) || hasPile(text);
 
 /** The short name of a hidden character: RLO, or U+2028; MARK where it is too many marks. */
-export function nameOf(character) {
+function nameOf(character) {
   if (!HIDDEN.test(character)) return "MARK";
   const code = character.codePointAt(0);
   return NAMES.get(code) ?? `U+${code.toString(16).toUpperCase().padStart(4, "0")}`;

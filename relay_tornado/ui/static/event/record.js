@@ -51,7 +51,7 @@ export function filterOf(query) {
 }
 
 /** A header's filter in its parts: "X-Kind: order" is [name, value], "X-Kind" alone has no value. */
-export function headerParts(text) {
+function headerParts(text) {
   const colon = text.indexOf(":");
   return colon < 0 ? [text.trim(), ""] : [text.slice(0, colon).trim(), text.slice(colon + 1).trim()];
 }

@@ -89,7 +89,7 @@ export default function ClientsPage() {
   const [data, error, again] = useLoaded((abort) => everything(chosen, abort), { every: EVERY, on: [chosen] });
   if (!data) return html`<h1>Clients</h1><${Problem} error=${error} retry=${again} />${!error && html`<${Loading} />`}`;
   const here = data.chosen === chosen;
-  const heads = new Map(data.status.buckets.map(({ name, head }) => [name, Number(String(head).split("-").at(-1))]));
+  const heads = new Map(data.status.buckets.map(({ name, head }) => [name, head]));
   const clients = chosen ? data.clients.filter(({ buckets }) => buckets.includes(chosen)) : data.clients;
   return html`<div class="head"><h1>Clients</h1>
       <label class="row"><span class="soft">Bucket</span><select value=${chosen} onChange=${(event) => setChosen(event.target.value)}>

@@ -19,10 +19,7 @@ const READERS = [
 const streamUrl = ({ id, name }) => `${relayUrl()}/v1/stream?bucket=${encodeURIComponent(name.includes(",") ? id : name)}`;
 
 /** A URL or another short text with a button that copies it. */
-export function Address({ text, label, method }) {
-  return html`<div class="address">${method && html`<span class="method soft">${method}</span>`}<code class="grow">${text}</code>
-    <${Copy} text=${text} label=${label} /></div>`;
-}
+export const Address = ({ text, label }) => html`<div class="address"><code class="grow">${text}</code><${Copy} text=${text} label=${label} /></div>`;
 
 /** Code with a button that copies it. */
 export function Code({ text, label }) {

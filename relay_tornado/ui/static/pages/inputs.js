@@ -7,7 +7,7 @@ import { inputUrls } from "../parts/names.js";
 import { Address } from "./connect.js";
 import { InputDialog, inputKey } from "./inputform.js";
 
-export const ANY = "anyOutput";
+const ANY = "anyOutput";
 
 /** What a sender gets, in a few words. */
 function answer(input, outputs) {

@@ -14,7 +14,7 @@ import { FormFoot, useForm } from "./form.js";
 const CONTROL = /[\0-\x08\x0b-\x1f\x7f]/;
 
 /** The lines of a text as [[name, value]…]. Throws an Error that names the line. */
-export function parseHeaders(text) {
+function parseHeaders(text) {
   return text.split("\n").flatMap((line, index) => {
     if (!line.trim()) return [];
     const colon = line.indexOf(":");

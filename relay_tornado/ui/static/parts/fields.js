@@ -23,13 +23,13 @@ export function Check({ label, hint, wrong, ...rest }) {
 }
 
 /** One of a few: `options` are [value, text, hint?]. */
-export function Choice({ label, options, value, onValue, hint, wrong }) {
+export function Choice({ label, options, value, onValue, wrong }) {
   const id = useId();
-  return html`<div class="field" role="radiogroup" aria-labelledby=${id} ...${about(id, hint, wrong)}><span class="label" id=${id}>${label}</span>
+  return html`<div class="field" role="radiogroup" aria-labelledby=${id} ...${about(id, "", wrong)}><span class="label" id=${id}>${label}</span>
     <div class="options">${options.map(([each, text, more]) => html`<label key=${each}>
       <input type="radio" name=${id} checked=${each === value} onChange=${() => onValue(each)} />
         <span>${text}${more && html`<small class="soft"> ${more}</small>`}</span></label>`)}</div>
-    <${Notes} id=${id} hint=${hint} wrong=${wrong} /></div>`;
+    <${Notes} id=${id} wrong=${wrong} /></div>`;
 }
 
 export const TIMES = [["seconds", 1], ["minutes", 60], ["hours", 3600], ["days", 86400]];
@@ -104,7 +104,7 @@ export function useRows(rows, length) {
 }
 
 /** Names with values, in order, repeats and all: [[name, value], …]. */
-export function Pairs({ label, value, onValue, hint, wrong, add = "Add a header" }) {
+export function Pairs({ label, value, onValue, hint, wrong }) {
   const id = useId();
   const box = useRows(".pair", value.length);
   const put = (index, part, text) => onValue(value.map((pair, each) => (each === index ? pair.with(part, text) : pair)));
@@ -115,7 +115,7 @@ export function Pairs({ label, value, onValue, hint, wrong, add = "Add a header"
       <input aria-label=${`Value ${index + 1}`} placeholder="Value" value=${text} onInput=${(event) => put(index, 1, event.target.value)} />
       <button type="button" class="button plain" aria-label=${`Remove ${name || `row ${index + 1}`}`}
           onClick=${() => onValue(value.toSpliced(index, 1))}>✕</button></div>`)}
-    <div><button type="button" class="button tiny" onClick=${() => onValue([...value, ["", ""]])}>${add}</button></div>
+    <div><button type="button" class="button tiny" onClick=${() => onValue([...value, ["", ""]])}>Add a header</button></div>
     <${Notes} id=${id} hint=${hint} wrong=${wrong} /></div>`;
 }
 

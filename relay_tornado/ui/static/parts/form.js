@@ -109,7 +109,7 @@ export function useForm(key, initial, { conflict = "" } = {}) {
 
 /** A form's end: what is wrong with it as a whole, and its buttons; `done` says what its action makes of the changes. `onCancel` closes a dialog, and
  *  takes the draft back. */
-export function FormFoot({ form, action, done = "saved", kind = "first", always = false, disabled = false, onCancel, children }) {
+export function FormFoot({ form, action, done = "saved", always = false, disabled = false, onCancel }) {
   const cancel = () => {
     form.discard();
     onCancel?.();
@@ -117,9 +117,8 @@ export function FormFoot({ form, action, done = "saved", kind = "first", always 
   return html`<${Problem} error=${form.general()} />
     <div class="row form-foot">
       <span class="grow small soft" role="status">${form.kept ? `These changes were not ${done} before.` : form.dirty ? `Not ${done} yet.` : ""}</span>
-      ${children}
       ${(onCancel || form.dirty) && html`<${Button} onPress=${cancel}>${onCancel ? "Cancel" : "Discard"}<//>`}
-      <${Button} type="submit" kind=${kind} disabled=${disabled || !(form.dirty || always)}
+      <${Button} type="submit" kind="first" disabled=${disabled || !(form.dirty || always)}
         aria-disabled=${form.busy ? "true" : undefined}>${action}<//>
     </div>`;
 }

@@ -46,7 +46,7 @@ function fromCondition({ source, name, test, text }) {
 }
 
 /** A document as {join: "and" | "or", conditions}, or null where it says more than the form can. */
-export function toConditions(document) {
+function toConditions(document) {
   if (document == null) return { join: "and", conditions: [] };
   const join = ["and", "or"].find((name) => only(document, [name]) && Array.isArray(document[name]));
   const nodes = join ? document[join] : [document];
@@ -54,7 +54,7 @@ export function toConditions(document) {
   return conditions.includes(null) ? null : { join: join ?? "and", conditions };
 }
 
-export const fromConditions = ({ join, conditions }) => (conditions.length ? { [join]: conditions.map(fromCondition) } : null);
+const fromConditions = ({ join, conditions }) => (conditions.length ? { [join]: conditions.map(fromCondition) } : null);
 
 /** Rules in a few words, for a list. */
 export function inWords(document) {

@@ -6,7 +6,7 @@ const WIDTH = 120;
 const HEIGHT = 32;
 
 /** `values` oldest first; `label` says in words what is seen. A line at the bottom is nothing at all. */
-export function Spark({ values, label }) {
+function Spark({ values, label }) {
   const most = Math.max(...values, 1);
   const step = WIDTH / Math.max(values.length - 1, 1);
   const points = values.map((value, index) => `${(index * step).toFixed(1)},${(HEIGHT - 1 - (value / most) * (HEIGHT - 3)).toFixed(1)}`);
