@@ -13,13 +13,12 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import suppress
 from typing import Final, TypeAlias
-from urllib.parse import urlsplit
 
 import structlog
 
 from relay_tornado.copies import Subjects
 from relay_tornado.counters import Counters
-from relay_tornado.errors import BucketGone, Damaged, Forbidden, NotFound, NotSent, Overloaded, RelayError
+from relay_tornado.errors import BucketGone, Damaged, Forbidden, Invalid, NotFound, NotSent, Overloaded, RelayError
 from relay_tornado.forwarding.bounds import Memory, Slots
 from relay_tornado.forwarding.forwarder import Forwarder
 from relay_tornado.forwarding.guard import Guard, GuardedResolver, Refused
@@ -33,7 +32,7 @@ from relay_tornado.outgoing.transport import Answer, Bounds, Transport, Unanswer
 from relay_tornado.proxy_trust import parse_ranges
 from relay_tornado.registry.contract import Kind, Registry
 from relay_tornado.settings import Settings
-from relay_tornado.wire.destination import PORTS, Destination, parse_new
+from relay_tornado.wire.destination import Destination, parse, parse_new
 
 BOUNDS: Final = Bounds(body=64 * KIB, head=32 * KIB, idle_each=4, idle_all=256)
 """The limits for a destination's answer, and for idle connections."""
@@ -76,7 +75,7 @@ class Forwarding:
         0.8 to 1.2 for delays. Raises Invalid if `forward_allow` can't be parsed."""
         self._registry = registry
         self._ledgers = ledgers
-        self._public = _place(settings.public_url)
+        self._public = _place(settings.public_url or "")
         self._forwarders: dict[BucketId, dict[int, Forwarder]] = {}
         self._leaving: dict[Forwarder, asyncio.Task[None]] = {}
         self._dirty: dict[tuple[BucketId, int], int] = {}
@@ -339,20 +338,15 @@ class Forwarding:
             yield from forwarders.values()
 
     def _leads_back(self, destination: Destination) -> bool:
-        if self._public is None:
+        own = self._public
+        if own is None or (destination.host.rstrip("."), destination.port) != (own.host.rstrip("."), own.port):
             return False
-        host, port, path = self._public
-        same = destination.host.rstrip(".") == host and destination.port == port
-        return same and destination.path.startswith(path + b"/v1/")
+        return destination.path.startswith(own.path.rstrip(b"/") + b"/v1/")
 
 
-def _place(url: str | None) -> tuple[str, int, bytes] | None:
-    """Host, port and path of the relay's public URL."""
-    if not url:
-        return None
+def _place(url: str) -> Destination | None:
+    """The relay's public URL in its parts, as those of destinations."""
     try:
-        parts = urlsplit(url)
-        port = parts.port or PORTS.get(parts.scheme, 0)
-    except ValueError:
+        return parse(url)
+    except Invalid:
         return None
-    return (parts.hostname or "").rstrip("."), port, parts.path.rstrip("/").encode()

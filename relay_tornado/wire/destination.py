@@ -41,7 +41,7 @@ _NOT_PUBLIC: Final = frozenset(
 """Last labels of names that are resolved only within a network."""
 _ONCE_OTHERS: Final = re.compile(r"[ßẞς\u200c\u200d]")
 """Letters that IDNA 2003, which Python implements, maps to others, and IDNA 2008 keeps."""
-PORTS: Final = {"http": 80, "https": 443}
+_PORTS: Final = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ def parse(url: str, field: str = "destination") -> Destination:
     except ValueError:
         # Python's message quotes the URL, which may hold a password.
         raise Invalid("is no URL: look at its host and its port", field) from None
-    if parts.scheme not in PORTS or not host or port == 0:
+    if parts.scheme not in _PORTS or not host or port == 0:
         raise Invalid("must be an http or https URL", field)
     if _NOT_IN_PLACE.search(parts.netloc):
         raise Invalid("has a blank in its host or its login: write it there as %20", field)
@@ -92,7 +92,7 @@ def parse(url: str, field: str = "destination") -> Destination:
         user, password = unquote(parts.username), unquote(parts.password or "")
         login = "Basic " + b64encode(f"{user}:{password}".encode()).decode()
     shown = f"[{host.partition('%')[0]}]" if ":" in host else host
-    default = PORTS[parts.scheme]
+    default = _PORTS[parts.scheme]
     return Destination(
         parts.scheme,
         host,

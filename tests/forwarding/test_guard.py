@@ -262,9 +262,9 @@ async def test_its_own_listener_over_http() -> None:
     """An output that leads to the relay's own port, allowed or not, or to its public URL, is never called: the first is
     a failed try, the second is known before there is one."""
     async with Target() as trap:
-        async with world(public(trap.url, retries=-1), public("http://relay.test/x/v1/webhooks/a", 2, retries=-1)) as w:
+        outputs = public(trap.url, retries=-1), public("http://relay.test/x/v1/webhooks/a", 2, retries=-1)
+        async with world(*outputs, public_url="http://relay.test/x") as w:
             w.own = [("0.0.0.0", trap.port)]
-            w.forwarding._public = ("relay.test", 80, b"/x")
             await w.append(b"1")
             await w.idle()
             await w.idle(2)
@@ -273,6 +273,19 @@ async def test_its_own_listener_over_http() -> None:
             assert (await w.dead(1))[0].reason == "retries: refused"
             assert (await w.dead(2))[0].reason.startswith("invalid: it is this relay's own public URL")
         assert trap.connections == 0
+
+
+@pytest.mark.parametrize("public_url", ["http://bücher.test", "http://xn--bcher-kva.test.:80/"])
+@pytest.mark.parametrize(
+    "destination", ["http://Bücher.test:80/v1/webhooks/a", "http://xn--bcher-kva.test/v1/webhooks/a"]
+)
+@pytest.mark.gen_test
+async def test_its_public_url_in_other_letters(public_url: str, destination: str) -> None:
+    """It is recognised in Unicode and in ASCII, with and without the default port."""
+    async with world(public(destination, retries=-1), public_url=public_url) as w:
+        await w.append(b"1")
+        await w.idle()
+        assert (await w.dead())[0].reason.startswith("invalid: it is this relay's own public URL")
 
 
 @pytest.mark.gen_test
