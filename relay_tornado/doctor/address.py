@@ -10,7 +10,6 @@ import ssl
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -21,6 +20,7 @@ from tornado.websocket import WebSocketClientConnection, WebSocketError, websock
 from relay_tornado.doctor.finding import Finding
 from relay_tornado.model import DAY
 from relay_tornado.wire.answers import PROBED_INPUT
+from relay_tornado.wire.destination import parse
 
 PATIENCE: Final = 10.0
 """Seconds within which each request has to be answered."""
@@ -41,32 +41,18 @@ _ANNOUNCED: Final = 3 << 20
 a bucket takes by default (`max_body`), which nginx's default of 1 MiB refuses."""
 
 
-@dataclass(frozen=True, slots=True)
 class Place:
-    """A URL to check. `instance` identifies the relay that runs on this machine, "" if none does."""
+    """A URL to check, with its host in ASCII. `instance` identifies the relay that runs on this machine, "" if none
+    does."""
 
-    url: str
-    instance: str = ""
-
-    @property
-    def secure(self) -> bool:
-        return urlsplit(self.url).scheme == "https"
-
-    @property
-    def host(self) -> str:
-        return urlsplit(self.url).hostname or ""
-
-    @property
-    def port(self) -> int:
-        return urlsplit(self.url).port or (443 if self.secure else 80)
-
-    @property
-    def path(self) -> str:
-        return urlsplit(self.url).path.rstrip("/")
-
-    @property
-    def authority(self) -> str:
-        return urlsplit(self.url).netloc.rpartition("@")[2]
+    def __init__(self, url: str, instance: str = "") -> None:
+        """Raises Invalid if it is no http or https URL."""
+        parts = parse(url, "public_url")
+        login, at, _ = urlsplit(url).netloc.rpartition("@")
+        self.secure, self.host, self.port, self.authority = parts.tls, parts.host, parts.port, parts.authority
+        self.path = parts.path.decode().rstrip("/")
+        self.url = f"{parts.scheme}://{login}{at}{self.authority}{self.path}"
+        self.instance = instance
 
 
 async def look(place: Place, credentials: tuple[str, str] | None, idle: float) -> AsyncIterator[Finding]:

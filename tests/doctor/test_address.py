@@ -65,12 +65,14 @@ async def answering(talk: Talk) -> AsyncIterator[int]:
         ("https://relay.test/", "relay.test", 443, "", "relay.test"),
         ("https://ada:pass@relay.test:8443/hooks/", "relay.test", 8443, "/hooks", "relay.test:8443"),
         ("http://[::1]:8080", "::1", 8080, "", "[::1]:8080"),
+        ("https://bücher.test/x", "xn--bcher-kva.test", 443, "/x", "xn--bcher-kva.test"),
     ],
 )
 def test_where_a_url_leads(url: str, host: str, port: int, path: str, authority: str) -> None:
-    """Its host and port, perhaps the scheme's, and what stands before a request's path."""
+    """Its host in ASCII, its port, perhaps the scheme's, and what stands before a request's path."""
     place = Place(url)
     assert (place.host, place.port, place.path, place.authority) == (host, port, path, authority)
+    assert place.url.isascii()
 
 
 @pytest.mark.gen_test
