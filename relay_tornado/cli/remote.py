@@ -22,7 +22,7 @@ from relay_tornado.cli import answers
 from relay_tornado.cli.answers import Refused
 from relay_tornado.cli.lookup import find_part
 from relay_tornado.cli.printing import Document
-from relay_tornado.client.address import tls_trouble
+from relay_tornado.client.address import parse_address, tls_trouble
 from relay_tornado.client.opener import opener
 from relay_tornado.errors import BucketGone, NotFound, Unavailable
 
@@ -44,10 +44,10 @@ class Remote:
     command: `bucket_show` for `bucket.show`."""
 
     def __init__(self, url: str, secret: str) -> None:
-        self.url = url
+        self.url = parse_address(url).rest.removesuffix("/v1")
         self._secret = secret
         self._opener = opener(None)
-        parts = urlsplit(url)
+        parts = urlsplit(self.url)
         proxied = parts.scheme in getproxies() and not proxy_bypass(parts.netloc)
         # The proxy may be the cause of an error.
         self._asked = f" (it was asked through the proxy that {parts.scheme}_proxy names)" if proxied else ""

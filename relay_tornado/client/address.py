@@ -14,7 +14,7 @@ _SCHEMES = {"http": "ws", "ws": "ws", "https": "wss", "wss": "wss"}
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A relay's WebSocket URL, and the URL that its REST paths follow (it ends with /v1)."""
+    """A relay's WebSocket URL, and the URL that its REST paths follow (it ends with /v1). The host is in ASCII."""
 
     socket: str
     rest: str
@@ -48,8 +48,12 @@ def parse_address(url: str) -> Address:
     """Accepts forms from `https://relay.example` to `wss://relay.example/v1/socket`. Raises ValueError."""
     parts = urlsplit(url)
     scheme = _SCHEMES.get(parts.scheme.lower())
+    place = parts.netloc
     try:
         whole = bool(parts.hostname) and parts.port != 0
+        if parts.hostname and not place.isascii():
+            host = parts.hostname.encode("idna").decode()
+            place = host if parts.port is None else f"{host}:{parts.port}"
     except ValueError:
         whole = False
     if scheme is None or not whole or not url.isprintable():
@@ -59,6 +63,6 @@ def parse_address(url: str) -> Address:
     base = parts.path.rstrip("/").removesuffix("/socket").removesuffix("/v1").rstrip("/")
     secure = scheme == "wss"
     return Address(
-        urlunsplit((scheme, parts.netloc, f"{base}/v1/socket", "", "")),
-        urlunsplit(("https" if secure else "http", parts.netloc, f"{base}/v1", "", "")),
+        urlunsplit((scheme, place, f"{base}/v1/socket", "", "")),
+        urlunsplit(("https" if secure else "http", place, f"{base}/v1", "", "")),
     )

@@ -23,6 +23,8 @@ from tests.client.world import client_test
         ("wss://relay.example/v1/socket", "wss://relay.example/v1/socket", "https://relay.example/v1"),
         ("https://example.org/relay/v1", "wss://example.org/relay/v1/socket", "https://example.org/relay/v1"),
         ("ws://[::1]:80", "ws://[::1]:80/v1/socket", "http://[::1]:80/v1"),
+        ("http://bücher:80/x", "ws://xn--bcher-kva:80/x/v1/socket", "http://xn--bcher-kva:80/x/v1"),
+        ("https://Bücher.example", "wss://xn--bcher-kva.example/v1/socket", "https://xn--bcher-kva.example/v1"),
     ],
 )
 def test_addresses(url: str, socket: str, rest: str) -> None:
@@ -45,6 +47,7 @@ def test_addresses(url: str, socket: str, rest: str) -> None:
         "http://a:99999",
         "http://a:port",
         "http://a:0",
+        "http://ü..example",
     ],
 )
 def test_addresses_that_are_none(url: str) -> None:
