@@ -14,17 +14,17 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import urlsplit
 
 from tornado.httputil import HTTPServerRequest
 
 from relay_tornado.admin.sessions import Session, Sessions
-from relay_tornado.errors import Forbidden, Unauthorized
+from relay_tornado.errors import Forbidden, Invalid, Unauthorized
 from relay_tornado.handlers.base import BEARER
 from relay_tornado.handlers.tornado_connection import stream_of
 from relay_tornado.ids import hash_secret
 from relay_tornado.model import Token
 from relay_tornado.registry.access import API_KEY, Access
+from relay_tornado.wire.destination import parse
 from relay_tornado.wire.headers import SESSION_COOKIE
 
 COOKIE: Final = SESSION_COOKIE
@@ -140,9 +140,9 @@ def _host(request: HTTPServerRequest) -> str:
 
 
 def _origin(url: str | None) -> str:
-    """A URL's scheme, host and port in the form of a browser's Origin; "" for None."""
-    if url is None:
+    """A URL's scheme, host and port in the form of a browser's Origin; "" if there is none."""
+    try:
+        parts = parse(url or "")
+    except Invalid:
         return ""
-    parts = urlsplit(url.lower())
-    port = {"http": ":80", "https": ":443"}.get(parts.scheme, "")
-    return f"{parts.scheme}://{parts.netloc.removesuffix(port)}"
+    return f"{parts.scheme}://{parts.authority}"

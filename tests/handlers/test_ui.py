@@ -275,6 +275,14 @@ async def test_a_cookie_counts_for_the_relays_own_page_only(tmp_path: Path) -> N
 
 
 @pytest.mark.gen_test
+async def test_a_public_url_with_other_letters_is_the_pages_own(tmp_path: Path) -> None:
+    """Browsers name its host in ASCII."""
+    async with world(tmp_path, public_url="https://bücher.example") as here:
+        headers = {"Cookie": await cookie_of(here), "Origin": "https://xn--bcher-kva.example"}
+        assert (await here.fetch("POST", "/v1/buckets", b'{"name": "orders"}', headers)).code == 201
+
+
+@pytest.mark.gen_test
 async def test_an_empty_origin_is_nobodys(here: World) -> None:
     """Neither is it that of a relay that knows no public URL."""
     headers = {"Cookie": await cookie_of(here), "Origin": ""}
