@@ -70,7 +70,7 @@ class Pages:
     """The cache."""
 
     def __init__(self, budget: int, read: Callable[[Callable[[sqlite3.Connection], Block]], Awaitable[Block]]) -> None:
-        """`read` is `Database.read`."""
+        """`read` runs a job as `Database.read` does, and raises only Unavailable."""
         self._budget = budget
         self._read = read
         self.used = 0
@@ -96,7 +96,7 @@ class Pages:
         """The block with this seq (between the log's first and head), from memory or from the file.
 
         The result may lack the seq: after a trim, or if a shared read returned a smaller block at another place.
-        Then the caller tries again. Raises sqlite3.Error or Unavailable.
+        Then the caller tries again. Raises Unavailable.
         """
         while True:
             block = self.peek(state, seq)

@@ -34,7 +34,7 @@ from relay_tornado.low_memory import wake
 from relay_tornado.model import Appended, Bounds, BucketId, Epoch, Event, NewEvent, Retention
 from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
-from relay_tornado.storage.work import CHECK, CLOSED
+from relay_tornado.storage.work import CLOSED
 
 T = TypeVar("T")
 
@@ -54,7 +54,7 @@ class SqliteEventLog:
         self._watches = Watches(self._head)
         self._tail = Tail(settings.tail // 2)
         self._ephemeral = Ephemeral()
-        self._pages = Pages(settings.page_cache, database.read)
+        self._pages = Pages(settings.page_cache, lambda job: database.read(job, "older events"))
         self._trimming = Trimming(database, self._tail, self._pages, counters)
         self._appends = Appends(settings, database.notify, self._publish, self._announce, counters)
         self._renewals: set[asyncio.Task[None]] = set()
@@ -158,7 +158,7 @@ class SqliteEventLog:
                 return found
             state = self._state(bucket_id)
             self._counters.tail_misses += 1
-            block = await self._page(state, after + 1)
+            block = await self._pages.load(state, after + 1)
             if state.gone or not max(block.start, state.first) <= after + 1 <= min(block.end, state.head):
                 continue
             if block.whole:
@@ -170,12 +170,6 @@ class SqliteEventLog:
             if after + 1 in block.stubs:
                 raise CursorLost(await self._beyond_stubs(state, after + 1), "ephemeral")
             raise CursorLost(await self._beyond_damage(state, block, after + 1))
-
-    async def _page(self, state: LogState, seq: int) -> Block:
-        try:
-            return await self._pages.load(state, seq)
-        except sqlite3.Error as error:
-            raise Unavailable(f"older events can't be read ({error}): {CHECK}") from error
 
     async def _check_first(self, state: LogState, seq: int) -> None:
         """Raises CursorLost or BucketGone if retention or a drop removed the event before this process noticed it; if
@@ -201,7 +195,7 @@ class SqliteEventLog:
                 if seq > state.head:
                     break
                 # A shared read may return a smaller block, and a trim may come in between.
-                block = await self._page(state, seq)
+                block = await self._pages.load(state, seq)
                 if state.gone:
                     raise BucketGone(state.bucket_id)
                 seq = max(seq, state.first)
