@@ -11,6 +11,7 @@ import asyncio
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import TypeVar
 
@@ -34,19 +35,17 @@ _ROUNDS = 5
 _log = structlog.get_logger(__name__)
 
 
+@dataclass(eq=False, slots=True)
 class _Save:
     """One consumer's unsaved changes: those collected so far, and the sources that are still to be asked."""
 
-    __slots__ = ("changes", "gaps", "source", "sources", "waiting")
-
-    def __init__(self) -> None:
-        self.sources: list[Callable[[], Changes | None]] = []
-        self.source: Callable[[], Changes | None] | None = None
-        """The source that was asked last."""
-        self.changes: Changes | None = None
-        self.gaps: list[tuple[Gap, float | None]] = []
-        """Gaps in their order, each with its time, or with None if a client was told of it."""
-        self.waiting: list[asyncio.Future[None]] = []
+    sources: list[Callable[[], Changes | None]] = field(default_factory=list)
+    source: Callable[[], Changes | None] | None = None
+    """The source that was asked last."""
+    changes: Changes | None = None
+    gaps: list[tuple[Gap, float | None]] = field(default_factory=list)
+    """Gaps in their order, each with its time, or with None if a client was told of it."""
+    waiting: list[asyncio.Future[None]] = field(default_factory=list)
 
     def collect(self) -> bool:
         """Asks the sources for their changes. Returns whether there are any. If memory runs out, the remaining sources

@@ -6,13 +6,14 @@ decreases.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from relay_tornado.log.ephemeral import Fleeting
 from relay_tornado.log.tail import Recent
 from relay_tornado.model import Bounds, BucketId, Epoch, Retention
 
 
+@dataclass(eq=False, slots=True)
 class LogState:
     """One log. Changes only in the event loop, after the commit that changed it.
 
@@ -20,34 +21,21 @@ class LogState:
     the events.
     """
 
-    __slots__ = (
-        "bucket_id",
-        "bytes",
-        "bytes_checked",
-        "epochs",
-        "first",
-        "fleeting",
-        "gone",
-        "head",
-        "key",
-        "last_at",
-        "open",
-        "recent",
-    )
+    key: int
+    bucket_id: BucketId
+    epochs: tuple[Epoch, ...]
+    open: bool
+    first: int = 1
+    head: int = field(init=False)
+    bytes: int = 0
+    last_at: float = 0.0
+    gone: bool = False
+    bytes_checked: bool = False
+    recent: Recent = field(default_factory=Recent)
+    fleeting: Fleeting = field(default_factory=Fleeting)
 
-    def __init__(self, key: int, bucket_id: BucketId, epochs: Sequence[Epoch], open: bool, first: int = 1) -> None:
-        self.key = key
-        self.bucket_id = bucket_id
-        self.first = first
-        self.head = first - 1
-        self.bytes = 0
-        self.last_at = 0.0
-        self.epochs = tuple(epochs)
-        self.open = open
-        self.gone = False
-        self.bytes_checked = False
-        self.recent = Recent()
-        self.fleeting = Fleeting()
+    def __post_init__(self) -> None:
+        self.head = self.first - 1
 
     def bounds(self) -> Bounds:
         return Bounds(self.first, self.head, self.epochs, self.open)

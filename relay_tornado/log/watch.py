@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import structlog
@@ -62,16 +63,14 @@ class Watches:
                     del self._of[bucket_id]
 
 
+@dataclass(eq=False, slots=True)
 class Registration:
     """One registration (`log.contract.Watch`)."""
 
-    __slots__ = ("_watches", "buckets", "call", "closed")
-
-    def __init__(self, watches: Watches, buckets: frozenset[BucketId] | None, call: Wake) -> None:
-        self._watches = watches
-        self.buckets = buckets
-        self.call = call
-        self.closed = False
+    _watches: Watches
+    buckets: frozenset[BucketId] | None
+    call: Wake
+    closed: bool = False
 
     def head(self, bucket_id: BucketId) -> int:
         return self._watches.head(bucket_id)

@@ -29,7 +29,7 @@ class _Log(LogState):
     __slots__ = ("digests", "events", "stubs")
 
     def __init__(self, key: int, bucket_id: BucketId, epoch: str, first: int) -> None:
-        super().__init__(key, bucket_id, [Epoch(epoch, first)], True, first)
+        super().__init__(key, bucket_id, (Epoch(epoch, first),), True, first)
         self.events: list[Event] = []
         self.stubs: dict[int, int] = {}
         self.digests: dict[tuple[int, bytes], tuple[int, float]] = {}

@@ -190,7 +190,7 @@ def test_a_read_that_is_just_done_is_not_shared() -> None:
             return reads[-1]
 
         pages = Pages(0, read)
-        state = LogState(1, "b", [Epoch("e", 1)], True)
+        state = LogState(1, "b", (Epoch("e", 1),), True)
         state.head = 10
         waiting = loop.create_task(pages.load(state, 5))
         while not reads:  # noqa: ASYNC110 - a few turns of the loop
