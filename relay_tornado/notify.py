@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Mapping, MutableMapping
+from collections.abc import MutableMapping
 from typing import IO, Final
 
 import structlog
@@ -86,10 +86,10 @@ def inherited_sockets(environ: MutableMapping[str, str] = os.environ) -> list[so
     return sockets
 
 
-def in_journal(stream: IO[str], environ: Mapping[str, str] = os.environ) -> bool:
+def in_journal(stream: IO[str]) -> bool:
     """Whether the stream goes to systemd's journal, which reads a line's level from its beginning (sd-daemon(3))."""
     try:
         found = os.fstat(stream.fileno())
     except (OSError, ValueError):  # not a file, or closed
         return False
-    return environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
+    return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"

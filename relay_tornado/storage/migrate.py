@@ -158,7 +158,7 @@ def _interrupted(raw: sqlite3.Connection, copy: Path) -> int | None:
         return None
 
 
-def backup(raw: sqlite3.Connection, target: Path, halted: Callable[[], bool] = never) -> Path:
+def backup(raw: sqlite3.Connection, target: Path, halted: Callable[[], bool] = never) -> None:
     """Copies the database, completely or not at all: into a file beside the target, which is synced and renamed. Copies
     page by page, so that a damaged page does not prevent an upgrade. Raises StartupError, also if it is `halted`."""
     part = target.with_name(target.name + ".part")
@@ -185,7 +185,6 @@ def backup(raw: sqlite3.Connection, target: Path, halted: Callable[[], bool] = n
     finally:
         with contextlib.suppress(OSError):
             database_files.remove(part)  # if it was not renamed
-    return target
 
 
 def to_one_file(copy: sqlite3.Connection) -> None:

@@ -60,15 +60,13 @@ class OverwriteCheck:
         self._index = mmap.mmap(self._index_descriptor, 2 * _INDEX.size, mmap.MAP_SHARED, mmap.PROT_READ)
         self.look()
 
-    def look(self) -> str:
-        """The name of the file that was written over, "" if none was. Blocks as long as the disk does. Raises no error
-        of the disk."""
+    def look(self) -> None:
+        """Looks again. Blocks as long as the disk does. Raises no error of the disk."""
         if not self.written_over and self._descriptor is not None:
             if self._is_another():
                 self.written_over = self._path.name
             elif self._has_another_wal():
                 self.written_over = wal_of(self._path).name
-        return self.written_over
 
     def close(self) -> None:
         """May be repeated."""

@@ -23,7 +23,15 @@ from relay_tornado.storage.location_check import LocationCheck
 from relay_tornado.storage.overwrite_check import OverwriteCheck
 from relay_tornado.storage.piggyback import Ride
 from relay_tornado.storage.witness import Stamp, Witness
-from relay_tornado.storage.work import COMMITTED, Misplaced, Result, Work, misplaced, undo, written_over
+from relay_tornado.storage.work import COMMITTED, Misplaced, Result, Work, undo
+
+_MISPLACED = (
+    "{} was deleted, moved or replaced while the relay ran: put it back where it was; docs/operations.md says how to "
+    "save what is lost otherwise"
+)
+_WRITTEN_OVER = (
+    "{} was written over while the relay ran: stop the relay; docs/operations.md says how to go on, and what is lost"
+)
 
 _log = structlog.get_logger(__name__)
 
@@ -104,12 +112,16 @@ class Transactions:
     @property
     def written_over(self) -> str:
         """The message if the file or its WAL was found to be written over; "" if not."""
-        return written_over(self._overwrite.written_over)
+        name = self._overwrite.written_over
+        return name and _WRITTEN_OVER.format(name)
 
     def misplaced(self, *, committed: bool = False) -> str:
         """The message if the file is not where it was opened or was written over; "" if all is well. `committed`: the
         WAL must exist now. On any thread."""
-        return self.written_over or misplaced(self._location.missing(committed=committed))
+        if over := self.written_over:
+            return over
+        name = self._location.missing(committed=committed)
+        return name and _MISPLACED.format(name)
 
     def closed(self) -> None:
         """The connection is about to be closed, and another one made."""

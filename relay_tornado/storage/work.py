@@ -84,26 +84,6 @@ class Misplaced(Exception):
     lost with the next start."""
 
 
-def misplaced(name: str) -> str:
-    """The message for a file of that name that is not where it was opened; "" if there is none."""
-    if not name:
-        return ""
-    return (
-        f"{name} was deleted, moved or replaced while the relay ran: put it back where it was; docs/operations.md says "
-        "how to save what is lost otherwise"
-    )
-
-
-def written_over(name: str) -> str:
-    """The message for a file of that name that another program has written over, or emptied; "" if there is none."""
-    if not name:
-        return ""
-    return (
-        f"{name} was written over while the relay ran: stop the relay; docs/operations.md says how to go on, and what "
-        "is lost"
-    )
-
-
 class Stale(Exception):
     """The state in memory on which `run` relied is not that of the file: every keeper has to read again."""
 
