@@ -200,8 +200,8 @@ class Batch:
     def __init__(self, appends: Appends, entries: list[Entry]) -> None:
         self._appends = appends
         self._entries = entries
-        self._plan: Plan | None = None
-        self._began = 0.0
+        self._plan: Plan  # set by `run`, as is the next one
+        self._began: float
 
     def quick(self) -> bool:
         entries = self._entries
@@ -228,13 +228,12 @@ class Batch:
         return made.count
 
     def pages(self) -> int:
-        return self._plan.pages() if self._plan is not None else 0
+        return self._plan.pages()
 
     def logs(self) -> Collection[int]:
-        return self._plan.logs() if self._plan is not None else ()
+        return self._plan.logs()
 
     def committed(self) -> None:
-        assert self._plan is not None
         self._appends.committed(self._entries, self._plan, self._began)
 
     def failed(self, error: Exception) -> None:

@@ -43,7 +43,7 @@ class Work(Protocol):
         """Runs between BEGIN and COMMIT, on the thread unless it is `quick`. Returns the number of appended events."""
 
     def pages(self) -> int:
-        """About how many pages `run` changed."""
+        """About how many pages `run` changed. Asked after `committed`, as `logs`."""
 
     def logs(self) -> Collection[int]:
         """The logs that `run` appended to. Of the pages, one for each is the log's last, which the next append to it

@@ -300,7 +300,7 @@ class Writer:
         try:
             if error is not None:
                 work.failed(error)
-                return work.pages()
+                return 0
             work.committed()
             pages = work.pages()
             self._checkpoints.committed(pages, work.logs())
