@@ -16,7 +16,7 @@ from typing import TypeVar
 import structlog
 
 from relay_tornado.counters import Counters
-from relay_tornado.errors import BucketGone, Conflict, CursorLost, RelayError, Unavailable
+from relay_tornado.errors import BucketGone, CursorLost, RelayError, Unavailable
 from relay_tornado.ids import new_epoch
 from relay_tornado.log import reclaim, rows
 from relay_tornado.log.appends import Appends
@@ -300,10 +300,7 @@ class SqliteEventLog:
                 self._opened.add(epoch)
                 self._add(LogState(key, bucket_id, (Epoch(epoch, first),), True, first))
 
-        try:
-            await self._database.write(job, created)
-        except sqlite3.IntegrityError as error:
-            raise Conflict(f"the epoch {epoch} is in use") from error
+        await self._database.write(job, created)
 
     async def import_events(self, bucket_id: BucketId, events: Sequence[Event], stubs: Mapping[int, int]) -> None:
         state = self._state(bucket_id)

@@ -62,7 +62,11 @@ class Tail:
             # Keep the newest that fit. Older events would no longer be consecutive with them.
             while self._order:
                 self._evict()
-            events, cost = self._newest(events)
+            start = 0
+            while cost > self._budget:
+                cost -= events[start].size + EVENT_OVERHEAD
+                start += 1
+            events = events[start:]
             if not events:
                 return
         first, last = events[0].seq, events[-1].seq
@@ -71,15 +75,6 @@ class Tail:
         recent.events.update(zip([event.seq for event in events], events, strict=True))
         while self.used > self._budget:
             self._evict()
-
-    def _newest(self, events: Sequence[Event]) -> tuple[Sequence[Event], int]:
-        cost = 0
-        for index in range(len(events) - 1, -1, -1):
-            more = events[index].size + EVENT_OVERHEAD
-            if cost + more > self._budget:
-                return events[index + 1 :], cost
-            cost += more
-        return events, cost
 
     def _evict(self) -> None:
         recent, first, last, cost = self._order.popleft()

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 import msgspec
 
-from relay_tornado.errors import BucketGone, Conflict, CursorLost, RelayError, Unavailable
+from relay_tornado.errors import BucketGone, CursorLost, RelayError, Unavailable
 from relay_tornado.ids import new_epoch
 from relay_tornado.log.batch import Entry, plan
 from relay_tornado.log.contract import Done, Extent, Outline
@@ -198,8 +198,6 @@ class MemoryEventLog:
     async def create(self, bucket_id: BucketId, epoch: str, first: int = 1) -> None:
         if bucket_id in self._logs:
             return
-        if await self.find(epoch) is not None:
-            raise Conflict(f"the epoch {epoch} is in use")
         self._made += 1
         self._logs[bucket_id] = _Log(self._made, bucket_id, epoch, first)
 
