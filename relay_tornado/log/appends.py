@@ -87,7 +87,7 @@ class Appends:
     def take(self) -> Batch | None:
         """The next transaction: the oldest events, within the limits on events and bytes, but at least one."""
         if self._taken:
-            self._forsake()
+            self._fail_unanswered()
         for queue, most in ((self._alone, 1), (self._queue, self._batch_events)):
             while queue and queue[0].over():
                 self._fail(queue[0], BucketGone(queue[0].state.bucket_id))
@@ -112,7 +112,7 @@ class Appends:
         self._taken = entries
         return batch
 
-    def _forsake(self) -> None:
+    def _fail_unanswered(self) -> None:
         """Fails entries of the last batch that were not answered for lack of memory: their outcome is unknown."""
         for entry in self._taken:
             if entry.done is not None:

@@ -37,7 +37,7 @@ class Entry(msgspec.Struct, gc=False):
 class Growth:
     """What a batch adds to one log."""
 
-    __slots__ = ("at", "bytes", "epoch", "events", "fleeting", "head", "kept", "opened", "state")
+    __slots__ = ("at", "bytes", "ephemeral", "epoch", "events", "head", "kept", "opened", "state")
 
     def __init__(self, state: LogState, now: float, new_epoch: Callable[[], str]) -> None:
         self.state = state
@@ -47,7 +47,7 @@ class Growth:
         """The share of `bytes` that belongs to `events`."""
         self.at = max(now, state.last_at)
         self.events: list[Event] = []
-        self.fleeting: list[Event] = []
+        self.ephemeral: list[Event] = []
         """The ephemeral events, of which only stubs are stored."""
         self.opened = None if state.open else Epoch(new_epoch(), state.head + 1)
         self.epoch = state.epochs[-1].epoch if self.opened is None else self.opened.epoch
@@ -130,7 +130,7 @@ def plan(
         if marks is not None:
             stored = rows.marked(stored, marks)
         if event.ephemeral:
-            growth.fleeting.append(stored)
+            growth.ephemeral.append(stored)
             event = msgspec.structs.replace(event, path=b"", query=b"", headers=b"", body=b"", remote_ip="")
             path = query = headers = body = b""
             ip = ""

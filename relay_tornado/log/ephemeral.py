@@ -18,7 +18,7 @@ AGE = 60.0
 BUDGET = 64 * MIB
 
 
-class Fleeting(Recent):
+class EphemeralEvents(Recent):
     """One log's content by seq, oldest first. `start` to `end` is its newest run of ephemeral events."""
 
     __slots__ = ("end", "start")
@@ -43,22 +43,22 @@ class Ephemeral:
         """`age` in seconds, `budget` in bytes."""
         self._age = age
         self._budget = budget
-        self._order: deque[tuple[float, Fleeting, int, int]] = deque()
+        self._order: deque[tuple[float, EphemeralEvents, int, int]] = deque()
         self._timer = Timer(self._expire)
         self.used = 0
         """Bytes in use."""
 
-    def add(self, fleeting: Fleeting, events: Sequence[Event]) -> None:
+    def add(self, ephemeral: EphemeralEvents, events: Sequence[Event]) -> None:
         """Adds events that were appended to a log just now, in order."""
         now = asyncio.get_running_loop().time()
         for event in events:
-            if event.seq != fleeting.end + 1:
-                fleeting.start = event.seq
-            fleeting.end = event.seq
+            if event.seq != ephemeral.end + 1:
+                ephemeral.start = event.seq
+            ephemeral.end = event.seq
             cost = event.size + EVENT_OVERHEAD
-            self._order.append((now + self._age, fleeting, event.seq, cost))
+            self._order.append((now + self._age, ephemeral, event.seq, cost))
             self.used += cost
-            fleeting.events[event.seq] = event
+            ephemeral.events[event.seq] = event
         while self.used > self._budget:
             self._evict()
         if self._timer.at is None and self._order:
@@ -72,8 +72,8 @@ class Ephemeral:
             self._timer.set(self._order[0][0])
 
     def _evict(self) -> None:
-        _, fleeting, seq, cost = self._order.popleft()
-        fleeting.events.pop(seq, None)
+        _, ephemeral, seq, cost = self._order.popleft()
+        ephemeral.events.pop(seq, None)
         self.used -= cost
 
     def close(self) -> None:

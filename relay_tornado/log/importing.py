@@ -18,7 +18,7 @@ _BEGIN = "UPDATE epoch SET from_seq = ? WHERE log = ?"
 _MOVE = "UPDATE log SET first = ?, head = ?, bytes = bytes + ?, last_at = ? WHERE id = ?"
 
 
-class Arrival:
+class Import:
     """One import: planned against the log's state, written in one transaction, then applied in memory.
 
     `stubs` maps the seqs of the ephemeral events to their sizes. Raises Conflict and Invalid.

@@ -22,8 +22,8 @@ from relay_tornado.log import reclaim, rows
 from relay_tornado.log.appends import Appends
 from relay_tornado.log.batch import Plan
 from relay_tornado.log.contract import Done, Extent, Outline
-from relay_tornado.log.ephemeral import Ephemeral, Fleeting
-from relay_tornado.log.importing import Arrival
+from relay_tornado.log.ephemeral import Ephemeral, EphemeralEvents
+from relay_tornado.log.importing import Import
 from relay_tornado.log.loading import Loaded, load, renew
 from relay_tornado.log.pages import Block, Pages
 from relay_tornado.log.state import LogState
@@ -120,8 +120,8 @@ class SqliteEventLog:
             state.last_at = growth.at
             if growth.events:
                 self._tail.add(state.recent, growth.events, growth.kept)
-            if growth.fleeting:
-                self._ephemeral.add(state.fleeting, growth.fleeting)
+            if growth.ephemeral:
+                self._ephemeral.add(state.ephemeral, growth.ephemeral)
 
     def _announce(self, made: Plan) -> None:
         for growth in made.growths:
@@ -141,7 +141,7 @@ class SqliteEventLog:
             return found
         if after + 1 < state.first:
             raise CursorLost(state.first)
-        found = state.fleeting.read(after, limit, max_bytes)
+        found = state.ephemeral.read(after, limit, max_bytes)
         if found is not None:
             self._counters.tail_hits += 1
             return found
@@ -211,11 +211,11 @@ class SqliteEventLog:
     async def _beyond_stubs(self, state: LogState, seq: int) -> int:
         """The next seq after a stub without content that is not a stub or has its content; head + 1 if there is
         none."""
-        beyond = state.fleeting.beyond(seq)
+        beyond = state.ephemeral.beyond(seq)
         if beyond is None:
             key, head = state.key, state.head
             beyond = await self._read(lambda raw: rows.after_stubs(raw, key, seq, head))
-            beyond = min(beyond, next((each for each in state.fleeting.events if each > seq), beyond))
+            beyond = min(beyond, next((each for each in state.ephemeral.events if each > seq), beyond))
         return beyond
 
     async def pick(self, bucket_id: BucketId, seqs: Sequence[int], max_bytes: int) -> Sequence[Event | None]:
@@ -307,23 +307,23 @@ class SqliteEventLog:
         if (refusal := self._database.refusal()) is not None:
             raise refusal
 
-        def job(raw: sqlite3.Connection) -> Arrival:
+        def job(raw: sqlite3.Connection) -> Import:
             # The state in memory can't change while this runs: it changes only between two transactions.
             if state.gone:
                 raise BucketGone(bucket_id)
-            arrival = Arrival(state, events, stubs, new_epoch)
-            arrival.write(raw)
-            return arrival
+            made = Import(state, events, stubs, new_epoch)
+            made.write(raw)
+            return made
 
         if events:
-            await self._database.write(job, self._arrived)
+            await self._database.write(job, self._imported)
 
-    def _arrived(self, arrival: Arrival) -> None:
-        state = arrival.state
-        arrival.apply()
-        if arrival.opened is not None:
-            self._opened.add(arrival.opened.epoch)
-            self._epochs[arrival.opened.epoch] = state.bucket_id
+    def _imported(self, made: Import) -> None:
+        state = made.state
+        made.apply()
+        if made.opened is not None:
+            self._opened.add(made.opened.epoch)
+            self._epochs[made.opened.epoch] = state.bucket_id
         state.recent = Recent()  # its events must be consecutive and end at the head
         self._watches.wake(state.bucket_id)
 
@@ -371,7 +371,7 @@ class SqliteEventLog:
     def _remove(self, state: LogState) -> None:
         state.gone = True
         state.recent = Recent()
-        state.fleeting = Fleeting()
+        state.ephemeral = EphemeralEvents()
         self._pages.forget(state.key)
         if self._logs.get(state.bucket_id) is state:
             del self._logs[state.bucket_id]
@@ -408,7 +408,7 @@ class SqliteEventLog:
                 self._opened.discard(epochs[-1].epoch)
             if row.head != state.head:
                 state.recent = Recent()
-                state.fleeting = Fleeting()
+                state.ephemeral = EphemeralEvents()
                 self._pages.forget(state.key)
             state.bytes_checked = state.bytes_checked and row.bytes == state.bytes
             state.epochs = epochs

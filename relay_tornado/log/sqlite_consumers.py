@@ -88,7 +88,7 @@ class SqliteConsumers:
         self._database = database
         self._clock = clock
         self._pending: dict[Key, _Save] = {}
-        self._flying: dict[Key, _Save] = {}
+        self._writing: dict[Key, _Save] = {}
         self._alone: set[Key] = set()
         """Consumers whose changes may be what failed to be written: each gets a transaction of its own."""
         self._kept: dict[Key, _Save] = {}
@@ -126,7 +126,7 @@ class SqliteConsumers:
         return found
 
     async def saved(self) -> None:
-        await self._stored([*self._pending.values(), *self._flying.values()])
+        await self._stored([*self._pending.values(), *self._writing.values()])
 
     async def _stored(self, saves: Sequence[_Save]) -> None:
         if not saves:
@@ -136,7 +136,7 @@ class SqliteConsumers:
         for save in saves:
             save.waiting.append(asyncio.get_running_loop().create_future())
             futures.append(save.waiting[-1])
-        for _ in range(_ROUNDS + 2 * (len(self._pending) + len(self._flying))):
+        for _ in range(_ROUNDS + 2 * (len(self._pending) + len(self._writing))):
             await self._database.write(lambda raw: None)
             if all(future.done() for future in futures):
                 return
@@ -144,49 +144,49 @@ class SqliteConsumers:
 
     # as a rider (see `storage.piggyback`)
 
-    def board(self) -> bool:
-        if self._flying:
-            self.bumped()  # that failed before for lack of memory
+    def prepare(self) -> bool:
+        if self._writing:
+            self.undone()  # that failed before for lack of memory
         some = self._alone & self._pending.keys()
         keys = list(islice(some, 1)) if some else list(islice(self._pending, _TOGETHER))
         self._at = self._clock()
         for key in keys:
             save = self._pending[key]
             if save.collect():
-                self._flying[key] = save
+                self._writing[key] = save
             else:
                 save.end()
             del self._pending[key]
-        if self._pending and not self._flying:
+        if self._pending and not self._writing:
             self._database.ride(self)
-        return bool(self._flying)
+        return bool(self._writing)
 
     def write(self, raw: sqlite3.Connection) -> None:
-        for key, save in self._flying.items():
+        for key, save in self._writing.items():
             consumer_rows.write(raw, key, save.changes, save.gaps, self._at)
 
-    def landed(self) -> None:
-        flying, self._flying = self._flying, {}
-        for key, save in flying.items():
+    def committed(self) -> None:
+        written, self._writing = self._writing, {}
+        for key, save in written.items():
             self._alone.discard(key)
             save.end()
         self._go_on()
 
-    def bumped(self) -> None:
-        for key, save in self._flying.items():
+    def undone(self) -> None:
+        for key, save in self._writing.items():
             later = self._pending.get(key)
             if later is not None and later is not save:
                 save.follow(later)
             self._pending[key] = save
-        self._flying = {}
+        self._writing = {}
         self._go_on()
 
-    def refused(self, error: Exception) -> None:
-        if len(self._flying) > 1:
-            self._alone.update(self._flying)
-            self.bumped()
+    def failed(self, error: Exception) -> None:
+        if len(self._writing) > 1:
+            self._alone.update(self._writing)
+            self.undone()
             return
-        for key, save in self._flying.items():
+        for key, save in self._writing.items():
             _log.error(
                 "consumer_not_saved", bucket_id=key.bucket_id, kind=key.kind, consumer=key.name, error=repr(error)
             )
@@ -195,7 +195,7 @@ class SqliteConsumers:
             if not (isinstance(error, sqlite3.DatabaseError) and is_damage(error)):
                 save.changes = None
             self._keep(key, save)
-        self._flying = {}
+        self._writing = {}
         self._go_on()
 
     def _keep(self, key: Key, save: _Save) -> None:
@@ -224,7 +224,7 @@ class SqliteConsumers:
         return await self._database.write(lambda raw: consumer_rows.make(raw, key, floor, terms, at))
 
     async def get(self, key: Key) -> Stored | None:
-        await self._stored([saves[key] for saves in (self._pending, self._flying) if key in saves])
+        await self._stored([saves[key] for saves in (self._pending, self._writing) if key in saves])
         try:
             return await self._read(lambda raw: consumer_rows.get(raw, key))
         except Damaged as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from relay_tornado.log.ephemeral import Fleeting
+from relay_tornado.log.ephemeral import EphemeralEvents
 from relay_tornado.log.tail import Recent
 from relay_tornado.model import Bounds, BucketId, Epoch, Retention
 
@@ -32,7 +32,7 @@ class LogState:
     gone: bool = False
     bytes_checked: bool = False
     recent: Recent = field(default_factory=Recent)
-    fleeting: Fleeting = field(default_factory=Fleeting)
+    ephemeral: EphemeralEvents = field(default_factory=EphemeralEvents)
 
     def __post_init__(self) -> None:
         self.head = self.first - 1

@@ -3,8 +3,8 @@
 Invariants:
 - A rider writes inside the transaction, right after BEGIN, in a savepoint of its own: if it fails, only its writes are
   undone, and the rest is committed.
-- A rider that boarded is told its outcome once: landed, bumped (nothing was written, through no fault of its own) or
-  refused.
+- A rider that had something to write is told its outcome once: committed, undone (through no fault of its own) or
+  failed.
 - If no transaction comes, the riders get one after `DELAY` seconds. Without riders, nothing is done at all.
 - At most one such transaction waits, and only if nothing else does: where a commit takes longer than `DELAY`, others
   would wait behind ever more of them.
@@ -35,19 +35,19 @@ _log = structlog.get_logger(__name__)
 class Rider(Protocol):
     """Has to be added again for each transaction: see `Riders.add`."""
 
-    def board(self) -> bool:
+    def prepare(self) -> bool:
         """In the event loop, before the transaction: prepares the writes. Returns False if there are none."""
 
     def write(self, raw: sqlite3.Connection) -> None:
         """Writes, on the writer's thread, inside a savepoint."""
 
-    def landed(self) -> None:
+    def committed(self) -> None:
         """In the event loop: the writes are committed."""
 
-    def bumped(self) -> None:
+    def undone(self) -> None:
         """In the event loop: nothing was written (or perhaps it was, if a commit failed); add it again."""
 
-    def refused(self, error: Exception) -> None:
+    def failed(self, error: Exception) -> None:
         """In the event loop: its own write failed and was undone."""
 
 
@@ -57,11 +57,11 @@ class Ride:
     def __init__(self, riders: Sequence[Rider], failed: Callable[[Rider], None]) -> None:
         self._riders = riders
         self._failed = failed
-        self._refused: dict[Rider, Exception] = {}
+        self._errors: dict[Rider, Exception] = {}
 
     def write(self, raw: sqlite3.Connection) -> None:
         """Raises only if the transaction itself is over or can't be continued."""
-        self._refused.clear()
+        self._errors.clear()
         for rider in self._riders:
             raw.execute("SAVEPOINT rider")
             try:
@@ -70,20 +70,20 @@ class Ride:
                 if not raw.in_transaction:
                     raise
                 raw.execute("ROLLBACK TO rider")
-                self._refused[rider] = error
+                self._errors[rider] = error
             raw.execute("RELEASE rider")
 
     def ended(self, committed: bool) -> None:
-        """Tells the riders their outcome. A rider that fails on it is logged, and boards again."""
+        """Tells the riders their outcome. A rider that fails on it is logged, and added again."""
         for rider in self._riders:
-            error = self._refused.get(rider)
+            error = self._errors.get(rider)
             try:
                 if error is not None and not blames_environment(error):
-                    rider.refused(error)
+                    rider.failed(error)
                 elif committed and error is None:
-                    rider.landed()
+                    rider.committed()
                 else:
-                    rider.bumped()
+                    rider.undone()
             except Exception:
                 self._failed(rider)
 
@@ -105,21 +105,21 @@ class Riders:
         self._waiting[rider] = None
         self._wait(DELAY)
 
-    def board(self) -> Ride | None:
+    def prepare(self) -> Ride | None:
         """The riders of the transaction that is about to begin; None if none of them has writes."""
         waiting, self._waiting = self._waiting, {}
         self._timer.cancel()
         try:
-            riders = [rider for rider in waiting if self._boards(rider)]
+            riders = [rider for rider in waiting if self._prepare(rider)]
             return Ride(riders, self._failed) if riders else None
         except MemoryError:
             for rider in waiting:
                 self._failed(rider)
             return None
 
-    def _boards(self, rider: Rider) -> bool:
+    def _prepare(self, rider: Rider) -> bool:
         try:
-            return rider.board()
+            return rider.prepare()
         except Exception:
             self._failed(rider)
             return False
@@ -128,7 +128,7 @@ class Riders:
         """In an `except`: a call of the rider failed."""
         try_log(_log.exception, "rider_failed")
         with suppress(Exception):
-            rider.bumped()
+            rider.undone()
         self._waiting[rider] = None
         self._wait(_AGAIN)
 
@@ -147,4 +147,4 @@ class Riders:
         except RelayError:
             self._wait(_AGAIN)
         else:
-            self._wait(DELAY)  # what is coming may fail before they board
+            self._wait(DELAY)  # what is coming may fail before it begins

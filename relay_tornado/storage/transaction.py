@@ -88,7 +88,7 @@ class Transactions:
         if lost := self.misplaced(committed=True):
             return Result(Misplaced(lost), True)
         self.stamp = stamp
-        self._testify(self._witness.write)
+        self._to_witness(self._witness.write)
         return COMMITTED
 
     def copy(self, raw: sqlite3.Connection, mode: str, patience: int) -> tuple[int, int, int]:
@@ -97,12 +97,12 @@ class Transactions:
         sqlite3.Error, and Misplaced if the file was written over."""
         if mode != "PASSIVE":
             self._await_locks(raw, patience)
-        self._testify(lambda _: self._witness.note_copied(None))
+        self._to_witness(lambda _: self._witness.note_copied(None))
         self._check_overwrite()  # a file that is written over between this look and SQLite's first write is not noticed
         busy, pages, copied = raw.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
         self._check_overwrite()  # records what the checkpoint has written
         if 0 <= pages == copied:  # all is copied and synced
-            self._testify(self._witness.note_copied)
+            self._to_witness(self._witness.note_copied)
         return busy, pages, copied
 
     def look(self) -> None:
@@ -130,7 +130,7 @@ class Transactions:
 
     def restart(self) -> None:
         """Has the witness begin afresh at the `stamp`, so that no later start reports what was lost before."""
-        self._testify(self._witness.restart)
+        self._to_witness(self._witness.restart)
 
     def _check_overwrite(self) -> None:
         self.look()
@@ -143,7 +143,7 @@ class Transactions:
             raw.execute(f"PRAGMA busy_timeout = {patience}")
             self._patience = patience
 
-    def _testify(self, write: Callable[[Stamp], None]) -> None:
+    def _to_witness(self, write: Callable[[Stamp], None]) -> None:
         """Writes the stamp to the witness."""
         try:
             write(self.stamp)

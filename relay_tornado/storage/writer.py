@@ -190,7 +190,7 @@ class Writer:
                 await self._connection.close()
         finally:
             self._close()
-            self._forsake(_BROKEN)
+            self._tell_unknown(_BROKEN)
             self.riders.close()
             self._shrunk(False)
             self._reject(Unavailable(CLOSED))
@@ -215,10 +215,10 @@ class Writer:
     async def _begin_again(self) -> None:
         """Recovers from a lack of memory: the outcome of the last step is unknown, so the file is read again."""
         await asyncio.sleep(0)
-        self._forsake("there was no memory left for the write; it may have been stored")
+        self._tell_unknown("there was no memory left for the write; it may have been stored")
         await self._recover(self._reopen)
 
-    def _forsake(self, why: str) -> None:
+    def _tell_unknown(self, why: str) -> None:
         """Tells the current work and its riders that their outcome is unknown."""
         if self._work is not None:
             self._tell(self._work, Unknown(why))
@@ -267,7 +267,7 @@ class Writer:
 
     async def _perform(self, work: Work) -> int:
         """Executes a work, and tells its outcome. Returns about how many pages it changed."""
-        self._ride = ride = self.riders.board() if self.riders else None
+        self._ride = ride = self.riders.prepare() if self.riders else None
         try:
             result = await self._execute(work, ride)
         except Exception as failure:  # for lack of memory, for example: the outcome is unknown

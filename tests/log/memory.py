@@ -16,8 +16,8 @@ from relay_tornado.errors import BucketGone, CursorLost, RelayError, Unavailable
 from relay_tornado.ids import new_epoch
 from relay_tornado.log.batch import Entry, plan
 from relay_tornado.log.contract import Done, Extent, Outline
-from relay_tornado.log.ephemeral import Ephemeral, Fleeting
-from relay_tornado.log.importing import Arrival
+from relay_tornado.log.ephemeral import Ephemeral, EphemeralEvents
+from relay_tornado.log.importing import Import
 from relay_tornado.log.state import LogState, age_limit, excess_bytes, keep_from_count
 from relay_tornado.log.watch import Registration, Watches
 from relay_tornado.model import Appended, Bounds, BucketId, Epoch, Event, NewEvent, Retention
@@ -53,7 +53,7 @@ class MemoryEventLog:
         self._ephemeral.close()
         for log in self._logs.values():
             log.open = False
-            log.fleeting = Fleeting()
+            log.ephemeral = EphemeralEvents()
 
     def lose(self, bucket_id: BucketId, count: int) -> None:
         """As after a crash that took the last `count` events with it: what was given to them is forgotten."""
@@ -92,11 +92,11 @@ class MemoryEventLog:
                 log.epochs += (growth.opened,)
                 log.open = True
             log.events += growth.events
-            for fleeting in growth.fleeting:
-                stub = msgspec.structs.replace(fleeting, path=b"", query=b"", headers=b"", body=b"", remote_ip="")
+            for each in growth.ephemeral:
+                stub = msgspec.structs.replace(each, path=b"", query=b"", headers=b"", body=b"", remote_ip="")
                 log.events.append(stub)
-                log.stubs[fleeting.seq] = fleeting.size
-            self._ephemeral.add(log.fleeting, growth.fleeting)
+                log.stubs[each.seq] = each.size
+            self._ephemeral.add(log.ephemeral, growth.ephemeral)
             log.head, log.last_at = growth.head, growth.at
             log.bytes += growth.bytes
             if event.dedupe is not None:
@@ -118,7 +118,7 @@ class MemoryEventLog:
         if after + 1 < log.first:
             raise CursorLost(log.first)
         found: list[Event] = []
-        kept = log.fleeting.read(after, limit, max_bytes)
+        kept = log.ephemeral.read(after, limit, max_bytes)
         if kept is not None:
             return kept
         if log.stubs.get(after + 1):
@@ -149,7 +149,7 @@ class MemoryEventLog:
         return found
 
     def _beyond_stubs(self, log: _Log, seq: int) -> int:
-        while seq <= log.head and log.stubs.get(seq) and seq not in log.fleeting.events:
+        while seq <= log.head and log.stubs.get(seq) and seq not in log.ephemeral.events:
             seq += 1
         return seq
 
@@ -211,8 +211,8 @@ class MemoryEventLog:
             raise Unavailable("the log is closed")
         if not events:
             return
-        arrival = Arrival(log, events, stubs, new_epoch)
-        arrival.apply()
+        made = Import(log, events, stubs, new_epoch)
+        made.apply()
         for event in events:
             log.events.append(msgspec.structs.replace(event, epoch=log.epochs[-1].epoch))
         log.stubs.update(stubs)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from relay_tornado.errors import CursorLost
-from relay_tornado.log.ephemeral import Ephemeral, Fleeting
+from relay_tornado.log.ephemeral import Ephemeral, EphemeralEvents
 from relay_tornado.log.tail import EVENT_OVERHEAD
 from relay_tornado.model import MIB, Event, Retention
 from tests.delivery.virtual import run
@@ -165,29 +165,29 @@ async def test_content_leaves_by_age(lost: bool, monkeypatch: pytest.MonkeyPatch
     if lost:
         lose_timers(monkeypatch)
     ephemeral = Ephemeral(age=0.02)
-    fleeting = Fleeting()
-    ephemeral.add(fleeting, [made(1), made(2)])
-    assert len(fleeting.events) == 2
-    await until(lambda: not fleeting.events)
+    events = EphemeralEvents()
+    ephemeral.add(events, [made(1), made(2)])
+    assert len(events.events) == 2
+    await until(lambda: not events.events)
     assert ephemeral.used == 0
     assert ephemeral._timer.at is None
-    ephemeral.add(fleeting, [made(3)])
+    ephemeral.add(events, [made(3)])
     assert ephemeral._timer.at is not None
     ephemeral.close()
-    assert (ephemeral.used, fleeting.events) == (0, {})
+    assert (ephemeral.used, events.events) == (0, {})
 
 
 def test_content_leaves_by_its_own_age() -> None:
     """What came later stays for as long."""
 
     async def test() -> None:
-        ephemeral, fleeting = Ephemeral(age=60.0), Fleeting()
+        ephemeral, events = Ephemeral(age=60.0), EphemeralEvents()
         for seq in (1, 2):
-            ephemeral.add(fleeting, [made(seq)])
+            ephemeral.add(events, [made(seq)])
             await asyncio.sleep(40)
-        assert list(fleeting.events) == [2]
+        assert list(events.events) == [2]
         await asyncio.sleep(30)
-        assert (list(fleeting.events), ephemeral.used) == ([], 0)
+        assert (list(events.events), ephemeral.used) == ([], 0)
 
     run(test)
 
@@ -196,7 +196,7 @@ def test_content_leaves_by_its_own_age() -> None:
 async def test_content_leaves_by_size() -> None:
     """Over the budget the oldest goes first, whichever log's it is."""
     ephemeral = Ephemeral(budget=3 * (100 + EVENT_OVERHEAD))
-    a, b = Fleeting(), Fleeting()
+    a, b = EphemeralEvents(), EphemeralEvents()
     ephemeral.add(a, [made(1), made(2)])
     ephemeral.add(b, [made(1)])
     ephemeral.add(a, [made(3)])
@@ -213,13 +213,13 @@ async def test_content_leaves_by_size() -> None:
 async def test_a_page_of_content_is_bounded() -> None:
     """As any page: at most so many events and bytes, at least one."""
     ephemeral = Ephemeral()
-    fleeting = Fleeting()
-    ephemeral.add(fleeting, [made(seq) for seq in range(5, 10)])
+    events = EphemeralEvents()
+    ephemeral.add(events, [made(seq) for seq in range(5, 10)])
     for limit, most, seqs in ((2, MANY, [5, 6]), (9, 250, [5, 6]), (9, 1, [5]), (9, MANY, [5, 6, 7, 8, 9])):
-        found = fleeting.read(4, limit, most)
+        found = events.read(4, limit, most)
         assert found is not None
         assert [each.seq for each in found] == seqs
-    assert fleeting.read(3, 9, MANY) is None
-    assert fleeting.read(9, 9, MANY) is None
-    assert (fleeting.beyond(4), fleeting.beyond(5), fleeting.beyond(9)) == (None, 6, 10)
+    assert events.read(3, 9, MANY) is None
+    assert events.read(9, 9, MANY) is None
+    assert (events.beyond(4), events.beyond(5), events.beyond(9)) == (None, 6, 10)
     ephemeral.close()

@@ -129,7 +129,7 @@ async def test_changes_are_asked_for_until_they_are_had(disk: SqliteWorld, monke
 async def test_what_was_not_stored_waits_for_memory(disk: SqliteWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there was none to take it back as its transaction failed, what is saved later does not stand for it."""
     store = await begin(disk, "worker")
-    monkeypatch.setattr(store, "bumped", fails_once(fails_once(store.bumped)))
+    monkeypatch.setattr(store, "undone", fails_once(fails_once(store.undone)))
 
     def refuse(raw: sqlite3.Connection) -> None:
         raise Conflict("no")

@@ -130,9 +130,9 @@ async def test_what_is_saved_while_a_commit_fails_adds_up(disk: SqliteWorld) -> 
     """What was on its way and what came meanwhile are stored together, in their order."""
     store = await begin(disk, "worker")
     store.save(KEY, lambda: Changes(1, (), False, {1: Parked(1, 1.0, 1.0)}, set(), {2: Dead(1, 1.0, 1.0, "x")}))
-    assert store.board()
+    assert store.prepare()
     store.save(KEY, lambda: Changes(3, (), False, {3: Parked(1, 1.0, 1.0)}, {1}))
-    store.bumped()
+    store.undone()
     await store.saved()
     stored = await there(store)
     assert (stored.floor, set(stored.parked), stored.dead) == (3, {3}, 1)

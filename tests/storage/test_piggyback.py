@@ -29,7 +29,7 @@ RIDES = "INSERT INTO bucket VALUES ('rider"
 
 
 class Passenger:
-    """Writes a row under a name; remembers what it was told, and asks again where it was bumped."""
+    """Writes a row under a name; remembers what it was told, and asks again where it was undone."""
 
     def __init__(self, database: Database, name: str = "rider") -> None:
         self.database = database
@@ -38,20 +38,20 @@ class Passenger:
         self.has_something = True
         self.sql = f"INSERT INTO bucket VALUES ('{name}', '{name}', 1, '{{}}')"
 
-    def board(self) -> bool:
+    def prepare(self) -> bool:
         return self.has_something
 
     def write(self, raw: sqlite3.Connection) -> None:
         raw.execute(self.sql)
 
-    def landed(self) -> None:
-        self.told.append("landed")
+    def committed(self) -> None:
+        self.told.append("committed")
 
-    def bumped(self) -> None:
-        self.told.append("bumped")
+    def undone(self) -> None:
+        self.told.append("undone")
         self.database.ride(self)
 
-    def refused(self, error: Exception) -> None:
+    def failed(self, error: Exception) -> None:
         self.told.append(type(error).__name__)
 
 
@@ -79,7 +79,7 @@ async def test_it_rides_along(database: Database) -> None:
     database.ride(rider)
     await database.write(put("work"))
     assert await database.read(names) == ["rider", "work"]
-    assert rider.told == ["landed"]
+    assert rider.told == ["committed"]
     assert database.commits == before + 1
 
 
@@ -94,7 +94,7 @@ async def test_it_goes_alone_where_nothing_comes(
     rider = Passenger(database)
     database.ride(rider)
     await until(lambda: rider.told)
-    assert rider.told == ["landed"]
+    assert rider.told == ["committed"]
     assert await database.read(names) == ["rider"]
 
 
@@ -116,7 +116,7 @@ async def test_a_slow_commit_piles_up_no_transactions(database: Database, monkey
         await asyncio.gather(*work)
         await until(lambda rider=rider: rider.told)
         await database.write(put(f"last{others}"))
-        assert rider.told == ["landed"]
+        assert rider.told == ["committed"]
         assert database.commits == before + 3
 
 
@@ -141,7 +141,7 @@ async def test_one_that_fails_alone_fails_alone(database: Database) -> None:
     for rider in (bad, good):
         database.ride(rider)
     await database.write(put("work"))
-    assert (bad.told, good.told) == (["IntegrityError"], ["landed"])
+    assert (bad.told, good.told) == (["IntegrityError"], ["committed"])
     assert await database.read(names) == ["rider2", "work"]
 
 
@@ -173,7 +173,7 @@ async def test_it_waits_for_the_next_where_the_work_fails(database: Database) ->
     with pytest.raises(Conflict):
         await database.write(fail)
     await database.write(put("work"))
-    assert rider.told == ["bumped", "landed"]
+    assert rider.told == ["undone", "committed"]
     assert await database.read(names) == ["rider", "work"]
 
 
@@ -185,7 +185,7 @@ async def test_an_error_of_the_disk_in_its_own_writing_bumps_it(database: Databa
     database.ride(rider)
     await database.write(put("work"))
     await until(lambda: len(rider.told) == 2)
-    assert rider.told == ["bumped", "landed"]
+    assert rider.told == ["undone", "committed"]
     assert await database.read(names) == ["work", "rider"]
 
 
@@ -218,7 +218,7 @@ async def test_it_survives_the_file_being_opened_anew(
     database.ride(rider)
     with pytest.raises(error):
         await database.write(put("lost"))
-    await until(lambda: rider.told[-1:] == ["landed"])
+    await until(lambda: rider.told[-1:] == ["committed"])
     assert await database.read(names) == ["rider"]
 
 
@@ -233,8 +233,8 @@ async def test_it_rides_again_where_nobody_knows_how_it_ended(
     database.ride(rider)
     with capture_logs(), pytest.raises(Unknown):
         await database.write(put("work"))
-    await until(lambda: rider.told[-1:] == ["landed"])
-    assert rider.told == ["bumped", "landed"]
+    await until(lambda: rider.told[-1:] == ["committed"])
+    assert rider.told == ["undone", "committed"]
     assert await database.read(names) == ["rider", "work"]
 
 
@@ -263,7 +263,7 @@ async def test_it_comes_once_the_file_can_be_written_again(
     assert rider.told == []
     faults.heal()
     await until(lambda: rider.told)
-    assert rider.told[-1] == "landed"
+    assert rider.told[-1] == "committed"
 
 
 @storage_test
@@ -277,24 +277,24 @@ async def test_the_end_leaves_no_timer(settings: Settings) -> None:
 
 
 @storage_test
-@pytest.mark.parametrize("of", ["ride", "board", "landed"])
+@pytest.mark.parametrize("of", ["ride", "prepare", "committed"])
 async def test_it_is_asked_until_it_went_well(database: Database, monkeypatch: pytest.MonkeyPatch, of: str) -> None:
     """However often there is no memory for a ride, or for one in it: it is written, and so are the others."""
     monkeypatch.setattr(piggyback, "_AGAIN", 0.01)
     rider, other = Passenger(database, "rider1"), Passenger(database, "rider2")
     rider.sql, other.sql = (each.sql.replace("INSERT", "INSERT OR IGNORE") for each in (rider, other))
-    for place, name in [(piggyback, "Ride")] if of == "ride" else [(rider, of), (rider, "bumped")]:
+    for place, name in [(piggyback, "Ride")] if of == "ride" else [(rider, of), (rider, "undone")]:
         monkeypatch.setattr(place, name, once_more(once_more(once_more(getattr(place, name)), after=1), after=2))
     database.ride(rider)
     database.ride(other)
     with capture_logs() as logs:
-        await until(lambda: "landed" in rider.told and "landed" in other.told)
+        await until(lambda: "committed" in rider.told and "committed" in other.told)
     assert {entry["event"] for entry in logs} == {"rider_failed"}
     assert sorted(await database.read(names)) == ["rider1", "rider2"]
 
 
 @storage_test
-@pytest.mark.parametrize("step", ["board", "landed", "bumped", "refused"])
+@pytest.mark.parametrize("step", ["prepare", "committed", "undone", "failed"])
 async def test_one_that_fails_on_what_it_is_asked_or_told(
     database: Database, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -313,15 +313,15 @@ async def test_one_that_fails_on_what_it_is_asked_or_told(
         raise Conflict("no")
 
     setattr(rider, step, fail)
-    rider.sql = "INSERT INTO input VALUES ('x', NULL)" if step == "refused" else good
+    rider.sql = "INSERT INTO input VALUES ('x', NULL)" if step == "failed" else good
     database.ride(rider)
     with capture_logs() as logs:
-        if step == "bumped":
+        if step == "undone":
             with pytest.raises(Conflict):
                 await database.write(refuse)
         await database.write(put("work"))
         rider.sql = good
-        await until(lambda: "landed" in rider.told)
+        await until(lambda: "committed" in rider.told)
     assert [entry["event"] for entry in logs] == ["rider_failed"]
     await database.write(put("more"))
     assert sorted(await database.read(names)) == ["more", "rider", "work"]

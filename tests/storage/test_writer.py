@@ -184,17 +184,17 @@ class Quick:
 class Passenger:
     """A rider that writes a row."""
 
-    def board(self) -> bool:
+    def prepare(self) -> bool:
         return True
 
     def write(self, raw: sqlite3.Connection) -> None:
         put("rider")(raw)
 
-    def landed(self) -> None: ...
+    def committed(self) -> None: ...
 
-    def bumped(self) -> None: ...
+    def undone(self) -> None: ...
 
-    def refused(self, error: Exception) -> None:
+    def failed(self, error: Exception) -> None:
         raise error
 
 
