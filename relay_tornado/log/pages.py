@@ -135,8 +135,8 @@ class Pages:
                 if not place <= start <= end < place + len(found.events):
                     place, found = start, rows.select(raw, log, start, end, epochs, BLOCK_BYTES)
                 if end < place + len(found.events):
-                    part = found.part(start - place, end - place)
-                    return Block(start, part.events, part.sizes, level, part.stubs)
+                    part = slice(start - place, end - place + 1)
+                    return Block(start, found.events[part], found.sizes[part], level, found.stubs)
             raise AssertionError("the last level holds one event")
 
         return await self._read(job)

@@ -243,12 +243,6 @@ class Found(NamedTuple):
     sizes: list[int]
     stubs: frozenset[int] = frozenset()
 
-    def part(self, start: int, end: int) -> Found:
-        """The events from index start to end."""
-        if start == 0 and end == len(self.events) - 1:
-            return self
-        return Found(self.events[start : end + 1], self.sizes[start : end + 1], self.stubs)
-
 
 def select(raw: sqlite3.Connection, log: int, start: int, end: int, epochs: Sequence[Epoch], max_bytes: int) -> Found:
     """The events start to end, or the first of them that have at most `max_bytes`; at least one."""
