@@ -118,6 +118,7 @@ class Endpoint:
         self.dedupe_headers = tuple((name.lower().encode(), _header_pattern(name)) for name in names)
         self.window = 0.0 if bucket.dedupe is None else bucket.dedupe.window
         self.waits = bool(input.response_from_output)
+        """Whether a sender waits for a client's answer once its webhook is stored."""
         self.queues = any(map(_queues, bucket.outputs))
         self.plain = self._verify is None and not self.dedupe_headers and not bucket.ephemeral
 
@@ -184,11 +185,6 @@ class Place(NamedTuple):
     endpoint: Endpoint
     path: bytes
     query: bytes
-
-    @property
-    def waits(self) -> bool:
-        """Whether the sender waits for a client's answer once its webhook is stored."""
-        return self.endpoint.waits
 
     def digest(self, method: str, headers: bytes) -> hashlib._Hash | None:
         """The digest by which a repeat is recognised, still without the body; None if the input does not dedupe."""

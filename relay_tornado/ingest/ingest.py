@@ -107,7 +107,7 @@ class Ingest:
         if len(head.method) > MOST_METHOD:
             self.counters.rejected("invalid")
             return _LONG_METHOD
-        if self.stopping and place.waits:
+        if self.stopping and place.endpoint.waits:
             self.counters.rejected("unavailable")
             return _STOPPING
         headers = self._admit(place.endpoint, head.headers, head.content_length or 0)
@@ -116,7 +116,7 @@ class Ingest:
     def take(self, place: Place, method: str, headers: bytes, body: bytes, remote_ip: str, done: Done) -> Answer | None:
         """Takes a webhook that has been read whole: its raw header block and its body. Returns the same refusals as
         `begin` and `Upload`; otherwise `done` is called once, later, with the outcome for `answer`. Not for a place
-        whose senders wait for a client's answer (`waits`)."""
+        whose senders wait for a client's answer."""
         endpoint, path, query = place
         admitted = self._admit(endpoint, headers, len(body))
         if isinstance(admitted, Answer):
@@ -385,7 +385,7 @@ class Upload:
     @property
     def waits(self) -> bool:
         """Whether the sender waits for a client's answer once its webhook is stored; `finish` has the last word."""
-        return self._place.waits
+        return self._place.endpoint.waits
 
     def leave(self) -> None:
         """The sender has left and no longer waits for a client's answer. May be repeated."""

@@ -268,7 +268,7 @@ class DirectConnection:
         if self._proxy:
             host = self._through(bytes(shared.view[:start])) or host
         place = ingest.endpoints.find(target, host)
-        if place is None or place.waits:
+        if place is None or place.endpoint.waits:
             return False
         self._is_head = method == "HEAD"
         self._ends = not keeps

@@ -92,7 +92,7 @@ class Bench:
         """A whole webhook, its body in `chunks` pieces; its answer."""
         length = len(body) if chunks == 1 else None
         place = self.ingest.endpoints.find(target, "") if self.whole and chunks == 1 else None
-        if place is not None and not place.waits:
+        if place is not None and not place.endpoint.waits:
             return await self._take(place, method, headers, body)
         upload = self.ingest.begin(Head(method, target, headers, length, "192.0.2.7"))
         if isinstance(upload, Answer):
