@@ -73,11 +73,25 @@ def test_a_relay_that_did_not_stop(tmp_path: Path) -> None:
     after.release()
 
 
-@pytest.mark.parametrize("damaged", ["", "7", '{"unstopped": "7"}', '{"unstopped": 1e999}', "[" * 4000])
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        "",
+        "7",
+        '{"unstopped": "7"}',
+        '{"unstopped": 1e999}',
+        '{"pid": 1e999, "version": "", "socket": null}',
+        "[" * 4000,
+    ],
+)
 def test_a_damaged_lock_tells_nothing(tmp_path: Path, damaged: str) -> None:
     (tmp_path / "relay.lock").write_text(damaged)
     lock = Lock.acquire(tmp_path)
     assert lock.unstopped == 0
+    (tmp_path / "relay.lock").write_text(damaged)
+    assert read_owner(tmp_path) == Owner(0, "")
+    with pytest.raises(Locked, match="in use by another process"):
+        Lock.acquire(tmp_path)
     lock.release()
 
 
