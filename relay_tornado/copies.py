@@ -71,7 +71,7 @@ class Goes:
 class Outputs:
     """A bucket's outputs through which subscribers get events.
 
-    `plain`: there is no output, so each event is sent once. `ruled`: an output has rules."""
+    `plain`: there is no output, so an event without a target is sent itself, once. `ruled`: an output has rules."""
 
     __slots__ = ("_copies", "plain", "ruled")
 
@@ -83,10 +83,8 @@ class Outputs:
         )
         self.ruled = any(goes.ruled for _, goes in self._copies)
 
-    def of(self, event: Event, subjects: Subjects, after: int) -> Sequence[Copy | None]:
-        """An event's copies for outputs above number `after`, in order of n; None is the copy for no output."""
-        if self.plain and event.target is None:
-            return () if after else (None,)
+    def of(self, event: Event, subjects: Subjects, after: int = 0) -> Sequence[Copy]:
+        """An event's copies for outputs above number `after`, in order of n."""
         return [copy for copy, goes in self._copies if copy.n > after and goes.there(event, subjects.of)]
 
 

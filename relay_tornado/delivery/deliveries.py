@@ -179,10 +179,10 @@ class Deliveries:
     def reaches(self, bucket_id: BucketId, event: Event, output: int | None) -> bool:
         """Whether any subscriber gets, or has got, this event's copy for that output (None: any copy)."""
         try:
-            copies = self._cache.copies(bucket_id, event)
+            numbers = self._cache.numbers(bucket_id, event)
         except BucketGone:
             return False
-        if not copies or output not in (None, *copies):
+        if not numbers or output not in (None, *numbers):
             return False
         return any(delivery.reaches(bucket_id, event) for delivery in self._live)
 

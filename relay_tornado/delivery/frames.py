@@ -34,6 +34,23 @@ class _Kept:
         self.frames: dict[int, bytes] = {}
         self.events: dict[int, bytes] = {}
 
+    def itself(self, event: Event, truncate: bool = False, attempt: int = 1) -> bytes:
+        """The frame of the event itself."""
+        name = self.inputs.get(event.input_id, "")
+        return websocket.text(frames.webhook(event, self.bucket, name, truncate=truncate, attempt=attempt))
+
+    def copies(
+        self, event: Event, subjects: Subjects, after: int = 0, truncate: bool = False, attempt: int = 1
+    ) -> bytes:
+        """The joined frames of the event's copies for outputs above number `after`; empty if there are none."""
+        if self.outputs.plain and event.target is None:
+            return b"" if after else self.itself(event, truncate, attempt)
+        copies = self.outputs.of(event, subjects, after)
+        if not copies:
+            return b""
+        name = self.inputs.get(event.input_id, "")
+        return b"".join(map(websocket.text, frames.webhooks(event, self.bucket, name, copies, truncate, attempt)))
+
 
 class FrameCache:
     """Caches complete WebSocket frames by bucket and seq, at most `budget` bytes, and evicts the oldest first.
@@ -57,10 +74,7 @@ class FrameCache:
         kept = self._buckets.get(bucket_id) or self._enter(bucket_id)
         frame = kept.frames.get(event.seq)
         if frame is None:
-            if kept.outputs.plain and event.target is None:
-                frame = websocket.text(frames.webhook(event, kept.bucket, kept.inputs.get(event.input_id, "")))
-            else:
-                frame = self._copies(kept, event)
+            frame = kept.copies(event, self._subjects)
             if keep:
                 self._keep(kept.frames, event.seq, frame)
         return frame
@@ -72,7 +86,7 @@ class FrameCache:
             return self.frame(bucket_id, event, keep=keep)
         frame = kept.events.get(event.seq)
         if frame is None:
-            frame = websocket.text(frames.webhook(event, kept.bucket, kept.inputs.get(event.input_id, "")))
+            frame = kept.itself(event)
             if keep:
                 self._keep(kept.events, event.seq, frame)
         return frame
@@ -91,22 +105,16 @@ class FrameCache:
         `after`, without the body if `truncate`, and with the `attempt` if that is the second or a later one."""
         kept = self._buckets.get(bucket_id) or self._enter(bucket_id)
         if itself:
-            name = kept.inputs.get(event.input_id, "")
-            return websocket.text(frames.webhook(event, kept.bucket, name, truncate=truncate, attempt=attempt))
-        return self._copies(kept, event, after, truncate=truncate, attempt=attempt)
+            return kept.itself(event, truncate, attempt)
+        return kept.copies(event, self._subjects, after, truncate, attempt)
 
     def numbers(self, bucket_id: BucketId, event: Event) -> Sequence[int]:
-        """The numbers of the outputs that the copies in `frame` are for; empty for the event itself."""
-        kept = self._buckets.get(bucket_id) or self._enter(bucket_id)
-        if kept.outputs.plain and event.target is None:
-            return ()
-        return [copy.n for copy in kept.outputs.of(event, self._subjects, 0) if copy is not None]
-
-    def copies(self, bucket_id: BucketId, event: Event) -> Sequence[int]:
         """The numbers of the outputs that an event goes to through connected clients, in order; 0 is the event
         itself."""
         kept = self._buckets.get(bucket_id) or self._enter(bucket_id)
-        return [0 if copy is None else copy.n for copy in kept.outputs.of(event, self._subjects, 0)]
+        if kept.outputs.plain and event.target is None:
+            return (0,)
+        return [copy.n for copy in kept.outputs.of(event, self._subjects)]
 
     def passes(self, event: Event, filter: Rules) -> bool:
         """Whether an event passes a subscriber's filter."""
@@ -130,16 +138,6 @@ class FrameCache:
             # Not for each of thousands of buckets that change at the same time.
             self._turns = deque((those, seq) for those, seq in self._turns if seq in those)
             self._stale = 0
-
-    def _copies(self, kept: _Kept, event: Event, after: int = 0, *, truncate: bool = False, attempt: int = 1) -> bytes:
-        copies = kept.outputs.of(event, self._subjects, after)
-        name = kept.inputs.get(event.input_id, "")
-        if not copies:
-            return b""
-        named = [copy for copy in copies if copy is not None]
-        if not named:
-            return websocket.text(frames.webhook(event, kept.bucket, name, truncate=truncate, attempt=attempt))
-        return b"".join(map(websocket.text, frames.webhooks(event, kept.bucket, name, named, truncate, attempt)))
 
     def _enter(self, bucket_id: BucketId) -> _Kept:
         bucket = self._registry.get("bucket", bucket_id)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from relay_tornado.delivery.bounds import SLICE
 from relay_tornado.delivery.dispatch import Place
 from relay_tornado.delivery.frames import FrameCache
-from relay_tornado.model import BucketId, Event
+from relay_tornado.model import Event
 from relay_tornado.rules import Rules, rest
 from relay_tornado.wire import control
 
@@ -66,11 +66,13 @@ class Selection:
 
     def copies(self, place: Place, event: Event, attempt: int, *, keep: bool) -> Copies | None:
         """Its copies of an event that a consumer hands out for the `attempt`th time; None if there are none."""
-        bucket_id, rules = place.bucket_id, self._rules
-        if rules is not None and not self._passes(event, rules):
+        if self._rules is not None and not self._passes(event, self._rules):
             return None
         data = self._frame(place, event, keep, attempt)
-        return Copies(data, self._numbers(bucket_id, event)) if data else None
+        if not data:
+            return None
+        numbers = () if self._itself else self._cache.numbers(place.bucket_id, event)
+        return Copies(data, [n for n in numbers if n])
 
     def rest(self) -> float:
         """How many seconds the subscriber has to wait, for the time that its filter has used since the last call."""
@@ -83,18 +85,12 @@ class Selection:
         self._owed += rest(time.perf_counter() - began)
         return passed
 
-    def _numbers(self, bucket_id: BucketId, event: Event) -> Sequence[int]:
-        return () if self._itself else self._cache.numbers(bucket_id, event)
-
     def _frame(self, place: Place, event: Event, keep: bool, attempt: int = 1) -> bytes:
         cache, bucket_id = self._cache, place.bucket_id
         after = place.output if event.seq == place.seq + 1 else 0
-        truncate = self._over(event)
+        truncate = self._max_body is not None and len(event.body) > self._max_body
         if truncate or after or attempt > 1:
             return cache.own(bucket_id, event, itself=self._itself, after=after, truncate=truncate, attempt=attempt)
         if self._itself:
             return cache.event(bucket_id, event, keep=keep)
         return cache.frame(bucket_id, event, keep=keep)
-
-    def _over(self, event: Event) -> bool:
-        return self._max_body is not None and len(event.body) > self._max_body

@@ -131,7 +131,7 @@ def test_copies_and_events_are_kept_apart() -> None:
     """Where there are outputs, the event itself has its own frame; both count, and both are forgotten."""
     kept, registry = cache()
     assert kept.event("b", event(1)) is kept.frame("b", event(1))
-    assert kept.copies("b", event(1)) == [0]
+    assert kept.numbers("b", event(1)) == (0,)
     outputs = tuple(Output(f"o-{n}", n, f"output {n}", 0, 0) for n in (2, 1))
     asyncio.run(registry.put("bucket", "b", replace(BUCKET, outputs=outputs)))
     kept.forget("b")
@@ -140,7 +140,7 @@ def test_copies_and_events_are_kept_apart() -> None:
     assert [each["meta"]["id"][-2:] for each in frames(joined)] == ["-1", "-2"]
     assert [each["meta"]["id"][-2:] for each in frames(whole)] == ["-1"]
     assert frames(whole)[0]["meta"]["output_name"] == ""
-    assert kept.copies("b", event(1)) == [1, 2]
+    assert kept.numbers("b", event(1)) == [1, 2]
     assert (kept.frame("b", event(1)), kept.event("b", event(1))) == (joined, whole)
     assert kept.frame("b", event(1)) is joined
     assert kept.event("b", event(1)) is whole
