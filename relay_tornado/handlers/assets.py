@@ -10,7 +10,8 @@ from __future__ import annotations
 import gzip
 import hashlib
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -40,24 +41,23 @@ _TYPES: Final = {
 _log = structlog.get_logger(__name__)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True)
 class Asset:
-    """One file. `tag` is its hash."""
+    """One file."""
 
     type: str
     body: bytes
-    tag: str = field(init=False)
-    _compressed: bytes | None = None
 
-    def __post_init__(self) -> None:
-        self.tag = hashlib.sha256(self.body).hexdigest()[:16]
+    @cached_property
+    def tag(self) -> str:
+        """The file's hash."""
+        return hashlib.sha256(self.body).hexdigest()[:16]
 
+    @cached_property
     def compressed(self) -> bytes | None:
         """The file compressed with gzip; None if compressing is not worth it."""
-        if self._compressed is None:
-            packed = gzip.compress(self.body, 9, mtime=0) if len(self.body) >= _WORTH else self.body
-            self._compressed = packed if len(packed) < len(self.body) else b""
-        return self._compressed or None
+        packed = gzip.compress(self.body, 9, mtime=0) if len(self.body) >= _WORTH else self.body
+        return packed if len(packed) < len(self.body) else None
 
 
 class Assets:

@@ -77,7 +77,7 @@ class PageHandler(_Handler):
     def _send(self, asset: Asset | None, *, lasting: bool) -> None:
         if asset is None:
             raise HTTPError(404)
-        packed = asset.compressed()
+        packed = asset.compressed
         self.set_header("Content-Type", asset.type)
         self.set_header("Cache-Control", f"public, max-age={_YEAR}, immutable" if lasting else "no-cache")
         self.set_header("Vary", "Accept-Encoding")
