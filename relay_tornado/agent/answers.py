@@ -17,8 +17,6 @@ PATIENCE: Final = 120.0
 TRIES: Final = 5
 _BACKOFF: Final = Backoff(longest=5.0)
 
-Problem = Callable[[str], None]
-
 
 def answer_of(outcome: Outcome) -> tuple[int, Mapping[str, list[str]], bytes]:
     """Status (0 if nobody answered, or with a status that can't be passed on), headers and body."""
@@ -28,34 +26,23 @@ def answer_of(outcome: Outcome) -> tuple[int, Mapping[str, list[str]], bytes]:
     return result.status, result.headers, result.body
 
 
-class Answers:
-    """Stores answers in the relay. An answer that can't be stored is reported to `problem` and given up."""
-
-    def __init__(self, problem: Problem) -> None:
-        self._problem = problem
-
-    async def give(self, event: Event, outcome: Outcome) -> None:
-        """Returns when the answer has been stored or given up."""
-        _tell_if_cut(event, outcome, self._problem)
-        status, headers, body = answer_of(outcome)
-        for tries in range(1, TRIES + 1):
-            try:
-                await event.respond(status, body, headers, timeout=PATIENCE)
-            except Rejected as error:
-                if not error.passing or tries == TRIES:
-                    self._problem(f"the answer to {event.id} was not stored: {error.message}")
-                    return
-            except TimeoutError:
-                self._problem(f"the answer to {event.id} was not stored: the relay was away for too long")
-                return
-            except (RelayClientError, OSError) as error:
-                self._problem(f"the answer to {event.id} was not stored: {error}")
-                return
-            else:
-                return
-            await asyncio.sleep(_BACKOFF.delay(tries))
-
-
-def _tell_if_cut(event: Event, outcome: Outcome, problem: Problem) -> None:
+async def respond(problem: Callable[[str], None], event: Event, outcome: Outcome) -> None:
+    """Returns when the answer is stored in the relay, or given up, which is reported to `problem`."""
     if isinstance(outcome.result, Answer) and not outcome.result.whole:
         problem(f"the answer to {event.id} goes back without its body, which is over {MOST_BODY // 1024} KiB")
+    status, headers, body = answer_of(outcome)
+    for tries in range(1, TRIES + 1):
+        try:
+            await event.respond(status, body, headers, timeout=PATIENCE)
+            return
+        except Rejected as error:
+            reason = error.message
+            if error.passing and tries < TRIES:
+                await asyncio.sleep(_BACKOFF.delay(tries))
+                continue
+        except TimeoutError:
+            reason = "the relay was away for too long"
+        except (RelayClientError, OSError) as error:
+            reason = str(error)
+        problem(f"the answer to {event.id} was not stored: {reason}")
+        return

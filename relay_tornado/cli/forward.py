@@ -71,7 +71,7 @@ def forward(
         if stock and given is not None:
             raise click.UsageError(f"{option} is an extension of this relay, and --stock sends none: leave one out")
 
-    from relay_tornado.agent.answers import Answers
+    from relay_tornado.agent.answers import respond
     from relay_tornado.cli.screen import Screen
     from relay_tornado.cli.tally import Tally
     from relay_tornado.client import subscribe
@@ -82,14 +82,14 @@ def forward(
     screen = Screen()
     tally = Tally(screen, as_json, endless=sending.max_tries is None)
     target = sending.target()
-    respond = None if no_respond else Answers(screen.note).give
+    answer = None if no_respond else partial(respond, screen.note)
     path = checkpoint or _checkpoint(data, bucket, url, output)
     with (
         held(path, f"forwards {bucket} with the same checkpoint: stop it, or name another file with --checkpoint"),
         open_access(data, "relay forward", [bucket], key) as access,
     ):
         # The original protocol has no positions, so an event that is held would not come again.
-        agent = sending.agent(target, shape, tally, respond, output, hold=not stock)
+        agent = sending.agent(target, shape, tally, answer, output, hold=not stock)
         screen.left = agent.stop
         events = partial(
             subscribe,

@@ -8,7 +8,7 @@ import pytest
 
 from relay_tornado.agent import answers
 from relay_tornado.agent.agent import Outcome
-from relay_tornado.agent.answers import TRIES, Answers
+from relay_tornado.agent.answers import TRIES, respond
 from relay_tornado.agent.target import Answer
 from relay_tornado.client.backoff import Backoff
 from tests.client.peer import AUTHENTICATED, ENTRY, Peer, at, service, webhook
@@ -70,7 +70,7 @@ async def test_an_answer_is_given_until_it_is_stored(
 
     problems: list[str] = []
     async with service(talk) as url, at(url) as events:
-        await Answers(problems.append).give(await anext(events), outcome())
+        await respond(problems.append, await anext(events), outcome())
     assert (len(came), problems) == (tries, told)
 
 
@@ -85,7 +85,7 @@ async def test_a_relay_that_says_nothing_to_an_answer(monkeypatch: pytest.Monkey
 
     problems: list[str] = []
     async with service(talk) as url, at(url) as events:
-        await Answers(problems.append).give(await anext(events), outcome())
+        await respond(problems.append, await anext(events), outcome())
     assert problems == [f"the answer to {ID} was not stored: the relay was away for too long"]
 
 
@@ -102,6 +102,6 @@ async def test_an_answer_that_is_too_large() -> None:
 
     problems: list[str] = []
     async with service(talk) as url, at(url) as events:
-        await Answers(problems.append).give(await anext(events), outcome(whole=False))
+        await respond(problems.append, await anext(events), outcome(whole=False))
     assert [each["action"] for each in came] == ["respond"]
     assert problems == [f"the answer to {ID} goes back without its body, which is over 512 KiB"]
