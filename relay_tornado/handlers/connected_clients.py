@@ -47,7 +47,7 @@ _EXPIRY: Final = 0.5
 _log = structlog.get_logger(__name__)
 
 
-class Connected(ABC):
+class ConnectedClient(ABC):
     """A live connection that events are delivered to: a WebSocket's conversation, or a stream of server-sent events."""
 
     __slots__ = ("_delivery", "address", "client_ip", "key", "subscribed_at", "user_agent")
@@ -69,13 +69,8 @@ class Connected(ABC):
         """The name of the consumer in its subscribe, "" if it named none."""
 
     @property
-    def buckets(self) -> frozenset[BucketId]:
-        """The buckets that it is subscribed to now."""
-        return frozenset(() if self._delivery is None else self._delivery.positions())
-
-    @property
     def positions(self) -> Mapping[BucketId, int]:
-        """By bucket, the seq of the last event that was written or skipped."""
+        """By bucket that it is subscribed to now, the seq of the last event that was written or skipped."""
         return {} if self._delivery is None else {key: at.seq for key, at in self._delivery.positions().items()}
 
     @abstractmethod
@@ -116,9 +111,9 @@ class ConnectedClients:
         self.deliveries = deliveries
         self.responses = responses
         self._registry = registry
-        self._live: set[Connected] = set()
+        self._live: set[ConnectedClient] = set()
         self._addresses: dict[str, int] = {}
-        self._tokens: dict[str, set[Connected]] = {}
+        self._tokens: dict[str, set[ConnectedClient]] = {}
         self._expiry = Timer(self._look_at_expiry)
         self._graceless: dict[str, str] = {}
         """By token key, the secret before a rotation whose connections were told that its grace period is over."""
@@ -140,7 +135,7 @@ class ConnectedClients:
         return self._tokens.keys()
 
     @property
-    def subscribed(self) -> Sequence[Connected]:
+    def subscribed(self) -> Sequence[ConnectedClient]:
         """The connections that have subscribed, in the order in which they did."""
         clients = [each for each in self._live if each.subscribed_at is not None]
         return sorted(clients, key=lambda each: each.subscribed_at or 0.0)
@@ -166,32 +161,32 @@ class ConnectedClients:
             return CloseCode.TOO_MANY, f"too many sockets from {address}: at most {most}; close some"
         return None
 
-    def enter(self, conversation: Connected) -> None:
+    def enter(self, client: ConnectedClient) -> None:
         """Counts a connection until `forget`."""
-        self._live.add(conversation)
-        address = conversation.address
+        self._live.add(client)
+        address = client.address
         if address is not None:
             self._addresses[address] = self._addresses.get(address, 0) + 1
 
-    def identify(self, conversation: Connected, token: Token) -> None:
+    def identify(self, client: ConnectedClient, token: Token) -> None:
         """Assigns the connection to the holder of this token."""
-        self._unidentify(conversation)
-        conversation.key = token.key
-        self._tokens.setdefault(token.key, set()).add(conversation)
+        self._unidentify(client)
+        client.key = token.key
+        self._tokens.setdefault(token.key, set()).add(client)
         # What has expired by now had expired when the client was authenticated.
         now = time.time()
         self._look_in_time(_soonest(token, now), now)
 
-    def forget(self, conversation: Connected) -> None:
+    def forget(self, client: ConnectedClient) -> None:
         """Called when the connection is closed. May be repeated."""
-        self._unidentify(conversation)
-        address = conversation.address
-        if conversation in self._live:
+        self._unidentify(client)
+        address = client.address
+        if client in self._live:
             if address is not None:
                 self._addresses[address] -= 1
                 if not self._addresses[address]:
                     del self._addresses[address]
-            self._live.remove(conversation)
+            self._live.remove(client)
         if not self._live:
             self._emptied.set()
 
@@ -220,12 +215,12 @@ class ConnectedClients:
             self._refusing = asyncio.Event()
         if self._live:  # one line, as there may be thousands
             _log.info("clients_sent_away", clients=len(self._live), reason=_AWAY)
-        for conversation in list(self._live):
-            conversation.send_away(_AWAY, log=False)
+        for client in list(self._live):
+            client.send_away(_AWAY, log=False)
         try:
             await self._all_gone(seconds)
-            for conversation in list(self._live):
-                conversation.cut_off()
+            for client in list(self._live):
+                client.cut_off()
             await self._all_gone(math.inf)
             await self.deliveries.ended()
         finally:
@@ -247,13 +242,13 @@ class ConnectedClients:
             if end < math.inf and (loop.time() >= end or len(self._live) == before):
                 return
 
-    def _unidentify(self, conversation: Connected) -> None:
-        same = self._tokens.get(conversation.key)
+    def _unidentify(self, client: ConnectedClient) -> None:
+        same = self._tokens.get(client.key)
         if same is not None:
-            same.discard(conversation)
+            same.discard(client)
             if not same:
-                del self._tokens[conversation.key]
-                self._graceless.pop(conversation.key, None)
+                del self._tokens[client.key]
+                self._graceless.pop(client.key, None)
 
     def _changed(self, kind: Kind, key: str) -> None:
         if kind == "token" and key in self._tokens:
@@ -261,15 +256,15 @@ class ConnectedClients:
             self._tell_all(key, methodcaller("token_changed", token))
             self._look_at_expiry()
 
-    def _tell_all(self, key: str, tell: Callable[[Connected], None]) -> None:
+    def _tell_all(self, key: str, tell: Callable[[ConnectedClient], None]) -> None:
         """Calls every connection of a token. One that fails is sent away; the others are still called."""
-        for conversation in list(self._tokens.get(key, ())):
+        for client in list(self._tokens.get(key, ())):
             try:
-                tell(conversation)
+                tell(client)
             except Exception:
                 _log.exception("connection_not_told")
                 with suppress(Exception):
-                    conversation.send_away(_AWAY)
+                    client.send_away(_AWAY)
 
     def _look_at_expiry(self) -> None:
         """Closes the sockets of expired tokens and expired rotated secrets, and schedules the next check if others will

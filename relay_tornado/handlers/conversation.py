@@ -17,7 +17,7 @@ from relay_tornado.delivery.deliver import Delivery
 from relay_tornado.delivery.liveness import Liveness, acknowledged
 from relay_tornado.delivery.outlet import Frames, OutletClosed
 from relay_tornado.errors import Conflict, Invalid, RelayError, Unauthorized
-from relay_tornado.handlers.connected_clients import Connected, ConnectedClients
+from relay_tornado.handlers.connected_clients import ConnectedClient, ConnectedClients
 from relay_tornado.handlers.tornado_connection import TornadoConnection
 from relay_tornado.log.results import status_of
 from relay_tornado.low_memory import retry_until_done
@@ -42,7 +42,7 @@ class Edge(Protocol):
         """Starts closing."""
 
 
-class Conversation(Connected):
+class Conversation(ConnectedClient):
     """Exists from the opening of the WebSocket to its end. It writes frames directly to the stream; Tornado reads,
     answers pings and closes."""
 

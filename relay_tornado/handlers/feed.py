@@ -19,7 +19,7 @@ from relay_tornado.admin.sessions import Session
 from relay_tornado.delivery.deliver import Delivery
 from relay_tornado.delivery.liveness import Liveness, acknowledged
 from relay_tornado.delivery.outlet import Frames, OutletClosed
-from relay_tornado.handlers.connected_clients import Connected, ConnectedClients
+from relay_tornado.handlers.connected_clients import ConnectedClient, ConnectedClients
 from relay_tornado.handlers.conversation import RETRY_DELAY, Written, buffered
 from relay_tornado.handlers.tornado_connection import TornadoConnection
 from relay_tornado.ids import format_id, parse_id
@@ -41,7 +41,7 @@ _LAST_WORDS: Final = 5.0
 _log = structlog.get_logger(__name__)
 
 
-class Feed(Connected):
+class Feed(ConnectedClient):
     """Counts as a connection from its creation; sends nothing before `open`."""
 
     __slots__ = (

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from relay_tornado.handlers.connected_clients import Connected, ConnectedClients
+from relay_tornado.handlers.connected_clients import ConnectedClient, ConnectedClients
 from relay_tornado.model import Token
 from relay_tornado.registry.contract import Kind
 from relay_tornado.registry.memory import MemoryRegistry
@@ -19,7 +19,7 @@ from tests.waiting import until
 MANY = 50
 
 
-class Connection(Connected):
+class Connection(ConnectedClient):
     """One that notes what it is told."""
 
     __slots__ = ("told",)

@@ -172,7 +172,7 @@ async def test_streams_count_among_sockets() -> None:
                 assert (three.status, three.error["code"]) == (503, "overloaded")
                 assert three.headers["retry-after"] == "1"
             assert [each.user_agent for each in site.edge.site.clients.subscribed] == ["", ""]
-            assert site.edge.site.clients.subscribed[0].buckets == {BUCKET.id}
+            assert site.edge.site.clients.subscribed[0].positions.keys() == {BUCKET.id}
         await until(lambda: not site.edge.site.clients.count)
         async with site.source() as source:
             await source.hear("subscribed")

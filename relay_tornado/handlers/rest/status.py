@@ -191,7 +191,7 @@ class StatusHandler(RestHandler):
         listening: Counter[str] = Counter()
         pieces = Pieces()
         for client in rest.clients.subscribed:
-            there = client.buckets
+            there = client.positions.keys()
             listening.update(there)
             await pieces.done(1 + len(there))
         slowest: dict[str, ConsumerLevel] = {}
