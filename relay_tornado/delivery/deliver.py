@@ -226,7 +226,7 @@ class Delivery:
         names = frozenset(request.buckets)
         known = [*self._places, *self._joining]
         ended = [bucket_id for bucket_id in known if not names or self._is_named(bucket_id, names)]
-        subscription = self.subscription.without(request, ended)
+        subscription = self.subscription.without(names, ended)
         if subscription.names is None and sum(map(len, subscription.ended)) > MOST_ENDED:
             raise Invalid("too many names were unsubscribed here: subscribe again, to those that you want", "buckets")
         self.subscription = subscription
@@ -320,7 +320,7 @@ class Delivery:
 
     def released(self, bucket_id: BucketId) -> None:
         """The bucket's consumer was deleted: ends delivery in the bucket."""
-        self.subscription = self.subscription.without(control.Unsubscribe((bucket_id,)), (bucket_id,))
+        self.subscription = self.subscription.without((bucket_id,), (bucket_id,))
         if self._drop(bucket_id) and self.consumers is not None:
             name = self._shared.directory.name(bucket_id)
             self._tell(frames.consumer_deleted(name, self.consumers.binding.name))
@@ -468,7 +468,7 @@ class Delivery:
     def _stay_out(self, bucket: Bucket, conflict: Conflict) -> None:
         """The bucket can't have this consumer: delivery continues in the others, and an extended client is told."""
         if not self.over and self._joining.pop(bucket.id, None) is not None:
-            self.subscription = self.subscription.without(control.Unsubscribe((bucket.id,)), (bucket.id,))
+            self.subscription = self.subscription.without((bucket.id,), (bucket.id,))
             self._let_go(bucket.id)
             _log.warning("bucket_not_joined", bucket_id=bucket.id, bucket=bucket.name, reason=str(conflict))
             self._tell(frames.error(conflict.code, str(conflict)))

@@ -123,7 +123,7 @@ class Group:
             heir.in_flight.adopt(member, heir)
         else:
             now = self._groups.ledgers.clock()
-            for item in member.in_flight.of(member):
+            for item in list(member.items):
                 self._failed(item, AT_ONCE, now)
         if self._members.keys() <= {member}:
             self._close()

@@ -215,10 +215,6 @@ class InFlight:
             member.receiver.mark(member.place.bucket_id)
             del self._short[member]
 
-    def of(self, member: Member) -> list[Item]:
-        """The events in flight of one group."""
-        return list(member.items)
-
     def run_short(self, member: Member) -> None:
         """Has this member wait for free places."""
         self._short[member] = None
@@ -226,7 +222,7 @@ class InFlight:
     def adopt(self, old: Member, new: Member) -> None:
         """Takes over the events that the connection has in flight as the member `old`."""
         before = old.in_flight
-        for item in before.of(old):
+        for item in list(old.items):
             key = item.epoch, item.taken.seq
             new.items[item] = None
             self._items[key] = item

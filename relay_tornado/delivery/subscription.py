@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -96,12 +96,12 @@ class Subscription:
             return Latest()
         return position
 
-    def without(self, request: control.Unsubscribe, ids: Iterable[BucketId]) -> Subscription:
-        """The subscription without the unsubscribed names; `ids` are the buckets that they name."""
-        if not request.buckets:
+    def without(self, names: Collection[str], ids: Iterable[BucketId]) -> Subscription:
+        """The subscription without these names, none meaning all; `ids` are the buckets that they name."""
+        if not names:
             return replace(self, names=frozenset())
-        names = request.buckets if self.names is None else self.names.intersection(request.buckets)
-        return replace(self, ended=self.ended.union(names, ids))
+        ended = names if self.names is None else self.names.intersection(names)
+        return replace(self, ended=self.ended.union(ended, ids))
 
 
 async def named(log: EventLog, request: control.Subscribe, buckets: Sequence[Bucket]) -> control.Subscribe:

@@ -53,10 +53,10 @@ def test_what_is_of_one_bucket_is_known() -> None:
     """A connection that ends leaves thousands of buckets, and does not go through all that it has for each."""
     in_flight, members, _ = given()
     for left, member in enumerate(members, 1):
-        assert [item.taken.seq for item in in_flight.of(member)] == list(range(1, EACH + 1))
-        for item in in_flight.of(member):
+        assert [item.taken.seq for item in member.items] == list(range(1, EACH + 1))
+        for item in list(member.items):
             in_flight.drop(item)
-        assert in_flight.of(member) == []
+        assert member.items == {}
         assert len(in_flight._items) == (BUCKETS - left) * EACH
     assert in_flight._items.times == 0  # type: ignore[attr-defined]
 
@@ -71,7 +71,7 @@ def test_what_is_adopted_is_put_in_order_once() -> None:
     heirs = [Member(group, nobody, in_flight, nobody) for _ in members]  # type: ignore[arg-type]
     for old, new in zip(members, heirs, strict=True):
         in_flight.adopt(old, new)
-        assert (len(before.of(old)), len(in_flight.of(new))) == (0, EACH)
+        assert (len(old.items), len(new.items)) == (0, EACH)
     assert (len(before._items), len(walked), walked.times) == (0, BUCKETS * EACH, 0)
     assert in_flight.ack(Cursor(f"{3:012}", 2), all=True)
     assert sorted(group.acked) == list(range(1, BUCKETS + 5))
