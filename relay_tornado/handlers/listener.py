@@ -116,7 +116,7 @@ class Listener:
         self._entrance = entrance
         self.connections: set[TornadoConnection | DirectConnection] = set()
         self._arriving: deque[_Arrival] = deque()
-        self._welcoming = False
+        self._welcoming = Timer(self._welcome)
         self._closed = asyncio.Event()
         self.lingering = Lingering(self._closed.set)
         self.limit = _limit(settings)
@@ -202,6 +202,7 @@ class Listener:
         """Closes everything at once."""
         self.stop()
         self._sweeper.cancel()
+        self._welcoming.cancel()
         while self._arriving:
             self._arriving.popleft().socket.close()
         for connection in tuple(self.connections):
@@ -217,21 +218,19 @@ class Listener:
         """Lets Tornado serve this connection from now on; `data` is what was already read from it."""
         self.connections.discard(connection)
         self._arriving.append(_Arrival(connection.socket, connection.peer, data))
-        self._welcome_soon()
-
-    def _welcome_soon(self) -> None:
-        if self._arriving and not self._welcoming:
-            self._loop.add_callback(self._welcome)
-            self._welcoming = True
+        if self._welcoming.at is None:
+            self._welcoming.soon()
 
     def _welcome(self) -> None:
         """Starts serving a few of the connections that were handed over; the others follow in the next turns of the
         loop. If thousands reconnect at once, each of their requests takes ten times as long as a webhook, and would
         delay senders."""
-        self._welcoming = False
-        for _ in range(min(HANDSHAKES_A_TURN, len(self._arriving))):
-            self._begin(*self._arriving.popleft())
-        self._welcome_soon()
+        try:
+            for _ in range(min(HANDSHAKES_A_TURN, len(self._arriving))):
+                self._begin(*self._arriving.popleft())
+        finally:
+            if self._arriving:
+                self._welcoming.soon()
 
     def _begin(self, connection: socket.socket, remote_ip: str, data: bytes | None) -> None:
         """Serves a connection, from which `data` was already read; None for a new one. If this fails, for example for
@@ -313,8 +312,6 @@ class Listener:
 
     def _sweep(self) -> None:
         self._sweeper.after(self._interval)
-        # The loop may have lost the scheduled call if memory was short.
-        self._welcome()
         now = time.monotonic()
         stood_still = now - self._swept > 2 * self._interval
         self._swept = math.inf if stood_still else now  # not twice in a row, however slow the loop is

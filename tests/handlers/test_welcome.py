@@ -13,7 +13,7 @@ from relay_tornado.handlers.tornado_connection import TornadoConnection
 from relay_tornado.settings import Settings
 from relay_tornado.tls import Certificate
 from relay_tornado.transport.direct import DirectConnection
-from tests.failing import once
+from tests.failing import lose_timers
 from tests.waiting import until
 
 pytestmark = pytest.mark.gen_test
@@ -96,37 +96,17 @@ async def test_one_that_fails_holds_nobody_up() -> None:
                 each.close()
 
 
-async def test_what_waits_is_begun_once_there_is_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where there was none to schedule that, it is for the next one that comes."""
-    listener = Listener(Application(), Settings())
-    served: list[TornadoConnection] = []
-    listener._serve = served.append  # type: ignore[method-assign, assignment]
-    pairs = [socket.socketpair() for _ in range(2)]
-    try:
-        monkeypatch.setattr(listener._loop, "add_callback", once(listener._loop.add_callback))
-        with pytest.raises(MemoryError):
-            listener.hand_over(_handed_over(pairs[0][0]), b"GET / HTTP/1.1\r\n")
-        listener.hand_over(_handed_over(pairs[1][0]), b"GET / HTTP/1.1\r\n")
-        await until(lambda: len(served) == 2)
-    finally:
-        listener.close()
-        for pair in pairs:
-            for each in pair:
-                each.close()
-
-
-async def test_what_waits_is_begun_where_the_loop_has_lost_that(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The sweep begins it, where it was scheduled and nobody was called, as for want of memory."""
+async def test_what_waits_is_begun_where_that_could_not_be_scheduled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A moment later, as for want of memory."""
     listener = Listener(Application(), Settings())
     served: list[TornadoConnection] = []
     listener._serve = served.append  # type: ignore[method-assign, assignment]
     pair = socket.socketpair()
     try:
         with monkeypatch.context() as patch:
-            patch.setattr(listener._loop, "add_callback", lambda callback: None)
+            lose_timers(patch)
             listener.hand_over(_handed_over(pair[0]), b"GET / HTTP/1.1\r\n")
-        listener._sweep()
-        await until(lambda: len(served) == 1)
+            await until(lambda: len(served) == 1)
     finally:
         listener.close()
         for each in pair:
