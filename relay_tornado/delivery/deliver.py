@@ -407,11 +407,10 @@ class Delivery:
 
     async def _share(self, place: Place, member: Member) -> None:
         """Writes this connection's share of a group's events; if there is none, the group wakes it later."""
-        if await member.page():
+        if await member.group.page(member):
             if place.open:
                 self._dirty[place.bucket_id] = None
-        elif place.replaying and member.caught_up():
-            await member.group.look()
+        elif place.replaying and await member.group.caught_up(member):
             self._caught_up(place)
 
     async def _follow(self, consumers: BoundConsumers, place: Place) -> None:

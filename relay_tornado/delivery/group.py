@@ -64,7 +64,7 @@ class Group:
     def __init__(self, groups: Groups, ledger: Ledger, epoch: str) -> None:
         """`epoch` is the epoch of the ledger's floor."""
         self.ledger = ledger
-        self.lock = Lock()
+        self._lock = Lock()
         self._groups = groups
         self._members: dict[Member, None] = {}
         self._waiting: dict[Member, None] = {}
@@ -83,15 +83,6 @@ class Group:
     @property
     def outlet(self) -> NoReturn:
         raise AssertionError("a group has no outlet: its members have")
-
-    @property
-    def exhausted(self) -> bool:
-        """Whether every event in the log was handed out once."""
-        return self.ledger.progress.reached >= self._head()
-
-    def others_wait(self) -> bool:
-        """Whether a member with free places is waiting."""
-        return bool(self._waiting) and bool(self._able())
 
     @property
     def connections(self) -> int:
@@ -117,7 +108,7 @@ class Group:
         """Removes a member. Its events go to the `heir`, or back to the group at once. May be repeated, and has to be
         if it fails."""
         self._waiting.pop(member, None)
-        if not self.lock.locked():
+        if not self._lock.locked():
             self._give_back()
         if heir is not None:
             heir.in_flight.adopt(member, heir)
@@ -183,7 +174,24 @@ class Group:
             self._waiting[member] = None
             self._wake()
 
-    def take(self, member: Member) -> list[Taken]:
+    async def page(self, member: Member) -> bool:
+        """Writes the member's share of the available events. Returns False if there is none now: the member is woken
+        later. Raises BucketGone."""
+        async with self._lock:
+            if member.over:
+                return True
+            taken = self._take(member)
+            if not taken:
+                return False
+            more, written = await self._give(member, taken)
+        if written is not None:
+            await written
+        if self._waiting and self._able():
+            # If the kernel takes a write at once, the await gives nobody else a turn.
+            await asyncio.sleep(0)
+        return more
+
+    def _take(self, member: Member) -> list[Taken]:
         """The member's share of the available events. If it is empty, the member waits for events or for free
         places."""
         self._waiting.pop(member, None)
@@ -210,7 +218,7 @@ class Group:
             self._wake()
         return taken
 
-    async def give(self, member: Member, taken: Sequence[Taken]) -> tuple[bool, Awaitable[None] | None]:
+    async def _give(self, member: Member, taken: Sequence[Taken]) -> tuple[bool, Awaitable[None] | None]:
         """Reads the taken events and begins to write them, under the lock. What can't be written now is given back
         before another member can get a later event. Returns whether there may be more, and the write. Raises
         BucketGone."""
@@ -297,15 +305,20 @@ class Group:
         counters.redeliveries += sum(each.taken.attempt > 1 for each in given)
         return member.receiver.write(frames)
 
-    async def look(self) -> None:
-        """Finds the epoch that the group has reached, if no event told it."""
+    async def caught_up(self, member: Member) -> bool:
+        """Whether `page` found nothing because everything was handed out; the member's place is at that position then.
+        Raises BucketGone."""
         place, progress = self._place, self.ledger.progress
+        if member.in_flight.credit <= 0 or progress.reached < self._head():
+            return False
+        # Otherwise an event has told the epoch.
         if place.seq < progress.reached or not place.epoch:
             bounds = await self._groups.log.bounds(self.ledger.key.bucket_id)
             place.seq = min(progress.reached, bounds.head)
             place.epoch = epoch_at(bounds.epochs, place.seq)
-            for member in self._members:
-                self._show(member)
+            for each in self._members:
+                self._show(each)
+        return True
 
     def _show(self, member: Member) -> None:
         """Sets the member's position to the group's: it passes over events that others were given."""

@@ -3,7 +3,6 @@ not acked."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Sequence
 from itertools import takewhile
 from typing import Final, Protocol
@@ -12,7 +11,7 @@ from relay_tornado.consumer_progress import Taken
 from relay_tornado.delivery.dispatch import Place
 from relay_tornado.delivery.selection import Copies
 from relay_tornado.log.ledgers import Ledger
-from relay_tornado.low_memory import Lock, Timer
+from relay_tornado.low_memory import Timer
 from relay_tornado.model import BucketId, Cursor, Event, Gap
 
 _ENOUGH: Final = 64
@@ -52,25 +51,14 @@ class Sharing(Protocol):
     """A group, as seen by its members."""
 
     ledger: Ledger
-    lock: Lock
 
-    @property
-    def exhausted(self) -> bool:
-        """Whether every event in the log was handed out once."""
+    async def page(self, member: Member) -> bool:
+        """Writes the member's share of the available events. Returns False if there is none now: the member is woken
+        later. Raises BucketGone."""
 
-    def others_wait(self) -> bool:
-        """Whether another member with free places is waiting."""
-
-    def take(self, member: Member) -> list[Taken]:
-        """The member's share of the available events. If it is empty, the member waits for events or for free
-        places."""
-
-    async def give(self, member: Member, taken: Sequence[Taken]) -> tuple[bool, Awaitable[None] | None]:
-        """Reads the taken events and begins to write them, under the lock. Returns whether there may be more, and the
-        write. Raises BucketGone."""
-
-    async def look(self) -> None:
-        """Finds the epoch that the group has reached, if no event told it."""
+    async def caught_up(self, member: Member) -> bool:
+        """Whether `page` found nothing because everything was handed out; the member's place is at that position then.
+        Raises BucketGone."""
 
     def leave(self, member: Member, heir: Member | None = None) -> None:
         """Removes a member. Its events go to the `heir`, or back to the group at once. May be repeated, and has to be
@@ -102,28 +90,6 @@ class Member:
     def over(self) -> bool:
         """Whether nothing more is written to the connection."""
         return self.receiver.over or not self.place.open
-
-    async def page(self) -> bool:
-        """Takes a share of the available events, and writes it. Returns False if there is none now: the member is woken
-        later. Raises BucketGone."""
-        group = self.group
-        async with group.lock:
-            if self.over:
-                return True
-            taken = group.take(self)
-            if not taken:
-                return False
-            more, written = await group.give(self, taken)
-        if written is not None:
-            await written
-        if group.others_wait():
-            # If the kernel takes a write at once, the await gives nobody else a turn.
-            await asyncio.sleep(0)
-        return more
-
-    def caught_up(self) -> bool:
-        """Whether `page` found nothing because everything was handed out."""
-        return self.in_flight.credit > 0 and self.group.exhausted
 
 
 class Item:

@@ -386,7 +386,7 @@ async def test_a_timer_that_is_lost() -> None:
 
 
 @virtual_test
-@pytest.mark.parametrize(("of", "step"), [(WriteBudget, "chunk"), (Group, "give")])
+@pytest.mark.parametrize(("of", "step"), [(WriteBudget, "chunk"), (Group, "_give")])
 async def test_a_share_that_is_not_given_for_want_of_memory(
     monkeypatch: pytest.MonkeyPatch, of: type, step: str
 ) -> None:
