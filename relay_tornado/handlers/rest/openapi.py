@@ -152,16 +152,12 @@ def _answer(about: str, schema: Schema | None, content: str = "application/json"
     if content != "application/json":
         described: Any = {"type": "string", "format": "binary"}
     else:
-        described = {"type": "object"} if schema is None else _many(schema)
+        described = schema or {"type": "object"}
     return {
         "description": about,
         "headers": {"Request-Id": _header("Identifies the request.")},
         "content": {content: {"schema": described}},
     }
-
-
-def _many(schema: Schema) -> Any:
-    return {"type": "array", "items": type(schema)()} if schema.many else schema
 
 
 def _name(schema: Any) -> str:
