@@ -180,7 +180,8 @@ class Session:
         """Handles a complete message from the client: text as str, binary as bytes."""
         if self.state == "closing":
             return ()
-        if _longer(message, limit := self._limit()):
+        limit = MAX_UNAUTHENTICATED if self.token is None else self._settings.max_message
+        if len(message.encode(errors="replace") if isinstance(message, str) else message) > limit:
             return self._close(CloseCode.TOO_BIG, f"message too big: at most {limit} bytes are read here")
         incoming = control.parse(message)
         self.extended = self.extended or incoming.extended
@@ -337,9 +338,6 @@ class Session:
         """The socket is gone."""
         self.state = "closing"
 
-    def _limit(self) -> int:
-        return MAX_UNAUTHENTICATED if self.token is None else self._settings.max_message
-
     def _close(self, code: int, reason: str) -> Effects:
         if self.state == "closing":
             return ()
@@ -352,14 +350,7 @@ class Session:
         return (Send(told),) if error is None else self._problem(error.code, str(error))
 
     def _problem(self, code: str, text: str) -> Effects:
-        return (Send(frames.error(code, text)),) if self.extended else self._ignored(text)
-
-    def _ignored(self, message: str) -> Effects:
-        if self._logged:
-            return ()
-        self._logged = True
-        return (Log(message),)
-
-
-def _longer(message: str | bytes, limit: int) -> bool:
-    return len(message.encode(errors="replace") if isinstance(message, str) else message) > limit
+        if self.extended:
+            return (Send(frames.error(code, text)),)
+        logged, self._logged = self._logged, True
+        return () if logged else (Log(text),)
