@@ -21,11 +21,9 @@ from relay_tornado.handlers.rest.json_body import check_size, parse
 from relay_tornado.handlers.rest.scopes import NEEDS, Need
 from relay_tornado.handlers.rest.service import Rest
 from relay_tornado.handlers.tornado_connection import stream_of
-from relay_tornado.model import KIB, MIB, Bucket, Token
+from relay_tornado.model import MIB, Bucket, Token
+from relay_tornado.transport.direct import SMALL_BODY
 from relay_tornado.wire.fields import Document, load
-
-SMALL_BODY: Final = 64 * KIB
-"""A refused request's body of up to this many bytes is read to its end, and the connection stays open."""
 
 _UNLIMITED: Final = 1 << 62
 _ADMINISTRATORS: Final = (
