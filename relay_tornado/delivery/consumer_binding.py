@@ -135,9 +135,10 @@ async def place_bound(
     placements = []
     for placement in await place_all(log, buckets, request, kept, later=later, floors=floors, first=first):
         bucket = placement.bucket
-        if not bucket.ephemeral:
-            placement = await _place(ledgers, binding, placement, there.get(bucket.id), opened)
-            placement = replace(placement, generation=generations.get(bucket.id, placement.generation))
+        if bucket.id in there:
+            placement = replace(placement, ledger=there[bucket.id], generation=generations[bucket.id])
+        elif not bucket.ephemeral:
+            placement = await _create(ledgers, binding, placement, opened)
         placements.append(placement)
     return placements
 
@@ -196,14 +197,10 @@ async def _agree(ledgers: Ledgers, binding: ConsumerBinding, bucket: Bucket, led
     await ledgers.agree(ledger, binding.terms(ledger.terms))
 
 
-async def _place(
-    ledgers: Ledgers, binding: ConsumerBinding, placement: Placement, ledger: Ledger | None, opened: Opened
-) -> Placement:
-    """A placement with its consumer, which is created if it is missing. A gap before the position of a new consumer
-    counts as its own."""
+async def _create(ledgers: Ledgers, binding: ConsumerBinding, placement: Placement, opened: Opened) -> Placement:
+    """A placement with its consumer, which is created. A gap before the position of a new consumer counts as its
+    own."""
     bucket_id = placement.bucket.id
-    if ledger is not None:
-        return replace(placement, ledger=ledger)
     ledger = await open_bound(ledgers, binding, bucket_id, opened, placement.start - 1, binding.terms())
     if ledger is None:
         return placement

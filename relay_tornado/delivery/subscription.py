@@ -143,7 +143,7 @@ class Placement:
     ledger: Ledger | None = None
     """The open consumer that keeps the position."""
     generation: int | None = None
-    """The generation of the consumer's position that was read; None: the current one."""
+    """The generation of the consumer's position that was read; None without a consumer."""
 
     @property
     def epoch(self) -> str:
