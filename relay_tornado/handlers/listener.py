@@ -122,7 +122,7 @@ class Listener:
         self.limit = _limit(settings)
         self._delegate = delegate
         self._address = settings.host, settings.port
-        self._limits = Limits.of(settings)
+        self._limits = Limits(settings)
         self._parameters = HTTP1ConnectionParameters(
             chunk_size=2 * READ_SIZE, max_header_size=settings.max_header, max_body_size=MAX_OTHER_BODY
         )

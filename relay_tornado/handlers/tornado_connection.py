@@ -14,7 +14,6 @@ import ssl
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from tornado.http1connection import HTTP1Connection
@@ -28,7 +27,7 @@ from relay_tornado.handlers.lingering import Lingering
 from relay_tornado.proxy_trust import ProxyTrust, speaks_proxy_protocol
 from relay_tornado.settings import Settings
 from relay_tornado.transport.direct import DISCARD_TIME, NEVER, READ_SIZE
-from relay_tornado.wire.answers import CLOSE, LATE, Answer, text_answer
+from relay_tornado.wire.answers import CLOSE, LATE, text_answer
 
 _TORNADOS_400 = b"HTTP/1.1 400 Bad Request\r\n\r\n"
 _MALFORMED = text_answer(
@@ -48,21 +47,16 @@ _NO_REQUEST = b"\r\n\r\n"
 _TOO_LATE = LATE.encode(CLOSE)
 
 
-@dataclass(frozen=True, slots=True)
 class Limits:
-    """The limits of every connection: times in seconds, and bytes to read ahead."""
+    """The limits of every connection: times in seconds, and bytes to read ahead (`buffer`)."""
 
-    idle_timeout: float
-    head_timeout: float
-    body_timeout: float
-    buffer: int
-    head_too_long: Answer
-
-    @classmethod
-    def of(cls, settings: Settings) -> Limits:
+    def __init__(self, settings: Settings) -> None:
+        self.idle_timeout = settings.idle_timeout
+        self.head_timeout = settings.head_timeout
+        self.body_timeout = settings.body_timeout
+        self.buffer = 4 * max(settings.max_header, READ_SIZE)
         text = f"The request line and headers are longer than the {settings.max_header} bytes that the relay reads."
-        buffer = 4 * max(settings.max_header, READ_SIZE)
-        return cls(settings.idle_timeout, settings.head_timeout, settings.body_timeout, buffer, text_answer(431, text))
+        self.head_too_long = text_answer(431, text).encode(CLOSE)
 
 
 class Owner(Protocol):
@@ -440,7 +434,7 @@ class TornadoConnection(IOStream):
         if not self.closed():
             if isinstance(exc_info, UnsatisfiableReadError) and (self.receiving or not self.busy):
                 self._linger = True
-                self.write(_MALFORMED if self.receiving else self._limits.head_too_long.encode(CLOSE))
+                self.write(_MALFORMED if self.receiving else self._limits.head_too_long)
             if not self.writing():
                 self._take_leave()
             if self._linger and not self.closed():

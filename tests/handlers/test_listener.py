@@ -325,7 +325,7 @@ async def test_who_has_read_all_there_is_waits_for_the_rest() -> None:
     """Between two parts of an answer, its client has nothing to read, and no deadline."""
     ours, theirs = socket.socketpair()
     owner: Any = SimpleNamespace(trust=ProxyTrust(), forget=lambda connection: None)
-    connection, client = TornadoConnection(ours, "192.0.2.1", Limits.of(Settings()), owner), IOStream(theirs)
+    connection, client = TornadoConnection(ours, "192.0.2.1", Limits(Settings()), owner), IOStream(theirs)
     size = 4 << 20
     for _ in range(2):
         connection.arrived()

@@ -139,7 +139,7 @@ async def test_what_writes_to_a_stream() -> None:
     ours, theirs = socket.socketpair()
     reader = IOStream(theirs)
     owner: Any = SimpleNamespace(trust=ProxyTrust(), forget=lambda connection: None)
-    stream = TornadoConnection(ours, "192.0.2.1", Limits.of(Settings()), owner)
+    stream = TornadoConnection(ours, "192.0.2.1", Limits(Settings()), owner)
     lane, later = (Lane(apart=False, max_body=None) for _ in range(2))
     stream.open_to(lane)
     assert lane.socket is ours
@@ -169,7 +169,7 @@ async def test_what_closes_a_stream_without_memory(error: Exception, monkeypatch
     monkeypatch.setattr(loop, "call_exception_handler", told.append)
     ours, theirs = socket.socketpair()
     owner: Any = SimpleNamespace(trust=ProxyTrust(), forget=lambda connection: None)
-    stream = TornadoConnection(ours, "192.0.2.1", Limits.of(Settings()), owner)
+    stream = TornadoConnection(ours, "192.0.2.1", Limits(Settings()), owner)
 
     def fail(*_: object) -> int:
         raise error
