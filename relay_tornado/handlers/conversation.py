@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol
 
 import structlog
 from tornado.httputil import HTTPServerRequest
-from tornado.iostream import IOStream, StreamClosedError
+from tornado.iostream import StreamClosedError
 
 from relay_tornado import protocol
 from relay_tornado.delivery.bounds import PendingWrite, WriteBudget
@@ -48,7 +48,7 @@ class Conversation(ConnectedClient):
 
     __slots__ = ("_alarm", "_clients", "_edge", "_liveness", "_loop", "_open", "_ping", "_session", "_stream")
 
-    def __init__(self, clients: ConnectedClients, edge: Edge, stream: IOStream, address: str | None) -> None:
+    def __init__(self, clients: ConnectedClients, edge: Edge, stream: TornadoConnection, address: str | None) -> None:
         self.address = address
         self.client_ip = edge.request.remote_ip or ""
         self.key = ""
@@ -244,8 +244,7 @@ class Conversation(ConnectedClient):
             self._clients.deliveries.end(delivery)
             return
         self._delivery = delivery
-        if isinstance(self._stream, TornadoConnection):
-            self._stream.open_to(delivery.lane)
+        self._stream.open_to(delivery.lane)
         self.subscribed_at = time.time()
         token = self._session.token
         if token is not None and token is not effect.token:
@@ -318,7 +317,7 @@ class Conversation(ConnectedClient):
         return buffered(self._stream, data, self._clients.deliveries.budget)
 
 
-def buffered(stream: IOStream, data: bytes | memoryview, budget: WriteBudget) -> asyncio.Future[None] | None:
+def buffered(stream: TornadoConnection, data: bytes | memoryview, budget: WriteBudget) -> asyncio.Future[None] | None:
     """Writes without waiting; None if the stream is closed. Data that the kernel does not take counts as in flight."""
     try:
         writing = stream.write(data)

@@ -10,10 +10,9 @@ from typing import Any, Final
 
 import structlog
 from tornado.httputil import HTTPHeaders, HTTPServerRequest
-from tornado.iostream import IOStream
 from tornado.routing import URLSpec
 from tornado.util import ObjectDict
-from tornado.websocket import WebSocketHandler, WebSocketProtocol, WebSocketProtocol13
+from tornado.websocket import WebSocketHandler, WebSocketProtocol13
 
 from relay_tornado.errors import CloseCode
 from relay_tornado.handlers.base import JsonHandler
@@ -73,6 +72,8 @@ class _Protocol(WebSocketProtocol13):
     # A dict of more than 30 keys shares them with no other instance, and takes five times as much memory.
     __slots__ = ("_bare", "_framing", "_receiving")
 
+    stream: TornadoConnection
+
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         # Whether a frame is being read: if Tornado aborts then, the reason is that frame, or the end of the stream.
@@ -101,7 +102,7 @@ class _Protocol(WebSocketProtocol13):
         if self.client_terminated and isinstance(self.stream, TlsConnection):
             # After a client's close frame, its TLS closing alert is still to come.
             self.stream.linger()
-        if self.client_terminated and not self.server_terminated and isinstance(self.stream, TornadoConnection):
+        if self.client_terminated and not self.server_terminated:
             # Tornado would close the stream at once, and drop data that has not left, including the close frame. So
             # this acts as if the relay closed first, with Tornado's time-out for that.
             self.client_terminated = False
@@ -167,9 +168,8 @@ class _Protocol(WebSocketProtocol13):
     def _abort(self) -> None:
         if self._framing and not self.client_terminated and not self.stream.closed():
             self.close(CloseCode.PROTOCOL_ERROR, "a frame violates the WebSocket protocol")
-            if isinstance(self.stream, TornadoConnection):
-                # Data that still arrives must not reset the connection before the close frame is read.
-                self.stream.linger()
+            # Data that still arrives must not reset the connection before the close frame is read.
+            self.stream.linger()
         super()._abort()
 
     async def _receive_frame_loop(self) -> None:
@@ -217,7 +217,7 @@ class SocketHandler(JsonHandler, WebSocketHandler):
     def initialize(self, clients: ConnectedClients) -> None:
         self._clients = clients
         self._conversation: Conversation | None = None
-        self._stream: IOStream | None = None
+        self._stream: TornadoConnection | None = None
         self._limit = _UNAUTHENTICATED
 
     def set_default_headers(self) -> None:
@@ -264,17 +264,17 @@ class SocketHandler(JsonHandler, WebSocketHandler):
     def max_message_size(self) -> int:
         return self._limit
 
-    def get_websocket_protocol(self) -> WebSocketProtocol | None:
+    def get_websocket_protocol(self) -> _Protocol:
         protocol = super().get_websocket_protocol()
-        if isinstance(protocol, WebSocketProtocol13):
-            params = _parameters(protocol.params, self._limit)
-            return _Protocol(self, mask_outgoing=False, params=params)
-        return protocol
+        assert isinstance(protocol, WebSocketProtocol13)  # `get` refuses other versions
+        return _Protocol(self, mask_outgoing=False, params=_parameters(protocol.params, self._limit))
 
-    def detach(self) -> IOStream:
+    def detach(self) -> TornadoConnection:
         """Keeps the stream, so that frames built once can be written to it."""
-        self._stream = super().detach()
-        return self._stream
+        stream = super().detach()
+        assert isinstance(stream, TornadoConnection)
+        self._stream = stream
+        return stream
 
     @property
     def detached(self) -> bool:
@@ -300,7 +300,7 @@ class SocketHandler(JsonHandler, WebSocketHandler):
             self.on_close()
             raise
 
-    def _converse(self, stream: IOStream) -> Conversation | None:
+    def _converse(self, stream: TornadoConnection) -> Conversation | None:
         """The conversation on a socket that has just opened. If there are too many, closes the socket and returns
         None."""
         sender = self.request.remote_ip or ""
@@ -316,8 +316,8 @@ class SocketHandler(JsonHandler, WebSocketHandler):
 
     def _forget_handshake(self) -> None:
         """Frees what only the handshake needed; this saves a quarter of a quiet socket's memory."""
-        if isinstance(self._stream, TornadoConnection):
-            self._stream.detached()
+        assert self._stream is not None
+        self._stream.detached()
         kept = {name: self.__dict__[name] for name in _KEPT}
         self.__dict__ = kept | {"request": _Remembered(self.request)}
 
