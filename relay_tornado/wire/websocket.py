@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from typing import Final
 
@@ -15,23 +16,20 @@ def ping(payload: bytes) -> bytes:
 
 
 _FIN_TEXT: Final = 0x81
-_SHORT = [bytes((_FIN_TEXT, length)) for length in range(126)]
 _TWO_BYTES: Final = 126
 _EIGHT_BYTES: Final = 127
-
-
-def header(length: int) -> bytes:
-    """The 2, 4 or 10 bytes that precede a payload of `length` bytes."""
-    if length < _TWO_BYTES:
-        return _SHORT[length]
-    if length < 1 << 16:
-        return bytes((_FIN_TEXT, _TWO_BYTES, length >> 8, length & 0xFF))
-    return bytes((_FIN_TEXT, _EIGHT_BYTES)) + length.to_bytes(8, "big")
+_MEDIUM: Final = struct.Struct("!BBH").pack
+_LONG: Final = struct.Struct("!BBQ").pack
 
 
 def text(payload: bytes) -> bytes:
     """The frame of one whole text message. The payload must be UTF-8."""
-    return header(len(payload)) + payload
+    length = len(payload)
+    if length < _TWO_BYTES:
+        return bytes((_FIN_TEXT, length)) + payload
+    if length < 1 << 16:
+        return _MEDIUM(_FIN_TEXT, _TWO_BYTES, length) + payload
+    return _LONG(_FIN_TEXT, _EIGHT_BYTES, length) + payload
 
 
 def payloads(frames: bytes | bytearray) -> Iterator[bytes]:
