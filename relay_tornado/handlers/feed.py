@@ -60,7 +60,6 @@ class Feed(ConnectedClient):
         "_stream",
         "_timer",
         "_token",
-        "_told",
         "ended",
     )
 
@@ -98,7 +97,6 @@ class Feed(ConnectedClient):
         self._chunked = True
         self._delivery: Delivery | None = None
         self._ids: dict[BucketId, str] = {}
-        self._told: str | None = None
         self.ended = False
         self._heartbeat: asyncio.Future[None] | None = None
         self._loop = asyncio.get_running_loop()
@@ -224,8 +222,7 @@ class Feed(ConnectedClient):
         return b"".join(parts)
 
     def _event(self, kind: str, payload: bytes, retry: int | None = None) -> bytes:
-        self._told = self._id()
-        return sse.event(kind, payload, self._told, retry)
+        return sse.event(kind, payload, self._id(), retry)
 
     def _id(self) -> str | None:
         """The position of the whole stream; None if its only bucket is gone. A stream of one name has two buckets if
