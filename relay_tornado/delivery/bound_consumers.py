@@ -9,8 +9,9 @@ from typing import Final
 
 from relay_tornado.delivery.consumer_binding import ConsumerBinding, Opened, open_bound
 from relay_tornado.delivery.dispatch import Place
+from relay_tornado.delivery.group import Groups
 from relay_tornado.delivery.in_flight import InFlight, Member, Receiver
-from relay_tornado.delivery.receipts import Held, Receipt
+from relay_tornado.delivery.receipts import Held, Receipt, Receipts
 from relay_tornado.delivery.shared import Shared
 from relay_tornado.log.ledgers import Ledger
 from relay_tornado.log.lineage import epoch_at
@@ -37,35 +38,41 @@ class BoundConsumers:
 
     __slots__ = (
         "_asked",
+        "_groups",
         "_in_flight",
         "_ping",
         "_receipt",
+        "_receipts",
         "_shared",
-        "_strayed",
         "_telling",
         "astray",
         "binding",
         "held",
         "members",
         "opened",
+        "strayed",
     )
 
     def __init__(
         self,
         shared: Shared,
+        groups: Groups,
+        receipts: Receipts,
         binding: ConsumerBinding,
         max_in_flight: int,
         ping: Callable[[bytes], None],
-        strayed: Callable[[], None],
     ) -> None:
-        """`ping` writes a protocol ping; `strayed` is called when a bucket is astray."""
+        """`ping` writes a protocol ping after everything that was written."""
         self.binding = binding
         self.opened: Opened = {}
         self.members: dict[BucketId, Member] = {}
         self.held: dict[BucketId, Held] = {}
         self.astray: dict[BucketId, None] = {}
+        self.strayed: Callable[[], None] = lambda: None
+        """Called when a bucket is astray; set by the delivery."""
         self._shared = shared
-        self._strayed = strayed
+        self._groups = groups
+        self._receipts = receipts
         self._in_flight = InFlight(max_in_flight)
         self._receipt = Receipt(ping)
         self._ping = ping
@@ -86,12 +93,12 @@ class BoundConsumers:
         bucket_id = place.bucket_id
         if ledger.terms.receipt:
             held = self.held[bucket_id] = Held(self._receipt, ledger, place)
-            self._shared.receipts.add(held, partial(self._astray, bucket_id))
+            self._receipts.add(held, partial(self._astray, bucket_id))
             if generation is not None:
                 held.generation = generation
             self._astray(bucket_id)
             return False
-        group = self._shared.groups.of(ledger, place)
+        group = self._groups.of(ledger, place)
         member = self.members[bucket_id] = Member(group, receiver, self._in_flight, place)
         group.join(member)
         old = None if before is None else before.members.get(bucket_id)
@@ -117,7 +124,7 @@ class BoundConsumers:
             del self.members[bucket_id]
         held = self.held.get(bucket_id)
         if held is not None:
-            self._shared.receipts.remove(held)
+            self._receipts.remove(held)
             del self.held[bucket_id]
         ledger = self.opened.get(bucket_id)
         if ledger is not None:
@@ -153,7 +160,7 @@ class BoundConsumers:
             if place.open:
                 seq = min(held.ledger.progress.floor, bounds.head)
                 place.move(seq, epoch_at(bounds.epochs, seq))
-                self._shared.receipts.begin(held)
+                self._receipts.begin(held)
         return True
 
     async def _take_part(self, place: Place, receiver: Receiver) -> None:
@@ -212,4 +219,4 @@ class BoundConsumers:
         held = self.held.get(bucket_id)
         if held is not None and (held.ledger.gone or held.moved_away()):
             self.astray[bucket_id] = None
-            self._strayed()
+            self.strayed()

@@ -7,7 +7,7 @@ the bucket, which starts the task; the task ends when it is caught up again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -15,7 +15,7 @@ import structlog
 
 from relay_tornado.delivery.bound_consumers import BoundConsumers
 from relay_tornado.delivery.bounds import Pace, PendingWrite
-from relay_tornado.delivery.consumer_binding import ConsumerBinding, Opened, place_later, telling
+from relay_tornado.delivery.consumer_binding import Opened, place_later, telling
 from relay_tornado.delivery.dispatch import PAGE, Place
 from relay_tornado.delivery.in_flight import Member
 from relay_tornado.delivery.notices import Notices
@@ -67,13 +67,11 @@ class Delivery:
         shared: Shared,
         outlet: Outlet,
         subscription: Subscription,
+        consumers: BoundConsumers | None,
         *,
         extended: bool,
-        binding: ConsumerBinding | None,
-        ping: Callable[[bytes], None] | None,
     ) -> None:
-        """`binding` is the consumer that keeps the positions, None if the client keeps them. `ping` writes a protocol
-        ping after everything that was written."""
+        """`consumers` keep the positions; None if the client keeps them."""
         self.outlet = outlet
         self.subscription = subscription
         self._selection = Selection(shared.cache, subscription.request, subscription.filter)
@@ -85,10 +83,9 @@ class Delivery:
         self._expected = _NONE
         self._joining: dict[BucketId, Position] = {}
         self.notices = Notices(wanted=extended)
-        self.consumers: BoundConsumers | None = None
-        if binding is not None:
-            most = subscription.request.max_in_flight
-            self.consumers = BoundConsumers(shared, binding, most, ping or (lambda _: None), self._go_on)
+        self.consumers = consumers
+        if consumers is not None:
+            consumers.strayed = self._go_on
         self._started = False
         self.over = False
         """Whether nothing more is written."""

@@ -11,6 +11,7 @@ from typing import Any
 import structlog
 
 from relay_tornado.counters import Counters
+from relay_tornado.delivery.bound_consumers import BoundConsumers
 from relay_tornado.delivery.bounds import WriteBudget
 from relay_tornado.delivery.consumer_binding import (
     ConsumerBinding,
@@ -59,20 +60,11 @@ class Deliveries:
         self.budget = WriteBudget(settings.replay_buffer)
         self._ledgers = ledgers
         pacing = ReplayPacing(lambda: log.append_queue, lambda: self._counters.events)
-        self._groups = Groups(log, ledgers, self._dispatcher, self.budget, pacing, self._counters)
-        self._receipts = Receipts(self._dispatcher.head)
         self._shared = Shared(
-            log,
-            ledgers,
-            self._directory,
-            self._cache,
-            self._dispatcher,
-            self.budget,
-            pacing,
-            self._counters,
-            self._groups,
-            self._receipts,
+            log, ledgers, self._directory, self._cache, self._dispatcher, self.budget, pacing, self._counters
         )
+        self._groups = Groups(self._shared)
+        self._receipts = Receipts(self._dispatcher.head)
         self._live: set[Delivery] = set()
         self._ends: dict[Delivery, dict[BucketId, int]] = {}
         """Heads to which logs may have gone back, for each delivery that has no places yet."""
@@ -105,7 +97,11 @@ class Deliveries:
             await check(self._ledgers, binding, asked)
         names = frozenset(request.buckets) or None
         subscription = Subscription(request, token, names, filter=filter)
-        delivery = Delivery(self._shared, outlet, subscription, extended=extended, binding=binding, ping=ping)
+        consumers: BoundConsumers | None = None
+        if binding is not None:
+            most, ping = request.max_in_flight, ping or (lambda _: None)
+            consumers = BoundConsumers(self._shared, self._groups, self._receipts, binding, most, ping)
+        delivery = Delivery(self._shared, outlet, subscription, consumers, extended=extended)
         kept: Mapping[BucketId, Reached] = {}
         going_on: Mapping[BucketId, Held | None] = {}
         ends = self._ends[delivery] = {}

@@ -26,17 +26,15 @@ from typing import Final, NamedTuple, NoReturn
 
 from relay_tornado.consumer_changes import MAX_DELIVER
 from relay_tornado.consumer_progress import AT_ONCE, Taken
-from relay_tornado.counters import Counters
-from relay_tornado.delivery.bounds import SLICE, WriteBudget
-from relay_tornado.delivery.dispatch import PAGE, Dispatcher, Place
+from relay_tornado.delivery.bounds import SLICE
+from relay_tornado.delivery.dispatch import PAGE, Place
 from relay_tornado.delivery.fetching import fetch
 from relay_tornado.delivery.in_flight import Item, Member
 from relay_tornado.delivery.outlet import Lane
-from relay_tornado.delivery.replay_pacing import ReplayPacing
 from relay_tornado.delivery.selection import Copies
+from relay_tornado.delivery.shared import Shared
 from relay_tornado.log.consumers import Key
-from relay_tornado.log.contract import EventLog
-from relay_tornado.log.ledgers import EPHEMERAL, Ledger, Ledgers
+from relay_tornado.log.ledgers import EPHEMERAL, Ledger
 from relay_tornado.log.lineage import epoch_at
 from relay_tornado.low_memory import Lock, Timer
 from relay_tornado.model import BucketId, Event
@@ -66,6 +64,7 @@ class Group:
         self.ledger = ledger
         self._lock = Lock()
         self._groups = groups
+        self._shared = groups.shared
         self._members: dict[Member, None] = {}
         self._waiting: dict[Member, None] = {}
         """Members that have free places and found no events, first come first served."""
@@ -100,7 +99,7 @@ class Group:
         self._members[member] = None
         if self._unwatch is None:
             self._unwatch = self.ledger.watch(self._changed)
-            self._groups.dispatcher.add(self._place)
+            self._shared.dispatcher.add(self._place)
         self._show(member)
         self.wait(member)
 
@@ -113,7 +112,7 @@ class Group:
         if heir is not None:
             heir.in_flight.adopt(member, heir)
         else:
-            now = self._groups.ledgers.clock()
+            now = self._shared.ledgers.clock()
             for item in list(member.items):
                 self._failed(item, AT_ONCE, now)
         if self._members.keys() <= {member}:
@@ -126,7 +125,7 @@ class Group:
         if self._unwatch is not None:
             self._unwatch()
         self._place.open = False
-        self._groups.dispatcher.remove(self._place)
+        self._shared.dispatcher.remove(self._place)
         self._timer.cancel()
 
     # outcomes
@@ -144,7 +143,7 @@ class Group:
     def refuse(self, item: Item, delay: float) -> None:
         """The event is to be retried after `delay` seconds."""
         item.member.slow = False
-        now = self._groups.ledgers.clock()
+        now = self._shared.ledgers.clock()
         self._failed(item, now + delay if delay else AT_ONCE, now)
         self._wake()
 
@@ -206,7 +205,7 @@ class Group:
             self._waiting[member] = None
             return []
         share = -(-self._ready() // (len(able) + 1))
-        now = self._groups.ledgers.clock()
+        now = self._shared.ledgers.clock()
         taken: list[Taken] = []
         self._share = taken
         self.ledger.progress.take(self._head(), min(credit, PAGE, max(share, 1)), now, into=taken)
@@ -224,11 +223,11 @@ class Group:
         BucketGone."""
         dealt = 0
         try:
-            events = await fetch(self._groups.log, self.ledger, taken, self._groups.budget.chunk())
+            events = await fetch(self._shared.log, self.ledger, taken, self._shared.budget.chunk())
             if any(isinstance(event, str) for event in events):
                 self._changed()
             behind = self._head() - taken[0].seq
-            dealt, more, written = await self._groups.pacing.run(lambda: self._deal(member, taken, events), behind)
+            dealt, more, written = await self._shared.pacing.run(lambda: self._deal(member, taken, events), behind)
             return more, written
         finally:
             del self._share[:dealt]
@@ -253,7 +252,7 @@ class Group:
         BucketGone."""
         if member.over or taken[0].generation != self.ledger.progress.generation:
             return 0, True, None
-        given, dealt = self._select(member, taken, events, self._groups.budget.chunk())
+        given, dealt = self._select(member, taken, events, self._shared.budget.chunk())
         if not dealt:
             # The log returns nothing now: the timer tries again.
             self._waiting[member] = None
@@ -275,7 +274,7 @@ class Group:
                 if event == EPHEMERAL and not again:  # it is part of a gap, and could not be sent again
                     progress.done(one)
                 else:
-                    progress.bury(one, self._groups.ledgers.clock(), event, tried=False)
+                    progress.bury(one, self._shared.ledgers.clock(), event, tried=False)
             else:
                 copies = member.receiver.copies(place, event, one.attempt)
                 if copies is None:
@@ -299,7 +298,7 @@ class Group:
             self.ledger.progress.begin(one)
             self._out[one.seq] = member.in_flight.give(member, one, epoch, numbers, now)
         frames = [each.copies.frames for each in given]
-        counters = self._groups.counters
+        counters = self._shared.counters
         counters.deliveries += len(frames)
         counters.delivered_bytes += sum(map(len, frames))
         counters.redeliveries += sum(each.taken.attempt > 1 for each in given)
@@ -313,7 +312,7 @@ class Group:
             return False
         # Otherwise an event has told the epoch.
         if place.seq < progress.reached or not place.epoch:
-            bounds = await self._groups.log.bounds(self.ledger.key.bucket_id)
+            bounds = await self._shared.log.bounds(self.ledger.key.bucket_id)
             place.seq = min(progress.reached, bounds.head)
             place.epoch = epoch_at(bounds.epochs, place.seq)
             for each in self._members:
@@ -325,12 +324,12 @@ class Group:
         member.place.seq, member.place.epoch = self._place.seq, self._place.epoch
 
     def _head(self) -> int:
-        return self._groups.dispatcher.head(self.ledger.key.bucket_id)
+        return self._shared.dispatcher.head(self.ledger.key.bucket_id)
 
     def _ready(self) -> int:
         """How many events can be taken now, or a few more."""
         progress = self.ledger.progress
-        now = self._groups.ledgers.clock()
+        now = self._shared.ledgers.clock()
         progress.look(now)
         fresh = 0 if progress.full() else max(self._head() - progress.reached, 0)
         due = progress.due()
@@ -364,7 +363,7 @@ class Group:
         if self._waiting and self._ready():
             when = min(when, now + _LOOK)
         elif self._waiting and (due := self.ledger.progress.due()) is not None:
-            when = min(when, now + due - self._groups.ledgers.clock())
+            when = min(when, now + due - self._shared.ledgers.clock())
         when = max(when, now + _SOONEST)
         if self._timer.at is None or self._timer.at > when:
             self._timer.set(when)
@@ -380,7 +379,7 @@ class Group:
     def _time_out(self) -> None:
         """Takes back the events whose `ack_wait` is over."""
         end = self._loop.time() - self.ledger.terms.ack_wait
-        now = self._groups.ledgers.clock()
+        now = self._shared.ledgers.clock()
         while self._out:
             item = next(iter(self._out.values()))
             if item.since > end:
@@ -412,21 +411,8 @@ class Group:
 class Groups:
     """All groups of a relay: one for each consumer with explicit acks that has connections."""
 
-    def __init__(
-        self,
-        log: EventLog,
-        ledgers: Ledgers,
-        dispatcher: Dispatcher,
-        budget: WriteBudget,
-        pacing: ReplayPacing,
-        counters: Counters,
-    ) -> None:
-        self.log = log
-        self.ledgers = ledgers
-        self.dispatcher = dispatcher
-        self.budget = budget
-        self.pacing = pacing
-        self.counters = counters
+    def __init__(self, shared: Shared) -> None:
+        self.shared = shared
         self._groups: dict[Key, Group] = {}
 
     def of(self, ledger: Ledger, place: Place) -> Group:

@@ -12,8 +12,6 @@ from relay_tornado.counters import Counters
 from relay_tornado.delivery.bounds import WriteBudget
 from relay_tornado.delivery.dispatch import Dispatcher
 from relay_tornado.delivery.frames import FrameCache
-from relay_tornado.delivery.group import Groups
-from relay_tornado.delivery.receipts import Receipts
 from relay_tornado.delivery.replay_pacing import ReplayPacing
 from relay_tornado.delivery.subscription import Directory
 from relay_tornado.log.contract import EventLog
@@ -37,8 +35,6 @@ class Shared:
     budget: WriteBudget
     pacing: ReplayPacing
     counters: Counters
-    groups: Groups
-    receipts: Receipts
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     """The tasks of deliveries at work, including those that have ended and are in their last write."""
     _gap_lines: LogLimit = field(default_factory=LogLimit)
