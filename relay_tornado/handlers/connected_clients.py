@@ -38,9 +38,6 @@ _SUBSCRIBING: Final = 8
 GRACE: Final = 1.0
 """Seconds for which clients that are sent away may all be silent; those still there then are cut off."""
 
-_MOST_GRACE: Final = 5.0
-"""Maximum number of seconds that sending all clients away may take."""
-
 _EXPIRY: Final = 0.5
 """Seconds between two checks of the clock of day for expired tokens."""
 
@@ -206,7 +203,7 @@ class ConnectedClients:
         if self._refusing is not None:
             self._refusing.set()
 
-    async def close_all(self, seconds: float = _MOST_GRACE, *, hold: bool = False) -> None:
+    async def close_all(self, seconds: float, *, hold: bool = False) -> None:
         """Closes all sockets, and those still to come. Returns once all are closed. Clients that do not answer are cut
         off once none has left for `GRACE` seconds, and after `seconds` at most. `hold`: clients that connect from now
         on are held until `refuse_all`."""

@@ -162,7 +162,7 @@ async def live(**settings: Any) -> AsyncIterator[Live]:
     finally:
         await server.stack.aclose()
         async with asyncio.timeout(TIMEOUT):
-            await server.clients.close_all()
+            await server.clients.close_all(5)
             server.listener.stop()
             await server.listener.drained()
         server.listener.close()

@@ -339,7 +339,7 @@ async def test_a_shutdown_sends_1001(server: Live) -> None:
     await server.bucket()
     clients = [await server.subscribed("orders") for _ in range(3)]
     late = await server.client()
-    closing = asyncio.ensure_future(server.clients.close_all())
+    closing = asyncio.ensure_future(server.clients.close_all(5))
     await asyncio.sleep(0)
     for client in [*clients, late]:
         code, reason = await client.end()
@@ -356,7 +356,7 @@ async def test_a_shutdown_takes_one_line_in_the_log(server: Live) -> None:
     await server.bucket()
     clients = [await server.subscribed("orders") for _ in range(3)]
     with structlog.testing.capture_logs() as lines:
-        closing = asyncio.ensure_future(server.clients.close_all())
+        closing = asyncio.ensure_future(server.clients.close_all(5))
         for client in clients:
             assert (await client.end())[0] == 1001
         await closing

@@ -114,7 +114,7 @@ async def test_a_shutdown_while_a_token_is_judged(server: Live, monkeypatch: pyt
     with structlog.testing.capture_logs() as lines:
         await client.say({"action": "auth", "key": key, "secret": secret})
         await judged.wait()
-        await server.clients.close_all()
+        await server.clients.close_all(5)
         assert (await client.end())[0] == 1001
         await until(lambda: not server.clients.count)
     assert [line["event"] for line in lines if line["log_level"] == "error"] == []
