@@ -84,7 +84,7 @@ def test_many_that_change_at_once_cost_no_look_at_all_frames_each(monkeypatch: p
             kept.frame(bucket.id, event(seq, b"x"))
     for number in range(99):
         kept.forget(f"b-{number}")
-    assert looks < 3 * 200
+    assert 0 < looks < 3 * 200
     last = kept.frame("b-99", event(1, b"x"))
     assert kept.size < 3 * (len(last) + 200)
     for seq in range(3, 100):
