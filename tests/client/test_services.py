@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import time
 from typing import Any
 
@@ -429,10 +430,12 @@ async def test_of_each_connection_its_own_is_told() -> None:
 
 
 @client_test
-async def test_notices_that_raise_break_nothing() -> None:
+async def test_notices_that_raise_break_nothing(caplog: pytest.LogCaptureFixture) -> None:
     """A callback's fault is logged, and the client goes on."""
+    told: list[str] = []
 
     def fail(notice: Notice) -> None:
+        told.append(notice.kind)
         raise RuntimeError("mine")
 
     async def talk(peer: Peer) -> None:
@@ -441,8 +444,11 @@ async def test_notices_that_raise_break_nothing() -> None:
         await peer.send(webhook("abcdefghijkl-1"))
         await peer.stay()
 
-    async with service(talk) as url, at(url, on_notice=fail) as events:
-        await anext(events)
+    with caplog.at_level(logging.ERROR, "relay_tornado.client"):
+        async with service(talk) as url, at(url, on_notice=fail) as events:
+            await anext(events)
+    assert {"missing", "caught_up"} <= set(told)
+    assert [record.getMessage() for record in caplog.records] == ["on_notice failed"] * len(told)
 
 
 @client_test
