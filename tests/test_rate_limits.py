@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay_tornado.model import RateLimit
-from relay_tornado.rate_limits import Attempts, Limiter
+from relay_tornado.rate_limits import Attempts, Limiter, LogLimit
 
 
 def test_a_burst_and_then_the_rate() -> None:
@@ -48,6 +48,21 @@ def test_who_failed_longest_ago_is_forgotten_first() -> None:
     for who in "abac":
         attempts.failed(who, 0.0)
     assert [attempts.wait(who, 0.0) for who in "abc"] == [10.0, 0, 10.0]
+
+
+def test_log_lines_are_left_out() -> None:
+    """All but one in each pause; the next one says how many, if any."""
+    now = 0.0
+    limit = LogLimit(10.0, lambda: now)
+    lines: list[tuple[float, str, dict[str, object]]] = []
+    for now in (0.0, 4.0, 9.0, 10.0, 19.0, 20.0, 40.0):
+        limit.tell(lambda event, **what: lines.append((now, event, what)), "refused", code=1)
+    assert lines == [
+        (0.0, "refused", {"code": 1}),
+        (10.0, "refused", {"code": 1, "left_out": 2}),
+        (20.0, "refused", {"code": 1, "left_out": 1}),
+        (40.0, "refused", {"code": 1}),
+    ]
 
 
 @given(st.integers(1, 50), st.floats(0.1, 3600), st.lists(st.floats(0, 100), max_size=200))

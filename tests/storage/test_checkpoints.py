@@ -80,12 +80,34 @@ def test_a_page_that_many_commits_change_is_counted_once(disk: _Disk) -> None:
         assert checkpoints.pages == 64 + 10 * commits
     assert 64 * (commits - 2) < 750 <= 64 * (commits - 1)
     assert checkpoints.due
-    checkpoints.failed("a full disk")
-    assert not checkpoints.due
-    assert not checkpoints.due_behind(16, 0)
     checkpoints.copied(0)
+    assert not checkpoints.due
     checkpoints.committed(74, range(64))
     assert checkpoints.pages == 74
+
+
+def test_one_that_fails_leaves_its_repeats_to_the_next(disk: _Disk) -> None:
+    """The WAL stays as long as it is: what it has more than once counts as pages from then on, and not twice."""
+    checkpoints = Checkpoints(disk)
+    for _ in range(11):
+        checkpoints.committed(75, range(75))
+    assert checkpoints.due
+    for _ in range(2):
+        checkpoints.failed("a full disk")
+        assert checkpoints.pages == 11 * 75
+        assert not checkpoints.due
+        assert not checkpoints.due_behind(16, 0)
+
+
+def test_the_next_one_is_due_as_late_as_the_first(disk: _Disk) -> None:
+    """Where all was copied."""
+    checkpoints = Checkpoints(disk)
+    for _ in range(2):
+        checkpoints.committed(249)
+        assert not checkpoints.due
+        checkpoints.committed(1)
+        assert checkpoints.due
+        checkpoints.copied(0)
 
 
 def test_while_space_is_low_repeats_count(disk: _Disk) -> None:
