@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -52,11 +54,15 @@ def test_who_failed_longest_ago_is_forgotten_first() -> None:
 
 def test_log_lines_are_left_out() -> None:
     """All but one in each pause; the next one says how many, if any."""
-    now = 0.0
-    limit = LogLimit(10.0, lambda: now)
     lines: list[tuple[float, str, dict[str, object]]] = []
-    for now in (0.0, 4.0, 9.0, 10.0, 19.0, 20.0, 40.0):
-        limit.tell(lambda event, **what: lines.append((now, event, what)), "refused", code=1)
+
+    def note(now: float, event: str, **what: object) -> None:
+        lines.append((now, event, what))
+
+    times = (0.0, 4.0, 9.0, 10.0, 19.0, 20.0, 40.0)
+    limit = LogLimit(10.0, iter(times).__next__)
+    for now in times:
+        limit.tell(partial(note, now), "refused", code=1)
     assert lines == [
         (0.0, "refused", {"code": 1}),
         (10.0, "refused", {"code": 1, "left_out": 2}),
