@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import ItemsView, ValuesView
+from types import SimpleNamespace
 from typing import Any
+
+import pytest
 
 from relay_tornado.consumer_progress import Taken
 from relay_tornado.delivery.in_flight import InFlight, Item, Member
 from relay_tornado.model import Cursor
+from tests.delivery.virtual import event_loop as event_loop
+from tests.delivery.virtual import virtual_test
 
 BUCKETS, EACH = 40, 5
 
@@ -76,3 +82,64 @@ def test_what_is_adopted_is_put_in_order_once() -> None:
     assert in_flight.ack(Cursor(f"{3:012}", 2), all=True)
     assert sorted(group.acked) == list(range(1, BUCKETS + 5))
     assert walked.times == 1
+
+
+def test_what_is_given_after_an_adoption_comes_after_everything() -> None:
+    """Also after what the connection was given before it: an ack of all up to that does not ack what came later."""
+    before, _, group = given()
+    in_flight = InFlight(1_000)
+    nobody: Any = None
+    own, old, new = (Member(group, nobody, each, nobody) for each in (in_flight, before, in_flight))  # type: ignore[arg-type]
+    for seq in range(1, BUCKETS * EACH + 10):
+        last = in_flight.give(own, Taken(seq, 1, 0), "own", None, 0.0)
+    before.give(old, Taken(1, 1, 0), "adopted", None, 0.0)
+    in_flight.adopt(old, new)
+    later = in_flight.give(own, Taken(1, 1, 0), "later", None, 0.0)
+    assert in_flight.ack(Cursor("own", last.taken.seq), all=True)
+    assert later.order not in group.acked
+    assert in_flight.of(own) == [later]
+
+
+class Woken:
+    """A receiver that counts how often it is woken."""
+
+    times = 0
+
+    def mark(self, bucket_id: str) -> None:
+        self.times += 1
+
+
+def short(limit: int) -> tuple[InFlight, Member, Woken]:
+    """A member that waits for places, as all are taken."""
+    in_flight, receiver, group, place = InFlight(limit), Woken(), Group(), SimpleNamespace(bucket_id="b")
+    member = Member(group, receiver, in_flight, place)  # type: ignore[arg-type]
+    for seq in range(limit):
+        in_flight.give(member, Taken(seq, 1, 0), "e", None, 0.0)
+    in_flight.run_short(member)
+    return in_flight, member, receiver
+
+
+@pytest.mark.parametrize(("limit", "enough"), [(12, 3), (1_000, 64)])
+@virtual_test
+async def test_who_waits_for_places_is_woken_once_there_are_enough(limit: int, enough: int) -> None:
+    """A quarter of all, or 64; and not again for those that come after them."""
+    in_flight, member, receiver = short(limit)
+    for item in in_flight.of(member)[: enough - 1]:
+        in_flight.drop(item)
+    assert receiver.times == 0
+    for item in in_flight.of(member)[:3]:
+        in_flight.drop(item)
+        assert receiver.times == 1
+    await asyncio.sleep(1)
+    assert receiver.times == 1
+
+
+@virtual_test
+async def test_fewer_places_are_worth_it_after_a_moment() -> None:
+    """Once, too."""
+    in_flight, member, receiver = short(12)
+    for _ in range(2):
+        in_flight.drop(in_flight.of(member)[0])
+        assert receiver.times == 0
+    await asyncio.sleep(1)
+    assert receiver.times == 1

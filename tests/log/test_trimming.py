@@ -194,6 +194,22 @@ async def test_a_trim_gives_way_to_appends(disk: SqliteWorld) -> None:
 
 
 @log_test
+async def test_a_trim_that_finds_nothing_writes_nothing(disk: SqliteWorld) -> None:
+    """A relay that nobody uses leaves its disk alone."""
+    await make(disk.log, events=5)
+    size = event().size
+
+    def commits(raw: sqlite3.Connection) -> int:
+        (number,) = raw.execute("SELECT commits FROM meta").fetchone()
+        return int(number)
+
+    before = await disk.database.read(commits)
+    for keep in (Retention(3600.0, 5, 5 * size), Retention(None, None, None)):
+        assert await disk.log.trim("b", keep, None) == 0
+    assert await disk.database.read(commits) == before
+
+
+@log_test
 async def test_a_drop_that_was_cut_off_goes_on(disk: SqliteWorld) -> None:
     """The rows of a dropped log leave in the background, and after a restart where they are left over."""
     await make(disk.log, events=3000)

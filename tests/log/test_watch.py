@@ -32,6 +32,22 @@ def test_one_that_fails_keeps_nobody_from_hearing() -> None:
     assert [each["event"] for each in logs] == ["wake_failed"] * 2
 
 
+def test_one_that_is_closed_is_forgotten() -> None:
+    """It may be closed twice, also while it is called; the others of its buckets stay."""
+    watches = Watches(lambda bucket_id: 0)
+    heard: list[str] = []
+    one = watches.add(["a", "b"], lambda bucket_id: heard.append("one"))
+    other = watches.add(["a"], lambda bucket_id: heard.append("other"))
+    of_all = watches.add(None, lambda bucket_id: (heard.append("all"), of_all.close()))
+    for _ in range(2):
+        one.close()
+        watches.wake("a")
+        watches.wake("b")
+    assert heard == ["other", "all", "other"]
+    other.close()
+    assert (watches._all, watches._of) == (set(), {})
+
+
 @pytest.mark.gen_test
 async def test_all_are_called_again(disk: SqliteWorld) -> None:
     """Until it went well: also those of the other logs in the same commit, and whoever sent has an answer."""
