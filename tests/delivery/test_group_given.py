@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from relay_tornado.wire import control
 from tests.delivery.virtual import day, virtual_test
 from tests.delivery.virtual import event_loop as event_loop
 from tests.delivery.workers import KEY, floor, held_up, later, outputs, parked, stocked, worker, world_of
-from tests.delivery.world import World, quiet, until
+from tests.delivery.world import TOKEN, World, quiet, until
 from tests.failing import once
 
 
@@ -333,8 +334,10 @@ async def test_what_can_not_be_had_now_is_looked_for_again() -> None:
 
 
 @virtual_test
-async def test_what_was_being_read_for_a_connection_that_is_cut() -> None:
-    """Another one that waits gets it as soon as it is given back, at no later time."""
+@pytest.mark.parametrize("how", ["cut", "scope"])
+async def test_what_was_being_read_for_a_connection_that_is_cut(how: str) -> None:
+    """Also for one whose token lost the bucket meanwhile: it gets none of it, and another one that waits gets it as
+    soon as it is given back, at no later time."""
     world = world_of()
     await world.bucket()
     one, two = await worker(world), await worker(world)
@@ -342,12 +345,15 @@ async def test_what_was_being_read_for_a_connection_that_is_cut() -> None:
     gate = held_up(world)
     await world.append()
     await quiet()
-    one.leave()
+    if how == "cut":
+        one.leave()
+    else:
+        one.delivery.rescope(replace(TOKEN, buckets=frozenset()))
     await quiet()
     assert two.seqs == []
     gate.set()
     await quiet()
-    assert two.seqs == [1]
+    assert (one.seqs, two.seqs) == ([], [1])
 
 
 @virtual_test

@@ -11,6 +11,7 @@ from relay_tornado.counters import REJECTIONS
 from relay_tornado.ingest import refusals
 from relay_tornado.ingest.refusals import HINTS, PAUSE, Refusals
 from relay_tornado.model import Bucket, BucketAuth, RateLimit, Verify
+from tests.failing import once
 from tests.ingest.world import BUCKET, INPUT, Bench, replace_input
 
 VERIFY = Verify("github", ("secret",), "reject")
@@ -68,6 +69,20 @@ async def test_a_webhook_for_no_input() -> None:
     (line,) = lines
     assert (line["reason"], line["why"]) == ("not_found", "the last came from 192.0.2.7")
     assert "in-0" not in str(lines)
+
+
+@pytest.mark.usefixtures("ways")
+@pytest.mark.parametrize(("target", "status"), [(b"/v1/webhooks/in-1", 401), (b"/v1/webhooks/in-0", 404)])
+@pytest.mark.gen_test
+async def test_a_refusal_that_can_not_be_noted(target: bytes, status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no memory for that, the sender has its answer all the same."""
+    bench = await Bench(dataclasses.replace(BUCKET, auth=BucketAuth("token", token="t"))).open()
+    monkeypatch.setattr(Refusals, "_add", once(Refusals._add))
+    with capture_logs() as lines:
+        for _ in range(2):
+            assert (await bench.send(target)).status == status
+    assert [line["event"] for line in lines] == ["webhooks_refused"]
+    assert [each["count"] for each in bench.ingest.refusals.documents()] == [1]
 
 
 def test_a_refusal_that_goes_on_is_logged_again() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
+import time
 from typing import Any
 
 import pytest
@@ -97,6 +98,18 @@ async def test_trim_by_age(world: World) -> None:
     await asyncio.sleep(0.05)
     assert await world.log.trim("b", Retention(0.01, None, None), None) == 5
     assert await world.log.trim("b", Retention(0.01, None, None), None) == 0
+
+
+@log_test
+async def test_no_more_than_the_old_events_leave_by_age(disk: SqliteWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first one that is young enough stays, and no older one does."""
+    now = time.time()
+    with monkeypatch.context() as patch:
+        patch.setattr("time.time", lambda: now - 7200.0)
+        await make(disk.log, events=4)
+    await fill(disk.log, 3)
+    assert await disk.log.trim("b", Retention(3600.0, None, None), None) == 4
+    assert (await disk.log.bounds("b")).first == 5
 
 
 @log_test
