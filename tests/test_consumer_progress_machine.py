@@ -67,6 +67,8 @@ class Machine(RuleBasedStateMachine):
 
     @rule(limit=st.integers(1, 6))
     def take(self, limit: int) -> None:
+        if not self.model.of("fresh", "out", "out again", "parked"):
+            self.append(limit)
         due = sorted((one.due, seq) for seq, one in self.model.parked.items() if self.model.state[seq] == "parked")
         due = [(when, seq) for when, seq in due if when <= self.now][:limit]
         fresh = self.model.of("fresh")
@@ -341,7 +343,7 @@ class Machine(RuleBasedStateMachine):
 class TestMachine(Machine.TestCase):  # type: ignore[misc, name-defined]
     """The state machine, with bounds that are met often."""
 
-    settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+    settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
 
     @classmethod
     def setUpClass(cls) -> None:

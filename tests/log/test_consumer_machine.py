@@ -131,6 +131,8 @@ class Machine(RuleBasedStateMachine):
 
     @rule(limit=st.integers(1, 6), begin=st.booleans())
     def read(self, limit: int, begin: bool) -> None:
+        if self.first > self.head:
+            self.append(limit)
         taken = self.both("take", limit, begin)
         for one in taken:
             assert self.first <= one.seq <= self.head
@@ -151,10 +153,10 @@ class Machine(RuleBasedStateMachine):
         self.gone.discard(one.seq)
 
     @precondition(lambda self: self.out)
-    @rule(data=st.data(), delay=st.integers(0, 5))
-    def nak(self, data: st.DataObject, delay: int) -> None:
+    @rule(data=st.data(), delay=st.integers(0, 5), last=st.booleans())
+    def nak(self, data: st.DataObject, delay: int, last: bool) -> None:
         one = self.some(data)
-        if one.attempt == 3:
+        if last or one.attempt == 3:
             if self.progresses("bury", one, self.now, "max_deliver"):
                 self.dead.add(one.seq)
         elif self.progresses("fail", one, self.now + delay, self.now):
@@ -173,13 +175,13 @@ class Machine(RuleBasedStateMachine):
         self.gone |= set(range(1, self.first)) - self.acked - self.dead
         self.dead = {seq for seq in self.dead if seq >= self.first}
 
+    @precondition(lambda self: self.dead)
     @rule(data=st.data())
     def resend(self, data: st.DataObject) -> None:
-        if self.dead:
-            seq = data.draw(st.sampled_from(sorted(self.dead)))
-            assert self.progresses("schedule", {seq: self.now}, self.now) == [seq]
-            self.dead.discard(seq)
-            self.attempts[seq] = 0
+        seq = data.draw(st.sampled_from(sorted(self.dead)))
+        assert self.progresses("schedule", {seq: self.now}, self.now) == [seq]
+        self.dead.discard(seq)
+        self.attempts[seq] = 0
 
     @rule()
     def restart(self) -> None:
