@@ -127,6 +127,18 @@ def test_lines_that_are_left_out_are_counted(pipe: Pipe, monkeypatch: pytest.Mon
     assert len(kept) < 40
 
 
+def test_a_close_waits_for_nothing_where_no_line_waits(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that logs a line ends at once."""
+    handler = LogHandler(pipe.stream)
+    handler.handle(record("one"))
+    pauses: list[float] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(log_stream, "_LAST", 0.1)
+        patch.setattr(log_stream.time, "sleep", pauses.append)
+        handler.close()
+    assert (pauses, pipe.lines(1)) == ([], ["one"])
+
+
 def test_a_reader_that_has_left(pipe: Pipe, capsys: pytest.CaptureFixture[str]) -> None:
     """Lines for nobody raise nothing, and leave no thread."""
     handler = LogHandler(pipe.stream)

@@ -17,6 +17,7 @@ QUICK: Final = 3
 """The number of attempts in quick succession."""
 
 _PAUSES: Final = (1.0, 3.0)
+"""Seconds between the quick attempts."""
 _FIRST, _FACTOR, _LONGEST = 10.0, 2.0, 900.0
 _NANO: Final = 1e-9
 _MINUTE, _HOUR = 60.0, 3600.0
@@ -48,7 +49,7 @@ class Schedule:
         so that many events do not return at once. `retry_after` is the delay in seconds that the destination asked for.
         """
         if attempts < self.quick:
-            delay = _PAUSES[min(attempts, len(_PAUSES)) - 1]
+            delay = _PAUSES[attempts - 1]
         else:
             index = attempts - self.quick
             if index >= len(self.delays) and not (self.again and self.delays):
@@ -65,7 +66,7 @@ def schedule_of(output: Output) -> Schedule:
     quick = 1 if output.retries < 0 else QUICK
     durability = output.durability if isinstance(output.durability, Mapping) else {}
     if not durability.get("enabled"):
-        return Schedule(quick, [_backoff(index) for index in range(max(output.retries, 0))], False, None)
+        return Schedule(quick, [_backoff(index) for index in range(output.retries)], False, None)
     deadline = _seconds(durability.get("deadline"))
     name = durability.get("schedule") or USUAL
     if name == "custom":
