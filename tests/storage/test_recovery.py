@@ -29,10 +29,11 @@ storage_test = pytest.mark.gen_test(timeout=60)
 
 
 @storage_test
-async def test_an_error_before_the_commit(settings: Settings, faults: Faults) -> None:
+@pytest.mark.parametrize("statement", ["BEGIN IMMEDIATE", "INSERT INTO bucket", "UPDATE meta"])
+async def test_an_error_before_the_commit(settings: Settings, faults: Faults, statement: str) -> None:
     """It is rolled back and told as Unavailable; the file is opened anew, and the next job is committed."""
     database = await Database.open(settings, factory=faults.factory)
-    faults.before = once("INSERT INTO bucket", sqlite3.SQLITE_IOERR)
+    faults.before = once(statement, sqlite3.SQLITE_IOERR)
     with pytest.raises(Unavailable) as error:
         await database.write(put("a"))
     assert not isinstance(error.value, Unknown)
