@@ -73,6 +73,7 @@ def test_custom_schedule() -> None:
     for deadline in (0, 200 * SECOND):
         bare = {"enabled": True, "schedule": "custom", "custom_delays": None, "deadline": deadline}
         assert times(durability=bare) == ([0, 1, 4], "retries")
+    assert times(durability=custom | {"custom_delays": [0, 5 * SECOND]}) == ([0, 1, 4, 4, 9], "retries")
     assert times(durability=custom, retries=-1) == ([0, 5, 65], "retries")
 
 
