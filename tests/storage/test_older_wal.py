@@ -12,7 +12,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -88,6 +88,21 @@ async def test_an_older_wal(settings: Settings, tmp_path: Path, stopped: bool) -
         (entry,) = logs
         assert (entry["event"], entry["kept"] in map(str, aside(settings))) == ("older_wal_put_aside", True)
         assert [path.read_bytes() for path in aside(settings)] == [old.read_bytes()] * number
+
+
+@storage_test
+async def test_the_wal_of_another_relay_is_no_older_one(settings: Settings, tmp_path: Path) -> None:
+    """What it says of its commits says nothing of this file's."""
+    path, foreign = settings.data / "relay.db", tmp_path / "foreign"
+    database = await Database.open(settings)
+    await write_generation(database, "a", "b", "c")
+    await database.close()
+    other = await Database.open(replace(settings, data=tmp_path / "other"))
+    foreign.write_bytes(await write_generation(other, "d"))
+    await other.close()
+    put_back(settings, foreign)
+    assert older_wal._with_wal(path).commits < older_wal._without_wal(path).commits
+    assert older_wal.find(path) is None
 
 
 @storage_test
