@@ -41,6 +41,8 @@ AT_ONCE: Final = 0.0
 
 _STEP: Final = 1.0
 """Seconds by which the clock may go back without counting as set."""
+_SURPLUS: Final = 1000
+"""Due times, beyond two for each parked event, from which those that are out of date are dropped."""
 
 
 class Taken(NamedTuple):
@@ -95,7 +97,8 @@ class Progress:
         self._gone: dict[int, Taken] = {}
         """Events that were out when their log removed them: dead, unless they are done after all."""
         self._due: list[tuple[float, int]] = []
-        """A heap of the due times of parked events."""
+        """A heap of the due times of parked events. Some are out of date: their events are no longer parked, or are due
+        at another time."""
         self._behind: list[tuple[float, int]] = []
         """Entries that were due and are beyond `_last`."""
         self._order()
@@ -447,6 +450,8 @@ class Progress:
         self.parked[seq] = self._changes.parked[seq] = one
         self._changes.unparked.discard(seq)
         heapq.heappush(self._due, (one.due, seq))
+        if len(self._due) + len(self._behind) > 2 * len(self.parked) + _SURPLUS:
+            self._order()  # a time that is out of date would stay until it comes, perhaps for a day
         self._settle(seq)
 
     def _order(self) -> None:

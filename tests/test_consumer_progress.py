@@ -126,6 +126,34 @@ def test_due_ones_behind_a_place_wait_until_that_has_moved() -> None:
     assert seqs(progress.take(4, 9, 9.0)) == [3]
 
 
+def test_events_that_left_before_they_were_due_take_no_memory() -> None:
+    """The times at which removed events would have been due do not pile up; those that are parked come when they are
+    due."""
+    progress = Progress(0)
+    for seq in range(1, 10_001):
+        (one,) = take(progress, seq, 1, now=1.0)
+        progress.fail(one, 90_000.0, 1.0)
+        progress.trim(seq - 2, 1.0)
+    assert len(progress._due) < 2_000
+    assert progress.due() == 90_000.0
+    assert seqs(take(progress, 10_000, now=90_000.0)) == [9_998, 9_999, 10_000]
+
+
+def test_due_times_are_put_in_order_while_events_are_out() -> None:
+    """One that is out meanwhile comes again once it is given back, and only once."""
+    progress = Progress(0)
+    for one in take(progress, 3):
+        progress.fail(one, 1.0, 0.0)
+    (out,) = take(progress, 3, 1, now=1.0)
+    for _ in range(2_000):
+        progress.hasten()
+        (one,) = progress.take(3, 1, 1.0)
+        progress.fail(one, 90_000.0, 1.0)
+    assert len(progress._due) < 2_000
+    progress.release(out)
+    assert sorted(seqs(take(progress, 3, now=90_000.0))) == [1, 2, 3]
+
+
 def test_what_was_tried_in_vain_is_hastened() -> None:
     """It is due at once, and after its next try as late as that says; one that is out comes once, one that was never
     tried when it was to come."""
