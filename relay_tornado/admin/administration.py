@@ -403,6 +403,7 @@ class Administration:
                         raise
                     continue
                 await self._positions.fade(bucket, changed)
+                await self._end_queues(bucket, changed)
                 await self._positions.complete(begun, self._positions.stay(bucket, changed, begun))
                 return changed
             raise Conflict("the bucket is being changed by others all the time: try again")
@@ -427,6 +428,12 @@ class Administration:
                 await self.ledgers.delete(key)
                 await self.ledgers.store.create(key, head, Terms(), self._clock())
         return begun
+
+    async def _end_queues(self, before: Bucket, changed: Bucket) -> None:
+        """Forgets the queues of outputs that are gone: nobody can poll them, as no other output gets their numbers."""
+        for number in {output.n for output in before.outputs} - {output.n for output in changed.outputs}:
+            with suppress(RelayError):  # it only takes space, until its bucket is deleted
+                await self.logs.end_queue(before.id, number)
 
     async def _change_token(self, key: str, change: Callable[[Token], Token]) -> Token:
         """As `_change`, for a token."""

@@ -43,7 +43,7 @@ class Logs:
         resending = Resending(self.stored)
         self.resend, self.resend_range = resending.one, resending.many
         polling = Polling(self.stored, clock)
-        self.page, self.drain = polling.page, polling.drain
+        self.page, self.drain, self.end_queue = polling.page, polling.drain, polling.end
 
     async def get(self, token: Token, log_id: str) -> Document:
         """One Log by its id with all its `deliveries`, or that of one copy (`<epoch>-<seq>-<n>`). Also raises NotFound

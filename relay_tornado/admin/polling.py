@@ -18,7 +18,7 @@ from relay_tornado.errors import CursorLost, Invalid
 from relay_tornado.log.lineage import Placed, gap_behind, gap_within, place_cursor, position_id
 from relay_tornado.log.results import DONE, Latest, sent
 from relay_tornado.low_memory import Lock
-from relay_tornado.model import MIB, Bucket, Event, Gap, Output, Token
+from relay_tornado.model import MIB, Bucket, BucketId, Event, Gap, Output, Token
 from relay_tornado.wire.fields import Document
 from relay_tornado.wire.frames import gap_fields
 
@@ -96,6 +96,11 @@ class Polling:
                 if page is not None:
                     return page
         raise Invalid("the position of this queue is being changed from elsewhere all the time: try again")
+
+    async def end(self, bucket_id: BucketId, output: int) -> None:
+        """Forgets the queue of an output that is gone, by its number."""
+        async with self._locks.setdefault((bucket_id, output), Lock()):
+            await self._stored.results.end_queue(bucket_id, output)
 
     async def _claim(
         self, bucket: Bucket, output: Output | None, number: int, limit: int, oldest: float | None

@@ -79,6 +79,9 @@ class Results(Protocol):
         returns them. Returns None, and changes nothing, if the queue is no longer at `expect`.
         """
 
+    async def end_queue(self, bucket_id: BucketId, output: int) -> None:
+        """Removes the position of a queue, if there is one. The results stay."""
+
 
 def storable(result: Result) -> tuple[str, int]:
     """The headers of a result as JSON text, and the bytes that it takes. Raises Invalid if it can't be stored."""

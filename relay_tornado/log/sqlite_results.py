@@ -64,6 +64,7 @@ _STATUS = (
 )
 _STATUSES = "SELECT seq, output, CAST(status AS BLOB) FROM delivery WHERE log = ? AND seq BETWEEN ? AND ? ORDER BY id"
 _FLOOR = "SELECT floor FROM consumer WHERE log = ? AND kind = 'events' AND name = ?"
+_END = "DELETE FROM consumer WHERE log = ? AND kind = 'events' AND name = ?"
 _MOVE = (
     "INSERT INTO consumer (log, kind, name, floor, created_at, updated_at) VALUES (?, 'events', ?, ?, ?, ?)"
     " ON CONFLICT (log, kind, name) DO UPDATE SET floor = excluded.floor, updated_at = excluded.updated_at"
@@ -193,6 +194,15 @@ class SqliteResults:
             return claimed
 
         return await self._database.write(job)
+
+    async def end_queue(self, bucket_id: BucketId, output: int) -> None:
+        def job(raw: sqlite3.Connection) -> None:
+            row = raw.execute(_LOG, (bucket_id,)).fetchone()
+            if row is not None:
+                raw.execute(_END, (row[0], str(output)))
+
+        if await self.floor(bucket_id, output):  # most outputs have none, which needs no commit
+            await self._database.write(job)
 
     # reading
 

@@ -47,6 +47,17 @@ async def test_two_pollers_never_share_an_event(world: LogsWorld) -> None:
 
 
 @logs_test
+async def test_the_queue_of_an_output_goes_with_it(world: LogsWorld) -> None:
+    """A deleted output leaves no position behind; the other queues keep theirs."""
+    bucket = await world.bucket(outputs=2)
+    await world.send(bucket, b"1")
+    for output in ("", "out-1", "out-2"):
+        await world.logs.drain(ROOT, "orders", output=output)
+    await world.administration.delete_output("out-1", "orders")
+    assert [await world.results.floor(bucket, number) for number in (0, 1, 2)] == [1, 0, 1]
+
+
+@logs_test
 async def test_the_queue_passes_over_what_is_done_or_old(world: LogsWorld) -> None:
     """Sent, failed and too old events are skipped for good; a stalled one is given out."""
     bucket = await world.bucket()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 
 import msgspec
 
@@ -101,6 +102,10 @@ class MemoryResults:
                 await self.record(bucket_id, seq, output, sent(at))
                 claimed.append(seq)
         return claimed
+
+    async def end_queue(self, bucket_id: BucketId, output: int) -> None:
+        with suppress(BucketGone):
+            (await self._of(bucket_id))[0].floors.pop(output, None)
 
 
 def _within(results: Sequence[Result]) -> list[Result]:

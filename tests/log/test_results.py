@@ -220,6 +220,19 @@ async def test_a_claim_marks_and_moves_at_once(world: World, results: Results) -
 
 
 @log_test
+async def test_a_queue_that_is_ended_has_no_position(world: World, results: Results) -> None:
+    """The other queues and the results stay; a missing queue, or log, is no error."""
+    await make(world.log, events=5)
+    for output in (0, 3):
+        await results.claim("b", output, 0, [1], 4, 7.0)
+    await results.end_queue("b", 3)
+    await results.end_queue("b", 3)
+    await results.end_queue("nobody's", 3)
+    assert [await results.floor("b", output) for output in (0, 3)] == [4, 0]
+    assert sorted(await results.of("b", 1, 1)) == [(1, 0), (1, 3)]
+
+
+@log_test
 async def test_two_that_claim_never_share(world: World, results: Results) -> None:
     """Of many claims from one position one succeeds."""
     await make(world.log, events=5)
