@@ -183,9 +183,10 @@ class Transport:
     def _keep(self, key: _Key, connection: _Connection) -> None:
         if not connection.reusable() or (connection.unsent() and self._unsent() + connection.unsent() > _UNSENT):
             return
-        waiting = self._idle.setdefault(key, [])
+        waiting = self._idle.get(key, [])
         if len(waiting) < self._bounds.idle_each and sum(map(len, self._idle.values())) < self._bounds.idle_all:
             waiting.append(connection)
+            self._idle[key] = waiting
             connection.rest(_IDLE, lambda: self._forget(key, connection))
 
     def _unsent(self) -> int:

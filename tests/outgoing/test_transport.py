@@ -456,6 +456,17 @@ async def test_an_address_of_several_hides_none_behind_it(first: str) -> None:
 
 
 @pytest.mark.gen_test
+async def test_a_destination_of_which_no_connection_is_kept_leaves_nothing() -> None:
+    """Where as many connections are idle as may be, no further destination is remembered."""
+    async with Target() as first, Target() as second:
+        made = Transport(Resolver(), BOUNDS._replace(idle_all=1))
+        for target in (first, second):
+            await send(made, target.url)
+        assert [len(kept) for kept in made._idle.values()] == [1]
+        await made.close()
+
+
+@pytest.mark.gen_test
 async def test_idle_connections_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection that nobody needs is closed after a while; `close` ends those that wait."""
     monkeypatch.setattr("relay_tornado.outgoing.transport._IDLE", 0.02)
