@@ -17,7 +17,8 @@ from relay_tornado.client.positions import SURE, drop_oldest
 MEMORY: Final = 600.0
 """Seconds for which a late ack waits for the redelivery of its event."""
 REMEMBERED: Final = 10_000
-"""Limit for events of earlier connections, acknowledged or not, and for acks that a silent connection may have lost."""
+"""Limit for events of this connection that are not acknowledged (the relay's limit of events in flight), for those of
+earlier connections, acknowledged or not, and for acks that a silent connection may have lost."""
 
 
 class Acks:
@@ -28,7 +29,7 @@ class Acks:
         self._open: dict[str, str] = {}
         """Events of this connection that are not acknowledged, in order; like those below, with their bucket's id."""
         self._before: dict[str, str] = {}
-        """Unacknowledged events of earlier connections."""
+        """Unacknowledged events of earlier connections, and those of this one that the relay took back."""
         self._untaken: set[str] = set()
         """Those in `_before` that the application did not get."""
         self._sent: OrderedDict[str, tuple[str, float]] = OrderedDict()
@@ -62,6 +63,11 @@ class Acks:
         self._untaken.discard(id)
         self._open.pop(id, None)
         self._open[id] = bucket
+        if len(self._open) > REMEMBERED:
+            # The relay has no more in flight on a connection, so the oldest was taken back.
+            oldest = next(iter(self._open))
+            self._before[oldest] = self._open.pop(oldest)
+            drop_oldest(self._before, REMEMBERED)
         return False
 
     def caught_up(self, bucket: str) -> None:

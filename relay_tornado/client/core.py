@@ -203,6 +203,7 @@ class Core:
             passed = self.tracker.subscribed(entry)
             if passed is not None:
                 self.intake.put(passed, SMALL)
+        self._names.keep(listed)
         self.tracker.listed(listed)
 
     def _received(self, document: Document, size: int) -> None:
@@ -236,6 +237,7 @@ class Core:
             case "bucket_deleted":
                 # Relays before 0.5.13 send only the name.
                 left = Left(str(document.get("bucket_id") or self._names.find(name)))
+                self._names.forget(left.bucket_id)
                 self.tracker.left(left)
                 self.intake.put(left, SMALL)
                 self.intake.put(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from relay_tornado.client.messages import parse_place
 from relay_tornado.client.positions import REMEMBERED, drop_oldest
@@ -19,11 +19,19 @@ class Names:
     def learn(self, name: str, bucket_id: str, epoch: str) -> None:
         """Notes that the bucket has this name now, and that this epoch is its own."""
         if self._named.get(name) != bucket_id:
-            self._named = {each: other for each, other in self._named.items() if other != bucket_id}
+            self.forget(bucket_id)
             self._named[name] = bucket_id
         if epoch not in self._epochs:
             self._epochs[epoch] = bucket_id
             drop_oldest(self._epochs, REMEMBERED)
+
+    def forget(self, bucket_id: str) -> None:
+        """Forgets the names of a bucket that is gone."""
+        self._named = {each: other for each, other in self._named.items() if other != bucket_id}
+
+    def keep(self, bucket_ids: Collection[str]) -> None:
+        """Forgets the names of all other buckets."""
+        self._named = {each: other for each, other in self._named.items() if other in bucket_ids}
 
     def find(self, name: str, position: str = "") -> str:
         """The id of the bucket with this name and position, "" if it is unknown."""

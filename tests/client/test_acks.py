@@ -58,6 +58,20 @@ def test_acks_of_a_long_silence_are_said_again() -> None:
     assert acks.came("last", "orders")
 
 
+def test_events_that_are_never_acknowledged_take_bounded_memory() -> None:
+    """The oldest was taken back by the relay: an ack of it waits for its redelivery. Those that may be in flight are
+    acknowledged at once."""
+    acks = Acks()
+    for each in range(3 * REMEMBERED):
+        acks.came(str(each), "orders")
+    assert len(acks._open) + len(acks._before) <= 2 * REMEMBERED
+    assert acks.ack(str(2 * REMEMBERED), False) is not None
+    assert acks.ack(str(2 * REMEMBERED - 1), False) is None
+    assert acks.late() == []
+    assert acks.came(str(2 * REMEMBERED - 1), "orders")
+    assert len(acks.late()) == 1
+
+
 def test_each_ack_finds_the_oldest_at_once() -> None:
     """Some ten thousand are remembered, and the oldest leaves at each: a dict goes over all that left to find it."""
     now = 0.0

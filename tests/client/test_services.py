@@ -199,6 +199,27 @@ async def test_a_bucket_that_is_deleted_leaves_the_checkpoint() -> None:
 
 
 @client_test
+async def test_names_of_buckets_that_are_gone_take_no_memory() -> None:
+    """Whether they went while the client was connected, or meanwhile."""
+    entries = [ENTRY | {"bucket_id": f"B{n}", "bucket_name": f"b{n}", "epoch": f"epochnumber{n}"} for n in range(3)]
+    looked = asyncio.Event()
+
+    async def talk(peer: Peer) -> None:
+        await peer.welcome(buckets=entries if peer.number == 1 else entries[2:])
+        if peer.number > 1:
+            await peer.stay()
+        gone = {"type": "status", "status": "bucket_deleted", "bucket_name": "b0", "bucket_id": "B0"}
+        await peer.send(gone)
+        await looked.wait()
+
+    async with service(talk) as url, at(url, since="earliest") as events:
+        names = events._start()._names
+        await until(lambda: sorted(names._named) == ["b1", "b2"], "the deletion")
+        looked.set()
+        await until(lambda: sorted(names._named) == ["b2"], "the second answer")
+
+
+@client_test
 async def test_a_bucket_that_comes_back_is_not_given_twice() -> None:
     """Nor is it forgotten what of it is done: it left and came back while the application was busy, and the relay began
     where it was asked to before."""
