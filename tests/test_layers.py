@@ -31,7 +31,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"handlers"}),
     frozenset({"client"}),
     frozenset({"agent"}),
-    frozenset({"app", "engine", "garbage_collection", "gauges", "log_output", "cli"}),
+    frozenset({"app", "engine", "garbage_collection", "gauges", "large_blocks", "log_output", "cli"}),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 

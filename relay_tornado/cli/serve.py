@@ -26,6 +26,7 @@ from relay_tornado.cli.errors import STDOUT, output_words, silence_output
 from relay_tornado.cli.options import options_of, settings_from, settings_options, unknown_variables
 from relay_tornado.cli.ui import link
 from relay_tornado.garbage_collection import limit_full_collections
+from relay_tornado.large_blocks import return_large_blocks
 from relay_tornado.log_output import configure
 from relay_tornado.low_memory import LogWatch, begin_thread, exception_handler
 from relay_tornado.model import Bucket
@@ -65,6 +66,7 @@ def serve(demo: bool, **params: Any) -> None:
     _warn_of_variables(os.environ)
     _raise_descriptor_limit()
     _check_descriptors()
+    return_large_blocks(os.environ)
     # The database's threads release the GIL at every row, and get it back from a busy loop only after this interval:
     # with the default of 5 ms, reading old events would take many times as long.
     sys.setswitchinterval(_SWITCH_INTERVAL)
