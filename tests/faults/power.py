@@ -26,10 +26,10 @@ class WeakRelay(Relay):
         return [part if part != "relay_tornado" else "tests.faults.weak" for part in super().command_line()]
 
 
-def run(folder: Path, rounds: int) -> Outcome:
+def run(folder: Path, rounds: int, kind: str = "ext4") -> Outcome:
     """Takes the power from a relay that 20 senders load so many times, and so many times from the weakened one."""
     outcome = Outcome()
-    losses = _rounds(folder / "full", Relay, rounds, outcome)
+    losses = _rounds(folder / "full", Relay, rounds, kind, outcome)
     outcome.figures["losses of power"] = rounds
     outcome.figures["acknowledged"] = losses.acknowledged
     outcome.figures["lost"] = losses.events
@@ -38,7 +38,7 @@ def run(folder: Path, rounds: int) -> Outcome:
     outcome.expect(losses.noticed == 0, f"the witness told {losses.noticed} losses that there were none of")
     # Where everything was just copied into the file, and so synced, a round loses nothing: one in twenty.
     weak = max(rounds, 5)
-    control = _rounds(folder / "weak", WeakRelay, weak, outcome)
+    control = _rounds(folder / "weak", WeakRelay, weak, kind, outcome)
     outcome.figures["lost by synchronous=NORMAL"] = control.events
     outcome.figures["times"] = f"{control.times} of {weak}"
     outcome.figures["noticed"] = control.noticed
@@ -51,11 +51,11 @@ class _Losses:
         self.acknowledged = self.events = self.times = self.noticed = 0
 
 
-def _rounds(folder: Path, kind: type[Relay], rounds: int, outcome: Outcome) -> _Losses:
+def _rounds(folder: Path, relays: type[Relay], rounds: int, kind: str, outcome: Outcome) -> _Losses:
     folder.mkdir()
     losses = _Losses()
-    with Disk(folder, SIZE) as disk:
-        relay = kind(disk.place / "data")
+    with Disk(folder, SIZE, kind=kind) as disk:
+        relay = relays(disk.place / "data")
         relay.output = folder / "relay.out"
         path = relay.create_bucket("orders")
         token = relay.create_token()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
@@ -60,6 +61,8 @@ class Row:
 ROWS = (
     Row("kill", "acked is kept, through kill -9", kills.run, (5,), (200,)),
     Row("power", "acked is kept, through a loss of power", power.run, (2,), (30,), needs_disk),
+    Row("power-xfs", "the same on xfs", power.run, (2, "xfs"), (30, "xfs"), partial(needs_disk, "xfs")),
+    Row("power-btrfs", "the same on btrfs", power.run, (2, "btrfs"), (30, "btrfs"), partial(needs_disk, "btrfs")),
     Row("writes", "no 2xx on a failed write", failing_writes.run, (300, 60), (300,), failing_writes.needs_strace),
     Row("bits", "a loss is noticed", bitflips.run, (20, 10), (200, 50)),
     Row("over", "a file that is written over is noticed", overwritten.run, (5,), (40,)),

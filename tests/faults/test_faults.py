@@ -26,7 +26,7 @@ from tests.faults import (
     slow,
     stuck,
 )
-from tests.faults.disk import needs_disk
+from tests.faults.disk import KINDS, needs_disk
 from tests.faults.outcome import Outcome
 from tests.needs import needs_failing_allocations
 
@@ -47,11 +47,12 @@ def test_kill_9(tmp_path: Path) -> None:
 
 
 @pytest.mark.heavy
-def test_loss_of_power(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_loss_of_power(tmp_path: Path, kind: str) -> None:
     """What is not synced when the power goes is gone, and nothing acknowledged is among it; with synchronous=NORMAL
     there is, which proves the test."""
-    needs_disk()
-    found = figures(power.run(tmp_path, 1))
+    needs_disk(kind)
+    found = figures(power.run(tmp_path, 1, kind))
     assert found["lost"] == 0 < found["lost by synchronous=NORMAL"]
 
 

@@ -19,7 +19,7 @@ from relay_tornado.ops.check import check
 from relay_tornado.ops.restore import restore
 from relay_tornado.storage import migrate, witness
 from tests.acceptance.relay import TIMEOUT
-from tests.faults.disk import MIB, Disk, needs_disk
+from tests.faults.disk import KINDS, MIB, Disk, needs_disk
 from tests.needs import needs
 from tests.ops.filling import fill, rows
 
@@ -28,10 +28,10 @@ def quiet(what: str, done: int, total: int) -> None:
     pass
 
 
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Disk]:
-    needs_disk()
-    with Disk(tmp_path, 64 * MIB) as disk:
+@pytest.fixture(params=KINDS)
+def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Disk]:
+    needs_disk(request.param)
+    with Disk(tmp_path, 300 * MIB, kind=request.param) as disk:
         yield disk
 
 
