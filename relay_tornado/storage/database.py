@@ -96,7 +96,7 @@ class Database:
                 witness.untold = verdict.loss
                 witness.restart(stamp)
             overwrite = await connection.run(lambda raw: OverwriteCheck(path, descriptor, raw, stamp))
-            space = Space(path, settings.reserve)
+            space = Space(path, settings.reserve, uncopied=overwrite.index.uncopied)
             writer = Writer(path, connection, overwrite, witness, stamp, space, factory)
             database = cls(path, lock, overwrite, witness, space, writer, verdict.loss)
             opened.pop_all()

@@ -15,35 +15,31 @@ Invariants:
 
 from __future__ import annotations
 
-import mmap
 import os
 import sqlite3
 import struct
 from pathlib import Path
 
-from relay_tornado.storage.location_check import beside, wal_of
+from relay_tornado.storage.location_check import wal_of
 from relay_tornado.storage.wal_check import in_file, stamp_in
+from relay_tornado.storage.wal_index import FRAME_HEAD, HEAD, WalIndex
 from relay_tornado.storage.witness import Stamp
 
 _FIRST = 20
 """Bytes that hold SQLite's name, the page size, and that there is a WAL (a backup has none)."""
 
-# https://www.sqlite.org/walformat.html: the index begins with two copies of its header, in the machine's byte order.
-_INDEX = struct.Struct("=12x B x H I 12x 8s 8x")
-"""Whether the index is initialized, the page size, the number of frames in the WAL, and the WAL's salts."""
-_HEAD = struct.Struct("16x 8s 8x")
-"""The WAL's header: its salts."""
-_FRAME = 24
+_WAL_HEADER = struct.Struct("16x 8s 8x")
+"""The WAL's header (https://www.sqlite.org/walformat.html): its salts."""
 _SALTS = slice(8, 16)
-"""Bytes before each page of the WAL, and the WAL's salts in them."""
+"""The WAL's salts in what is before each of its pages."""
 
 
 class OverwriteCheck:
     """The content of a file without its WAL, and the WAL's header. `written_over` is the name of the file that was
     written over, "" if none was.
 
-    The descriptors of the file and of the WAL's index may be closed only after SQLite has closed the file: closing any
-    descriptor of a file releases all locks that the process has on it."""
+    The descriptors of the file and of the WAL's `index` may be closed only after SQLite has closed the file: closing
+    any descriptor of a file releases all locks that the process has on it."""
 
     def __init__(self, path: Path, descriptor: int, raw: sqlite3.Connection, stamp: Stamp) -> None:
         """`descriptor` and `raw` have just opened it, and `raw` read `stamp`. Raises sqlite3.Error and OSError."""
@@ -55,9 +51,7 @@ class OverwriteCheck:
         self._first = os.pread(descriptor, _FIRST, 0)
         self._known = Stamp(stamp.database, 0, 0)
         self._times: tuple[int, int, int] | None = None
-        self._index_descriptor = os.open(beside(path, "-shm"), os.O_RDONLY | os.O_CLOEXEC)
-        # Mapped as SQLite does it: some network file systems read something else than what a mapping holds.
-        self._index = mmap.mmap(self._index_descriptor, 2 * _INDEX.size, mmap.MAP_SHARED, mmap.PROT_READ)
+        self.index = WalIndex(path, self._page)
         self.look()
 
     def look(self) -> None:
@@ -72,8 +66,7 @@ class OverwriteCheck:
         """May be repeated."""
         if self._descriptor is not None:
             os.close(self._descriptor)
-            self._index.close()
-            os.close(self._index_descriptor)
+            self.index.close()
             self._descriptor = None
 
     def _is_another(self) -> bool:
@@ -98,16 +91,16 @@ class OverwriteCheck:
 
     def _has_another_wal(self) -> bool:
         try:
-            if not os.path.samestat(os.fstat(self._index_descriptor), beside(self._path, "-shm").stat()):
-                return False  # the index was removed, and says nothing of the WAL any more
-            index = self._read_index()
+            if not self.index.is_there():
+                return False
+            index = self.index.read()
             with wal_of(self._path).open("rb") as file:
-                size, head = os.fstat(file.fileno()).st_size, file.read(_HEAD.size)
+                size, head = os.fstat(file.fileno()).st_size, file.read(_WAL_HEADER.size)
                 lacks = index is not None and self._lacks_a_frame(file.fileno(), *index)
-            if index is None or index != self._read_index():
+            if index is None or index != self.index.read():
                 return False  # another program is writing
             frames, salts = index
-            return size < self._end(frames) or _HEAD.unpack(head) != (salts,) or lacks
+            return size < self._end(frames) or _WAL_HEADER.unpack(head) != (salts,) or lacks
         except Exception:  # a missing WAL is noticed by `location_check`
             return False
 
@@ -120,21 +113,13 @@ class OverwriteCheck:
             return False  # the file system does not know
         if hole >= self._end(frames):
             return False
-        within = max(hole - _HEAD.size, 0) // (_FRAME + self._page)  # the hole may begin behind this frame's header
-        heads = (os.pread(descriptor, _FRAME, self._end(frame)) for frame in range(within, min(within + 2, frames)))
+        within = max(hole - HEAD, 0) // (FRAME_HEAD + self._page)  # the hole may begin behind this frame's header
+        heads = (os.pread(descriptor, FRAME_HEAD, self._end(frame)) for frame in range(within, min(within + 2, frames)))
         return any(head[_SALTS] != salts for head in heads)
 
     def _end(self, frames: int) -> int:
         """Where the WAL ends with so many frames, and the next one begins."""
-        return _HEAD.size + frames * (_FRAME + self._page)
-
-    def _read_index(self) -> tuple[int, bytes] | None:
-        """The number of frames in the WAL, and its salts; None if there are none, or the index is being written."""
-        head = self._index[:]
-        if head[: _INDEX.size] != head[_INDEX.size :]:
-            return None
-        made, page, frames, salts = _INDEX.unpack_from(head)
-        return (frames, salts) if made and frames and page == self._page & 0xFFFF | self._page >> 16 else None
+        return HEAD + frames * (FRAME_HEAD + self._page)
 
     def _contradicts(self, said: Stamp) -> bool:
         return said.database != self._known.database or said.commits < self._known.commits

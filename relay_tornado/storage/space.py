@@ -47,12 +47,22 @@ def free_pages(raw: sqlite3.Connection) -> tuple[int, int]:
 
 
 class Space:
-    """Free space beside a database. The WAL counts as taken: a checkpoint needs the same space in the file."""
+    """Free space beside a database. What a checkpoint has yet to copy from the WAL counts as taken: it needs the same
+    space in the file."""
 
-    def __init__(self, database: Path, reserve: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        database: Path,
+        reserve: int,
+        clock: Callable[[], float] = time.monotonic,
+        uncopied: Callable[[], int | None] = lambda: None,
+    ) -> None:
+        """`uncopied` returns the bytes of the WAL that are not in the file yet; None, if they are unknown, is all of
+        it."""
         self._wal = wal_of(database)
         self._directory = self._wal.parent
         self._reserve = reserve
+        self._uncopied = uncopied
         self._clock = clock
         self._next_look = float("-inf")
         self._accepted = 0
@@ -63,13 +73,15 @@ class Space:
         """Bytes that were free for the relay's user at the last look."""
         self.wal = 0
         """Bytes of the WAL at the last look."""
+        self.pending = 0
+        """Those of them that a checkpoint had yet to copy."""
         self.least = 0
-        """Space is low if the free bytes, less the WAL, are below this."""
+        """Space is low if the free bytes, less the pending ones, are not above this."""
 
     @property
     def room(self) -> int:
         """By how many bytes the disk was above the limit at the last look; negative if it was below."""
-        return self.free - self.wal - self.least
+        return self.free - self.pending - self.least
 
     def low(self, coming: int = 0, waiting: int = 0) -> bool:
         """Whether less is free than the reserve (an eighth of a small file system).
@@ -95,10 +107,12 @@ class Space:
         self.free = disk.free
         self.least = least = disk.least(self._reserve)
         self.wal = wal
+        uncopied = self._uncopied()
+        self.pending = wal if uncopied is None else min(wal, uncopied)
         self._accepted = waiting
         self._enough_for = self.room // _COPIES
         # Once low, it stays low until there is clearly room again, so that it does not alternate with each event.
-        low = self.room - _COPIES * waiting < (least // 8 if self._low else 0)
+        low = self.room - _COPIES * waiting <= (least // 8 if self._low else 0)
         if low != self._low:
             self._low = low
             if low:
