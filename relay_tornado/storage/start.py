@@ -21,7 +21,7 @@ import structlog
 
 from relay_tornado import __version__
 from relay_tornado.errors import NO_DESCRIPTOR, NotWritable, StartupError
-from relay_tornado.storage import migrate, permissions, wal_check
+from relay_tornado.storage import migrate, permissions, wal_check, wal_index
 from relay_tornado.storage import witness as witnesses
 from relay_tornado.storage.connection import keep_statements_in_memory, uri
 from relay_tornado.storage.damage import code_of, unquoted
@@ -169,7 +169,8 @@ def roll_back(path: Path) -> None:
 
 def secure(path: Path) -> None:
     """Creates the file if it is missing, and makes it readable by its owner alone; SQLite gives the files beside it the
-    same rights. Raises OSError."""
+    same rights. Creates the WAL's index, too, where `wal_index` has to: no connection of this process may be open.
+    Raises OSError."""
     new = not path.exists()
     os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
     path.chmod(0o600)
@@ -177,6 +178,7 @@ def secure(path: Path) -> None:
         folder = wal_of(path).parent
         migrate.sync(folder)
         migrate.sync(folder.absolute().parent)
+    wal_index.create(path)
 
 
 def refusal(path: Path, error: sqlite3.Error | OSError) -> StartupError:

@@ -1,13 +1,21 @@
-"""The index of a WAL (relay.db-shm), read as SQLite does: what it says of the WAL."""
+"""The index of a WAL (relay.db-shm): what is read from it, and how it is created on btrfs.
+
+SQLite maps the index into memory, and changes it also to read. If the file system writes each change to a new place and
+there is no space for it, the kernel ends the process that changes a mapped page (SIGBUS). So there the index is a file
+that is changed in place.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 import struct
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from relay_tornado.storage import no_cow
 from relay_tornado.storage.location_check import beside
 
 HEAD = 32
@@ -20,6 +28,9 @@ _HEADER = struct.Struct("=12x B x H I 12x 8s 8x")
 """Whether the index is initialized, the page size, the number of frames in the WAL, and the WAL's salts."""
 _COPIED = struct.Struct("=I")
 """What follows the two: the number of frames that are copied into the file."""
+_CONNECTED = 128
+"""The byte of the index on which each process with a connection holds a shared lock: UNIX_SHM_DMS of
+https://www.sqlite.org/src/file/src/os_unix.c."""
 
 
 class Frames(NamedTuple):
@@ -38,6 +49,9 @@ class WalIndex:
         self._path = beside(path, "-shm")
         self._page = page
         self._descriptor: int | None = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        if no_cow.has_flag(self._descriptor):
+            with suppress(OSError):
+                os.fsync(self._descriptor)  # from now on its pages have places in which they can be changed
         # Mapped as SQLite does it: some network file systems read something else than what a mapping holds.
         length = 2 * _HEADER.size + _COPIED.size
         self._map = mmap.mmap(self._descriptor, length, mmap.MAP_SHARED, mmap.PROT_READ)
@@ -71,3 +85,34 @@ class WalIndex:
             self._map.close()
             os.close(self._descriptor)
             self._descriptor = None
+
+
+def create(path: Path) -> None:
+    """Has the index of the database at `path` changed in place, if the file system has a flag for that: creates it, or
+    empties one that nobody uses. No connection of this process may be open. If it fails, SQLite uses the index as it
+    is."""
+    index = beside(path, "-shm")
+    with suppress(OSError, AttributeError):  # O_TMPFILE is Linux's
+        # Another program may open the index as soon as it has its name, so it gets the name last.
+        descriptor = os.open(index.parent, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            if no_cow.set_flag(descriptor):
+                # With src_dir_fd, the kernel follows the link to the open file.
+                os.link(f"/proc/self/fd/{descriptor}", index, src_dir_fd=descriptor)
+        except FileExistsError:
+            _renew(index)
+        finally:
+            os.close(descriptor)
+
+
+def _renew(index: Path) -> None:
+    """Empties an index without the flag, as SQLite does when the first connection is made, and sets the flag. Raises
+    OSError, also if another program has a connection."""
+    descriptor = os.open(index, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if not no_cow.has_flag(descriptor):
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _CONNECTED)
+            os.ftruncate(descriptor, 0)
+            no_cow.set_flag(descriptor)
+    finally:
+        os.close(descriptor)

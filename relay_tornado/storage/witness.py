@@ -20,6 +20,7 @@ from typing import Annotated, TypeAlias
 
 import msgspec
 
+from relay_tornado.storage import no_cow
 from relay_tornado.storage.damage import malformed, sound
 
 NAME = "relay.witness"
@@ -106,6 +107,7 @@ class Witness:
         """Opens the file; creates and preallocates it if it is missing. Raises OSError."""
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
+            no_cow.set_flag(descriptor)  # what is preallocated is room for its changes only then
             os.posix_fallocate(descriptor, 0, _COPIED)
         except BaseException:
             os.close(descriptor)

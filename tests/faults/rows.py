@@ -70,6 +70,8 @@ ROWS = (
     Row("replay", "replay is exact, or a gap is told", replays.run, (100,), (500,)),
     Row("silence", "a silent connection is noticed", silences.run, silences.QUICK, silences.LONG),
     Row("disk", "a full disk heals", full_disks.run, (1,), (6,), needs_disk),
+    Row("disk-xfs", "the same on xfs", full_disks.run, (1, "xfs"), (6, "xfs"), partial(needs_disk, "xfs")),
+    Row("disk-btrfs", "the same on btrfs", full_disks.run, (1, "btrfs"), (1, "btrfs"), partial(needs_disk, "btrfs")),
     Row("memory", "memory that is short costs one request", memory.run, (150,), (3,), needs_failing_allocations),
     Row("stuck", "stuck consumers slow nobody", stuck.run, (stuck.SMALL,), (stuck.LONG,)),
     Row("slow", "slow senders are closed", slow.run, (slow.SMALL,), (slow.LONG,)),

@@ -111,11 +111,12 @@ def test_silent_connections(tmp_path: Path) -> None:
 
 
 @pytest.mark.heavy
-def test_a_full_disk(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_full_disk(tmp_path: Path, kind: str) -> None:
     """On a full disk senders get 507, nothing that was acknowledged is lost, reads go on, and once space is free the
     same process takes events again."""
-    needs_disk()
-    found = figures(full_disks.run(tmp_path, 1))
+    needs_disk(kind)
+    found = figures(full_disks.run(tmp_path, 1, kind))
     assert (found["times full"], found["healed by itself"], found["lost"]) == (4, 2, 0)
 
 
