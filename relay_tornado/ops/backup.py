@@ -23,7 +23,7 @@ from relay_tornado.search import file as search
 from relay_tornado.series import file as series
 from relay_tornado.storage import database_files, migrate, permissions
 from relay_tornado.storage.damage import code_of
-from relay_tornado.storage.space import disk_of
+from relay_tornado.storage.space import disk_of, share_space
 
 OWN = ("relay.", search.NAME, series.NAME)
 """How the names of a relay's own files begin: relay.db and its WAL, relay.witness, relay.lock, and the files that the
@@ -165,8 +165,8 @@ def _there(target: Path) -> Conflict:
 
 def _room(source: Path, target: Path, reserve: int) -> int:
     disk = disk_of(target.parent)
-    same = source.stat().st_dev == target.parent.stat().st_dev
-    return disk.free - max(min(MARGIN, disk.size // 16), disk.least(reserve) if same else 0)
+    kept = disk.least(reserve) if share_space(source, target.parent) else 0
+    return disk.free - max(min(MARGIN, disk.size // 16), kept)
 
 
 def _failed(target: Path, error: sqlite3.Error, descriptor: int) -> RelayError | OSError:

@@ -19,6 +19,8 @@ _INTERVAL = 1.0
 _COPIES = 2
 """Events are written twice: to the WAL, and by a checkpoint to the file."""
 
+_TRIES = 10
+
 _log = structlog.get_logger(__name__)
 
 
@@ -37,6 +39,18 @@ def disk_of(path: Path) -> Disk:
     """The file system that holds the path. Raises OSError."""
     found = os.statvfs(path)
     return Disk(found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize)
+
+
+def share_space(one: Path, other: Path) -> bool:
+    """Whether two paths are on one file system. Subvolumes of a btrfs are different devices, but have the same free
+    bytes. Raises OSError."""
+    if one.stat().st_dev == other.stat().st_dev:
+        return True
+    for _ in range(_TRIES):
+        before, free = disk_of(one).free, disk_of(other).free
+        if before == disk_of(one).free:  # nothing was written meanwhile
+            return free == before
+    return False
 
 
 def free_pages(raw: sqlite3.Connection) -> tuple[int, int]:

@@ -20,8 +20,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from relay_tornado.errors import NoSpace
 from relay_tornado.log.sqlite import SqliteEventLog
-from relay_tornado.model import Retention
+from relay_tornado.model import MIB, Retention
 from relay_tornado.ops import backup_schedule, copying
 from relay_tornado.ops.backup import make
 from relay_tornado.ops.check import check
@@ -30,8 +31,10 @@ from relay_tornado.ops.restore import restore
 from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
 from relay_tornado.storage.lock import Lock
+from relay_tornado.storage.space import disk_of, share_space
 from tests.acceptance.relay import TIMEOUT
 from tests.cli.runner import Runner
+from tests.faults.disk import Disk, needs_disk
 from tests.needs import needs
 from tests.ops.filling import change, consume, event, fill, rows
 
@@ -197,6 +200,46 @@ def test_room_is_looked_for_before(cli: Runner, tmp_path: Path, monkeypatch: pyt
     said = cli.refused("backup", tmp_path / "b.db", RELAY_RESERVE="300MiB")
     assert "bytes are needed" in said
     assert {path.name for path in tmp_path.iterdir()} == {"a.db", "data"}
+
+
+def test_a_disk_is_known_by_its_free_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two devices with the same free bytes are one disk, also while something is written to it."""
+    free = {"one": [5, 4, 3, 3], "same": [4, 3], "other": [5, 5]}
+    for name in free:
+        (tmp_path / name).mkdir()
+    stat_of = Path.stat
+
+    def another(path: Path, **options: bool) -> os.stat_result:
+        found = list(stat_of(path, **options))
+        found[stat.ST_DEV] = hash(path.name)
+        return os.stat_result(found)
+
+    monkeypatch.setattr(Path, "stat", another)
+    monkeypatch.setattr(
+        "relay_tornado.storage.space.disk_of", lambda path: SimpleNamespace(free=free[path.name].pop(0))
+    )
+    assert share_space(tmp_path / "one", tmp_path / "one")
+    assert share_space(tmp_path / "one", tmp_path / "same")
+    free["one"] = [4, 4]
+    assert not share_space(tmp_path / "one", tmp_path / "other")
+
+
+def test_the_reserve_is_kept_in_another_subvolume(tmp_path: Path) -> None:
+    """It is a device of its own, and takes its space from the same disk."""
+    needs_disk("btrfs")
+    with Disk(tmp_path, 128 * MIB, kind="btrfs") as disk:
+        fill(disk.place / "data", "orders", 10)
+        other = disk.place / "other"
+        subprocess.run(("btrfs", "subvolume", "create", str(other)), check=True, stdout=subprocess.DEVNULL)
+        assert other.stat().st_dev != disk.place.stat().st_dev
+        reserve = disk_of(other).least(1 << 60)
+        with (disk.place / "rest").open("wb") as file:
+            while disk_of(other).free > reserve:
+                file.write(os.urandom(4 * MIB))
+                os.fsync(file.fileno())
+        with pytest.raises(NoSpace):
+            make(disk.place / "data" / "relay.db", other / "b.db", quiet, reserve=reserve)
+        make(disk.place / "data" / "relay.db", other / "b.db", quiet)
 
 
 @pytest.mark.parametrize("way", [copying.in_steps, copying.by_pages])
