@@ -26,7 +26,7 @@ from tests.faults import (
     slow,
     stuck,
 )
-from tests.faults.disk import KINDS, needs_disk
+from tests.faults.disk import needs_disk
 from tests.faults.outcome import Outcome
 from tests.needs import needs_failing_allocations
 
@@ -47,12 +47,11 @@ def test_kill_9(tmp_path: Path) -> None:
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("kind", KINDS)
-def test_loss_of_power(tmp_path: Path, kind: str) -> None:
+def test_loss_of_power(tmp_path: Path) -> None:
     """What is not synced when the power goes is gone, and nothing acknowledged is among it; with synchronous=NORMAL
     there is, which proves the test."""
-    needs_disk(kind)
-    found = figures(power.run(tmp_path, 1, kind))
+    needs_disk()
+    found = figures(power.run(tmp_path, 1))
     assert found["lost"] == 0 < found["lost by synchronous=NORMAL"]
 
 
@@ -111,12 +110,11 @@ def test_silent_connections(tmp_path: Path) -> None:
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_full_disk(tmp_path: Path, kind: str) -> None:
+def test_a_full_disk(tmp_path: Path) -> None:
     """On a full disk senders get 507, nothing that was acknowledged is lost, reads go on, and once space is free the
     same process takes events again."""
-    needs_disk(kind)
-    found = figures(full_disks.run(tmp_path, 1, kind))
+    needs_disk()
+    found = figures(full_disks.run(tmp_path, 1))
     assert (found["times full"], found["healed by itself"], found["lost"]) == (4, 2, 0)
 
 

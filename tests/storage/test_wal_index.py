@@ -149,7 +149,7 @@ def test_an_index_without_the_flag(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_on_btrfs(tmp_path: Path) -> None:
     """The index and the witness are changed in place, so that a full disk has room for their changes; the events have
-    btrfs's checksums. (tests/faults fills such a disk.)"""
+    btrfs's checksums. (./scripts/prove disk-btrfs fills such a disk.)"""
     needs_disk("btrfs")
 
     async def run(data: Path) -> dict[str, bool]:
