@@ -23,7 +23,7 @@ from relay_tornado.cli.options import (
     url_option,
 )
 from relay_tornado.cli.printing import note, print_json, print_table
-from relay_tornado.errors import NotFound, RelayError
+from relay_tornado.errors import Invalid, NotFound, RelayError
 from relay_tornado.storage.lock import Owner, read_owner
 
 if TYPE_CHECKING:
@@ -71,15 +71,14 @@ def doctor(idle: float, public_url: str | None, data: Path, as_json: bool) -> No
 
 
 def _at_the_url(data: Path, owner: Owner | None, public_url: str | None, idle: float) -> list[Finding]:
-    from relay_tornado.doctor.address import Place
     from relay_tornado.doctor.finding import Finding
 
     if owner is None:
-        return asyncio.run(_look(Place(public_url), None, 0)) if public_url else []
+        return asyncio.run(_look(public_url, "", None, 0)) if public_url else []
     try:
         with closing(Relay(data, create=False)) as relay:
             info = relay.call("relay.info")
-            place = Place(public_url or info["url"] or info["address"], info["instance"])
+            url, instance = public_url or info["url"] or info["address"], info["instance"]
             found = _flow(relay, info)
             with ExitStack() as stack:
                 try:
@@ -90,11 +89,11 @@ def _at_the_url(data: Path, owner: Owner | None, public_url: str | None, idle: f
                     return [
                         *found,
                         Finding("token", "fail", says, "the log of the relay may say why"),
-                        *asyncio.run(_look(place, None, 0)),
+                        *asyncio.run(_look(url, instance, None, 0)),
                     ]
                 if idle:
                     note(f"watching a socket for {idle:.0f} s")
-                return found + asyncio.run(_look(place, credentials, idle))
+                return found + asyncio.run(_look(url, instance, credentials, idle))
     except RelayError as error:
         remedy = "the log of the relay may say why"
         return [Finding("control", "fail", f"the running relay can't be asked: {error}", remedy)]
@@ -134,9 +133,14 @@ def _token(relay: Relay, idle: float) -> Iterator[tuple[str, str]]:
             relay.call("token.revoke", key=made["key"])
 
 
-async def _look(place: Any, credentials: tuple[str, str] | None, idle: float) -> list[Finding]:
-    from relay_tornado.doctor.address import look
+async def _look(url: str, instance: str, credentials: tuple[str, str] | None, idle: float) -> list[Finding]:
+    from relay_tornado.doctor.address import Place, look
+    from relay_tornado.doctor.finding import Finding
 
+    try:
+        place = Place(url, instance)
+    except Invalid as error:
+        return [Finding("url", "fail", f"{url} leads nowhere: {error.problem}", "correct the setting --public-url")]
     # Findings report the odd answers that Tornado would log.
     logging.getLogger("tornado").addHandler(logging.NullHandler())
     return [finding async for finding in look(place, credentials, idle)]

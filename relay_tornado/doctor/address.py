@@ -48,10 +48,12 @@ class Place:
     def __init__(self, url: str, instance: str = "") -> None:
         """Raises Invalid if it is no http or https URL."""
         parts = parse(url, "public_url")
-        login, at, _ = urlsplit(url).netloc.rpartition("@")
+        login, at, place = urlsplit(url).netloc.rpartition("@")
         self.secure, self.host, self.port, self.authority = parts.tls, parts.host, parts.port, parts.authority
         self.path = parts.path.decode().rstrip("/")
-        self.url = f"{parts.scheme}://{login}{at}{self.authority}{self.path}"
+        if not place.isascii():  # else it may have an IPv6 zone, which the authority leaves out
+            place = self.authority
+        self.url = f"{parts.scheme}://{login}{at}{place}{self.path}"
         self.instance = instance
 
 

@@ -75,6 +75,12 @@ def test_where_a_url_leads(url: str, host: str, port: int, path: str, authority:
     assert place.url.isascii()
 
 
+def test_a_zone_is_part_of_the_way() -> None:
+    """A link-local address leads nowhere without it; the authority does not have it."""
+    place = Place("http://[fe80::1%eth0]:8080/")
+    assert (place.url, place.authority) == ("http://[fe80::1%eth0]:8080", "[fe80::1]:8080")
+
+
 @pytest.mark.gen_test
 async def test_a_relay_in_order() -> None:
     """Everything is ok, also for a socket that was watched; without a token it is opened and no more."""

@@ -35,6 +35,26 @@ def test_a_relay_that_runs(disk_path: Path) -> None:
         assert (run.returncode, "http://127.0.0.1:9/healthz does not answer" in run.stdout) == (3, True)
 
 
+def test_a_public_url_whose_host_is_none(tmp_path: Path) -> None:
+    """It is said beside everything else, with a relay that runs and without one."""
+    with Relay(tmp_path / "data", public_url="https://a+b.test") as relay:
+        relay.create_bucket("orders")
+        run = relay.run("doctor", "--idle", "0", "--json")
+        said = {each["name"]: each for each in json.loads(run.stdout)}
+        assert run.returncode == 3
+        assert "'a+b.test' is no host" in said["url"]["says"]
+        assert "--public-url" in said["url"]["remedy"]
+        assert said["running"]["level"] == "ok"
+        assert "readers" in said
+        assert "control" not in said
+    said = {
+        each["name"]: each
+        for each in json.loads(relay.run("doctor", "--public-url", "https://a+b.test", "--json").stdout)
+    }
+    assert said["url"]["level"] == "fail"
+    assert len(said) > 1
+
+
 def test_why_webhooks_do_not_arrive(disk_path: Path) -> None:
     """Refused webhooks, an output that is paused and a bucket that nobody reads are found; all that is logged, too."""
     with Relay(disk_path / "data") as relay:
