@@ -218,7 +218,10 @@ class Listener:
         """Lets Tornado serve this connection from now on; `data` is what was already read from it."""
         self.connections.discard(connection)
         self._arriving.append(_Arrival(connection.socket, connection.peer, data))
-        if self._welcoming.at is None:
+        self._welcome_soon()
+
+    def _welcome_soon(self) -> None:
+        if self._arriving and self._welcoming.at is None:
             self._welcoming.soon()
 
     def _welcome(self) -> None:
@@ -229,8 +232,7 @@ class Listener:
             for _ in range(min(HANDSHAKES_A_TURN, len(self._arriving))):
                 self._begin(*self._arriving.popleft())
         finally:
-            if self._arriving:
-                self._welcoming.soon()
+            self._welcome_soon()
 
     def _begin(self, connection: socket.socket, remote_ip: str, data: bytes | None) -> None:
         """Serves a connection, from which `data` was already read; None for a new one. If this fails, for example for
@@ -312,6 +314,8 @@ class Listener:
 
     def _sweep(self) -> None:
         self._sweeper.after(self._interval)
+        # There may have been no memory to set the timer when a connection was handed over.
+        self._welcome_soon()
         now = time.monotonic()
         stood_still = now - self._swept > 2 * self._interval
         self._swept = math.inf if stood_still else now  # not twice in a row, however slow the loop is

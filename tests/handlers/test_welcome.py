@@ -10,10 +10,11 @@ from tornado.web import Application
 
 from relay_tornado.handlers.listener import HANDSHAKES_A_TURN, Entrance, Listener
 from relay_tornado.handlers.tornado_connection import TornadoConnection
+from relay_tornado.low_memory import Timer
 from relay_tornado.settings import Settings
 from relay_tornado.tls import Certificate
 from relay_tornado.transport.direct import DirectConnection
-from tests.failing import lose_timers
+from tests.failing import lose_timers, once
 from tests.waiting import until
 
 pytestmark = pytest.mark.gen_test
@@ -94,6 +95,25 @@ async def test_one_that_fails_holds_nobody_up() -> None:
         for pair in pairs:
             for each in pair:
                 each.close()
+
+
+async def test_what_waits_is_begun_where_there_was_no_timer_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sweep begins it, where there was no memory to set the timer, and no other connection comes."""
+    listener = Listener(Application(), Settings())
+    served: list[TornadoConnection] = []
+    listener._serve = served.append  # type: ignore[method-assign, assignment]
+    pair = socket.socketpair()
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(Timer, "_arm", once(Timer._arm))
+            with pytest.raises(MemoryError):
+                listener.hand_over(_handed_over(pair[0]), b"GET / HTTP/1.1\r\n")
+        listener._sweep()
+        await until(lambda: len(served) == 1)
+    finally:
+        listener.close()
+        for each in pair:
+            each.close()
 
 
 async def test_what_waits_is_begun_where_that_could_not_be_scheduled(monkeypatch: pytest.MonkeyPatch) -> None:
