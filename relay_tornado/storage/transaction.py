@@ -95,10 +95,11 @@ class Transactions:
         """Makes a checkpoint, which in a `mode` other than PASSIVE waits `patience` milliseconds for other connections.
         Returns whether one of them prevented it (1 or 0), the pages in the WAL, and how many of them are copied. Raises
         sqlite3.Error, and Misplaced if the file was written over."""
+        self._check_overwrite()  # without a checkpoint, what the witness notes still holds: see `older_wal`
         if mode != "PASSIVE":
             self._await_locks(raw, patience)
         self._to_witness(lambda _: self._witness.note_copied(None))
-        self._check_overwrite()  # a file that is written over between this look and SQLite's first write is not noticed
+        self._check_overwrite()  # again: what comes between this look and SQLite's first write is not noticed
         busy, pages, copied = raw.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
         self._check_overwrite()  # records what the checkpoint has written
         if 0 <= pages == copied:  # all is copied and synced

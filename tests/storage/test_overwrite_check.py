@@ -284,6 +284,31 @@ async def test_what_can_not_be_read_proves_nothing(settings: Settings, monkeypat
 
 
 @storage_test
+@pytest.mark.parametrize("noticed", ["before the stop", "at the stop"])
+async def test_an_older_wal_that_is_noticed_is_put_aside(settings: Settings, tmp_path: Path, noticed: str) -> None:
+    """The next start continues with the file, which has everything up to its last checkpoint, and says what is lost."""
+    path, older = settings.data / "relay.db", tmp_path / "wal"
+    database = await Database.open(settings)
+    await database.write(put("before"))
+    copy_onto(older, wal_of(path))
+    assert await database.shrink()
+    await database.write(put("copied"))
+    assert await database.shrink()
+    await database.write(put("lost"))
+    copy_onto(wal_of(path), older)
+    if noticed == "before the stop":
+        assert not await database.shrink()
+    with capture_logs() as logs:
+        await database.close()
+    assert [entry["event"] for entry in logs] == ["checkpoint_failed"] * (noticed == "at the stop")
+    with capture_logs() as logs:
+        database = await Database.open(settings)
+    assert [entry["event"] for entry in logs] == ["older_wal_put_aside", "committed_work_lost"]
+    assert await database.read(names) == ["before", "copied"]
+    await database.close()
+
+
+@storage_test
 async def test_a_file_that_nobody_else_wrote_is_not_read(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """A look at it before a checkpoint is no more than one at its times; and none is behind a commit."""
     database = await Database.open(settings)
