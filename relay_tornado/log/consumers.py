@@ -35,6 +35,8 @@ Kind: TypeAlias = Literal["client", "token", "output", "events"]
 SHOWN_KINDS: Final = tuple(kind for kind in get_args(Kind) if kind != "events")
 """The kinds of consumers that commands and REST name."""
 
+_PREFIXES: Final = tuple(f"{kind}:" for kind in SHOWN_KINDS)
+
 
 class Key(NamedTuple):
     """Identifies a consumer."""
@@ -56,7 +58,8 @@ def output_key(bucket_id: BucketId, number: int) -> Key:
 def reference_of(kind: str, name: str) -> str:
     """The reference by which commands and REST name a consumer of its bucket: a client's name, or `<kind>:<name>`, also
     for a client whose name begins like that."""
-    return name if kind == "client" and name.partition(":")[0] not in SHOWN_KINDS else f"{kind}:{name}"
+    bare = kind == "client" and not name.startswith(_PREFIXES)
+    return name if bare else f"{kind}:{name}"
 
 
 class Terms(msgspec.Struct, frozen=True):

@@ -340,6 +340,22 @@ async def test_a_look_at_all_is_one_read(world: World, monkeypatch: pytest.Monke
     assert [each["name"] for each in await world.consumers.listing(buckets[7])] == ["w"]
 
 
+@pytest.mark.parametrize(
+    ("name", "reference"),
+    [
+        ("worker", "worker"),
+        ("output", "output"),
+        ("a:b", "a:b"),
+        ("output:1", "client:output:1"),
+        ("client:", "client:client:"),
+    ],
+)
+def test_a_client_is_named_with_its_kind_only_if_its_name_begins_like_a_reference(name: str, reference: str) -> None:
+    key = Key("b-1", "client", name)
+    assert key.reference == reference
+    assert key_of(BUCKET, reference) == key
+
+
 def test_names_are_read_as_they_are_written() -> None:
     """A bare one is a client's, whatever is in it."""
     assert key_of(BUCKET, "a:b") == Key("b-1", "client", "a:b")
