@@ -80,6 +80,7 @@ class Database:
         try:
             wal_check.check(path)
             start.check_there(path)
+            start.check_condemned(path)
             start.secure(path)
             start.roll_back(path)
             await older_wal.put_aside(path)

@@ -10,6 +10,7 @@ Invariants:
   should be: SQLite writes it without one, and one is left where it was cut and then continued at its old end. A
   checkpoint would copy its content into the file and damage it. If only frames behind its header were changed, that is
   not noticed.
+- A file that is written over right before a checkpoint shows it right after that alone (`page_sample`).
 - Once proven, the verdict stays, whatever the file holds later.
 """
 
@@ -18,9 +19,11 @@ from __future__ import annotations
 import os
 import sqlite3
 import struct
+from contextlib import suppress
 from pathlib import Path
 
 from relay_tornado.storage.location_check import wal_of
+from relay_tornado.storage.page_sample import PageSample
 from relay_tornado.storage.wal_check import in_file, stamp_in
 from relay_tornado.storage.wal_index import FRAME_HEAD, HEAD, WalIndex
 from relay_tornado.storage.witness import Stamp
@@ -52,6 +55,7 @@ class OverwriteCheck:
         self._known = Stamp(stamp.database, 0, 0)
         self._times: tuple[int, int, int] | None = None
         self.index = WalIndex(path, self._page)
+        self._sample = PageSample(descriptor, self._page, self.index)
         self.look()
 
     def look(self) -> None:
@@ -61,6 +65,21 @@ class OverwriteCheck:
                 self.written_over = self._path.name
             elif self._has_another_wal():
                 self.written_over = wal_of(self._path).name
+
+    def before_checkpoint(self) -> None:
+        """Right before a checkpoint."""
+        with suppress(Exception):
+            self._sample.take()
+
+    def after_checkpoint(self) -> bool:
+        """Right after the checkpoint: whether the file was written over right before it. Then it has pages of both."""
+        try:
+            mixed = not self.written_over and self._sample.changed()
+        except Exception:  # as of the disk
+            return False
+        if mixed:
+            self.written_over = self._path.name
+        return mixed
 
     def close(self) -> None:
         """May be repeated."""

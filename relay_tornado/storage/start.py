@@ -141,6 +141,17 @@ def check_there(path: Path) -> None:
         )
 
 
+def check_condemned(path: Path) -> None:
+    """Raises StartupError if a relay found that the file was written over after it had copied its WAL into it, and
+    OSError."""
+    witness = path.with_name(witnesses.NAME)
+    if witnesses.condemned(witness):
+        raise StartupError(
+            f"{path} was written over while a relay ran, and has pages of both files: restore a backup, as in "
+            f"docs/operations.md; or, to go on with what relay check finds in it, move {witness} away."
+        )
+
+
 def roll_back(path: Path) -> None:
     """Rolls back what an interrupted start left unfinished before the file had a WAL: until then a read-only connection
     can't read it. Nothing is copied from a WAL. Raises sqlite3.Error and OSError, and StartupError if the rollback

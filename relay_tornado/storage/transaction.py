@@ -97,10 +97,14 @@ class Transactions:
         sqlite3.Error, and Misplaced if the file was written over."""
         self._check_overwrite()  # without a checkpoint, what the witness notes still holds: see `older_wal`
         if mode != "PASSIVE":
+            self.copy(raw, "PASSIVE", 0)  # once the WAL is emptied, it says no longer which pages it had
             self._await_locks(raw, patience)
         self._to_witness(lambda _: self._witness.note_copied(None))
-        self._check_overwrite()  # again: what comes between this look and SQLite's first write is not noticed
+        self._overwrite.before_checkpoint()
+        self._check_overwrite()  # again, and last: a WAL that is written over behind this look is copied
         busy, pages, copied = raw.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+        if self._overwrite.after_checkpoint():
+            self._to_witness(lambda _: self._witness.condemn())
         self._check_overwrite()  # records what the checkpoint has written
         if 0 <= pages == copied:  # all is copied and synced
             self._to_witness(self._witness.note_copied)

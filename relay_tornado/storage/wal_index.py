@@ -28,6 +28,8 @@ _HEADER = struct.Struct("=12x B x H I 12x 8s 8x")
 """Whether the index is initialized, the page size, the number of frames in the WAL, and the WAL's salts."""
 _COPIED = struct.Struct("=I")
 """What follows the two: the number of frames that are copied into the file."""
+_PAGES = struct.Struct("=136x 4062I")
+"""The first block of the index: before its hash table, the numbers of the pages in the first frames."""
 _CONNECTED = 128
 """The byte of the index on which each process with a connection holds a shared lock: UNIX_SHM_DMS of
 https://www.sqlite.org/src/file/src/os_unix.c."""
@@ -53,8 +55,7 @@ class WalIndex:
             with suppress(OSError):
                 os.fsync(self._descriptor)  # from now on its pages have places in which they can be changed
         # Mapped as SQLite does it: some network file systems read something else than what a mapping holds.
-        length = 2 * _HEADER.size + _COPIED.size
-        self._map = mmap.mmap(self._descriptor, length, mmap.MAP_SHARED, mmap.PROT_READ)
+        self._map = mmap.mmap(self._descriptor, _PAGES.size, mmap.MAP_SHARED, mmap.PROT_READ)
 
     def is_there(self) -> bool:
         """Whether the path still names this file. If not, the file says nothing of the WAL. Raises OSError."""
@@ -78,6 +79,11 @@ class WalIndex:
         except (OSError, ValueError):  # removed, or closed
             return None
         return (frames.number - copied) * (FRAME_HEAD + self._page)
+
+    def pages(self, frames: Frames) -> set[int]:
+        """The numbers of the pages in these frames; empty if they are too many for the first block."""
+        numbers: tuple[int, ...] = _PAGES.unpack_from(self._map)
+        return set(numbers[: frames.number]) if frames.number <= len(numbers) else set()
 
     def close(self) -> None:
         """May be repeated."""

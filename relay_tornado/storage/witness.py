@@ -5,7 +5,8 @@ returned and before anything is announced, the database's id, `commits` and `app
 (1 µs), alternately into two sectors, so that a torn write damages only the older stamp. The witness is never ahead of
 the file; so a witness that is ahead at a start proves that committed work is lost.
 
-A third sector holds the stamp up to which the file itself has everything, without its WAL: see `older_wal`.
+A third sector holds the stamp up to which the file itself has everything, without its WAL: see `older_wal`. Or it says
+that the file is condemned.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ _SIZE = 3 * SECTOR
 _RECORD = struct.Struct("<8s36sQQ")
 _MAGIC = b"rlywit01"
 _CRC = struct.Struct("<I")
+_CONDEMNED = b"rlywit01 condemned"
 _Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
 """A count that can be incremented: damage can make a number negative, or the largest possible."""
 _sync = getattr(os, "fdatasync", os.fsync)
@@ -89,6 +91,14 @@ def peek_copied(path: Path) -> Stamp | None:
         return None
 
 
+def condemned(path: Path) -> bool:
+    """Whether the file was condemned. Raises OSError."""
+    try:
+        return path.read_bytes()[_COPIED:].startswith(_CONDEMNED)
+    except FileNotFoundError:
+        return False
+
+
 class Witness:
     """The open file. `write` is called on the writer's thread, `sync` on another one; both use only its descriptor.
 
@@ -142,6 +152,12 @@ class Witness:
         assert self._descriptor is not None, "the witness is closed"
         if self._notes:
             os.pwrite(self._descriptor, bytes(SECTOR) if stamp is None else _encode(stamp), _COPIED)
+
+    def condemn(self) -> None:
+        """The file is part of another one: no start may use it. Raises OSError."""
+        assert self._descriptor is not None, "the witness is closed"
+        if self._notes:
+            os.pwrite(self._descriptor, _CONDEMNED.ljust(SECTOR, b"\0"), _COPIED)
 
     def restart(self, stamp: Stamp) -> None:
         """Replaces both stamps with `stamp`; what the file has without its WAL is unknown. Raises OSError."""

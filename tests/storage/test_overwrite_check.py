@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 import shutil
 import sqlite3
 import sys
@@ -22,7 +23,8 @@ from relay_tornado.storage import writer as writers
 from relay_tornado.storage.database import Database
 from relay_tornado.storage.location_check import size_of, wal_of
 from relay_tornado.storage.maintenance import give_back
-from relay_tornado.storage.witness import Stamp, Witness
+from relay_tornado.storage.overwrite_check import OverwriteCheck
+from relay_tornado.storage.witness import NAME, Stamp
 from tests.storage.faults import Faults, once
 from tests.storage.jobs import commits, names, put
 from tests.waiting import until
@@ -101,28 +103,88 @@ async def test_a_file_that_is_written_over(settings: Settings, tmp_path: Path, h
 
 
 @storage_test
-async def test_the_last_look_is_right_before_the_checkpoint(
-    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("harm", ["older copy", "backup", "another relay's"])
+@pytest.mark.parametrize("stopped", [False, True])
+async def test_a_file_that_is_written_over_right_before_a_checkpoint(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: str, stopped: bool
 ) -> None:
+    """It gets the WAL's pages. That is noticed behind the checkpoint, and the next start is refused."""
     path, old = settings.data / "relay.db", tmp_path / "old.db"
     database = await Database.open(settings)
     await database.write(put("before"))
     assert await database.shrink()
     copy_onto(old, path)
-    await database.write(put("early"))
-    assert await database.shrink()
-    await database.write(put("in the WAL"))
-    note = Witness.note_copied
+    if harm == "another relay's":
+        old = await another(tmp_path / "other")
+    for when in ("early", "later", "in the WAL"):
+        for number in range(20):
+            await database.write(put(f"{when} {number} {'x' * 3_000}"))
+        if when == "early" and harm == "backup":
+            old = await asyncio.to_thread(make_backup, path, "backup.db")
+        if when != "in the WAL":
+            assert await database.shrink()
+    before, look, taken = OverwriteCheck.before_checkpoint, OverwriteCheck.look, []
 
-    def note_late(self: Witness, stamp: Stamp | None) -> None:
-        copy_onto(path, old)
-        note(self, stamp)
+    def take(check: OverwriteCheck) -> None:
+        before(check)
+        taken.append(check)
 
-    monkeypatch.setattr(Witness, "note_copied", note_late)
-    assert not await database.shrink()
-    assert database.problem.startswith(WRITTEN_OVER[1:])
+    def write_over(check: OverwriteCheck) -> None:
+        look(check)
+        if len(taken) == 1:
+            copy_onto(path, old)
+            taken.append(check)
+
+    monkeypatch.setattr(OverwriteCheck, "before_checkpoint", take)
+    monkeypatch.setattr(OverwriteCheck, "look", write_over)
+    if not stopped:
+        assert not await database.shrink()
+        assert database.problem.startswith(WRITTEN_OVER[1:])
+        with pytest.raises(Unknown, match=f"{WRITTEN_OVER}.*may have been stored"):
+            await database.write(put("first"))
+    with capture_logs() as logs:
+        await database.close()
+    assert [entry["event"] for entry in logs] == ["checkpoint_failed"] * stopped
+    assert path.read_bytes() != old.read_bytes()
+    assert size_of(wal_of(path))
+    with pytest.raises(StartupError, match=r"has pages of both files: restore a backup, .* move .*relay\.witness away"):
+        await Database.open(settings)
+    (settings.data / NAME).unlink()
+    with contextlib.suppress(StartupError, sqlite3.Error):  # as what it finds is damaged
+        await (await Database.open(settings)).close()
+
+
+@storage_test
+@pytest.mark.parametrize("seed", range(4))
+async def test_whatever_is_written_and_copied_is_none_of_it(settings: Settings, seed: int) -> None:
+    """Also by another program, at any moment but that of a checkpoint."""
+    chance = random.Random(seed)
+    database = await Database.open(settings)
+    path = settings.data / "relay.db"
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        for number in range(200):
+            what = chance.choice(("small", "small", "large", "many", "delete", "give back", "other", "copy", "shrink"))
+            if what == "small":
+                await database.write(put(f"{number}"))
+            elif what == "large":
+                await database.write(put(f"{number}" + "x" * chance.randrange(90_000)))
+            elif what == "many":
+                for each in range(20):
+                    await database.write(put(f"{number} {each} {'x' * 3_000}"))
+            elif what == "delete":
+                await database.write(lambda raw: raw.execute("DELETE FROM bucket WHERE rowid % 3 = 0"))
+            elif what == "give back":
+                await database.write(give_back)
+            elif what == "other":
+                put(f"other {number} {'x' * 5_000}")(other)
+            elif what == "copy":
+                other.execute(f"PRAGMA wal_checkpoint({chance.choice(('PASSIVE', 'RESTART', 'TRUNCATE'))})").fetchone()
+            else:
+                await database.shrink()
+            assert database.problem == ""
     await database.close()
-    assert path.read_bytes() == old.read_bytes()
+    database = await Database.open(settings)
+    await database.close()
 
 
 @storage_test
