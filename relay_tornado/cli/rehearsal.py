@@ -19,7 +19,7 @@ _UNSHOWN = "aGlkZGVuLWhpZGRlbi1oaWRkZW4t"
 
 
 class _NoEvents:
-    """Replaces the log, the consumers and their store: only records are rehearsed."""
+    """Replaces the log, the results, the consumers and their store: only records are rehearsed."""
 
     @property
     def store(self) -> Self:
@@ -33,6 +33,8 @@ class _NoEvents:
     async def delete(self, *_: object) -> None: ...
 
     async def drop(self, bucket_id: str) -> None: ...
+
+    async def end_queue(self, bucket_id: str, output: int) -> None: ...
 
     def forget(self, bucket_id: str) -> None: ...
 
