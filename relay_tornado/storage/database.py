@@ -78,9 +78,9 @@ class Database:
         opened = contextlib.AsyncExitStack()
         opened.callback(lock.release)
         try:
+            start.check_condemned(path)  # first: what the others advise would go on with its pages
             wal_check.check(path)
             start.check_there(path)
-            start.check_condemned(path)
             start.secure(path)
             start.roll_back(path)
             await older_wal.put_aside(path)

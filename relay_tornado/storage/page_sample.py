@@ -6,6 +6,8 @@ the WAL's pages, among them those by which `overwrite_check` recognises another 
 Invariants:
 - A checkpoint changes no page of the file that is not in the WAL. If one of these changes meanwhile, another program
   wrote it. (It may make the file longer by pages that are not in the WAL: those of no content.)
+- If the WAL is not the same before and after, another program committed meanwhile, and may have made checkpoints: then
+  the pages say nothing.
 - The pages lie around one that an earlier checkpoint copied, as an older copy has others there.
 """
 
@@ -33,19 +35,20 @@ class PageSample:
 
     def take(self) -> None:
         """Reads the pages."""
-        self._wal = self._index.read()
+        self._wal = None  # if this fails, an earlier sample says nothing
+        wal = self._index.read()
         self._content = self._read()
+        self._wal = wal
 
     def changed(self) -> bool:
-        """Whether one that is not in the WAL has changed. False if that is unknown, as where another program has begun
-        another WAL."""
-        wal, now = self._wal, self._index.read()
-        if wal is None or now is None or wal.salts != now.salts or not self._index.is_there():
+        """Whether one that is not in the WAL has changed. False if that is unknown, as where another program has
+        committed meanwhile."""
+        if self._wal is None:
             return False
-        copied = self._index.pages(now)
-        if not copied:
+        copied, content = self._index.pages(self._wal), self._read()
+        # Last, so that both are those of this WAL: another program may commit and make a checkpoint at any moment.
+        if not copied or self._index.read() != self._wal or not self._index.is_there():
             return False
-        content = self._read()
         changed = content != self._content and any(
             self._first + place + 1 not in copied and self._at(content, place) != self._at(self._content, place)
             for place in range(min(len(content), len(self._content)) // self._page)

@@ -25,7 +25,7 @@ from relay_tornado.storage import migrate, permissions, wal_check, wal_index
 from relay_tornado.storage import witness as witnesses
 from relay_tornado.storage.connection import keep_statements_in_memory, uri
 from relay_tornado.storage.damage import code_of, unquoted
-from relay_tornado.storage.location_check import beside, wal_of
+from relay_tornado.storage.location_check import beside, size_of, wal_of
 from relay_tornado.storage.witness import Loss, Stamp, Witness, read_stamp
 
 _JOURNAL_MAGIC = b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7"
@@ -143,9 +143,9 @@ def check_there(path: Path) -> None:
 
 def check_condemned(path: Path) -> None:
     """Raises StartupError if a relay found that the file was written over after it had copied its WAL into it, and
-    OSError."""
+    OSError. A file that is missing or empty is none of that."""
     witness = path.with_name(witnesses.NAME)
-    if witnesses.condemned(witness):
+    if size_of(path) and witnesses.condemned(witness):
         raise StartupError(
             f"{path} was written over while a relay ran, and has pages of both files: restore a backup, as in "
             f"docs/operations.md; or, to go on with what relay check finds in it, move {witness} away."

@@ -110,6 +110,7 @@ class Witness:
         self._descriptor: int | None = descriptor
         self._notes = notes
         self._turn = 0
+        self._condemned = False
         self.untold: Loss | None = None
 
     @classmethod
@@ -147,17 +148,19 @@ class Witness:
         self._turn = 1 - self._turn
 
     def note_copied(self, stamp: Stamp | None) -> None:
-        """The file has everything up to `stamp` without its WAL, and is synced; None: it is being written. Raises
-        OSError."""
+        """The file has everything up to `stamp` without its WAL, and is synced; None: it is being written. Nothing
+        is noted of a condemned file. Raises OSError."""
         assert self._descriptor is not None, "the witness is closed"
-        if self._notes:
+        if self._notes and not self._condemned:
             os.pwrite(self._descriptor, bytes(SECTOR) if stamp is None else _encode(stamp), _COPIED)
 
     def condemn(self) -> None:
-        """The file is part of another one: no start may use it. Raises OSError."""
+        """The file is part of another one: no start may use it. Waits for the disk: nothing is committed any more, so
+        no later sync is sure to come. Raises OSError."""
         assert self._descriptor is not None, "the witness is closed"
-        if self._notes:
-            os.pwrite(self._descriptor, _CONDEMNED.ljust(SECTOR, b"\0"), _COPIED)
+        self._condemned = True
+        os.pwrite(self._descriptor, _CONDEMNED.ljust(SECTOR, b"\0"), _COPIED)
+        self.sync()
 
     def restart(self, stamp: Stamp) -> None:
         """Replaces both stamps with `stamp`; what the file has without its WAL is unknown. Raises OSError."""

@@ -11,6 +11,7 @@ import sqlite3
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -24,6 +25,8 @@ from relay_tornado.storage.database import Database
 from relay_tornado.storage.location_check import size_of, wal_of
 from relay_tornado.storage.maintenance import give_back
 from relay_tornado.storage.overwrite_check import OverwriteCheck
+from relay_tornado.storage.page_sample import PageSample
+from relay_tornado.storage.wal_index import WalIndex
 from relay_tornado.storage.witness import NAME, Stamp
 from tests.storage.faults import Faults, once
 from tests.storage.jobs import commits, names, put
@@ -342,6 +345,77 @@ async def test_what_can_not_be_read_proves_nothing(settings: Settings, monkeypat
     os.truncate(settings.data / "relay.db", 0)
     assert not await database.shrink()
     assert database.problem.startswith(WRITTEN_OVER[1:])
+    await database.close()
+
+
+@storage_test
+@pytest.mark.parametrize("cause", [OSError(5, "EIO"), MemoryError()])
+async def test_a_sample_that_can_not_be_read_is_not_compared(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, cause: Exception
+) -> None:
+    """Nor is the one before, which is of other pages."""
+    database = await Database.open(settings)
+    take = PageSample.take
+
+    def fail(sample: PageSample) -> bytes:
+        raise cause
+
+    def take_none(sample: PageSample) -> None:
+        with monkeypatch.context() as failing:
+            failing.setattr(PageSample, "_read", fail)
+            take(sample)
+
+    for number in range(8):
+        for each in range(20):
+            await database.write(put(f"{number} {each} {'x' * 3_000}"))
+        monkeypatch.setattr(PageSample, "take", take_none if number % 2 else take)
+        await database._writer._checkpoint("PASSIVE")
+        assert database.problem == ""
+    await database.close()
+
+
+@storage_test
+@pytest.mark.parametrize("moment", ["read", "pages", "_read"])
+@pytest.mark.parametrize("late", [False, True])
+async def test_another_program_that_commits_and_copies_during_a_look_is_none_of_it(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, moment: str, late: bool
+) -> None:
+    """The pages that it copies are not in the WAL that the look began with."""
+    path = settings.data / "relay.db"
+    database = await Database.open(settings)
+    for number in range(60):
+        await database.write(put(f"{number} {'x' * 3_000}"))
+    assert await database.shrink()
+    where = PageSample if moment == "_read" else WalIndex
+    changed, look, looking = PageSample.changed, getattr(where, moment), []
+
+    def change() -> None:
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+            for _ in range(2):  # the first one may go on with the WAL, the second one begins it again
+                other.execute("UPDATE bucket SET revision = revision + 1")
+                other.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
+
+    def interrupted(*args: Any) -> Any:
+        if not looking:
+            return look(*args)
+        looking.clear()
+        if late:
+            found = look(*args)
+            change()
+            return found
+        change()
+        return look(*args)
+
+    def compare(sample: PageSample) -> bool:
+        looking.append(sample)
+        return changed(sample)
+
+    monkeypatch.setattr(where, moment, interrupted)
+    monkeypatch.setattr(PageSample, "changed", compare)
+    for number in range(20):
+        await database.write(put(f"more {number}"))
+        await database._writer._checkpoint("PASSIVE")
+        assert database.problem == ""
     await database.close()
 
 

@@ -19,8 +19,9 @@ from structlog.testing import capture_logs
 
 from relay_tornado.settings import Settings
 from relay_tornado.storage import database as databases
+from relay_tornado.storage import witness as witnesses
 from relay_tornado.storage.database import Database
-from relay_tornado.storage.witness import SECTOR, Loss, Stamp, Witness, loss, peek, peek_copied
+from relay_tornado.storage.witness import SECTOR, Loss, Stamp, Witness, condemned, loss, peek, peek_copied
 from tests.storage.jobs import names
 from tests.waiting import until
 
@@ -88,6 +89,25 @@ def test_what_a_witness_forgets_stays_forgotten(tmp_path: Path) -> None:
     witness.restart(Stamp(A, 3, 3))
     witness.close()
     assert peek(tmp_path / "w") == Stamp(A, 3, 3)
+
+
+@pytest.mark.parametrize("sectors", [2, 3])
+def test_a_condemned_file_stays_condemned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sectors: int) -> None:
+    """Nothing that is noted later replaces that, and it is on the disk before anything else happens."""
+    path, stamp, synced = tmp_path / "w", Stamp(A, 1, 1), []
+    path.write_bytes(bytes(sectors * SECTOR))
+    monkeypatch.setattr(witnesses, "_sync", lambda _: synced.append(condemned(path)))
+    witness = Witness.open(path)
+    witness.note_copied(stamp)
+    assert not condemned(path)
+    witness.condemn()
+    assert synced == [True]
+    witness.forget(stamp)
+    witness.note_copied(None)
+    witness.note_copied(stamp)
+    witness.close()
+    assert condemned(path)
+    assert peek(path) == stamp
 
 
 def test_the_first_write_of_a_start_spares_the_newest_stamp(tmp_path: Path) -> None:
