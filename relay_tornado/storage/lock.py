@@ -22,9 +22,6 @@ _NO_LOCKS: Final = "files can't be locked on its file system, as on NFS without 
 _PATIENCE = 0.5
 """Seconds for which a held lock is tried again: another process's `read_owner` holds it for a moment."""
 
-_DAMAGED = (ValueError, KeyError, TypeError, OverflowError, RecursionError)
-"""What reading the content of relay.lock raises if it is damaged, or half written."""
-
 
 @dataclass(frozen=True, slots=True)
 class Owner:
@@ -166,7 +163,7 @@ def _parse(data: bytes) -> Owner | None:
         owner = json.loads(data)
         socket = owner["socket"]
         return Owner(int(owner["pid"]), str(owner["version"]), None if socket is None else Path(socket))
-    except _DAMAGED:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 
 
@@ -174,7 +171,7 @@ def _unstopped(data: bytes) -> int:
     """The process id of a relay that did not stop; 0 if it did, or if that is not known."""
     try:
         found = json.loads(data)["unstopped"]
-    except _DAMAGED:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return 0
     return found if isinstance(found, int) else 0
 
