@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import math
+import re
 import time
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -28,6 +29,8 @@ from relay_tornado.errors import Invalid
 from relay_tornado.model import DAY
 from relay_tornado.proxy_trust import parse_ranges
 from relay_tornado.settings import Settings, flag, parse_duration, parse_size, variable
+
+_NUMBER: Final = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -149,7 +152,7 @@ def date_time(text: str) -> float:
 
 def unix_time(text: str, span: Callable[[str], float]) -> float:
     """Unix seconds of a text: unix seconds, a duration that `span` reads, or an ISO date. Raises ValueError."""
-    if text.isascii() and text.isdigit():
+    if _NUMBER.fullmatch(text):  # also with a fraction, as `received_at` has one
         if math.isinf(seconds := float(text)):
             raise ValueError
         return seconds

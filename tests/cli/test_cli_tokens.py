@@ -72,6 +72,7 @@ def test_when_a_token_expires(relay: Runner) -> None:
     for text, expected in (
         ("30d", time.time() + 30 * 86_400),
         (str(int(soon.timestamp())), soon.timestamp()),
+        (str(soon.timestamp() + 0.5), soon.timestamp() + 0.5),
         (soon.strftime("%Y-%m-%d"), soon.replace(hour=0, minute=0, second=0).timestamp()),
         (soon.strftime("%Y-%m-%dT%H:%M:%S+01:00"), soon.timestamp() - 3600),
         (soon.strftime("%Y-%m-%d %H:%M:%SZ"), soon.timestamp()),
@@ -85,7 +86,10 @@ def test_when_a_token_expires(relay: Runner) -> None:
             assert abs(listed["expires_at"] - expected) < 120
 
 
-@pytest.mark.parametrize("text", ["soon", "0", "90", "2020-01-01", "1700000000", "-1d", "9" * 30, "9999999d", "", "0s"])
+@pytest.mark.parametrize(
+    "text",
+    ["soon", "0", "90", "90.5", "2020-01-01", "1700000000", "1700000000.5", "-1d", "9" * 30, "9999999d", "", "0s"],
+)
 def test_times_that_are_none(relay: Runner, text: str) -> None:
     """A time in the past, too far away, or not a time is refused with a hint, and no token is made."""
     result = relay("token", "create", "--expires", text)
