@@ -30,7 +30,8 @@ async def take(log: EventLog, bucket: Bucket, documents: Sequence[Any]) -> dict[
                 raise Invalid("was received in the future, so events after it could not keep their own times")
             items.append(made)
         except Invalid as error:
-            raise Invalid(f"event {place + 1} of the batch {error}", "events", named=True) from None
+            which = f"event {place + 1} of the batch" if len(documents) > 1 else "the event"
+            raise Invalid(f"{which} {error}", "events", named=True) from None
     if bucket.ephemeral and not all(isinstance(each, Stub) for each in items):
         raise Conflict(f"the bucket {bucket.name!r} is ephemeral, and stores no content: import into another one")
     bounds = await log.bounds(bucket.id)

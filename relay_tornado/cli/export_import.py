@@ -11,6 +11,7 @@ from typing import IO, TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import click
 
+from relay_tornado.cli.answers import Refused
 from relay_tornado.cli.client import Caller, check_rights, open_relay
 from relay_tornado.cli.errors import STDOUT, about
 from relay_tornado.cli.options import options_of, relay_options
@@ -201,8 +202,8 @@ class _Import:
         """Imports all lines. Raises RelayError, whose message names the line if one is the cause."""
         from relay_tornado.ops.export_format import LONGEST_LINE, Header, document, parse
 
-        batch: list[Any] = []
-        size = done = begin = number = 0
+        batch: list[tuple[int, Any]] = []
+        size = done = number = 0
         for number, line in enumerate(iter(lambda: lines.readline(LONGEST_LINE + 1), b""), 1):
             done += len(line)
             try:
@@ -218,19 +219,17 @@ class _Import:
                     continue
                 self._check_order(found.seq)
             except Invalid as error:
-                self._send(batch, begin, number - 1)
+                self._send(batch)
                 raise Invalid(f"line {number} {error}") from None
             if batch and (len(batch) == BATCH_EVENTS or size + len(line) > BATCH_BYTES):
-                self._send(batch, begin, number - 1)
+                self._send(batch)
                 progress(done)
                 batch, size = [], 0
-            if not batch:
-                begin = number
-            batch.append(document(found))
+            batch.append((number, document(found)))
             size += len(line)
         if not number:
             raise Invalid("the export is empty: name another file, or export the bucket again")
-        self._send(batch, begin, number)
+        self._send(batch)
         self._check_end()
 
     def _check_order(self, seq: int) -> None:
@@ -275,13 +274,23 @@ class _Import:
             self.head = max(header.first, 1) - 1
         self.bucket_id = found["id"]
 
-    def _send(self, batch: list[Any], first: int, last: int) -> None:
+    def _send(self, batch: list[tuple[int, Any]]) -> None:
+        """Imports events, each with the number of its line. If one is refused, imports those before it, and raises
+        Invalid, which names its line."""
         if not batch:
             return
+        lines, events = zip(*batch, strict=True)
         try:
-            answer = self._relay.call("bucket.import", bucket=self.bucket_id, events=batch)
+            answer = self._relay.call("bucket.import", bucket=self.bucket_id, events=events)
+        except (Invalid, Conflict, Refused) as error:
+            if len(batch) == 1:
+                raise Invalid(f"line {lines[0]}: {error}") from error
+            half = len(batch) // 2
+            self._send(batch[:half])
+            self._send(batch[half:])
+            return
         except RelayError as error:
-            raise Invalid(f"lines {first} to {last}: {error}") from error
+            raise Invalid(f"lines {lines[0]} to {lines[-1]}: {error}") from error
         self.read += len(batch)
         self.imported += answer["imported"]
         self.head = answer["head"]

@@ -31,7 +31,10 @@ class Import:
         start = events[0].seq
         self.first = start if state.head == 0 else state.first
         if start != state.head + 1 and state.head > 0:
-            raise Conflict(f"event {start} does not follow event {state.head}, the newest of the log")
+            raise Conflict(
+                f"event {start} does not follow event {state.head}, the newest of the log: those between are missing, "
+                "export the bucket again"
+            )
         self.head = start - 1
         self.at = state.last_at
         self.bytes = 0

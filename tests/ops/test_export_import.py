@@ -239,16 +239,18 @@ def test_parts_put_together(cli: Runner, tmp_path: Path) -> None:
 
 
 def test_what_does_not_fit_is_refused(cli: Runner, tmp_path: Path) -> None:
-    """A hole, other events in their places, another bucket's header, and no header: each names its line."""
+    """A hole, other events in their places, another bucket's header, and no header: each names its line, and the lines
+    before it are imported."""
     fill(cli.data, "orders", 20)
     fill(cli.data, "billing", 20)
     for name in ("orders", "billing"):
         cli.json("export", name, tmp_path / name)
     lines = (tmp_path / "orders").read_bytes().splitlines(keepends=True)
     (tmp_path / "hole").write_bytes(b"".join(lines[:10] + lines[11:]))
-    assert "lines 2 to 20" in cli.refused("import", "a", tmp_path / "hole")
-    assert log(cli, "a")[:2] == (1, 0)
-    assert "event 1 of the bucket differs" in cli.refused("import", "billing", tmp_path / "orders")
+    assert "line 11: event 11 does not follow event 9" in cli.refused("import", "a", tmp_path / "hole")
+    assert log(cli, "a")[:2] == (1, 9)
+    assert cli.json("import", "a", tmp_path / "orders")["imported"] == 11
+    assert "line 2: event 1 of the bucket differs" in cli.refused("import", "billing", tmp_path / "orders")
     (tmp_path / "both").write_bytes((tmp_path / "orders").read_bytes() + (tmp_path / "billing").read_bytes())
     assert "line 22 is the header of another" in cli.refused("import", "b", tmp_path / "both")
     (tmp_path / "bare").write_bytes(b"".join(lines[1:]))
@@ -256,8 +258,8 @@ def test_what_does_not_fit_is_refused(cli: Runner, tmp_path: Path) -> None:
     late = json.loads(lines[5]) | {"received_at": time.time() + 100_000}
     del late["crc"]
     (tmp_path / "late").write_bytes(b"".join(lines[:5]) + json.dumps(late).encode() + b"\n")
-    assert "in the future" in cli.refused("import", "e", tmp_path / "late")
-    assert log(cli, "e")[:2] == (1, 0)
+    assert "line 6: the event was received in the future" in cli.refused("import", "e", tmp_path / "late")
+    assert log(cli, "e")[:2] == (1, 4)
     (tmp_path / "empty").write_bytes(b"")
     assert "the export is empty" in cli.refused("import", "d", tmp_path / "empty")
 
