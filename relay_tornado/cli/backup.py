@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import signal
 import sqlite3
@@ -191,7 +192,8 @@ def _document(report: Report) -> dict[str, Any]:
 
 
 def _print_findings(report: Report) -> None:
-    for finding in report.findings:
-        where = f"{finding.bucket}: " if finding.bucket else ""
-        click.echo(printable(f"{finding.level}: {where}{finding.message}"))
-        click.echo(printable(f"  what to do: {finding.advice}"))
+    for advice, findings in itertools.groupby(report.findings, lambda finding: finding.advice):
+        for finding in findings:
+            where = f"{finding.bucket}: " if finding.bucket else ""
+            click.echo(printable(f"{finding.level}: {where}{finding.message}"))
+        click.echo(printable(f"  what to do: {advice}"))

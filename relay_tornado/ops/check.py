@@ -163,7 +163,7 @@ def _check_pages(raw: sqlite3.Connection, report: Report, full: bool, progress: 
     for look in _looks(raw, full):
         for (message,) in raw.execute(f"PRAGMA main.{look}"):
             for line in str(message).splitlines():
-                if line not in said:
+                if line not in said and not line.startswith("*** in database "):  # SQLite's heading
                     report.add("damage", "pages", line, RESTORE)
                 said.add(line)
     for table, rowid, parent, _ in raw.execute("PRAGMA main.foreign_key_check"):

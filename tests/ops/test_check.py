@@ -15,7 +15,7 @@ import pytest
 
 from relay_tornado.errors import StartupError
 from relay_tornado.ops.check import check
-from relay_tornado.ops.findings import Report
+from relay_tornado.ops.findings import RESTORE, Report
 from relay_tornado.ops.opening import open_file
 from relay_tornado.storage import migrate
 from relay_tornado.storage.witness import Stamp, Witness
@@ -201,7 +201,8 @@ def test_a_text_of_a_record_that_is_malformed(cli: Runner, file: Path) -> None:
 
 
 def test_a_damaged_page(cli: Runner, file: Path) -> None:
-    """A page that is overwritten is found, and what lies on others is still looked at."""
+    """A page that is overwritten is found, and what lies on others is still looked at. What to do stands once for all
+    that SQLite says of the pages, without its heading."""
     page = rows(file, "SELECT rootpage FROM sqlite_schema WHERE name = 'event'")[0][0]
     size = rows(file, "PRAGMA page_size")[0][0]
     with file.open("r+b") as raw:
@@ -211,6 +212,9 @@ def test_a_damaged_page(cli: Runner, file: Path) -> None:
     kinds = {each["kind"] for each in findings}
     assert "pages" in kinds or (OLD and "unreadable" in kinds)
     assert any("restore" in each["advice"] for each in findings)
+    said = cli("check").stdout
+    assert "***" not in said
+    assert said.count(f"what to do: {RESTORE}") <= 1
 
 
 def test_a_loss_that_the_witness_proves(cli: Runner, file: Path) -> None:
