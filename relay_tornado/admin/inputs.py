@@ -93,7 +93,7 @@ def _changed(bucket: Bucket, before: Input, options: Mapping[str, Any]) -> Input
     if wanted not in ("", ANY_OUTPUT) and all(each.id != wanted for each in bucket.outputs):
         raise Invalid(
             f"the bucket {bucket.name!r} has no output with the id {wanted[:100]!r}: name one "
-            f"by its id, or write {ANY_OUTPUT}",
+            f'by its id, or write {ANY_OUTPUT}, or "" for none',
             "response_from_output",
         )
     return changed

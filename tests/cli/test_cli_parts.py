@@ -56,6 +56,7 @@ def test_an_input_by_all_its_options(relay: Runner, tmp_path: Path) -> None:
         RELAY_INPUT_BUCKET="orders",
     )
     assert (changed["verify"], changed["rate_limit"], changed["strip_path_prefix"]) == (None, None, False)
+    assert '"" for none' in relay.refused("input", "set", "static-1", "--response-from-output", "none")
     changed = relay.json("input", "set", "static-1", "--custom-domain", "", "--response-from-output", "")
     assert (changed["custom_domain"], changed["response_from_output"], changed["path_prefix"]) == ("", "", "/shop")
     assert relay.json("input", "show", "shop", "--bucket", "orders") == changed
