@@ -7,6 +7,7 @@ import functools
 import socket
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AsyncExitStack, suppress
+from pathlib import Path
 from typing import Final
 
 import structlog
@@ -25,7 +26,7 @@ from relay_tornado.forwarding.forwarding import Forwarding
 from relay_tornado.gauges import ConsumerLevels, Gauges, Measured
 from relay_tornado.handlers.control import ControlServer
 from relay_tornado.handlers.listener import Entrance
-from relay_tornado.handlers.site import Site
+from relay_tornado.handlers.site import Site, check_addresses
 from relay_tornado.low_memory import try_log, watch_timers
 from relay_tornado.metrics import Metrics
 from relay_tornado.ops.backup_schedule import Backups, check_directory
@@ -96,6 +97,8 @@ class Relay:
             self._certificate = certificate = _certificate(settings)
             if settings.backup_dir is not None:
                 check_directory(settings.backup_dir)
+            if _is_missing(settings.data):  # a start that fails would leave an empty one, which commands then take
+                check_addresses(settings, inherited=bool(self._inherited))
             engine = await stack.enter_async_context(open_engine(settings, counters))
             database, log, registry, ledgers = engine.database, engine.log, engine.registry, engine.ledgers
             sessions = None
@@ -201,6 +204,16 @@ class Relay:
         what is queued, and closes everything. May be repeated."""
         await self._stack.aclose()
         _log.info("stopped")
+
+
+def _is_missing(path: Path) -> bool:
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return True
+    except OSError:  # what is wrong is said where it is opened
+        pass
+    return False
 
 
 def _certificate(settings: Settings) -> Certificate | None:

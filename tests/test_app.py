@@ -250,6 +250,21 @@ async def test_no_backups_in_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.gen_test
+async def test_a_start_that_can_not_listen_makes_no_directory(tmp_path: Path) -> None:
+    """Commands in the same place would take an empty one for the relay's."""
+    data = tmp_path / "data"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(StartupError, match=r"can't listen .* with --host and --port"):
+            await started(data, port=port)
+        with pytest.raises(StartupError, match=r"can't listen .* with --metrics-host and --metrics-port"):
+            await started(data, metrics_port=port)
+    assert not data.exists()
+    relay = await started(data, metrics_port=0)
+    await relay.stop()
+
+
+@pytest.mark.gen_test
 async def test_a_metrics_port_that_is_taken(tmp_path: Path) -> None:
     """It keeps the relay from starting, and leaves nothing behind."""
     with socket.create_server(("127.0.0.1", 0)) as taken:

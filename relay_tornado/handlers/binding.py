@@ -32,42 +32,56 @@ def listen(host: str, port: int, flags: str) -> list[socket.socket]:
 
     Raises StartupError.
     """
+    sockets, lacking = _open(host, port, flags, listening=True)
+    for name, reason in lacking.items():
+        _log.warning("address_not_here", host=host, address=name, reason=reason.strerror, consequence="it is left out")
+    return sockets
+
+
+def check(host: str, port: int, flags: str) -> None:
+    """Raises the StartupError that `listen` would raise now. Nobody can connect meanwhile."""
+    sockets, _ = _open(host, port, flags, listening=False)
+    for bound in sockets:
+        bound.close()
+
+
+def _open(host: str, port: int, flags: str, *, listening: bool) -> tuple[list[socket.socket], Mapping[str, OSError]]:
+    """Returns sockets that are bound to the host's addresses, and the addresses that this machine does not have."""
     sockets: list[socket.socket] = []
     lacking: dict[str, OSError] = {}
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         for family, kind, protocol, _, address in dict.fromkeys(found):
             try:
-                listening = _listen(family, kind, protocol, (address[0], port, *address[2:]))
+                bound = _bind(family, kind, protocol, (address[0], port, *address[2:]), listening=listening)
             except OSError as error:
                 if error.errno not in _NOT_HERE:
                     raise
                 lacking[str(address[0])] = error
             else:
-                sockets.append(listening)
-                port = listening.getsockname()[1]
+                sockets.append(bound)
+                port = bound.getsockname()[1]
         if not sockets:
             raise next(iter(lacking.values()))
     except OSError as error:
-        for listening in sockets:
-            listening.close()
+        for bound in sockets:
+            bound.close()
         advice = _ADVICE.get(error.errno or 0, "choose another with {flags}").format(flags=flags)
         raise StartupError(f"can't listen on {host} port {port}: {error.strerror or error}; {advice}") from error
-    for name, reason in lacking.items():
-        _log.warning("address_not_here", host=host, address=name, reason=reason.strerror, consequence="it is left out")
-    return sockets
+    return sockets, lacking
 
 
-def _listen(family: int, kind: int, protocol: int, address: Any) -> socket.socket:
-    listening = socket.socket(family, kind, protocol)
+def _bind(family: int, kind: int, protocol: int, address: Any, *, listening: bool) -> socket.socket:
+    bound = socket.socket(family, kind, protocol)
     try:
-        listening.setblocking(False)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.setblocking(False)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
-            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        listening.bind(address)
-        listening.listen(BACKLOG)
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        bound.bind(address)
+        if listening:
+            bound.listen(BACKLOG)
     except BaseException:
-        listening.close()
+        bound.close()
         raise
-    return listening
+    return bound

@@ -13,7 +13,7 @@ from collections.abc import Sequence, Sized
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import structlog
 from tornado.http1connection import HTTP1ConnectionParameters, HTTP1ServerConnection
@@ -55,6 +55,8 @@ _ACCEPT_PAUSE = 0.2
 _LOOK = 0.02
 _SWEEP = 1.0
 
+FLAGS: Final = "--host and --port"
+
 _log = structlog.get_logger(__name__)
 
 
@@ -66,7 +68,7 @@ class Entrance:
     certificate: Certificate | None = None
     trust: ProxyTrust = ProxyTrust()
     inherited: Sequence[socket.socket] = ()
-    flags: str = "--host and --port"
+    flags: str = FLAGS
     """The settings that choose another address, for the error if this one can't be used."""
 
 

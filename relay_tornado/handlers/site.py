@@ -16,12 +16,12 @@ from relay_tornado.counters import ConsumerLevel, Counters
 from relay_tornado.delivery.deliveries import Deliveries
 from relay_tornado.delivery.responses import Responses
 from relay_tornado.forwarding.forwarding import Forwarding
-from relay_tornado.handlers import health, metrics, rest, socket, stream, ui
+from relay_tornado.handlers import binding, health, metrics, rest, socket, stream, ui
 from relay_tornado.handlers.base import NotFoundHandler, log_request
 from relay_tornado.handlers.connected_clients import ConnectedClients
 from relay_tornado.handlers.credentials import Callers
 from relay_tornado.handlers.front import Front
-from relay_tornado.handlers.listener import DIRECT, Entrance, Listener
+from relay_tornado.handlers.listener import DIRECT, FLAGS, Entrance, Listener
 from relay_tornado.ingest.ingest import Ingest
 from relay_tornado.log.contract import EventLog
 from relay_tornado.registry.access import Access
@@ -33,6 +33,8 @@ from relay_tornado.settings import Settings
 _LAST: Final = 2.0
 """Seconds of the drain time-out, at most a quarter of it, that are left for the end of a stop: clients are sent away,
 and nobody is accepted any more."""
+
+_METRICS_FLAGS: Final = "--metrics-host and --metrics-port"
 
 _MOST_SCRAPERS = 32
 """Maximum number of connections to the port for metrics."""
@@ -157,6 +159,15 @@ class Site:
         return self._end
 
 
+def check_addresses(settings: Settings, *, inherited: bool) -> None:
+    """Raises StartupError if no site could listen on the settings' addresses now. With inherited sockets, only the
+    metrics' address matters."""
+    if not inherited:
+        binding.check(settings.host, settings.port, FLAGS)
+    if settings.metrics_port is not None:
+        binding.check(settings.metrics_host, settings.metrics_port, _METRICS_FLAGS)
+
+
 def _metrics_listener(settings: Settings, port: int, expose: Callable[[], bytes]) -> Listener:
     """A port that serves only the metrics, to everybody who reaches it."""
     application = Application(
@@ -166,4 +177,4 @@ def _metrics_listener(settings: Settings, port: int, expose: Callable[[], bytes]
         log_function=log_request,
     )
     settings = dataclasses.replace(settings, host=settings.metrics_host, port=port, max_connections=_MOST_SCRAPERS)
-    return Listener(Front(None, application, settings), settings, Entrance(flags="--metrics-host and --metrics-port"))
+    return Listener(Front(None, application, settings), settings, Entrance(flags=_METRICS_FLAGS))
