@@ -1,4 +1,4 @@
-"""Settings of a directory that is not there yet, and faults for its file."""
+"""Settings of a directory that is not there yet, faults for its file, and short pauses after them."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from relay_tornado.settings import Settings
+from relay_tornado.storage import writer as writers
 from tests.storage.faults import Faults
 
 
@@ -17,3 +18,9 @@ def settings(tmp_path: Path) -> Settings:
 @pytest.fixture
 def faults() -> Faults:
     return Faults()
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A writer whose file can't be written tries again at once."""
+    monkeypatch.setattr(writers, "_BACKOFF", (0.01, 0.02))

@@ -1,11 +1,14 @@
-"""A SQLite connection that fails where a test says so: for faults that a healthy disk does not have."""
+"""Faults that a healthy disk does not have: a SQLite connection that fails where a test says so, and a file that is
+written over."""
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 
@@ -78,3 +81,8 @@ def no_threads() -> Iterator[None]:
         yield
     finally:
         threading.stack_size(before)
+
+
+def copy_onto(path: Path, source: Path) -> None:
+    """As `cp` does: the same file, with another content."""
+    shutil.copyfile(source, path)
