@@ -26,7 +26,7 @@ async def test_the_log_names_the_bucket_of_a_consumers_gap(tmp_path: Path) -> No
         with capture_logs() as logs:
             ledger.met(Gap("retention", 1, 2), 0.0)
             await administration.delete_bucket("sales")
-            ledger.met(Gap("retention", 1, 2), 0.0)
+            ledger.met(Gap("reset"), 0.0)
         engine.ledgers.close(ledger)
     told = [each for each in logs if each["event"] == "consumer_gap"]
     assert [(each["bucket"], each["bucket_id"]) for each in told] == [("sales", bucket.id), ("", bucket.id)]

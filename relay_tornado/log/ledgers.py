@@ -12,23 +12,20 @@ from functools import partial
 from typing import Final
 from weakref import WeakValueDictionary
 
-import structlog
-
 from relay_tornado.consumer_changes import Changes
 from relay_tornado.consumer_progress import Missed, Progress
 from relay_tornado.counters import Counters
 from relay_tornado.errors import BucketGone, CursorLost, Damaged, NotFound
 from relay_tornado.log.consumers import Consumers, Key, Stored, Terms, with_untold
 from relay_tornado.log.contract import EventLog
-from relay_tornado.low_memory import Lock, try_log
+from relay_tornado.log.gap_lines import GapLines
+from relay_tornado.low_memory import Lock
 from relay_tornado.model import BucketId, Gap
 
 DAMAGED: Final = "damaged"
 """The reason of a dead letter whose event the log can't read."""
 EPHEMERAL: Final = "ephemeral"
 """The reason of a dead letter whose event's content was only in memory, and is gone."""
-
-_log = structlog.get_logger(__name__)
 
 
 def progress_of(stored: Stored) -> Progress:
@@ -153,21 +150,11 @@ class Ledger:
         return (last.from_seq or gap.to_seq + 1) <= gap.from_seq and gap.to_seq <= (last.to_seq or 0)
 
     def met(self, gap: Gap, now: float) -> None:
-        """The consumer met a gap, which is logged, counted and stored."""
+        """The consumer met a gap, which is logged (now and then), counted and stored."""
         self.gap = gap
         self.untold = with_untold(self.key, self.untold, gap)
         self._ledgers.counters.gaps[gap.reason] += 1
-        try_log(
-            _log.warning,
-            "consumer_gap",
-            bucket=self._ledgers.bucket_name(self.key.bucket_id),
-            bucket_id=self.key.bucket_id,
-            kind=self.key.kind,
-            consumer=self.key.name,
-            reason=gap.reason,
-            first=gap.from_seq,
-            last=gap.to_seq,
-        )
+        self._ledgers.gap_lines.tell(self.key, self._ledgers.bucket_name(self.key.bucket_id), gap)
         if not self.gone:
             self._ledgers.store.met(self.key, gap, now)
 
@@ -185,6 +172,7 @@ class Ledgers:
         self.counters = Counters() if counters is None else counters
         self.bucket_name: Callable[[BucketId], str] = lambda bucket_id: ""
         """Returns a bucket's name, for the log; set by the composition root."""
+        self.gap_lines = GapLines()
         self._log = log
         self._live: dict[BucketId, dict[Key, Ledger]] = {}
         self._opening: dict[Key, list[int]] = {}
@@ -304,6 +292,7 @@ class Ledgers:
         async with self._locks.setdefault(key, Lock()):
             ledger = self.find(key)
             deleted = await self.store.delete(key)
+            self.gap_lines.forget(key)
             if ledger is not None and not ledger.gone:
                 self._end(ledger)
         return deleted

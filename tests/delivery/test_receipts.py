@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 
 from relay_tornado.delivery import deliver, deliveries
 from relay_tornado.delivery.deliver import Delivery
+from relay_tornado.log import gap_lines
 from relay_tornado.log.consumers import Key, Terms
 from relay_tornado.log.ledgers import Ledger
 from relay_tornado.model import Output, Retention
@@ -498,9 +499,12 @@ async def test_a_gap_that_a_connected_client_meets_is_logged_and_counted_once() 
 @virtual_test
 @pytest.mark.parametrize("steps", [(3,), (5, 4, 3)], ids=["at once", "in steps"])
 @pytest.mark.parametrize("read", [0, 4, 10])
-async def test_a_gap_of_the_slower_one_of_two_connections(read: int, steps: tuple[int, ...]) -> None:
+async def test_a_gap_of_the_slower_one_of_two_connections(
+    read: int, steps: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """If the other one has read some of the events, they are no gap of the consumer, but one of the connection, which
     is logged and counted, too. Else the consumer's lines are all."""
+    monkeypatch.setattr(gap_lines, "PAUSE", 0.0)
     world, reader, slow = await with_a_slow_client()
     first = slow.delivery._places["id-orders"].given + 1
     other = await client(world, "orders")
