@@ -11,7 +11,7 @@ import contextlib
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -45,15 +45,37 @@ class Step:
 
 
 def schema() -> str:
-    """The text of schema.sql."""
-    return resources.files("relay_tornado").joinpath("schema.sql").read_text(encoding="utf-8")
+    """The text of schema.sql. Raises StartupError if it is missing, and OSError."""
+    with _installed():
+        return resources.files("relay_tornado").joinpath("schema.sql").read_text(encoding="utf-8")
 
 
 def steps() -> Sequence[Step]:
-    """All steps in order, from 1."""
+    """All steps in order, from 1. Raises StartupError if one is missing, and OSError."""
     folder = resources.files("relay_tornado.storage").joinpath("migrations")
-    found = sorted((f for f in folder.iterdir() if f.name.endswith(".sql")), key=lambda f: f.name)
-    return [Step(int(f.name.removesuffix(".sql")), f.read_text(encoding="utf-8")) for f in found]
+    with _installed():
+        found = sorted((f for f in folder.iterdir() if f.name.endswith(".sql")), key=lambda f: f.name)
+        read = [Step(int(f.name.removesuffix(".sql")), f.read_text(encoding="utf-8")) for f in found]
+    there = [step.version for step in read]
+    for number in range(1, max(len(there), 1) + 1):
+        if number not in there:
+            raise _damaged(f"{folder}/{number:04}.sql is missing")
+    return read
+
+
+@contextlib.contextmanager
+def _installed() -> Iterator[None]:
+    """Tells of files that are not there as they were installed."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise _damaged(f"{error.filename} is missing") from error
+    except PermissionError as error:
+        raise _damaged(f"{error.filename} can't be read ({error.strerror})") from error
+
+
+def _damaged(why: str) -> StartupError:
+    return StartupError(f"the installation of relay {__version__} is damaged: {why}. Install it again.")
 
 
 def latest() -> int:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -19,7 +20,7 @@ from relay_tornado.ops.backup import make
 from relay_tornado.ops.opening import open_file
 from relay_tornado.ops.stats import stats
 from relay_tornado.settings import Settings
-from relay_tornado.storage import start
+from relay_tornado.storage import migrate, start
 from relay_tornado.storage.database import Database
 from relay_tornado.storage.space import Space
 from tests.needs import needs, needs_root
@@ -274,3 +275,25 @@ def test_no_room_for_the_index_of_the_wal(tmp_path: Path) -> None:
     assert "there is no room for" in str(start.refusal(tmp_path / "relay.db", error))
     error.sqlite_errorcode = sqlite3.SQLITE_IOERR_WRITE
     assert "can't be opened" in str(start.refusal(tmp_path / "relay.db", error))
+
+
+@storage_test
+@pytest.mark.parametrize("missing", ["schema.sql", "storage/migrations/0001.sql", "storage/migrations"])
+async def test_an_installation_that_is_damaged(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    """It is said which of its files is missing, and nothing of relay.db; the whole one starts with the directory."""
+    package = tmp_path / "relay_tornado"
+    (package / "storage").mkdir(parents=True)
+    source = Path(migrate.__file__).parents[1]
+    shutil.copytree(source / "storage/migrations", package / "storage/migrations")
+    shutil.copyfile(source / "schema.sql", package / "schema.sql")
+    gone = package / missing
+    shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+    files = SimpleNamespace(files=lambda name: tmp_path.joinpath(*name.split(".")))
+    with monkeypatch.context() as damaged:
+        damaged.setattr(migrate, "resources", files)
+        with pytest.raises(StartupError, match=rf"^the installation .* is damaged: {gone}.* is missing\. Install it"):
+            await Database.open(settings)
+    database = await Database.open(settings)
+    await database.close()
