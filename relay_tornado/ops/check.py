@@ -26,7 +26,7 @@ from relay_tornado.ops.check_values import LARGE_TABLES, check_conditions, check
 from relay_tornado.ops.copying import Progress
 from relay_tornado.ops.findings import MOST_TOLD, RESTORE, Report
 from relay_tornado.ops.opening import open_file
-from relay_tornado.storage import lock, migrate
+from relay_tornado.storage import lock, migrate, start
 from relay_tornado.storage import witness as witnesses
 from relay_tornado.storage.damage import code_of
 from relay_tornado.storage.database import NAME
@@ -91,11 +91,14 @@ def _check_consumers(raw: sqlite3.Connection, report: Report, names: Mapping[str
 
 
 def _look_at_witness(path: Path, report: Report) -> witnesses.Stamp | None:
-    """Reads the witness beside the file. It may be missing beside a backup named relay.db, which has no lock file."""
+    """Reads the witness beside the file, which may condemn it. It may be missing beside a backup named relay.db, which
+    has no lock file."""
     place = path.with_name(witnesses.NAME)
     try:
         there = place.exists()
         stamp = witnesses.peek(place)
+        if start.condemned(path):
+            report.add("damage", "witness", f"the file {start.CONDEMNED}", start.advice_if_condemned(path))
         problem = "is damaged" if there else "is missing"
     except OSError as error:
         there, stamp, problem = True, None, f"can't be read ({error.strerror})"

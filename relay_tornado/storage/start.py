@@ -35,6 +35,8 @@ _JOURNAL = struct.Struct(">16s I 4x I")
 _FIRST_PAGES = 2
 """Pages by which a file grows at most before it gets a WAL."""
 
+CONDEMNED = "was written over while a relay ran, and has pages of both files"
+
 _log = structlog.get_logger(__name__)
 
 
@@ -144,12 +146,21 @@ def check_there(path: Path) -> None:
 def check_condemned(path: Path) -> None:
     """Raises StartupError if a relay found that the file was written over after it had copied its WAL into it, and
     OSError. A file that is missing or empty is none of that."""
-    witness = path.with_name(witnesses.NAME)
-    if size_of(path) and witnesses.condemned(witness):
-        raise StartupError(
-            f"{path} was written over while a relay ran, and has pages of both files: restore a backup, as in "
-            f"docs/operations.md; or, to go on with what relay check finds in it, move {witness} away."
-        )
+    if condemned(path):
+        raise StartupError(f"{path} {CONDEMNED}: {advice_if_condemned(path)}.")
+
+
+def condemned(path: Path) -> bool:
+    """Whether `check_condemned` refuses the file. Raises OSError."""
+    return bool(size_of(path)) and witnesses.condemned(path.with_name(witnesses.NAME))
+
+
+def advice_if_condemned(path: Path) -> str:
+    """What to do about a file that is `condemned`."""
+    return (
+        "restore a backup, as in docs/operations.md; or, to go on with what relay check finds in it, move "
+        f"{path.with_name(witnesses.NAME)} away"
+    )
 
 
 def roll_back(path: Path) -> None:

@@ -17,7 +17,7 @@ from relay_tornado.errors import StartupError
 from relay_tornado.ops.check import check
 from relay_tornado.ops.findings import RESTORE, Report
 from relay_tornado.ops.opening import open_file
-from relay_tornado.storage import migrate
+from relay_tornado.storage import migrate, start
 from relay_tornado.storage.witness import Stamp, Witness
 from tests.cli.runner import Runner
 from tests.ops.checking import OLD, change, found
@@ -231,6 +231,24 @@ def test_a_loss_that_the_witness_proves(cli: Runner, file: Path) -> None:
     # A backup has no witness, whatever lies beside it.
     cli.json("backup", cli.data / "b.db")
     assert cli.json("check", cli.data / "b.db")["findings"] == []
+
+
+def test_a_file_that_a_relay_condemned(cli: Runner, file: Path) -> None:
+    """It may look sound, but has pages of two files: the check says what the refused start says. A backup of it has no
+    such mark."""
+    witness = Witness.open(cli.data / "relay.witness")
+    witness.condemn()
+    witness.close()
+    with pytest.raises(StartupError) as refused:
+        start.check_condemned(file)
+    (finding,) = found(cli)
+    assert (finding["level"], finding["kind"]) == ("damage", "witness")
+    assert "has pages of both files" in finding["message"]
+    assert str(refused.value).endswith(f": {finding['advice']}.")
+    shutil.copy(file, cli.data / "b.db")
+    assert cli.json("check", cli.data / "b.db")["findings"] == []
+    (cli.data / "relay.witness").unlink()
+    assert [each["level"] for each in cli.json("check")["findings"]] == ["warning"]
 
 
 def test_a_head_that_is_too_low(cli: Runner, file: Path) -> None:
