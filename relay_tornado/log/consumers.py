@@ -193,6 +193,9 @@ class Consumers(Protocol):
     async def delete(self, key: Key) -> bool:
         """Removes a consumer, its parked events and its dead letters. Returns False if there is none."""
 
+    def forget(self, bucket_id: BucketId) -> None:
+        """The bucket is deleted: nothing of its consumers stays in memory."""
+
     async def dead(self, bucket_id: BucketId, key: Key | None, after: int, limit: int) -> Sequence[DeadLetter]:
         """Dead letters of one consumer, or (None) of all in the bucket, with seqs above `after`, by ascending seq."""
 

@@ -310,6 +310,7 @@ class Ledgers:
         """The bucket is gone, and so are its consumers."""
         for ledger in self._of(bucket_id):
             self._end(ledger)
+        self.store.forget(bucket_id)
 
     def _end(self, ledger: Ledger) -> None:
         """The consumer is gone. It may have been closed before, and then is not in use any more."""

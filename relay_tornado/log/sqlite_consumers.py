@@ -46,6 +46,8 @@ class _Save:
     gaps: list[tuple[Gap, float | None]] = field(default_factory=list)
     """Gaps in their order, each with its time, or with None if a client was told of it."""
     waiting: list[asyncio.Future[None]] = field(default_factory=list)
+    gone: bool = False
+    """The consumer was deleted in the transaction that these changes were written in."""
 
     def collect(self) -> bool:
         """Asks the sources for their changes. Returns whether there are any. If memory runs out, the remaining sources
@@ -174,6 +176,9 @@ class SqliteConsumers:
 
     def undone(self) -> None:
         for key, save in self._writing.items():
+            if save.gone:
+                save.end()
+                continue
             later = self._pending.get(key)
             if later is not None and later is not save:
                 save.follow(later)
@@ -183,10 +188,13 @@ class SqliteConsumers:
 
     def failed(self, error: Exception) -> None:
         if len(self._writing) > 1:
-            self._alone.update(self._writing)
+            self._alone.update(key for key, save in self._writing.items() if not save.gone)
             self.undone()
             return
         for key, save in self._writing.items():
+            if save.gone:
+                save.end()
+                continue
             _log.error(
                 "consumer_not_saved", bucket_id=key.bucket_id, kind=key.kind, consumer=key.name, error=repr(error)
             )
@@ -254,11 +262,21 @@ class SqliteConsumers:
     async def delete(self, key: Key) -> bool:
         return await self._database.write(lambda raw: consumer_rows.delete(raw, key), lambda deleted: self._forget(key))
 
+    def forget(self, bucket_id: BucketId) -> None:
+        known = (self._pending, self._writing, self._kept, self._alone, self._told)
+        for key in {key for keys in known for key in keys if key.bucket_id == bucket_id}:
+            self._forget(key)
+
     def _forget(self, key: Key) -> None:
+        """The consumer is deleted. Its changes may be in the transaction that does it, whose riders are told later."""
+        self._alone.discard(key)
+        self._told.discard(key)
         self._kept.pop(key, None)
         save = self._pending.pop(key, None)
         if save is not None:
             save.end()
+        if key in self._writing:
+            self._writing[key].gone = True
 
     async def dead(self, bucket_id: BucketId, key: Key | None, after: int, limit: int) -> Sequence[DeadLetter]:
         await self.saved()

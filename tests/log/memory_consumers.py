@@ -114,6 +114,9 @@ class MemoryConsumers:
     async def delete(self, key: Key) -> bool:
         return self._kept.pop(key, None) is not None
 
+    def forget(self, bucket_id: BucketId) -> None:
+        """See the contract; `_settle` does that."""
+
     async def dead(self, bucket_id: BucketId, key: Key | None, after: int, limit: int) -> Sequence[DeadLetter]:
         await self._settle(bucket_id)
         letters = [

@@ -15,7 +15,7 @@ from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.model import Gap
 from relay_tornado.storage.sqlite_compat import guard_schema
 from tests.log.stores import KEY, there
-from tests.log.test_sqlite_consumers import begin, floors
+from tests.log.test_sqlite_consumers import TERMS, begin, floors
 from tests.log.worlds import SqliteWorld, event
 from tests.storage.faults import Faults, always, once
 from tests.waiting import until
@@ -291,3 +291,53 @@ async def test_a_damaged_record_of_gaps_keeps_no_change_from_being_stored(disk: 
         await store.saved()
         stored = await there(store)
         assert (stored.floor, set(stored.parked), stored.untold) == (floor, parked, untold)
+
+
+@log_test
+async def test_a_consumer_that_is_deleted_while_it_can_not_be_stored(faulty: SqliteWorld, faults: Faults) -> None:
+    """One that is made anew with its name gets nothing of it, not even what failed in the same transaction."""
+    store = await begin(faulty, "worker")
+    faults.before = always("UPDATE consumer SET floor", sqlite3.SQLITE_CORRUPT)
+    dead = {2: Dead(1, 1.0, 1.0, "x")}
+    source = lambda: Changes(5, dead=dict(dead))  # noqa: E731 - the same one each time
+    store.save(KEY, source)
+    store.met(KEY, Gap("retention", 1, 2), 1.0)
+    assert await store.delete(KEY)
+    faults.heal()
+    await store.create(KEY, 0, TERMS, 1.0)
+    dead.clear()
+    store.save(KEY, source)
+    await store.saved()
+    stored = await there(store)
+    assert (stored.floor, stored.dead, stored.gaps) == (5, 0, None)
+
+
+@pytest.mark.parametrize("how", ["consumer", "bucket"])
+@log_test
+async def test_nothing_of_deleted_consumers_stays_in_memory(faulty: SqliteWorld, faults: Faults, how: str) -> None:
+    """Neither what could not be written, nor which of them failed or are damaged."""
+    names = ("bad", "damaged", "worker")
+    store = await begin(faulty, *names)
+    ledgers = Ledgers(store, faulty.log)
+    with closing(sqlite3.connect(faulty.database.path)) as raw, raw:
+        guard_schema(raw)
+        raw.execute("PRAGMA ignore_check_constraints = ON")
+        raw.execute("UPDATE consumer SET done = '[[9,' WHERE name = 'damaged'")
+    assert [each.key.name for each in await store.list() if each.damaged] == ["damaged"]
+    faults.before = always("UPDATE consumer SET floor", sqlite3.SQLITE_CORRUPT)
+    for name in names:
+        store.save(KEY._replace(name=name), lambda: Changes(5))
+        store.met(KEY._replace(name=name), Gap("retention", 1, 2), 1.0)
+    await store.saved()
+    store.save(KEY, lambda: Changes(6))
+    store.save(KEY._replace(name="bad"), lambda: Changes(6))
+    if how == "bucket":
+        await faulty.log.drop("b")
+        ledgers.forget("b")
+    else:
+        for name in names:
+            assert await ledgers.delete(KEY._replace(name=name))
+    faults.heal()
+    await faulty.database.write(lambda raw: None)
+    await until(lambda: not store._pending)
+    assert [store._pending, store._writing, store._kept, store._alone, store._told] == [{}, {}, {}, set(), set()]
