@@ -9,7 +9,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
@@ -18,6 +18,9 @@ BucketId: TypeAlias = str
 
 DAY = 86_400.0
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+
+UNTIL_IT_ENDS: Final = " (until it ends)"
+"""Ends the description of a token that a command makes for itself, and revokes at its end."""
 
 
 class NewEvent(msgspec.Struct, frozen=True, gc=False):
@@ -390,6 +393,10 @@ class Token:
 
     def expired(self, now: float) -> bool:
         return self.expires_at is not None and self.expires_at <= now
+
+    def left_behind(self, now: float) -> bool:
+        """Whether a command that made it for itself was killed, and it has expired since."""
+        return self.description.endswith(UNTIL_IT_ENDS) and self.expired(now)
 
 
 def counted(count: int, noun: str) -> str:

@@ -118,7 +118,9 @@ class Administration:
         self._clock = clock
         self._turns: WeakValueDictionary[str, Lock] = WeakValueDictionary()
         self._positions = TokenPositions(log, registry, ledgers, clock)
-        self.housekeeping = Housekeeping(log, registry, settings, ledgers, self._remove_bucket, clock)
+        self.housekeeping = Housekeeping(
+            log, registry, settings, ledgers, self._remove_bucket, self._remove_token, clock
+        )
 
     # buckets
 
@@ -325,9 +327,13 @@ class Administration:
         """Removes a token; returns the removed record. The owner of its live sockets closes them."""
         async with self._turn(key):
             token = self.find_token(key)
-            await self._registry.delete("token", key)
-            await self._positions.end(token, None)
+            await self._remove_token(token, None)
         return token
+
+    async def _remove_token(self, token: Token, revision: int | None) -> None:
+        """Raises Conflict if the token is no longer at this revision (None: any)."""
+        await self._registry.delete("token", token.key, revision)
+        await self._positions.end(token, None)
 
     def find_token(self, key: str) -> Token:
         """The token with this key. Raises NotFound."""

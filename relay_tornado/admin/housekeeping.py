@@ -1,4 +1,5 @@
-"""Background upkeep: reconciles registry and log at a start, and removes old events and expired buckets."""
+"""Background upkeep: reconciles registry and log at a start, and removes old events, expired buckets, and expired
+tokens of commands."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from relay_tornado.errors import BucketGone, Conflict, RelayError, Unavailable
 from relay_tornado.log.contract import EventLog
 from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.log.retention_clock import RetentionClock
-from relay_tornado.model import Bucket, BucketId, Retention
+from relay_tornado.model import Bucket, BucketId, Retention, Token
 from relay_tornado.registry.contract import Registry
 from relay_tornado.settings import Settings
 
@@ -34,12 +35,14 @@ class Housekeeping:
         settings: Settings,
         ledgers: Ledgers,
         remove: Callable[[Bucket, int], Awaitable[None]],
+        revoke: Callable[[Token, int], Awaitable[None]],
         clock: Callable[[], float],
     ) -> None:
-        """`remove` removes a bucket with all its content, unless it was changed after this revision; `ledgers` are the
-        consumers, and `clock` returns unix seconds."""
+        """`remove` removes a bucket with all its content, and `revoke` a token, unless it was changed after this
+        revision; `ledgers` are the consumers, and `clock` returns unix seconds."""
         self._now = clock
         self._remove = remove
+        self._revoke = revoke
         self._ledgers = ledgers
         self._log = log
         self._registry = registry
@@ -84,11 +87,12 @@ class Housekeeping:
                 _logger.warning("bucket_log_kept", bucket_id=bucket_id, reason=str(error), hint=_LATER)
 
     async def trim_all(self) -> int:
-        """Removes expired buckets, and the events of the others beyond their retention; returns the number of events
-        removed. If a bucket can't be trimmed, that is logged, and the others still are."""
+        """Removes expired buckets and left tokens, and the events of the other buckets beyond their retention; returns
+        the number of events removed. If a bucket can't be trimmed, that is logged, and the others still are."""
         by_age = self._clock.by_age()
         if by_age:
             await self._expire()
+            await self._expire_tokens()
         # Nobody can connect with an expired token, so it does not hold events; it still counts while the clock is in
         # doubt.
         now = self._now()
@@ -125,6 +129,21 @@ class Housekeeping:
                 _logger.exception("expired_bucket_kept", bucket_id=bucket.id, bucket=bucket.name)
             else:
                 _logger.info("bucket_expired", bucket_id=bucket.id, bucket=bucket.name)
+
+    async def _expire_tokens(self) -> None:
+        """Removes the expired tokens of commands that were killed. Others stay, as somebody may prolong them."""
+        for each in self._registry.list("token"):
+            token = self._registry.get("token", each.key)  # as it is now
+            if token is None or not token.left_behind(self._now()):
+                continue
+            try:
+                await self._revoke(token, self._registry.revision("token", token.key))
+            except Conflict:
+                continue
+            except (RelayError, sqlite3.Error) as error:
+                _logger.warning("expired_token_kept", token=token.key, reason=str(error))
+            except Exception:
+                _logger.exception("expired_token_kept", token=token.key)
 
     async def _trim(self, bucket: Bucket, by_age: bool, over: Collection[str]) -> int:
         """Trims a bucket without waiting for the consumers of tokens with the keys in `over`; returns the number of

@@ -17,10 +17,11 @@ import click
 from relay_tornado.cli.client import call, open_relay, place_given
 from relay_tornado.cli.printing import Document, note
 from relay_tornado.errors import RelayError, Unavailable
+from relay_tornado.model import UNTIL_IT_ENDS
 
 LIFE: Final = 7 * 86_400.0
-"""Lifetime of the command's token in seconds, should it not be revoked. A long-running command extends it, but not
-while its machine is suspended, as over a weekend."""
+"""Lifetime of the command's token in seconds, should it not be revoked; then the relay removes it. A long-running
+command extends it, but not while its machine is suspended, as over a weekend."""
 EVERY: Final = 3600.0
 """Seconds between two extensions."""
 
@@ -62,7 +63,7 @@ def open_access(data: Path, what: str, buckets: Sequence[str] = (), key: str | N
         for each in buckets:
             relay.call("bucket.show", bucket=each)  # raises NotFound in a command's words
         options: Document = {
-            "description": what,
+            "description": what + UNTIL_IT_ENDS,
             "buckets": list(buckets) or None,
             "api_access": True,
             "expires_at": time.time() + LIFE,

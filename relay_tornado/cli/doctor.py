@@ -24,6 +24,7 @@ from relay_tornado.cli.options import (
 )
 from relay_tornado.cli.printing import note, print_json, print_table
 from relay_tornado.errors import Invalid, NotFound, RelayError
+from relay_tornado.model import UNTIL_IT_ENDS
 from relay_tornado.storage.lock import Owner, read_owner
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def _token(relay: Relay, idle: float) -> Iterator[tuple[str, str]]:
     """Yields a token that may connect and read one bucket at most; it is revoked at the end, or expires."""
     buckets = relay.call("bucket.list")
     options: dict[str, Any] = {
-        "description": "relay doctor",
+        "description": f"relay doctor{UNTIL_IT_ENDS}",
         "buckets": [buckets[0]["id"]] if buckets else None,
         "api_access": False,
         "expires_at": time.time() + idle + _MARGIN,

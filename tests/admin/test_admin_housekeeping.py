@@ -15,7 +15,7 @@ from relay_tornado.ids import new_epoch, new_uuid
 from relay_tornado.log.consumers import Key, Kind, Terms
 from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.log.retention_clock import RetentionClock
-from relay_tornado.model import Bucket, Retention
+from relay_tornado.model import UNTIL_IT_ENDS, Bucket, Retention
 from tests.admin.world import OpenWorld, World, event, sqlite_world
 
 
@@ -158,6 +158,57 @@ async def test_a_bucket_that_has_expired_is_deleted(open_world: OpenWorld) -> No
             await world.log.bounds(trial.id)
         assert administration.find_token(token.key).buckets == {trial.id}
         await administration.create_bucket("trial")
+
+
+@pytest.mark.gen_test
+async def test_the_token_of_a_command_that_was_killed_goes_once_it_has_expired(open_world: OpenWorld) -> None:
+    """Not before, nor while the clock is in doubt; tokens that somebody made stay, expired or not."""
+    async with open_world(retention_grace=0.0) as world:
+        administration, at = world.administration, world.now + 100
+        await administration.create_token(description=f"relay forward{UNTIL_IT_ENDS}", expires_at=at)
+        later, _ = await administration.create_token(description=f"relay listen{UNTIL_IT_ENDS}", expires_at=at)
+        made, _ = await administration.create_token(description="relay forward", expires_at=at)
+        world.now += 99
+        await administration.set_token(later.key, expires_at=at + 100)
+        await administration.housekeeping.trim_all()
+        assert len(administration.list_tokens()) == 3
+        world.now += 1
+        await administration.housekeeping.trim_all()
+        assert {token.key for token in administration.list_tokens()} == {later.key, made.key}
+    async with open_world() as world:
+        administration, at = world.administration, world.now - 1
+        left, _ = await administration.create_token(description=f"relay forward{UNTIL_IT_ENDS}", expires_at=at)
+        await administration.housekeeping.trim_all()
+        assert administration.find_token(left.key) == left
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("error", [Unavailable("the disk failed"), sqlite3.DatabaseError("malformed"), TypeError("x")])
+async def test_a_token_that_can_not_be_removed_keeps_no_other_from_going(
+    open_world: OpenWorld, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Nor one that is prolonged at that moment, which stays."""
+    async with open_world(retention_grace=0.0) as world:
+        tokens = [
+            (await world.administration.create_token(description=each + UNTIL_IT_ENDS, expires_at=world.now + 1))[0]
+            for each in ("failing", "prolonged", "fine")
+        ]
+        failing, prolonged, _ = (token.key for token in tokens)
+        delete = world.registry.delete
+
+        async def failing_delete(kind: str, key: str, expect: int | None = None) -> None:
+            if key == failing:
+                raise error
+            if key == prolonged:
+                await world.administration.set_token(key, expires_at=world.now + 100)
+            await delete(kind, key, expect)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(world.registry, "delete", failing_delete)
+        world.now += 1
+        with capture_logs() as logs:
+            await world.administration.housekeeping.trim_all()
+        assert [(line["event"], line["token"]) for line in logs] == [("expired_token_kept", failing)]
+        assert {token.key for token in world.administration.list_tokens()} == {failing, prolonged}
 
 
 @pytest.mark.gen_test

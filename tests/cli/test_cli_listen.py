@@ -30,7 +30,8 @@ def test_a_machine_that_sleeps_over_a_weekend(shared: World) -> None:
     bucket = shared.bucket()
     with listening(shared, bucket):
         wait_for(lambda: clients(shared) == 1, "the client")
-        (own,) = [each for each in shared.relay.command("token", "list") if each["description"] == "relay listen"]
+        wanted = "relay listen (until it ends)"
+        (own,) = [each for each in shared.relay.command("token", "list") if each["description"] == wanted]
         assert own["expires_at"] - time.time() > 4 * 86_400
 
 
