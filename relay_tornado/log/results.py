@@ -45,8 +45,8 @@ class Results(Protocol):
     """Errors: BucketGone, NotFound (the log does not hold the event), Invalid (it can't be stored), Overloaded,
     Unavailable, NoSpace, Unknown. Reads of missing events return nothing."""
 
-    async def record(self, bucket_id: BucketId, seq: int, output: int, result: Result) -> bool:
-        """Commits a result. Returns True if it is the copy's answer: its first result with a status_code above 0.
+    async def record(self, bucket_id: BucketId, seq: int, output: int, result: Result) -> None:
+        """Commits a result.
 
         Results that come at the same time share a commit. If the caller is cancelled, the result is stored all the
         same.

@@ -99,10 +99,10 @@ class _Entry:
         self.result = result
         self.headers, size = storable(result)
         self.size = size + _OVERHEAD
-        self.future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self.outcome: bool | RelayError = False
+        self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.outcome: RelayError | None = None
 
-    def settle(self, outcome: bool | Exception) -> None:
+    def settle(self, outcome: RelayError | None) -> None:
         if not self.future.done():
             wake(self.future, outcome)
 
@@ -122,7 +122,7 @@ class SqliteResults:
 
     # writing
 
-    async def record(self, bucket_id: BucketId, seq: int, output: int, result: Result) -> bool:
+    async def record(self, bucket_id: BucketId, seq: int, output: int, result: Result) -> None:
         if self._closed:
             raise Unavailable(CLOSED)
         if (refusal := self._database.refusal()) is not None:
@@ -134,7 +134,7 @@ class SqliteResults:
         self._queue.append(entry)
         if self._writing is None:
             self._writing = asyncio.get_running_loop().create_task(self._write(), name="relay-results")
-        return await entry.future
+        await entry.future
 
     async def _write(self) -> None:
         try:
@@ -285,14 +285,14 @@ def _store(raw: sqlite3.Connection, entries: Iterable[_Entry]) -> None:
         elif not row[1] <= entry.seq <= row[2]:
             entry.outcome = NotFound(f"the log of the bucket {bucket_id} does not hold event {entry.seq}")
         else:
-            entry.outcome = _insert(raw, row[0], entry.seq, entry.output, entry.result, entry.headers)
+            entry.outcome = None
+            _insert(raw, row[0], entry.seq, entry.output, entry.result, entry.headers)
 
 
-def _insert(raw: sqlite3.Connection, key: int, seq: int, output: int, result: Result, headers: str) -> bool:
+def _insert(raw: sqlite3.Connection, key: int, seq: int, output: int, result: Result, headers: str) -> None:
     kept = raw.execute(_KEPT, (key, seq, output)).fetchall()
-    codes = [code for _, code in kept]
     if len(kept) >= MOST_RESULTS:
-        raw.execute("DELETE FROM delivery WHERE id = ?", (kept[surplus(codes)][0],))
+        raw.execute("DELETE FROM delivery WHERE id = ?", (kept[surplus([code for _, code in kept])][0],))
     raw.execute(
         _INSERT,
         (
@@ -300,7 +300,6 @@ def _insert(raw: sqlite3.Connection, key: int, seq: int, output: int, result: Re
             result.body,
         ),
     )  # fmt: skip
-    return result.status_code > 0 and not any(codes)
 
 
 def _find(raw: sqlite3.Connection, bucket_id: BucketId) -> tuple[int, int, int]:

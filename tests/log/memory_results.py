@@ -45,7 +45,7 @@ class MemoryResults:
         except BucketGone:
             return []
 
-    async def record(self, bucket_id: BucketId, seq: int, output: int, result: Result) -> bool:
+    async def record(self, bucket_id: BucketId, seq: int, output: int, result: Result) -> None:
         storable(result)
         kept, first, head = await self._of(bucket_id)
         if not first <= seq <= head:
@@ -54,7 +54,6 @@ class MemoryResults:
         if len(copy) >= MOST_RESULTS:
             kept.results.remove(copy[surplus([row[2].status_code for row in copy])])
         kept.results.append((seq, output, result))
-        return result.status_code > 0 and not any(row[2].status_code for row in copy)
 
     async def first(self, bucket_id: BucketId, seq: int, output: int | None) -> Result | None:
         for number, copy, result in await self._results(bucket_id):
