@@ -50,9 +50,9 @@ class Certificate:
         self.context, self.expires = self._load()
         self._warn()
 
-    def reload(self) -> bool:
-        """Loads the files. Returns whether new connections use them from now on. If they can't be used (see `problem`),
-        the earlier certificate stays in use: a renewal is often half done when it is first seen."""
+    def reload(self) -> None:
+        """Loads the files, for new connections. If they can't be used (see `problem`), the earlier certificate stays in
+        use: a renewal is often half done when it is first seen."""
         self._seen = self._look()
         try:
             self.context, self.expires = self._load()
@@ -60,11 +60,10 @@ class Certificate:
             if str(error) != self.problem:
                 self.problem = str(error)
                 _log.error("certificate_not_loaded", problem=self.problem)
-            return False
+            return
         self.problem = ""
         _log.info("certificate_loaded", file=str(self._certificate), days_left=self._days_left())
         self._warn()
-        return True
 
     async def watch(self, interval: float = POLL_INTERVAL) -> None:
         """Reloads when a file has changed, and repeatedly while the files can't be used, until it is cancelled."""

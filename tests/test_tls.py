@@ -205,7 +205,7 @@ async def test_no_client_gets_the_old_certificate_after_a_change_of_key_type(fil
         assert client.server == "old"
         await client.close()
         files.put(issue("new"))
-        assert certificate.reload()
+        certificate.reload()
         with pytest.raises((ssl.SSLError, ConnectionError)):
             await Client.connect(port, rsa_only)
         client = await Client.connect(port, trusting())
@@ -242,11 +242,12 @@ def test_a_file_that_is_gone_changes_nothing(files: Files) -> None:
     certificate = files.load()
     before = certificate.context
     files.key.unlink()
-    assert not certificate.reload()
+    certificate.reload()
     assert certificate.context is before
     assert "there is no file" in certificate.problem
     files.put(issue("second"))
-    assert certificate.reload()
+    certificate.reload()
+    assert certificate.context is not before
     assert certificate.problem == ""
 
 
@@ -381,6 +382,6 @@ def test_an_old_certificate_is_warned_of_and_serves(files: Files, days: int, sai
         certificate = files.load()
     assert [line["event"] for line in lines] == said
     with capture_logs() as lines:
-        assert certificate.reload()
+        certificate.reload()
     assert [line["event"] for line in lines] == ["certificate_loaded", *said]
     assert certificate.expires == pytest.approx((now + datetime.timedelta(days=days)).timestamp(), abs=2)
