@@ -240,10 +240,10 @@ class RateLimitFields(Schema):
     interval = Seconds(DAY, metadata=described("In seconds. Default: 1."))
 
 
-def moment(about: str) -> Number:
+def moment(about: str, **details: Any) -> Number:
     """A unix time, or null."""
     message = "must be a time in unix seconds, before the year 10000."
-    return Number(message, 0, MAX_TIME, allow_none=True, metadata=described(about))
+    return Number(message, 0, MAX_TIME, allow_none=True, metadata=described(about), **details)
 
 
 class BucketFields(StockFields):

@@ -27,13 +27,12 @@ from relay_tornado.wire.fields import (
     Document,
     Headers,
     HeaderValues,
-    Number,
     Text,
     Whole,
     described,
     load,
 )
-from relay_tornado.wire.rest import MAX_TIME
+from relay_tornado.wire.rest import moment
 
 MAX_ANSWER: Final = 10 * MIB
 """Bytes of a client's answer as JSON, its body in base64."""
@@ -125,11 +124,6 @@ class _Lenient(fields.Integer):
         return round(value) if value >= 0 else -1
 
 
-def _moment(name: str, about: str) -> Number:
-    message = "must be a time in unix seconds."
-    return Number(message, 0, MAX_TIME, allow_none=True, data_key=name, metadata=described(about))
-
-
 class AnswerBody(Schema):
     """A client's answer to an event. One of `status` and `status_code` has to be there; each follows from the other."""
 
@@ -187,8 +181,8 @@ class RangeBody(Schema):
 
     first = Whole(1, allow_none=True, metadata=described("The first seq of the range."))
     last = Whole(0, allow_none=True, metadata=described("The last seq of the range."))
-    since = _moment("from", "Received at or after this unix time in seconds.")
-    until = _moment("to", "Received before this unix time in seconds.")
+    since = moment("Received at or after this unix time in seconds.", data_key="from")
+    until = moment("Received before this unix time in seconds.", data_key="to")
     cursor = fields.String(
         allow_none=True,
         error_messages={"invalid": "must be a string."},
