@@ -15,10 +15,9 @@ from typing import Any
 import pytest
 import trustme
 
-from relay_tornado.errors import Invalid
 from relay_tornado.outgoing.names import Resolver, Socket
 from relay_tornado.outgoing.transport import Answer, Bounds, Transport, Unanswered, _Connection
-from relay_tornado.wire.destination import parse, parse_new
+from relay_tornado.wire.destination import parse
 from tests.forwarding.target import Got, Target, answer
 from tests.ports import hold_port, port_for, port_of, silent
 from tests.waiting import until
@@ -500,34 +499,3 @@ def test_a_request_that_is_cancelled_as_its_connection_is_made(monkeypatch: pyte
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(test())
-
-
-def test_destinations() -> None:
-    """What a URL says: host, port, login, path and query; what is none is refused."""
-    found = parse("HTTPS://us%20er:p%40ss@Example.ORG.:8443/a%20b/?x=1#frag")
-    assert (found.host, found.port, found.authority) == ("example.org.", 8443, "example.org.:8443")
-    assert (found.server_name, found.tls) == ("example.org", True)
-    assert (found.path, found.query) == (b"/a%20b/", b"x=1")
-    assert found.login == "Basic dXMgZXI6cEBzcw=="
-    assert parse("http://[fe80::1%25lo]/").authority.startswith("[fe80::1")
-    assert parse("http://h").path == b"/"
-    assert parse("https://h:443/").authority == "h"
-    assert parse("http://bücher.example/").host == "xn--bcher-kva.example"
-    for wrong in ("", "h/x", "ftp://h", "http://", "http://h:x", "http://h:99999", "http://a b/", "http://[::1"):
-        with pytest.raises(Invalid):
-            parse(wrong)
-
-
-def test_a_host_that_is_looked_up_as_another_name() -> None:
-    """By the rules of 2003, which Python follows: who names it now is told; one that is stored goes where it went."""
-    assert parse("http://straße.example/").host == "strasse.example"
-    for wrong in (
-        "http://straße.example/",
-        "http://u:p@βόλος.com:8/",
-        "http://STRAẞE.example",
-        "http://a\u200db.example",
-    ):
-        with pytest.raises(Invalid, match="another name: write it as it is in ASCII"):
-            parse_new(wrong)
-    for fine in ("http://bücher.example/", "http://xn--strae-oqa.example/", "http://ß:ß@h/ß?ß", "http://😀.example"):
-        assert parse_new(fine) == parse(fine)
