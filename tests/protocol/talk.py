@@ -51,11 +51,3 @@ def subscribed(text: str = SUBSCRIBE, answers: list[dict[str, Any]] | None = Non
     assert isinstance(effect, Subscribe)
     session.subscribed(effect.request, answers or [], 0.0)
     return session
-
-
-def ready() -> Session:
-    """A session that has authenticated."""
-    session = Session(SETTINGS, 0)
-    session.received(AUTH)
-    session.authenticated(TOKEN)
-    return session

@@ -20,7 +20,6 @@ from tests.protocol.talk import (
     closing,
     kinds,
     nothing_moved,
-    ready,
     sent,
     subscribed,
 )
@@ -107,7 +106,7 @@ MATCH = {"match": {"type": "value", "value": "a", "parameter": {"source": "heade
 
 def test_a_filter_is_compiled_before_anything_changes() -> None:
     """A good one comes with the question; one that says nothing is none; a bad one is an error that names the node."""
-    session = ready()
+    session = authenticated()
     (effect,) = session.received(json.dumps({"action": "subscribe", "filter": {"and": [MATCH]}}))
     assert isinstance(effect, Subscribe)
     assert effect.filter is not None
@@ -133,7 +132,7 @@ def test_a_filter_is_compiled_before_anything_changes() -> None:
 
 def test_an_answer_is_a_question_and_its_outcome_is_told() -> None:
     """`responded` with the id, or an error with its code; nothing once the socket closes."""
-    session = ready()
+    session = authenticated()
     (effect,) = session.received('{"action":"respond","id":"k3v9x1q7m2ab-42-2","status":201,"body":"x"}')
     assert isinstance(effect, Respond)
     assert (effect.token, effect.request.status, effect.request.body) == (TOKEN, 201, b"x")
