@@ -1,4 +1,4 @@
-"""The documents name every setting, command, option, exit code and close code."""
+"""The documents name every setting, command, option and exit code."""
 
 import contextlib
 import dataclasses
@@ -12,7 +12,6 @@ import pytest
 from relay_tornado.cli import main
 from relay_tornado.cli.errors import REMOTE
 from relay_tornado.cli.options import format_default
-from relay_tornado.errors import CloseCode
 from relay_tornado.settings import Settings, flag, variable
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
@@ -164,11 +163,3 @@ def test_exit_codes_are_documented() -> None:
     text = (DOCS / "commands.md").read_text()
     for code in (0, 1, 2, 130):
         assert re.search(rf"^\| {code} \|", text, re.MULTILINE)
-
-
-@pytest.mark.parametrize(("name", "code"), [(name, code) for name, code in vars(CloseCode).items() if name.isupper()])
-def test_every_close_code_is_documented(name: str, code: int) -> None:
-    """docs/protocol.md names it."""
-    assert re.search(rf"\b{code}\b", (DOCS / "protocol.md").read_text()), (
-        f"docs/protocol.md does not name {code} ({name})"
-    )
