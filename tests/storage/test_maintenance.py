@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import sqlite3
 from collections import namedtuple
@@ -94,19 +95,12 @@ def test_space_goes_back_when_it_is_quiet(tmp_path: Path) -> None:
 def test_a_busy_relay_keeps_its_pages(tmp_path: Path) -> None:
     """While events come in nothing is given back: the file would only grow again."""
 
-    class Clock:
-        now = 0.0
-
-        def __call__(self) -> float:
-            self.now += 1.0
-            return self.now
-
     async def run() -> tuple[int, int]:
         async with opened(tmp_path) as (database, log):
             await fill(log, 400)
             await log.trim("b", Retention(max_events=3), None)
             before, _ = await database.read(free_pages)
-            maintenance = Maintenance(database, Clock(), interval=0.01, much=1 * MIB)
+            maintenance = Maintenance(database, itertools.count(1.0).__next__, interval=0.01, much=1 * MIB)
             looks = []
             original = maintenance._foretell
             maintenance._foretell = lambda free: (looks.append(free), original(free))[1]  # type: ignore[func-returns-value,method-assign]
@@ -128,18 +122,12 @@ def test_a_busy_relay_keeps_its_pages(tmp_path: Path) -> None:
 def test_it_goes_on_beside_single_commits(tmp_path: Path, every: int, whole: bool) -> None:
     """At five commits a second it is quiet, though one of them is made beside a step; at twenty it is not."""
 
-    class Clock:
-        now = 0.0
-
-        def __call__(self) -> float:
-            self.now += 0.05
-            return self.now
-
     async def run() -> int:
         async with opened(tmp_path) as (database, log):
             await fill(log, 800)
             await log.trim("b", Retention(max_events=3), None)
-            maintenance = Maintenance(_Beside(database, every), Clock(), interval=3600.0, much=2 * MIB)  # type: ignore[arg-type]
+            clock = itertools.count(0.05, 0.05).__next__
+            maintenance = Maintenance(_Beside(database, every), clock, interval=3600.0, much=2 * MIB)  # type: ignore[arg-type]
             task = asyncio.create_task(maintenance.run())
             with capture_logs() as logs:
                 await until(lambda: any(each["event"] == "space_given_back" for each in logs))
@@ -191,19 +179,12 @@ class _Ahead:
 def test_an_end_of_the_space_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Days before, once a day, with how long it lasts; free pages of the file count as space."""
 
-    class Clock:
-        now = 0.0
-
-        def __call__(self) -> float:
-            return self.now
-
     async def run(rate: int, free: int) -> list[Any]:
         async with opened(tmp_path) as (database, _):
-            clock = Clock()
-            maintenance = Maintenance(database, clock)
+            hour = 0
+            maintenance = Maintenance(database, lambda: hour * 3600.0)
             with capture_logs() as logs:
                 for hour in range(60):
-                    clock.now = hour * 3600.0
                     room = 100_000 * MIB - rate * MIB * hour
                     monkeypatch.setattr(Space, "room", property(lambda self, room=room: room))
                     maintenance._foretell(free * hour)
