@@ -2,22 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import AsyncExitStack
-from pathlib import Path
-
 import pytest
 
-from relay_tornado.admin.administration import Administration
-from relay_tornado.admin.listing import _Merged
-from relay_tornado.delivery.deliver import Delivery
-from relay_tornado.delivery.subscription import Placement
-from relay_tornado.handlers.rest import buckets
-from relay_tornado.handlers.rest.status import StatusHandler
-from relay_tornado.log.sqlite import SqliteEventLog
-from relay_tornado.pieces import PIECE_SIZE
-from tests.counting import calls_by_turn
-from tests.handlers.rest.world import World, world
+from tests.handlers.rest.world import World
 
 BUCKET = {
     *("id", "name", "description", "account_id", "created_at", "updated_at", "stream", "ephemeral", "suspended"),
@@ -250,85 +237,6 @@ async def test_what_does_not_fit(here: World) -> None:
         assert (answer.status, answer.document.get("field")) == (400, field), body
         assert field in answer.document["message"]
     assert (await here.call("GET", "/v1/buckets")).document == []
-
-
-@pytest.mark.gen_test
-async def test_connected_clients(here: World) -> None:
-    """Each live subscriber with its token's key, buckets, address, and what it calls itself; gone when it is."""
-    await here.bucket("orders")
-    await here.bucket("billing")
-    agent = {"User-Agent": "relay-agent/1.2.3 (linux)"}
-    async with here.socket("administrator", "orders", **agent):
-        clients = (await here.call("GET", "/v1/connected-clients")).document
-        assert clients["tunnel_clients"] == []
-        (client,) = clients["webhook_clients"]
-        assert isinstance(client.pop("subscribed_at"), int)
-        assert client == {
-            "access_token_key": here.tokens["administrator"][0],
-            "buckets": ["orders"],
-            "client_ip": "127.0.0.1",
-            "client_type": "relay-agent",
-            "client_version": "1.2.3",
-            "consumer": "",
-            "destination": "",
-            "positions": {"orders": 0},
-        }
-    async with asyncio.timeout(60):
-        # Each look is a round trip, so the relay has its turn to see the closed socket.
-        while (await here.call("GET", "/v1/connected-clients")).document["webhook_clients"]:
-            pass
-
-
-@pytest.mark.gen_test
-async def test_thousands_come_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of many buckets and tokens, and of clients that read many, a few are looked at in a turn of the loop."""
-    most = 2 * PIECE_SIZE
-    # The index looks at them, too, in whatever turn it has.
-    async with world(tmp_path, search_index=None) as here, AsyncExitStack() as stack:
-        for number in range(most):
-            await here.bucket(f"b{number}")
-        administration = here.relay.administration
-        while len(administration.list_tokens()) < most:
-            await administration.create_token()
-        looked_at = [
-            calls_by_turn(monkeypatch, *function)
-            for function in ((SqliteEventLog, "bounds"), (Delivery, "_enter"), (Placement, "answer"))
-        ]
-        for _ in range(3):
-            await stack.enter_async_context(here.socket("administrator"))
-        assert list(map(max, looked_at)) == [PIECE_SIZE] * 3
-        monkeypatch.undo()
-        for what, (where, name), times, at_once in (
-            ("/v1/buckets", (buckets, "bucket_document"), most, PIECE_SIZE),
-            ("/v1/status", (StatusHandler, "_bucket"), most, PIECE_SIZE),
-            ("/v1/status", (Delivery, "positions"), 3, 1),
-            ("/v1/connected-clients", (Delivery, "positions"), 3, 1),
-            ("/v1/usage", (Delivery, "positions"), 3, 1),
-            ("/v1/usage", (SqliteEventLog, "bounds"), most, PIECE_SIZE),
-            ("/v1/tokens", (Administration, "describe_token"), most, PIECE_SIZE),
-            ("/v1/logs", (SqliteEventLog, "bounds"), most, PIECE_SIZE),
-            ("/v1/logs", (_Merged, "_push"), most, PIECE_SIZE),
-            ("/v1/search", (SqliteEventLog, "bounds"), most, PIECE_SIZE),
-        ):
-            calls = calls_by_turn(monkeypatch, where, name)
-            assert (await here.call("GET", what)).status == 200
-            assert (sum(calls), max(calls)) == (times, at_once), what
-            monkeypatch.undo()
-        calls = calls_by_turn(monkeypatch, Delivery, "positions")
-        assert [len(each["behind"]) for each in await here.relay.administration.list_clients()] == [most] * 3
-        assert calls == [1, 1, 1]
-
-
-@pytest.mark.gen_test
-async def test_usage(here: World) -> None:
-    """Counts of what there is, and what the settings allow."""
-    bucket = await here.bucket("orders")
-    await here.send(bucket)
-    answer = (await here.call("GET", "/v1/usage")).document
-    assert set(answer) == {"usage", "plan_meta"}
-    assert isinstance(answer["plan_meta"]["retention_age"], int)
-    assert (answer["usage"]["buckets"], answer["usage"]["webhooks_stored"]) == (1, 1)
-    assert answer["plan_meta"]["max_body"] == 3 * 2**20
 
 
 @pytest.mark.gen_test

@@ -390,3 +390,21 @@ async def test_large_answers_of_clients_make_no_page_larger(here: World) -> None
         pages.append([each["response_body"] == large for each in page["data"]])
         cursor = page.get("next_cursor")
     assert pages == [[True] * 3, [True] * 2]
+
+
+@pytest.mark.gen_test
+async def test_deliveries(here: World) -> None:
+    """A log has all that came of the event, and a copy's log what came of that."""
+    bucket = await here.bucket("orders")
+    await here.relay.administration.create_output(bucket.id, name="one")
+    await here.relay.administration.create_output(bucket.id, name="two")
+    log = await here.send(bucket, b"x")
+    for copy, code in ((1, 500), (2, 200), (1, 201)):
+        body = {"status_code": code, "response_body": "aGk=", "response_headers": {"X-A": "b"}, "duration_ms": 7}
+        assert (await here.call("PUT", f"/v1/logs/{log}-{copy}", body)).status == 200
+    every = (await here.call("GET", f"/v1/logs/{log}")).document["deliveries"]
+    assert [(each["output"], each["status_code"]) for each in every] == [(1, 500), (2, 200), (1, 201)]
+    assert every[0]["response_body"] == "aGk="
+    assert every[0]["response_headers"] == {"X-A": ["b"]}
+    of_one = (await here.call("GET", f"/v1/logs/{log}-1")).document["deliveries"]
+    assert [each["status_code"] for each in of_one] == [500, 201]

@@ -1,11 +1,9 @@
-"""Searching over REST: what is found, in which order, page by page; and how the buckets do."""
+"""Searching over REST: what is found, in which order, page by page."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import sqlite3
-from collections.abc import Awaitable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -14,14 +12,10 @@ from urllib.parse import urlencode
 import pytest
 
 from relay_tornado.admin import searching
-from relay_tornado.counters import ConsumerLevel
-from relay_tornado.gauges import ConsumerLevels
 from relay_tornado.log.sqlite import SqliteEventLog
 from relay_tornado.search import file, index
-from relay_tornado.series.series import Levels
 from tests.admin.logs_world import forget
 from tests.handlers.rest.world import World, world
-from tests.waiting import until
 
 
 async def find(here: World, token: str = "administrator", **query: Any) -> Any:
@@ -383,125 +377,3 @@ async def test_a_token_finds_what_is_its_own(here: World) -> None:
     assert (answer.status, answer.document["field"]) == (400, "cursor")
     status = (await here.call("GET", "/v1/status", token="scoped")).document
     assert [each["name"] for each in status["buckets"]] == ["mine"]
-
-
-@pytest.mark.gen_test
-async def test_status(here: World) -> None:
-    """What a bucket holds, who listens, who lags, and what came in the last hour."""
-    bucket = await here.bucket("orders", description="shop")
-    await here.bucket("empty")
-    for _ in range(3):
-        await here.send(bucket, b"x")
-    async with here.socket("administrator", "orders"):
-        answer = (await here.call("GET", "/v1/status")).document
-    orders, empty = answer["buckets"]
-    assert (orders["first"], orders["head"], orders["events"], orders["subscribers"]) == (1, 3, 3, 1)
-    assert (orders["description"], orders["ephemeral"], orders["lag"]) == ("shop", False, None)
-    assert orders["bytes"] > 0
-    assert orders["oldest_at"] <= orders["newest_at"] <= answer["now"]
-    assert (len(orders["rate"]), sum(orders["rate"])) == (60, 3)
-    assert (empty["events"], empty["oldest_at"], empty["newest_at"], sum(empty["rate"])) == (0, None, None, 0)
-
-
-@pytest.mark.gen_test
-async def test_status_while_a_bucket_is_deleted(here: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is left out: the page that asks every few seconds gets no 404."""
-    await here.bucket("orders")
-    gone = await here.bucket("gone")
-    real = SqliteEventLog.extents
-
-    async def extents(log: SqliteEventLog, bucket_ids: Any) -> Any:
-        found = await real(log, bucket_ids)
-        await log.drop(gone.id)
-        return found
-
-    monkeypatch.setattr(SqliteEventLog, "extents", extents)
-    answer = await here.call("GET", "/v1/status")
-    assert (answer.status, [each["name"] for each in answer.document["buckets"]]) == (200, ["orders"])
-
-
-@pytest.mark.gen_test
-async def test_series(here: World) -> None:
-    """The relay's, a bucket's and a consumer's; what needs a bucket says so."""
-    await here.consumer(await here.bucket("orders"), "worker")
-    for span, step in (("hour", 10), ("day", 60), ("month", 1800)):
-        answer = (await here.call("GET", f"/v1/series?span={span}")).document
-        assert (answer["step"], set(answer["series"]) >= {"events", "commit_p99", "disk_free"}) == (step, True)
-        assert answer["from"] % step == 0
-    assert list((await here.call("GET", "/v1/series?bucket=orders")).document["series"]) == ["events"]
-    answer = await here.call("GET", "/v1/series?bucket=orders&consumer=worker")
-    assert list(answer.document["series"]) == ["lag"]
-    assert (await here.call("GET", "/v1/series?consumer=worker")).status == 400
-    assert (await here.call("GET", "/v1/series?span=year")).status == 400
-
-
-@pytest.mark.gen_test
-async def test_series_of_a_consumer(here: World) -> None:
-    """An output's by its name, too; of a deleted one what was measured; of one that never was a 404."""
-    bucket = await here.bucket("orders")
-    await here.relay.administration.create_output(
-        bucket.id, name="shop", internal=False, destination="https://shop.example/", paused=True
-    )
-    assert here.relay._site is not None
-    levels = [ConsumerLevel(bucket.id, name, 7, 1.0, 0) for name in ("output:1", "gone", "output:9")]
-    await here.relay._site.rest.series.measure(Levels(consumers=levels))
-
-    async def lag(consumer: str, span: str = "hour") -> Any:
-        answer = await here.call("GET", f"/v1/series?bucket=orders&consumer={consumer}&span={span}")
-        return answer.status, [each for each in answer.document.get("series", {}).get("lag", ()) if each]
-
-    for consumer in ("output:1", "output:shop", "gone", "output:9"):
-        assert await lag(consumer) == (200, [7]), consumer
-    assert (await lag("gone", "month"))[0] == 200
-    for consumer in ("never", "output:2", "token:none"):
-        assert await lag(consumer) == (404, []), consumer
-    answer = await here.call("GET", "/v1/series?bucket=orders&consumer=never")
-    assert "has no consumer 'never'" in answer.document["message"]
-
-
-@pytest.mark.gen_test
-async def test_deliveries(here: World) -> None:
-    """A log has all that came of the event, and a copy's log what came of that."""
-    bucket = await here.bucket("orders")
-    await here.relay.administration.create_output(bucket.id, name="one")
-    await here.relay.administration.create_output(bucket.id, name="two")
-    log = await here.send(bucket, b"x")
-    for copy, code in ((1, 500), (2, 200), (1, 201)):
-        body = {"status_code": code, "response_body": "aGk=", "response_headers": {"X-A": "b"}, "duration_ms": 7}
-        assert (await here.call("PUT", f"/v1/logs/{log}-{copy}", body)).status == 200
-    every = (await here.call("GET", f"/v1/logs/{log}")).document["deliveries"]
-    assert [(each["output"], each["status_code"]) for each in every] == [(1, 500), (2, 200), (1, 201)]
-    assert every[0]["response_body"] == "aGk="
-    assert every[0]["response_headers"] == {"X-A": ["b"]}
-    of_one = (await here.call("GET", f"/v1/logs/{log}-1")).document["deliveries"]
-    assert json.dumps([each["status_code"] for each in of_one]) == "[500, 201]"
-
-
-@pytest.mark.gen_test
-async def test_a_lag_is_of_the_bucket_that_it_was_read_of(here: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where another bucket, of somebody else, has got its name since."""
-    monkeypatch.setattr(ConsumerLevels, "EVERY", 0.01)
-    orders, other = await here.bucket("orders"), await here.bucket("other")
-    await here.token("scoped", buckets=["other"])
-    await here.consumer(orders, "worker")
-    await here.send(orders)
-
-    async def lags(token: str = "administrator") -> dict[str, Any]:
-        found = (await here.call("GET", "/v1/status", token=token)).document["buckets"]
-        return {each["id"]: each["lag"] and each["lag"]["consumer"] for each in found}
-
-    expected = {orders.id: "worker", other.id: None}
-    await until(lambda: _is(lags(), expected))
-
-    async def nothing(_: ConsumerLevels) -> None:
-        pass
-
-    monkeypatch.setattr(ConsumerLevels, "read", nothing)
-    await here.relay.administration.set_bucket("orders", name="former")
-    await here.relay.administration.set_bucket("other", name="orders")
-    assert await lags() == expected
-    assert await lags("scoped") == {other.id: None}
-
-
-async def _is(found: Awaitable[Any], expected: Any) -> bool:
-    return bool(await found == expected)
