@@ -21,11 +21,7 @@ from relay_tornado.storage import migrate, witness
 from tests.acceptance.relay import TIMEOUT
 from tests.faults.disk import KINDS, MIB, Disk, needs_disk
 from tests.needs import needs
-from tests.ops.filling import fill, rows
-
-
-def quiet(what: str, done: int, total: int) -> None:
-    pass
+from tests.ops.filling import fill, quiet, rows
 
 
 @pytest.fixture(params=KINDS)

@@ -36,6 +36,10 @@ def event(bucket: Bucket, number: int, size: int = 100, **marks: object) -> NewE
     return msgspec.structs.replace(made, **marks)
 
 
+def quiet(what: str, done: int, total: int) -> None:
+    """Takes the progress of an operation, and shows none."""
+
+
 @asynccontextmanager
 async def opened(database: Database, settings: Settings) -> AsyncIterator[tuple[SqliteEventLog, Administration]]:
     """The log of an open database, and who administers its buckets."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import fcntl
-import itertools
 import os
 import signal
 import sqlite3
@@ -12,37 +10,24 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import closing
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from relay_tornado.errors import NoSpace
-from relay_tornado.log.sqlite import SqliteEventLog
-from relay_tornado.model import MIB, Retention
-from relay_tornado.ops import backup_schedule, copying
+from relay_tornado.model import MIB
+from relay_tornado.ops import copying
 from relay_tornado.ops.backup import make
-from relay_tornado.ops.check import check
-from relay_tornado.ops.opening import open_file
-from relay_tornado.ops.restore import restore
-from relay_tornado.settings import Settings
-from relay_tornado.storage.database import Database
 from relay_tornado.storage.lock import Lock
 from relay_tornado.storage.space import disk_of, share_space
 from tests.acceptance.relay import TIMEOUT
 from tests.cli.runner import Runner
 from tests.faults.disk import Disk, needs_disk
 from tests.needs import needs
-from tests.ops.filling import change, consume, event, fill, rows
+from tests.ops.filling import change, consume, fill, quiet, rows
 
 EVENTS = "SELECT log, seq, crc, body FROM event ORDER BY log, seq"
-
-
-def quiet(what: str, done: int, total: int) -> None:
-    pass
 
 
 def test_a_backup_is_the_data(cli: Runner, tmp_path: Path) -> None:
@@ -374,132 +359,6 @@ def test_damage_of_the_source_is_kept_and_told(cli: Runner, tmp_path: Path) -> N
     assert result.exit_code == 0
     assert "event 7 is damaged" in result.stdout
     assert rows(tmp_path / "b.db", "SELECT count(*) FROM event") == [(50,)]
-
-
-def test_steps_make_a_state_that_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While events are appended and trimmed and buckets dropped between the steps, the copy is one committed state,
-    with all that was there when it began, and sound."""
-    fill(tmp_path / "data", "gone", 600)
-    bucket = fill(tmp_path / "data", "orders", 2000)
-    settings = replace(Settings(), data=tmp_path / "data")
-    part = tmp_path / "part"
-    descriptor = os.open(part, os.O_CREAT | os.O_RDWR, 0o600)
-    changes = 0
-
-    async def run() -> None:
-        database = await Database.open(settings)
-        log = await SqliteEventLog.open(database, settings)
-        loop = asyncio.get_running_loop()
-        gone = next(each for each in await log.buckets() if each != bucket.id)
-
-        async def churn() -> None:
-            nonlocal changes
-            changes += 1
-            await asyncio.gather(*(log.append(bucket.id, event(bucket, 2000 + changes)) for _ in range(5)))
-            if changes == 2:
-                await log.trim(bucket.id, Retention(max_age=None, max_events=1500, max_bytes=None), None)
-            if changes == 4:
-                await log.drop(gone)
-
-        def step(pace: copying.Pace) -> float:
-            asyncio.run_coroutine_threadsafe(churn(), loop).result(30)
-            return 1e-9 if changes > 10 else 1.0
-
-        monkeypatch.setattr(copying.Pace, "step", step)
-
-        def copy() -> None:
-            with closing(open_file(settings.data / "relay.db")) as raw:
-                copying.in_steps(raw, settings.data, part, descriptor, quiet, 1 << 40)
-
-        await asyncio.to_thread(copy)
-        await log.close()
-        await database.close()
-
-    try:
-        asyncio.run(run())
-    finally:
-        os.close(descriptor)
-    assert changes > 6
-    report = check(part, quiet)
-    assert report.findings == [] or {f.kind for f in report.findings} == {"log"}, report.findings
-    head, first, log = rows(part, "SELECT head, first, id FROM log WHERE dropped = 0")[0]
-    assert head >= 2000
-    assert first > 1
-    (counted,) = rows(part, "SELECT count(*) FROM event WHERE log = ?", log)
-    assert counted == (head - first + 1,)
-    found = dict(rows(settings.data / "relay.db", "SELECT seq, body FROM event WHERE log = ?", log))
-    copied = dict(rows(part, "SELECT seq, body FROM event WHERE log = ?", log))
-    assert all(found.get(seq, body) == body for seq, body in copied.items())
-
-
-def test_deliveries_whose_ids_are_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between the steps the newest leave, and others get their ids, also such as were free: the copy has what the file
-    has at the end, whichever steps that concerns."""
-    source, part = tmp_path / "data" / "relay.db", tmp_path / "part"
-    fill(tmp_path / "data", "orders", 5)
-    insert = (
-        "INSERT INTO delivery (id, log, seq, output, at, status, status_code, duration_ms, retries, headers, body)"
-        " VALUES (?, 1, ?, 0, ?, ?, 200, 1, 0, '{}', x'')"
-    )
-    step = copying.Pace.step
-    with closing(sqlite3.connect(source, isolation_level=None)) as raw:
-        for number in range(1, 200):
-            raw.execute(insert, (number, 1, number, "failed"))
-        raw.execute("DELETE FROM delivery WHERE id IN (20, 150)")
-        steps = 0
-
-        def meanwhile(pace: copying.Pace) -> float:
-            nonlocal steps
-            steps += 1
-            if rows(part, "SELECT count(*) FROM delivery") == [(197,)]:
-                raw.execute("DELETE FROM delivery WHERE id = 3 OR id >= 140")
-                for number in range(140, 260):
-                    raw.execute(insert, (None, 1 + number % 2, 1000 + number % 3, "sent"))
-            return step(pace)
-
-        monkeypatch.setattr(copying.Pace, "step", meanwhile)
-        descriptor = os.open(part, os.O_CREAT | os.O_RDWR, 0o600)
-        try:
-            with closing(open_file(source)) as reader:
-                copying.in_steps(reader, source.parent, part, descriptor, quiet, 1 << 40)
-        finally:
-            os.close(descriptor)
-    assert steps > 3
-    there = rows(part, "SELECT * FROM delivery ORDER BY id")
-    assert there == rows(source, "SELECT * FROM delivery ORDER BY id")
-    assert (len(there), sum(row[5] == "sent" for row in there)) == (257, 120)
-
-
-@pytest.mark.parametrize("serves", [True, False])
-def test_it_rests_for_a_relay_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serves: bool) -> None:
-    """A backup pauses behind each step where a relay runs on the directory, and a restore of it never does: nobody
-    is there whom it could disturb."""
-    fill(tmp_path / "data", "orders", 200)
-    rests: list[float] = []
-    monkeypatch.setattr("relay_tornado.ops.copying.time.sleep", rests.append)
-    held = Lock.acquire(tmp_path / "data")
-    if not serves:
-        held.release()
-    make(tmp_path / "data" / "relay.db", tmp_path / "b.db", quiet)
-    held.release()
-    assert bool(rests) == serves
-    rests.clear()
-    restore(tmp_path / "b.db", tmp_path / "new", quiet)
-    assert rests == []
-
-
-def test_it_rests_for_no_longer_than_its_schedule_has_patience(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A step that a disk held up for minutes is no reason to do nothing for several times as long: that would look as
-    if it got no further."""
-    fill(tmp_path / "data", "orders", 20)
-    rests: list[float] = []
-    clock = SimpleNamespace(monotonic=partial(next, itertools.count(0.0, 200.0)), sleep=rests.append)
-    monkeypatch.setattr(copying, "time", clock)
-    held = Lock.acquire(tmp_path / "data")
-    make(tmp_path / "data" / "relay.db", tmp_path / "b.db", quiet)
-    held.release()
-    assert rests
-    assert max(rests) < backup_schedule.LOOK
 
 
 def test_no_relay_is_disturbed_or_needed(tmp_path: Path) -> None:

@@ -23,11 +23,7 @@ from tests.cli.runner import Runner
 from tests.ops.checking import OLD, change, found
 from tests.ops.checking import file as file
 from tests.ops.checking import filled as filled
-from tests.ops.filling import consume, fill, rows
-
-
-def quiet(what: str, done: int, total: int) -> None:
-    pass
+from tests.ops.filling import consume, fill, quiet, rows
 
 
 def test_a_sound_file(cli: Runner, file: Path) -> None:
