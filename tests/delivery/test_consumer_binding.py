@@ -9,7 +9,7 @@ import pytest
 from relay_tornado.errors import NoSpace
 from relay_tornado.log.consumers import Key, Stored, Terms
 from relay_tornado.log.ledgers import Ledger
-from tests.delivery.test_receipts import DURABLE, KEY
+from tests.delivery.durable import DURABLE, KEY
 from tests.delivery.virtual import day, virtual_test
 from tests.delivery.virtual import event_loop as event_loop
 from tests.delivery.world import World, until

@@ -7,11 +7,9 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from relay_tornado.errors import CursorLost
 from relay_tornado.log.consumers import Key, Terms
-from relay_tornado.model import Event, Gap, Retention
-from tests.delivery import virtual
-from tests.delivery.world import TOKEN, Reader, World, quiet, until
+from relay_tornado.model import Event, Retention
+from tests.delivery.world import TOKEN, Reader, World, damage, quiet, until
 
 
 @pytest.mark.gen_test
@@ -77,19 +75,6 @@ async def test_retention_overtakes_a_slow_reader() -> None:
     assert sorted(seqs + missed) == list(range(1, 11))
     at = [each["type"] for each in reader.messages].index("status")
     assert reader.messages[at + 1]["meta"]["seq"] == gap["to"] + 1
-
-
-def damage(world: World) -> None:
-    """Has the events 3 to 5 be unreadable."""
-    whole = world.log.peek
-
-    def damaged(bucket_id: str, after: int, limit: int, max_bytes: int) -> Any:
-        if 3 <= after + 1 <= 5:
-            raise CursorLost(6)
-        found = whole(bucket_id, after, limit, max_bytes)
-        return [event for event in found if not (after < 3 and event.seq >= 3)]
-
-    world.log.peek = damaged  # type: ignore[method-assign]
 
 
 @pytest.mark.gen_test
@@ -221,88 +206,6 @@ async def test_a_gap_that_grows_before_the_second_answer_is_told_whole() -> None
     assert answer["gap"] == {"from": 1, "to": 9, "count": 9, "reason": "retention"}
 
 
-async def _leave(world: World, keep: int) -> None:
-    """Retention leaves so many events, and those who use a consumer learn of it."""
-    await world.log.trim("id-orders", Retention(max_events=keep), None)
-    world.ledgers.trimmed("id-orders", (await world.log.bounds("id-orders")).first)
-
-
-async def _met(world: World) -> list[Gap]:
-    stored = await world.consumers.get(Key("id-orders", "client", "w"))
-    assert stored is not None
-    return list(stored.untold)
-
-
-async def _read_by_receipt() -> tuple[World, Reader, Any]:
-    """A client that was given 1 to 8 of 8 by receipt a moment ago, of which 1 to 6 have left."""
-    world = World(clock=virtual.day)
-    await world.bucket()
-    reader, delivery, _ = await world.subscribe("orders", extended=True, consumer="w", ack="receipt")
-    await world.append(8)
-    await until(lambda: len(reader.seqs()) == 8)
-    await _leave(world, 2)
-    return world, reader, delivery
-
-
-def test_what_was_read_by_receipt_is_no_gap() -> None:
-    """The receipt comes a second or two after the event, which may have left by then."""
-
-    async def test() -> None:
-        world, reader, delivery = await _read_by_receipt()
-        for _ in range(2):
-            await asyncio.sleep(1)
-            delivery.ponged(reader.pings[-1])
-        world.deliveries.end(delivery)
-        assert not any(world.ledgers.counters.gaps.values())
-        assert await _met(world) == []
-        _, _, (answer,) = await world.subscribe("orders", extended=True, consumer="w", ack="receipt", on_gap="fail")
-        assert (answer["gap"], answer["start"]) == (None, 9)
-
-    virtual.run(test)
-
-
-@pytest.mark.parametrize("crash", [False, True])
-def test_what_no_receipt_came_for_is_a_gap(crash: bool) -> None:
-    """Once the connection is gone nobody will say that it was read; nor after a crash."""
-
-    async def test() -> None:
-        world, _, delivery = await _read_by_receipt()
-        if crash:
-            world.restart()
-        else:
-            world.deliveries.end(delivery)
-            assert await _met(world) == [Gap("retention", 1, 6)]
-        _, _, (answer,) = await world.subscribe("orders", extended=True, consumer="w", ack="receipt")
-        assert (answer["gap"]["from"], answer["gap"]["to"], answer["start"]) == (1, 6, 7)
-
-    virtual.run(test)
-
-
-def test_a_receipt_consumer_that_is_overtaken_meets_a_gap() -> None:
-    """What was never given is no matter of receipts: the consumer has met it when the client is told."""
-
-    async def test() -> None:
-        world = World(clock=virtual.day)
-        await world.bucket()
-        reader, _, _ = await world.subscribe("orders", extended=True, consumer="w", ack="receipt")
-        await world.append(1)
-        await until(lambda: reader.seqs() == [1])
-        reader.paused = True
-        await world.append(2, body=b"x" * 300_000)
-        await until(lambda: reader.waiting > 0)
-        await world.append(5, body=b"x" * 300_000)
-        await world.log.trim("id-orders", Retention(max_events=1), None)
-        reader.resume()
-        await until(lambda: reader.seqs()[-1:] == [8])
-        world.ledgers.trimmed("id-orders", 8)
-        (told,) = [each["gap"] for each in reader.statuses() if each["status"] == "gap"]
-        (met,) = await _met(world)
-        assert (told["to"], met.to_seq) == (7, 7)
-        assert world.ledgers.counters.gaps["retention"] == 1
-
-    virtual.run(test)
-
-
 @pytest.mark.gen_test
 async def test_one_ping_asks_whether_a_gap_was_read() -> None:
     """Not one behind every write that follows."""
@@ -320,74 +223,6 @@ async def test_one_ping_asks_whether_a_gap_was_read() -> None:
     delivery.ponged(reader.pings[0])
     _, _, (answer,) = await world.subscribe("orders", consumer="w")
     assert answer["gap"] is None
-
-
-def test_what_is_on_its_way_is_no_gap() -> None:
-    """A client that takes its time with what was written for it gets it, and then says so."""
-
-    async def test() -> None:
-        world = World(clock=virtual.day)
-        await world.bucket()
-        reader, delivery, _ = await world.subscribe("orders", extended=True, consumer="w", ack="receipt")
-        await quiet()
-        reader.paused = True
-        await world.append(8)
-        await until(lambda: reader.waiting > 0)
-        await _leave(world, 2)
-        reader.resume()
-        await until(lambda: len(reader.seqs()) == 8)
-        assert [each["status"] for each in reader.statuses()] == ["caught_up"]
-        for _ in range(3):
-            await asyncio.sleep(1)
-            delivery.ponged(reader.pings[-1])
-        assert await _met(world) == []
-
-    virtual.run(test)
-
-
-def test_what_waits_for_its_ack_is_no_gap() -> None:
-    """It was given: retention makes it a dead letter, and on_gap has nothing to do with it."""
-
-    async def test() -> None:
-        world = World(clock=virtual.day)
-        await world.bucket()
-        reader, _, _ = await world.subscribe("orders", extended=True, consumer="w", on_gap="fail")
-        await world.append(8)
-        await until(lambda: len(reader.seqs()) == 8)
-        await _leave(world, 2)
-        await quiet()
-        assert (reader.statuses()[-1]["status"], reader.ends) == ("caught_up", [])
-        assert await _met(world) == []
-        stored = await world.consumers.get(Key("id-orders", "client", "w"))
-        assert stored is not None
-        assert stored.dead == 6
-
-    virtual.run(test)
-
-
-def test_a_receipt_consumer_that_meets_damage_shows_it() -> None:
-    """It is kept until a client has read of it, and counted once, whoever reads on over it."""
-
-    async def test() -> None:
-        world = World(clock=virtual.day)
-        await world.bucket()
-        await world.append(9)
-        damage(world)
-        fields = {"consumer": "w", "ack": "receipt", "since": "earliest"}
-        reader, delivery, _ = await world.subscribe("orders", **fields)
-        await until(lambda: reader.seqs() == [1, 2, 6, 7, 8, 9])
-        assert await _met(world) == [Gap("reset", 3, 5)]
-        for _ in range(3):
-            await asyncio.sleep(1)
-            for payload in reader.pings:
-                delivery.ponged(payload)
-        assert await _met(world) == []
-        stored = await world.consumers.get(Key("id-orders", "client", "w"))
-        assert stored is not None
-        assert stored.gaps is not None
-        assert (stored.floor, stored.gaps.times, stored.gaps.last) == (9, 1, Gap("reset", 3, 5))
-
-    virtual.run(test)
 
 
 @pytest.mark.gen_test

@@ -6,11 +6,10 @@ import asyncio
 from typing import Any
 
 from relay_tornado.model import Retention
-from tests.delivery.test_gaps import damage
 from tests.delivery.virtual import event_loop as event_loop
 from tests.delivery.virtual import virtual_test
 from tests.delivery.workers import KEY, Worker, floor, held_up, stocked, worker, world_of
-from tests.delivery.world import World, quiet, until
+from tests.delivery.world import World, damage, quiet, until
 
 LONGEST = 61
 """Seconds after which the content of no ephemeral event is in memory."""

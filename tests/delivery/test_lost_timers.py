@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.delivery.test_receipts import KEY as RECEIPTS
-from tests.delivery.test_receipts import client, with_row
+from tests.delivery.durable import KEY as RECEIPTS
+from tests.delivery.durable import client, with_row
 from tests.delivery.virtual import event_loop as event_loop
 from tests.delivery.virtual import virtual_test
 from tests.delivery.workers import floor, worker, world_of

@@ -7,67 +7,17 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from structlog.testing import capture_logs
 
 from relay_tornado.delivery import deliver, deliveries
-from relay_tornado.delivery.deliver import Delivery
-from relay_tornado.log import gap_lines
-from relay_tornado.log.consumers import Key, Terms
+from relay_tornado.log.consumers import Key
 from relay_tornado.log.ledgers import Ledger
-from relay_tornado.model import Output, Retention
+from relay_tornado.model import Output
 from relay_tornado.pieces import Pieces
 from relay_tornado.wire import control
-from tests.delivery.virtual import START, day, run, virtual_test
+from tests.delivery.durable import DURABLE, KEY, Client, client, floor, with_row
+from tests.delivery.virtual import START, day, virtual_test
 from tests.delivery.virtual import event_loop as event_loop
 from tests.delivery.world import TOKEN, Reader, World, quiet, until
-
-DURABLE = replace(TOKEN, durable=True, created_at=START)
-KEY = Key("id-orders", "token", DURABLE.key)
-
-
-class Client:
-    """A stock client with a durable token: it reads, and its library answers pings when the test says so."""
-
-    def __init__(self, world: World, reader: Reader, delivery: Delivery, answers: list[dict[str, Any]]) -> None:
-        self.world = world
-        self.reader = reader
-        self.delivery = delivery
-        self.answers = answers
-        self.answered = 0
-
-    def pong(self, number: int = -1) -> None:
-        """Answers a ping; the last one where none is named."""
-        self.delivery.ponged(self.reader.pings[number])
-
-    async def answer(self, seconds: float) -> None:
-        """Lets time pass, and answers every ping as it comes."""
-        for _ in range(int(seconds * 10)):
-            await asyncio.sleep(0.1)
-            for payload in self.reader.pings[self.answered :]:
-                self.delivery.ponged(payload)
-            self.answered = len(self.reader.pings)
-
-    def leave(self) -> None:
-        self.reader.close()
-        self.world.deliveries.end(self.delivery)
-
-
-async def client(world: World, *buckets: str, **fields: Any) -> Client:
-    fields = {"token": DURABLE} | fields
-    if world.registry.get("token", DURABLE.key) is None:
-        await world.registry.put("token", DURABLE.key, DURABLE)
-    return Client(world, *await world.subscribe(*buckets, **fields))
-
-
-async def with_row(world: World, floor: int = 0, key: Key = KEY) -> None:
-    """The row that was made when the token was made durable."""
-    await world.consumers.create(key, floor, Terms(receipt=True), day())
-
-
-async def floor(world: World, key: Key = KEY) -> int:
-    stored = await world.consumers.get(key)
-    assert stored is not None
-    return stored.floor
 
 
 @virtual_test
@@ -429,126 +379,25 @@ async def test_a_token_that_is_made_durable_under_its_client() -> None:
     assert await floor(world) == 4
 
 
-def test_a_late_pong_undoes_no_seek() -> None:
+@virtual_test
+@pytest.mark.parametrize("others", [True, False])
+async def test_a_late_pong_undoes_no_seek(others: bool) -> None:
     """Of who has left the consumer it counts for nothing, whether others have it or nobody does."""
-
-    async def test(others: bool) -> None:
-        world = World(clock=day)
-        await world.bucket()
-        await with_row(world)
-        one = await client(world, "orders")
-        if others:
-            await client(world, "orders")
-        await world.append(5)
-        await asyncio.sleep(3)
-        assert len(one.reader.pings) == 2
-        one.delivery.unsubscribe(control.Unsubscribe(("orders",)))
-        async with world.ledgers.using(KEY) as ledger:
-            ledger.progress.seek(2)
-            ledger.tell()
-        one.pong()
-        assert await floor(world) == 2
-
-    run(lambda: test(True))
-    run(lambda: test(False))
-
-
-@virtual_test
-async def test_a_gap_under_a_stock_client() -> None:
-    """Retention overtakes it while it is away: logged and counted once, kept with the consumer, delivery goes on."""
     world = World(clock=day)
     await world.bucket()
     await with_row(world)
-    await world.append(9)
-    await world.log.trim("id-orders", Retention(max_events=4), None)
     one = await client(world, "orders")
-    await until(lambda: one.reader.seqs() == [6, 7, 8, 9])
-    stored = await world.consumers.get(KEY)
-    assert stored is not None
-    assert stored.gaps is not None
-    assert (stored.gaps.times, stored.gaps.last.from_seq, stored.gaps.last.to_seq) == (1, 1, 5)
-    assert one.reader.statuses() == []
-
-
-async def with_a_slow_client() -> tuple[World, Reader, Client]:
-    """A bucket with four large events, and a client that has not read them all and reads no more."""
-    world = World(clock=day)
-    await world.bucket()
-    await with_row(world)
-    await world.append(4, body=b"x" * 200_000)
-    reader = Reader()
-    reader.paused = True
-    slow = await client(world, "orders", reader=reader)
-    await until(lambda: reader.waiting > 0)
-    return world, reader, slow
-
-
-@virtual_test
-async def test_a_gap_that_a_connected_client_meets_is_logged_and_counted_once() -> None:
-    """As its consumer's, also where its bucket is made or read later; not as the connection's, too."""
-    world, reader, _ = await with_a_slow_client()
-    await world.append(6, body=b"x" * 200_000)
-    with capture_logs() as logs:
-        await world.log.trim("id-orders", Retention(max_events=3), None)
-        reader.resume()
-        await until(lambda: reader.seqs()[-1:] == [10])
-    assert [each["event"] for each in logs if "reason" in each] == ["consumer_gap"]
-    assert world.ledgers.counters.gaps["retention"] + world.deliveries._shared.counters.gaps["retention"] == 1
-
-
-@virtual_test
-@pytest.mark.parametrize("steps", [(3,), (5, 4, 3)], ids=["at once", "in steps"])
-@pytest.mark.parametrize("read", [0, 4, 10])
-async def test_a_gap_of_the_slower_one_of_two_connections(
-    read: int, steps: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """If the other one has read some of the events, they are no gap of the consumer, but one of the connection, which
-    is logged and counted, too. Else the consumer's lines are all."""
-    monkeypatch.setattr(gap_lines, "PAUSE", 0.0)
-    world, reader, slow = await with_a_slow_client()
-    first = slow.delivery._places["id-orders"].given + 1
-    other = await client(world, "orders")
-    if read > 4:
-        await world.append(read - 4, body=b"x" * 200_000)
-    await until(lambda: other.reader.seqs() == list(range(1, max(read, 4) + 1)))
-    if read:
-        await other.answer(3)
-    assert await floor(world) == read
-    other.delivery.end()
-    await world.append(10 - max(read, 4), body=b"x" * 200_000)
-    with capture_logs() as logs:
-        for most in steps:
-            await world.log.trim("id-orders", Retention(max_events=most), None)
-            world.ledgers.trimmed("id-orders", 10 - most + 1)
-        reader.resume()
-        await until(lambda: reader.seqs()[-1:] == [10])
-    told = [(each["event"], each["first"], each["last"]) for each in logs if "reason" in each]
-    mine = [("subscriber_missed_events", first, 7)]
-    assert [each for each in told if each[0] != "consumer_gap"] == (mine if read else [])
-    assert {seq for _, begin, end in told for seq in range(begin, end + 1)} >= set(range(first, 8))
-    counters = {id(each): each for each in (world.ledgers.counters, world.deliveries._shared.counters)}
-    assert sum(each.gaps["retention"] for each in counters.values()) == len(told)
-
-
-@virtual_test
-async def test_a_gap_is_for_who_asked_for_such() -> None:
-    """A stock client is told nothing, so the next one that wants to know is; a receipt alone is no word of it."""
-    world = World(clock=day)
-    await world.bucket()
-    await with_row(world)
-    await world.append(9)
-    await world.log.trim("id-orders", Retention(max_events=4), None)
-    stock = await client(world, "orders")
-    await stock.answer(3)
-    assert await floor(world) == 9
-    stock.leave()
-    for _ in range(2):
-        asks = await client(world, "orders", on_gap="fail")
-        assert (asks.answers[0]["gap"]["from"], asks.answers[0]["gap"]["to"]) == (1, 5)
-        asks.leave()
-    asks.pong()
-    again = await client(world, "orders", on_gap="fail")
-    assert again.answers[0]["gap"] is None
+    if others:
+        await client(world, "orders")
+    await world.append(5)
+    await asyncio.sleep(3)
+    assert len(one.reader.pings) == 2
+    one.delivery.unsubscribe(control.Unsubscribe(("orders",)))
+    async with world.ledgers.using(KEY) as ledger:
+        ledger.progress.seek(2)
+        ledger.tell()
+    one.pong()
+    assert await floor(world) == 2
 
 
 @virtual_test

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from relay_tornado.delivery.deliver import Delivery
 from relay_tornado.delivery.deliveries import Deliveries
 from relay_tornado.delivery.outlet import Frames, OutletClosed
+from relay_tornado.errors import CursorLost
 from relay_tornado.ids import new_epoch
 from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.model import Bounds, Bucket, BucketId, Event, Input, NewEvent, Token
@@ -279,3 +280,16 @@ async def quiet(turns: int = 50) -> None:
     """Lets the loop go round often enough for everything that can happen without a clock."""
     for _ in range(turns):
         await asyncio.sleep(0)
+
+
+def damage(world: World) -> None:
+    """Has the events 3 to 5 be unreadable."""
+    whole = world.log.peek
+
+    def damaged(bucket_id: str, after: int, limit: int, max_bytes: int) -> Any:
+        if 3 <= after + 1 <= 5:
+            raise CursorLost(6)
+        found = whole(bucket_id, after, limit, max_bytes)
+        return [event for event in found if not (after < 3 and event.seq >= 3)]
+
+    world.log.peek = damaged  # type: ignore[method-assign]
