@@ -87,81 +87,70 @@ class Busy(Fine):
         self.waits.append((tries, wait))
 
 
+@pytest.mark.gen_test
 @pytest.mark.parametrize(("grace", "back", "finished"), [(0.05, False, []), (60.0, True, ["1"])])
-def test_an_answer_has_a_while_once_it_is_stopped(
+async def test_an_answer_has_a_while_once_it_is_stopped(
     monkeypatch: pytest.MonkeyPatch, grace: float, back: bool, finished: list[str]
 ) -> None:
     """One signal ends the agent also while the relay is away; the event is left undone, unless its answer is stored."""
     monkeypatch.setattr(agent_module, "GRACE", grace)
-
-    async def main() -> tuple[list[str], int]:
-        relay, fine = Relay(), cast("Any", Fine())
-        agent = Agent(cast("Target", fine), Shape("http://localhost:1"), fine, respond=relay.respond)
-        running = asyncio.create_task(agent.run(relay.events()))
-        await relay.asked.wait()
-        agent.stop()
-        if back:
-            relay.back.set()
-        await asyncio.wait_for(running, 60)
-        return relay.finished, agent.open
-
-    assert asyncio.run(main()) == (finished, 1 - len(finished))
+    relay, fine = Relay(), cast("Any", Fine())
+    agent = Agent(cast("Target", fine), Shape("http://localhost:1"), fine, respond=relay.respond)
+    running = asyncio.create_task(agent.run(relay.events()))
+    await relay.asked.wait()
+    agent.stop()
+    if back:
+        relay.back.set()
+    await asyncio.wait_for(running, 60)
+    assert (relay.finished, agent.open) == (finished, 1 - len(finished))
 
 
-def test_an_answer_that_comes_after_the_stop_has_a_while_too(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.gen_test
+async def test_an_answer_that_comes_after_the_stop_has_a_while_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """The try that runs is waited for, and then the relay that is away for no longer than it was for the others."""
     monkeypatch.setattr(agent_module, "GRACE", 0.05)
-
-    async def main() -> None:
-        relay, slow = Relay(), Slow()
-        agent = Agent(cast("Target", slow), Shape("http://localhost:1"), cast("Any", slow), respond=relay.respond)
-        running = asyncio.create_task(agent.run(relay.events()))
-        await slow.asked.wait()
-        agent.stop()
-        slow.go.set()
-        await asyncio.wait_for(running, 60)
-        assert (relay.asked.is_set(), relay.finished, agent.open) == (True, [], 1)
-
-    asyncio.run(main())
+    relay, slow = Relay(), Slow()
+    agent = Agent(cast("Target", slow), Shape("http://localhost:1"), cast("Any", slow), respond=relay.respond)
+    running = asyncio.create_task(agent.run(relay.events()))
+    await slow.asked.wait()
+    agent.stop()
+    slow.go.set()
+    await asyncio.wait_for(running, 60)
+    assert (relay.asked.is_set(), relay.finished, agent.open) == (True, [], 1)
 
 
-def test_it_stops_when_answers_are_back() -> None:
+@pytest.mark.gen_test
+async def test_it_stops_when_answers_are_back() -> None:
     """Those that the relay has are waited for no more."""
-
-    async def main() -> None:
-        relay, fine = Relay(), cast("Any", Fine())
-        relay.back.set()
-        agent = Agent(cast("Target", fine), Shape("http://localhost:1"), fine, respond=relay.respond)
-        running = asyncio.create_task(agent.run(relay.events()))
-        while agent.open or not relay.finished:  # noqa: ASYNC110 - nobody tells
-            await asyncio.sleep(0)
-        agent.stop()
-        await asyncio.wait_for(running, 60)
-        assert relay.finished == ["1"]
-
-    asyncio.run(main())
+    relay, fine = Relay(), cast("Any", Fine())
+    relay.back.set()
+    agent = Agent(cast("Target", fine), Shape("http://localhost:1"), fine, respond=relay.respond)
+    running = asyncio.create_task(agent.run(relay.events()))
+    while agent.open or not relay.finished:  # noqa: ASYNC110 - nobody tells
+        await asyncio.sleep(0)
+    agent.stop()
+    await asyncio.wait_for(running, 60)
+    assert relay.finished == ["1"]
 
 
-def test_what_waits_for_its_next_try_is_left_undone() -> None:
+@pytest.mark.gen_test
+async def test_what_waits_for_its_next_try_is_left_undone() -> None:
     """It waits as long as the target asks for, and not when it is told to stop."""
-
-    async def main() -> None:
-        relay, busy = Relay(), Busy()
-        agent = Agent(cast("Target", busy), Shape("http://localhost:1"), cast("Any", busy), respond=relay.respond)
-        running = asyncio.create_task(agent.run(relay.events()))
-        while not busy.waits:  # noqa: ASYNC110 - nobody tells
-            await asyncio.sleep(0)
-        for _ in range(20):
-            await asyncio.sleep(0)
-        assert busy.waits == [(1, 3600.0)]
-        agent.stop()
-        await asyncio.wait_for(running, 60)
-        assert (relay.finished, agent.open, busy.waits) == ([], 1, [(1, 3600.0)])
-
-    asyncio.run(main())
+    relay, busy = Relay(), Busy()
+    agent = Agent(cast("Target", busy), Shape("http://localhost:1"), cast("Any", busy), respond=relay.respond)
+    running = asyncio.create_task(agent.run(relay.events()))
+    while not busy.waits:  # noqa: ASYNC110 - nobody tells
+        await asyncio.sleep(0)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert busy.waits == [(1, 3600.0)]
+    agent.stop()
+    await asyncio.wait_for(running, 60)
+    assert (relay.finished, agent.open, busy.waits) == ([], 1, [(1, 3600.0)])
 
 
-def test_there_is_room_for_the_next_however_many_came() -> None:
+@pytest.mark.gen_test
+async def test_there_is_room_for_the_next_however_many_came() -> None:
     """More than may be unanswered at once, those of other outputs among them: each is done, and none is open."""
     relay, fine = Relay(), cast("Any", Fine())
     relay.back.set()
@@ -171,17 +160,15 @@ def test_there_is_room_for_the_next_however_many_came() -> None:
         for seq in range(1, count + 1):
             yield relay.event(seq, output="ours" if seq % 2 else "other")
 
-    async def main() -> int:
-        url = Shape("http://localhost:1")
-        agent = Agent(cast("Target", fine), url, fine, respond=relay.respond, output="ours")
-        await asyncio.wait_for(agent.run(events()), 60)
-        return agent.open
-
-    assert asyncio.run(main()) == 0
+    url = Shape("http://localhost:1")
+    agent = Agent(cast("Target", fine), url, fine, respond=relay.respond, output="ours")
+    await asyncio.wait_for(agent.run(events()), 60)
+    assert agent.open == 0
     assert sorted(map(int, relay.finished)) == list(range(1, count + 1))
 
 
-def test_a_run_after_an_event_was_held_begins_anew() -> None:
+@pytest.mark.gen_test
+async def test_a_run_after_an_event_was_held_begins_anew() -> None:
     """The event is there again, with somewhere to go to, and nothing is held or open when it has gone there."""
     relay, fine = Relay(), cast("Any", Fine())
     relay.back.set()
@@ -192,20 +179,18 @@ def test_a_run_after_an_event_was_held_begins_anew() -> None:
         if not destination:
             await asyncio.Event().wait()
 
-    async def main() -> None:
-        agent = Agent(cast("Target", fine), Shape(), fine, respond=relay.respond, hold=True)
-        await asyncio.wait_for(agent.run(events("")), 60)
-        assert agent.held is not None
-        assert (agent.held[0].id, relay.finished) == ("1", [])
-        await agent.pause(0.01)
-        await asyncio.wait_for(agent.run(events("http://localhost:1/")), 60)
-        assert (agent.held, agent.open, agent.stopping) == (None, 0, False)
-
-    asyncio.run(main())
+    agent = Agent(cast("Target", fine), Shape(), fine, respond=relay.respond, hold=True)
+    await asyncio.wait_for(agent.run(events("")), 60)
+    assert agent.held is not None
+    assert (agent.held[0].id, relay.finished) == ("1", [])
+    await agent.pause(0.01)
+    await asyncio.wait_for(agent.run(events("http://localhost:1/")), 60)
+    assert (agent.held, agent.open, agent.stopping) == (None, 0, False)
     assert relay.finished == ["1", "2"]
 
 
-def test_an_event_that_is_not_held_has_failed() -> None:
+@pytest.mark.gen_test
+async def test_an_event_that_is_not_held_has_failed() -> None:
     """Where nothing can be asked for again, an event that has nowhere to go holds up none behind it."""
     relay, told = Relay(), Told()
     relay.back.set()
@@ -214,11 +199,8 @@ def test_an_event_that_is_not_held_has_failed() -> None:
         yield relay.event(1)
         yield relay.event(2, destination="http://localhost:1/")
 
-    async def main() -> None:
-        agent = Agent(cast("Target", told), Shape(), cast("Any", told), respond=relay.respond)
-        await asyncio.wait_for(agent.run(events()), 60)
-        assert (agent.held, agent.open) == (None, 0)
-
-    asyncio.run(main())
+    agent = Agent(cast("Target", told), Shape(), cast("Any", told), respond=relay.respond)
+    await asyncio.wait_for(agent.run(events()), 60)
+    assert (agent.held, agent.open) == (None, 0)
     assert relay.finished == ["1", "2"]
     assert [(each.verdict, each.tries) for each in told.outcomes] == [("failed", 0), ("delivered", 1)]

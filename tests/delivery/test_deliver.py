@@ -337,28 +337,25 @@ def test_no_hole_and_no_repeat_however_it_interleaves(seed: int, extended: bool)
     run(test)
 
 
-def test_what_the_pass_fails_on_comes_by_each_ones_own_way(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.gen_test
+async def test_what_the_pass_fails_on_comes_by_each_ones_own_way(monkeypatch: pytest.MonkeyPatch) -> None:
     """As where memory is short for a moment: nobody waits for the next event, in that bucket or in another."""
+    world = World()
+    for name in "ab":
+        await world.bucket(name)
+    readers = [await world.subscribe("a", "b") for _ in range(3)]
+    await quiet()
+    real, failed = FrameCache.frame, []
 
-    async def test() -> None:
-        world = World()
-        for name in "ab":
-            await world.bucket(name)
-        readers = [await world.subscribe("a", "b") for _ in range(3)]
-        await quiet()
-        real, failed = FrameCache.frame, []
+    def frame(*args: Any, **options: Any) -> bytes:
+        if not failed:
+            failed.append(args)
+            raise MemoryError
+        return real(*args, **options)
 
-        def frame(*args: Any, **options: Any) -> bytes:
-            if not failed:
-                failed.append(args)
-                raise MemoryError
-            return real(*args, **options)
-
-        monkeypatch.setattr(FrameCache, "frame", frame)
-        with capture_logs() as logs:
-            await world.append(1, "id-a")
-            await world.append(1, "id-b")
-            await until(lambda: all(reader.seqs("a") == reader.seqs("b") == [1] for reader, _, _ in readers))
-        assert [entry["event"] for entry in logs] == ["frames_not_made"]
-
-    run(test)
+    monkeypatch.setattr(FrameCache, "frame", frame)
+    with capture_logs() as logs:
+        await world.append(1, "id-a")
+        await world.append(1, "id-b")
+        await until(lambda: all(reader.seqs("a") == reader.seqs("b") == [1] for reader, _, _ in readers))
+    assert [entry["event"] for entry in logs] == ["frames_not_made"]

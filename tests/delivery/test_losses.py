@@ -285,60 +285,51 @@ async def _read_by_receipt(here: World, stored: bool) -> tuple[Reader, Delivery]
     return reader, delivery
 
 
+@pytest.mark.gen_test
 @pytest.mark.parametrize("stored", [False, True])
-def test_a_receipt_of_what_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stored: bool) -> None:
+async def test_a_receipt_of_what_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stored: bool) -> None:
     """It says nothing of the new events that have those seqs: nobody has read them."""
     monkeypatch.setattr(receipts, "INTERVAL", 0.01)
-
-    async def test() -> None:
-        async with world(tmp_path) as here:
-            reader, delivery = await _read_by_receipt(here, stored)
-            reader.paused = True
-            await here.lose(8)
-            await here.append(b"new 1", b"new 2")
-            if not stored:
-                delivery.ponged(reader.pings[1])
-            reader.close()
-            here.deliveries.end(delivery)
-            again, _ = await here.subscribe(Earliest(), consumer="w", ack="receipt")
-            await until(lambda: bodies(again) == ["new 1", "new 2"])
-
-    asyncio.run(test())
+    async with world(tmp_path) as here:
+        reader, delivery = await _read_by_receipt(here, stored)
+        reader.paused = True
+        await here.lose(8)
+        await here.append(b"new 1", b"new 2")
+        if not stored:
+            delivery.ponged(reader.pings[1])
+        reader.close()
+        here.deliveries.end(delivery)
+        again, _ = await here.subscribe(Earliest(), consumer="w", ack="receipt")
+        await until(lambda: bodies(again) == ["new 1", "new 2"])
 
 
+@pytest.mark.gen_test
 @pytest.mark.parametrize("stored", [False, True])
-def test_who_reads_by_receipt_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stored: bool) -> None:
+async def test_who_reads_by_receipt_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stored: bool) -> None:
     """As any other client that had what is lost, wherever its consumer is."""
     monkeypatch.setattr(receipts, "INTERVAL", 0.01)
-
-    async def test() -> None:
-        async with world(tmp_path) as here:
-            reader, _ = await _read_by_receipt(here, stored)
-            await here.lose(8)
-            await here.append(b"new 1", b"new 2")
-            await until(lambda: bodies(reader)[-1] == "new 2")
-            assert bodies(reader)[10:] == ["new 1", "new 2"]
-            assert gaps(reader) == RESET
-
-    asyncio.run(test())
+    async with world(tmp_path) as here:
+        reader, _ = await _read_by_receipt(here, stored)
+        await here.lose(8)
+        await here.append(b"new 1", b"new 2")
+        await until(lambda: bodies(reader)[-1] == "new 2")
+        assert bodies(reader)[10:] == ["new 1", "new 2"]
+        assert gaps(reader) == RESET
 
 
-def test_a_receipt_of_what_comes_instead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.gen_test
+async def test_a_receipt_of_what_comes_instead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It counts as any other, although its position was told before: that was of what is lost."""
     monkeypatch.setattr(receipts, "INTERVAL", 0.01)
-
-    async def test() -> None:
-        async with world(tmp_path) as here:
-            reader, delivery = await _read_by_receipt(here, stored=False)
-            await here.lose(8)
-            await here.append(b"new 1", b"new 2")
-            await until(lambda: bodies(reader)[-1] == "new 2")
-            async with asyncio.timeout(60):
-                while (await here.consumers.list())[0].floor < 10:
-                    delivery.ponged(reader.pings[-1])
-                    await asyncio.sleep(0.01)
-
-    asyncio.run(test())
+    async with world(tmp_path) as here:
+        reader, delivery = await _read_by_receipt(here, stored=False)
+        await here.lose(8)
+        await here.append(b"new 1", b"new 2")
+        await until(lambda: bodies(reader)[-1] == "new 2")
+        async with asyncio.timeout(60):
+            while (await here.consumers.list())[0].floor < 10:
+                delivery.ponged(reader.pings[-1])
+                await asyncio.sleep(0.01)
 
 
 @pytest.mark.gen_test

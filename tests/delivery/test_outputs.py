@@ -12,7 +12,7 @@ from relay_tornado.model import Event, Output, Retention
 from relay_tornado.rules import Rules
 from relay_tornado.subject import Subject
 from tests.delivery.outputs import header_is, kind, output
-from tests.delivery.world import World, quiet, run, until
+from tests.delivery.world import World, quiet, until
 
 
 @pytest.mark.gen_test
@@ -280,25 +280,22 @@ async def test_who_gets_something_else_leaves_the_pass_to_the_others() -> None:
     assert not any(reader.at_once for reader, _, _ in apart)
 
 
-def test_an_event_is_encoded_and_judged_once(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.gen_test
+async def test_an_event_is_encoded_and_judged_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many subscribers get its copies, and however many filters look at it."""
     judged: list[Any] = []
     parsed: list[Any] = []
     monkeypatch.setattr(Rules, "matches", lambda self, subject: judged.append(self) or True)
     monkeypatch.setattr(Subject, "__init__", lambda self, event: parsed.append(event) or None)
-
-    async def test() -> None:
-        world = World()
-        await world.bucket(outputs=(output(1, rules=header_is("a")), output(2, rules=header_is("b"))))
-        readers = [(await world.subscribe("orders"))[0] for _ in range(5)]
-        filtered = [(await world.subscribe("orders", filter=header_is("a")))[0] for _ in range(3)]
-        await quiet()
-        await world.append()
-        await until(lambda: all(reader.ids() == ["1-1", "1-2"] for reader in [*readers, *filtered]))
-        assert len(judged) == 2 + 3
-        assert len(parsed) == 1
-
-    run(test)
+    world = World()
+    await world.bucket(outputs=(output(1, rules=header_is("a")), output(2, rules=header_is("b"))))
+    readers = [(await world.subscribe("orders"))[0] for _ in range(5)]
+    filtered = [(await world.subscribe("orders", filter=header_is("a")))[0] for _ in range(3)]
+    await quiet()
+    await world.append()
+    await until(lambda: all(reader.ids() == ["1-1", "1-2"] for reader in [*readers, *filtered]))
+    assert len(judged) == 2 + 3
+    assert len(parsed) == 1
 
 
 def test_what_rules_have_read_is_bounded() -> None:
@@ -328,7 +325,8 @@ def test_what_rules_have_read_is_bounded() -> None:
     assert kept() == list(range(84, 100))
 
 
-def test_slow_rules_give_the_loop_back(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.gen_test
+async def test_slow_rules_give_the_loop_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """However long rules and filters take, the loop goes round between a few events."""
 
     def matches(self: Rules, subject: Subject) -> bool:
@@ -336,23 +334,19 @@ def test_slow_rules_give_the_loop_back(monkeypatch: pytest.MonkeyPatch) -> None:
         return True
 
     monkeypatch.setattr(Rules, "matches", matches)
-
-    async def test() -> None:
-        world = World()
-        await world.bucket(outputs=(output(1, rules=header_is("a")),))
-        await world.append(40)
-        reader, delivery, _ = await world.subscribe("orders", since="earliest", filter=header_is("a"))
-        live, _, _ = await world.subscribe("orders")
-        await quiet(5)
-        seen: set[int] = set()
-        await until(lambda: seen.add(len(reader.ids())) or not delivery.busy)
-        assert len(seen) > 20
-        turns = itertools.count()
-        await world.append(20)
-        await until(lambda: next(turns) >= 0 and len(live.ids()) == 20)
-        assert next(turns) > 10
-
-    run(test)
+    world = World()
+    await world.bucket(outputs=(output(1, rules=header_is("a")),))
+    await world.append(40)
+    reader, delivery, _ = await world.subscribe("orders", since="earliest", filter=header_is("a"))
+    live, _, _ = await world.subscribe("orders")
+    await quiet(5)
+    seen: set[int] = set()
+    await until(lambda: seen.add(len(reader.ids())) or not delivery.busy)
+    assert len(seen) > 20
+    turns = itertools.count()
+    await world.append(20)
+    await until(lambda: next(turns) >= 0 and len(live.ids()) == 20)
+    assert next(turns) > 10
 
 
 @pytest.mark.gen_test

@@ -13,7 +13,7 @@ from relay_tornado.log.consumers import Key
 from relay_tornado.model import Gap
 from relay_tornado.pieces import PIECE_SIZE
 from relay_tornado.wire import control
-from tests.delivery.world import TOKEN, Reader, World, quiet, run, until
+from tests.delivery.world import TOKEN, Reader, World, quiet, until
 
 
 @pytest.mark.gen_test
@@ -294,31 +294,28 @@ async def test_a_second_subscribe_loses_nothing_that_waited(monkeypatch: pytest.
         assert reader.seqs() == [1, 2, 3]
 
 
-def test_no_end_of_names_is_unsubscribed(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.gen_test
+async def test_no_end_of_names_is_unsubscribed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of every bucket so many are remembered as there is room for; of those that were named, those that were."""
     monkeypatch.setattr(deliver, "MOST_ENDED", 10)
-
-    async def test() -> None:
-        world = World()
-        await world.bucket("a")
-        await world.bucket("b")
-        reader, every, _ = await world.subscribe()
-        named, one, _ = await world.subscribe("a", "b")
-        await quiet()
-        for delivery in (every, one):
-            delivery.unsubscribe(control.Unsubscribe(("a",)))
-        with pytest.raises(Invalid, match="subscribe again"):
-            every.unsubscribe(control.Unsubscribe(("b", "long enough")))
-        one.unsubscribe(control.Unsubscribe(("long enough",)))
-        assert one.subscription.ended == {"a", "id-a"}
-        for each in ("id-a", "id-b"):
-            await world.append(1, each)
-        await until(lambda: reader.seqs("b") == named.seqs("b") == [1])
-        assert reader.seqs("a") == named.seqs("a") == []
-        every.unsubscribe(control.Unsubscribe())
-        assert every.positions() == {}
-
-    run(test)
+    world = World()
+    await world.bucket("a")
+    await world.bucket("b")
+    reader, every, _ = await world.subscribe()
+    named, one, _ = await world.subscribe("a", "b")
+    await quiet()
+    for delivery in (every, one):
+        delivery.unsubscribe(control.Unsubscribe(("a",)))
+    with pytest.raises(Invalid, match="subscribe again"):
+        every.unsubscribe(control.Unsubscribe(("b", "long enough")))
+    one.unsubscribe(control.Unsubscribe(("long enough",)))
+    assert one.subscription.ended == {"a", "id-a"}
+    for each in ("id-a", "id-b"):
+        await world.append(1, each)
+    await until(lambda: reader.seqs("b") == named.seqs("b") == [1])
+    assert reader.seqs("a") == named.seqs("a") == []
+    every.unsubscribe(control.Unsubscribe())
+    assert every.positions() == {}
 
 
 @pytest.mark.gen_test

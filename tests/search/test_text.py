@@ -101,7 +101,8 @@ def test_a_term_is_found_across_steps(stretch: int, monkeypatch: pytest.MonkeyPa
             assert not finds("0123456789"[start:end] + "x", event(b"0123456789"))
 
 
-def test_others_have_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.gen_test
+async def test_others_have_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     """While one text is made, of the largest body with what takes longest to fold, and while it is searched."""
     monkeypatch.setattr(text, "_SLICE", 0.0)
 
@@ -113,15 +114,10 @@ def test_others_have_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
             count += 1
         return count
 
-    async def both() -> None:
-        large = event("\u0130".encode() * (5 * MIB))
-        assert await turns_during(text_of(large, Turns())) > 10 * MIB // text._STEP + SEARCHED // text._STEP
-        query = parse_query(" ".join(chr(0xE0 + number) for number in range(200)))
-        assert (
-            await turns_during(query.matches("".join(form for forms in query.terms for form in forms), Turns())) > 200
-        )
-
-    asyncio.run(both())
+    large = event("\u0130".encode() * (5 * MIB))
+    assert await turns_during(text_of(large, Turns())) > 10 * MIB // text._STEP + SEARCHED // text._STEP
+    query = parse_query(" ".join(chr(0xE0 + number) for number in range(200)))
+    assert await turns_during(query.matches("".join(form for forms in query.terms for form in forms), Turns())) > 200
 
 
 def test_what_is_no_query() -> None:
