@@ -130,19 +130,22 @@ def test_the_client_imports_no_server_code(path: Path) -> None:
             assert rest.split(".")[0] in ("", "client"), f"{path} imports {imported}"
 
 
+def loaded_by(*modules: str) -> set[str]:
+    """The names of the modules that Python loads to import these."""
+    code = f"import sys, {', '.join(modules)}; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    return set(run.stdout.split())
+
+
 def test_the_client_is_light() -> None:
     """Importing the client loads none of what a server needs."""
-    code = "import sys, relay_tornado.client.sync; print(*{name.split('.')[0] for name in sys.modules})"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     heavy = {"tornado", "aiosqlite", "sqlite3", "marshmallow", "structlog", "msgspec", "click", "rich", "h11"}
-    assert not heavy & set(run.stdout.split())
+    assert not heavy & loaded_by("relay_tornado.client.sync")
 
 
 def test_a_command_without_a_relay_loads_no_server() -> None:
     """Importing what a command opens a directory with, and does there, loads none of what serves."""
-    code = "import sys, relay_tornado.engine, relay_tornado.admin.commands; print(*sys.modules)"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
-    loaded = run.stdout.split()
+    loaded = loaded_by("relay_tornado.engine", "relay_tornado.admin.commands")
     assert "relay_tornado.log.sqlite" in loaded
     assert not [each for each in loaded if each.startswith(("tornado", "h11", "relay_tornado.handlers"))]
 
@@ -158,9 +161,7 @@ def test_the_agent_imports_no_server_code(path: Path) -> None:
 
 def test_the_agent_is_light() -> None:
     """Importing the agent loads none of what serves."""
-    code = "import sys, relay_tornado.agent.agent; print(*{name.split('.')[0] for name in sys.modules})"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
-    assert not {"tornado", "aiosqlite", "sqlite3", "marshmallow"} & set(run.stdout.split())
+    assert not {"tornado", "aiosqlite", "sqlite3", "marshmallow"} & loaded_by("relay_tornado.agent.agent")
 
 
 def test_the_server_does_not_use_the_client() -> None:

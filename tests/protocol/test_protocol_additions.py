@@ -147,13 +147,6 @@ def test_an_answer_is_a_question_and_its_outcome_is_told() -> None:
     assert session.responded(effect.request) == ()
 
 
-def test_an_answer_before_auth_ends_the_connection() -> None:
-    """As a subscribe does."""
-    session = Session(SETTINGS, 0)
-    effects = session.received('{"action":"respond","id":"k3v9x1q7m2ab-42"}')
-    assert closing(effects) == CloseCode.UNAUTHORIZED
-
-
 def test_acks_are_handed_on() -> None:
     """No answer where the event is found; where it is not, who asked for our additions is told."""
     session = subscribed('{"action":"subscribe","consumer":"w"}')
@@ -171,9 +164,9 @@ def test_acks_are_handed_on() -> None:
     assert session.settled(effect.request, found=False) == ()
 
 
-@pytest.mark.parametrize("action", ["ack", "nak"])
-def test_no_ack_before_auth(action: str) -> None:
-    """It ends the connection, as a subscribe does."""
+@pytest.mark.parametrize("action", ["respond", "ack", "nak"])
+def test_an_answer_or_an_ack_before_auth_ends_the_connection(action: str) -> None:
+    """As a subscribe does."""
     session = Session(SETTINGS, 0)
     assert closing(session.received(f'{{"action":"{action}","id":"k3v9x1q7m2ab-42"}}')) == CloseCode.UNAUTHORIZED
 

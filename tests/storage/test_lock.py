@@ -257,6 +257,12 @@ def open_to_all() -> Iterator[Path]:
         yield Path(name)
 
 
+def _opened(data: Path) -> str:
+    """Opens the directory as another user; returns what keeps that from it."""
+    command = [sys.executable, "-c", REFUSED, str(data)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+
+
 @pytest.mark.parametrize("what", ["the parent", "the directory", "relay.db", "relay.witness"])
 def test_what_must_not_be_written(open_to_all: Path, what: str) -> None:
     """Missing rights are named as such, whichever file lacks them."""
@@ -271,32 +277,31 @@ def test_what_must_not_be_written(open_to_all: Path, what: str) -> None:
         for path in data.iterdir():
             path.chmod(0o666)
         (data / what).chmod(0o444)
-    result = subprocess.run(
-        [sys.executable, "-c", REFUSED, str(data)], capture_output=True, text=True, timeout=60, cwd=Path.cwd()
-    )
-    assert "--data" in result.stdout, result.stderr
-    assert str(data) in result.stdout
+    said = _opened(data)
+    assert "--data" in said
+    assert str(data) in said
+
+
+def _of_another_user(folder: Path) -> Path:
+    """A directory in this one that another user has opened."""
+    needs_root("it becomes another user")
+    data = folder / "data"
+    data.mkdir()
+    os.chown(data, 65534, 65534)
+    assert _opened(data) == ""
+    return data
 
 
 @pytest.mark.parametrize("what", ["relay.lock", "relay.db", "relay.db-wal", "relay.db-shm", "relay.witness"])
 @pytest.mark.parametrize("how", ["of root", "closed"])
 def test_the_advice_on_rights_mends_them(open_to_all: Path, what: str, how: str) -> None:
     """The file is named, whose it is, and a command after which it opens: also where SQLite's error names none."""
-    needs_root("it becomes another user")
-    data = open_to_all / "data"
-    data.mkdir()
-
-    def opened() -> str:
-        command = [sys.executable, "-c", REFUSED, str(data)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
-
-    os.chown(data, 65534, 65534)
-    assert opened() == ""
+    data = _of_another_user(open_to_all)
     if how == "closed":
         (data / what).chmod(0)
     else:
         os.chown(data / what, 0, 0)
-    said = opened()
+    said = _opened(data)
     assert str(data / what) in said
     _, _, mend = said.partition("chmod " if how == "closed" else "as root, ")
     if how == "closed":
@@ -304,7 +309,7 @@ def test_the_advice_on_rights_mends_them(open_to_all: Path, what: str, how: str)
     else:
         assert "uid 0" in said
     subprocess.run(mend, shell=True, check=True, timeout=60)
-    assert opened() == ""
+    assert _opened(data) == ""
 
 
 @pytest.mark.gen_test
@@ -318,19 +323,9 @@ async def test_a_refused_start_leaves_no_lock(tmp_path: Path) -> None:
 
 def test_a_directory_that_alone_must_not_be_written(open_to_all: Path) -> None:
     """Where all files are there, who makes another one would be the first to find out, and blame that."""
-    needs_root("it becomes another user")
-    data = open_to_all / "data"
-    data.mkdir()
-    os.chown(data, 65534, 65534)
-
-    def opened() -> str:
-        command = [sys.executable, "-c", REFUSED, str(data)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
-
-    assert opened() == ""
+    data = _of_another_user(open_to_all)
     data.chmod(0o500)
-    assert (
-        f"can't write to the data directory {data} (Permission denied): give the user that runs the relay" in opened()
-    )
+    said = _opened(data)
+    assert f"can't write to the data directory {data} (Permission denied): give the user that runs the relay" in said
     data.chmod(0o700)
-    assert opened() == ""
+    assert _opened(data) == ""
