@@ -49,6 +49,20 @@ async def raw(
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
+def early(reply: bytes) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any]:
+    """A server that replies to each head, and reads no body."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(reply)
+        try:
+            await asyncio.sleep(60)
+        finally:
+            writer.transport.abort()
+
+    return serve
+
+
 async def send(made: Transport, url: str, body: bytes = b"", method: str = "POST", **more: Any) -> Answer:
     options: dict[str, Any] = {"verify": True, "timeout": 20.0, **more}
     head = (HEAD % len(body)).replace(b"POST", method.encode(), 1)
@@ -262,16 +276,7 @@ async def test_a_destination_that_does_not_read() -> None:
 async def test_an_answer_before_the_body_is_taken() -> None:
     """A destination that answers from the head alone, and reads no further, is heard."""
 
-    async def early(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(answer(413, b"too large"))
-        await writer.drain()
-        try:
-            await asyncio.sleep(60)
-        finally:
-            writer.transport.abort()
-
-    async with raw(early) as url, transport() as made:
+    async with raw(early(answer(413, b"too large"))) as url, transport() as made:
         assert (await send(made, url, b"x" * (16 << 20))).status == 413
 
 
@@ -289,38 +294,18 @@ def context_of(tls: bool) -> ssl.SSLContext | None:
 async def test_a_body_that_is_never_taken_holds_up_no_other_request(monkeypatch: pytest.MonkeyPatch, tls: bool) -> None:
     """The connection on which it is still on its way is not used for the next one."""
     monkeypatch.setattr("relay_tornado.outgoing.transport._UNSENT", 96 << 20)
-    connections = []
-
-    async def early(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connections.append(writer)
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(answer(200, b"there"))
-        try:
-            await asyncio.sleep(60)
-        finally:
-            writer.transport.abort()
-
-    async with raw(early, context_of(tls)) as url, transport() as made:
+    async with raw(early(answer(200, b"there")), context_of(tls)) as url, transport() as made:
         assert (await send(made, url, b"x" * (64 << 20), verify=False)).body == b"there"
         assert (await send(made, url, b"x", verify=False)).body == b"there"
-        assert len(connections) == 2
+        assert len(made._live) == 2
 
 
 @pytest.mark.parametrize("tls", [False, True])
 @pytest.mark.gen_test
 async def test_bodies_that_are_never_taken_are_bounded(monkeypatch: pytest.MonkeyPatch, tls: bool) -> None:
     """Over the bound for what is left of them after their answers, a connection is closed at once."""
-
-    async def early(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(answer(200))
-        try:
-            await asyncio.sleep(60)
-        finally:
-            writer.transport.abort()
-
     monkeypatch.setattr("relay_tornado.outgoing.transport._UNSENT", 96 << 20)
-    async with raw(early, context_of(tls)) as url, transport() as made:
+    async with raw(early(answer(200)), context_of(tls)) as url, transport() as made:
         for _ in range(3):
             assert (await send(made, url, b"x" * (64 << 20), verify=False)).status == 200
         await until(lambda: len(made._live) == 1)
