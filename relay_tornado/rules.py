@@ -41,14 +41,11 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
-import re2  # type: ignore[import-untyped]
-
 from relay_tornado.errors import Invalid
+from relay_tornado.patterns import MAX_PATTERN, PATTERNS, Cost
 from relay_tornado.subject import Subject
 
 MAX_NODES: Final = 32
-MAX_PATTERN: Final = 1024
-"""Bytes of a regular expression."""
 MAX_NAME: Final = 1024
 """Bytes of a parameter's name."""
 MAX_TEXT: Final = 4096
@@ -119,10 +116,11 @@ def _says_nothing(document: Any) -> bool:
 
 
 class _Compiler:
-    """Compiles one document into a test, and counts its nodes."""
+    """Compiles one document into a test, and counts its nodes and what its patterns cost."""
 
     def __init__(self) -> None:
         self._nodes = 0
+        self._cost = Cost()
 
     def node(self, document: Any, path: str) -> _Test:
         """The test of a node. Raises Invalid, also if it is empty."""
@@ -142,7 +140,7 @@ class _Compiler:
         key = said[0]
         inner, at = document[key], f"{path}.{key}"
         if key == "match":
-            return _match(inner, at)
+            return _match(inner, at, self._cost)
         if key == "not":
             return _not(self.node(inner, at) if isinstance(inner, Mapping) else _any(self._nodes_of(inner, at)))
         tests = self._nodes_of(inner, at)
@@ -178,13 +176,15 @@ def _not(test: _Test) -> _Test:
     return lambda subject: not test(subject)
 
 
-def _match(document: Any, path: str) -> _Test:
+def _match(document: Any, path: str, cost: Cost) -> _Test:
     if not isinstance(document, Mapping):
         raise Invalid('write an object with a "type"', path)
     kind = document.get("type")
+    if kind == "regex":
+        return _regex(document, path, cost)
     make = _TYPES.get(kind) if isinstance(kind, str) else None
     if make is None:
-        raise Invalid(f"write one of {', '.join(_TYPES)}", f"{path}.type")
+        raise Invalid(f"write one of {', '.join((*_TYPES, 'regex'))}", f"{path}.type")
     return make(document, path)
 
 
@@ -288,16 +288,9 @@ def _does_not_contain(match: Mapping[str, Any], path: str) -> _Test:
     return _not(_contains(match, path))
 
 
-def _regex(match: Mapping[str, Any], path: str) -> _Test:
+def _regex(match: Mapping[str, Any], path: str, cost: Cost) -> _Test:
     pattern = _needed_text(match, "regex", path, MAX_PATTERN)
-    try:
-        search, size = _pattern(pattern)
-    except re2.error as error:
-        why = error.args[0].decode(errors="replace") if isinstance(error.args[0], bytes) else str(error)
-        raise Invalid(
-            f"{why}. The syntax is that of RE2, as in Go: it has no look-ahead, no look-behind and no back-references",
-            f"{path}.regex",
-        ) from None
+    size = cost.compile(pattern, f"{path}.regex").size
     read = _parameter(match, path)
     longest = max(1024, _STEPS // size)
 
@@ -307,20 +300,9 @@ def _regex(match: Mapping[str, Any], path: str) -> _Test:
             return False
         looked_at = min(len(found), longest, subject.steps // size)
         subject.steps -= looked_at * size
-        return search(found, 0, looked_at) is not None
+        return PATTERNS.get(pattern).search(found, 0, looked_at) is not None
 
     return test
-
-
-@functools.lru_cache(maxsize=256)
-def _pattern(pattern: bytes) -> tuple[Callable[[bytes, int, int], object | None], int]:
-    """A pattern's search function, and its number of instructions."""
-    options = re2.Options()
-    options.log_errors = False
-    options.never_capture = True
-    options.max_mem = 1 << 20
-    compiled = re2.compile(pattern, options)
-    return compiled.search, compiled.programsize
 
 
 def _payload_hash(algorithm: str, match: Mapping[str, Any], path: str) -> _Test:
@@ -363,7 +345,6 @@ _TYPES: Final[Mapping[str, Callable[[Mapping[str, Any], str], _Test]]] = {
     "contains": _contains,
     "substring": _contains,
     "does-not-contain": _does_not_contain,
-    "regex": _regex,
     "payload-hash-sha1": functools.partial(_payload_hash, "sha1"),
     "payload-hash-sha256": functools.partial(_payload_hash, "sha256"),
     "ip-whitelist": _ip_whitelist,

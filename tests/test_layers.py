@@ -19,7 +19,7 @@ ARCHITECTURE = (PACKAGE.parent / "docs" / "architecture.md").read_text()
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"model", "errors", "ids", "settings", "counters", "ranges", "consumer_changes", "low_memory", "pieces"}),
     frozenset({"wire", "rate_limits", "proxy_trust"}),
-    frozenset({"subject", "signatures"}),
+    frozenset({"subject", "signatures", "patterns"}),
     frozenset({"rules"}),
     frozenset({"protocol", "copies", "consumer_progress"}),
     frozenset({"storage", "metrics", "tls", "notify", "outgoing", "log_stream"}),
@@ -40,6 +40,7 @@ SANS_IO = (
     "rate_limits",
     "proxy_trust",
     "rules",
+    "patterns",
     "subject",
     "signatures",
     "copies",

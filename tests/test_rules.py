@@ -376,15 +376,28 @@ def test_who_looks_for_long_rests() -> None:
     assert [rest(seconds) for seconds in (0.0, 0.01, 0.02)] == [0.0, 0.0, 0.18]
 
 
-def test_equal_patterns_are_compiled_once() -> None:
-    """A thousand subscribers with one filter share its pattern."""
-    from relay_tornado.rules import _pattern
+@pytest.mark.parametrize("count", [2, 31])
+@pytest.mark.parametrize(
+    ("pattern", "allowed"),
+    [("[^a]{{1000}}x{}", 7), ("(?i)[" + "\\PL" * 60 + "]{}", 1), ("refs/heads/.*{}", MAX_NODES)],
+    ids=["counts", "classes", "plain"],
+)
+def test_the_patterns_of_a_document_cost_a_bounded_time_to_compile(pattern: str, allowed: int, count: int) -> None:
+    """31 patterns that are slow to compile would keep everybody waiting for most of a second."""
+    document = {"or": [match("regex", regex=pattern.format(number)) for number in range(count)]}
+    if count <= allowed:
+        assert not passes(document, event(b"a"))
+        return
+    with pytest.raises(Invalid, match=rf"^rules\.or\[{allowed}\]\.match\.regex: all patterns together"):
+        compile_rules(document)
 
-    compile_rules(match("regex", regex="shared by all"))
-    before = _pattern.cache_info().misses
-    for _ in range(1000):
-        compile_rules(match("regex", regex="shared by all"))
-    assert _pattern.cache_info().misses == before
+
+def test_what_one_pattern_may_have_a_document_may_have() -> None:
+    """No pattern is refused by what a document's patterns may have together."""
+    largest = "\\pL{46}"
+    assert not passes(match("regex", regex=largest))
+    with pytest.raises(Invalid, match="pattern too large"):
+        compile_rules(match("regex", regex=f"({largest}){{2}}"))
 
 
 EVERY = {

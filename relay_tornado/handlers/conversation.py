@@ -22,6 +22,7 @@ from relay_tornado.handlers.tornado_connection import TornadoConnection
 from relay_tornado.log.results import status_of
 from relay_tornado.low_memory import retry_until_done
 from relay_tornado.model import KIB, Result, Token
+from relay_tornado.rules import rest
 from relay_tornado.wire import websocket
 
 RETRY_DELAY: Final = 1.0
@@ -89,10 +90,15 @@ class Conversation(ConnectedClient):
             # Subscribing takes ten times as long as a webhook.
             await self._clients.admission.turn()
         self.heard()
+        began = time.thread_time()
         effects = self._session.received(message)
+        pause = rest(time.thread_time() - began)
         if self._delivery is not None:
             self._delivery.notices.wanted = self._session.extended
         await self._perform(effects)
+        if pause and self._open:
+            # A filter may take 50 ms to compile. The next message waits, so that others have the event loop.
+            await asyncio.sleep(pause)
 
     def token_changed(self, token: Token | None) -> None:
         self._act(self._session.token_changed(token))

@@ -43,6 +43,31 @@ async def test_pings_come_in_both_forms() -> None:
         assert (await ours.hear_status("ping"))["positions"] == {}
 
 
+@pytest.mark.gen_test
+async def test_a_message_that_took_long_is_followed_by_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A filter may take most of a tenth of a second to compile: its client can't fill the event loop with them."""
+    pauses: list[float] = []
+    sleep = asyncio.sleep
+
+    async def noted(seconds: float) -> None:
+        pauses.append(seconds)
+        await sleep(min(seconds, 0.01))
+
+    pattern = {"match": {"type": "regex", "regex": "(?i)[" + "\\PL" * 90 + "]", "parameter": {"source": "payload"}}}
+    async with live() as server:
+        await server.bucket()
+        client = await server.subscribed("orders", extended=True)
+        monkeypatch.setattr(asyncio, "sleep", noted)
+        monkeypatch.setattr(conversation, "rest", lambda seconds: 111 * (seconds > 0.001))
+        await client.say({"action": "subscribe", "buckets": ["orders"], "filter": pattern})
+        await until(lambda: 111 in pauses)
+        pauses.clear()
+        await client.say({"action": "unsubscribe", "buckets": ["orders"]})
+        while (await client.hear())["status"] != "unsubscribed":
+            pass
+        assert 111 not in pauses
+
+
 async def reads_nothing(server: Live, *, events: int = 100, size: int = 300_000) -> Client:
     """A subscriber whose socket is no longer read, with more to come than the kernels' buffers take."""
     await server.bucket()
