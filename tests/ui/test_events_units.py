@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import http.server
+import re
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -89,6 +90,7 @@ REQUESTS = {
     "headers in UTF-8": ("POST", "/x", b"X-Utf: gr\xc3\xbc\xc3\x9fe\r\nX-Turn: \xe2\x80\xaex\r\n", b"x"),
     "headers in Latin-1": ("POST", "/x", b"X-Latin: gr\xfc\xdfe %s \\x '\r\n", b"x"),
     "a large text": ("POST", "/x", b"Content-Type: text/plain\r\n", b"0123456789abcdef" * 80_000),
+    "a history's commands": ("POST", "/x", b"X-Turn: !! \xe2\x80\xae!e\r\nX-Latin: \xfc!e\r\n", b"x"),
     "an argument's looks": ("-X", "/x", b"X-Dash: -d @x\r\n", b"--data -d @-"),
 }  # fmt: skip
 
@@ -103,6 +105,7 @@ def test_curl_sends_the_same_bytes(module: Any, echo: Any, name: str) -> None:
     }
     command = module("curl", CURL, argument)
     assert not any(ord(each) < 32 and each not in "\n\t" for each in command)
+    assert "!" not in "".join(re.findall("printf %b '([^']*)'", command)), "older shells put an earlier command there"
     run = subprocess.run(["sh"], input=command.encode(), capture_output=True, timeout=TIMEOUT)
     assert run.returncode == 0, (command[:2000], run.stderr)
     line, got, received = echo.got.pop()

@@ -13,8 +13,9 @@ const ADDED = ["User-Agent", "Accept", "Content-Type"];
 /** One word for a shell, whatever it holds but NUL. */
 export const quote = (text) => (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
 
-/** A word for text that should not stand in a terminal as it is, or is not UTF-8: printf makes its bytes, given one character each. */
-const printed = (raw) => `"$(printf %b '${raw.replace(/[^\w !#$&()*+,./:;<=>?@[\]^{|}~-]/g, octal)}')"`;
+/** A word for text that should not stand in a terminal as it is, or is not UTF-8: printf makes its bytes, given one character each. Older shells
+ *  replace a "!" and what follows by a command from before, even in quotes within a substitution. */
+const printed = (raw) => `"$(printf %b '${raw.replace(/[^\w #$&()*+,./:;<=>?@[\]^{|}~-]/g, octal)}')"`;
 const octal = (character) => `\\0${character.charCodeAt(0).toString(8).padStart(3, "0")}`;
 
 const bytesAs = (text) => String.fromCharCode(...encode(text));
