@@ -32,10 +32,14 @@ from relay_tornado.errors import BucketGone, NotFound, Overloaded, RelayError, T
 from relay_tornado.ingest.endpoints import Endpoint, Endpoints, Place
 from relay_tornado.ingest.refusals import Refusals
 from relay_tornado.log.contract import Done, EventLog
-from relay_tornado.model import Appended, Bucket, BucketId, Input, NewEvent
+from relay_tornado.model import KIB, Appended, Bucket, BucketId, Input, NewEvent
 from relay_tornado.registry.routes import Routes
 from relay_tornado.settings import Settings
 from relay_tornado.wire.answers import NO_SUCH_INPUT, Answer, error_answer, text_answer
+
+AT_ONCE = 32 * KIB
+"""Bytes of the largest body that is taken however full the buffer is, if it arrives whole: it waits for nothing more.
+Otherwise a few senders that stall could keep everybody out."""
 
 MOST_METHOD = 40
 """Characters of a method. A method does not count towards an event's size, so it must be short."""
@@ -160,7 +164,7 @@ class Ingest:
         allowed = self.allow(endpoint, headers, declared)
         if isinstance(allowed, Answer):
             return allowed
-        if self.buffered + declared > self.capacity:
+        if declared > AT_ONCE and self.buffered + declared > self.capacity:
             self.counters.rejected("overloaded")
             return _FULL
         if self.crowded(endpoint):
@@ -293,7 +297,8 @@ class Upload:
             self.abandon()
             ingest.refused(endpoint, "too_large")
             return endpoint.too_large
-        if ingest.buffered + size > ingest.capacity:
+        whole = size <= AT_ONCE and self._size == 0 and size == self._head.content_length
+        if ingest.buffered + size > ingest.capacity and not whole:
             return self._overloaded()
         try:
             if self._size == 0:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from relay_tornado import errors
 from relay_tornado.ingest.endpoints import Endpoint
-from relay_tornado.ingest.ingest import Head, Upload
+from relay_tornado.ingest.ingest import AT_ONCE, Head, Upload
 from relay_tornado.model import Appended, Bucket, BucketAuth, Dedupe, NewEvent, RateLimit, Verify
 from relay_tornado.wire.answers import Answer
 from tests.ingest.world import BUCKET, HEADERS, INPUT, Bench, FailingLog, finish, replace_input
@@ -229,25 +229,25 @@ async def test_the_limit_of_a_bucket(changes: dict[str, Any], limit: int) -> Non
 async def test_the_ingest_buffer() -> None:
     """Bodies on their way are bounded in all: over it 503 with Retry-After, by the declared length or on the way;
     what is refused, abandoned or done is let go."""
-    bench = await Bench(ingest_buffer=100).open()
-    first = bench.ingest.begin(Head("POST", b"/v1/webhooks/in-1", HEADERS, 80, "192.0.2.7"))
+    bench = await Bench(ingest_buffer=100_000).open()
+    first = bench.ingest.begin(Head("POST", b"/v1/webhooks/in-1", HEADERS, 80_000, "192.0.2.7"))
     assert isinstance(first, Upload)
-    assert first.feed(b"x" * 60) is None
-    assert bench.ingest.buffered == 60
-    full = bench.ingest.begin(Head("POST", b"/v1/webhooks/in-1", HEADERS, 41, "192.0.2.7"))
+    assert first.feed(b"x" * 60_000) is None
+    assert bench.ingest.buffered == 60_000
+    full = bench.ingest.begin(Head("POST", b"/v1/webhooks/in-1", HEADERS, 40_001, "192.0.2.7"))
     assert isinstance(full, Answer)
     assert full.status == 503
     assert ("Retry-After", "1") in full.headers
     assert b"not stored" in full.body
     second = bench.ingest.begin(Head("POST", b"/v1/webhooks/in-1", HEADERS, None, "192.0.2.7"))
     assert isinstance(second, Upload)
-    assert second.feed(b"x" * 40) is None
+    assert second.feed(b"x" * 40_000) is None
     refusal = second.feed(b"x")
     assert refusal is not None
     assert refusal.status == 503
     assert bench.ingest.counters.rejections["overloaded"] == 2
-    assert bench.ingest.buffered == 60
-    assert first.feed(b"x" * 20) is None
+    assert bench.ingest.buffered == 60_000
+    assert first.feed(b"x" * 20_000) is None
     assert (await finish(first)).status == 200
     assert bench.ingest.buffered == 0
     third = bench.ingest.begin(Head("POST", b"/v1/webhooks/in-1", HEADERS, 100, "192.0.2.7"))
@@ -255,6 +255,26 @@ async def test_the_ingest_buffer() -> None:
     third.feed(b"x" * 50)
     third.abandon()
     third.abandon()
+    assert bench.ingest.buffered == 0
+
+
+@pytest.mark.gen_test
+async def test_who_stalls_keeps_no_small_webhook_out() -> None:
+    """A body of up to 32 KiB that arrives whole needs no room in the buffer; in parts, or larger, it does."""
+    bench = await Bench(ingest_buffer=100_000).open()
+    stalled = bench.ingest.begin(Head("POST", b"/v1/webhooks/in-1", HEADERS, 100_000, "192.0.2.7"))
+    assert isinstance(stalled, Upload)
+    assert stalled.feed(b"x" * 99_999) is None
+    assert (await bench.send(body=b"y" * AT_ONCE)).status == 200
+    assert (await bench.send(body=b"y" * (AT_ONCE + 1))).status == 503
+    for size in (AT_ONCE, None):
+        upload = bench.ingest.begin(Head("POST", b"/v1/webhooks/in-1", HEADERS, size, "192.0.2.7"))
+        assert isinstance(upload, Upload)
+        refusal = upload.feed(b"y" * (AT_ONCE - 1))
+        assert refusal is not None
+        assert refusal.status == 503
+    assert bench.ingest.buffered == 99_999
+    stalled.abandon()
     assert bench.ingest.buffered == 0
 
 
