@@ -38,6 +38,9 @@ MAX_ANSWER: Final = 10 * MIB
 """Bytes of a client's answer as JSON, its body in base64."""
 
 _DIGITS: Final = re.compile("[0-9]{1,9}")
+_LINES: Final = re.compile(r"(?=[A-Za-z0-9+/])(?:[A-Za-z0-9+/]{60,76}+\r?\n)*+[A-Za-z0-9+/]{0,76}+={0,2}(?:\r?\n)?")
+"""Base64 as encoders break it into lines, of 60, 64 or 76 characters. The original passes over all line ends; here,
+shorter lines are those of a text that an SDK did not encode."""
 _IGNORED: Final = "Ignored: the path names the event."
 
 
@@ -142,7 +145,9 @@ class AnswerBody(Schema):
             "else 0."
         ),
     )
-    response_body = _Bytes(metadata=described("Base64 (what does not decode is taken as it is), or a list of bytes."))
+    response_body = _Bytes(
+        metadata=described("Base64, also in lines (what does not decode is taken as it is), or a list of bytes.")
+    )
     response_headers = _ResponseHeaders(
         metadata=described(
             f"By header name, a text, a number, true or false, or a list of these; at most {MAX_HEADERS} values."
@@ -317,7 +322,8 @@ def _result(given: Document) -> Result:
 def _body(text: str) -> bytes:
     """The official SDK does not encode what it sends."""
     try:
-        return base64.b64decode(text, validate=True)
+        lines = _LINES.fullmatch(text)
+        return base64.b64decode("".join(text.split()) if lines else text, validate=True)
     except (binascii.Error, ValueError):
         return text.encode()
 

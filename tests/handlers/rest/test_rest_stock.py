@@ -360,11 +360,14 @@ async def test_queries_that_do_not_fit(here: World) -> None:
         ({"status": "failed", "duration_ms": 5}, ("failed", 0, b"")),
         ({"status_code": 200, "response_body": [104, 105]}, ("sent", 200, b"hi")),
         ({"status_code": 200, "response_body": []}, ("sent", 200, b"")),
+        ({"status_code": 200, "response_body": base64.encodebytes(bytes(256)).decode()}, ("sent", 200, bytes(256))),
+        ({"status_code": 200, "response_body": "aGVsbG8=\r\n"}, ("sent", 200, b"hello")),
+        ({"status_code": 200, "response_body": "two\nlines\n"}, ("sent", 200, b"two\nlines\n")),
     ],
 )
 @pytest.mark.gen_test
 async def test_an_answer_in_parts(here: World, form: dict[str, Any], expected: tuple[str, int, bytes]) -> None:
-    """A status by its number, a body as a list of bytes, and one of status and code alone."""
+    """A status by its number, a body as a list of bytes or as base64 in lines, and one of status and code alone."""
     log = await here.send(await here.bucket("orders"))
     assert (await here.call("PUT", f"/v1/logs/{log}", json.dumps(form).encode())).status == 200
     shown = (await here.call("GET", f"/v1/logs/{log}")).document
