@@ -218,8 +218,8 @@ async def test_who_does_not_want_to_go_on_gets_nothing_behind_a_loss(tmp_path: P
     """Also where there is something new by the time that it looks."""
     async with world(tmp_path) as here:
         await here.append(*OLD[:9])
-        reader, _ = await here.subscribe(Earliest(), on_gap="fail")
-        await until(lambda: len(bodies(reader)) == 9)
+        reader, delivery = await here.subscribe(Earliest(), on_gap="fail")
+        await until(lambda: not delivery.busy)
         reader.paused = True
         await here.append(OLD[9])
         await until(lambda: reader.waiting)

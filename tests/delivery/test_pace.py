@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from relay_tornado import rules
 from relay_tornado.delivery import dispatch
 from relay_tornado.delivery.bounds import CHUNK, LEAST_CHUNK, WriteBudget
 from relay_tornado.delivery.frames import FrameCache
@@ -208,6 +209,7 @@ async def test_a_filter_that_takes_long_has_a_tenth_of_the_time(
     monkeypatch: pytest.MonkeyPatch, consumer: str | None
 ) -> None:
     """Whoever asked for it waits for nine times as long as it took before it looks at the next event."""
+    monkeypatch.setattr(rules, "_QUICK", 0.0)
     took: list[float] = []
     passes = FrameCache.passes
 
@@ -227,5 +229,4 @@ async def test_a_filter_that_takes_long_has_a_tenth_of_the_time(
     while len(reader.seqs()) < 3:  # noqa: ASYNC110
         await asyncio.sleep(0.01)
     passed = time.perf_counter() - began
-    assert min(took) > 0.01
     assert passed > 9 * sum(took[:2])
