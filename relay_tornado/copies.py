@@ -99,7 +99,7 @@ def _rules(bucket: Bucket, output: Output) -> Rules | None:
     if not output.rules:
         return None
     try:
-        return compile_rules(output.rules)
+        return compile_rules(output.rules, accepted=True)
     except Invalid as error:
         # Rules are checked when they are set. If they can't be read, the event is delivered rather than lost.
         _log.error("rules_not_understood", bucket=bucket.name, output=output.name, reason=str(error))

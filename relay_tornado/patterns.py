@@ -71,16 +71,17 @@ PATTERNS: Final = Patterns()
 
 
 class Cost:
-    """What the patterns of one document have cost so far."""
+    """What the patterns of one document have cost so far; not `limited` if the document was accepted before."""
 
-    def __init__(self) -> None:
+    def __init__(self, limited: bool = True) -> None:
+        self._limited = limited
         self._instructions = 0
         self._classes = 0
 
     def compile(self, pattern: bytes, path: str) -> Compiled:
         """A pattern of the document, compiled; `path` is its name in errors. Raises Invalid."""
         self._classes += pattern.count(b"\\p") + pattern.count(b"\\P")
-        if self._classes > MAX_CLASSES:
+        if self._limited and self._classes > MAX_CLASSES:
             raise Invalid(f"all patterns together have over {MAX_CLASSES} classes like \\pL; use fewer", path)
         try:
             made = PATTERNS.get(pattern)
@@ -92,7 +93,7 @@ class Cost:
                 path,
             ) from None
         self._instructions += made.size
-        if self._instructions > MAX_INSTRUCTIONS:
+        if self._limited and self._instructions > MAX_INSTRUCTIONS:
             raise Invalid(
                 f"all patterns together compile to over {MAX_INSTRUCTIONS} instructions; use smaller ones, with lower"
                 " counts in braces",

@@ -86,12 +86,13 @@ class Rules:
         return self._test is None or self._test(subject)
 
 
-def compile_rules(document: Any, path: str = "rules") -> Rules:
-    """Compiles a JSON document; `path` is its name in errors.
+def compile_rules(document: Any, path: str = "rules", accepted: bool = False) -> Rules:
+    """Compiles a JSON document; `path` is its name in errors. What all patterns together cost is not checked if it was
+    `accepted` before: an earlier version had no such limit.
 
     Raises Invalid naming the node that is wrong, as in `rules.and[1].match.regex: …`.
     """
-    return Rules(None if _says_nothing(document) else _Compiler().node(document, path))
+    return Rules(None if _says_nothing(document) else _Compiler(Cost(limited=not accepted)).node(document, path))
 
 
 def rest(seconds: float) -> float:
@@ -118,9 +119,9 @@ def _says_nothing(document: Any) -> bool:
 class _Compiler:
     """Compiles one document into a test, and counts its nodes and what its patterns cost."""
 
-    def __init__(self) -> None:
+    def __init__(self, cost: Cost) -> None:
         self._nodes = 0
-        self._cost = Cost()
+        self._cost = cost
 
     def node(self, document: Any, path: str) -> _Test:
         """The test of a node. Raises Invalid, also if it is empty."""

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from relay_tornado.copies import Subjects
+from relay_tornado.errors import Invalid
 from relay_tornado.model import Event, Output, Retention
-from relay_tornado.rules import Rules
+from relay_tornado.rules import Rules, compile_rules
 from relay_tornado.subject import Subject
 from tests.delivery.outputs import header_is, kind, output
 from tests.delivery.world import World, quiet, until
@@ -357,6 +358,22 @@ async def test_rules_that_cannot_be_understood_let_everything_pass() -> None:
     reader, _, _ = await world.subscribe("orders")
     await world.append()
     await until(lambda: reader.ids() == ["1-1"])
+
+
+@pytest.mark.gen_test
+async def test_rules_of_an_earlier_version_may_cost_more_to_compile_than_new_ones() -> None:
+    """They hold as before: nothing passes that they keep back."""
+    world = World()
+    header = {"source": "header", "name": "x-kind"}
+    regexes = [f"kind{number}|[^a]{{1000}}x{number}" for number in range(8)]
+    rules = {"or": [{"match": {"type": "regex", "parameter": header, "regex": regex}} for regex in regexes]}
+    with pytest.raises(Invalid, match="all patterns together"):
+        compile_rules(rules)
+    await world.bucket(outputs=(output(1, rules=rules),))
+    reader, _, _ = await world.subscribe("orders")
+    await world.append(headers=kind("b"))
+    await world.append(headers=kind("kind0"))
+    await until(lambda: reader.ids() == ["2-1"])
 
 
 @pytest.mark.gen_test
