@@ -12,6 +12,8 @@ RETENTION: Final = "retention"
 """The reason of a dead letter whose event was removed from the log before it was done."""
 MAX_DELIVER: Final = "max_deliver"
 """The reason of a dead letter that was tried as often as allowed."""
+GIVEN_UP: Final = "given_up"
+"""The reason of a dead letter that an administrator made."""
 
 
 class Parked(NamedTuple):

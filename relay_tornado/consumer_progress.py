@@ -7,7 +7,7 @@ them out, and report the beginning of each try and its outcome. State that has t
 Invariants:
 - Every seq above the position at which the consumer was created is in exactly one state: not yet taken, out (taken, and
   neither done nor failed), done, parked (to be taken again when it is due), or dead. None is skipped: one is done or
-  dead only by `done`, `advance` or `bury`, or because its log no longer holds it (`trim`).
+  dead only by `done`, `advance`, `bury` or `give_up`, or because its log no longer holds it (`trim`).
 - `floor` is below every seq that is not yet taken, or out for the first time, so a restart from the stored state
   repeats at most what was out, and loses nothing. Parked seqs (also while they are out again) and dead ones may be
   below it: they are kept one by one.
@@ -18,7 +18,10 @@ Invariants:
   parked next, being out. At either bound no fresh event is taken until something is done. So the state is bounded.
 - `seek` forgets everything except dead events. An event that was taken before it carries an older generation, and can
   no longer be done or failed.
-- An event that was out when its log removed it is dead, unless it is done after all.
+- An event that was out when it was given up, or when its log removed it, is dead, unless it is done after all. If it is
+  scheduled before its try has ended, it is out again, with the same try.
+- Only an event that is parked, out or the next to be taken is given up. So no event is dead before its turn, unless its
+  log removed it.
 - When the log loses events, nothing is remembered of them: other events get their seqs, and are given (`lose`).
 - A report that failed half-way, as for lack of memory, may be repeated: a seq stays out until its report has succeeded.
 - No parked event waits longer than requested if the wall clock was set back: callers pass the time (`look`), and an
@@ -31,7 +34,7 @@ import heapq
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from relay_tornado.consumer_changes import MAX_DELIVER, RETENTION, Changes, Dead, Parked
+from relay_tornado.consumer_changes import GIVEN_UP, MAX_DELIVER, RETENTION, Changes, Dead, Parked
 from relay_tornado.ranges import Ranges
 
 WINDOW: Final = 10_000
@@ -95,7 +98,8 @@ class Progress:
         self._fresh: set[int] = set()
         """Seqs that are out and were not parked before."""
         self._gone: dict[int, Taken] = {}
-        """Events that were out when their log removed them: dead, unless they are done after all."""
+        """Events that were out when they were given up, or when their log removed them: dead, unless they are done
+        after all."""
         self._due: list[tuple[float, int]] = []
         """A heap of the due times of parked events. Some are out of date: their events are no longer parked, or are due
         at another time."""
@@ -160,6 +164,10 @@ class Progress:
     def has_out(self, seq: int) -> bool:
         """Whether the event is out."""
         return seq in self._out
+
+    def is_dead(self, taken: Taken) -> bool:
+        """Whether the event was given up, or its log removed it, while it was out for this try."""
+        return self._gone.get(taken.seq) == taken
 
     def expects(self, seq: int) -> bool:
         """Whether this event is out, or will be handed out (again)."""
@@ -283,11 +291,32 @@ class Progress:
         for seq, due in dues.items():
             if seq < self._first or self.expects(seq) or not self._spare():
                 continue
+            if seq in self._gone:
+                self._out[seq] = self._gone.pop(seq)
             self._park(seq, Parked(0, due, now))
             self._changes.dead.pop(seq, None)
             self._changes.revived.add(seq)
             scheduled.append(seq)
         return scheduled
+
+    def give_up(self, seq: int, head: int, now: float) -> Dead | None:
+        """Gives an event up from outside, as if its tries were used up: one that is parked or out, or the next one that
+        would be taken up to the log's `head`. One that is out may be done after all. Returns None, and changes nothing,
+        for any other event."""
+        taken = self._out.get(seq)
+        if taken is None and seq not in self.parked and seq != self._coming(head):
+            return None
+        if taken is None:
+            self._bury(seq, self.attempts(seq), now, GIVEN_UP)
+            return self._changes.dead[seq]
+        self._gone[seq] = taken
+        try:
+            self._bury(seq, taken.attempt - (seq not in self._tried), now, GIVEN_UP)
+            self._take_back(seq)
+        except MemoryError:
+            del self._gone[seq]  # it is still out
+            raise
+        return self._changes.dead[seq]
 
     def hasten(self) -> None:
         """Makes failed events due at once; their tries still count."""
@@ -383,6 +412,13 @@ class Progress:
     def _spare(self) -> bool:
         """Whether one more event may be parked, counting those that are out as parked."""
         return len(self.parked) + len(self._fresh) < MOST_PARKED
+
+    def _coming(self, head: int) -> int | None:
+        """The next event that would be taken for the first time; None if all of them were."""
+        seq = self._settled.end(self._next + 1) + 1
+        while seq in self._out:
+            seq = self._settled.end(seq + 1) + 1
+        return seq if seq <= head else None
 
     def _hand_out(self, taken: list[Taken], seq: int, attempt: int) -> None:
         taken.append(one := Taken(seq, attempt, self.generation))

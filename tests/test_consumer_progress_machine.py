@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from relay_tornado import consumer_progress as module
-from relay_tornado.consumer_changes import Parked
+from relay_tornado.consumer_changes import GIVEN_UP, Dead, Parked
 from relay_tornado.consumer_progress import Progress, Taken
 from tests.test_consumer_progress import seqs
 
@@ -126,6 +126,26 @@ class Machine(RuleBasedStateMachine):
         self.model.dead.add(one.seq)
         self.model.parked.pop(one.seq, None)
 
+    @rule(data=st.data())
+    def give_up(self, data: st.DataObject) -> None:
+        seq = data.draw(st.integers(1, self.head + 2))
+        before = self.model.parked.get(seq)
+        attempts = 0 if before is None else before.attempts
+        if seq in self.out:
+            attempts = self.out[seq].attempt - (seq not in self.model.tried)
+        dead = self.progress.give_up(seq, self.head, self.now)
+        if seq not in self.model.of("parked", "out", "out again") + self.model.of("fresh")[:1]:
+            assert dead is None
+            return
+        since = self.now if before is None else before.since
+        assert dead == Dead(attempts, self.now, since, GIVEN_UP)
+        if seq in self.out:
+            self.late.append(self.out.pop(seq))
+        self.model.tried.discard(seq)
+        self.model.state[seq] = "dead"
+        self.model.dead.add(seq)
+        self.model.parked.pop(seq, None)
+
     @precondition(lambda self: self.out)
     @rule(data=st.data())
     def release(self, data: st.DataObject) -> None:
@@ -146,7 +166,10 @@ class Machine(RuleBasedStateMachine):
         }
         assert may.issuperset(scheduled)
         for seq in scheduled:
-            self.model.state[seq] = "parked"
+            again = {one.seq: one for one in self.late if one.seq == seq}
+            self.late = [one for one in self.late if one.seq != seq]
+            self.out |= again
+            self.model.state[seq] = "out again" if again else "parked"
             self.model.parked[seq] = Parked(0, self.now + wait, self.now)
             self.model.dead.discard(seq)
         if may.difference(scheduled):
@@ -200,6 +223,8 @@ class Machine(RuleBasedStateMachine):
         if done:
             assert self.progress.done(one)
             self.model.dead.discard(one.seq)
+            if one.seq in self.model.state:
+                self.model.state[one.seq] = "done"
         else:
             assert not self.progress.fail(one, self.now, self.now)
         assert not self.progress.done(one)

@@ -63,6 +63,10 @@ def said(name: str, seq: int, *arguments: Any, **options: Any) -> Callable[[Prog
         pytest.param(lambda progress: progress.changes(), id="changes"),
         pytest.param(lambda progress: progress.advance(3003), id="advance"),
         pytest.param(lambda progress: progress.trim(3003, NOW)[1:], id="trim"),
+    ]
+    + [
+        pytest.param(lambda progress, seq=seq: progress.give_up(seq, HEAD, NOW) and None, id=f"give up {seq}")
+        for seq in (3001, 3002, 3005, 3006)
     ],
 )
 def test_what_fails_half_way_may_be_said_again(say: Callable[[Progress], Any]) -> None:

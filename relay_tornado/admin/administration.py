@@ -104,7 +104,7 @@ class Administration:
         """The URL of the address that the relay listens on; "" if it does not."""
         self.logs = logs
         self.ledgers = ledgers
-        self.consumers = ConsumerAdministration(log, ledgers)
+        self.consumers = ConsumerAdministration(log, ledgers, logs.stored.results)
         self.sessions = sessions
         self.uses = Uses() if uses is None else uses
         self.demo = False

@@ -193,6 +193,9 @@ class Commands:
     async def consumer_resend(self, bucket: str, consumer: str, ids: list[str] | None = None) -> Document:
         return await self.relay.consumers.resend(self.relay.find_bucket(bucket), consumer, ids)
 
+    async def consumer_give_up(self, bucket: str, consumer: str, id: str) -> Document:
+        return await self.relay.consumers.give_up(self.relay.find_bucket(bucket), consumer, id)
+
     async def consumer_forget(self, bucket: str, consumer: str, ids: list[str] | None = None) -> Document:
         return await self.relay.consumers.forget(self.relay.find_bucket(bucket), consumer, ids)
 

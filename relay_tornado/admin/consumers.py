@@ -1,4 +1,4 @@
-"""Administration of consumers: their positions, seeks, dead letters, and replays of single events.
+"""Administration of consumers: their positions, seeks, dead letters, and replays and giving up of single events.
 
 Every change goes through the ledgers, so that the parts that deliver learn of it, and is committed before it is
 answered. Raises NotFound, Invalid naming the field, Conflict, and the storage's errors.
@@ -12,9 +12,12 @@ from dataclasses import replace
 from math import isfinite, nan
 from typing import Final
 
+import structlog
+
 from relay_tornado.admin.lookup import named, no_such_part
 from relay_tornado.admin.standing import Oldest, Standing, consumer_document, dead_document
 from relay_tornado.admin.stored import cursor_of, honoured
+from relay_tornado.consumer_changes import Dead
 from relay_tornado.consumer_progress import AT_ONCE, MOST_PARKED, Progress
 from relay_tornado.copies import active
 from relay_tornado.errors import BucketGone, Conflict, Damaged, Invalid, NotFound, RelayError
@@ -23,6 +26,7 @@ from relay_tornado.log.consumers import SHOWN_KINDS, DeadLetter, Gaps, Key, Stor
 from relay_tornado.log.contract import EventLog
 from relay_tornado.log.ledgers import Ledger, Ledgers, gap_of, progress_of
 from relay_tornado.log.lineage import epoch_at, position_id
+from relay_tornado.log.results import Results
 from relay_tornado.model import (
     Bounds,
     Bucket,
@@ -34,6 +38,7 @@ from relay_tornado.model import (
     Latest,
     Output,
     Position,
+    Result,
     Since,
     Token,
 )
@@ -43,13 +48,16 @@ from relay_tornado.wire.fields import MAX_SECONDS, Document
 MOST_EVENTS: Final = 1_000
 """Maximum number of events in one replay, and of dead letters in one page or request."""
 
+_log = structlog.get_logger(__name__)
+
 
 class ConsumerAdministration:
     """Buckets are passed as records; a consumer is named as in `key_of`."""
 
-    def __init__(self, log: EventLog, ledgers: Ledgers) -> None:
+    def __init__(self, log: EventLog, ledgers: Ledgers, results: Results) -> None:
         self._log = log
         self._ledgers = ledgers
+        self._results = results
         self.connections: Callable[[Key], int] = lambda key: 0
         """Returns how many connections have a consumer now; set by the composition root."""
         self.circuit: Callable[[Key], float | None] = lambda key: None
@@ -236,6 +244,40 @@ class ConsumerAdministration:
         return dues, None if came is None else f"{came!r}@{due!r}"
 
     # dead letters
+
+    async def give_up(self, bucket: Bucket, reference: str, id: str) -> Document:
+        """Gives an event up, as if its tries were used up; returns its dead letter. It may be any event that waits for
+        another try, is in flight, or comes next. If one in flight is acked, or accepted by the output's destination,
+        it is done after all. Raises Conflict for any other event, and for a consumer that is moved by receipts."""
+        key = key_of(bucket, reference)
+        async with self._ledgers.using(key) as ledger:
+            if ledger.terms.receipt:
+                raise Conflict(
+                    f"the consumer {key.name!r} is moved by receipts, so it tries no single events: seek to behind "
+                    "this one"
+                )
+            bounds = await self._log.bounds(bucket.id)
+            seq, now, progress = _seq(bounds, id, "id"), self._ledgers.clock(), ledger.progress
+            if seq > bounds.head:
+                raise Invalid(f"{id} is no event of this bucket yet", "id")
+            out = progress.has_out(seq)
+            dead = progress.give_up(seq, bounds.head, now)
+            if dead is None:
+                raise Conflict(_not_given_up(progress, id, seq))
+            if key.kind == "output":
+                self._ledgers.counters.forward_given_up += 1
+            await self._committed(ledger)
+        if key.kind == "output" and dead.attempts and not out:
+            await self._record(key, seq, dead)
+        return dead_document(DeadLetter(key, seq, dead.attempts, dead.since, dead.at, dead.reason), bounds)
+
+    async def _record(self, key: Key, seq: int, dead: Dead) -> None:
+        """Has the log say that an output's event failed: its last try said that there is another."""
+        failed = Result("failed", 0, {}, b"Not sent again: an administrator gave it up.", 0, dead.attempts, dead.at)
+        try:
+            await self._results.record(key.bucket_id, seq, int(key.name), failed)
+        except RelayError as error:
+            _log.warning("result_not_stored", output=key.name, bucket_id=key.bucket_id, reason=str(error))
 
     async def dead(self, bucket: Bucket, reference: str | None, *, limit: int = 0, cursor: str = "") -> Document:
         """Dead letters of one consumer, or with None of all of the bucket's, oldest event first, after `cursor` (an
@@ -447,9 +489,18 @@ def _page(found: Sequence[DeadLetter], most: int) -> Sequence[DeadLetter]:
     return found if len(found) <= most else [letter for letter in found[:most] if letter.seq < found[most].seq]
 
 
-def _seq(bounds: Bounds, text: str) -> int:
-    """The seq of an event of this bucket. Raises Invalid."""
-    cursor = cursor_of(text, "ids")
+def _seq(bounds: Bounds, text: str, field: str = "ids") -> int:
+    """The seq of an event of this bucket. Raises Invalid, which names the field."""
+    cursor = cursor_of(text, field)
     if cursor.seq and epoch_at(bounds.epochs, cursor.seq) == cursor.epoch:
         return cursor.seq
-    raise Invalid(f"{text[:80]} is no event of this bucket", "ids")
+    raise Invalid(f"{text[:80]} is no event of this bucket", field)
+
+
+def _not_given_up(progress: Progress, id: str, seq: int) -> str:
+    if progress.expects(seq):
+        return (
+            f"{id} was not tried yet, and other events come before it: only one that is tried, or comes next, can be "
+            "given up"
+        )
+    return f"the consumer is done with {id} already, or gave it up: its dead letters say which"

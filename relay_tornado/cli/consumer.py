@@ -1,4 +1,4 @@
-"""`relay consumer …`: shows, moves and deletes consumers, and handles their dead letters."""
+"""`relay consumer …`: shows, moves and deletes consumers, gives events up, and handles dead letters."""
 
 from __future__ import annotations
 
@@ -108,9 +108,7 @@ def show(bucket: str, consumer: str, data: Path, as_json: bool) -> None:
 def seek(bucket: str, consumer: str, to: Place, preview: bool, data: Path, as_json: bool) -> None:
     """Move the consumer CONSUMER of the bucket BUCKET: it gets the events after the new position, and no others.
 
-    To skip the oldest event that it is not done with, as `relay consumer show` names it: if that event is after the
-    position, move the consumer to the event's id; later events that it was done with come again. Otherwise move it to
-    the position that it has: this skips every earlier event that waits for another try.
+    To skip the one event at which it fails, `relay consumer give-up` is meant.
     """
     done = call(data, "consumer.seek", bucket=bucket, consumer=consumer, to=to.since, preview=preview)
     words = (
@@ -158,6 +156,22 @@ def dead(bucket: str, consumer: str | None, limit: int, cursor: str | None, data
         for each in page["data"]
     )
     print_page(page, rows, "there are no dead letters", as_json)
+
+
+@consumer.command(name="give-up")
+@click.argument("bucket")
+@click.argument("consumer")
+@click.argument("id")
+@relay_options
+def give_up(bucket: str, consumer: str, id: str, data: Path, as_json: bool) -> None:
+    """Give the event ID up for the consumer CONSUMER of the bucket BUCKET: it becomes a dead letter.
+
+    It has to be an event that waits for another try, is in flight, or comes next; `relay consumer show` names the
+    oldest one. If an event in flight is acked or accepted after all, it is no dead letter any more.
+    """
+    letter = call(data, "consumer.give_up", bucket=bucket, consumer=consumer, id=id)
+    tried = f"tried {counted(letter['attempts'], 'time')}" if letter["attempts"] else "not tried"
+    print_answer(letter, f"Gave {letter['id']} up, {tried}: `relay consumer resend` delivers it again.", as_json)
 
 
 _ALL = _option("--all", "everything", is_flag=True, help="All dead letters, instead of ids.")

@@ -218,6 +218,9 @@ class Remote:
             ids, lambda part: self.request("POST", *path, body={"all": True} if part is None else {"ids": part})
         )
 
+    def consumer_give_up(self, bucket: str, consumer: str, id: str) -> Any:
+        return self.request("POST", "buckets", bucket, "consumers", consumer, "dead", body={"id": id})
+
     def consumer_forget(self, bucket: str, consumer: str, ids: Sequence[str] | None) -> Document:
         path = ("buckets", bucket, "consumers", consumer, "dead")
         return _in_parts(

@@ -13,7 +13,8 @@ Invariants:
 - A try counts, and is stored, from the beginning of its write, so that it counts across a crash, too.
 - An event of which the member that takes it gets no copy is done. One with several copies is done when all that were
   given are acked.
-- A `seek` invalidates everything that was given before.
+- A `seek` invalidates everything that was given before. An event that is given up while it is in flight stays with its
+  connection until one of the above, and is done only if it is acked.
 - A change that makes an event due, or frees a place, wakes a waiting connection.
 """
 

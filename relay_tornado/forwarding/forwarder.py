@@ -11,6 +11,7 @@ Invariants:
   or the output is paused, nothing is taken.
 - An output that sends one event after the other has at most one request in flight. A failed event holds later ones back
   (`_held`) during its quick attempts; with `strict_order` until it is done or given up, and then also resent ones.
+- An event that is given up during its request is sent if that succeeds, and failed otherwise.
 - An answer says nothing of a destination that the output has been given since. It counts for the circuit under which
   the request was made, and disables nothing.
 - An output that is caught up, or waits, has no task; a timer wakes it. It has at most `at_once` tasks that attempt, and
@@ -26,6 +27,7 @@ from typing import Final
 
 import structlog
 
+from relay_tornado.consumer_changes import GIVEN_UP
 from relay_tornado.consumer_progress import AT_ONCE, Taken
 from relay_tornado.copies import Goes
 from relay_tornado.errors import BucketGone, CursorLost, Invalid, NotFound, RelayError
@@ -394,6 +396,8 @@ class Forwarder:
                 await self._disable()
             return
         pause = 0.0 if permit.moved else self._pause(taken, received_at, result)
+        if self.ledger.progress.is_dead(taken):
+            pause = GIVEN_UP
         if isinstance(pause, str):
             await self._record(taken, epoch, result, "failed")
             self._bury(taken, pause)

@@ -16,6 +16,7 @@ from relay_tornado.log.ledgers import Ledger, Ledgers
 from relay_tornado.model import Bucket, NewEvent, Output
 from tests.log.memory import MemoryEventLog
 from tests.log.memory_consumers import MemoryConsumers
+from tests.log.memory_results import MemoryResults
 
 BUCKET = Bucket(
     "b-1", "orders", 0, 0, outputs=(Output("o-0", 2, "inside", 0, 0), Output("o-1", 3, "shop", 0, 0, internal=False))
@@ -32,8 +33,9 @@ class World:
     def __post_init__(self) -> None:
         self.log = MemoryEventLog(time=lambda: self.now)
         self.store = MemoryConsumers(self.log, lambda: self.now)
+        self.results = MemoryResults(self.log)
         self.ledgers = Ledgers(self.store, self.log, lambda: self.now)
-        self.consumers = ConsumerAdministration(self.log, self.ledgers)
+        self.consumers = ConsumerAdministration(self.log, self.ledgers, self.results)
 
     async def events(self, count: int, apart: float = 1.0) -> None:
         for _ in range(count):

@@ -68,8 +68,7 @@ def damage(path: Path, name: str, what: str, table: str = "consumer") -> None:
 
 
 def parts(world: World) -> tuple[Ledgers, ConsumerAdministration]:
-    ledgers = world.administration.ledgers
-    return ledgers, ConsumerAdministration(world.log, ledgers)
+    return world.administration.ledgers, world.administration.consumers
 
 
 @pytest.mark.gen_test

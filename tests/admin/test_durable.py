@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from relay_tornado.admin.consumers import ConsumerAdministration
 from relay_tornado.errors import NoSpace
 from relay_tornado.log.consumers import Key, Terms
 from relay_tornado.model import Bucket, Gap, Token
@@ -123,7 +122,7 @@ async def test_what_a_durable_token_misses_is_told_from_the_first_event(world: W
         await world.log.append(bucket.id, event())
     ledgers = world.administration.ledgers
     key = Key(bucket.id, "token", token.key)
-    ((_, standing),) = await ConsumerAdministration(world.log, ledgers).standings([bucket])
+    ((_, standing),) = await world.administration.consumers.standings([bucket])
     assert (standing.key, standing.pending) == (key, 6)
     await world.administration.housekeeping.trim_all()
     ledger = await ledgers.open(key)

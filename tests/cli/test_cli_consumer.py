@@ -84,6 +84,13 @@ def check(relay: Runner, **variables: str) -> None:
     others = [f"{epoch}-1"] * 3_000
     again = relay("consumer", "resend", "orders", "billing", *others, second["id"], **variables)
     assert again.stdout == "1 event will be delivered again.\n"
+    gave = relay("consumer", "give-up", "orders", "billing", second["id"], **variables).stdout
+    assert gave == f"Gave {second['id']} up, not tried: `relay consumer resend` delivers it again.\n"
+    refused = relay("consumer", "give-up", "orders", "billing", second["id"], **variables)
+    assert (refused.exit_code, "is done with" in refused.stderr) == (1, True)
+    relay("consumer", "resend", "orders", "billing", second["id"], **variables)
+    assert relay.json("consumer", "give-up", "orders", "billing", second["id"], **variables)["reason"] == "given_up"
+    relay("consumer", "resend", "orders", "billing", second["id"], **variables)
     assert "say --yes" in relay.misused("consumer", "forget", "orders", "billing", "--all", **variables)
     assert relay("consumer", "forget", "orders", "billing", *others, third["id"], "--yes", **variables).stdout == (
         "Forgot 1 dead letter.\n"

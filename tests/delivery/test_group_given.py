@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from relay_tornado.consumer_changes import MAX_DELIVER
+from relay_tornado.consumer_changes import GIVEN_UP, MAX_DELIVER
 from relay_tornado.consumer_progress import Progress
 from relay_tornado.delivery.bounds import WriteBudget
 from relay_tornado.delivery.group import Group
@@ -288,6 +288,35 @@ async def test_what_is_scheduled_comes_when_it_is_due() -> None:
     assert one.tries()[5:] == [(2, 1)]
     await asyncio.sleep(21)
     assert one.tries()[5:] == [(2, 1), (3, 1)]
+
+
+@virtual_test
+@pytest.mark.parametrize("answers", ["not", "ack", "nak"])
+async def test_what_is_given_up_while_it_is_in_flight(answers: str) -> None:
+    """It does not come again: its connection gets the next one once it has answered, or `ack_wait` is over. Only an ack
+    makes it done after all."""
+    world = await stocked(2)
+    one = await worker(world, max_deliver=0, max_in_flight=1, ack_wait=5)
+    await until(lambda: one.tries() == [(1, 1)])
+    await asyncio.sleep(6)
+    assert one.tries() == [(1, 1), (1, 2)]
+    async with world.ledgers.using(KEY) as ledger:
+        assert ledger.progress.give_up(1, 2, day()) is not None
+        ledger.save()
+        ledger.tell()
+    if answers == "ack":
+        assert one.ack(1)
+    elif answers == "nak":
+        assert one.nak(1)
+    await asyncio.sleep(6)
+    assert one.seqs[:3] == [1, 1, 2]
+    assert one.ack(2)
+    await asyncio.sleep(60)
+    assert set(one.seqs[2:]) == {2}
+    assert not world.ledgers.find(KEY).progress.out  # type: ignore[union-attr]
+    letters = await world.consumers.dead("id-orders", KEY, 0, 10)
+    assert [(each.seq, each.attempts, each.reason) for each in letters] == [(1, 2, GIVEN_UP)] * (answers != "ack")
+    assert await floor(world) == 2
 
 
 @virtual_test

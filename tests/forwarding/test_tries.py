@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from relay_tornado.admin.consumers import ConsumerAdministration
 from tests.forwarding.target import Got, Target, answer, once_open
-from tests.forwarding.world import B, public, quick_tries, world
+from tests.forwarding.world import B, World, public, quick_tries, world
 from tests.waiting import until
 
 
@@ -164,6 +165,60 @@ async def test_strict_order_holds_for_what_is_sent_again() -> None:
         await w.turn(1.1)
         await w.settled(target, 5)
         assert target.bodies == [b"2", b"1", b"2", b"3", b"4"]
+
+
+async def give_up(w: World, seq: int) -> None:
+    administration = ConsumerAdministration(w.log, w.ledgers, w.results)
+    (event,) = await w.log.read(B, seq - 1, 1, 1)
+    await administration.give_up(w.bucket, "output:1", f"{event.epoch}-{seq}")
+
+
+@pytest.mark.gen_test
+async def test_an_event_that_is_given_up_holds_no_other_back() -> None:
+    """It is failed then, and a dead letter; with strict_order, too, the next one is sent at once."""
+    async with (
+        Target(lambda got: answer(500 if got.body == b"1" else 200)) as target,
+        world(public(target.url, strict_order=True)) as w,
+    ):
+        await w.append(b"1", b"2")
+        await w.settled(target, 1)
+        await give_up(w, 1)
+        await w.settled(target, 2)
+        await w.turn(1000)
+        await w.idle()
+        assert target.bodies == [b"1", b"2"]
+        assert [each.status for each in await w.stored(1)] == ["stalled", "failed"]
+        assert [(each.seq, each.attempts, each.reason) for each in await w.dead()] == [(1, 1, "given_up")]
+        assert w.counters.forward_given_up == 1
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("status", [200, 500, 410])
+async def test_an_event_that_is_given_up_in_flight(status: int) -> None:
+    """Its request goes on. If it is accepted, the event is sent after all; else it failed, and is not tried again. The
+    next one is sent when it has ended."""
+    gate = asyncio.Event()
+
+    async def answers(got: Got) -> bytes:
+        if got.body == b"1":
+            await gate.wait()
+        return answer(status if got.body == b"1" else 200)
+
+    async with Target(answers) as target, world(public(target.url)) as w:
+        await w.append(b"1", b"2")
+        await target.until(1)
+        await give_up(w, 1)
+        await w.turn(0)
+        assert target.bodies == [b"1"]
+        gate.set()
+        if status != 410:  # which disables it
+            await w.settled(target, 2)
+        await w.idle()
+        await w.turn(1000)
+        await w.idle()
+        assert target.bodies == [b"1", b"2"][: 1 if status == 410 else 2]
+        assert [each.status for each in await w.stored(1)] == ["sent" if status == 200 else "failed"]
+        assert [(each.seq, each.reason) for each in await w.dead()] == [(1, "given_up")] * (status != 200)
 
 
 @pytest.mark.gen_test

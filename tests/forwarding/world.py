@@ -110,7 +110,7 @@ class World:
         await self.registry.put("bucket", B, replace(self.bucket, outputs=outputs))
         for output in outputs:
             if not output.internal and before.get(output.n, output.destination) != output.destination:
-                await ConsumerAdministration(self.log, self.ledgers).hasten(B, output.n)
+                await ConsumerAdministration(self.log, self.ledgers, self.results).hasten(B, output.n)
 
     async def append(self, *bodies: bytes, bucket_id: str = B, **fields: Any) -> None:
         for body in bodies:

@@ -88,7 +88,8 @@ class Side:
 
 
 class Machine(RuleBasedStateMachine):
-    """`acked`, `dead` and `gone` (left before it was done) are what each event may become; the rest is to come."""
+    """`acked`, `dead` and `gone` (left before it was done) are what each event may become; the rest is to come. `late`
+    ones were given up while they were out."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -101,6 +102,7 @@ class Machine(RuleBasedStateMachine):
         self.acked: set[int] = set()
         self.dead: set[int] = set()
         self.gone: set[int] = set()
+        self.late: set[int] = set()
         self.attempts: dict[int, int] = {}
 
     def run(self, *awaitables: Awaitable[Any]) -> list[Any]:
@@ -141,6 +143,9 @@ class Machine(RuleBasedStateMachine):
         self.out += taken
         self.begun |= set(taken) if begin else set()
 
+    def pending(self) -> set[int]:
+        return set(range(self.first, self.head + 1)) - self.acked - self.dead
+
     def some(self, data: st.DataObject) -> Taken:
         return self.out.pop(data.draw(st.integers(0, len(self.out) - 1)))
 
@@ -151,6 +156,7 @@ class Machine(RuleBasedStateMachine):
         assert self.progresses("done", one)
         self.acked.add(one.seq)
         self.gone.discard(one.seq)
+        self.dead.discard(one.seq)
 
     @precondition(lambda self: self.out)
     @rule(data=st.data(), delay=st.integers(0, 5), last=st.booleans())
@@ -162,7 +168,20 @@ class Machine(RuleBasedStateMachine):
         elif self.progresses("fail", one, self.now + delay, self.now):
             self.attempts[one.seq] = one.attempt
         else:
-            assert one.seq in self.gone
+            assert one.seq in self.gone | self.late
+
+    @rule(data=st.data())
+    def give_up(self, data: st.DataObject) -> None:
+        """What is tried, or comes next, or anything else, which changes nothing."""
+        seq = data.draw(st.integers(self.first, self.head + 1))
+        if self.progresses("give_up", seq, self.head, self.now) is None:
+            waiting = self.pending() - {one.seq for one in self.out}
+            assert seq in self.acked | self.dead or seq > min(waiting, default=self.head)
+            return
+        self.dead.add(seq)
+        if any(one.seq == seq for one in self.out):
+            self.late.add(seq)
+            self.begun = {one for one in self.begun if one.seq != seq}
 
     @rule(seconds=st.integers(1, 5))
     def time_passes(self, seconds: int) -> None:
@@ -202,7 +221,7 @@ class Machine(RuleBasedStateMachine):
         stored, letters, floor = self.both("stored")
         assert {seq for seq, _, reason in letters if reason != RETENTION} == self.dead
         assert {seq for seq, _, reason in letters if reason == RETENTION} <= self.gone
-        pending = set(range(self.first, self.head + 1)) - self.acked - self.dead
+        pending = self.pending()
         assert self.sides[0].ledger.progress.pending(self.head) == len(pending)
         assert floor == min(pending & ({stored.floor + 1} | set(stored.parked)), default=stored.floor + 1)
 

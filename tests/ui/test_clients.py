@@ -174,6 +174,33 @@ def test_an_event_that_was_refused_is_found_and_skipped(clients: Page, demo: Dem
     demo.rest("DELETE", "/v1/buckets/orders/consumers/refuser")
 
 
+def test_an_event_that_was_refused_is_given_up(clients: Page, demo: Demo) -> None:
+    """After a question. It is a dead letter then, and the rest of the consumer is as it was."""
+    refuser = demo.client(
+        "refuser/1.0", buckets=["orders"], consumer="refuser", since={"last": 3}, outputs="none", max_in_flight=3
+    )
+    first, second, third = taken(refuser, 3)
+    for event, delay in ((first, 3600), (second, 3600)):
+        refuser.send(json.dumps({"action": "nak", "id": event, "delay": delay}))
+    refuser.send(json.dumps({"action": "ack", "id": third}))
+    wait_for(lambda: demo.consumer("refuser")["floor"] == third, "the ack")
+    refuser.close()
+    clients.goto("/ui/clients")
+    row = clients.get_by_role("region", name="Consumers").get_by_role("row").filter(has_text="refuser")
+    row.get_by_role("button", name="Give up the oldest event of refuser").click()
+    dialog = clients.get_by_role("dialog", name="Give up the oldest event?")
+    expect(dialog).to_contain_text(f"The oldest event that refuser is not done with is {first}, tried 1 time.")
+    dialog.get_by_role("button", name="Give up", exact=True).click()
+    expect(dialog).to_have_count(0)
+    expect(clients.locator(".toast")).to_contain_text(f"{first} is a dead letter of refuser")
+    after = demo.consumer("refuser")
+    assert (after["oldest"]["id"], after["parked"], after["dead"], after["floor"]) == (second, 1, 1, third)
+    row.get_by_role("button", name="Dead letters of refuser: 1").click()
+    letters = clients.get_by_role("dialog", name="Dead letters of refuser")
+    expect(letters).to_contain_text("It was given up by an administrator (given_up)")
+    demo.rest("DELETE", "/v1/buckets/orders/consumers/refuser")
+
+
 def test_an_output_whose_circuit_is_open(clients: Page, demo: Demo) -> None:
     """It is said where its position is, with the time of the next try, or that this is in flight."""
     oldest = {"id": "aaaaaaaaaaaa-7", "attempts": 4, "out": False, "since": 1.0, "next_at": time.time() + 200}

@@ -14,6 +14,7 @@ from relay_tornado.handlers.rest.base import RestHandler, operation
 from relay_tornado.handlers.rest.queries import DeadQuery, ForgetQuery
 from relay_tornado.handlers.rest.schemas import (
     ConsumerAnswer,
+    DeadLetterAnswer,
     DeadPage,
     Deleted,
     Forgotten,
@@ -57,6 +58,14 @@ class ReplayBody(Schema):
         200,
         allow_none=True,
         metadata=described("With a `speed`: the `anchor` of the answer before, so that the pace goes on."),
+    )
+
+
+class GiveUpBody(Schema):
+    id = Text(
+        200,
+        required=True,
+        metadata=described("The event's id. The consumer tries it, or it is the next one that it gets."),
     )
 
 
@@ -133,6 +142,10 @@ class _Dead(_OneConsumer):
     @operation("List a consumer's dead letters, oldest event first", DeadPage(), query=DeadQuery(), statuses=_SAVED)
     async def get(self, **path: str) -> None:
         self.answer(await self.consumers.dead(self.bucket, self.reference, **self.query()))
+
+    @operation("Give an event up, which becomes a dead letter", DeadLetterAnswer(), body=GiveUpBody(), statuses=(412,))
+    async def post(self, **path: str) -> None:
+        self.answer(await self.consumers.give_up(self.bucket, self.reference, self.given()["id"]))
 
     @operation("Forget dead letters, by event id or all", Forgotten(), query=ForgetQuery(), statuses=(412,))
     async def delete(self, **path: str) -> None:

@@ -382,8 +382,8 @@ class DeadLetterAnswer(Schema):
     since = _decimal("The unix time of the first try.")
     at = _decimal("The unix time at which the consumer gave the event up.")
     reason = _text(
-        "`max_deliver`, `retention` (the event left before the consumer was done with it), `ephemeral` (so did its "
-        "content), `damaged`, or why an output gave it up."
+        "`max_deliver`, `given_up` (by a request), `retention` (the event left before the consumer was done with it), "
+        "`ephemeral` (so did its content), `damaged`, or why an output gave it up."
     )
 
 

@@ -197,6 +197,8 @@ def fit(body: dict[str, Any], things: dict[str, str]) -> None:
         body["to"] = "latest"
     if body.get("anchor"):
         body["anchor"] = ""
+    if set(body) == {"id"}:
+        body["id"] = things["log"]
     if isinstance(body.get("ids"), list):
         body["ids"] = [things["log"]]
     if isinstance(body.get("headers"), list):

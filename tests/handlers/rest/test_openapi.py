@@ -24,7 +24,7 @@ from relay_tornado.handlers.rest.openapi_names import OPERATIONS, refer, referen
 from relay_tornado.handlers.rest.scopes import NEEDS, Need
 from relay_tornado.log.sqlite import SqliteEventLog
 from tests.handlers.raw import Raw, Reply
-from tests.handlers.rest.test_scopes import ROWS, populate
+from tests.handlers.rest.test_scopes import ROWS, filled, populate
 from tests.handlers.rest.world import World, world
 
 HERE = Path(__file__).parent
@@ -289,7 +289,7 @@ async def test_a_full_disk_is_described_wherever_something_is_stored(
             continue  # there are none
         things = await populate(here, number)
         monkeypatch.setattr(writer, "trouble", NoSpace("the disk is full"))
-        answer = await here.call(method, path.format(**things), bodies.get(path, body))
+        answer = await here.call(method, path.format(**things), bodies.get(path, filled(body, things)))
         monkeypatch.undo()
         endpoint = document["paths"][path.partition("?")[0].replace("{public}", "{output}")][method.lower()]
         if (answer.status == 507) != ("507" in endpoint["responses"]):

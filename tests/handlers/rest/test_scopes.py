@@ -44,6 +44,7 @@ ROWS: list[tuple[str, str, Any, tuple[Any, ...]]] = [
     ("POST", "/v1/buckets/{bucket}/consumers/{consumer}/seek", {"to": "earliest"}, SCOPED),
     ("POST", "/v1/buckets/{bucket}/consumers/{consumer}/replay", {"first": 1}, SCOPED),
     ("GET", "/v1/buckets/{bucket}/consumers/{consumer}/dead", None, SCOPED),
+    ("POST", "/v1/buckets/{bucket}/consumers/{consumer}/dead", {"id": "{log}"}, SCOPED),
     ("DELETE", "/v1/buckets/{bucket}/consumers/{consumer}/dead?all=true", None, SCOPED),
     ("POST", "/v1/buckets/{bucket}/consumers/{consumer}/dead/resend", {"all": True}, SCOPED),
     ("GET", "/v1/buckets/{bucket}/dead", None, (UNKNOWN, UNKNOWN, YES, NO, YES, NO, HIDDEN)),
@@ -51,6 +52,7 @@ ROWS: list[tuple[str, str, Any, tuple[Any, ...]]] = [
     ("POST", "/v1/buckets/{bucket}/outputs/{public}/seek", {"to": "latest"}, SCOPED),
     ("POST", "/v1/buckets/{bucket}/outputs/{public}/replay", {"first": 1}, SCOPED),
     ("GET", "/v1/buckets/{bucket}/outputs/{public}/dead", None, SCOPED),
+    ("POST", "/v1/buckets/{bucket}/outputs/{public}/dead", {"id": "{log}"}, SCOPED),
     ("DELETE", "/v1/buckets/{bucket}/outputs/{public}/dead?all=true", None, SCOPED),
     ("POST", "/v1/buckets/{bucket}/outputs/{public}/dead/resend", {"all": True}, SCOPED),
     ("GET", "/v1/buckets/{bucket}/logs/{log}", None, (UNKNOWN, UNKNOWN, YES, NO, YES, NO, HIDDEN)),
@@ -101,6 +103,11 @@ async def populate(here: World, number: int) -> dict[str, str]:
             "public": public.id, "consumer": "worker"}  # fmt: skip
 
 
+def filled(body: Any, things: dict[str, str]) -> Any:
+    """The body of a row, with the log's id where it names one."""
+    return {"id": things["log"]} if body == {"id": "{log}"} else body
+
+
 def test_every_endpoint_has_a_row() -> None:
     """The table of needs, the handlers and the rows here name the same endpoints."""
     served = {(method, handler.PATH) for handler in HANDLERS for method in operations(handler)}
@@ -119,12 +126,12 @@ def test_each_kind_of_token_may_do_what_the_table_says(tmp_path: Path) -> None:
                 things = await populate(here, number)
                 # What succeeds may delete the thing, so the refusals come first.
                 for kind, expected in sorted(zip(KINDS, outcomes, strict=True), key=lambda each: each[1] == YES):
-                    if method == "DELETE" and expected == YES:
+                    if (method == "DELETE" or path.endswith("/dead")) and expected == YES:
                         things = await populate(here, number * 100 + 1000 + KINDS.index(kind))
                     if method == "POST" and path in ("/v1/buckets", "/v1/buckets/{bucket}/outputs"):
                         body = {"name": f"new-{kind}"}
                     target = path.format(**things)
-                    answer = await here.call(method, target, body, None if kind == "none" else kind)
+                    answer = await here.call(method, target, filled(body, things), None if kind == "none" else kind)
                     if (answer.status // 100 == 2) if expected == YES else answer.status == expected:
                         continue
                     wrong.append(f"{method} {path} with {kind}: {answer.status}, not {expected}: {answer.document}")
@@ -155,6 +162,7 @@ OF_A_CONSUMER: list[tuple[str, str, Any]] = [
     ("GET", "", None),
     ("POST", "/seek", {"to": "earliest", "preview": True}),
     ("GET", "/dead", None),
+    ("POST", "/dead", {"id": "{log}"}),
     ("DELETE", "/dead?all=true", None),
     ("POST", "/dead/resend", {"all": True}),
     ("POST", "/replay", {"first": 1}),
@@ -177,14 +185,15 @@ async def test_a_tokens_position_is_its_own(here: World) -> None:
     ):
         listed = (await here.call("GET", consumers, token=who)).document
         assert {(each["kind"], each["name"]) for each in listed} == expected, who
-    for method, part, body in OF_A_CONSUMER:
+    for method, part, wanted in OF_A_CONSUMER:
+        body = filled(wanted, things)
         hidden = await here.call(method, f"{consumers}/token:{key}{part}", body, "scoped with API")
         absent = await here.call(method, f"{consumers}/token:nobody{part}", body, "scoped with API")
         assert (hidden.status, absent.status) == (404, 404), (method, part, hidden.document)
         hidden.document["message"] = hidden.document["message"].replace(key, "nobody")
         assert hidden.document == absent.document
         # Its position can be neither deleted nor given single events.
-        may = 412 if part == "/replay" or (method, part) == ("DELETE", "") else 200
+        may = 412 if part == "/replay" or (method, part) in (("DELETE", ""), ("POST", "/dead")) else 200
         for who in ("administrator", "durable"):
             answer = await here.call(method, f"{consumers}/token:{key}{part}", body, who)
             assert answer.status == may, (who, method, part, answer.document)
@@ -205,7 +214,7 @@ async def test_a_tokens_position_is_its_own(here: World) -> None:
         status = (await here.call("GET", "/v1/status", token=who)).document
         assert [each["lag"]["consumer"] for each in status["buckets"] if each["name"] == "orders-0"] == [slowest]
     for method, part, body in OF_A_CONSUMER[:-1]:
-        answer = await here.call(method, f"{consumers}/output:2{part}", body, "scoped with API")
+        answer = await here.call(method, f"{consumers}/output:2{part}", filled(body, things), "scoped with API")
         assert answer.status == 200, (method, part, answer.document)
 
 

@@ -1,11 +1,12 @@
 // The consumers of a bucket: where each stands, how far behind it is, and what can be done with it.
 import { html, useState } from "../lib.js";
-import { get, remove, v1 } from "../api.js";
+import { get, post, remove, v1 } from "../api.js";
+import { link } from "../router.js";
 import { Badge, Confirm, Dialog, Empty, Loading, Problem, Time, duration, number, tell, useLoaded } from "./basic.js";
 import { called, consumerPath, outputOf, reference, useNames } from "./called.js";
 import { DeadLetters } from "./dead.js";
 import { bucketLink } from "./names.js";
-import { Circuit, Oldest } from "./oldest.js";
+import { Circuit, Oldest, triesOf } from "./oldest.js";
 import { COUNT, Plot } from "./plot.js";
 import { Seek } from "./seek.js";
 import { StayBehind } from "./staybehind.js";
@@ -80,6 +81,8 @@ function Consumer({ consumer, bucket, title, bucketToo, act }) {
     <td class="acts"><div class="row">
       <button type="button" class="button tiny" aria-label=${`Lag of ${title} over time`} onClick=${() => act("lag")}>Lag…</button>
       <button type="button" class="button tiny" aria-label=${`Move ${title}`} onClick=${() => act("seek")}>Move…</button>
+      ${consumer.ack !== "receipt" && triesOf(consumer) && html`<button type="button" class="button tiny danger" aria-label=${
+        `Give up the oldest event of ${title}`} onClick=${() => act("give up")}>Give up…</button>`}
       ${consumer.kind === "client" && html`<button type="button" class="button tiny danger" aria-label=${`Delete ${title}`}
         onClick=${() => act("delete")}>Delete…</button>`}</div></td>
   </tr>`;
@@ -88,6 +91,19 @@ function Consumer({ consumer, bucket, title, bucketToo, act }) {
 const bySlowness = (a, b) => b.lag.events - a.lag.events || a.bucket_name.localeCompare(b.bucket_name) || a.name.localeCompare(b.name);
 
 const keyOf = ({ bucket_id, kind, name }) => `${bucket_id} ${kind} ${name}`;
+
+/** Asks whether the oldest event of a consumer is to be given up. `onDone` is called once it is. */
+function GiveUp({ consumer, title, onDone, onClose }) {
+  const { id, out } = consumer.oldest;
+  const giveUp = async () => {
+    await post(consumerPath(consumer, "dead"), { id });
+    tell(`${id} is a dead letter of ${title}`);
+    onDone();
+  };
+  return html`<${Confirm} title="Give up the oldest event?" action="Give up" onConfirm=${giveUp} onClose=${onClose}>
+    The oldest event that ${title} is not done with is <a href=${link("/events", id)}>${id}</a>, ${triesOf(consumer)}. Given up, it is a dead
+    letter, which can be sent again. No other event is affected.${out && " It is in flight: if this try succeeds, it is done after all."}<//>`;
+}
 
 /** A table of consumers as REST has them, the slowest first. `buckets` and `tokens` are for their names; `again` loads anew what was changed. */
 export function ConsumerTable({ consumers, buckets = [], tokens, bucketToo = false, again }) {
@@ -110,6 +126,7 @@ export function ConsumerTable({ consumers, buckets = [], tokens, bucketToo = fal
     </table></div>
     ${action?.what === "lag" && html`<${Lag} consumer=${action.consumer} title=${title} onClose=${close} />`}
     ${action?.what === "seek" && html`<${Seek} consumer=${action.consumer} title=${title} onMoved=${again} onClose=${close} />`}
+    ${action?.what === "give up" && html`<${GiveUp} consumer=${action.consumer} title=${title} onDone=${again} onClose=${close} />`}
     ${action?.what === "dead" && html`<${DeadLetters} consumer=${action.consumer} title=${title} onChanged=${again} onClose=${close} />`}
     ${action?.what === "delete" && html`<${Confirm} title=${`Delete the consumer ${title}?`} action="Delete" typed=${action.consumer.name}
       onConfirm=${drop} onClose=${close}>

@@ -11,6 +11,7 @@ const AT_ONCE = 100;
 
 const REASONS = {
   max_deliver: "It was tried the most times allowed (max_deliver)",
+  given_up: "It was given up by an administrator (given_up)",
   retention: "It left the log before it was done (retention)",
 };
 
