@@ -108,7 +108,8 @@ def show(bucket: str, consumer: str, data: Path, as_json: bool) -> None:
 def seek(bucket: str, consumer: str, to: Place, preview: bool, data: Path, as_json: bool) -> None:
     """Move the consumer CONSUMER of the bucket BUCKET: it gets the events after the new position, and no others.
 
-    To skip the one event at which it fails, `relay consumer give-up` is meant.
+    To skip the one event at which it fails, use `relay consumer give-up`; if it is moved by receipts, move it to that
+    event's id.
     """
     done = call(data, "consumer.seek", bucket=bucket, consumer=consumer, to=to.since, preview=preview)
     words = (
