@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from relay_tornado.admin.commands import Commands
-from relay_tornado.admin.consumers import key_of
+from relay_tornado.admin.consumer_names import key_of
 from relay_tornado.consumer_progress import AT_ONCE
 from relay_tornado.errors import Conflict, Invalid, NotFound
 from relay_tornado.ids import new_epoch

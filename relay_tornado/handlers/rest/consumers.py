@@ -7,7 +7,8 @@ from typing import ClassVar, Final
 
 from marshmallow import Schema, fields, validate
 
-from relay_tornado.admin.consumers import MOST_EVENTS, ConsumerAdministration, may_see, missing
+from relay_tornado.admin.consumer_names import may_see, missing
+from relay_tornado.admin.consumers import MOST_EVENTS, ConsumerAdministration
 from relay_tornado.admin.outputs import find_output
 from relay_tornado.errors import Invalid
 from relay_tornado.handlers.rest.base import RestHandler, operation

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from marshmallow import Schema, fields
 
 import relay_tornado
-from relay_tornado.admin.consumers import may_see, missing
+from relay_tornado.admin.consumer_names import may_see, missing
 from relay_tornado.counters import ConsumerLevel
 from relay_tornado.errors import BucketGone, Invalid
 from relay_tornado.handlers.rest.base import RestHandler, operation
