@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from relay_tornado.cli.client import check_rights
+from relay_tornado.cli.client import check_rights, reserve_of
 from relay_tornado.cli.errors import NO_MEMORY, Failure, file_words
-from relay_tornado.cli.options import options_of, relay_options, settings_from_environment
+from relay_tornado.cli.options import options_of, relay_options
 from relay_tornado.cli.printing import note, print_json, size_words
 from relay_tornado.cli.progress import show_progress
 from relay_tornado.errors import NotFound, RelayError
@@ -47,11 +47,11 @@ def backup(file: Path, force: bool, data: Path, as_json: bool) -> None:
     from relay_tornado.ops.opening import locate
 
     check_rights(data)
-    settings = settings_from_environment(data)
+    reserve = reserve_of(data)
     os.nice(LEAST_URGENT)
     _tidy_up()
     with show_progress(as_json) as progress:
-        made = make(locate(data), file, progress, force=force, reserve=settings.reserve)
+        made = make(locate(data), file, progress, force=force, reserve=reserve)
     report = made.report
     if as_json:
         summary = {"buckets": report.buckets, "events": report.events}
@@ -174,9 +174,8 @@ def _space(data: Path) -> Any:
     from relay_tornado.storage.location_check import wal_of
     from relay_tornado.storage.space import disk_of
 
-    reserve = settings_from_environment(data).reserve
     disk = disk_of(wal_of(data / NAME).parent)
-    if disk.free >= disk.least(reserve):
+    if disk.free >= disk.least(reserve_of(data)):
         return None
     return Finding(
         "warning",

@@ -13,7 +13,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -26,7 +26,7 @@ from relay_tornado.cli.answers import Refused
 from relay_tornado.cli.errors import ASKED_URL
 from relay_tornado.cli.lazy_imports import import_uncollected, structlog_alone
 from relay_tornado.cli.printing import note
-from relay_tornado.errors import Locked, NotFound, Unavailable
+from relay_tornado.errors import Locked, NotFound, NotWritable, Unavailable
 from relay_tornado.storage.lock import read_owner
 
 if TYPE_CHECKING:
@@ -187,6 +187,18 @@ def _try_to_connect(data: Path, create: bool) -> _Online | _Offline:
         raise Locked(
             f"{data} is in use by {who}, which does not answer at {owner.socket}: try again, or stop it"
         ) from None
+
+
+def reserve_of(data: Path) -> int:
+    """The setting `reserve` of the relay that runs on this directory; if none runs, of one that would start here."""
+    from relay_tornado.cli.options import settings_from_environment
+
+    owner = None
+    with suppress(NotWritable):  # the lock can't be read
+        owner = read_owner(data)
+    if owner is not None and owner.reserve is not None:
+        return owner.reserve
+    return settings_from_environment(data).reserve
 
 
 def check_rights(data: Path) -> None:

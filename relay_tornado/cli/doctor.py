@@ -13,15 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from relay_tornado.cli.client import Relay, check_rights
-from relay_tornado.cli.options import (
-    Duration,
-    data_option,
-    json_option,
-    options_of,
-    settings_from_environment,
-    url_option,
-)
+from relay_tornado.cli.client import Relay, check_rights, reserve_of
+from relay_tornado.cli.options import Duration, data_option, json_option, options_of, url_option
 from relay_tornado.cli.printing import note, print_json, print_table
 from relay_tornado.errors import Invalid, NotFound, RelayError
 from relay_tornado.model import UNTIL_IT_ENDS
@@ -59,7 +52,7 @@ def doctor(idle: float, public_url: str | None, data: Path, as_json: bool) -> No
         raise NotFound(f"there is no directory {data}: name the relay's with --data or RELAY_DATA")
     check_rights(data)
     owner = read_owner(data)
-    findings = list(machine.look(data, settings_from_environment(data).reserve, owner))
+    findings = list(machine.look(data, reserve_of(data), owner))
     findings += _at_the_url(data, owner, public_url, idle)
     if as_json:
         print_json([dataclasses.asdict(finding) for finding in findings])

@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import click
 
-from relay_tornado.cli.client import check_rights, open_relay
-from relay_tornado.cli.options import relay_options, settings_from_environment
+from relay_tornado.cli.client import check_rights, open_relay, reserve_of
+from relay_tornado.cli.options import relay_options
 from relay_tornado.cli.printing import note, print_fields, print_json, print_table, retention_words, size_words, when
 from relay_tornado.model import counted, printable
 from relay_tornado.storage.lock import read_owner
@@ -26,7 +26,7 @@ def command(data: Path, as_json: bool) -> None:
     from relay_tornado.ops.stats import stats
 
     check_rights(data)
-    found = stats(locate(data), settings_from_environment(data).reserve)
+    found = stats(locate(data), reserve_of(data))
     clients: list[dict[str, Any]] | None = None
     if read_owner(data) is not None:
         with open_relay(data) as relay:

@@ -219,9 +219,9 @@ class Database:
         return self._writer.misplaced if error is None else str(error)
 
     def owner(self, socket_path: Path | None) -> None:
-        """Writes the path of the control socket into relay.lock, for other processes. Logs if the relay before did not
-        stop."""
-        self._lock.write(socket_path)
+        """Writes the path of the control socket, and the reserve, into relay.lock, for other processes. Logs if the
+        relay before did not stop."""
+        self._lock.write(socket_path, self._space.reserve)
         if self._lock.unstopped:
             kept = "no committed event is lost"
             _log.warning(

@@ -25,11 +25,13 @@ _PATIENCE = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """The holder of the lock: its process, the relay's version, and the path of its control socket, if it has one."""
+    """The holder of the lock: its process, the relay's version, and the path of its control socket, if it has one.
+    `reserve` is a relay's setting of that name, None if it is not known."""
 
     pid: int
     version: str
     socket: Path | None = None
+    reserve: int | None = None
 
 
 class Lock:
@@ -92,9 +94,9 @@ class Lock:
             pass  # some file systems can't lock a directory; relay.lock is held anyway
         return True
 
-    def write(self, socket: Path | None) -> None:
-        """Writes who holds the lock, and where its control socket is; a process with one is a relay. Raises
-        NotWritable."""
+    def write(self, socket: Path | None, reserve: int | None = None) -> None:
+        """Writes who holds the lock, where its control socket is, and its `reserve`; a process with a socket is a
+        relay. Raises NotWritable."""
         assert self._descriptor is not None, "the lock was released"
         self._serves = self._serves or socket is not None
         unstopped = self.unstopped
@@ -105,6 +107,7 @@ class Lock:
             "version": __version__,
             "socket": None if socket is None else str(socket),
             "unstopped": unstopped,
+            "reserve": reserve,
         }
         data = json.dumps(owner).encode() + b"\n"
         try:
@@ -161,8 +164,13 @@ def serves(directory: Path, *, unknown: bool) -> bool:
 def _parse(data: bytes) -> Owner | None:
     try:
         owner = json.loads(data)
-        socket = owner["socket"]
-        return Owner(int(owner["pid"]), str(owner["version"]), None if socket is None else Path(socket))
+        socket, reserve = owner["socket"], owner.get("reserve")  # relays before 0.5.22 wrote no reserve
+        return Owner(
+            int(owner["pid"]),
+            str(owner["version"]),
+            None if socket is None else Path(socket),
+            None if reserve is None else int(reserve),
+        )
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 

@@ -75,7 +75,7 @@ class Space:
         it."""
         self._wal = wal_of(database)
         self._directory = self._wal.parent
-        self._reserve = reserve
+        self.reserve = reserve
         self._uncopied = uncopied
         self._clock = clock
         self._next_look = float("-inf")
@@ -119,7 +119,7 @@ class Space:
         except TypeError as error:  # raised by Python if there is no memory to convert a path
             raise MemoryError from error
         self.free = disk.free
-        self.least = least = disk.least(self._reserve)
+        self.least = least = disk.least(self.reserve)
         self.wal = wal
         uncopied = self._uncopied()
         self.pending = wal if uncopied is None else min(wal, uncopied)

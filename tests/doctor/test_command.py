@@ -35,6 +35,15 @@ def test_a_relay_that_runs(disk_path: Path) -> None:
         assert (run.returncode, "http://127.0.0.1:9/healthz does not answer" in run.stdout) == (3, True)
 
 
+def test_the_reserve_is_that_of_the_relay_that_runs(tmp_path: Path) -> None:
+    """What it was started with counts, and not what a shell without its settings would give."""
+    with Relay(tmp_path / "data", reserve="5MiB") as relay:
+        said = {each["name"]: each for each in json.loads(relay.run("doctor", "--idle", "0", "--json").stdout)}
+        assert said["space"]["says"].endswith("webhooks are refused at 5")
+        assert relay.command("stats")["reserve"] == 5 << 20
+    assert relay.command("stats")["reserve"] > 5 << 20
+
+
 def test_a_public_url_whose_host_is_none(tmp_path: Path) -> None:
     """It is said beside everything else, with a relay that runs and without one."""
     with Relay(tmp_path / "data", public_url="https://a+b.test") as relay:

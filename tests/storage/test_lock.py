@@ -116,6 +116,8 @@ def test_the_owner_is_told_from_the_start(tmp_path: Path) -> None:
     lock.write(Path("/a/rather/long/path" * 20))
     lock.write(Path("/short"))
     assert read_owner(tmp_path / "new") == Owner(os.getpid(), __version__, Path("/short"))
+    lock.write(Path("/short"), 1000)
+    assert read_owner(tmp_path / "new") == Owner(os.getpid(), __version__, Path("/short"), 1000)
     lock.release()
     lock.release()
     assert read_owner(tmp_path / "new") is None
@@ -172,7 +174,7 @@ async def test_a_database_is_opened_once(settings: Settings) -> None:
         with pytest.raises(Locked):
             await Database.open(settings)
         database.owner(Path("/control"))
-        assert read_owner(settings.data) == Owner(os.getpid(), __version__, Path("/control"))
+        assert read_owner(settings.data) == Owner(os.getpid(), __version__, Path("/control"), settings.reserve)
         await database.write(lambda raw: None)
     finally:
         await database.close()
