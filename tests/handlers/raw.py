@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import ssl
 from typing import NamedTuple, Self
 
@@ -78,3 +79,11 @@ def request(
     """A request with a Host, these header lines (each with its line end) and a Content-Length."""
     length = b"" if not body and method in (b"GET", b"HEAD") else b"Content-Length: %d\r\n" % len(body)
     return b"%b %b %b\r\nHost: relay.test\r\n%b%b\r\n%b" % (method, path, version, headers, length, body)
+
+
+def small(port: int, size: int = 2048) -> socket.socket:
+    """A connection that takes only a little before it is read."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+    client.connect(("127.0.0.1", port))
+    return client

@@ -24,11 +24,9 @@ from relay_tornado.ingest.ingest import Upload
 from relay_tornado.model import Token
 from relay_tornado.transport import direct
 from relay_tornado.transport.direct import DirectConnection
-from tests.handlers.edge import URL, Edge, edge
-from tests.handlers.raw import Raw, request
+from tests.handlers.edge import URL, Edge, HeldLog, edge
+from tests.handlers.raw import Raw, request, small
 from tests.handlers.sockets import HANDSHAKE, Client, masked
-from tests.handlers.test_ingest import HeldLog
-from tests.handlers.test_listener import small
 from tests.waiting import until
 
 pytestmark = [pytest.mark.gen_test(timeout=60), pytest.mark.usefixtures("transport")]

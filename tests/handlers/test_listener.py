@@ -29,9 +29,8 @@ from relay_tornado.rate_limits import LogLimit
 from relay_tornado.settings import Settings
 from relay_tornado.transport.direct import NEVER
 from tests.failing import lose_timers
-from tests.handlers.edge import URL, edge
-from tests.handlers.raw import Raw, request
-from tests.handlers.test_ingest import HeldLog
+from tests.handlers.edge import URL, HeldLog, edge
+from tests.handlers.raw import Raw, request, small
 from tests.waiting import until
 
 pytestmark = pytest.mark.usefixtures("transport")
@@ -276,14 +275,6 @@ async def test_ipv6() -> None:
 
 
 UNREAD = [request(b"/openapi.json", method=b"GET") * 200, request(URL, b"x") * 200]
-
-
-def small(port: int, size: int = 2048) -> socket.socket:
-    """A connection that takes only a little before it is read."""
-    client = socket.socket()
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
-    client.connect(("127.0.0.1", port))
-    return client
 
 
 @pytest.mark.gen_test(timeout=60)

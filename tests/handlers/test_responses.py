@@ -21,7 +21,7 @@ from relay_tornado.ids import hash_secret, new_secret, new_uuid
 from relay_tornado.ingest.ingest import Ingest
 from relay_tornado.model import Dedupe, Output, Token, Verify
 from relay_tornado.signatures import sign
-from tests.handlers.edge import BUCKET, INPUT, URL, Edge, edge
+from tests.handlers.edge import URL, Edge, edge
 from tests.handlers.raw import Raw, request
 from tests.handlers.sockets import TIMEOUT, Client
 from tests.waiting import until
@@ -422,40 +422,3 @@ async def test_the_verdict_travels_with_the_event(folder: Path | None) -> None:
         reply = await sender.ask(request(URL, b"y", headers))
         assert (reply.status, len(await made.events())) == (401, 2)
         assert b"signature" in reply.body
-
-
-@pytest.mark.gen_test
-async def test_inputs_by_host_and_path() -> None:
-    """A request for an input's own host or prefix is a webhook; the relay's own paths stay the relay's."""
-    async with edge() as made:
-        await made.change(
-            input={"custom_domain": "hooks.example", "path_prefix": "/in", "strip_path_prefix": True, "body": "mine"}
-        )
-
-        async def ask(raw: Raw, target: bytes, host: bytes) -> tuple[int, bytes]:
-            reply = await raw.ask(b"POST %b HTTP/1.1\r\nHost: %b\r\nContent-Length: 1\r\n\r\nx" % (target, host))
-            return reply.status, reply.body
-
-        async with Raw(made.port) as raw:
-            assert await ask(raw, b"/in/a?b", b"Hooks.Example:8080") == (200, b"mine")
-            assert (await ask(raw, b"/in/a?b", b"other.example"))[0] == 404
-            assert (await ask(raw, b"/", b"hooks.example"))[0] == 404
-            assert await ask(raw, b"http://hooks.example/in", b"other.example") == (200, b"mine")
-            await made.change(input={"custom_domain": "hooks.example"})
-            large = b"x" * 1_000_000
-            head = b"PUT /up?q HTTP/1.1\r\nHost: hooks.example\r\nContent-Length: %d\r\n\r\n" % len(large)
-            reply = await raw.ask(head + large)
-            assert reply.status == 200
-            for path in (b"/healthz", b"/readyz"):
-                reply = await raw.ask(b"GET %b HTTP/1.1\r\nHost: hooks.example\r\n\r\n" % path)
-                assert reply.header("Content-Type") == "application/json"
-            assert await ask(raw, URL, b"hooks.example") == (200, b"")
-            assert (await ask(raw, b"/v1/else", b"hooks.example"))[0] == 404
-        stored = await made.events()
-        assert [(event.method, event.path, event.query) for event in stored] == [
-            ("POST", b"/a", b"b"), ("POST", b"", b""), ("PUT", b"/up", b"q"), ("POST", b"", b""),
-        ]  # fmt: skip
-        assert stored[0].headers.startswith(b"Host: Hooks.Example:8080\r\n")
-        assert stored[2].body == large
-        assert INPUT.id == stored[0].input_id
-        assert BUCKET.id == "b-1"

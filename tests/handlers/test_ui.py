@@ -406,28 +406,6 @@ async def test_a_body_is_saved_as_it_came(here: World) -> None:
 
 
 @pytest.mark.gen_test
-async def test_request_bins(here: World) -> None:
-    """One request makes a bucket for a day with its URL; twenty at a time, and one that is kept is none any more."""
-    made = [await here.call("POST", "/v1/bins") for _ in range(20)]
-    assert {each.status for each in made} == {201}
-    first = made[0].document
-    assert first["url"] == f"{here.url}/v1/webhooks/{first['bucket']['inputs'][0]['id']}"
-    assert first["expires_at"] == first["bucket"]["expires_at"]
-    assert 86_390 <= first["expires_at"] - first["bucket"]["created_at"] <= 86_410
-    assert (await here.call("POST", "/v1/bins")).status == 412
-    kept = await here.call("PUT", f"/v1/buckets/{first['bucket']['id']}", {"expires_at": None})
-    assert kept.document["expires_at"] is None
-    assert (await here.call("POST", "/v1/bins")).status == 201
-
-
-@pytest.mark.gen_test
-async def test_request_bins_that_are_made_at_once(here: World) -> None:
-    """Those that are being made are counted, too."""
-    made = await asyncio.gather(*(here.call("POST", "/v1/bins") for _ in range(30)))
-    assert sorted(each.status for each in made) == [201] * 20 + [412] * 10
-
-
-@pytest.mark.gen_test
 async def test_files_that_can_not_be_read_are_read_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As without descriptors: who has not seen them yet is told so, and they are given out as they were."""
     (tmp_path / "index.html").write_text("first")

@@ -22,9 +22,8 @@ from relay_tornado.ingest.ingest import Head, Ingest, Upload
 from relay_tornado.transport import direct
 from relay_tornado.transport.direct import DirectConnection
 from relay_tornado.wire.answers import Answer
-from tests.handlers.edge import BUCKET, DIRECT, URL, edge
+from tests.handlers.edge import BUCKET, DIRECT, URL, HeldLog, edge
 from tests.handlers.raw import Raw, request
-from tests.handlers.test_ingest import HeldLog
 from tests.needs import uvloops
 from tests.transport.connections import HEALTH, kind
 from tests.waiting import until

@@ -1,6 +1,8 @@
-"""Buckets, inputs and outputs over REST, with bodies as clients send them."""
+"""Buckets, inputs and outputs over REST, and request bins, with bodies as clients send them."""
 
 from __future__ import annotations
+
+import asyncio
 
 import pytest
 
@@ -266,3 +268,25 @@ async def test_a_bucket_that_gets_too_large(here: World) -> None:
     assert (refused.status, refused.document["code"]) == (412, "conflict")
     assert "shorten what its inputs answer" in refused.document["message"]
     assert len((await here.call("GET", "/v1/buckets/orders")).document["inputs"]) == 17
+
+
+@pytest.mark.gen_test
+async def test_request_bins(here: World) -> None:
+    """One request makes a bucket for a day with its URL; twenty at a time, and one that is kept is none any more."""
+    made = [await here.call("POST", "/v1/bins") for _ in range(20)]
+    assert {each.status for each in made} == {201}
+    first = made[0].document
+    assert first["url"] == f"{here.url}/v1/webhooks/{first['bucket']['inputs'][0]['id']}"
+    assert first["expires_at"] == first["bucket"]["expires_at"]
+    assert 86_390 <= first["expires_at"] - first["bucket"]["created_at"] <= 86_410
+    assert (await here.call("POST", "/v1/bins")).status == 412
+    kept = await here.call("PUT", f"/v1/buckets/{first['bucket']['id']}", {"expires_at": None})
+    assert kept.document["expires_at"] is None
+    assert (await here.call("POST", "/v1/bins")).status == 201
+
+
+@pytest.mark.gen_test
+async def test_request_bins_that_are_made_at_once(here: World) -> None:
+    """Those that are being made are counted, too."""
+    made = await asyncio.gather(*(here.call("POST", "/v1/bins") for _ in range(30)))
+    assert sorted(each.status for each in made) == [201] * 20 + [412] * 10
