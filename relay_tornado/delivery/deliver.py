@@ -74,7 +74,9 @@ class Delivery:
         """`consumers` keep the positions; None if the client keeps them."""
         self.outlet = outlet
         self.subscription = subscription
-        self._selection = Selection(shared.cache, subscription.request, subscription.filter)
+        self._selection = Selection(
+            shared.cache, subscription.request, subscription.filter, subscription.token.key, shared.filter_time
+        )
         self._reader = Reader(shared, self._selection, self)
         self.lane = Lane(apart=self._selection.apart, max_body=subscription.request.max_body)
         self._shared = shared
@@ -286,6 +288,11 @@ class Delivery:
     def busy(self) -> bool:
         """Whether its own task is at work, or it has not begun, or it has ended."""
         return self.lane.busy
+
+    @property
+    def rests(self) -> bool:
+        """Whether its filter has to wait: the filters of its token have taken much time."""
+        return self._selection.rest() > 0
 
     @property
     def opened(self) -> Opened:

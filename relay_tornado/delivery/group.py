@@ -251,7 +251,7 @@ class Group:
     ) -> tuple[int, bool, Awaitable[None] | None]:
         """Returns how many of these were dealt with, whether there may be more, and the write that was begun. Raises
         BucketGone."""
-        if member.over or taken[0].generation != self.ledger.progress.generation:
+        if member.over or member.receiver.rests or taken[0].generation != self.ledger.progress.generation:
             return 0, True, None
         given, dealt = self._select(member, taken, events, self._shared.budget.chunk())
         if not dealt:

@@ -31,6 +31,10 @@ class Receiver(Protocol):
     def over(self) -> bool:
         """Whether nothing more is written."""
 
+    @property
+    def rests(self) -> bool:
+        """Whether its filter has to wait."""
+
     def mark(self, bucket_id: BucketId) -> object:
         """The bucket may have something to read."""
 

@@ -82,7 +82,7 @@ class Reader:
     def _begin(self, place: Place, events: Sequence[Event], at: int) -> tuple[int, Awaitable[None] | None]:
         """Begins to write. Returns the index after the last event that this is about, and the write."""
         shared = self._shared
-        if not self._goes_on(place):
+        if not self._goes_on(place) or self._selection.rest():
             return at, None
         # Frames that others are reading at the same time are kept. A single reader of old events would only evict new
         # ones.

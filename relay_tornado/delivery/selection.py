@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 from relay_tornado.delivery.bounds import SLICE
 from relay_tornado.delivery.dispatch import Place
+from relay_tornado.delivery.filter_time import FilterTime
 from relay_tornado.delivery.frames import FrameCache
 from relay_tornado.model import Event
-from relay_tornado.rules import Rules, rest
+from relay_tornado.rules import Rules
 from relay_tornado.wire import control
 
 
@@ -33,14 +34,18 @@ class Run(NamedTuple):
 class Selection:
     """What one subscriber gets. `apart`: not the same as the others. Its methods raise BucketGone."""
 
-    __slots__ = ("_cache", "_itself", "_max_body", "_owed", "_rules", "apart")
+    __slots__ = ("_cache", "_itself", "_max_body", "_rules", "_time", "_token", "apart")
 
-    def __init__(self, cache: FrameCache, request: control.Subscribe, filter: Rules | None) -> None:
+    def __init__(
+        self, cache: FrameCache, request: control.Subscribe, filter: Rules | None, token: str, time: FilterTime
+    ) -> None:
+        """`token` is the key of the subscriber's token, `time` that of all filters."""
         self._cache = cache
         self._rules = filter
+        self._token = token
+        self._time = time
         self._max_body = request.max_body
         self._itself = request.outputs == "none"
-        self._owed = 0.0
         self.apart = filter is not None or self._itself
 
     def run(self, place: Place, events: Sequence[Event], at: int, chunk: int, *, keep: bool) -> Run:
@@ -75,14 +80,13 @@ class Selection:
         return Copies(data, [n for n in numbers if n])
 
     def rest(self) -> float:
-        """How many seconds the subscriber has to wait, for the time that its filter has used since the last call."""
-        owed, self._owed = self._owed, 0.0
-        return owed
+        """How many seconds its filter has to wait, for the time that the filters of its token have used."""
+        return 0.0 if self._rules is None else self._time.wait(self._token)
 
     def _passes(self, event: Event, rules: Rules) -> bool:
         began = time.perf_counter()
         passed = self._cache.passes(event, rules)
-        self._owed += rest(time.perf_counter() - began)
+        self._time.took(self._token, time.perf_counter() - began)
         return passed
 
     def _frame(self, place: Place, event: Event, keep: bool, attempt: int = 1) -> bytes:

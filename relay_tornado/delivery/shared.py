@@ -11,6 +11,7 @@ import structlog
 from relay_tornado.counters import Counters
 from relay_tornado.delivery.bounds import WriteBudget
 from relay_tornado.delivery.dispatch import Dispatcher
+from relay_tornado.delivery.filter_time import FilterTime
 from relay_tornado.delivery.frames import FrameCache
 from relay_tornado.delivery.replay_pacing import ReplayPacing
 from relay_tornado.delivery.subscription import Directory
@@ -35,6 +36,7 @@ class Shared:
     budget: WriteBudget
     pacing: ReplayPacing
     counters: Counters
+    filter_time: FilterTime = field(default_factory=FilterTime)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     """The tasks of deliveries at work, including those that have ended and are in their last write."""
     _gap_lines: LogLimit = field(default_factory=LogLimit)

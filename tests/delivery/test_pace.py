@@ -2,19 +2,23 @@
 
 import asyncio
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
 from relay_tornado import rules
-from relay_tornado.delivery import dispatch
+from relay_tornado.delivery import dispatch, filter_time
 from relay_tornado.delivery.bounds import CHUNK, LEAST_CHUNK, WriteBudget
 from relay_tornado.delivery.frames import FrameCache
 from relay_tornado.model import Event
 from relay_tornado.rules import Rules
 from tests.delivery.world import Reader, World, quiet, until
 from tests.hostile import HOSTILE, HOSTILE_BODY
+
+NEVER = {"match": {"type": "value", "value": "x", "parameter": {"source": "header", "name": "X-None"}}}
+"""Rules that let nothing through."""
 
 
 @pytest.mark.gen_test
@@ -201,6 +205,31 @@ async def test_delivery_gives_the_loop_back() -> None:
         await asyncio.sleep(0)
         turns += 1
     assert turns > 5
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("consumer", [None, "worker"])
+async def test_filters_that_take_long_share_the_time_of_their_token(
+    monkeypatch: pytest.MonkeyPatch, consumer: str | None
+) -> None:
+    """Ten subscribers of a token get no more of the time than one; those of another token, and those without a filter,
+    do not wait for them."""
+    monkeypatch.setattr(filter_time, "rest", lambda seconds: 3600.0)
+    world = World()
+    await world.bucket()
+    readers: dict[str, list[Reader]] = {"one": [], "two": []}
+    for key, those in readers.items():
+        for number in range(10):
+            named = {} if consumer is None else {"consumer": f"{key}-{number}", "ack": "explicit"}
+            token = replace(world.token, key=key)
+            reader, _, _ = await world.subscribe("orders", token=token, filter={"not": NEVER}, **named)
+            those.append(reader)
+    plain, _, _ = await world.subscribe("orders")
+    await world.append(3)
+    await until(lambda: plain.seqs() == [1, 2, 3])
+    await until(lambda: all(any(reader.seqs() for reader in those) for those in readers.values()))
+    await quiet()
+    assert [sum(bool(reader.seqs()) for reader in those) for those in readers.values()] == [1, 1]
 
 
 @pytest.mark.gen_test

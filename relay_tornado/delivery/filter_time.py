@@ -1,0 +1,37 @@
+"""The event loop's time for slow filters: all subscribers of a token together get a tenth of it.
+
+A token may have thousands of subscribers. If each had a tenth for itself, nothing would be left for others.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from relay_tornado.rules import rest
+
+
+class FilterTime:
+    """When the filters of each token may be applied again."""
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
+        self._again: dict[str, float] = {}
+
+    def took(self, token: str, seconds: float) -> None:
+        """A filter of the token with this key took so long for an event."""
+        pause = rest(seconds)
+        if pause:
+            now = self._clock()
+            self._again[token] = max(self._again.get(token, now), now) + pause
+
+    def wait(self, token: str) -> float:
+        """Seconds until the token's filters may be applied again; 0 if they may now."""
+        again = self._again.get(token)
+        if again is None:
+            return 0.0
+        left = again - self._clock()
+        if left <= 0:
+            del self._again[token]
+            return 0.0
+        return left

@@ -1,0 +1,22 @@
+"""relay_tornado/delivery/filter_time.py: how long a token's filters wait."""
+
+from relay_tornado.delivery.filter_time import FilterTime
+
+
+def test_the_filters_of_a_token_wait_for_what_all_have_used() -> None:
+    """Nine times as long as they took together; those that were quick cost nothing, nor do those of other tokens."""
+    now = 100.0
+    times = FilterTime(lambda: now)
+    assert times.wait("a") == 0
+    times.took("a", 0.01)
+    assert times.wait("a") == 0
+    times.took("a", 0.1)
+    times.took("a", 0.2)
+    assert round(times.wait("a"), 6) == 2.7
+    assert times.wait("b") == 0
+    now += 2.0
+    assert round(times.wait("a"), 6) == 0.7
+    now += 5.0
+    assert times.wait("a") == 0
+    times.took("a", 0.1)
+    assert round(times.wait("a"), 6) == 0.9
