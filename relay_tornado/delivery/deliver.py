@@ -167,8 +167,8 @@ class Delivery:
         return moved
 
     def reaches(self, bucket_id: BucketId, event: Event) -> bool:
-        """Whether this event's copies are for this subscriber, already written or not. A subscriber with outputs "none"
-        does not count, as it only looks at events."""
+        """Whether this event's copies are for this subscriber if they pass its filter, already written or not. A
+        subscriber with outputs "none" does not count, as it only looks at events."""
         if (self.over and bucket_id not in self._expected) or self.subscription.request.outputs == "none":
             return False
         place = self._places.get(bucket_id)
@@ -177,8 +177,11 @@ class Delivery:
                 return False
         elif place.began >= event.seq and (self.consumers is None or not self.consumers.expects(bucket_id, event.seq)):
             return False
-        rules = self.subscription.filter
-        return rules is None or self._shared.cache.passes(event, rules)
+        return True
+
+    def passes(self, event: Event) -> bool:
+        """Whether the event passes its filter. True if the filter has to wait: then it may."""
+        return self.rests or self._selection.passes(event)
 
     def join(self, bucket: Bucket, *, new: bool) -> None:
         """The bucket fits the subscription now. A new bucket is read from its first event, another one from the

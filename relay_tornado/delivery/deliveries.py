@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 import structlog
 
@@ -41,6 +42,9 @@ from relay_tornado.registry.contract import Kind, Registry
 from relay_tornado.rules import Rules
 from relay_tornado.settings import Settings
 from relay_tornado.wire import control
+
+_FILTERING: Final = 0.01
+"""Seconds that filters may take to tell whether anybody gets an event."""
 
 _log = structlog.get_logger(__name__)
 
@@ -173,14 +177,24 @@ class Deliveries:
         return list(answers.values())
 
     def reaches(self, bucket_id: BucketId, event: Event, output: int | None) -> bool:
-        """Whether any subscriber gets, or has got, this event's copy for that output (None: any copy)."""
+        """Whether any subscriber gets, or has got, this event's copy for that output (None: any copy). True as well if
+        the filters of those that may get it took too long to look at all of them."""
         try:
             numbers = self._cache.numbers(bucket_id, event)
         except BucketGone:
             return False
         if not numbers or output not in (None, *numbers):
             return False
-        return any(delivery.reaches(bucket_id, event) for delivery in self._live)
+        left = _FILTERING
+        for delivery in self._live:
+            if delivery.reaches(bucket_id, event):
+                began = time.perf_counter()
+                if delivery.passes(event):
+                    return True
+                left -= time.perf_counter() - began
+                if left < 0:
+                    return True
+        return False
 
     @property
     def subscribers(self) -> int:

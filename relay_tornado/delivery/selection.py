@@ -57,7 +57,7 @@ class Selection:
         taken = 0
         for index in range(at, len(events)):
             event = events[index]
-            if rules is None or self._passes(event, rules):
+            if rules is None or self.passes(event):
                 before = len(data)
                 data += self._frame(place, event, keep) if own else cache.frame(bucket_id, event, keep=keep)
                 size = len(data)
@@ -71,7 +71,7 @@ class Selection:
 
     def copies(self, place: Place, event: Event, attempt: int, *, keep: bool) -> Copies | None:
         """Its copies of an event that a consumer hands out for the `attempt`th time; None if there are none."""
-        if self._rules is not None and not self._passes(event, self._rules):
+        if not self.passes(event):
             return None
         data = self._frame(place, event, keep, attempt)
         if not data:
@@ -83,7 +83,11 @@ class Selection:
         """How many seconds its filter has to wait, for the time that the filters of its token have used."""
         return 0.0 if self._rules is None else self._time.wait(self._token)
 
-    def _passes(self, event: Event, rules: Rules) -> bool:
+    def passes(self, event: Event) -> bool:
+        """Whether the event passes the subscriber's filter."""
+        rules = self._rules
+        if rules is None:
+            return True
         began = time.perf_counter()
         passed = self._cache.passes(event, rules)
         self._time.took(self._token, time.perf_counter() - began)

@@ -6,10 +6,17 @@ import asyncio
 
 import pytest
 
+from relay_tornado.delivery import deliveries, filter_time
+from relay_tornado.delivery.frames import FrameCache
+from relay_tornado.model import Event
+from relay_tornado.rules import Rules
 from tests.delivery.virtual import event_loop as event_loop
 from tests.delivery.virtual import virtual_test
 from tests.delivery.workers import KEY, parked, stocked, worker
 from tests.delivery.world import Reader, World, quiet, until
+
+NEVER = {"match": {"type": "value", "value": "x", "parameter": {"source": "header", "name": "X-None"}}}
+"""Rules that let nothing through."""
 
 
 async def reached(world: World, seq: int) -> bool:
@@ -93,3 +100,31 @@ async def test_what_comes_while_a_connection_subscribes_anew() -> None:
     await until(lambda: reader.seqs() == [1, 2, 3])
     assert await reached(world, 3)
     assert reader.seqs("other") == []
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("slow", ["one", "all"])
+async def test_slow_filters_are_not_all_asked(monkeypatch: pytest.MonkeyPatch, slow: str) -> None:
+    """Each may take a tenth of a second, and nothing else runs meanwhile: once they have taken too long, or those of
+    the token have to wait, the event may reach somebody."""
+    asked = 0
+
+    def passes(self: FrameCache, event: Event, filter: Rules) -> bool:
+        nonlocal asked
+        asked += 1
+        return False
+
+    monkeypatch.setattr(FrameCache, "passes", passes)
+    world = World()
+    await world.bucket()
+    for _ in range(20):
+        await world.subscribe("orders", since="latest", filter=NEVER, start=False)
+    await world.append(1)
+    assert not await reached(world, 1)
+    assert asked == 20
+    if slow == "one":
+        monkeypatch.setattr(filter_time, "rest", lambda seconds: 3600.0)
+    else:
+        monkeypatch.setattr(deliveries, "_FILTERING", 0.0)
+    assert await reached(world, 1)
+    assert asked == 21
