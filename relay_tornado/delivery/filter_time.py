@@ -1,4 +1,4 @@
-"""The event loop's time for slow filters: all subscribers of a token together get a tenth of it.
+"""The event loop's time for slow filters: all slow ones of a token together get a tenth of it.
 
 A token may have thousands of subscribers. If each had a tenth for itself, nothing would be left for others.
 """
@@ -12,21 +12,23 @@ from relay_tornado.rules import rest
 
 
 class FilterTime:
-    """When the filters of each token may be applied again."""
+    """When the slow filters of each token may be applied again."""
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
         self._again: dict[str, float] = {}
 
-    def took(self, token: str, seconds: float) -> None:
-        """A filter of the token with this key took so long for an event."""
+    def took(self, token: str, seconds: float) -> bool:
+        """A filter of the token with this key took so long for an event. Returns whether that is slow."""
         pause = rest(seconds)
-        if pause:
-            now = self._clock()
-            self._again[token] = max(self._again.get(token, now), now) + pause
+        if not pause:
+            return False
+        now = self._clock()
+        self._again[token] = max(self._again.get(token, now), now) + pause
+        return True
 
     def wait(self, token: str) -> float:
-        """Seconds until the token's filters may be applied again; 0 if they may now."""
+        """Seconds until the token's slow filters may be applied again; 0 if they may now."""
         again = self._again.get(token)
         if again is None:
             return 0.0

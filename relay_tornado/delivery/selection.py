@@ -34,7 +34,7 @@ class Run(NamedTuple):
 class Selection:
     """What one subscriber gets. `apart`: not the same as the others. Its methods raise BucketGone."""
 
-    __slots__ = ("_cache", "_itself", "_max_body", "_rules", "_time", "_token", "apart")
+    __slots__ = ("_cache", "_itself", "_max_body", "_quick", "_rules", "_time", "_token", "apart")
 
     def __init__(
         self, cache: FrameCache, request: control.Subscribe, filter: Rules | None, token: str, time: FilterTime
@@ -44,6 +44,7 @@ class Selection:
         self._rules = filter
         self._token = token
         self._time = time
+        self._quick = False
         self._max_body = request.max_body
         self._itself = request.outputs == "none"
         self.apart = filter is not None or self._itself
@@ -80,8 +81,9 @@ class Selection:
         return Copies(data, [n for n in numbers if n])
 
     def rest(self) -> float:
-        """How many seconds its filter has to wait, for the time that the filters of its token have used."""
-        return 0.0 if self._rules is None else self._time.wait(self._token)
+        """How many seconds its filter has to wait, for the time that slow filters of its token have used: one that was
+        quick for the last event waits for none."""
+        return 0.0 if self._rules is None or self._quick else self._time.wait(self._token)
 
     def passes(self, event: Event) -> bool:
         """Whether the event passes the subscriber's filter."""
@@ -90,7 +92,7 @@ class Selection:
             return True
         began = time.perf_counter()
         passed = self._cache.passes(event, rules)
-        self._time.took(self._token, time.perf_counter() - began)
+        self._quick = not self._time.took(self._token, time.perf_counter() - began)
         return passed
 
     def _frame(self, place: Place, event: Event, keep: bool, attempt: int = 1) -> bytes:

@@ -1,16 +1,20 @@
 """relay_tornado/delivery/filter_time.py: how long a token's filters wait."""
 
+import pytest
+
+from relay_tornado import rules
 from relay_tornado.delivery.filter_time import FilterTime
 
 
-def test_the_filters_of_a_token_wait_for_what_all_have_used() -> None:
+def test_the_filters_of_a_token_wait_for_what_all_have_used(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nine times as long as they took together; those that were quick cost nothing, nor do those of other tokens."""
+    monkeypatch.setattr(rules, "_QUICK", 0.01)
     now = 100.0
     times = FilterTime(lambda: now)
     assert times.wait("a") == 0
-    times.took("a", 0.01)
+    assert not times.took("a", 0.01)
     assert times.wait("a") == 0
-    times.took("a", 0.1)
+    assert times.took("a", 0.1)
     times.took("a", 0.2)
     assert round(times.wait("a"), 6) == 2.7
     assert times.wait("b") == 0

@@ -234,6 +234,38 @@ async def test_filters_that_take_long_share_the_time_of_their_token(
 
 @pytest.mark.gen_test
 @pytest.mark.parametrize("consumer", [None, "worker"])
+async def test_a_quick_filter_does_not_wait_for_a_slow_one_of_its_token(
+    monkeypatch: pytest.MonkeyPatch, consumer: str | None
+) -> None:
+    """Nobody is slower because another client of the same token has a filter that takes long."""
+    applied: list[Rules | None] = [None]
+    passes = FrameCache.passes
+
+    def noted(self: FrameCache, event: Event, filter: Rules) -> bool:
+        applied.append(filter)
+        return passes(self, event, filter)
+
+    monkeypatch.setattr(FrameCache, "passes", noted)
+    monkeypatch.setattr(filter_time, "rest", lambda seconds: 3600.0 if applied[-1] is slow_one else 0.0)
+    slow_one = None
+    world = World()
+    await world.bucket()
+    names = [{} if consumer is None else {"consumer": name, "ack": "explicit"} for name in ("quick", "slow")]
+    quick, _, _ = await world.subscribe("orders", filter={"not": NEVER}, **names[0])
+    await world.append()
+    await until(lambda: quick.seqs() == [1])
+    slow, delivery, _ = await world.subscribe("orders", since="latest", filter={"not": NEVER}, **names[1])
+    slow_one = delivery._selection._rules
+    await world.append()
+    await until(lambda: slow.seqs() == [2])
+    await world.append(2)
+    await until(lambda: quick.seqs() == [1, 2, 3, 4])
+    await quiet()
+    assert slow.seqs() == [2]
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("consumer", [None, "worker"])
 async def test_a_filter_that_takes_long_has_a_tenth_of_the_time(
     monkeypatch: pytest.MonkeyPatch, consumer: str | None
 ) -> None:
