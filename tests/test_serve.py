@@ -188,9 +188,10 @@ def test_the_demo(tmp_path: Path, flags: list[str]) -> None:
 
 def test_the_demo_without_its_input(tmp_path: Path) -> None:
     """The relay starts, and says how to make one, whatever other buckets have."""
-    shell(f"{shlex.join(RELAY)} bucket create another --data {tmp_path}/relay-data --json")
-    made = json.loads(shell(f"{shlex.join(RELAY)} bucket create demo --data {tmp_path}/relay-data --json"))
-    shell(f"{shlex.join(RELAY)} input delete {made['inputs'][0]['id']} --yes --data {tmp_path}/relay-data")
+    data = shlex.quote(str(tmp_path / "relay-data"))
+    shell(f"{shlex.join(RELAY)} bucket create another --data {data} --json")
+    made = json.loads(shell(f"{shlex.join(RELAY)} bucket create demo --data {data} --json"))
+    shell(f"{shlex.join(RELAY)} input delete {made['inputs'][0]['id']} --yes --data {data}")
     with served(tmp_path, "--demo") as relay:
         create = relay.wait_for(r"\n  (.* input create .*)\n")[1]
         assert json.loads(shell(create + " --json"))["bucket_id"] == made["id"]

@@ -220,9 +220,10 @@ def test_a_data_directory_that_is_closed_while_it_runs(tmp_path: Path, monkeypat
 
 def test_a_name_whose_servers_are_silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An output's name that is being looked up keeps the relay from no clean end, however long that takes."""
+    data = shlex.quote(str(tmp_path / "relay-data"))
     for line in ("bucket create orders --json", "output create orders --public --destination http://silent.test/"):
-        shell(f"{shlex.join(RELAY)} {line} --data {tmp_path / 'relay-data'}")
-    shown = shell(f"{shlex.join(RELAY)} bucket show orders --json --data {tmp_path / 'relay-data'}")
+        shell(f"{shlex.join(RELAY)} {line} --data {data}")
+    shown = shell(f"{shlex.join(RELAY)} bucket show orders --json --data {data}")
     monkeypatch.setattr(Served, "program", [sys.executable, "-W", "error", "-c", SILENT])
     with served(tmp_path) as relay:
         url = f"{relay.url()}/v1/webhooks/{json.loads(shown)['inputs'][0]['id']}"

@@ -367,6 +367,7 @@ def test_a_file_that_may_not_be_read_is_named() -> None:
         Path(directory).chmod(0o755)
         files = Files(Path(directory))
         files.put(issue())
+        files.certificate.chmod(0o644)
         files.key.chmod(0)
         denied = r"key\.pem, which --tls-key names, can't be read \(Permission denied\)"
         with nobody(), pytest.raises(StartupError, match=denied):

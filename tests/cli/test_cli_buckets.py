@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,9 @@ def test_a_first_bucket(relay: Runner) -> None:
     assert re.search(r"^bucket +orders$", result.stdout, re.MULTILINE)
     assert re.search(r"^description +from the shop$", result.stdout, re.MULTILINE)
     assert re.search(r"^webhook URL +/v1/webhooks/[0-9a-f-]{36}$", result.stdout, re.MULTILINE)
-    assert f" serve --data {relay.data}" in result.stdout
-    assert f" token create --bucket orders --data {relay.data}" in result.stdout
+    data = shlex.quote(str(relay.data))
+    assert f" serve --data {data}" in result.stdout
+    assert f" token create --bucket orders --data {data}" in result.stdout
     assert (relay.data / "relay.db").exists()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 from pathlib import Path
@@ -46,7 +47,8 @@ def test_a_command_that_fails_is_tried_again(shared: World, tmp_path: Path) -> N
     """No event is passed over; the failure is said; with --exec-keep-going it goes on."""
     bucket = shared.bucket()
     shared.send("1", "2", bucket=bucket)
-    script = f"cat >> {tmp_path}/seen; test -e {tmp_path}/once || {{ touch {tmp_path}/once; exit 3; }}"
+    seen, once = (shlex.quote(str(tmp_path / name)) for name in ("seen", "once"))
+    script = f"cat >> {seen}; test -e {once} || {{ touch {once}; exit 3; }}"
     run = listen(shared, bucket, "--since", "earliest", "--max", 2, "--exec", script)
     assert run.returncode == 0
     assert (tmp_path / "seen").read_text() == "112"
@@ -105,7 +107,8 @@ def test_a_command_is_ended_with_all_that_it_began(shared: World, tmp_path: Path
     bucket = shared.bucket()
     shared.send("1", bucket=bucket)
     pid = tmp_path / "pid"
-    script = f"sh -c 'echo $$ > {pid}.new; mv {pid}.new {pid}; sleep 1000; true'; true"
+    told, new = (shlex.quote(str(path)) for path in (pid, tmp_path / "new"))
+    script = f"sh -c {shlex.quote(f'echo $$ > {new}; mv {new} {told}; sleep 1000; true')}; true"
     with listening(shared, bucket, "--since", "earliest", "--exec", script) as process:
         wait_for(pid.exists, "the command")
         process.send_signal(number)
@@ -154,7 +157,8 @@ def test_a_command_in_hand_comes_again(shared: World, tmp_path: Path) -> None:
     """A kill while a command runs: the checkpoint has not moved past its event."""
     bucket = shared.bucket()
     shared.send("1", "2", bucket=bucket)
-    place, script = tmp_path / "place", f"cat >> {tmp_path}/seen; test $RELAY_EVENT_SEQ = 1 || exec sleep 60"
+    place, seen = tmp_path / "place", shlex.quote(str(tmp_path / "seen"))
+    script = f"cat >> {seen}; test $RELAY_EVENT_SEQ = 1 || exec sleep 60"
     with listening(shared, bucket, "--since", "earliest", "--checkpoint", place, "--exec", script) as process:
         wait_for(lambda: (tmp_path / "seen").exists() and "2" in (tmp_path / "seen").read_text(), "the second event")
         process.send_signal(signal.SIGTERM)

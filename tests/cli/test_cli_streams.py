@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -195,10 +196,11 @@ def test_no_secret_is_made_for_a_full_disk(relay: Runner, tmp_path: Path) -> Non
     needs("unshare", "install util-linux")
     relay.json("token", "create")
     (tmp_path / "disk").mkdir()
-    filled = f"mount -t tmpfs -o size=4k none {tmp_path}/disk && printf x > {tmp_path}/disk/x && "
+    disk = shlex.quote(str(tmp_path / "disk"))
+    filled = f"mount -t tmpfs -o size=4k none {disk} && printf x > {disk}/x && "
     inside = ["unshare", "-m", "sh", "-c", f'{filled} exec "$@"', "sh"]
     run = subprocess.run(
-        [*inside, *command(f">{tmp_path}/disk/secret", "token", "create")],
+        [*inside, *command(f">{disk}/secret", "token", "create")],
         env=environment() | {"RELAY_DATA": str(relay.data)},
         capture_output=True,
         text=True,
@@ -215,7 +217,7 @@ def test_what_nobody_saw_of_what_was_made(relay: Runner, tmp_path: Path) -> None
 
     def said(*arguments: str) -> str:
         run = subprocess.run(
-            command(f">{tmp_path}/out", *arguments, "--data", relay.data),
+            command(f">{shlex.quote(str(tmp_path))}/out", *arguments, "--data", relay.data),
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)),
             env=environment(),
             capture_output=True,

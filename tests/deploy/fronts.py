@@ -93,17 +93,18 @@ def write_nginx(directory: Path, upstream: int, ports: list[int], changes: Mappi
             "listen [::]:80;": "",
             "listen [::]:443 ssl;": "",
             "server 127.0.0.1:8080;": f"server 127.0.0.1:{upstream};",
-            "/etc/letsencrypt/live/hooks.example.com/fullchain.pem": str(directory / "pair.pem"),
-            "/etc/letsencrypt/live/hooks.example.com/privkey.pem": str(directory / "pair.pem"),
-            "/var/log/nginx/": f"{directory}/",
+            "/etc/letsencrypt/live/hooks.example.com/fullchain.pem": f'"{directory}/pair.pem"',
+            "/etc/letsencrypt/live/hooks.example.com/privkey.pem": f'"{directory}/pair.pem"',
+            "/var/log/nginx/relay.log": f'"{directory}/relay.log"',
+            "/var/log/nginx/relay-error.log": f'"{directory}/relay-error.log"',
             **changes,
         },
     )
     temporary = "".join(
-        f"{kind}_temp_path {directory}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        f'{kind}_temp_path "{directory}/{kind}";\n' for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
     (directory / "nginx.conf").write_text(
-        f"daemon off;\nmaster_process off;\npid {directory}/nginx.pid;\nerror_log {directory}/error.log;\n"
+        f'daemon off;\nmaster_process off;\npid "{directory}/nginx.pid";\nerror_log "{directory}/error.log";\n'
         f"events {{ worker_connections 512; }}\nhttp {{\n{temporary}{shipped}\n}}\n"
     )
 

@@ -410,9 +410,10 @@ def test_which_file_system_holds_a_path(tmp_path: Path) -> None:
     assert machine._mounted(Path("/proc/self")) == "proc"
     mounts = tmp_path / "mounts"
     (tmp_path / "a b").mkdir()
+    here = str(tmp_path).replace(" ", "\\040")
     mounts.write_text(
-        f"x / ext4 rw 0 0\nx {tmp_path} xfs rw 0 0\nx {tmp_path} btrfs rw 0 0\nx {tmp_path}/a\\040b nfs4 rw 0 0\n"
-        f"x {tmp_path}/c tmpfs rw 0 0\nx / overlay rw 0 0\n"
+        f"x / ext4 rw 0 0\nx {here} xfs rw 0 0\nx {here} btrfs rw 0 0\nx {here}/a\\040b nfs4 rw 0 0\n"
+        f"x {here}/c tmpfs rw 0 0\nx / overlay rw 0 0\n"
     )
     for path, kind in ((tmp_path, "btrfs"), (tmp_path / "a b" / "d", "nfs4"), (Path("/nowhere"), "overlay")):
         assert machine._mounted(path, mounts) == kind

@@ -193,7 +193,7 @@ async def test_alarms_without_memory(name: str, monkeypatch: pytest.MonkeyPatch)
             patch.setattr(loop, "call_at", once(loop.call_at))
             alarms.set(second, loop.time() + 1)
         rounds = watch_timers()
-        await asyncio.sleep(3)
+        await asyncio.sleep(3.5)
         rounds.cancel()
         assert len(second.woken) == 1
     await asyncio.sleep(5)
