@@ -105,7 +105,7 @@ class Index:
         self._dirty: dict[BucketId, None] = {}
         self._behind: dict[BucketId, None] = {}
         self._woken = asyncio.Event()
-        self._tidied = 0.0
+        self._tidied = -math.inf
         self._used = 0
         self._pacing = Pacing(events)
         self._whole = False
@@ -181,7 +181,7 @@ class Index:
         for bucket in self._buckets():
             self._dirty[bucket.id] = None
             self._behind[bucket.id] = None
-        self._tidied = 0.0
+        self._tidied = -math.inf
         while True:
             if time.monotonic() - self._tidied > _TIDY:
                 await self._tidy()

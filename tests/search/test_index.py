@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -185,6 +186,23 @@ async def test_what_left_the_log_leaves_the_index(
         await world.log.drop("b")
         await until(lambda: not made._state.segments, "the segments to go")
         assert made._writer is writer
+
+
+@log_test
+async def test_a_machine_that_has_just_begun(
+    world: SqliteWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What left the log before the start leaves the index at the start, though the machine's clock shows little more
+    than 0."""
+    await fill(world, 10)
+    async with indexed(world, tmp_path) as made:
+        await caught_up(made, world)
+        key = made._state.places["b"].key
+    await world.log.trim("b", Retention(None, 0, None), None)
+    monkeypatch.setattr(index, "time", SimpleNamespace(monotonic=lambda: 5.0))
+    async with indexed(world, tmp_path) as made:
+        await until(lambda: made._whole, "all to be in it")
+        assert not made._state.parts.get(key)
 
 
 @log_test
