@@ -104,7 +104,7 @@ def test_a_term_is_found_across_steps(stretch: int, monkeypatch: pytest.MonkeyPa
 @pytest.mark.gen_test
 async def test_others_have_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     """While one text is made, of the largest body with what takes longest to fold, and while it is searched."""
-    monkeypatch.setattr(text, "_SLICE", 0.0)
+    monkeypatch.setattr(text, "_SLICE", -1.0)
 
     async def turns_during(work: Coroutine[Any, Any, Any]) -> int:
         task = asyncio.ensure_future(work)
