@@ -4,6 +4,7 @@ import asyncio
 import ctypes
 import os
 import shutil
+import socket
 import sys
 
 import pytest
@@ -42,6 +43,15 @@ def needs_root(remedy: str) -> None:
     """Skips the running test where it does not run as root; `remedy` says why it must."""
     if os.geteuid() != 0:
         pytest.skip(f"it does not run as root: {remedy}")
+
+
+def needs_ipv6() -> None:
+    """Skips the running test where the machine has no IPv6, as in many containers."""
+    try:
+        with socket.socket(socket.AF_INET6) as tried:
+            tried.bind(("::1", 0))
+    except OSError:
+        pytest.skip("there is no ::1: switch IPv6 on (sysctl net.ipv6.conf.lo.disable_ipv6=0)")
 
 
 def uvloops() -> asyncio.AbstractEventLoop:

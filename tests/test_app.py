@@ -30,6 +30,7 @@ from relay_tornado.storage.database import Database
 from tests.failing import once
 from tests.forwarding.target import Target, once_open
 from tests.handlers.raw import TIMEOUT, Raw, request
+from tests.needs import needs_ipv6
 from tests.storage.faults import Faults, always
 from tests.waiting import until
 
@@ -215,6 +216,7 @@ async def test_files_that_cannot_be_used(tmp_path: Path) -> None:
 @pytest.mark.gen_test
 async def test_urls(tmp_path: Path) -> None:
     """Its URL is the public one where there is one, else its address, with brackets around IPv6."""
+    needs_ipv6()
     relay = await started(tmp_path, host="::1")
     assert relay.url == relay.address == f"http://[::1]:{relay.port}"
     assert relay.administration.url == relay.url

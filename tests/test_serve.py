@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.needs import needs_ipv6
 from tests.serving import RELAY, TIMEOUT, Served, served, shell
 
 
@@ -155,6 +156,8 @@ def test_without_the_page(tmp_path: Path) -> None:
 def test_the_demo(tmp_path: Path, flags: list[str]) -> None:
     """`--demo` makes a bucket and a token, and prints a curl line and a client line that work as they are; a second
     time it makes nothing, and says how to go on."""
+    if flags:
+        needs_ipv6()
     with served(tmp_path, "--demo", *flags) as relay:
         url = relay.url()
         assert ("[::1]" in url) == bool(flags)

@@ -18,6 +18,7 @@ from relay_tornado.proxy_trust import parse_ranges
 from relay_tornado.wire.destination import parse
 from tests.forwarding.target import Target, answer
 from tests.forwarding.world import public, world
+from tests.needs import needs_ipv6
 from tests.storage.faults import no_threads
 from tests.waiting import until
 
@@ -94,6 +95,7 @@ def naive(url: str) -> None:
 async def test_tricks(names: Names) -> None:
     """25 ways to write an address of this machine: a naive client gets to the listener by every one of them, the relay
     by none, whether the output's URL has it or a name stands for it."""
+    needs_ipv6()
     async with Target() as trap, Target(host="::1") as trap6:
         for name, form in TRICKS.items():
             hit = trap6 if "IPv6" in name or name == "zone" else trap
@@ -239,6 +241,7 @@ def test_its_own_listeners(host: str) -> None:
     guard = Guard(parse_ranges("0.0.0.0/0, ::/0"), lambda: [(host, 8080)])
     mine = ["::1"] if host == "::1" else ["127.0.0.1", "::ffff:127.0.0.1"]
     if host in ("0.0.0.0", "::", ""):
+        needs_ipv6()
         mine += ["127.0.0.9", "::1"]
     for address in mine:
         with pytest.raises(Refused, match="this relay itself"):

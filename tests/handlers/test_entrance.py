@@ -28,6 +28,7 @@ from relay_tornado.transport.direct import DirectConnection
 from tests.handlers.edge import URL, edge
 from tests.handlers.raw import TIMEOUT, Raw, request
 from tests.handlers.sockets import HANDSHAKE, Client, masked
+from tests.needs import needs_ipv6
 from tests.pairs import write_pair
 from tests.transport.connections import kind
 from tests.waiting import until
@@ -387,6 +388,7 @@ async def test_a_connection_in_the_place_of_a_socket() -> None:
 @pytest.mark.gen_test
 async def test_a_socket_for_both_families() -> None:
     """As systemd makes one for a bare port: who comes by IPv4 has an IPv4 address."""
+    needs_ipv6()
     with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as listening:
         listening.setblocking(False)
         async with edge(entrance=Entrance(inherited=[listening])) as site:

@@ -31,6 +31,7 @@ from relay_tornado.transport.direct import NEVER
 from tests.failing import lose_timers
 from tests.handlers.edge import URL, HeldLog, edge
 from tests.handlers.raw import Raw, request, small
+from tests.needs import needs_ipv6
 from tests.waiting import until
 
 pytestmark = pytest.mark.usefixtures("transport")
@@ -269,6 +270,7 @@ async def test_a_loop_that_is_always_slow() -> None:
 @pytest.mark.gen_test
 async def test_ipv6() -> None:
     """An IPv6 address is listened on, and is the sender's address of what comes."""
+    needs_ipv6()
     async with edge(host="::1") as site, Raw(site.port, "::1") as raw:
         assert (await raw.ask(request(URL, b"x"))).status == 200
         assert (await site.events())[0].remote_ip == "::1"
