@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import click
 
-from relay_tornado.cli.client import call, known_url, open_relay
+from relay_tornado.cli.client import call, known_url, open_relay, place_given
 from relay_tornado.cli.common import Group, ask, given, program, rate_given
 from relay_tornado.cli.errors import unless_seen
 from relay_tornado.cli.options import (
@@ -124,7 +124,9 @@ def create(name: str, data: Path, public_url: str | None, as_json: bool, **param
             print_json(made)
             return
         _print(made, base)
-        where = "" if data == Settings().data else f" --data {shlex.quote(str(data))}"
+        place = place_given()
+        elsewhere = "" if place is None else "".join(f" {shlex.quote(each)}" for each in place.options)
+        where = "" if place is not None or data == Settings().data else f" --data {shlex.quote(str(data))}"
         click.echo("")
         if base is None:
             settings = Settings()
@@ -132,7 +134,7 @@ def create(name: str, data: Path, public_url: str | None, as_json: bool, **param
             click.echo(f"Start the relay:          {program()} serve{where}")
         url = webhook_url(base, made["inputs"][0]["id"])
         click.echo(f"Send a webhook:           curl {url} -d hello{_proof(made['auth'])}")
-        click.echo(f"Give clients access:      {program()} token create --bucket {shown}{where}")
+        click.echo(f"Give clients access:      {program()}{elsewhere} token create --bucket {shown}{where}")
 
 
 @bucket.command(name="list")

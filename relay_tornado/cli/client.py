@@ -44,11 +44,15 @@ _CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """The relay that `--url` names; `said` is whether it is from the command line, not the variable."""
+    """The relay that `--url` names; `said` is whether it is from the command line, not the variable.
+
+    `options` are what another command line needs to reach the same relay; a secret is not repeated.
+    """
 
     url: str
     said: bool
     secret: Callable[[], str]
+    options: tuple[str, ...] = ()
 
 
 class _Lost(Exception):

@@ -285,7 +285,12 @@ def main(context: click.Context, url: str | None, secret: str | None, secret_fil
         from relay_tornado.cli.options import Url
 
         base = Url().read(url).removesuffix("/v1")
-        context.obj = Place(base, said, cache(partial(_secret, base, secret, secret_file)))
+        options = ["--url", base] if said else []
+        if context.get_parameter_source("secret_file") is ParameterSource.COMMANDLINE:
+            options += ["--secret-file", str(secret_file)]
+        elif context.get_parameter_source("secret") is ParameterSource.COMMANDLINE:
+            options += ["--secret", "-"]
+        context.obj = Place(base, said, cache(partial(_secret, base, secret, secret_file)), tuple(options))
 
 
 def _secret(url: str, secret: str | None, file: Path | None) -> str:

@@ -6,6 +6,8 @@ import http.client
 import http.server
 import inspect
 import json
+import re
+import shlex
 import socket
 import ssl
 import subprocess
@@ -105,6 +107,31 @@ def test_for_people(relay: Runner, tmp_path: Path) -> None:
             made = relay("--url", server.url + "/v1/", *extra, "bucket", "create", f"b{len(extra[0])}", input=given)
             assert made.exit_code == 0, made.output
             assert f"{server.url}/v1/webhooks/" in made.output
+
+
+def test_a_line_to_paste_reaches_the_same_relay(relay: Runner, tmp_path: Path) -> None:
+    """As the bucket's command line did, with its secret's file, but without its secret; variables do the rest."""
+    with serving(tmp_path / "remote") as server:
+        url = ["--url", server.url]
+        (tmp_path / "a secret").write_text(server.secret + "\n")
+        from_file = ["--secret-file", str(tmp_path / "a secret")]
+        prompted = ["--secret", "-"]
+        for number, (given, repeated, variables) in enumerate(
+            (
+                ([*url, *from_file], [*url, *from_file], {}),
+                ([*url, "--secret", server.secret], [*url, *prompted], {}),
+                (url, url, {"RELAY_SECRET": server.secret}),
+                ([], [], server.variables),
+            )
+        ):
+            made = relay(*given, "bucket", "create", f"b{number}", **variables)
+            assert made.exit_code == 0, made.output
+            (line,) = re.findall(r"^Give clients access: .*", made.stdout, re.MULTILINE)
+            wanted = [*repeated, "token", "create", "--bucket", f"b{number}"]
+            assert shlex.split(line)[-len(wanted) - 1 :][1:] == wanted
+            assert not shlex.split(line)[-len(wanted) - 1].startswith("-")
+            created = relay(*wanted, input=server.secret + "\n", **variables)
+            assert re.search(rf"^reads +b{number}$", created.stdout, re.MULTILINE), created.output
 
 
 def test_errors(relay: Runner, tmp_path: Path) -> None:
