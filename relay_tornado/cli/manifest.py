@@ -14,17 +14,20 @@ from datetime import date
 from pathlib import Path
 from typing import Any, Final
 
-from marshmallow import Schema
-
 from relay_tornado.cli.errors import text_of
 from relay_tornado.cli.options import NONE, date_time
 from relay_tornado.errors import Invalid
 from relay_tornado.rules import compile_rules
 from relay_tornado.settings import parse_duration, parse_size
-from relay_tornado.wire.fields import Document, load
-from relay_tornado.wire.rest import BucketFields, InputFields, OutputFields
+from relay_tornado.wire.fields import Document, StockFields, load
+from relay_tornado.wire.rest import AuthFields, BucketFields, InputFields, OutputFields
 
-_BUCKET, _INPUT, _OUTPUT = BucketFields(), InputFields(), OutputFields()
+_BUCKET, _INPUT, _OUTPUT = (
+    BucketFields(exclude=("name",)),
+    InputFields(exclude=("id",)),
+    OutputFields(exclude=("name",)),
+)
+"""Without what the names of the tables say."""
 
 _WORDS: Final[Mapping[tuple[str, ...], Callable[[str], float]]] = {
     ("retention", "max_age"): parse_duration,
@@ -96,6 +99,9 @@ def _bucket(name: str, value: Any, folder: Path) -> DeclaredBucket:
         raise Invalid(f"must be a table: [{key}]", key)
     if "name" in value:
         raise Invalid("leave it out: a bucket is named by its table, and is not renamed", f"{key}.name")
+    for part, own in (("input", "ID"), ("output", "NAME")):
+        if part in value:
+            raise Invalid(f"there is no such table: {part}s are declared as [{key}.{part}s.{own}]", f"{key}.{part}")
     parts: dict[str, dict[str, Document] | None] = {"inputs": None, "outputs": None}
     for part, schema, own in (("inputs", _INPUT, "id"), ("outputs", _OUTPUT, "name")):
         if part not in value:
@@ -103,9 +109,9 @@ def _bucket(name: str, value: Any, folder: Path) -> DeclaredBucket:
         parts[part] = found = {}
         for each, item in _table(value, part, key).items():
             where = f"{key}.{part}.{_quoted(each)}"
-            found[each] = _options(schema, item, where, folder)
-            if own in found[each]:
+            if isinstance(item, dict) and own in item:
                 raise Invalid(f"leave it out: the table's own name is the {own}", f"{where}.{own}")
+            found[each] = _options(schema, item, where, folder)
             if found[each].get("name") == "":
                 # A new input without a name gets the default name; an existing one can't be changed to "".
                 raise Invalid("is empty: give the input a name, or leave it out", f"{where}.name")
@@ -113,9 +119,12 @@ def _bucket(name: str, value: Any, folder: Path) -> DeclaredBucket:
     return DeclaredBucket(name, _options(_BUCKET, options, key, folder), parts["inputs"], parts["outputs"])
 
 
-def _options(schema: Schema, value: Any, key: str, folder: Path) -> Document:
+def _options(schema: StockFields, value: Any, key: str, folder: Path) -> Document:
     if not isinstance(value, dict):
         raise Invalid(f"must be a table: [{key}]", key)
+    _refuse_read_only(value, schema.ECHOED, key)
+    if isinstance(value.get("auth"), dict):
+        _refuse_read_only(value["auth"], AuthFields.ECHOED, f"{key}.auth")
     options = {name: _plain(item, (name,), key, folder) for name, item in value.items()}
     try:
         load(schema, options)
@@ -125,6 +134,13 @@ def _options(schema: Schema, value: Any, key: str, folder: Path) -> Document:
         error.problem = error.problem.replace("must be a JSON object", "must be a table: { … }")
         raise error.within(key) from None
     return options
+
+
+def _refuse_read_only(table: Document, names: frozenset[str], key: str) -> None:
+    """Raises Invalid for a key that clients send back but can't set: it would be a change each time."""
+    for name in table:
+        if name in names:
+            raise Invalid("can't be set: leave it out", f"{key}.{name}")
 
 
 def _plain(value: Any, path: tuple[str, ...], key: str, folder: Path) -> Any:

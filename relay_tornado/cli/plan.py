@@ -134,6 +134,8 @@ def _change(kind: Kind, name: str, bucket: str, options: Document, present: Docu
 def _is(key: str, wanted: Any, present: Any) -> bool:
     """Whether a field has the wanted value, given how the relay normalizes it."""
     if key in _MERGED and isinstance(wanted, Mapping) and isinstance(present, Mapping):
+        if key == "auth" and wanted.get("type") == "":
+            wanted = {**wanted, "type": "none"}
         return all(present.get(name) == value for name, value in wanted.items())
     if key == "headers":
         return bool(
@@ -141,6 +143,8 @@ def _is(key: str, wanted: Any, present: Any) -> bool:
         )
     if key == "expires_at" and wanted is not None and present is not None:
         return int(wanted) == int(present)
+    if key == "status_code":
+        return bool((wanted or 200) == present)
     if key == "custom_domain":
         return bool(wanted.strip().rstrip(".").lower() == present)
     if key == "path_prefix":

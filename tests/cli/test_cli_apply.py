@@ -103,6 +103,22 @@ def test_made_once(relay: Runner, tmp_path: Path, way: str) -> None:
     assert [each["name"] for each in billing["inputs"]] == ["Default public endpoint"]
 
 
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "auth = { type = '' }",
+        "[buckets.orders.inputs.a]\nstatus_code = 0",
+        "[buckets.orders.inputs.a]\nheaders = { x-a = ' b ', X-B = [] }",
+        "[buckets.orders.outputs.a]\ntimeout = 0\nthrottle = { enabled = false }\nrules = {}",
+    ],
+)
+def test_what_the_relay_stores_in_another_form_is_no_change(relay: Runner, tmp_path: Path, lines: str) -> None:
+    """A second time there is nothing to change, however a value was written."""
+    path = manifest(tmp_path, f"[buckets.orders]\n{lines}\n")
+    assert relay.json("apply", path)["applied"] is True
+    assert relay.json("apply", path)["changes"] == []
+
+
 def test_the_secrets_in_a_destination_are_not_told(relay: Runner, tmp_path: Path) -> None:
     """Neither its login nor the values of its query: what is printed ends up in the log of whatever runs it."""
     path = manifest(tmp_path, WHOLE)
@@ -208,6 +224,21 @@ def test_an_empty_file_prunes_nothing(relay: Runner, tmp_path: Path) -> None:
         ("a = 1\nb = nonsense", "line 2"),
         ("[bucket.orders]", "bucket: there is no such key"),
         ("[buckets.orders]\ndestination = 1", "buckets.orders.destination: there is no such field"),
+        ("[buckets.orders]\ndestination = 1", "there is no such field here; there are description, "),
+        (
+            "[buckets.orders.inputs.a]\nsecret = 1",
+            "there is no such field here; there are name, description, status_code",
+        ),
+        ("[buckets.orders.outputs.a]\nfoo = 'b'", "there is no such field here; there are description, destination"),
+        ("[buckets.orders]\nsuspended = true", "buckets.orders.suspended: can't be set: leave it out"),
+        ("[buckets.orders]\nauth = { type = 'none', id = 'b' }", "buckets.orders.auth.id: can't be set: leave it out"),
+        ("[buckets.orders.inputs.a]\ncreated_at = 1", "buckets.orders.inputs.a.created_at: can't be set"),
+        ("[buckets.orders.outputs.a]\nid = 'b'", "buckets.orders.outputs.a.id: can't be set: leave it out"),
+        (
+            "[buckets.orders.input.a]\nname = 'b'",
+            "input: there is no such table: inputs are declared as [buckets.orders.i",
+        ),
+        ("[buckets.orders.output.a]\ntimeout = 1", "outputs are declared as [buckets.orders.outputs.NAME]"),
         ("[buckets.orders]\nname = 'x'", "buckets.orders.name"),
         ("[buckets.orders]\nstream = 'yes'", "buckets.orders.stream: must be true or false"),
         ("[buckets.orders]\nretention = { max_age = 'soon' }", "buckets.orders.retention.max_age"),
