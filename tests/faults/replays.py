@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from tests.faults.outcome import Outcome
 from tests.waiting import until
 
 RATE = 500
+LEAST = 0.8
+"""Share of it that has to be reached while the relay runs."""
 CLIENTS = 20
 SENDERS = 5
 LONG_AWAY = 4
@@ -147,15 +150,17 @@ def run(folder: Path, cuts: int) -> Outcome:
         clients = [Client(world, (2.0, 5.0), LONG + 1) for _ in range(LONG_AWAY)]
         clients += [Client(world, (0.0, 0.3)) for _ in range(CLIENTS - LONG_AWAY - 1)]
         clients.append(Client(world, (0.0, 0.1), steady=True))
-        restarts = asyncio.run(_run(world, clients, path))
+        restarts, seconds = asyncio.run(_run(world, clients, path))
     finally:
         relay.kill()
+    rate = len(world.acknowledged) / seconds
     bodies = set(world.bodies.values())
     lost = world.acknowledged - bodies
     outcome.figures = {
         "cuts": cuts - world.cuts_left,
         "restarts": restarts,
         "acknowledged": len(world.acknowledged),
+        "events/s while it ran": rate,
         "received": sum(client.received for client in clients),
         "gaps told": sum(client.gaps for client in clients),
         "events in them": sum(client.told for client in clients),
@@ -163,6 +168,7 @@ def run(folder: Path, cuts: int) -> Outcome:
         "nobody got": len(lost),
         "twice in the log": len(world.bodies) - len(bodies),
     }
+    outcome.expect_in_time(rate >= LEAST * RATE, f"only {rate:.0f} events/s came in, not {RATE}")
     # On a slow machine too little comes in while they are away.
     outcome.expect_in_time(any(client.gaps for client in clients), "nobody was away for long enough to be told a gap")
     outcome.expect(not lost, f"{len(lost)} acknowledged events reached nobody")
@@ -171,8 +177,10 @@ def run(folder: Path, cuts: int) -> Outcome:
     return outcome
 
 
-async def _run(world: World, clients: list[Client], path: str) -> int:
+async def _run(world: World, clients: list[Client], path: str) -> tuple[int, float]:
+    """How often the relay was restarted, and for how many seconds it ran while events came in."""
     restarts = 0
+    stopped = 0.0
     sending = True
 
     async def send(number: int) -> None:
@@ -194,22 +202,26 @@ async def _run(world: World, clients: list[Client], path: str) -> int:
     async with asyncio.timeout(240 + world.cuts_left), asyncio.TaskGroup() as group:
         reading = [group.create_task(client.run()) for client in clients]
         senders = [group.create_task(send(number)) for number in range(SENDERS)]
+        begun = time.monotonic()
         next_restart = world.cuts_left - EVERY // 2
         while world.cuts_left > 0 or not any(client.longest > LONG for client in clients):
             if world.cuts_left <= next_restart:
                 next_restart -= EVERY
                 restarts += 1
+                since = time.monotonic()
                 await asyncio.to_thread(world.relay.kill if restarts % 2 else world.relay.stop)
                 await asyncio.to_thread(world.relay.start)
+                stopped += time.monotonic() - since
             await asyncio.sleep(0.05)
         sending = False
         await asyncio.wait(senders)
+        seconds = time.monotonic() - begun - stopped
         world.end = await _head(world)
         for client in clients:  # nobody is to wait for more
             if client.subscriber is not None:
                 client.subscriber.socket.transport.abort()
         await asyncio.wait(reading)
-    return restarts
+    return restarts, seconds
 
 
 async def _head(world: World) -> int:

@@ -98,6 +98,7 @@ def test_replays(tmp_path: Path) -> None:
     found = figures(replays.run(tmp_path, 70))
     assert found["cuts"] >= 70
     assert found["restarts"] >= 1
+    assert found["events/s while it ran"] > 0
     assert found["longest replay"] > replays.LONG, "nobody had to read from SQLite"
 
 
