@@ -8,12 +8,13 @@ from tornado.routing import URLSpec
 
 from relay_tornado.errors import Forbidden, Unauthorized
 from relay_tornado.handlers.base import JsonHandler
+from relay_tornado.handlers.credentials import credentials
 from relay_tornado.metrics import CONTENT_TYPE
 from relay_tornado.registry.access import Access
 
 
 class MetricsHandler(JsonHandler):
-    """`expose` returns the body. With `access`, `Authorization: Bearer` must hold an administrator's secret."""
+    """`expose` returns the body. With `access`, the request needs an administrator's token (Bearer or Basic)."""
 
     def initialize(self, expose: Callable[[], bytes], access: Access | None) -> None:
         self._expose = expose
@@ -27,13 +28,14 @@ class MetricsHandler(JsonHandler):
         self.finish(self._expose())
 
     def _authorize(self, access: Access) -> None:
-        scheme, _, secret = self.request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() != "bearer":
+        try:
+            key, secret = credentials(self.request.headers.get("Authorization", ""))
+        except Unauthorized:
             raise Unauthorized(
                 "the metrics are for administrators: send Authorization: Bearer with the secret of a token that"
-                " `relay token create` made, or scrape the port of --metrics-port"
-            )
-        if not access.by_secret(secret.strip()).administrator:
+                " `relay token create` made (or Basic with its key and secret), or scrape the port of --metrics-port"
+            ) from None
+        if not access.authenticate(key, secret).administrator:
             raise Forbidden("the metrics are of all buckets: only an administrator's token reads them")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import dataclasses
 import socket
 from contextlib import AsyncExitStack
@@ -53,7 +54,7 @@ async def scrape(port: int) -> Samples:
 async def test_who_may_read_it() -> None:
     """An administrator's token may; another token, none, and nonsense get words."""
     async with edge() as site:
-        secrets = {}
+        secrets, keys = {}, {}
         for name, changes in {
             "all": {},
             "no API": {"api_access": False},
@@ -62,6 +63,7 @@ async def test_who_may_read_it() -> None:
         }.items():
             secrets[name] = new_secret()
             token = Token(new_uuid(), hash_secret(secrets[name]), 0)
+            keys[name] = token.key
             await site.registry.put("token", token.key, dataclasses.replace(token, **changes))  # type: ignore[arg-type]
         async with Raw(site.port) as raw:
 
@@ -70,7 +72,13 @@ async def test_who_may_read_it() -> None:
                 reply = await raw.ask(request(b"/metrics", method=b"GET", headers=line))
                 return reply.status, reply.body
 
+            def basic(key: str, secret: str) -> str:
+                return "Basic " + base64.b64encode(f"{key}:{secret}".encode()).decode()
+
             assert (await ask(f"Bearer {secrets['all']}"))[0] == 200
+            assert (await ask(basic(keys["all"], secrets["all"])))[0] == 200
+            assert (await ask(basic(keys["some"], secrets["all"])))[0] == 401
+            assert (await ask(basic(keys["some"], secrets["some"])))[0] == 403
             for value in ("", "Bearer", "Bearer x", f"Basic {secrets['all']}", f"Bearer {secrets['expired']}"):
                 status, body = await ask(value)
                 assert (status, b'"code": "unauthorized"' in body) == (401, True)
