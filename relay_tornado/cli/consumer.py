@@ -92,7 +92,7 @@ def show(bucket: str, consumer: str, data: Path, as_json: bool) -> None:
         last = found["gaps"]["last"]
         which = "" if last["from"] is None else f" {last['from']} to {last['to']}"
         rows.append(("missed", f"{counted(found['gaps']['times'], 'gap')}, the last one{which} ({last['reason']}), "
-                               f"{when(found['gaps']['at'])}"))  # fmt: skip
+                               f"noticed {when(found['gaps']['at'])}"))  # fmt: skip
     rows.append(("made", when(found["created_at"])))
     print_fields(rows)
 

@@ -222,7 +222,10 @@ def standings(consumers: Sequence[Document], known: set[tuple[str, str]]) -> Ite
             told.append(Finding("consumers", "warn", says, remedy))
         gaps = each["gaps"]
         if gaps is not None and now - gaps["at"] < RECENT:
-            says = f"{named}: it missed events {_ago(now - gaps['at'])} ({gaps['last']['reason']})"
+            # No time: while nobody uses the consumer, it is that of this look.
+            last = gaps["last"]
+            which = "events" if last["from"] is None else f"events {last['from']} to {last['to']}"
+            says = f"{named}: it missed {which} ({last['reason']})"
             remedy = (
                 f"relay consumer show {bucket} {name} says which; to keep more: "
                 f"relay bucket set {bucket} --wait-for-consumers"

@@ -168,6 +168,20 @@ def test_what_cannot_be_delivered_again_is_told(relay: Runner) -> None:
         assert answer == {"scheduled": 0, "left": 0, "gone": 1}
 
 
+def test_a_gap_is_said_with_when_it_was_noticed(relay: Runner) -> None:
+    """Not when the events left: nobody noted that while no client used the consumer."""
+    made = relay.json("bucket", "create", "orders")
+    with serving(relay.data) as server:
+        for n in range(3):
+            server.send(made["inputs"][0]["id"], b"body %d" % n)
+        work(server, 3)
+        for n in range(3):
+            server.send(made["inputs"][0]["id"], b"later %d" % n)
+        server.ask(server.relay.administration.consumers._log.trim(made["id"], Retention(None, 1, None), None))
+        shown = relay("consumer", "show", "orders", "billing").stdout
+        assert "missed       1 gap, the last one 4 to 5 (retention), noticed 20" in shown
+
+
 def test_how_an_oldest_event_and_a_circuit_are_said() -> None:
     """A circuit with its next try; an event that is in flight, and one that was never tried."""
     assert circuit_words({"next_at": 60.0}) == "open, next try at 1970-01-01 00:01:00 UTC"

@@ -123,9 +123,16 @@ def test_rules_that_let_nothing_pass() -> None:
         (late(kind="output", name="1"), "orders, output:1: 9 events pending", "relay logs list --status stalled"),
         (consumer(dead=4), "4 dead letters", "relay consumer dead orders workers"),
         (
-            consumer(gaps={"times": 1, "last": {"reason": "retention"}, "at": time.time() - 30}),
-            "it missed events",
+            consumer(
+                gaps={"times": 1, "last": {"from": 2, "to": 9, "reason": "retention"}, "at": time.time() - 30},
+            ),
+            "it missed events 2 to 9 (retention)",
             "--wait-for-consumers",
+        ),
+        (
+            consumer(gaps={"times": 1, "last": {"from": None, "to": None, "reason": "reset"}, "at": time.time()}),
+            "it missed events (reset)",
+            "relay consumer show",
         ),
     ],
 )

@@ -320,7 +320,10 @@ class MetGaps(Schema):
 
     times = _number("The number of gaps.")
     last = _part(GapAnswer, "The last gap.")
-    at = _time("The unix time in seconds of the last gap.")
+    at = _time(
+        "The unix time in seconds at which the last gap was noticed: by a client or an output, or, while nobody uses "
+        "the consumer, by this answer."
+    )
 
 
 class ConsumerAnswer(Schema):

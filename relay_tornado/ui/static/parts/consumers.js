@@ -48,7 +48,7 @@ function Where({ consumer }) {
       parked > 0 && html`${kind === "output" ? html`<a href=${bucketLink(home, { delivery: "stalled" })}>${again}</a>` : again}, `}changed <${
       Time} at=${consumer.updated_at} /></div>`}
     ${consumer.gaps && html`<div class="small"><${Badge} kind="warn">missed events<//> <span class="soft">${
-      number(consumer.gaps.times)} times, <${Time} at=${consumer.gaps.at} /></span></div>`}`;
+      number(consumer.gaps.times)} times, noticed <${Time} at=${consumer.gaps.at} /></span></div>`}`;
 }
 
 /** What it does now: who is connected, and of an output, which the relay itself sends to, whether it may. */
