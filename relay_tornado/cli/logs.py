@@ -6,6 +6,7 @@ import sys
 import time
 from base64 import b64decode
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ from relay_tornado.cli.common import Group, header_rows
 from relay_tornado.cli.conditions import Condition
 from relay_tornado.cli.errors import Failure, unless_seen
 from relay_tornado.cli.flags import in_flags
+from relay_tornado.cli.lookup import check_sendable
 from relay_tornado.cli.options import Number, options_of, relay_options
 from relay_tornado.cli.positions import Past
 from relay_tornado.cli.printing import Document, note, print_fields, print_json, print_page, when
-from relay_tornado.errors import RelayError
+from relay_tornado.errors import NotFound, RelayError
 from relay_tornado.model import STATUSES, counted, printable
 
 _ANSWER = 500
@@ -193,8 +195,15 @@ def resend(
 def _each(relay: Caller, ids: Sequence[str], orders: Document, made: list[str]) -> str:
     """Sends events again, and adds the ids of the copies to `made`. Returns the problem that ended this after the first
     copy, or "". Raises RelayError if there is no copy yet."""
+    checked: set[tuple[str, str]] = set()
     for place, each in enumerate(ids, 1):
+        epoch, _, rest = each.partition("-")
+        number = rest.partition("-")[2]
         try:
+            if (orders["output"] or number) and (epoch, number) not in checked:  # an epoch is one bucket's
+                checked.add((epoch, number))
+                with suppress(NotFound):  # sending it will say so
+                    _check_output(relay, relay.call("logs.show", id=each)["bucket_id"], orders["output"], number)
             made += relay.call("logs.resend", id=each, **orders)["ids"]
         except RelayError as error:
             if not made:
@@ -204,8 +213,23 @@ def _each(relay: Caller, ids: Sequence[str], orders: Document, made: list[str]) 
     return ""
 
 
+def _check_output(relay: Caller, bucket: str, reference: str, number: str = "") -> None:
+    """Looks at the output that is to get copies, named by a reference or else by its number: says so if it will get
+    them later. Raises Conflict if nobody would get them."""
+    owner = relay.call("bucket.show", bucket=bucket)
+    if reference:
+        # If there is none, or more than one, sending will say so.
+        found = [each for each in owner["outputs"] if reference in (each["id"], each["name"])]
+    else:
+        found = [each for each in owner["outputs"] if str(each["number"]) == number]
+    if len(found) == 1 and (words := check_sendable(found[0])):
+        note(words)
+
+
 def _range(relay: Caller, bucket: str, wanted: Document, orders: Document, made: list[str]) -> str:
     """Like `_each`, for a range of a bucket."""
+    if orders["output"]:
+        _check_output(relay, bucket, orders["output"])
     problem, first = "", wanted.get("first", 1)
     while not problem:
         try:

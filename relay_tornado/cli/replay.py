@@ -16,7 +16,7 @@ from relay_tornado.cli.answers import left_over, onward
 from relay_tornado.cli.client import Caller, open_relay
 from relay_tornado.cli.conditions import Condition, joined
 from relay_tornado.cli.errors import Failure, unless_seen
-from relay_tornado.cli.lookup import find_output
+from relay_tornado.cli.lookup import check_sendable, find_output
 from relay_tornado.cli.options import Read, options_of, relay_options
 from relay_tornado.cli.positions import Place, PlaceType
 from relay_tornado.cli.printing import Document, note, print_json
@@ -167,6 +167,8 @@ _Order: TypeAlias = Callable[[int, int], Iterator[int]]
 
 def _order(relay: Caller, course: Course, output: str | None, consumer: str | None, pace: Pace, rules: Any) -> _Order:
     found: Document | None = None if output is None else find_output(course.span.bucket, output)
+    if found is not None and (words := check_sendable(found)):
+        note(words)
     if found is not None and found["internal"]:
         if pace.factor is not None:
             raise click.UsageError("an internal output has no pace of its own: --pace full, or a rate like 10/s")

@@ -33,6 +33,49 @@ def test_list_show_resend(relay: Runner, way: str) -> None:
         check(relay, output["id"], **variables)
 
 
+@WAYS
+def test_an_output_that_gets_nothing_is_said(relay: Runner, way: str) -> None:
+    """No copy is made for a disabled output whose clients would never get it; a public one gets its copies later."""
+    made = relay.json("bucket", "create", "orders")
+    inner = relay.json("output", "create", "orders", "--name", "worker")
+    outer = relay.json(
+        *("output", "create", "orders", "--name", "shop", "--public", "--destination", "https://shop.example/"),
+        "--disabled",
+    )
+
+    def prepare(server: Server) -> None:
+        server.send(made["inputs"][0]["id"], b"x")
+
+    with reaching(relay.data, way, prepare) as variables:
+        (event,) = relay.json("logs", "list", **variables)["data"]
+        (copy,) = relay.json("logs", "resend", event["id"], "--output", "worker", **variables)["ids"]
+        relay.json("output", "set", inner["id"], "--disabled", **variables)
+        for to in (
+            ("logs", "resend", event["id"], "--output", "worker"),
+            ("logs", "resend", event["id"], event["id"], "--output", inner["id"]),
+            ("logs", "resend", "--bucket", "orders", "--last", "1", "--output", "worker"),
+            ("replay", "orders", "--from", "earliest", "--to-output", "worker"),
+        ):
+            said = relay.refused(*to, **variables)
+            assert said == (
+                "the output 'worker' is disabled, so nobody would get the copies: first "
+                f"`relay output set {inner['id']} --enabled`"
+            )
+        assert [each["id"] for each in relay.json("logs", "list", **variables)["data"]] == [copy, event["id"]]
+        enable = f"is disabled: it gets them after `relay output set {outer['id']} --enabled`\n"
+        for to in (
+            ("logs", "resend", event["id"], "--output", "shop"),
+            ("logs", "resend", "--bucket", "orders", "--last", "1", "--output", outer["id"]),
+            ("replay", "orders", "--from", "earliest", "--to-output", "shop"),
+        ):
+            answer = relay(*to, **variables)
+            assert (answer.exit_code, enable in answer.stderr) == (0, True), answer.output
+        relay.json("output", "set", outer["id"], "--enabled", **variables)
+        relay.json("output", "pause", outer["id"], **variables)
+        answer = relay("logs", "resend", event["id"], "--output", "shop", **variables)
+        assert f"is paused: it gets them after `relay output resume {outer['id']}`\n" in answer.stderr
+
+
 def test_nothing_among_the_newest(relay: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where none of those that one request looks at fits, it says that there are more, and how to go on."""
     made = relay.json("bucket", "create", "orders")
