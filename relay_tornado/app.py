@@ -155,15 +155,16 @@ class Relay:
             metrics = Metrics(counters, gauges, __version__)
             measured = Measured(gauges, consumers, log, registry)
             stack.callback(measured.close)
-            _keep_running(stack, maintenance.run, "relay-upkeep")
+            # What can be left for the next start ends while senders are still served: it may take long to end.
+            left = [_keep_running(stack, maintenance.run, "relay-upkeep")]
             if certificate is not None:
                 _keep_running(stack, certificate.watch, "relay-certificate")
             _keep_running(stack, lambda: engine.uses.run(lambda: site.clients.keys), "relay-uses")
-            _keep_running(stack, administration.housekeeping.run, "relay-housekeeping")
+            left.append(_keep_running(stack, administration.housekeeping.run, "relay-housekeeping"))
             if backups is not None:
-                _keep_running(stack, backups.run, "relay-backups")
+                left.append(_keep_running(stack, backups.run, "relay-backups"))
             if index is not None:
-                _keep_running(stack, index.run, "relay-search")
+                left.append(_keep_running(stack, index.run, "relay-search"))
             _keep_running(stack, consumers.run, "relay-levels")
             _keep_running(stack, lambda: series.run(measured), "relay-series")
             control = ControlServer(administration, settings.data)
@@ -173,6 +174,7 @@ class Relay:
             stack.push_async_callback(site.stop)
             finish = [functools.partial(each, site.grace) for each in (control.close, site.finish, forwarding.finish)]
             stack.push_async_callback(_together, *finish)
+            stack.callback(lambda: [each.cancel() for each in left])
             database.owner(await control.start())
             site.start()
             self._site = site
@@ -244,8 +246,9 @@ async def _together(*ends: Callable[[], Awaitable[None]]) -> None:
             raise outcome
 
 
-def _keep_running(stack: AsyncExitStack, work: Callable[[], Awaitable[None]], name: str) -> None:
-    """Runs endless work in a task until the stack is closed; if it fails, it is restarted."""
+def _keep_running(stack: AsyncExitStack, work: Callable[[], Awaitable[None]], name: str) -> asyncio.Task[None]:
+    """Runs endless work in a task until the stack is closed; if it fails, it is restarted. The task may be cancelled
+    before."""
     task = asyncio.create_task(_again_and_again(work, name), name=name)
 
     async def end() -> None:
@@ -254,6 +257,7 @@ def _keep_running(stack: AsyncExitStack, work: Callable[[], Awaitable[None]], na
             await task
 
     stack.push_async_callback(end)
+    return task
 
 
 async def _again_and_again(work: Callable[[], Awaitable[None]], name: str) -> None:

@@ -16,6 +16,7 @@ import pytest
 import websockets
 
 from relay_tornado import app
+from relay_tornado.admin.housekeeping import Housekeeping
 from relay_tornado.app import Relay
 from relay_tornado.engine import open_administration
 from relay_tornado.errors import Locked, NewerSchema, StartupError
@@ -23,10 +24,13 @@ from relay_tornado.forwarding.forwarding import Forwarding
 from relay_tornado.gauges import ConsumerLevels
 from relay_tornado.handlers.site import Site
 from relay_tornado.log.consumers import Key, Terms
+from relay_tornado.ops.backup_schedule import Backups
 from relay_tornado.registry.sqlite_uses import SqliteUses
+from relay_tornado.search.index import Index
 from relay_tornado.series.series import Series
 from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
+from relay_tornado.storage.maintenance import Maintenance
 from tests.failing import once
 from tests.forwarding.target import Target, once_open
 from tests.handlers.raw import TIMEOUT, Raw, request
@@ -372,6 +376,27 @@ async def test_a_request_that_is_out_keeps_nobody_out(tmp_path: Path) -> None:
         await relay.stop()
         assert sorted(slow.bodies) == [b"one", b"three", b"two"]
         assert other.bodies == [b"three"]
+
+
+@pytest.mark.gen_test
+async def test_what_can_be_left_for_the_next_start_ends_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While senders are still served: it may take long to end, and then keeps them waiting."""
+    served: dict[str, bool] = {}
+
+    def endless(name: str) -> Callable[..., Any]:
+        async def run(_: object) -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                served[name] = bool(relay._site and relay._site.listener._sockets)
+
+        return run
+
+    for kind in (Maintenance, Housekeeping, Backups, Index):
+        monkeypatch.setattr(kind, "run", endless(kind.__name__))
+    relay = await started(tmp_path / "data", backup_dir=tmp_path / "backups")
+    await relay.stop()
+    assert served == {"Maintenance": True, "Housekeeping": True, "Backups": True, "Index": True}
 
 
 @pytest.mark.gen_test

@@ -352,13 +352,16 @@ class Index:
             raise
 
     async def _close(self) -> None:
+        """Closes the file at once: what is being indexed is rolled back, and the WAL stays for the next `_open`."""
         self._whole = False
         self._state = State()
-        connections = [each for each in (self._writer, self._reader) if each is not None]
+        # The reader last: the last connection would copy the WAL into the file if it could write.
+        connections = [each for each in (self._reader, self._writer) if each is not None]
         self._reader = self._writer = None
         try:
             async with AsyncExitStack() as closing:  # both, even if one raises: an open one's thread keeps the process
                 for connection in connections:
+                    connection.interrupt()
                     closing.push_async_callback(connection.close)
         except sqlite3.Error as error:
             _log.warning("search_index_not_closed", reason=str(error))

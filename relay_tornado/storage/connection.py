@@ -48,6 +48,9 @@ _BEGINS = 10.0
 
 _JOIN = 2.0
 
+_INTERRUPT = 0.02
+"""Seconds between two interrupts of a connection that is to be closed: each ends the one statement that is running."""
+
 
 class Connection:
     """A connection and its thread. Functions run in the order of their calls."""
@@ -57,6 +60,7 @@ class Connection:
         self._thread = thread
         self._raw = raw
         self._closed = False
+        self._interrupting: asyncio.TimerHandle | None = None
 
     @classmethod
     async def writer(cls, path: Path, factory: Factory = sqlite3.Connection) -> Connection:
@@ -132,6 +136,15 @@ class Connection:
         and nothing may be running on the thread. Raises what the function raises."""
         return function(self._raw)
 
+    def interrupt(self) -> None:
+        """Breaks off what is running and what waits, until the connection is closed: statements raise
+        sqlite3.OperationalError, and a transaction is rolled back. May be repeated."""
+        if self._interrupting is not None:
+            self._interrupting.cancel()
+        with suppress(sqlite3.ProgrammingError):  # it is closed
+            self._raw.interrupt()
+            self._interrupting = asyncio.get_running_loop().call_later(_INTERRUPT, self.interrupt)
+
     async def close(self) -> None:
         """Waits for what is running, closes the connection and ends the thread. May be repeated. Raises
         sqlite3.Error."""
@@ -142,6 +155,9 @@ class Connection:
             except asyncio.CancelledError:
                 self._thread.join(_JOIN)  # it was told to end, and has to end before the event loop is closed
                 raise
+            finally:
+                if self._interrupting is not None:
+                    self._interrupting.cancel()
 
     def abandon(self) -> None:
         """Closes without `await`, when everything is being cancelled: the thread would keep the process alive.

@@ -241,6 +241,8 @@ class Database:
             if self._syncing is not None:
                 self._syncing.cancel()
                 await asyncio.wait([self._syncing])
+            for reader in readers:  # whoever still reads holds back the WAL, too
+                reader.interrupt()
             await self._writer.close()
             self._readers = []
             for reader in readers:

@@ -102,9 +102,11 @@ class Transactions:
         self._to_witness(lambda _: self._witness.note_copied(None))
         self._overwrite.before_checkpoint()
         self._check_overwrite()  # again, and last: a WAL that is written over behind this look is copied
-        busy, pages, copied = raw.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
-        if self._overwrite.after_checkpoint():
-            self._to_witness(lambda _: self._witness.condemn())
+        try:
+            busy, pages, copied = raw.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+        finally:  # it may have been broken off
+            if self._overwrite.after_checkpoint():
+                self._to_witness(lambda _: self._witness.condemn())
         self._check_overwrite()  # records what the checkpoint has written
         if 0 <= pages == copied:  # all is copied and synced
             self._to_witness(self._witness.note_copied)

@@ -30,8 +30,9 @@ import structlog
 from relay_tornado.errors import NO_DESCRIPTOR, Malformed, NoSpace, RelayError, Unavailable, Unknown
 from relay_tornado.low_memory import try_log, wake
 from relay_tornado.storage.checkpoints import Checkpoints
-from relay_tornado.storage.connection import BUSY_TIMEOUT, Connection, Factory, keep_statements_in_memory
+from relay_tornado.storage.connection import Connection, Factory, keep_statements_in_memory
 from relay_tornado.storage.damage import code_of
+from relay_tornado.storage.location_check import wal_of
 from relay_tornado.storage.overwrite_check import OverwriteCheck
 from relay_tornado.storage.permissions import descriptors_lack
 from relay_tornado.storage.piggyback import Ride, Riders
@@ -54,6 +55,11 @@ _RIDE = 8
 _BRIEF = 100
 """Milliseconds for which a checkpoint that empties the WAL waits for readers: nothing is written meanwhile, and a
 reader in another process may take for ever."""
+
+_LAST = 2.0
+"""Seconds after which the last checkpoint is broken off, and milliseconds for which it waits for other programs
+(`_LAST_WAIT`): senders are refused meanwhile. What it does not copy stays in the WAL for the next start."""
+_LAST_WAIT = 1000
 
 _BROKEN = "the task that writes has failed: see the log, and restart the relay"
 
@@ -410,7 +416,7 @@ class Writer:
             busy, pages, copied = await self._connection.run(lambda raw: self._transactions.copy(raw, mode, patience))
         except Exception as error:  # for lack of memory, for example
             why = str(error) or repr(error)
-            if self._checkpoints.failed(why):
+            if code_of(error) != sqlite3.SQLITE_INTERRUPT and self._checkpoints.failed(why):
                 try_log(_log.warning, "checkpoint_failed", error=why)
             return False
         self._checkpoints.copied(max(pages - copied, 0))
@@ -423,6 +429,10 @@ class Writer:
                 wake(shrunk, whole)
 
     async def _finish(self) -> None:
-        await self._checkpoint("TRUNCATE", BUSY_TIMEOUT)
+        end = asyncio.get_running_loop().call_later(_LAST, self._connection.interrupt)
+        whole = await self._checkpoint("TRUNCATE", _LAST_WAIT)
+        end.cancel()
+        if not whole and not self.misplaced:
+            _log.info("wal_stays", path=str(wal_of(self._path)), hint="the next start needs it, as it does relay.db")
         with contextlib.suppress(sqlite3.Error):
             await self._connection.close()

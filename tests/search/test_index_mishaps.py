@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import sqlite3
+import threading
 from contextlib import closing
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from tests.log.worlds import SqliteWorld, behind
 from tests.search.indexing import at_once as at_once
 from tests.search.indexing import caught_up, fill, indexed, log_test, look
 from tests.search.indexing import world as world
+from tests.storage.jobs import count_for_ever
 from tests.waiting import until
 
 
@@ -223,3 +225,36 @@ async def test_a_reader_that_can_not_be_closed_keeps_no_writer(
     monkeypatch.undo()
     await reader.close()
     await until(lambda: not writer._thread.is_alive(), "the end of its thread")
+
+
+@log_test
+async def test_an_end_waits_for_nothing_that_is_being_indexed(
+    world: SqliteWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a machine without time for it, a step takes many seconds. The next run indexes the same events."""
+    begun = threading.Event()
+
+    def insert(raw: sqlite3.Connection, *_: object) -> None:
+        begun.set()
+        count_for_ever(raw)
+
+    await fill(world, 3)
+    monkeypatch.setattr(file, "insert", insert)
+    async with indexed(world, tmp_path, settled=False):
+        await until(begun.is_set, "a step")
+    monkeypatch.undo()
+    async with indexed(world, tmp_path) as made:
+        await caught_up(made, world)
+        assert await look(made, world, "number") == [3, 2, 1]
+
+
+@log_test
+async def test_an_end_copies_nothing_into_the_file(world: SqliteWorld, tmp_path: Path) -> None:
+    """Its WAL stays for the next run."""
+    await fill(world, 3)
+    async with indexed(world, tmp_path) as made:
+        await caught_up(made, world)
+    assert made.path.with_name(f"{made.path.name}-wal").stat().st_size
+    async with indexed(world, tmp_path) as made:
+        await caught_up(made, world)
+        assert await look(made, world, "number") == [3, 2, 1]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
+from typing import Any
+
+ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000000000) SELECT count(*) FROM n"
 
 
 def put(name: str) -> Callable[[sqlite3.Connection], str]:
@@ -23,3 +26,8 @@ def names(raw: sqlite3.Connection) -> list[str]:
 
 def commits(raw: sqlite3.Connection) -> int:
     return int(raw.execute("SELECT commits FROM meta").fetchone()[0])
+
+
+def count_for_ever(raw: sqlite3.Connection) -> Any:
+    """A read that takes minutes."""
+    return raw.execute(ENDLESS).fetchone()

@@ -235,7 +235,7 @@ def test_a_wal_that_a_reader_holds_back(tmp_path: Path, monkeypatch: pytest.Monk
     """While a program beside the relay reads, nobody waits for it who writes, no page is given back, which would only
     make the WAL longer, and the log says once what holds the space. Then all of it is free by itself."""
     monkeypatch.setattr("relay_tornado.storage.maintenance._URGENT", 0.01)
-    for module in ("connection", "transaction", "writer"):
+    for module in ("connection", "transaction"):
         monkeypatch.setattr(f"relay_tornado.storage.{module}.BUSY_TIMEOUT", 600_000)
 
     def statvfs(path: Path) -> Any:
