@@ -252,7 +252,8 @@ def _keep_running(stack: AsyncExitStack, work: Callable[[], Awaitable[None]], na
     task = asyncio.create_task(_again_and_again(work, name), name=name)
 
     async def end() -> None:
-        task.cancel()
+        if not task.cancelling():  # a second time would break off how it ends
+            task.cancel()
         with suppress(asyncio.CancelledError):
             await task
 
