@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Collection
 
 import structlog
 
+from relay_tornado.admin.growth import Growth
 from relay_tornado.errors import BucketGone, Conflict, RelayError, Unavailable
 from relay_tornado.log.contract import EventLog
 from relay_tornado.log.ledgers import Ledgers
@@ -22,6 +23,8 @@ _logger = structlog.get_logger(__name__)
 
 _KEPT = "it takes no events, and no log is removed"
 _LATER = "it is removed at the next start"
+_LOOK = 0.25
+"""Seconds between two looks whether a log has grown far beyond its retention."""
 _DAMAGED = "the file is damaged: run `relay check`, and restore a backup"
 
 
@@ -48,6 +51,7 @@ class Housekeeping:
         self._registry = registry
         self._interval = settings.retention_interval
         self._clock = RetentionClock(settings.retention_grace)
+        self._growth = Growth(log)
         self._overtaken: dict[BucketId, int] = {}
         """By bucket, how many events were removed that a consumer still needed, since the first warning."""
 
@@ -99,18 +103,41 @@ class Housekeeping:
         over = [token.key for token in self._registry.list("token") if by_age and token.expired(now)]
         left = 0
         buckets = self._registry.list("bucket")
-        for gone in self._overtaken.keys() - {bucket.id for bucket in buckets}:
+        there = {bucket.id for bucket in buckets}
+        self._growth.forget(there)
+        for gone in self._overtaken.keys() - there:
             del self._overtaken[gone]
         for bucket in buckets:
-            try:
-                left += await self._trim(bucket, by_age, over)
-            except BucketGone:
-                continue  # deleted since the list was read
-            except (RelayError, sqlite3.Error) as error:
-                _logger.warning("trim_failed", bucket_id=bucket.id, reason=str(error))
-            except Exception:
-                _logger.exception("trim_failed", bucket_id=bucket.id)
+            left += await self._try_to_trim(bucket, by_age, over)
         return left
+
+    async def trim_grown(self) -> int:
+        """Removes events of the logs that got events since the last call and have grown far beyond their limits on
+        events or bytes; returns the number of events removed. A log can outgrow a disk between two passes."""
+        left = 0
+        for bucket_id in self._growth.take():
+            bucket = self._registry.get("bucket", bucket_id)
+            try:
+                grown = bucket is not None and self._growth.is_due(bucket)
+            except BucketGone:
+                continue
+            if bucket is not None and grown:
+                left += await self._try_to_trim(bucket, False, ())
+        return left
+
+    async def _try_to_trim(self, bucket: Bucket, by_age: bool, over: Collection[str]) -> int:
+        """Does what `_trim` does. If that fails, it is logged."""
+        try:
+            return await self._trim(bucket, by_age, over)
+        except BucketGone:
+            pass  # deleted since its record was read
+        except (RelayError, sqlite3.Error) as error:
+            _logger.warning("trim_failed", bucket_id=bucket.id, reason=str(error))
+        except Exception:
+            _logger.exception("trim_failed", bucket_id=bucket.id)
+        finally:
+            self._growth.trimmed(bucket.id)
+        return 0
 
     async def _expire(self) -> None:
         """Removes expired buckets, with the same care about the clock as for events: not soon after a start, nor while
@@ -177,13 +204,26 @@ class Housekeeping:
             _logger.info("consumers_overtaken_no_more", bucket_id=bucket.id, bucket=bucket.name, events=events)
 
     async def run(self) -> None:
-        """Runs a pass every interval until cancelled; a pass that fails is logged."""
-        while True:
-            await asyncio.sleep(self._interval)
-            try:
-                left = await self.trim_all()
-            except Exception:
-                _logger.exception("housekeeping_failed")
-            else:
+        """Runs a pass every interval until cancelled, and trims logs that outgrow their limits meanwhile; a pass that
+        fails is logged."""
+        watch = self._log.watch(None, self._growth.came)
+        try:
+            while True:
+                left = await self._wait()
+                try:
+                    left += await self.trim_all()
+                except Exception:
+                    _logger.exception("housekeeping_failed")
                 if left:
                     _logger.info("events_left", count=left)
+        finally:
+            watch.close()
+
+    async def _wait(self) -> int:
+        """Waits for the next pass; returns how many events were removed meanwhile."""
+        loop, left = asyncio.get_running_loop(), 0
+        end = loop.time() + self._interval
+        while (seconds := end - loop.time()) > 0:
+            await asyncio.sleep(min(seconds, _LOOK))
+            left += await self.trim_grown()
+        return left

@@ -35,6 +35,13 @@ class Extent(NamedTuple):
     newest_at: float | None
 
 
+class Held(NamedTuple):
+    """How many events a log holds, and their bytes."""
+
+    events: int
+    bytes: int
+
+
 class Watch(Protocol):
     """A registration for wakes, valid until it is closed."""
 
@@ -93,6 +100,9 @@ class EventLog(Protocol):
 
     def begin(self, bucket_id: BucketId) -> int:
         """See `Bounds.begin`. Does no I/O. Raises BucketGone."""
+
+    def held(self, bucket_id: BucketId) -> Held:
+        """How much the log holds. Does no I/O. Raises BucketGone."""
 
     async def extents(self, bucket_ids: Collection[BucketId]) -> Mapping[BucketId, Extent]:
         """The extents of these logs; missing logs are left out. Raises Unavailable."""

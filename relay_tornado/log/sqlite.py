@@ -21,7 +21,7 @@ from relay_tornado.ids import new_epoch
 from relay_tornado.log import reclaim, rows
 from relay_tornado.log.appends import Appends
 from relay_tornado.log.batch import Plan
-from relay_tornado.log.contract import Done, Extent, Outline
+from relay_tornado.log.contract import Done, Extent, Held, Outline
 from relay_tornado.log.ephemeral import Ephemeral, EphemeralEvents
 from relay_tornado.log.importing import Import
 from relay_tornado.log.loading import Loaded, load, renew
@@ -254,6 +254,10 @@ class SqliteEventLog:
 
     def begin(self, bucket_id: BucketId) -> int:
         return self._state(bucket_id).epochs[0].from_seq
+
+    def held(self, bucket_id: BucketId) -> Held:
+        state = self._state(bucket_id)
+        return Held(state.head - state.first + 1, state.bytes)
 
     async def extents(self, bucket_ids: Collection[BucketId]) -> Mapping[BucketId, Extent]:
         states = [self._logs[bucket_id] for bucket_id in bucket_ids if bucket_id in self._logs]

@@ -10,6 +10,7 @@ from unittest.mock import AsyncMock
 import pytest
 from structlog.testing import capture_logs
 
+from relay_tornado.admin import growth, housekeeping
 from relay_tornado.errors import BucketGone, Unavailable
 from relay_tornado.ids import new_epoch, new_uuid
 from relay_tornado.log.consumers import Key, Kind, Terms
@@ -17,6 +18,7 @@ from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.log.retention_clock import RetentionClock
 from relay_tornado.model import UNTIL_IT_ENDS, Bucket, Retention
 from tests.admin.world import OpenWorld, World, event, sqlite_world
+from tests.waiting import until
 
 
 @pytest.mark.gen_test
@@ -341,6 +343,58 @@ async def test_housekeeping_goes_on(open_world: OpenWorld) -> None:
         with pytest.raises(asyncio.CancelledError):
             await task
         assert (await world.log.bounds(bucket.id)).first == 4
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("limit", ["max_bytes", "max_events"])
+async def test_a_log_that_outgrows_its_limit_is_trimmed_between_two_passes(
+    open_world: OpenWorld, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    """Senders may fill a disk in the time from one pass to the next."""
+    monkeypatch.setattr(housekeeping, "_LOOK", 0.001)
+    monkeypatch.setattr(growth, "_MUCH", 3 * event().size)
+    async with open_world(retention_interval=3600.0) as world:
+        most = {"max_bytes": 2 * event().size, "max_events": 2}[limit]
+        bucket = await world.administration.create_bucket("orders", retention={limit: most})
+        other = await world.administration.create_bucket("other")
+        task = asyncio.create_task(world.administration.housekeeping.run())
+        await asyncio.sleep(0)
+        for _ in range(4):
+            await world.log.append(bucket.id, event())
+            await world.log.append(other.id, event())
+        await until(lambda: world.log.held(bucket.id).events == 2)
+        task.cancel()
+        await asyncio.wait([task])
+        assert (world.log.held(bucket.id).events, world.log.held(other.id).events) == (2, 4)
+
+
+@pytest.mark.gen_test
+async def test_a_log_is_looked_at_again_once_it_has_grown(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not at each event, where consumers keep it beyond its limit, and not without new events."""
+    monkeypatch.setattr(growth, "_MUCH", 3 * event().size)
+    bucket = await world.administration.create_bucket("waiting", retention=WAITING)
+    await consumer(world, bucket, 0)
+    looked: list[str] = []
+    trim = world.log.trim
+
+    async def counted(bucket_id: str, keep: Retention, floor: int | None) -> int:
+        looked.append(bucket_id)
+        return await trim(bucket_id, keep, floor)
+
+    world.log.trim = counted  # type: ignore[method-assign]
+    keeper = world.administration.housekeeping
+    came = world.log.watch(None, keeper._growth.came)
+    counts = []
+    for _ in range(12):
+        await world.log.append(bucket.id, event())
+        assert await keeper.trim_grown() == 0
+        counts.append(len(looked))
+    assert counts == [0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3]
+    assert await keeper.trim_grown() == 0
+    assert len(looked) == 3
+    await world.administration.delete_bucket("waiting", force=True)
+    assert await keeper.trim_grown() == 0
+    came.close()
 
 
 WAITING = {"max_age": None, "max_events": 1, "max_bytes": None, "wait_for_consumers": True}

@@ -15,7 +15,7 @@ import msgspec
 from relay_tornado.errors import BucketGone, CursorLost, RelayError, Unavailable
 from relay_tornado.ids import new_epoch
 from relay_tornado.log.batch import Entry, plan
-from relay_tornado.log.contract import Done, Extent, Outline
+from relay_tornado.log.contract import Done, Extent, Held, Outline
 from relay_tornado.log.ephemeral import Ephemeral, EphemeralEvents
 from relay_tornado.log.importing import Import
 from relay_tornado.log.state import LogState, age_limit, excess_bytes, keep_from_count
@@ -175,6 +175,10 @@ class MemoryEventLog:
 
     def begin(self, bucket_id: BucketId) -> int:
         return self._log(bucket_id).epochs[0].from_seq
+
+    def held(self, bucket_id: BucketId) -> Held:
+        log = self._log(bucket_id)
+        return Held(len(log.events), log.bytes)
 
     async def extents(self, bucket_ids: Collection[BucketId]) -> Mapping[BucketId, Extent]:
         found = {}

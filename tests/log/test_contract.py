@@ -433,8 +433,11 @@ async def test_single_events_are_picked(world: World) -> None:
 
 @log_test
 async def test_how_much_a_log_holds(world: World) -> None:
-    """Its bytes, and when its oldest and newest event were received; nothing of one that is gone."""
+    """Its events and bytes, and when its oldest and newest event were received; nothing of one that is gone."""
     await make(world.log)
+    assert world.log.held("b") == (0, 0)
+    with pytest.raises(BucketGone):
+        world.log.held("nobody")
     assert dict(await world.log.extents(["b", "nobody"])) == {"b": Extent(0, None, None)}
     for _ in range(3):
         await world.log.append("b", event(b"body"))
@@ -442,6 +445,7 @@ async def test_how_much_a_log_holds(world: World) -> None:
     events = await world.log.read("b", 1, 10, MANY)
     extent = (await world.log.extents(["b"]))["b"]
     assert extent == Extent(sum(each.size for each in events), events[0].received_at, events[-1].received_at)
+    assert world.log.held("b") == (2, extent.bytes)
     await world.log.trim("b", Retention(None, 1, None), None)
     extent = (await world.log.extents(["b"]))["b"]
     assert extent == Extent(events[-1].size, events[-1].received_at, events[-1].received_at)
