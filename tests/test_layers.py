@@ -17,7 +17,20 @@ PACKAGE = Path(__file__).parent.parent / "relay_tornado"
 ARCHITECTURE = (PACKAGE.parent / "docs" / "architecture.md").read_text()
 
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"model", "errors", "ids", "settings", "counters", "ranges", "consumer_changes", "low_memory", "pieces"}),
+    frozenset(
+        {
+            "model",
+            "errors",
+            "ids",
+            "settings",
+            "counters",
+            "ranges",
+            "consumer_changes",
+            "lateness",
+            "low_memory",
+            "pieces",
+        }
+    ),
     frozenset({"wire", "rate_limits", "proxy_trust"}),
     frozenset({"subject", "signatures", "patterns"}),
     frozenset({"rules"}),

@@ -34,6 +34,7 @@ from relay_tornado.delivery.in_flight import Item, Member
 from relay_tornado.delivery.outlet import Lane
 from relay_tornado.delivery.selection import Copies
 from relay_tornado.delivery.shared import Shared
+from relay_tornado.lateness import extension
 from relay_tornado.log.consumers import Key
 from relay_tornado.log.ledgers import EPHEMERAL, Ledger
 from relay_tornado.log.lineage import epoch_at
@@ -77,6 +78,9 @@ class Group:
         self._gap = ledger.gap
         self._place = Place(self, ledger.key.bucket_id, ledger.progress.floor, epoch)
         self._timer = Timer(self._tick)
+        self._due = self._patient_until = 0.0
+        """When the timer is due, and until when no event times out, as the loop was late."""
+        self._spared = False
         self._loop = asyncio.get_running_loop()
         self._unwatch: Callable[[], object] | None = None
 
@@ -359,7 +363,7 @@ class Group:
         now = self._loop.time()
         when = now + _LONGEST
         for item in self._out.values():
-            when = min(when, item.since + self.ledger.terms.ack_wait)
+            when = min(when, max(item.since + self.ledger.terms.ack_wait, self._patient_until))
             break
         if self._waiting and self._ready():
             when = min(when, now + _LOOK)
@@ -367,6 +371,7 @@ class Group:
             when = min(when, now + due - self._shared.ledgers.clock())
         when = max(when, now + _SOONEST)
         if self._timer.at is None or self._timer.at > when:
+            self._due = when
             self._timer.set(when)
 
     def _tick(self) -> None:
@@ -378,8 +383,16 @@ class Group:
                 self._arm()
 
     def _time_out(self) -> None:
-        """Takes back the events whose `ack_wait` is over."""
-        end = self._loop.time() - self.ledger.terms.ack_wait
+        """Takes back the events whose `ack_wait` is over. If the loop is late, their acks may not be read yet."""
+        ack_wait, at = self.ledger.terms.ack_wait, self._loop.time()
+        if at < self._patient_until:
+            return
+        more = 0.0 if self._spared else extension(at - self._due, ack_wait)
+        self._spared = more > 0.0  # not twice in a row, however slow the loop is
+        if more:
+            self._patient_until = at + more
+            return
+        end = at - ack_wait
         now = self._shared.ledgers.clock()
         while self._out:
             item = next(iter(self._out.values()))

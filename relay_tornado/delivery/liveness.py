@@ -16,6 +16,8 @@ flags, 24 numbers of 32 bits and two of 64."""
 
 _LOOKS: Final = 8
 """How often a client is looked at within the timeout; so it is found to be stuck at most an eighth too late."""
+_LATE: Final = 4
+"""A look is late if it comes later than its time by more than such a part of the time between two looks."""
 
 
 def acknowledged(connection: socket.socket) -> int | None:
@@ -30,13 +32,14 @@ def acknowledged(connection: socket.socket) -> int | None:
 class Liveness:
     """One client's signs of life. Times are seconds of a monotonic clock."""
 
-    __slots__ = ("_acknowledged", "_asked", "_last", "_timeout", "due")
+    __slots__ = ("_acknowledged", "_asked", "_last", "_spared", "_timeout", "due")
 
     def __init__(self, timeout: float, now: float) -> None:
         self._timeout = timeout
         self._last = now
         self._acknowledged = 0
         self._asked: float | None = None
+        self._spared = False
         self.due = now + timeout / _LOOKS
         """When `stuck` is to be called next."""
 
@@ -51,11 +54,17 @@ class Liveness:
             self._asked = now
 
     def stuck(self, now: float, acknowledged: int | None) -> bool:
-        """Whether there was no sign of life within the timeout, and a ping had a quarter of it to be answered."""
-        self.due = now + self._timeout / _LOOKS
+        """Whether there was no sign of life within the timeout, and a ping had a quarter of it to be answered. A look
+        that comes late finds none, since what the client sent may not be read yet; the next one is after an eighth."""
+        pause = self._timeout / _LOOKS
+        late = now - self.due > pause / _LATE
+        self.due = now + pause
         if acknowledged is not None and acknowledged > self._acknowledged:
             self._acknowledged = acknowledged
             self.heard(now)
+        self._spared = late and not self._spared  # not twice in a row, however slow the loop is
+        if self._spared:
+            return False
         if self._asked is None or now - self._asked < self._timeout / 4:
             return False
         return now - self._last >= self._timeout

@@ -17,6 +17,7 @@ from typing import Final, Literal, NamedTuple, TypeAlias, cast
 
 import h11
 
+from relay_tornado import lateness
 from relay_tornado.low_memory import Timer
 from relay_tornado.model import KIB, MIB
 from relay_tornado.outgoing.dialling import connect
@@ -98,12 +99,12 @@ class Transport:
     async def send(
         self, head: bytes, body: bytes, destination: Destination, *, method: str, verify: bool, timeout: float
     ) -> Answer:
-        """Sends a request. `head` ends with the empty line; `timeout` is in seconds for the whole exchange. Raises
-        Unanswered, and the resolver's errors."""
+        """Sends a request. `head` ends with the empty line; `timeout` is in seconds for the whole exchange,
+        see `lateness`. Raises Unanswered, and the resolver's errors."""
         key = (destination.scheme, destination.host, destination.port, verify)
         connection: _Connection | None = None
         try:
-            async with asyncio.timeout(timeout):
+            async with lateness.timeout(timeout):
                 while True:
                     connection = self._warm(key)
                     if connection is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -15,7 +15,7 @@ from relay_tornado.delivery.group import Group
 from relay_tornado.low_memory import watch_timers
 from relay_tornado.model import Event
 from relay_tornado.wire import control
-from tests.delivery.virtual import day, virtual_test
+from tests.delivery.virtual import VirtualLoop, day, virtual_test
 from tests.delivery.virtual import event_loop as event_loop
 from tests.delivery.workers import KEY, floor, held_up, later, outputs, parked, stocked, worker, world_of
 from tests.delivery.world import TOKEN, World, quiet, until
@@ -62,6 +62,26 @@ async def test_unacked_events_go_to_another() -> None:
     assert len(stuck.seqs) == 6
     assert not stuck.ack(1), "it was given to another"
     assert await floor(world) == 6
+
+
+@virtual_test
+async def test_a_loop_that_stood_still_takes_nothing_back_at_once() -> None:
+    """The acks may be in the socket: with a limit on tries it would make dead letters of what was done in time."""
+    world = world_of()
+    await world.bucket()
+    one = await worker(world, ack_wait=30, max_deliver=2)
+    await world.append(3)
+    await until(lambda: one.seqs == [1, 2, 3])
+    await asyncio.sleep(1)
+    cast(VirtualLoop, asyncio.get_running_loop()).passed += 60
+    await quiet()
+    assert one.ack(1)
+    await asyncio.sleep(29)
+    assert one.ack(2)
+    assert one.tries() == [(1, 1), (2, 1), (3, 1)]
+    await asyncio.sleep(2)
+    await quiet()
+    assert one.tries()[3:] == [(3, 2)], "it comes again all the same"
 
 
 @virtual_test

@@ -51,6 +51,19 @@ def test_a_stuck_client_is_found_in_time() -> None:
     assert 40.0 <= now <= 45.0
 
 
+def test_a_look_that_comes_late_finds_nobody_stuck() -> None:
+    """What the client has sent while the loop stood still is not read yet. One late look after another is judged."""
+    liveness = Liveness(40.0, 0.0)
+    liveness.asked(0.0)
+    assert not liveness.stuck(70.0, 0)
+    assert liveness.due == 75.0
+    liveness.heard(70.1)
+    assert not liveness.stuck(75.0, 0)
+    liveness.asked(75.0)
+    assert not liveness.stuck(120.0, 0)
+    assert liveness.stuck(170.0, 0)
+
+
 def test_what_the_other_side_acknowledged() -> None:
     """It grows with what the other side's kernel takes, and stands still when that takes no more."""
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:

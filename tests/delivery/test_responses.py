@@ -2,7 +2,7 @@
 
 import asyncio
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -11,6 +11,7 @@ from relay_tornado.errors import Invalid, NotFound, Unavailable
 from relay_tornado.ids import parse_id
 from relay_tornado.model import Appended, Bucket, Event, Input, Output, Result, Retention
 from relay_tornado.wire.answers import Answer
+from tests.delivery.virtual import VirtualLoop, run
 from tests.delivery.world import TOKEN, World, quiet
 from tests.failing import lose_timers
 from tests.log.memory_results import MemoryResults
@@ -116,6 +117,26 @@ async def test_nobody_answers(lost: bool, monkeypatch: pytest.MonkeyPatch) -> No
     desk.wait(1, duplicate=True)
     await quiet()
     assert [each.body for each in desk.answers[1:]] == [b"late"]
+
+
+def test_an_answer_that_is_read_late_is_in_time() -> None:
+    """The loop stood still, as on a machine that was suspended: the answer may have come long before."""
+
+    async def test() -> None:
+        desk = Desk(wait=10.0)
+        await desk.open()
+        await desk.world.append(2)
+        for seq in (1, 2):
+            desk.wait(seq)
+        await quiet()
+        cast(VirtualLoop, asyncio.get_running_loop()).passed += 60
+        await quiet()
+        await desk.respond("1", result(200, b"in time"))
+        assert [each.body for each in desk.answers] == [b"in time"]
+        await asyncio.sleep(11)
+        assert [each.status for each in desk.answers] == [200, 504]
+
+    run(test)
 
 
 @pytest.mark.gen_test

@@ -69,6 +69,26 @@ async def send(made: Transport, url: str, body: bytes = b"", method: str = "POST
     return await made.send(head, body, parse(url), method=method, **options)
 
 
+@pytest.mark.gen_test
+async def test_a_loop_that_stood_still_takes_no_answer_for_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine that was suspended: the answer is in the socket, and nobody has read it."""
+    loop = asyncio.get_running_loop()
+    real, passed = loop.time, 0.0
+    monkeypatch.setattr(loop, "time", lambda: real() + passed)
+
+    async def pause(got: Got) -> bytes:
+        nonlocal passed
+        passed += 60.0
+        for _ in range(9):
+            await asyncio.sleep(0)
+        return b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+
+    async with Target() as target, transport() as made:
+        target.answers = pause
+        assert (await send(made, target.url)).status == 200
+        monkeypatch.undo()
+
+
 class _Paced(asyncio.Transport):
     """A transport that sends nothing. `reads`: whether it may be read from."""
 

@@ -183,6 +183,14 @@ def test_ten_seconds_to_authenticate() -> None:
     assert "auth" in effects[-1].reason  # type: ignore[union-attr]
 
 
+def test_who_is_not_read_in_time_has_more_time_to_authenticate() -> None:
+    """The relay was late, and the message may be in the socket; once, and as long as it was late."""
+    session = Session(SETTINGS, 100.0)
+    assert session.tick(113.0, nothing_moved) == ()
+    assert session.due == 116.0
+    assert closing(session.tick(150.0, nothing_moved)) == CloseCode.TOO_SLOW
+
+
 def test_who_authenticates_has_all_the_time() -> None:
     """The deadline is for auth alone."""
     session = authenticated()

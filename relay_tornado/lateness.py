@@ -1,0 +1,36 @@
+"""Time limits for others that a late event loop does not shorten.
+
+The loop is late if the machine was suspended, the process was stopped, or there was no processor time. What others sent
+in time is then still in the sockets, and would be taken for missing. So a limit that ends late by more than `LATE` is
+extended, once: also a loop that is late every time comes to an end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+LATE: Final = 0.1
+"""Seconds by which a busy loop may be late. An extension costs little, as it is as long as the loop was late."""
+
+
+def extension(late: float, limit: float) -> float:
+    """By how many seconds a limit of `limit` seconds is extended whose end came so many seconds late; 0 if that was in
+    time. As long as it was late, since other machines send again what a suspended one has missed; `limit` at most."""
+    return min(late, limit) if late > LATE else 0.0
+
+
+@asynccontextmanager
+async def timeout(seconds: float) -> AsyncIterator[None]:
+    """As `asyncio.timeout`: raises TimeoutError if the body takes longer, and the loop was not late."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + seconds
+    async with asyncio.timeout(None) as limit:
+        # A limit with an end would be over at once if the loop is late.
+        handle = loop.call_at(end, lambda: limit.reschedule(loop.time() + extension(loop.time() - end, seconds)))
+        try:
+            yield
+        finally:
+            handle.cancel()
