@@ -6,9 +6,10 @@ here: what can't be read is None.
 
 The payload is JSON if the body begins like an object or an array, whatever the Content-Type is (curl's default is
 wrong). Otherwise it is a form of at most 1 MiB, if the Content-Type is application/x-www-form-urlencoded. JSON is
-opened one level at a time, without building what is below it, so a path through a body costs about a microsecond a
-kilobyte, and opened levels are kept. Two limits hold for hostile bodies. A level of more than 256 KiB is not turned
-into objects: it is searched for one name at a time, which needs no memory. JSON that is nested deeper than a parser in
+opened one level at a time, without building what is below it, so a level of a path costs about a microsecond a
+kilobyte, and opened levels are kept. Three limits hold for hostile bodies. A level of more than 256 KiB is not turned
+into objects: it is searched for one name at a time, which needs no memory. A path through more than ten such levels
+leads to nothing. JSON that is nested deeper than a parser in
 Python can go is not read: some 1,000 levels up to Python 3.13; from 3.14 on as many as fit on the stack, tens of
 thousands in its usual 8 MiB.
 """
@@ -36,6 +37,9 @@ _FORM: Final = 1 << 20
 
 _OPENED: Final = 256 * 1024
 """Bytes of the largest JSON object or array that is turned into Python objects."""
+
+_LARGE_LEVELS: Final = 10
+"""The most levels above that size that a path leads through: each costs a search in all that is left of the body."""
 
 _INDEX: Final = 999
 """The last element of an array that a path can name."""
@@ -114,7 +118,11 @@ class Subject:
     def _find(self, name: str) -> bytes | None:
         at, rest = "", name
         level = self._level(at, None)
+        large = 0
         while level is not None:
+            large += isinstance(level, _Searched)
+            if large > _LARGE_LEVELS:
+                return None
             value = level.get(rest)
             if value is not None:
                 return _text(value)

@@ -213,6 +213,17 @@ def test_nothing_that_is_sent_raises(body: bytes, headers: bytes, query: bytes, 
     assert seen.remote is None or seen.remote == seen.remote
 
 
+@pytest.mark.parametrize("levels", [10, 11])
+def test_a_path_leads_through_few_large_levels(levels: int) -> None:
+    """Each costs a search in the rest of the body: a hostile one of 3 MB could cost seconds. Small ones are not
+    counted."""
+    within = b'{"a":' * 200 + b"1" + b"}" * 200
+    outer = levels - 1
+    seen = subject(b'{"a":' * outer + b'{"big":"' + b" " * 300_000 + b'","a":' + within + b"}" * levels)
+    found = seen.payload(".".join("a" * (levels + 200)))
+    assert found == (b"1" if levels == 10 else None)
+
+
 def test_a_large_level_costs_no_memory() -> None:
     """A name in 3 MB of hostile keys or elements is found without an object for each of them."""
     keys = b"{" + b",".join(b'"%x":0' % number for number in range(250_000)) + b',"z":{"y":"found"}}'
