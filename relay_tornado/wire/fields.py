@@ -127,12 +127,15 @@ class HeaderValues(fields.Field[list[str]]):
 
 
 class Headers(fields.Dict):
-    """A JSON object from header names to values as `values` reads them, or null."""
+    """A JSON object from header names to values as `values` reads them, or null. Some clients, such as those in PHP,
+    write an empty object as an empty list."""
 
     def __init__(self, values: HeaderValues | None = None, **kwargs: Any) -> None:
         super().__init__(keys=fields.String(), values=values or HeaderValues(), allow_none=True, **kwargs)
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        if value == []:
+            value = {}
         if isinstance(value, dict):
             held = sum(len(each) if isinstance(each, list) else 1 for each in value.values())
             if held > MAX_HEADERS:

@@ -96,16 +96,6 @@ class _Values(HeaderValues):
         return super()._deserialize(values, attr, data, **kwargs)
 
 
-class _ResponseHeaders(Headers):
-    """Headers of an answer; some clients, such as those in PHP, write none as an empty list."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(_Values(allow_none=True), **kwargs)
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
-        return super()._deserialize({} if value == [] else value, attr, data, **kwargs)
-
-
 def _text(value: Any) -> Any:
     return json.dumps(value) if isinstance(value, bool | int | float) else value
 
@@ -148,10 +138,11 @@ class AnswerBody(Schema):
     response_body = _Bytes(
         metadata=described("Base64, also in lines (what does not decode is taken as it is), or a list of bytes.")
     )
-    response_headers = _ResponseHeaders(
+    response_headers = Headers(
+        _Values(allow_none=True),
         metadata=described(
             f"By header name, a text, a number, true or false, or a list of these; at most {MAX_HEADERS} values."
-        )
+        ),
     )
     duration_ms = _Lenient(metadata=described("How many milliseconds the answer took."))
     retries = _Lenient(metadata=described("The number of attempts before this one."))

@@ -122,7 +122,11 @@ class ForgetQuery(Schema):
 class LogQuery(Schema):
     bucket = query("The bucket's name or id; if absent, every bucket of the token.")
     output = query("An output's id, or with `bucket` its name: only this output's copies.")
-    status = one_of("Only events whose newest delivery has this status.", *STATUSES)
+    status = one_of(
+        "Only events whose newest delivery has this status. No event is `preparing`, another one of the original's.",
+        *STATUSES,
+        "preparing",
+    )
     limit = QueryNumber("The most events to return; 0 means 50, more than 500 means 500.", load_default=0)
     offset = QueryNumber("How many events to skip.", most=10_000, load_default=0)
     cursor = query("`next_cursor` of the page before.")

@@ -79,6 +79,8 @@ def before_load_schema(context: Any, raw_schema: dict[str, Any]) -> None:
         schemas[name]["properties"]["process_policy"] = {"enum": ["", "skip", "force", None]}
     for name in ("OutputUpdate", "NewOutput"):
         schemas[name]["properties"]["rules"]["anyOf"].append({"type": "array", "maxItems": 0})
+    for name in ("InputUpdate", "NewInput", "OutputUpdate", "NewOutput"):
+        schemas[name]["properties"]["headers"] |= {"type": ["object", "array", "null"], "maxItems": 0}
     schemas["Rules"] = {"type": "object"}  # what a match does not need is not checked
     schemas["AnswerRequest"]["properties"] |= LENIENT
     schemas["AnswerRequest"]["else"] = {

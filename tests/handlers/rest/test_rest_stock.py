@@ -199,6 +199,22 @@ async def test_null_is_left_out(here: World) -> None:
 
 
 @pytest.mark.gen_test
+async def test_no_headers_as_a_list(here: World) -> None:
+    """PHP writes an empty object so. A list that is not empty is none."""
+    await here.bucket("orders")
+    for parts in ("inputs", "outputs"):
+        path = f"/v1/buckets/orders/{parts}"
+        made = await here.call("POST", path, {"headers": []})
+        assert (made.status, made.document["headers"]) == (201, {}), made.document
+        changed = await here.call("PUT", f"{path}/{made.document['id']}", {"headers": {"X-A": ["1"]}})
+        assert (changed.status, changed.document["headers"]) == (200, {"X-A": ["1"]})
+        changed = await here.call("PUT", f"{path}/{made.document['id']}", {"headers": []})
+        assert (changed.status, changed.document["headers"]) == (200, {})
+        refused = await here.call("PUT", f"{path}/{made.document['id']}", {"headers": ["X-A"]})
+        assert (refused.status, refused.document["field"]) == (400, "headers")
+
+
+@pytest.mark.gen_test
 async def test_an_auth_as_the_original_shows_it(here: World) -> None:
     """It has an id and times of its own there."""
     auth = {"id": "a", "type": "basic", "username": "u", "password": "p", "token": ""}
@@ -339,6 +355,8 @@ async def test_queries_that_do_not_fit(here: World) -> None:
         assert (answer.status, answer.document.get("field")) == (400, field), path
     listed = await here.call("GET", "/v1/logs?bucket=orders&limit=&offset=&from=&to=&status=")
     assert (listed.status, listed.document["total"]) == (200, 1)
+    preparing = await here.call("GET", "/v1/logs?bucket=orders&status=preparing")  # one of the original's
+    assert (preparing.status, preparing.document["total"]) == (200, 0)
     later = await here.call("GET", "/v1/logs?bucket=orders&from=2999-01-01T00:00:00Z")
     assert (later.status, later.document["total"]) == (200, 0)
     drained = await here.call("GET", "/v1/events?bucket=orders&limit=&max_age=24h")
