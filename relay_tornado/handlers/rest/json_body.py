@@ -21,6 +21,8 @@ MAX_VALUES: Final = 600_000
 
 _LEAST, _MOST = -(2**63), 2**63 - 1
 _TEXT: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+_HALF: Final = re.compile(rb"\\(?:(u[dD][89abAB][0-9a-fA-F]{2})(?=[^\\]|\\[^u])|.)", re.DOTALL)
+"""An escape in a text. Its group is the first half of a surrogate pair whose second half does not follow."""
 
 
 def parse(body: bytes, content_type: str) -> dict[str, Any]:
@@ -96,6 +98,10 @@ def _reason(error: Exception, body: bytes) -> str:
     if isinstance(error, UnicodeDecodeError):
         return f"it is not UTF-8{_where_not_utf8(body)}"
     if str(error) == "Input data was truncated":
+        # msgspec says that, too, if fewer bytes than the second half takes follow the first.
+        half = next((each for each in _HALF.finditer(body) if each[1]), None)
+        if half is not None:
+            return f"{half[0].decode()} is half of a surrogate pair (byte {half.start()})"
         return f"it ends too early (byte {len(body)})"
     text = str(error).removeprefix("JSON is malformed: ")
     return text[:1].lower() + text[1:]

@@ -127,6 +127,11 @@ async def test_bodies(here: World, body: bytes, content_type: str | None, status
         (b'{"name": a}', "invalid character (byte 9)"),
         (b" [1,]", "trailing comma in array (byte 4)"),
         (b'{"name": "n"', "it ends too early (byte 12)"),
+        (b'{"name": "\\ud83d\\ude00 \\\\ud83d', "it ends too early (byte 30)"),
+        (b'{"name": "\\ud83d\\ude0', "it ends too early (byte 21)"),
+        (b'{"name": "\\ud83d\\ude00 \\ud83d!"}', "\\ud83d is half of a surrogate pair (byte 23)"),
+        (b'{"name": "\\uD83D\\n"}', "\\uD83D is half of a surrogate pair (byte 10)"),
+        (b'{"name": "\\ud83d"}', "\\ud83d is half of a surrogate pair (byte 10)"),
         (b'{"name": "\xff"}', "it is not UTF-8 (byte 10)"),
     ],
 )
