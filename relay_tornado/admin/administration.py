@@ -19,7 +19,7 @@ from relay_tornado.admin.housekeeping import Housekeeping
 from relay_tornado.admin.imports import take
 from relay_tornado.admin.inputs import find_input, with_changed_input, with_new_input, without_input
 from relay_tornado.admin.logs import Logs
-from relay_tornado.admin.lookup import find_part
+from relay_tornado.admin.lookup import find_part, nowhere
 from relay_tornado.admin.outputs import (
     find_output,
     with_changed_output,
@@ -288,6 +288,8 @@ class Administration:
     def _find_part(self, reference: str, bucket: str | None, kind: str) -> tuple[Bucket, Any]:
         buckets = self.list_buckets() if bucket is None else [self.find_bucket(bucket)]
         found = find_part(buckets, kind, reference, within=bucket is not None)
+        if found is None and bucket is None:
+            raise nowhere(kind, reference)
         if found is None:
             raise NotFound(f"there is no {kind} {reference[:100]!r}: `relay bucket show` prints the {kind}s' ids")
         return found

@@ -45,6 +45,14 @@ def find_part(
     return None
 
 
+def nowhere(kind: str, reference: str) -> NotFound:
+    """The error for an input or output (`kind`) that no bucket has. A name is only looked for in a bucket."""
+    return NotFound(
+        f"there is no {kind} with the id {reference[:100]!r}: `relay {kind} list` shows which there are; a name needs "
+        "its bucket, too (--bucket)"
+    )
+
+
 def part_of(bucket: Bucket, kind: str, parts: Sequence[_Part], reference: str) -> _Part:
     """The bucket's part (`kind`: "input" or "output") with this id, from `parts`. Raises NotFound; if the reference is
     a name, which is easily taken for an id, the error lists the ids of the parts with that name."""

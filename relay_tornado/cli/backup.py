@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
+import shlex
 import signal
 import sqlite3
 from pathlib import Path
@@ -102,12 +103,11 @@ def restore(file: Path, damaged: bool, data: Path, as_json: bool) -> None:
             click.echo(f"  {key}  {printable(text)}".rstrip())
     if restored.paused:
         state = "disabled, as the file is of an older version" if restored.disabled else "paused"
-        command = "set OUTPUT --enabled" if restored.disabled else "resume OUTPUT"
-        click.echo(
-            f"These public outputs are {state}. Once no other relay sends their events, run `relay output {command}`."
-        )
-        for bucket, output in restored.paused:
-            click.echo(f"  {printable(bucket)}: {printable(output)}")
+        click.echo(f"These public outputs are {state}. Once no other relay sends their events, let them continue:")
+        command, how = ("set", " --enabled") if restored.disabled else ("resume", "")
+        for names in restored.paused:
+            bucket, output, where = (shlex.quote(printable(str(each))) for each in (*names, data))
+            click.echo(f"  relay output {command} {output} --bucket {bucket}{how} --data {where}")
 
 
 @click.command(name="check")

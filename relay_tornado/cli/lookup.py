@@ -31,6 +31,8 @@ def find_part(buckets: Sequence[Document], kind: str, reference: str, bucket: st
     """The bucket, and its input or output that a reference names, by the relay's own rules. Raises NotFound and
     NotClear."""
     found = lookup.find_part(_searched(buckets, bucket), kind, reference, getitem, within=bucket is not None)
+    if found is None and bucket is None:
+        raise lookup.nowhere(kind, reference)
     if found is None:
         raise NotFound(f"there is no {kind} {reference[:100]!r}: `relay {kind} list` shows which there are")
     return found

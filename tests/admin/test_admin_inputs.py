@@ -122,7 +122,7 @@ async def test_bad_answers(open_memory: OpenWorld, options: dict[str, Any], fiel
 @pytest.mark.gen_test
 async def test_an_unknown_input(world: World) -> None:
     """What is neither an input's id nor a bucket's is NotFound, and says where to look."""
-    with pytest.raises(NotFound, match="relay bucket show"):
+    with pytest.raises(NotFound, match="relay input list"):
         await world.administration.set_input("nothing", body="")
 
 

@@ -70,7 +70,9 @@ def test_inputs_are_listed_and_found(relay: Runner, made: dict[str, Any]) -> Non
     second = relay.json("input", "create", "orders", "--name", "x", "--verify", "gitlab", "--verify-secret", "hidden-1")
     assert relay.json("input", "list", "orders") == [first, second]
     assert len(relay.json("input", "list")) == 3
-    assert "there is no input 'nothing'" in relay.refused("input", "show", "nothing")
+    assert "there is no input with the id 'nothing'" in relay.refused("input", "show", "nothing")
+    assert "a name needs its bucket, too (--bucket)" in relay.refused("input", "show", "x")
+    assert "a name needs its bucket, too (--bucket)" in relay.refused("input", "set", "x", "--status", 201)
     assert "no bucket 'nothing'" in relay.refused("input", "list", "nothing")
     shown = relay("input", "show", second["id"]).stdout
     assert re.search(r"^verifies +gitlab, reject$", shown, re.MULTILINE)

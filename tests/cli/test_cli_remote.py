@@ -439,7 +439,7 @@ def test_a_list_of_something_else(relay: Runner, tmp_path: Path, command: str, d
     with saying(b"HTTP/1.1 200 OK\r\n\r\n" + document) as url:
         arguments = command.format(file=tmp_path / "f.toml").split()
         said = relay.refused(*arguments, RELAY_URL=url, RELAY_SECRET="x")
-    assert url in said or said.startswith("there is no output 'x'")
+    assert url in said or said.startswith("there is no output with the id 'x'")
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shlex
 import shutil
 import signal
 import sqlite3
@@ -110,12 +111,13 @@ def test_how_outputs_are_let_go_on(cli: Runner, tmp_path: Path) -> None:
         raw.executescript(migrate.steps()[1].script)
         sql = "UPDATE bucket SET document = json_set(document, '$.outputs', json(?))"
         raw.execute(sql, (json.dumps([output | {"destination": "https://example.org/"}]),))
-    for file, command in ((tmp_path / "now.db", "output resume OUTPUT"), (old, "output set OUTPUT --enabled")):
+    for file in (tmp_path / "now.db", old):
         new = Runner(tmp_path / f"from-{file.stem}")
-        assert f"`relay {command}`" in new("restore", file).stdout
+        command = new("restore", file).stdout.splitlines()[-1].strip()
         (output,) = json.loads(new("output", "list", "--json").stdout)
         assert output["paused"] or output["disabled"]
-        new(*command.replace("OUTPUT", output["id"]).split())
+        resumed = new(*shlex.split(command)[1:])
+        assert resumed.exit_code == 0, resumed.output
         (output,) = new.json("output", "list")
         assert (output["paused"], output["disabled"]) == (False, False)
 
