@@ -130,6 +130,33 @@ def test_again_to_where_it_failed(events: Page, sender: Sender) -> None:
     assert sender.events()[1]["target"] == 2
 
 
+def test_to_an_output_that_gets_nothing(events: Page, sender: Sender) -> None:
+    """None is sent to a disabled output that clients deliver: nobody would get it. One that the relay forwards to gets
+    it later, and the dialog says so."""
+    where = f"/v1/buckets/{sender.name}/outputs"
+    sender.rest("POST", where, {"name": "off", "internal": True, "disabled": True})
+    destination = {"internal": False, "destination": "https://shop.example.org/"}
+    sender.rest("POST", where, {"name": "waiting", **destination, "paused": True})
+    sender.rest("POST", where, {"name": "out", **destination, "disabled": True})
+    sender.send("/x", b"x")
+    (event,) = sender.events()
+    events.goto(f"/ui/events/{event['id']}")
+    events.get_by_role("button", name="Send again").click()
+    dialog = events.get_by_role("dialog")
+    dialog.get_by_label("One output").check()
+    send = dialog.get_by_role("button", name="Send", exact=True)
+    expect(dialog).to_contain_text("It is disabled: nobody would get a copy.")
+    expect(send).to_be_disabled()
+    dialog.get_by_label("Output", exact=True).select_option("waiting")
+    expect(dialog).to_contain_text("It is paused: it gets the copies once it is resumed.")
+    expect(send).to_be_enabled()
+    dialog.get_by_label("Output", exact=True).select_option("out")
+    expect(dialog).to_contain_text("It is disabled: it gets the copies once it is enabled.")
+    send.click()
+    expect(dialog).to_contain_text("1 of 1 done, 1 sent.")
+    assert sender.events()[1]["target"] == 3
+
+
 def test_edit_and_send(events: Page, sender: Sender) -> None:
     """What was edited is what is sent, the rest to the byte as it was, and it says from which event it was made."""
     sender.send("/o?a=1", b'{"a": 1}\r\n', Content_Type="application/json", X_Kind="order")

@@ -93,7 +93,11 @@ export function SendAgain({ bucket, events, range, output: wanted = "", onClose 
   };
   const title = events ? (events.length === 1 ? "Send this event again" : `Send ${number(events.length)} events again`) : "Send a range again";
   const wrong = span && span.last < span.first ? "The last one comes before the first." : "";
-  const missing = Boolean(wrong) || (kind === "output" && !output) || (kind === "consumer" && !chosen) || (kind === "url" && !url);
+  const to = bucket.outputs.find((each) => each.id === output);
+  const nobody = to?.internal && to.disabled ? "It is disabled: nobody would get a copy." : "";
+  const later = !to || to.internal ? "" : to.disabled ? "It is disabled: it gets the copies once it is enabled."
+    : to.paused ? "It is paused: it gets the copies once it is resumed." : "";
+  const missing = Boolean(wrong) || (kind === "output" && (!output || Boolean(nobody))) || (kind === "consumer" && !chosen) || (kind === "url" && !url);
   const edge = (name, label) => html`<${Field} label=${label} type="number" min="1" step="1" required value=${span[name]}
     wrong=${name === "last" ? wrong : ""} hint=${name === "first" ? "An event's number is the end of its id." : ""}
     onInput=${(event) => setSpan({ ...span, [name]: Number(event.target.value) })} />`;
@@ -104,7 +108,8 @@ export function SendAgain({ bucket, events, range, output: wanted = "", onClose 
     <fieldset class="stack" disabled=${run?.running}><legend class="label">To</legend>
       <${Choice} kind="subscribers" now=${kind} onKind=${setKind} title="Subscribers and outputs, as for a new event" />
       ${bucket.outputs.length > 0 && html`<${Choice} kind="output" now=${kind} onKind=${setKind} title="One output">
-        <${Field} as="select" label="Output" value=${output} onChange=${(event) => setOutput(event.target.value)}>
+        <${Field} as="select" label="Output" value=${output} wrong=${nobody} hint=${later}
+          onChange=${(event) => setOutput(event.target.value)}>
           ${bucket.outputs.map((each) => html`<option value=${each.id} key=${each.id}>${each.name}</option>`)}<//>
         <label class="row"><input type="checkbox" checked=${force}
           onChange=${(event) => setForce(event.target.checked)} />Whatever its rules say</label><//>`}
