@@ -369,3 +369,27 @@ def test_a_stream_that_falls_silent_is_opened_again(page: Page) -> None:
     page.wait_for_function("() => opened.length === 2", polling=50)
     assert page.evaluate("[opened[0].closed, statuses]") == [True, ["connecting", "live", "away"]]
     assert page.evaluate("new URLSearchParams(opened[1].url.split('?')[1]).get('since')") == "e-9"
+
+
+def test_who_asks_for_older_events_while_they_come_waits_for_them(module: Any) -> None:
+    """One page is asked for, and both have it: before it is there, nobody knows that there are no older ones."""
+    body = """
+        const live = new m.Live("b", {});
+        live.loading.value = false;
+        live.filled = true;
+        live.cursor = "c";
+        let asked = 0;
+        let answer;
+        live.ask = () => {
+          asked += 1;
+          return new Promise((done) => { answer = done; });
+        };
+        let waits = true;
+        const both = [live.older(), live.older().then(() => { waits = false; })];
+        await new Promise((done) => setTimeout(done));
+        const waited = waits;
+        answer({ records: [], next: "" });
+        await Promise.all(both);
+        return [asked, waited, waits, live.whole.value];
+    """
+    assert module("live", body) == [1, True, False, True]

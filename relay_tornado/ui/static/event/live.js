@@ -50,6 +50,7 @@ export class Live {
     this.incoming = [];
     this.frame = 0;
     this.cursor = "";
+    this.coming = null;
     this.abort = new AbortController();
   }
 
@@ -258,9 +259,16 @@ export class Live {
     }
   }
 
-  /** The page behind the oldest record; `on` goes on after a search in vain. */
-  async older(on = false) {
+  /** The page behind the oldest record; who asks while it comes waits for the same one. `on` goes on after a search in vain. */
+  older(on = false) {
     if (on) this.empty = 0;
+    this.coming ??= this.further().finally(() => {
+      this.coming = null;
+    });
+    return this.coming;
+  }
+
+  async further() {
     this.tired.value = this.empty >= PATIENCE;
     if (this.loading.value || this.whole.value || !this.filled || !this.cursor || this.tired.value || this.error.value) return;
     if (this.rows.length >= MOST) {
