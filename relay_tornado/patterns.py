@@ -28,10 +28,10 @@ MEMORY: Final = 128 * MIB
 """Bytes that all compiled patterns may take."""
 
 _LARGE: Final = 1 * MIB
-_SMALL: Final = 64 * KIB
-"""Bytes for one pattern. RE2 is fast as long as the states that occur fit, as those of a small program do."""
-_SMALL_SIZE: Final = 200
-"""Instructions of a pattern that gets the small limit."""
+_LIMITS: Final = ((50, 64 * KIB), (400, 256 * KIB))
+"""Instructions up to which a pattern gets a smaller limit, and the limit in bytes. RE2 searches up to 400 times as
+slowly if some twenty of its states don't fit: each takes some bytes for each instruction, and for each character that
+the pattern tells from others."""
 
 Search: TypeAlias = Callable[[bytes, int, int], object | None]
 
@@ -103,10 +103,12 @@ class Cost:
 
 
 def _compile(pattern: bytes) -> Compiled:
-    compiled, memory = re2.compile(pattern, _options(_LARGE)), _LARGE
-    if compiled.programsize <= _SMALL_SIZE:
-        compiled, memory = re2.compile(pattern, _options(_SMALL)), _SMALL
-    return Compiled(compiled.search, compiled.programsize, memory)
+    compiled = re2.compile(pattern, _options(_LARGE))
+    for most, memory in _LIMITS:
+        if compiled.programsize <= most:
+            compiled = re2.compile(pattern, _options(memory))
+            return Compiled(compiled.search, compiled.programsize, memory)
+    return Compiled(compiled.search, compiled.programsize, _LARGE)
 
 
 def _options(memory: int) -> re2.Options:

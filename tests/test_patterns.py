@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import string
 
 import pytest
 
@@ -42,11 +43,23 @@ def test_a_large_pattern_is_kept_alone() -> None:
     assert patterns.memory == large.memory == 1 * MIB
 
 
-@pytest.mark.parametrize("repeats", [10, 40])
-def test_a_pattern_takes_no_more_than_its_memory(repeats: int) -> None:
+def test_a_list_of_names_has_room_for_its_states() -> None:
+    """With 64 KiB, a search for one of these would take 400 times as long."""
+    names = random.Random(1)
+    some = ["".join(names.choices(string.ascii_letters + string.digits, k=6)) for _ in range(70)]
+    assert [Patterns().get("|".join(some[:count]).encode()).memory for count in (3, 20, 30, 70)] == [
+        64 * KIB,
+        256 * KIB,
+        256 * KIB,
+        1 * MIB,
+    ]
+
+
+@pytest.mark.parametrize(("repeats", "memory"), [(10, 64 * KIB), (60, 256 * KIB)])
+def test_a_pattern_takes_no_more_than_its_memory(repeats: int, memory: int) -> None:
     """One that has a state for each of a thousand texts finds the same with little memory."""
     small = Patterns().get(b"[ab]*a[ab]{%d}c" % repeats)
-    assert small.memory == 64 * KIB
+    assert small.memory == memory
     text = "".join(random.Random(1).choices("ab", k=20_000)).encode()
     assert small.search(text, 0, len(text)) is None
     assert small.search(text + b"a" + b"b" * repeats + b"c", 0, len(text) + repeats + 2) is not None
