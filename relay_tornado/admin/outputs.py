@@ -83,11 +83,11 @@ def _changed(before: Output, options: Mapping[str, Any]) -> Output:
         raise Invalid("is empty: give the output a name", "name")
     if "headers" in given:
         given["headers"] = check_headers(given["headers"] or {}, OF_CONNECTION, "an output")
+    # Values that were accepted before may be sent back unchanged.
     if "rules" in given:
-        compile_rules(given["rules"])
+        compile_rules(given["rules"], accepted=given["rules"] == before.rules)
     if given.get("secret") and given["secret"] != before.secret:
         _check_secret(given["secret"])
-    # Values that were accepted before may be sent back unchanged.
     if given.get("throttle") and given["throttle"] != before.throttle:
         _check_throttle(given["throttle"])
     if given.get("durability") and given["durability"] != before.durability:

@@ -17,6 +17,7 @@ from relay_tornado.wire.rest import bucket_document, output_document
 from tests.admin.world import OpenWorld, World, event
 
 RULES = {"and": [{"match": {"type": "value", "value": "push", "parameter": {"source": "header", "name": "X-Event"}}}]}
+COSTLY = {"type": "regex", "parameter": {"source": "payload"}}
 
 
 @pytest.mark.gen_test
@@ -288,6 +289,7 @@ async def test_what_was_taken_before_may_be_sent_back(open_memory: OpenWorld) ->
         "throttle": {"enabled": True},
         "durability": {"enabled": True, "schedule": "custom"},
         "secret": "abc",
+        "rules": {"or": [{"match": {**COSTLY, "regex": f"[^a]{{1000}}x{number}"}} for number in range(8)]},
     }
     async with open_memory() as world:
         await world.administration.create_bucket("orders")
@@ -301,6 +303,8 @@ async def test_what_was_taken_before_may_be_sent_back(open_memory: OpenWorld) ->
         document = output_document(bucket.id, stored.outputs[0])
         _, changed = await world.administration.set_output(made.id, **{**document, "description": "new"})
         assert (changed.description, changed.secret, changed.destination) == ("new", "abc", "http://ex ample/")
+        with pytest.raises(Invalid, match=r"^rules.*all patterns together compile to over"):
+            await world.administration.set_output(made.id, rules={"and": [old["rules"]]})
 
 
 def test_an_error_about_a_destination_quotes_no_login() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from relay_tornado import patterns
 from relay_tornado.admin.administration import Administration
 from relay_tornado.cli.manifest import DeclaredBucket
 from relay_tornado.cli.plan import plan
@@ -304,6 +305,19 @@ def test_what_the_relay_would_refuse(relay: Runner, tmp_path: Path, text: str, s
     assert said in message
     assert "nothing was changed" in message
     assert relay.json("bucket", "list") == before
+
+
+def test_rules_that_an_older_relay_took(relay: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They may cost more to compile than new ones, as long as they stay as they are."""
+    rules = "{ match = { type = 'regex', parameter = { source = 'payload' }, regex = 'NAME' } }"
+    text = f"[buckets.a.outputs.x]\nrules = {rules}\n"
+    relay.json("apply", manifest(tmp_path, text.replace("NAME", "order")))
+    monkeypatch.setattr(patterns, "MAX_INSTRUCTIONS", 3)
+    again = relay.json("apply", manifest(tmp_path, text.replace("NAME", "order") + "timeout = '20s'"))
+    assert steps(again) == [("change", "output", "x")]
+    message = relay.refused("apply", manifest(tmp_path, text.replace("NAME", "orders")))
+    assert "output x of a: rules.match.regex: all patterns together" in message
+    assert "nothing was changed" in message
 
 
 def test_a_bucket_that_would_be_too_large(relay: Runner, tmp_path: Path) -> None:
