@@ -20,7 +20,8 @@ DAY = 86_400.0
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
 UNTIL_IT_ENDS: Final = " (until it ends)"
-"""Ends the description of a token that a command makes for itself, and revokes at its end."""
+"""Ends the description of a token that a command makes for itself, and revokes at its end, after the command's name:
+`relay listen (until it ends)`."""
 
 
 class NewEvent(msgspec.Struct, frozen=True, gc=False):
@@ -395,8 +396,10 @@ class Token:
         return self.expires_at is not None and self.expires_at <= now
 
     def left_behind(self, now: float) -> bool:
-        """Whether a command that made it for itself was killed, and it has expired since."""
-        return self.description.endswith(UNTIL_IT_ENDS) and self.expired(now)
+        """Whether a command that made it for itself was killed, and it has expired since. Somebody uses one that is
+        durable now, as commands make none."""
+        own = self.description.startswith("relay ") and self.description.endswith(UNTIL_IT_ENDS)
+        return own and not self.durable and self.expired(now)
 
 
 def counted(count: int, noun: str) -> str:

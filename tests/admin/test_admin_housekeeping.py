@@ -169,14 +169,21 @@ async def test_the_token_of_a_command_that_was_killed_goes_once_it_has_expired(o
         administration, at = world.administration, world.now + 100
         await administration.create_token(description=f"relay forward{UNTIL_IT_ENDS}", expires_at=at)
         later, _ = await administration.create_token(description=f"relay listen{UNTIL_IT_ENDS}", expires_at=at)
-        made, _ = await administration.create_token(description="relay forward", expires_at=at)
+        made = [
+            (await administration.create_token(description=description, durable=durable, expires_at=at))[0].key
+            for description, durable in (
+                ("relay forward", False),
+                (f"for the trial{UNTIL_IT_ENDS}", False),
+                (f"relay listen{UNTIL_IT_ENDS}", True),
+            )
+        ]
         world.now += 99
         await administration.set_token(later.key, expires_at=at + 100)
         await administration.housekeeping.trim_all()
-        assert len(administration.list_tokens()) == 3
+        assert len(administration.list_tokens()) == 5
         world.now += 1
         await administration.housekeeping.trim_all()
-        assert {token.key for token in administration.list_tokens()} == {later.key, made.key}
+        assert {token.key for token in administration.list_tokens()} == {later.key, *made}
     async with open_world() as world:
         administration, at = world.administration, world.now - 1
         left, _ = await administration.create_token(description=f"relay forward{UNTIL_IT_ENDS}", expires_at=at)
@@ -192,7 +199,11 @@ async def test_a_token_that_can_not_be_removed_keeps_no_other_from_going(
     """Nor one that is prolonged at that moment, which stays."""
     async with open_world(retention_grace=0.0) as world:
         tokens = [
-            (await world.administration.create_token(description=each + UNTIL_IT_ENDS, expires_at=world.now + 1))[0]
+            (
+                await world.administration.create_token(
+                    description=f"relay {each}{UNTIL_IT_ENDS}", expires_at=world.now + 1
+                )
+            )[0]
             for each in ("failing", "prolonged", "fine")
         ]
         failing, prolonged, _ = (token.key for token in tokens)
