@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import time
 from unittest.mock import Mock
+from urllib.parse import quote
 
 import pytest
 
+from relay_tornado.handlers import stream
 from relay_tornado.ids import hash_secret
 from relay_tornado.model import Token
 from tests.handlers.edge import BUCKET
@@ -92,6 +96,29 @@ async def test_what_can_not_be_followed_is_told(query: str, status: int, words: 
             assert (source.status, source.headers["content-type"]) == (status, "application/json")
             assert words in source.error["message"]
         assert not site.edge.site.clients.count
+
+
+@pytest.mark.parametrize(("nodes", "status"), [(1, 404), (2, 400)])
+@pytest.mark.gen_test
+async def test_the_answer_about_a_filter_that_took_long_comes_after_a_pause(
+    monkeypatch: pytest.MonkeyPatch, nodes: int, status: int
+) -> None:
+    """Whether the filter or another part is refused: a client can't fill the event loop with filters."""
+    pauses: list[float] = []
+    sleep = asyncio.sleep
+
+    async def noted(seconds: float) -> None:
+        pauses.append(seconds)
+        await sleep(min(seconds, 0.01))
+
+    match = {"match": {"type": "regex", "regex": "(?i)[" + "\\PL" * 90 + "]", "parameter": {"source": "payload"}}}
+    async with here() as site:
+        monkeypatch.setattr(asyncio, "sleep", noted)
+        monkeypatch.setattr(stream, "rest", lambda seconds: 111 if seconds > 0 else 0)
+        query = f"bucket=nope&filter={quote(json.dumps({'or': [match] * nodes}))}"
+        async with site.source(query) as source:
+            assert source.status == status
+        assert pauses.count(111) == 1
 
 
 @pytest.mark.parametrize("depth", [500, 40_000, 100_000])
