@@ -47,7 +47,8 @@ class Growth:
             return False
         if keep.max_events is not None and held.events > keep.max_events:
             return True
-        return keep.max_bytes is not None and held.bytes > keep.max_bytes
+        limits = keep.max_bytes, keep.hard_max_bytes if keep.wait_for_consumers else None
+        return any(limit is not None and held.bytes > limit for limit in limits)
 
     def forget(self, there: Collection[BucketId]) -> None:
         """Forgets the buckets that are not there any more."""

@@ -357,7 +357,7 @@ async def test_housekeeping_goes_on(open_world: OpenWorld) -> None:
 
 
 @pytest.mark.gen_test
-@pytest.mark.parametrize("limit", ["max_bytes", "max_events"])
+@pytest.mark.parametrize("limit", ["max_bytes", "max_events", "hard_max_bytes"])
 async def test_a_log_that_outgrows_its_limit_is_trimmed_between_two_passes(
     open_world: OpenWorld, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
@@ -365,8 +365,11 @@ async def test_a_log_that_outgrows_its_limit_is_trimmed_between_two_passes(
     monkeypatch.setattr(housekeeping, "_LOOK", 0.001)
     monkeypatch.setattr(growth, "_MUCH", 3 * event().size)
     async with open_world(retention_interval=3600.0) as world:
-        most = {"max_bytes": 2 * event().size, "max_events": 2}[limit]
-        bucket = await world.administration.create_bucket("orders", retention={limit: most})
+        most = 2 if limit == "max_events" else 2 * event().size
+        keep = {"max_bytes": None, "wait_for_consumers": limit == "hard_max_bytes", limit: most}
+        bucket = await world.administration.create_bucket("orders", retention=keep)
+        if limit == "hard_max_bytes":
+            await consumer(world, bucket, 0)
         other = await world.administration.create_bucket("other")
         task = asyncio.create_task(world.administration.housekeeping.run())
         await asyncio.sleep(0)
