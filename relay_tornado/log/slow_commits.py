@@ -38,6 +38,6 @@ class SlowCommits:
             seconds=round(seconds, 1),
             count=left_out + 1,
             consequence="senders wait as long for their answer",
-            hint="the disk is slow, shared or failing: `relay doctor` measures a sync; see iotop, dmesg and smartctl."
-            " Or the machine was suspended or had no processor time",
+            hint="the disk is slow, shared or failing: `relay doctor` measures a sync; see iotop, dmesg and smartctl. "
+            "Or the machine was suspended, or had no processor time",
         )
