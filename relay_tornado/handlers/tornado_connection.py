@@ -40,6 +40,11 @@ _PROXIED = text_answer(
     "This is the PROXY protocol, which the relay does not speak. Switch it off in the load balancer, let that set"
     " X-Forwarded-For instead, and name its address in --proxy-trust.",
 ).encode(CLOSE)
+_PERHAPS_PROXIED = text_answer(
+    400,
+    "This is the PROXY protocol, which the relay does not speak, or a request behind empty lines. Switch the protocol"
+    " off in the load balancer, let that set X-Forwarded-For instead, and name its address in --proxy-trust.",
+).encode(CLOSE)
 _NOT_TLS = text_answer(400, "This port speaks HTTPS: write https:// or wss:// in front of its address.").encode(CLOSE)
 _NO_REQUEST = b"\r\n\r\n"
 """Given to Tornado in place of a head that it would accept and must not, so that it rejects it as malformed."""
@@ -387,7 +392,10 @@ class TornadoConnection(IOStream):
         """Replaces Tornado's bare answer to a malformed request by one with an explanation."""
         if data == _TORNADOS_400:
             self._linger = True
-            data = _PROXIED if speaks_proxy_protocol(self.head) else _MALFORMED
+            data = _MALFORMED
+            if speaks_proxy_protocol(self.head):
+                # Of version 2, only the empty lines that it begins with are in the head.
+                data = _PROXIED if self.head.strip() else _PERHAPS_PROXIED
         writing = super().write(data)
         if self._request in (_ANSWER, _WAIT) and self.writing():
             self._paced = True

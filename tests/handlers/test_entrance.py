@@ -294,6 +294,18 @@ async def test_the_proxy_protocol_is_refused_by_name(preamble: bytes) -> None:
 
 
 @pytest.mark.gen_test
+async def test_empty_lines_before_a_request() -> None:
+    """One is passed over, as RFC 9112 wants it. Several get a 400 that names them and the PROXY protocol."""
+    async with edge() as site:
+        async with Raw(site.port) as client:
+            assert (await client.ask(b"\r\n" + request(URL, b"x"))).status == 200
+        async with Raw(site.port) as client:
+            reply = await client.ask(b"\r\n\r\n" + request(URL, b"x"))
+    assert reply.status == 400
+    assert b"or a request behind empty lines" in reply.body
+
+
+@pytest.mark.gen_test
 async def test_a_socket_that_listens_already_is_used() -> None:
     """Whatever host and port say, the relay serves on what it was handed."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
