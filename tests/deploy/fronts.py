@@ -105,7 +105,8 @@ def write_nginx(directory: Path, upstream: int, ports: list[int], changes: Mappi
     )
     (directory / "nginx.conf").write_text(
         f'daemon off;\nmaster_process off;\npid "{directory}/nginx.pid";\nerror_log "{directory}/error.log";\n'
-        f"events {{ worker_connections 512; }}\nhttp {{\n{temporary}{shipped}\n}}\n"
+        f'events {{ worker_connections 512; }}\nhttp {{\naccess_log "{directory}/access.log";\n'
+        f"{temporary}{shipped}\n}}\n"
     )
 
 

@@ -258,6 +258,8 @@ def test_nginx_logs_no_secret_path(tmp_path: Path) -> None:
     async def test(client: Behind) -> None:
         await client.show("/v1/webhooks/5ecret?token=5ecret", method="POST", body=b"x")
         await client.fetch("/vanish?5ecret", method="POST", body=b"x")
+        plain = Behind(Front(f"http://127.0.0.1:{client.front.plain}", 0, client.front.plain, tmp_path, None))
+        assert (await plain.fetch("/v1/webhooks/5ecret", method="POST", body=b"x", headers={"Host": NAME})).code == 308
 
     through("nginx", tmp_path, test)
     assert " POST 200 " in (tmp_path / "relay.log").read_text()
