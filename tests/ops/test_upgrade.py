@@ -194,7 +194,8 @@ def archived(commit: str, folder: Path) -> Path:
     if archive.returncode != 0:
         pytest.skip(f"the commit {commit} is not here: fetch the whole history")
     with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as tar:
-        tar.extractall(folder, filter="data")
+        # Python has the filter from 3.11.4 on.
+        tar.extractall(folder, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
     return folder
 
 
