@@ -1,10 +1,12 @@
-"""The event loop's time for slow filters: all slow ones of a token together get a tenth of it.
+"""The event loop's time for slow filters: all slow ones of a token together get a tenth of it to be applied, and a
+tenth to be compiled.
 
-A token may have thousands of subscribers. If each had a tenth for itself, nothing would be left for others.
+A token may have thousands of connections. If each had a tenth for itself, nothing would be left for others.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 
@@ -12,7 +14,8 @@ from relay_tornado.rules import rest
 
 
 class FilterTime:
-    """When the slow filters of each token may be applied again."""
+    """When the slow filters of each token may be applied again; or when its filters may be compiled, in another
+    instance."""
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
@@ -37,3 +40,11 @@ class FilterTime:
             del self._again[token]
             return 0.0
         return left
+
+    async def turn(self, token: str) -> bool:
+        """Returns when they may, and whether the caller had to wait."""
+        waited = False
+        while left := self.wait(token):
+            waited = True
+            await asyncio.sleep(left)
+        return waited

@@ -17,6 +17,7 @@ import structlog
 
 from relay_tornado.delivery.deliver import Delivery
 from relay_tornado.delivery.deliveries import Deliveries
+from relay_tornado.delivery.filter_time import FilterTime
 from relay_tornado.delivery.responses import Responses
 from relay_tornado.errors import CloseCode
 from relay_tornado.handlers.admission import Admission
@@ -104,6 +105,8 @@ class ConnectedClients:
         self.access = access
         self.alarms = Alarms()
         self.admission = Admission(_SUBSCRIBING)
+        self.compiling = FilterTime()
+        """The time that requests with a filter take to be read."""
         self.settings = settings
         self.deliveries = deliveries
         self.responses = responses

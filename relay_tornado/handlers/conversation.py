@@ -22,7 +22,6 @@ from relay_tornado.handlers.tornado_connection import TornadoConnection
 from relay_tornado.log.results import status_of
 from relay_tornado.low_memory import retry_until_done
 from relay_tornado.model import KIB, Result, Token
-from relay_tornado.rules import rest
 from relay_tornado.wire import websocket
 
 RETRY_DELAY: Final = 1.0
@@ -90,15 +89,15 @@ class Conversation(ConnectedClient):
             # Subscribing takes ten times as long as a webhook.
             await self._clients.admission.turn()
         self.heard()
+        compiling = self._clients.compiling
+        if self.key and _may_have_filter(message):
+            await compiling.turn(self.key)
         began = time.thread_time()
         effects = self._session.received(message)
-        pause = rest(time.thread_time() - began)
+        compiling.took(self.key, time.thread_time() - began)
         if self._delivery is not None:
             self._delivery.notices.wanted = self._session.extended
         await self._perform(effects)
-        if pause and self._open:
-            # A filter may take 50 ms to compile. The next message waits, so that others have the event loop.
-            await asyncio.sleep(pause)
 
     def token_changed(self, token: Token | None) -> None:
         self._act(self._session.token_changed(token))
@@ -321,6 +320,13 @@ class Conversation(ConnectedClient):
     def _buffer(self, data: bytes | memoryview) -> asyncio.Future[None] | None:
         """Writes without waiting; None if the stream is closed."""
         return buffered(self._stream, data, self._clients.deliveries.budget)
+
+
+def _may_have_filter(message: str | bytes) -> bool:
+    """Whether a message has a filter, perhaps under an escaped name."""
+    if isinstance(message, bytes):
+        return b"filter" in message or b"\\" in message
+    return "filter" in message or "\\" in message
 
 
 def buffered(stream: TornadoConnection, data: bytes | memoryview, budget: WriteBudget) -> asyncio.Future[None] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import json
 import re
@@ -24,7 +23,7 @@ from relay_tornado.log.contract import EventLog
 from relay_tornado.model import Bucket, Cursor, Earliest, Position, Token
 from relay_tornado.registry.access import Access
 from relay_tornado.registry.contract import Registry
-from relay_tornado.rules import Rules, compile_rules, rest
+from relay_tornado.rules import Rules, compile_rules
 from relay_tornado.wire import control, sse
 
 MAX_BUCKETS: Final = 100
@@ -62,8 +61,15 @@ class StreamHandler(JsonHandler):
         self._callers.refuse_foreign_page(self.request)
         arguments = _arguments(self.request.query_arguments, self._callers.access)
         caller = self._callers.caller(self.request)
+        compiling = self._clients.compiling
+        if "filter" in arguments and await compiling.turn(caller.token.key):
+            caller = self._callers.caller(self.request)  # it may have been revoked meanwhile
         token = caller.token
-        request, rules = await self._read(arguments)
+        began = time.thread_time()
+        try:
+            request, rules = _subscription(arguments)
+        finally:
+            compiling.took(token.key, time.thread_time() - began)
         buckets = self._wanted(request, token)
         request = await self._resumed(request, buckets)
         if await self._clients.turned_away(stream_of(self.request)):
@@ -118,16 +124,6 @@ class StreamHandler(JsonHandler):
         )
 
     # the subscription
-
-    async def _read(self, arguments: Mapping[str, Sequence[str]]) -> tuple[control.Subscribe, Rules | None]:
-        """As `_subscription`. A filter may take 50 ms to compile: its client waits, so that others have their turn."""
-        began = time.thread_time()
-        try:
-            return _subscription(arguments)
-        finally:
-            pause = rest(time.thread_time() - began)
-            if pause:
-                await asyncio.sleep(pause)
 
     def _wanted(self, request: control.Subscribe, token: Token) -> Sequence[Bucket]:
         """The requested buckets that exist now. Raises NotFound if none of those that were named does."""

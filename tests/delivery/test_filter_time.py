@@ -1,5 +1,7 @@
 """relay_tornado/delivery/filter_time.py: how long a token's filters wait."""
 
+import asyncio
+
 import pytest
 
 from relay_tornado import rules
@@ -24,3 +26,26 @@ def test_the_filters_of_a_token_wait_for_what_all_have_used(monkeypatch: pytest.
     assert times.wait("a") == 0
     times.took("a", 0.1)
     assert round(times.wait("a"), 6) == 0.9
+
+
+@pytest.mark.gen_test
+async def test_whoever_waits_looks_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another one may have come first."""
+    monkeypatch.setattr(rules, "_QUICK", 0.01)
+    now = 100.0
+    times = FilterTime(lambda: now)
+    waits: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        nonlocal now
+        waits.append(round(seconds, 6))
+        now += seconds + 0.001
+        if len(waits) == 1:
+            times.took("a", 0.2)
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    assert not await times.turn("a")
+    times.took("a", 0.1)
+    assert await times.turn("a")
+    assert waits == [0.9, 1.8]
+    assert not await times.turn("a")

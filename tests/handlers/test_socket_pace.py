@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 from tornado.iostream import IOStream
 
+from relay_tornado.delivery import filter_time
+from relay_tornado.delivery.filter_time import FilterTime
 from relay_tornado.handlers import conversation
 from relay_tornado.model import MIB
 from tests.delivery.world import frames
@@ -44,28 +46,41 @@ async def test_pings_come_in_both_forms() -> None:
 
 
 @pytest.mark.gen_test
-async def test_a_message_that_took_long_is_followed_by_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A filter may take most of a tenth of a second to compile: its client can't fill the event loop with them."""
-    pauses: list[float] = []
+async def test_filters_that_take_long_to_compile_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One may take most of a tenth of a second: the clients of a token can't fill the event loop with them. Whatever
+    has no filter does not wait."""
+    now = 0.0
+    waited: list[float] = []
     sleep = asyncio.sleep
 
-    async def noted(seconds: float) -> None:
-        pauses.append(seconds)
+    async def slept(seconds: float) -> None:
+        nonlocal now
+        if seconds > 50:
+            waited.append(seconds)
+            now += seconds
         await sleep(min(seconds, 0.01))
 
-    pattern = {"match": {"type": "regex", "regex": "(?i)[" + "\\PL" * 90 + "]", "parameter": {"source": "payload"}}}
+    regex = "(?i)[" + "\\PL" * 90 + "]socket"  # which no other test has compiled
+    slow = {"match": {"type": "regex", "regex": regex, "parameter": {"source": "payload"}}}
+    quick = {"match": {"type": "value", "value": "x", "parameter": {"source": "payload"}}}
     async with live() as server:
         await server.bucket()
-        client = await server.subscribed("orders", extended=True)
-        monkeypatch.setattr(asyncio, "sleep", noted)
-        monkeypatch.setattr(conversation, "rest", lambda seconds: 111 * (seconds > 0.001))
-        await client.say({"action": "subscribe", "buckets": ["orders"], "filter": pattern})
-        await until(lambda: 111 in pauses)
-        pauses.clear()
-        await client.say({"action": "unsubscribe", "buckets": ["orders"]})
-        while (await client.hear())["status"] != "unsubscribed":
-            pass
-        assert 111 not in pauses
+        server.clients.compiling = FilterTime(lambda: now)
+        monkeypatch.setattr(filter_time, "rest", lambda seconds: 100.0 * (seconds > 0.001))
+        monkeypatch.setattr(asyncio, "sleep", slept)
+        token = await server.token()
+        one = await server.subscribed("orders", token=token, extended=True, filter=slow)
+        other = await server.subscribed("orders", token=token, extended=True)
+        await server.subscribed("orders", extended=True, filter=quick)  # of another token
+        assert waited == []
+        await other.say({"action": "subscribe", "buckets": ["orders"], "filter": quick})
+        await until(lambda: waited)
+        assert waited == [100.0]
+        for client in (one, other):
+            await client.say({"action": "unsubscribe", "buckets": ["orders"]})
+            while (await client.hear())["status"] != "unsubscribed":
+                pass
+        assert waited == [100.0]
 
 
 async def reads_nothing(server: Live, *, events: int = 100, size: int = 300_000) -> Client:

@@ -10,7 +10,8 @@ from urllib.parse import quote
 
 import pytest
 
-from relay_tornado.handlers import stream
+from relay_tornado.delivery import filter_time
+from relay_tornado.delivery.filter_time import FilterTime
 from relay_tornado.ids import hash_secret
 from relay_tornado.model import Token
 from tests.handlers.edge import BUCKET
@@ -100,25 +101,30 @@ async def test_what_can_not_be_followed_is_told(query: str, status: int, words: 
 
 @pytest.mark.parametrize(("nodes", "status"), [(1, 404), (2, 400)])
 @pytest.mark.gen_test
-async def test_the_answer_about_a_filter_that_took_long_comes_after_a_pause(
+async def test_a_filter_waits_for_one_that_took_long_to_compile(
     monkeypatch: pytest.MonkeyPatch, nodes: int, status: int
 ) -> None:
-    """Whether the filter or another part is refused: a client can't fill the event loop with filters."""
-    pauses: list[float] = []
+    """Whether that or another part was refused: a client can't fill the event loop with filters. What has none does not
+    wait."""
+    now = 0.0
     sleep = asyncio.sleep
 
-    async def noted(seconds: float) -> None:
-        pauses.append(seconds)
+    async def slept(seconds: float) -> None:
+        nonlocal now
+        now += seconds if seconds > 50 else 0.0
         await sleep(min(seconds, 0.01))
 
-    match = {"match": {"type": "regex", "regex": "(?i)[" + "\\PL" * 90 + "]", "parameter": {"source": "payload"}}}
+    regex = "(?i)[" + "\\PL" * 90 + f"]stream{nodes}"  # which no other test has compiled
+    match = {"match": {"type": "regex", "regex": regex, "parameter": {"source": "payload"}}}
+    query = f"bucket=nope&filter={quote(json.dumps({'or': [match] * nodes}))}"
     async with here() as site:
-        monkeypatch.setattr(asyncio, "sleep", noted)
-        monkeypatch.setattr(stream, "rest", lambda seconds: 111 if seconds > 0 else 0)
-        query = f"bucket=nope&filter={quote(json.dumps({'or': [match] * nodes}))}"
-        async with site.source(query) as source:
-            assert source.status == status
-        assert pauses.count(111) == 1
+        site.edge.site.clients.compiling = FilterTime(lambda: now)
+        monkeypatch.setattr(filter_time, "rest", lambda seconds: 100.0 * (seconds > 0.001))
+        monkeypatch.setattr(asyncio, "sleep", slept)
+        for asked, waited in ((query, 0.0), ("bucket=nope", 0.0), (query, 100.0)):
+            async with site.source(asked) as source:
+                assert source.status == (status if asked == query else 404)
+            assert now == waited
 
 
 @pytest.mark.parametrize("depth", [500, 40_000, 100_000])
