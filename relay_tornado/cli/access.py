@@ -14,7 +14,7 @@ from typing import Final
 
 import click
 
-from relay_tornado.cli.client import call, open_relay, place_given
+from relay_tornado.cli.client import call, open_relay, remote_given
 from relay_tornado.cli.printing import Document, note
 from relay_tornado.errors import RelayError, Unavailable
 from relay_tornado.model import UNTIL_IT_ENDS
@@ -50,9 +50,9 @@ def open_access(data: Path, what: str, buckets: Sequence[str] = (), key: str | N
     """Yields the access for a command. `what` ("relay forward") describes its own token, which may read `buckets` (all
     if empty); `key` belongs to the secret for `--url`. Raises RelayError and UsageError."""
     logging.getLogger("relay_tornado.client").addHandler(_SAID)
-    place = place_given()
-    if place is not None:
-        yield Access(place.url, key, place.secret())
+    remote = remote_given()
+    if remote is not None:
+        yield Access(remote.url, key, remote.secret())
         return
     if key is not None:
         raise click.UsageError("--key goes with --url and a secret: the relay on this machine needs neither")

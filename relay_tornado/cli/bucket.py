@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import click
 
-from relay_tornado.cli.client import call, known_url, open_relay, place_given
+from relay_tornado.cli.client import call, known_url, open_relay, remote_given
 from relay_tornado.cli.common import Group, ask, given, program, rate_given
 from relay_tornado.cli.errors import unless_seen
 from relay_tornado.cli.options import (
@@ -124,9 +124,9 @@ def create(name: str, data: Path, public_url: str | None, as_json: bool, **param
             print_json(made)
             return
         _print(made, base)
-        place = place_given()
-        elsewhere = "" if place is None else "".join(f" {shlex.quote(each)}" for each in place.options)
-        where = "" if place is not None or data == Settings().data else f" --data {shlex.quote(str(data))}"
+        remote = remote_given()
+        elsewhere = "" if remote is None else "".join(f" {shlex.quote(each)}" for each in remote.options)
+        where = "" if remote is not None or data == Settings().data else f" --data {shlex.quote(str(data))}"
         click.echo("")
         if base is None:
             settings = Settings()

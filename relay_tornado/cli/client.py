@@ -43,7 +43,7 @@ _CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class RemoteRelay:
     """The relay that `--url` names; `said` is whether it is from the command line, not the variable.
 
     `options` are what another command line needs to reach the same relay; a secret is not repeated.
@@ -103,14 +103,14 @@ class Relay:
 @contextmanager
 def open_relay(data: Path, create: bool = False) -> Iterator[Caller]:
     """The relay at `--url`, or of this data directory; with `create`, a missing directory is created."""
-    place = place_given()
-    if place is None:
+    remote = remote_given()
+    if remote is None:
         relay: Caller = Relay(data, create)
     else:
         from relay_tornado.cli.remote import Remote
 
-        click.get_current_context().meta[ASKED_URL] = place.url
-        relay = Remote(place.url, place.secret())
+        click.get_current_context().meta[ASKED_URL] = remote.url
+        relay = Remote(remote.url, remote.secret())
     with closing(relay):
         yield relay
 
@@ -121,18 +121,18 @@ def call(data: Path, command: str, **arguments: Any) -> Any:
         return relay.call(command, **arguments)
 
 
-def place_given() -> Place | None:
+def remote_given() -> RemoteRelay | None:
     """The relay that `--url` names, None if it is not given. Raises UsageError if it is not clear which relay is
     meant."""
     context = click.get_current_context(silent=True)
-    place: Place | None = None if context is None else context.find_root().obj
-    if context is None or place is None:
+    remote: RemoteRelay | None = None if context is None else context.find_root().obj
+    if context is None or remote is None:
         return None
     if context.get_parameter_source("data") is ParameterSource.COMMANDLINE:
-        if not place.said:
+        if not remote.said:
             return None  # the flag wins over the variable
         raise click.UsageError("--url and --data both say which relay is meant: leave one of them out")
-    return place
+    return remote
 
 
 def known_url(relay: Caller, public_url: str | None) -> str | None:

@@ -10,7 +10,7 @@ import click
 from relay_tornado.cli.client import call
 from relay_tornado.cli.common import Group, ask
 from relay_tornado.cli.options import Number, format_duration, options_of, relay_options
-from relay_tornado.cli.positions import Place, PlaceType
+from relay_tornado.cli.positions import Position, PositionType
 from relay_tornado.cli.printing import (
     Document,
     note,
@@ -101,11 +101,14 @@ def show(bucket: str, consumer: str, data: Path, as_json: bool) -> None:
 @click.argument("bucket")
 @click.argument("consumer")
 @_option(
-    "--to", type=PlaceType(past=True), required=True, help="An id, a time like 2h (ago), last:100, earliest or latest."
+    "--to",
+    type=PositionType(past=True),
+    required=True,
+    help="An id, a time like 2h (ago), last:100, earliest or latest.",
 )
 @_option("--preview", is_flag=True, help="Only print how many events it would repeat and skip.")
 @relay_options
-def seek(bucket: str, consumer: str, to: Place, preview: bool, data: Path, as_json: bool) -> None:
+def seek(bucket: str, consumer: str, to: Position, preview: bool, data: Path, as_json: bool) -> None:
     """Move the consumer CONSUMER of the bucket BUCKET: it gets the events after the new position, and no others.
 
     To skip the one event at which it fails, use `relay consumer give-up`; if it is moved by receipts, move it to that

@@ -128,13 +128,13 @@ def _token(relay: Relay, idle: float) -> Iterator[tuple[str, str]]:
 
 
 async def _look(url: str, instance: str, credentials: tuple[str, str] | None, idle: float) -> list[Finding]:
-    from relay_tornado.doctor.address import Place, look
+    from relay_tornado.doctor.address import Address, look
     from relay_tornado.doctor.finding import Finding
 
     try:
-        place = Place(url, instance)
+        address = Address(url, instance)
     except Invalid as error:
         return [Finding("url", "fail", f"{url} leads nowhere: {error.problem}", "correct the setting --public-url")]
     # Findings report the odd answers that Tornado would log.
     logging.getLogger("tornado").addHandler(logging.NullHandler())
-    return [finding async for finding in look(place, credentials, idle)]
+    return [finding async for finding in look(address, credentials, idle)]

@@ -281,7 +281,7 @@ def main(context: click.Context, url: str | None, secret: str | None, secret_fil
     if said and context.invoked_subcommand not in REMOTE:
         raise click.UsageError(near_only(context.invoked_subcommand, "--url"))
     if context.invoked_subcommand in REMOTE:
-        from relay_tornado.cli.client import Place
+        from relay_tornado.cli.client import RemoteRelay
         from relay_tornado.cli.options import Url
 
         base = Url().read(url).removesuffix("/v1")
@@ -290,7 +290,7 @@ def main(context: click.Context, url: str | None, secret: str | None, secret_fil
             options += ["--secret-file", str(secret_file)]
         elif context.get_parameter_source("secret") is ParameterSource.COMMANDLINE:
             options += ["--secret", "-"]
-        context.obj = Place(base, said, cache(partial(_secret, base, secret, secret_file)), tuple(options))
+        context.obj = RemoteRelay(base, said, cache(partial(_secret, base, secret, secret_file)), tuple(options))
 
 
 def _secret(url: str, secret: str | None, file: Path | None) -> str:

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from relay_tornado.cli.access import open_access
-from relay_tornado.cli.client import open_relay, place_given
+from relay_tornado.cli.client import open_relay, remote_given
 from relay_tornado.cli.common import held
 from relay_tornado.cli.conditions import Condition, joined
 from relay_tornado.cli.errors import Failure
 from relay_tornado.cli.lookup import no_output
 from relay_tornado.cli.options import options_of, relay_options
-from relay_tornado.cli.positions import Place, PlaceType
+from relay_tornado.cli.positions import Position, PositionType
 from relay_tornado.cli.printing import Document
 from relay_tornado.cli.target import Sending, sending_options, shape_of, until_told
 from relay_tornado.errors import RelayError
@@ -40,7 +40,7 @@ _option = options_of("FORWARD")
 @sending_options(_option)
 @_option("--no-respond", is_flag=True, help="Do not send the target's answers back.")
 @_option("--checkpoint", type=click.Path(path_type=Path, dir_okay=False), help="File that keeps the position.")
-@_option("--since", type=PlaceType(), help="Where to begin if there is no checkpoint. Default: latest.")
+@_option("--since", type=PositionType(), help="Where to begin if there is no checkpoint. Default: latest.")
 @_option("--stock", is_flag=True, help="Speak only the stock protocol, to any Webhook Relay server.")
 @_option("--key", help="The token's key, if the server requires it.")
 @relay_options
@@ -51,7 +51,7 @@ def forward(
     filters: tuple[Any, ...],
     no_respond: bool,
     checkpoint: Path | None,
-    since: Place | None,
+    since: Position | None,
     stock: bool,
     key: str | None,
     data: Path,
@@ -169,8 +169,8 @@ def _checkpoint(data: Path, bucket: str, url: str, output: str | None) -> Path:
     """The default path of the checkpoint. Raises Failure."""
     from relay_tornado.agent.state import default_path
 
-    place = place_given()
-    relay = str(data.absolute()) if place is None else place.url
+    remote = remote_given()
+    relay = str(data.absolute()) if remote is None else remote.url
     try:
         return default_path(relay, bucket, f"{url}\n{output or ''}", os.environ)
     except RuntimeError as error:

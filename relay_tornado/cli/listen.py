@@ -17,7 +17,7 @@ from relay_tornado.cli.common import held
 from relay_tornado.cli.conditions import Condition, joined
 from relay_tornado.cli.errors import STDOUT, Failure, about, drop_output
 from relay_tornado.cli.options import Lines, Number, Size, options_of, relay_options
-from relay_tornado.cli.positions import Place, PlaceType
+from relay_tornado.cli.positions import Position, PositionType
 from relay_tornado.cli.printing import note
 from relay_tornado.cli.streams import ended_with_reader, is_closed
 
@@ -29,7 +29,7 @@ _option = options_of("LISTEN")
 
 @click.command()
 @click.argument("buckets", nargs=-1, metavar="[BUCKET]...")
-@_option("--since", type=PlaceType(), help="Where to begin: latest, earliest, an id, last:10, 10m (ago), a time.")
+@_option("--since", type=PositionType(), help="Where to begin: latest, earliest, an id, last:10, 10m (ago), a time.")
 @_option("--filter", "filters", type=Condition(), multiple=True, help="Only events like header:X=Y; may be repeated.")
 @_option("--max-body", type=Size(), help="Leave out larger bodies.")
 @_option("--outputs/--no-outputs", default=True, help="Each event once per output, or (--no-outputs) once.")
@@ -45,7 +45,7 @@ _option = options_of("LISTEN")
 def listen(
     context: click.Context,
     buckets: tuple[str, ...],
-    since: Place | None,
+    since: Position | None,
     filters: tuple[Any, ...],
     max_body: int | None,
     outputs: bool,

@@ -33,7 +33,7 @@ class Past(Read):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Position:
     """A position. `kind` says what `value` is: an event's id, unix seconds, a number of events from the end, a seq, or
     nothing."""
 
@@ -48,8 +48,8 @@ class Place:
         return {self.kind: self.value} if self.value is not None else self.kind
 
 
-class PlaceType(Read):
-    """Reads a `Place`. A seq is allowed only with `seqs`, and a future time not with `past`."""
+class PositionType(Read):
+    """Reads a `Position`. A seq is allowed only with `seqs`, and a future time not with `past`."""
 
     name = "position"
 
@@ -57,21 +57,21 @@ class PlaceType(Read):
         self._seqs = seqs
         self._past = past
 
-    def read(self, value: str) -> Place:
+    def read(self, value: str) -> Position:
         text = value.strip()
         if text in ("earliest", "latest"):
-            return Place("earliest" if text == "earliest" else "latest")
+            return Position("earliest" if text == "earliest" else "latest")
         word, colon, number = text.partition(":")
         if colon and word in ("last", "seq") and _COUNT.fullmatch(number) and int(number) > 0:
             if word == "seq" and not self._seqs:
                 self.fail("a number alone is not enough here: write the whole id, <epoch>-<seq>")
-            return Place("last" if word == "last" else "seq", int(number))
+            return Position("last" if word == "last" else "seq", int(number))
         try:
             parse_id(text)
         except Invalid:
             pass
         else:
-            return Place("id", text)
+            return Position("id", text)
         try:
             moment = Past().read(text)
         except click.UsageError:
@@ -79,4 +79,4 @@ class PlaceType(Read):
         if self._past and moment > time.time():
             now = when(time.time())
             self.fail(f"{value!r} is in the future, as it is {now} here: for new events only, write latest")
-        return Place("time", moment)
+        return Position("time", moment)

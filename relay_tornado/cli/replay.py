@@ -18,7 +18,7 @@ from relay_tornado.cli.conditions import Condition, joined
 from relay_tornado.cli.errors import Failure, unless_seen
 from relay_tornado.cli.lookup import check_sendable, find_output
 from relay_tornado.cli.options import Read, options_of, relay_options
-from relay_tornado.cli.positions import Place, PlaceType
+from relay_tornado.cli.positions import Position, PositionType
 from relay_tornado.cli.printing import Document, note, print_json
 from relay_tornado.cli.progress import Progress, show_progress
 from relay_tornado.cli.span import Course, find_span
@@ -58,12 +58,16 @@ class PaceType(Read):
 @click.command()
 @click.argument("bucket")
 @_option(
-    "--from", "begin", type=PlaceType(seqs=True), required=True, help="First event: an id, a time, last:100, earliest."
+    "--from",
+    "begin",
+    type=PositionType(seqs=True),
+    required=True,
+    help="First event: an id, a time, last:100, earliest.",
 )
 @_option(
     "--to",
     "end",
-    type=PlaceType(seqs=True),
+    type=PositionType(seqs=True),
     default="latest",
     show_default=True,
     help="Last event, in the same form; at a time: the last event before it.",
@@ -77,8 +81,8 @@ class PaceType(Read):
 @relay_options
 def replay(
     bucket: str,
-    begin: Place,
-    end: Place,
+    begin: Position,
+    end: Position,
     to_url: str | None,
     to_output: str | None,
     to_consumer: str | None,

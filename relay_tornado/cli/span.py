@@ -7,7 +7,7 @@ from typing import Any
 
 from relay_tornado.cli.client import Caller
 from relay_tornado.cli.errors import Failure
-from relay_tornado.cli.positions import Place
+from relay_tornado.cli.positions import Position
 from relay_tornado.cli.printing import Document
 from relay_tornado.ids import parse_id
 
@@ -54,7 +54,7 @@ class Course:
         return {"bucket": self.span.bucket["name"], "first": self.span.first, "last": self.span.last, **counts, **rest}
 
 
-def find_span(relay: Caller, bucket: str, begin: Place, end: Place) -> Span:
+def find_span(relay: Caller, bucket: str, begin: Position, end: Position) -> Span:
     """The range between two positions, inclusive; a time at its end is exclusive. Raises Failure if it is empty, and
     what the relay raises."""
     found: Document = relay.call("bucket.show", bucket=bucket)
@@ -69,25 +69,25 @@ def find_span(relay: Caller, bucket: str, begin: Place, end: Place) -> Span:
     return Span(found, first, last, f"{epoch}-{first - 1}")
 
 
-def _seq(relay: Caller, bucket: Document, place: Place, newest: int, *, opens: bool) -> int:
+def _seq(relay: Caller, bucket: Document, position: Position, newest: int, *, opens: bool) -> int:
     """The first seq (`opens`) or the last seq of a range with this position at its begin or end."""
-    match place.kind:
+    match position.kind:
         case "earliest":
             return 1
         case "latest":
             return newest + 1 if opens else newest
         case "last":
-            return newest - int(place.value) + 1
+            return newest - int(position.value) + 1
         case "seq":
-            return int(place.value)
+            return int(position.value)
         case "time":
-            before = _newest(relay, bucket["id"], until=place.value)
+            before = _newest(relay, bucket["id"], until=position.value)
             return (0 if before is None else before[0]) + (1 if opens else 0)
         case "id":
-            event = relay.call("logs.show", id=place.value)
+            event = relay.call("logs.show", id=position.value)
             if event["bucket_id"] != bucket["id"]:
-                raise Failure(f"the event {place.value} is of another bucket than {bucket['name']}")
-            return parse_id(place.value).seq
+                raise Failure(f"the event {position.value} is of another bucket than {bucket['name']}")
+            return parse_id(position.value).seq
 
 
 def _newest(relay: Caller, bucket_id: str, **restricted: Any) -> tuple[int, str] | None:

@@ -17,7 +17,7 @@ _ID = re.compile(r"([a-z0-9]{12})-(0|[1-9][0-9]{0,18})(?:-([1-9][0-9]{0,9}))?")
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Position:
     """The position that an id names; `output` is infinite for a position after all copies of the event."""
 
     epoch: str
@@ -26,20 +26,20 @@ class Place:
 
     @property
     def order(self) -> tuple[int, float]:
-        """The sort key of places in one epoch."""
+        """The sort key of positions in one epoch."""
         return self.seq, self.output
 
     def __str__(self) -> str:
-        """The id of this place."""
+        """The id of this position."""
         return f"{self.epoch}-{self.seq}" + ("" if self.output == float("inf") else f"-{self.output:.0f}")
 
 
-def parse_place(id: str) -> Place | None:
-    """The place that an event's id names; None if the id does not have the form of this relay's."""
+def parse_position(id: str) -> Position | None:
+    """The position that an event's id names; None if the id does not have the form of this relay's."""
     match = _ID.fullmatch(id)
     if match is None:
         return None
-    return Place(match[1], int(match[2]), float("inf") if match[3] is None else float(match[3]))
+    return Position(match[1], int(match[2]), float("inf") if match[3] is None else float(match[3]))
 
 
 def encode(document: Mapping[str, Any]) -> str:
@@ -93,7 +93,7 @@ def read_event(document: Document) -> EventData:
     meta = document.get("meta")
     if not isinstance(meta, dict) or not isinstance(meta.get("id"), str) or not meta["id"]:
         raise Malformed("an event without an id")
-    place = parse_place(meta["id"])
+    position = parse_position(meta["id"])
     encoded = document.get("body_base64")
     if isinstance(encoded, str):
         try:
@@ -107,8 +107,8 @@ def read_event(document: Document) -> EventData:
     verified = meta.get("verified")
     return EventData(
         id=meta["id"],
-        seq=place.seq if place else 0,
-        epoch=place.epoch if place else "",
+        seq=position.seq if position else 0,
+        epoch=position.epoch if position else "",
         bucket=_text(meta, "bucket_name"),
         # Some services send only the misspelt name.
         bucket_id=_text(meta, "bucket_id") or _text(meta, "bucked_id"),
@@ -151,7 +151,7 @@ def read_entries(answer: Document) -> list[Document]:
 def _begins(entry: Document) -> bool:
     """Whether a bucket's entry has the position at which delivery begins."""
     start = entry.get("start", 1)
-    return isinstance(start, int) and parse_place(f"{entry.get('epoch')}-{start - 1}") is not None
+    return isinstance(start, int) and parse_position(f"{entry.get('epoch')}-{start - 1}") is not None
 
 
 def read_positions(ping: Document) -> dict[str, str]:
@@ -164,7 +164,7 @@ def read_positions(ping: Document) -> dict[str, str]:
 
 def read_position(value: Any) -> str:
     """Raises Malformed."""
-    if not isinstance(value, str) or parse_place(value) is None:
+    if not isinstance(value, str) or parse_position(value) is None:
         raise Malformed("a position that is none")
     return value
 

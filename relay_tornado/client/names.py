@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 
-from relay_tornado.client.messages import parse_place
+from relay_tornado.client.messages import parse_position
 from relay_tornado.client.positions import REMEMBERED, drop_oldest
 
 
@@ -36,7 +36,7 @@ class Names:
     def find(self, name: str, position: str = "") -> str:
         """The id of the bucket with this name and position, "" if it is unknown."""
         bucket_id = self._by_epoch(position) or self._named.get(name, "")
-        place = parse_place(position)
+        place = parse_position(position)
         if bucket_id and place is not None:
             self.learn(name, bucket_id, place.epoch)
         return bucket_id
@@ -48,5 +48,5 @@ class Names:
             yield self.find(name, position), position
 
     def _by_epoch(self, position: str) -> str:
-        place = parse_place(position)
+        place = parse_position(position)
         return "" if place is None else self._epochs.get(place.epoch, "")

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from relay_tornado.client.errors import CheckpointError
 from relay_tornado.client.event import EventData
-from relay_tornado.client.messages import Document, Place, parse_place
+from relay_tornado.client.messages import Document, Position, parse_position
 from relay_tornado.client.trail import Known, Stretch, Trail
 
 REMEMBERED: Final = 4_096
@@ -176,8 +176,8 @@ class Positions(Tracker):
                 return None
         at = f"{entry.get('epoch')}-{int(entry.get('start', 1)) - 1}"
         asked = self._position(bucket_id, name)
-        place = parse_place(asked) if isinstance(asked, str) else None
-        if place is not None and place.output != float("inf") and entry.get("start") == place.seq:
+        position = parse_position(asked) if isinstance(asked, str) else None
+        if position is not None and position.output != float("inf") and entry.get("start") == position.seq:
             at = str(asked)  # delivery begins within that event, after one of its copies
         if bucket is None:
             self._buckets[bucket_id] = _Bucket(name, at, Trail(at))
@@ -198,7 +198,7 @@ class Positions(Tracker):
             # The bucket was added later, so it begins at its first event.
             before = f"{event.epoch}-{max(event.seq - 1, 0)}"
             bucket = self._buckets[event.bucket_id] = _Bucket(event.bucket, before, Trail(before))
-        elif not _follows(parse_place(event.id), parse_place(bucket.received), otherwise=True):
+        elif not _follows(parse_position(event.id), parse_position(bucket.received), otherwise=True):
             bucket.gone = None
             return False
         bucket.gone = None
@@ -211,7 +211,7 @@ class Positions(Tracker):
     def passed(self, bucket_id: str, id: str) -> Passed | None:
         bucket = self._buckets.get(bucket_id)
         # If the bucket left and came back, the relay begins at the position requested before.
-        if bucket is None or _follows(parse_place(bucket.received), parse_place(id), otherwise=False):
+        if bucket is None or _follows(parse_position(bucket.received), parse_position(id), otherwise=False):
             return None
         bucket.received = id
         return Passed(bucket_id, id)
@@ -382,7 +382,7 @@ def _stands(asked: Any) -> bool:
     return asked == "earliest" or (isinstance(asked, Mapping) and "time" in asked)
 
 
-def _follows(event: Place | None, at: Place | None, *, otherwise: bool) -> bool:
+def _follows(event: Position | None, at: Position | None, *, otherwise: bool) -> bool:
     """Whether the event comes after this place; `otherwise` if their epochs differ, so that only the relay knows."""
     if event is None or at is None or event.epoch != at.epoch:
         return otherwise

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from relay_tornado.client.messages import Place, parse_place
+from relay_tornado.client.messages import Position, parse_position
 
 Stretch: TypeAlias = tuple[str, str]
 """The first and the last id."""
@@ -109,36 +109,36 @@ class Known:
 
     def __init__(self, stretches: Iterable[Stretch] = ()) -> None:
         """The stretches may be in any order, and overlap; ids of other services are ignored."""
-        self._stretches: dict[str, list[tuple[Place, Place]]] = {}
-        places = ((parse_place(first), parse_place(last)) for first, last in stretches)
-        known = [(first, last) for first, last in places if first and last and first.epoch == last.epoch]
+        self._stretches: dict[str, list[tuple[Position, Position]]] = {}
+        positions = ((parse_position(first), parse_position(last)) for first, last in stretches)
+        known = [(first, last) for first, last in positions if first and last and first.epoch == last.epoch]
         for first, last in sorted(known, key=lambda each: each[0].order):
             found = self._stretches.setdefault(first.epoch, [])
             if found and first.order <= found[-1][1].order:
-                found[-1] = (found[-1][0], max(found[-1][1], last, key=lambda place: place.order))
+                found[-1] = (found[-1][0], max(found[-1][1], last, key=lambda position: position.order))
             else:
                 found.append((first, last))
 
     def __contains__(self, id: str) -> bool:
-        place, found = self._near(id)
-        if place is None or not found:
+        position, found = self._near(id)
+        if position is None or not found:
             return False
-        at = bisect_right(found, place.order, key=lambda each: each[0].order) - 1
-        return at >= 0 and place.order <= found[at][1].order
+        at = bisect_right(found, position.order, key=lambda each: each[0].order) - 1
+        return at >= 0 and position.order <= found[at][1].order
 
     def pass_by(self, id: str) -> None:
         """Drops everything up to this position, which does not come any more."""
-        place, found = self._near(id)
-        if place is None or not found:
+        position, found = self._near(id)
+        if position is None or not found:
             return
-        del found[: bisect_right(found, place.order, key=lambda each: each[1].order)]
+        del found[: bisect_right(found, position.order, key=lambda each: each[1].order)]
         if not found:
-            del self._stretches[place.epoch]
+            del self._stretches[position.epoch]
 
-    def _near(self, id: str) -> tuple[Place | None, list[tuple[Place, Place]]]:
-        """The place that an id names, and the stretches of its epoch."""
-        place = parse_place(id) if self._stretches else None
-        return place, [] if place is None else self._stretches.get(place.epoch, [])
+    def _near(self, id: str) -> tuple[Position | None, list[tuple[Position, Position]]]:
+        """The position that an id names, and the stretches of its epoch."""
+        position = parse_position(id) if self._stretches else None
+        return position, [] if position is None else self._stretches.get(position.epoch, [])
 
     def stretches(self) -> list[Stretch]:
         return [(str(first), str(last)) for found in self._stretches.values() for first, last in found]
@@ -146,5 +146,5 @@ class Known:
 
 def _leads(earlier: str, later: str) -> bool:
     """Whether the first position is not after the second, in the same epoch."""
-    before, after = parse_place(earlier), parse_place(later)
+    before, after = parse_position(earlier), parse_position(later)
     return before is not None and after is not None and before.epoch == after.epoch and before.order <= after.order

@@ -41,46 +41,46 @@ _ANNOUNCED: Final = 3 << 20
 a bucket takes by default (`max_body`), which nginx's default of 1 MiB refuses."""
 
 
-class Place:
+class Address:
     """A URL to check, with its host in ASCII. `instance` identifies the relay that runs on this machine, "" if none
     does."""
 
     def __init__(self, url: str, instance: str = "") -> None:
         """Raises Invalid if it is no http or https URL."""
         parts = parse(url, "public_url")
-        login, at, place = urlsplit(url).netloc.rpartition("@")
+        login, at, host = urlsplit(url).netloc.rpartition("@")
         self.secure, self.host, self.port, self.authority = parts.tls, parts.host, parts.port, parts.authority
         self.path = parts.path.decode().rstrip("/")
-        if not place.isascii():  # else it may have an IPv6 zone, which the authority leaves out
-            place = self.authority
-        self.url = f"{parts.scheme}://{login}{at}{place}{self.path}"
+        if not host.isascii():  # else it may have an IPv6 zone, which the authority leaves out
+            host = self.authority
+        self.url = f"{parts.scheme}://{login}{at}{host}{self.path}"
         self.instance = instance
 
 
-async def look(place: Place, credentials: tuple[str, str] | None, idle: float) -> AsyncIterator[Finding]:
+async def look(address: Address, credentials: tuple[str, str] | None, idle: float) -> AsyncIterator[Finding]:
     """Yields the findings about the URL, until one makes the other checks pointless.
 
     `credentials` are a token's key and secret, with which a socket is kept idle for `idle` seconds.
     """
-    if place.secure:
-        accepted = await certificate(place)
+    if address.secure:
+        accepted = await certificate(address)
         yield accepted
         if accepted.level == "fail":
             return
-    elif not _loopback(place.host):
+    elif not _loopback(address.host):
         yield Finding(
             "https",
             "warn",
-            f"{place.url} is not encrypted: everybody on the way reads webhooks and secrets",
+            f"{address.url} is not encrypted: everybody on the way reads webhooks and secrets",
             "give the relay a certificate (--tls-cert), or put nginx or Caddy in front: docs/operations.md",
         )
-    found = await leads_here(place)
+    found = await leads_here(address)
     yield found
     if found.level == "fail":
         return
-    yield await ready(place)
-    yield await streams(place)
-    async for finding in socket(place, credentials, idle):
+    yield await ready(address)
+    yield await streams(address)
+    async for finding in socket(address, credentials, idle):
         yield finding
 
 
@@ -90,17 +90,17 @@ def _loopback(host: str) -> bool:
     return host == "localhost"
 
 
-async def certificate(place: Place) -> Finding:
+async def certificate(address: Address) -> Finding:
     """Whether clients accept the certificate, and for how long."""
-    shown = f"openssl s_client -connect {place.host}:{place.port}"
+    shown = f"openssl s_client -connect {address.host}:{address.port}"
     remedy = f"{shown} shows it; it has to be renewed in time, for this name, and with its intermediates"
     try:
         async with asyncio.timeout(PATIENCE):
-            _, writer = await _connect(place)
+            _, writer = await _connect(address)
     except ssl.SSLCertVerificationError as error:
         return Finding("certificate", "fail", f"clients refuse it: {error.verify_message}", remedy)
     except (OSError, TimeoutError) as error:
-        return Finding("certificate", "fail", f"TLS with {place.authority} fails: {_words(error)}", remedy)
+        return Finding("certificate", "fail", f"TLS with {address.authority} fails: {_words(error)}", remedy)
     found: Any = writer.get_extra_info("peercert")
     await _close(writer)
     left = ssl.cert_time_to_seconds(found["notAfter"]) - time.time()
@@ -110,12 +110,12 @@ async def certificate(place: Place) -> Finding:
     return Finding("certificate", "ok", says)
 
 
-async def leads_here(place: Place) -> Finding:
+async def leads_here(address: Address) -> Finding:
     """Whether the relay that answers at the URL is the one on this machine."""
-    name, url = "url", f"{place.url}/healthz"
+    name, url = "url", f"{address.url}/healthz"
     began = time.monotonic()
     try:
-        answer = await _fetch(place, url)
+        answer = await _fetch(address, url)
     except _ODD as error:
         return Finding(
             name,
@@ -139,22 +139,22 @@ async def leads_here(place: Place) -> Finding:
             f"{url} is answered with {answer.code}, by something that is no relay",
             "have the proxy in front pass every path on to the relay as it came",
         )
-    if place.instance and found != place.instance:
+    if address.instance and found != address.instance:
         return Finding(
             name,
             "fail",
-            f"{place.url} leads to another relay than the one that runs here",
+            f"{address.url} leads to another relay than the one that runs here",
             "correct the proxy's upstream or the DNS record, or the setting --public-url",
         )
-    where = "leads to this relay" if place.instance else "is answered by a relay"
-    return Finding(name, "ok", f"{place.url} {where}, in {(time.monotonic() - began) * 1000:.0f} ms")
+    where = "leads to this relay" if address.instance else "is answered by a relay"
+    return Finding(name, "ok", f"{address.url} {where}, in {(time.monotonic() - began) * 1000:.0f} ms")
 
 
-async def ready(place: Place) -> Finding:
+async def ready(address: Address) -> Finding:
     """What the relay's /readyz says: whether it can commit events, and whether committed ones are missing."""
-    name, url = "ready", f"{place.url}/readyz"
+    name, url = "ready", f"{address.url}/readyz"
     try:
-        found = json.loads((await _fetch(place, url)).body)
+        found = json.loads((await _fetch(address, url)).body)
         is_ready, missing = found["status"] == "ready", found.get("events_missing")
         problem = "" if is_ready else found["problem"]
     except (*_ODD, RecursionError, KeyError, TypeError, AttributeError):
@@ -170,15 +170,15 @@ async def ready(place: Place) -> Finding:
     return Finding(name, "ok", "events can be committed")
 
 
-async def streams(place: Place) -> Finding:
+async def streams(address: Address) -> Finding:
     """Whether a refusal comes before the body is sent: a proxy that buffers bodies would hold it back."""
     head = (
-        f"POST {place.path}/v1/webhooks/{PROBED_INPUT} HTTP/1.1\r\nHost: {place.authority}\r\n"
+        f"POST {address.path}/v1/webhooks/{PROBED_INPUT} HTTP/1.1\r\nHost: {address.authority}\r\n"
         f"Content-Length: {_ANNOUNCED}\r\nConnection: close\r\n\r\nx"
     )
     try:
         async with asyncio.timeout(PATIENCE):
-            reader, writer = await _connect(place)
+            reader, writer = await _connect(address)
     except (OSError, TimeoutError) as error:
         return Finding("bodies", "fail", f"no second connection: {_words(error)}", "look at the proxy's limits")
     try:
@@ -206,11 +206,11 @@ async def streams(place: Place) -> Finding:
     )
 
 
-async def socket(place: Place, credentials: tuple[str, str] | None, idle: float) -> AsyncIterator[Finding]:
+async def socket(address: Address, credentials: tuple[str, str] | None, idle: float) -> AsyncIterator[Finding]:
     """Whether a WebSocket opens, answers at once, and stays open while it is idle."""
-    url = "ws" + place.url.removeprefix("http") + "/v1/socket"
+    url = "ws" + address.url.removeprefix("http") + "/v1/socket"
     try:
-        connection = await websocket_connect(_request(place, url))
+        connection = await websocket_connect(_request(address, url))
     except _ODD as error:
         yield Finding(
             "socket",
@@ -278,29 +278,29 @@ async def _watch(connection: WebSocketClientConnection, idle: float) -> Finding:
     return Finding("idle", "ok", f"a socket was idle for {idle:.0f} s and is still open")
 
 
-async def _connect(place: Place) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    return await asyncio.open_connection(place.host, place.port, ssl=_context(place))
+async def _connect(address: Address) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    return await asyncio.open_connection(address.host, address.port, ssl=_context(address))
 
 
-async def _fetch(place: Place, url: str) -> HTTPResponse:
+async def _fetch(address: Address, url: str) -> HTTPResponse:
     """The answer, whatever its status. Raises the errors in `_ODD`."""
     client = AsyncHTTPClient(force_instance=True, max_body_size=_LARGEST)
-    return await client.fetch(_request(place, url), raise_error=False)
+    return await client.fetch(_request(address, url), raise_error=False)
 
 
-def _request(place: Place, url: str) -> HTTPRequest:
+def _request(address: Address, url: str) -> HTTPRequest:
     return HTTPRequest(
         url,
         connect_timeout=PATIENCE,
         request_timeout=PATIENCE,
         follow_redirects=False,
         decompress_response=False,
-        ssl_options=_context(place),
+        ssl_options=_context(address),
     )
 
 
-def _context(place: Place) -> ssl.SSLContext | None:
-    return ssl.create_default_context() if place.secure else None
+def _context(address: Address) -> ssl.SSLContext | None:
+    return ssl.create_default_context() if address.secure else None
 
 
 async def _close(writer: asyncio.StreamWriter) -> None:

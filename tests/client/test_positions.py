@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from relay_tornado.client.errors import CheckpointError
 from relay_tornado.client.event import EventData, Headers
-from relay_tornado.client.messages import parse_place
+from relay_tornado.client.messages import parse_position
 from relay_tornado.client.positions import (
     ABSENT,
     REMEMBERED,
@@ -425,7 +425,7 @@ def test_nothing_twice_on_one_checkpoint_and_nothing_missed(steps: list[str], da
         nonlocal at, connected
         since = positions.since()
         after = since["b"] if isinstance(since, dict) and "b" in since else f"{EPOCH}-0"
-        place = parse_place(after)
+        place = parse_position(after)
         assert place is not None
         at = sum(1 for each in LOG if (each.seq, int(each.id.rpartition("-")[2])) <= (place.seq, place.output))
         positions.began(1.0)

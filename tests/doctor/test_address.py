@@ -18,7 +18,7 @@ from tornado.web import Application
 from tornado.websocket import WebSocketHandler
 
 from relay_tornado.doctor import address
-from relay_tornado.doctor.address import Place, look, ready, streams
+from relay_tornado.doctor.address import Address, look, ready, streams
 from relay_tornado.doctor.finding import Finding
 from relay_tornado.handlers.listener import Entrance
 from relay_tornado.ids import hash_secret, new_secret, new_uuid
@@ -31,9 +31,9 @@ from tests.pairs import write_pair
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
-async def examined(place: Place, idle: float = 0, credentials: tuple[str, str] | None = None) -> dict[str, Finding]:
+async def examined(relay: Address, idle: float = 0, credentials: tuple[str, str] | None = None) -> dict[str, Finding]:
     async with asyncio.timeout(60):
-        return {finding.name: finding async for finding in look(place, credentials, idle)}
+        return {finding.name: finding async for finding in look(relay, credentials, idle)}
 
 
 async def credentials(site: Edge) -> tuple[str, str]:
@@ -70,25 +70,25 @@ async def answering(talk: Talk) -> AsyncIterator[int]:
 )
 def test_where_a_url_leads(url: str, host: str, port: int, path: str, authority: str) -> None:
     """Its host in ASCII, its port, perhaps the scheme's, and what stands before a request's path."""
-    place = Place(url)
-    assert (place.host, place.port, place.path, place.authority) == (host, port, path, authority)
-    assert place.url.isascii()
+    relay = Address(url)
+    assert (relay.host, relay.port, relay.path, relay.authority) == (host, port, path, authority)
+    assert relay.url.isascii()
 
 
 def test_a_zone_is_part_of_the_way() -> None:
     """A link-local address leads nowhere without it; the authority does not have it."""
-    place = Place("http://[fe80::1%eth0]:8080/")
-    assert (place.url, place.authority) == ("http://[fe80::1%eth0]:8080", "[fe80::1]:8080")
+    relay = Address("http://[fe80::1%eth0]:8080/")
+    assert (relay.url, relay.authority) == ("http://[fe80::1%eth0]:8080", "[fe80::1]:8080")
 
 
 @pytest.mark.gen_test
 async def test_a_relay_in_order() -> None:
     """Everything is ok, also for a socket that was watched; without a token it is opened and no more."""
     async with edge() as site:
-        place = Place(f"http://127.0.0.1:{site.port}", "i-1")
-        said = await examined(place, 0.3, await credentials(site))
-        unwatched = await examined(place, 0.3)
-        refused = await examined(place, 0.3, ("key", "wrong"))
+        relay = Address(f"http://127.0.0.1:{site.port}", "i-1")
+        said = await examined(relay, 0.3, await credentials(site))
+        unwatched = await examined(relay, 0.3)
+        refused = await examined(relay, 0.3, ("key", "wrong"))
     asked = ("url", "ready", "bodies", "socket")
     assert {name: each.level for name, each in said.items()} == dict.fromkeys((*asked, "idle"), "ok")
     assert "leads to this relay" in said["url"].says
@@ -100,11 +100,11 @@ async def test_a_relay_in_order() -> None:
 async def test_what_a_relay_says_of_itself() -> None:
     """A problem fails, with its words; missing events are a warning; what is no relay's answer is one, too."""
     async with edge() as site:
-        place = Place(f"http://127.0.0.1:{site.port}", "i-1")
+        relay = Address(f"http://127.0.0.1:{site.port}", "i-1")
         site.store.problem = "the disk is full"
-        full = (await examined(place))["ready"]
+        full = (await examined(relay))["ready"]
         site.store.problem, site.store.loss = "", SimpleNamespace(events=7)
-        lost = (await examined(place))["ready"]
+        lost = (await examined(relay))["ready"]
     assert (full.level, "the disk is full" in full.says, "RelayNotReady" in full.remedy) == ("fail", True, True)
     assert (lost.level, "7 committed" in lost.says, "RelayEventsMissing" in lost.remedy) == ("warn", True, True)
     for answer in (b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\n{}", b"HTTP/1.1 503 No\r\n\r\nno", b""):
@@ -114,7 +114,7 @@ async def test_what_a_relay_says_of_itself() -> None:
             writer.write(answer)
 
         async with answering(talk) as port:
-            found = await ready(Place(f"http://127.0.0.1:{port}"))
+            found = await ready(Address(f"http://127.0.0.1:{port}"))
         assert (found.level, "is not answered by the relay" in found.says) == ("warn", True)
 
 
@@ -122,8 +122,8 @@ async def test_what_a_relay_says_of_itself() -> None:
 async def test_another_relay_answers() -> None:
     """The URL of some other relay is found out, and nothing more is asked of it."""
     async with edge() as site:
-        said = await examined(Place(f"http://127.0.0.1:{site.port}", "i-2"))
-        any_will_do = await examined(Place(f"http://localhost:{site.port}"), 0, await credentials(site))
+        said = await examined(Address(f"http://127.0.0.1:{site.port}", "i-2"))
+        any_will_do = await examined(Address(f"http://localhost:{site.port}"), 0, await credentials(site))
     assert {name: each.level for name, each in said.items()} == {"url": "fail"}
     assert "another relay" in said["url"].says
     asked = ("url", "ready", "bodies", "socket")
@@ -155,7 +155,7 @@ async def test_something_else_answers(answer: bytes, words: str) -> None:
         writer.write(answer)
 
     async with answering(talk) as port:
-        said = await examined(Place(f"http://127.0.0.1:{port}"))
+        said = await examined(Address(f"http://127.0.0.1:{port}"))
     assert (said["url"].level, words in said["url"].says, bool(said["url"].remedy)) == ("fail", True, True)
 
 
@@ -163,8 +163,8 @@ async def test_something_else_answers(answer: bytes, words: str) -> None:
 async def test_nobody_answers() -> None:
     """A port on which nothing listens, and a name that there is not."""
     for url in ("http://127.0.0.1:9", "http://relay.invalid"):
-        assert (await examined(Place(url)))["url"].level == "fail"
-    refused = await streams(Place("http://127.0.0.1:9"))
+        assert (await examined(Address(url)))["url"].level == "fail"
+    refused = await streams(Address("http://127.0.0.1:9"))
     assert (refused.level, "no second connection: " in refused.says, "Connect call failed" in refused.says) == (
         "fail",
         True,
@@ -181,10 +181,10 @@ async def test_what_is_not_answered_in_time(monkeypatch: pytest.MonkeyPatch) -> 
 
     async with answering(talk) as port:
         monkeypatch.setattr(address, "EARLY", 0.05)
-        said = await streams(Place(f"http://127.0.0.1:{port}"))
+        said = await streams(Address(f"http://127.0.0.1:{port}"))
         assert (said.level, "buffers a whole body" in said.says) == ("warn", True)
         monkeypatch.setattr(address, "PATIENCE", 0.05)
-        said = await address.certificate(Place(f"https://127.0.0.1:{port}"))
+        said = await address.certificate(Address(f"https://127.0.0.1:{port}"))
         assert (said.level, said.says.endswith(" fails: no answer in time")) == ("fail", True)
 
 
@@ -198,10 +198,10 @@ async def test_what_is_no_socket(answer: bytes) -> None:
         writer.write(answer)
 
     async with answering(talk) as port:
-        place = Place(f"http://127.0.0.1:{port}")
-        (said,) = [finding async for finding in address.socket(place, None, 0)]
+        relay = Address(f"http://127.0.0.1:{port}")
+        (said,) = [finding async for finding in address.socket(relay, None, 0)]
         assert (said.level, "does not open" in said.says) == ("fail", True)
-        assert (await streams(place)).level == "warn"
+        assert (await streams(relay)).level == "warn"
 
 
 @pytest.mark.parametrize("last", ['{"type":"status","status":"unauthorized"}', "[]", "no JSON", "[" * 60_000, None])
@@ -221,8 +221,8 @@ async def test_a_socket_that_gives_another_answer(last: str | None) -> None:
     server = HTTPServer(Application([("/v1/socket", Odd)]))
     (listening,) = bind_sockets(0, "127.0.0.1")
     server.add_socket(listening)
-    place = Place(f"http://127.0.0.1:{listening.getsockname()[1]}")
-    (said,) = [finding async for finding in address.socket(place, ("key", "secret"), 0)]
+    relay = Address(f"http://127.0.0.1:{listening.getsockname()[1]}")
+    (said,) = [finding async for finding in address.socket(relay, ("key", "secret"), 0)]
     assert (said.level, "is not answered in time" in said.says) == ("fail", True)
     server.stop()
     await server.close_all_connections()
@@ -235,11 +235,11 @@ async def test_certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     certificate = Certificate(*write_pair(tmp_path, ca.issue_cert("127.0.0.1")))
     ca.cert_pem.write_to_path(tmp_path / "ca.pem")
     async with edge(entrance=Entrance(certificate)) as site:
-        place = Place(f"https://127.0.0.1:{site.port}", "i-1")
-        said = await examined(place)
+        relay = Address(f"https://127.0.0.1:{site.port}", "i-1")
+        said = await examined(relay)
         assert {name: each.level for name, each in said.items()} == {"certificate": "fail"}
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
-        said = await examined(place, 0.2, await credentials(site))
+        said = await examined(relay, 0.2, await credentials(site))
         assert {each.level for each in said.values()} == {"ok"}
         assert "days" in said["certificate"].says
 
@@ -253,7 +253,7 @@ async def test_certificates_that_end(tmp_path: Path, monkeypatch: pytest.MonkeyP
     ca.cert_pem.write_to_path(tmp_path / "ca.pem")
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
     async with edge(entrance=Entrance(Certificate(*write_pair(tmp_path, leaf)))) as site:
-        said = await examined(Place(f"https://127.0.0.1:{site.port}", "i-1"))
+        said = await examined(Address(f"https://127.0.0.1:{site.port}", "i-1"))
     assert (said["certificate"].level, "url" in said) == (level, level != "fail")
 
 
@@ -261,14 +261,14 @@ async def test_certificates_that_end(tmp_path: Path, monkeypatch: pytest.MonkeyP
 async def test_no_tls_where_it_was_told() -> None:
     """A port of plain HTTP behind an https URL fails."""
     async with edge() as site:
-        said = await examined(Place(f"https://127.0.0.1:{site.port}", "i-1"))
+        said = await examined(Address(f"https://127.0.0.1:{site.port}", "i-1"))
     assert {name: each.level for name, each in said.items()} == {"certificate": "fail"}
 
 
 @pytest.mark.gen_test
 async def test_plain_http_is_warned_of() -> None:
     """Anywhere but on the machine itself."""
-    assert (await examined(Place("http://relay.invalid")))["https"].level == "warn"
+    assert (await examined(Address("http://relay.invalid")))["https"].level == "warn"
 
 
 @pytest.mark.gen_test
@@ -281,7 +281,7 @@ async def test_a_proxy_that_refuses_what_a_bucket_takes() -> None:
         writer.write(b"HTTP/1.1 413 Too Large\r\n\r\n" if length > 1 << 20 else b"HTTP/1.1 404 Not Found\r\n\r\n")
 
     async with answering(talk) as port:
-        found = await streams(Place(f"http://127.0.0.1:{port}"))
+        found = await streams(Address(f"http://127.0.0.1:{port}"))
     assert (found.level, "413" in found.says, "client_max_body_size" in found.remedy) == ("warn", True, True)
 
 
@@ -297,8 +297,8 @@ def test_a_proxy_that_collects_bodies_and_cuts_sockets(tmp_path: Path) -> None:
 
     async def run() -> dict[str, Finding]:
         async with edge() as site, behind("nginx", site.port, tmp_path, changes=changes) as front:
-            place = Place(f"http://127.0.0.1:{front.front.plain}", "i-1")
-            return await examined(place, 10, await credentials(site))
+            relay = Address(f"http://127.0.0.1:{front.front.plain}", "i-1")
+            return await examined(relay, 10, await credentials(site))
 
     said = asyncio.run(run())
     assert {name: each.level for name, each in said.items()} == {
@@ -326,7 +326,7 @@ async def test_a_proxy_without_websockets() -> None:
             writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
 
     async with answering(talk) as port:
-        said = await examined(Place(f"http://127.0.0.1:{port}", "i-1"), 1, ("k", "s"))
+        said = await examined(Address(f"http://127.0.0.1:{port}", "i-1"), 1, ("k", "s"))
     assert {name: each.level for name, each in said.items()} == {
         "url": "ok",
         "ready": "warn",
