@@ -52,6 +52,8 @@ class Housekeeping:
         self._interval = settings.retention_interval
         self._clock = RetentionClock(settings.retention_grace)
         self._growth = Growth(log)
+        self._over: Collection[str] = ()
+        """The keys of the tokens that had expired at the last pass."""
         self._overtaken: dict[BucketId, int] = {}
         """By bucket, how many events were removed that a consumer still needed, since the first warning."""
 
@@ -100,7 +102,7 @@ class Housekeeping:
         # Nobody can connect with an expired token, so it does not hold events; it still counts while the clock is in
         # doubt.
         now = self._now()
-        over = [token.key for token in self._registry.list("token") if by_age and token.expired(now)]
+        self._over = [token.key for token in self._registry.list("token") if by_age and token.expired(now)]
         left = 0
         buckets = self._registry.list("bucket")
         there = {bucket.id for bucket in buckets}
@@ -108,7 +110,7 @@ class Housekeeping:
         for gone in self._overtaken.keys() - there:
             del self._overtaken[gone]
         for bucket in buckets:
-            left += await self._try_to_trim(bucket, by_age, over)
+            left += await self._try_to_trim(bucket, by_age, self._over)
         return left
 
     async def trim_grown(self) -> int:
@@ -122,8 +124,14 @@ class Housekeeping:
             except BucketGone:
                 continue
             if bucket is not None and grown:
-                left += await self._try_to_trim(bucket, False, ())
+                left += await self._try_to_trim(bucket, False, self._still_over())
         return left
+
+    def _still_over(self) -> Collection[str]:
+        """The keys of the tokens that had expired at the last pass, without those that were prolonged since."""
+        now = self._now()
+        tokens = [self._registry.get("token", key) for key in self._over]
+        return [token.key for token in tokens if token is not None and token.expired(now)]
 
     async def _try_to_trim(self, bucket: Bucket, by_age: bool, over: Collection[str]) -> int:
         """Does what `_trim` does. If that fails, it is logged."""

@@ -555,6 +555,31 @@ async def test_retention_waits_for_no_token_that_has_expired(open_world: OpenWor
         assert stored.key.name == token.key
 
 
+@pytest.mark.parametrize(("prolonged", "then"), [(False, 9), (True, 5)], ids=["expired", "prolonged"])
+@pytest.mark.gen_test
+async def test_a_trim_between_two_passes_waits_for_no_token_that_has_expired(
+    open_world: OpenWorld, monkeypatch: pytest.MonkeyPatch, prolonged: bool, then: int
+) -> None:
+    """As of the last pass, which knows whether the clock can be trusted; but for one that was prolonged since."""
+    monkeypatch.setattr(growth, "_MUCH", 3 * event().size)
+    async with open_world(retention_grace=0.0) as world:
+        token, _ = await world.administration.create_token(durable=True, expires_at=world.now + 100)
+        bucket = await world.administration.create_bucket("orders", retention=WAITING)
+        keeper = world.administration.housekeeping
+        came = world.log.watch(None, keeper._growth.came)
+        for _ in range(5):
+            await world.log.append(bucket.id, event())
+        world.now += 100
+        assert await first(world, bucket) == 5
+        if prolonged:
+            await world.administration.set_token(token.key, expires_at=world.now + 100)
+        for _ in range(4):
+            await world.log.append(bucket.id, event())
+        await keeper.trim_grown()
+        assert (await world.log.bounds(bucket.id)).first == then
+        came.close()
+
+
 @pytest.mark.gen_test
 async def test_tokens_are_looked_at_once_for_all_buckets(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there are thousands of both, each of the one for each of the other would take minutes."""
