@@ -247,8 +247,8 @@ async def _together(*ends: Callable[[], Awaitable[None]]) -> None:
 
 
 def _keep_running(stack: AsyncExitStack, work: Callable[[], Awaitable[None]], name: str) -> asyncio.Task[None]:
-    """Runs endless work in a task until the stack is closed; if it fails, it is restarted. The task may be cancelled
-    before."""
+    """Runs endless work in a task until the stack is closed; if it fails, it is restarted, unless it is being
+    cancelled. The task may be cancelled before."""
     task = asyncio.create_task(_again_and_again(work, name), name=name)
 
     async def end() -> None:
@@ -262,10 +262,14 @@ def _keep_running(stack: AsyncExitStack, work: Callable[[], Awaitable[None]], na
 
 
 async def _again_and_again(work: Callable[[], Awaitable[None]], name: str) -> None:
+    task = asyncio.current_task()
     while True:
         try:
             await work()
         except Exception:
-            try_log(_log.exception, "task_failed", task=name, again_in=RETRY_DELAY)
+            ends = task is not None and task.cancelling() > 0  # it failed at its end, and is not cancelled again
+            try_log(_log.exception, "task_failed", task=name, **({} if ends else {"again_in": RETRY_DELAY}))
+            if ends:
+                return
         with suppress(MemoryError):
             await asyncio.sleep(RETRY_DELAY)

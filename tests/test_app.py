@@ -307,7 +307,7 @@ async def test_it_begins_again_without_memory(monkeypatch: pytest.MonkeyPatch) -
     """Also where there is none to say that it failed, or to wait."""
     monkeypatch.setattr(app, "RETRY_DELAY", 0.01)
     monkeypatch.setattr(app, "_log", SimpleNamespace(exception=once(lambda *_, **__: None)))
-    monkeypatch.setattr(app, "asyncio", SimpleNamespace(sleep=once(asyncio.sleep)))
+    monkeypatch.setattr(app, "asyncio", SimpleNamespace(sleep=once(asyncio.sleep), current_task=asyncio.current_task))
     begun: list[int] = []
 
     async def work() -> None:
@@ -318,6 +318,28 @@ async def test_it_begins_again_without_memory(monkeypatch: pytest.MonkeyPatch) -
     await until(lambda: len(begun) > 3 or working.done())
     assert not working.done()
     working.cancel()
+
+
+@pytest.mark.gen_test
+async def test_work_that_fails_at_its_end_does_not_begin_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is cancelled once, so a stop would wait for it for ever."""
+    monkeypatch.setattr(app, "RETRY_DELAY", 0.0)
+    begun: list[int] = []
+
+    async def work() -> None:
+        begun.append(1)
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            if len(begun) == 1:
+                raise OSError("its file can't be closed") from None
+            raise
+
+    working = asyncio.create_task(app._again_and_again(work, "work"))
+    await until(lambda: bool(begun))
+    working.cancel()
+    await until(lambda: working.done() or len(begun) > 1)
+    assert (len(begun), working.done()) == (1, True)
 
 
 @pytest.mark.gen_test
