@@ -239,9 +239,9 @@ class Group:
             self._give_back()
             self.ledger.save()
             self._show(member)
-            if member.over:
+            if member.over or member.receiver.rests:
                 self._wake()  # the others get these
-            else:
+            if not member.over:
                 self._arm()
 
     def _give_back(self) -> None:

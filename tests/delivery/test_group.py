@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from relay_tornado.delivery import filter_time
 from relay_tornado.delivery.outlet import Frames
 from relay_tornado.model import Cursor, NewEvent, Retention
 from relay_tornado.wire.acks import Ack, Nak
@@ -110,6 +111,24 @@ async def test_who_can_not_write_keeps_nothing_from_the_others() -> None:
     await quiet(2000)
     assert len(set(other.seqs)) == 300
     assert stuck.reader.waiting < 5000
+
+
+@virtual_test
+async def test_what_waits_for_a_filter_goes_to_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once: slow filters of its token may keep one waiting for long."""
+    monkeypatch.setattr(filter_time, "rest", lambda seconds: 3600.0)
+    passing = {"not": {"match": {"type": "value", "value": "x", "parameter": {"source": "header", "name": "X-None"}}}}
+    world = world_of()
+    await world.bucket()
+    slow, _, _ = await world.subscribe("orders", filter=passing)
+    resting = await worker(world, filter=passing)
+    await quiet()
+    other = await worker(world)
+    await quiet()
+    await world.append(1)
+    await quiet()
+    assert (slow.seqs(), resting.seqs, other.seqs) == ([1], [], [1])
+    assert asyncio.get_running_loop().time() < 0.5
 
 
 @virtual_test
