@@ -12,6 +12,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
+from relay_tornado.low_memory import Timer
+
 LATE: Final = 0.1
 """Seconds by which a busy loop may be late. An extension costs little, as it is as long as the loop was late."""
 
@@ -29,8 +31,9 @@ async def timeout(seconds: float) -> AsyncIterator[None]:
     end = loop.time() + seconds
     async with asyncio.timeout(None) as limit:
         # A limit with an end would be over at once if the loop is late.
-        handle = loop.call_at(end, lambda: limit.reschedule(loop.time() + extension(loop.time() - end, seconds)))
+        timer = Timer(lambda: limit.reschedule(loop.time() + extension(loop.time() - end, seconds)))
+        timer.set(end)
         try:
             yield
         finally:
-            handle.cancel()
+            timer.cancel()

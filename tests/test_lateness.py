@@ -8,8 +8,10 @@ from typing import cast
 import pytest
 
 from relay_tornado import lateness
+from relay_tornado.low_memory import watch_timers
 from tests.delivery.virtual import VirtualLoop, virtual_test
 from tests.delivery.virtual import event_loop as event_loop
+from tests.failing import once
 
 
 def stand_still(seconds: float) -> None:
@@ -61,3 +63,15 @@ async def test_a_cancellation_passes() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+@virtual_test
+async def test_a_limit_whose_end_finds_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends a moment later: the body may wait for something that never comes."""
+    asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+    rounds = watch_timers()
+    monkeypatch.setattr(asyncio.Timeout, "reschedule", once(asyncio.Timeout.reschedule, 1))
+    with pytest.raises(TimeoutError):
+        await spend(10, 0, 60)
+    rounds.cancel()
+    assert asyncio.get_running_loop().time() < 20
