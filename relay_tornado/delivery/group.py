@@ -289,7 +289,7 @@ class Group:
                     if chunk < 0 and given:
                         break
                     given.append(_Given(one, event.epoch, copies))
-                if not again:
+                if not again and event.seq > self._place.seq:  # one that was given up while it was read is not parked
                     self._place.seq, self._place.epoch = event.seq, event.epoch
             dealt += 1
             if time.perf_counter() > end:

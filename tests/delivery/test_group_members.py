@@ -355,6 +355,25 @@ async def test_what_is_given_once_more_moves_no_position_back() -> None:
 
 
 @virtual_test
+async def test_what_is_given_up_while_it_is_read_moves_no_position_back() -> None:
+    """It is not among those that are to be tried again any more."""
+    world = await stocked(5)
+    one = await worker(world)
+    await until(lambda: len(one.seqs) == 5)
+    gate = held_up(world)
+    assert one.nak(2)
+    await quiet()
+    async with world.ledgers.using(KEY) as ledger:
+        assert ledger.progress.give_up(2, 5, day()) is not None
+        ledger.save()
+        ledger.tell()
+    gate.set()
+    await quiet()
+    assert one.delivery.moved()["orders"].endswith("-5")
+    assert world.deliveries.lag() == {"id-orders": 0}
+
+
+@virtual_test
 async def test_a_gap_is_told() -> None:
     """What retention takes from under a consumer: in the answer, or while it is connected; delivery goes on behind."""
     world = await stocked(4)
