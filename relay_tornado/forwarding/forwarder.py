@@ -11,7 +11,8 @@ Invariants:
   or the output is paused, nothing is taken.
 - An output that sends one event after the other has at most one request in flight. A failed event holds later ones back
   (`_held`) during its quick attempts; with `strict_order` until it is done or given up, and then also resent ones.
-- An event that is given up during its request is sent if that succeeds, and failed otherwise.
+- An event that is given up during its request is sent if that succeeds, and failed otherwise. Before its request, none
+  is made.
 - An answer says nothing of a destination that the output has been given since. It counts for the circuit under which
   the request was made, and disables nothing.
 - An output that is caught up, or waits, has no task; a timer wakes it. It has at most `at_once` tasks that attempt, and
@@ -327,6 +328,9 @@ class Forwarder:
             if event is None:
                 event = await self._load(taken)
             if event is None:
+                return None
+            if self.ledger.progress.is_dead(taken):
+                self.ledger.progress.release(taken)  # no more will come of it
                 return None
             if not self._goes.there(event, self._shared.subjects.of):
                 self._settle(taken)

@@ -167,10 +167,10 @@ async def test_strict_order_holds_for_what_is_sent_again() -> None:
         assert target.bodies == [b"2", b"1", b"2", b"3", b"4"]
 
 
-async def give_up(w: World, seq: int) -> None:
+async def give_up(w: World, seq: int, output: str = "output:1") -> None:
     administration = ConsumerAdministration(w.log, w.ledgers, w.results)
     (event,) = await w.log.read(B, seq - 1, 1, 1)
-    await administration.give_up(w.bucket, "output:1", f"{event.epoch}-{seq}")
+    await administration.give_up(w.bucket, output, f"{event.epoch}-{seq}")
 
 
 @pytest.mark.gen_test
@@ -219,6 +219,35 @@ async def test_an_event_that_is_given_up_in_flight(status: int) -> None:
         assert target.bodies == [b"1", b"2"][: 1 if status == 410 else 2]
         assert [each.status for each in await w.stored(1)] == ["sent" if status == 200 else "failed"]
         assert [(each.seq, each.reason) for each in await w.dead()] == [(1, "given_up")] * (status != 200)
+
+
+@pytest.mark.gen_test
+async def test_an_event_that_is_given_up_while_it_waits_for_memory() -> None:
+    """It is not sent, and the next one is."""
+    gate = asyncio.Event()
+
+    async def slow(got: Got) -> bytes:
+        await gate.wait()
+        return answer()
+
+    body = b"x" * 100_000
+    async with Target(slow) as one, Target() as other:
+        outputs = public(one.url), public(other.url, 2)
+        async with world(outputs[0], forward_buffer=1) as w:
+            await w.append(body)
+            await one.until(1)
+            await w.change(*outputs)
+            await until(lambda: 2 in w.forwarding._forwarders[B])
+            await w.append(body)
+            await until(lambda: w.forwarder(2).in_flight == 1)
+            await give_up(w, 2, "output:2")
+            gate.set()
+            await w.settled(one, 2)
+            await w.append(b"last")
+            await w.settled(other, 1)
+            await w.idle(2)
+            assert other.bodies == [b"last"]
+            assert [(each.seq, each.attempts, each.reason) for each in await w.dead(2)] == [(2, 0, "given_up")]
 
 
 @pytest.mark.gen_test
