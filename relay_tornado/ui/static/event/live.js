@@ -233,14 +233,11 @@ export class Live {
       }
       batch(() => {
         // A page of nothing but news has more of them behind it, so what was there is too far away to be joined.
-        if (!this.rows.length || (this.filled && records.length >= PAGE && !records.some(known))) {
-          this.rows = new Rows(records.length ? this.rows.after(records[0]) : []);
-          this.cursor = next;
-          this.whole.value = !next;
-        }
+        const anew = !this.rows.length || (this.filled && records.length >= PAGE && !records.some(known));
+        if (anew) this.rows = new Rows(records.length ? this.rows.after(records[0]) : []);
         for (const record of records.reverse()) this.rows.place(record);
         this.rows.update(records);
-        if (!this.filled) {
+        if (anew || !this.filled) {
           this.cursor = next;
           this.whole.value = !next;
         }
@@ -262,19 +259,14 @@ export class Live {
   /** The page behind the oldest record; who asks while it comes waits for the same one. `on` goes on after a search in vain. */
   older(on = false) {
     if (on) this.empty = 0;
-    this.coming ??= this.further().finally(() => {
-      this.coming = null;
-    });
-    return this.coming;
+    return (this.coming ??= this.further().finally(() => (this.coming = null)));
   }
 
   async further() {
     this.tired.value = this.empty >= PATIENCE;
     if (this.loading.value || this.whole.value || !this.filled || !this.cursor || this.tired.value || this.error.value) return;
-    if (this.rows.length >= MOST) {
-      this.full.value = true;
-      return;
-    }
+    this.full.value = this.rows.length >= MOST;
+    if (this.full.value) return;
     this.loading.value = true;
     try {
       const { records, next } = await this.ask({ limit: 500, cursor: this.cursor });
