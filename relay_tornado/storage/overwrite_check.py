@@ -10,7 +10,8 @@ Invariants:
   should be: SQLite writes it without one, and one is left where it was cut and then continued at its old end. A
   checkpoint would copy its content into the file and damage it. If only frames behind its header were changed, that is
   not noticed.
-- A file that is written over right before a checkpoint shows it right after that alone (`page_sample`).
+- A file that is written over right before a checkpoint shows it right after that alone (`page_sample`). So does a WAL;
+  if the checkpoint wrote into the file, it may have copied pages of the wrong one.
 - Once proven, the verdict stays, whatever the file holds later.
 """
 
@@ -72,14 +73,18 @@ class OverwriteCheck:
             self._sample.take()
 
     def after_checkpoint(self) -> bool:
-        """Right after the checkpoint: whether the file was written over right before it. Then it has pages of both."""
+        """Right after the checkpoint: whether the file or its WAL was written over while it ran, or right before. Then
+        the file may have pages of both."""
+        if self.written_over:
+            return False
         try:
-            mixed = not self.written_over and self._sample.changed()
+            if self._sample.changed():
+                self.written_over = self._path.name
+            elif self._times_now() != self._times:  # else nothing was copied
+                self.look()
         except Exception:  # as of the disk
             return False
-        if mixed:
-            self.written_over = self._path.name
-        return mixed
+        return bool(self.written_over)
 
     def close(self) -> None:
         """May be repeated."""
@@ -88,11 +93,15 @@ class OverwriteCheck:
             self.index.close()
             self._descriptor = None
 
+    def _times_now(self) -> tuple[int, int, int]:
+        assert self._descriptor is not None
+        found = os.fstat(self._descriptor)
+        return found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
     def _is_another(self) -> bool:
         assert self._descriptor is not None
         try:
-            found = os.fstat(self._descriptor)
-            times = (found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+            times = self._times_now()
             if times == self._times:
                 return False
             if os.pread(self._descriptor, _FIRST, 0) != self._first:

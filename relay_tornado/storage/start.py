@@ -35,7 +35,7 @@ _JOURNAL = struct.Struct(">16s I 4x I")
 _FIRST_PAGES = 2
 """Pages by which a file grows at most before it gets a WAL."""
 
-CONDEMNED = "was written over while a relay ran, and has pages of both files"
+CONDEMNED = "or its WAL was written over while a relay ran, and it may have pages of both files"
 
 _log = structlog.get_logger(__name__)
 

@@ -101,7 +101,7 @@ class Transactions:
             self._await_locks(raw, patience)
         self._to_witness(lambda _: self._witness.note_copied(None))
         self._overwrite.before_checkpoint()
-        self._check_overwrite()  # again, and last: a WAL that is written over behind this look is copied
+        self._check_overwrite()  # again, and last: behind this look only what the checkpoint did shows it
         try:
             busy, pages, copied = raw.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
         finally:  # it may have been broken off

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from relay_tornado.errors import Unknown
+from relay_tornado.errors import StartupError, Unknown
 from relay_tornado.settings import Settings
 from relay_tornado.storage import overwrite_check
 from relay_tornado.storage.database import Database
 from relay_tornado.storage.location_check import wal_of
+from relay_tornado.storage.transaction import Transactions
 from tests.storage.faults import copy_onto
 from tests.storage.jobs import names, put
 from tests.waiting import until
@@ -144,4 +145,49 @@ async def test_the_wal_of_a_new_file_is_emptied(settings: Settings) -> None:
         database = await Database.open(settings)
     [entry] = logs
     assert (entry["event"], entry["commits"]) == ("committed_work_lost", commits - database.commits)
+    await database.close()
+
+
+@storage_test
+@pytest.mark.parametrize("harm", ["emptied", "cut", "another one"])
+async def test_a_wal_that_is_written_over_right_before_a_checkpoint(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: str
+) -> None:
+    """Behind the last look. If its pages were copied into the file, no start uses that; else what is lost is said."""
+    wal, older = wal_of(settings.data / "relay.db"), tmp_path / "wal"
+    database = await Database.open(settings)
+    for number in range(9):
+        await database.write(put(f"{number}" + "x" * 9_000))
+    copy_onto(older, wal)
+    assert await database.shrink()
+    for number in range(9):
+        await database.write(put(f"{number}" + "y" * 5_000))
+    all_names = await database.read(names)
+    look = Transactions._check_overwrite
+    looks = 0
+
+    def look_and_harm(self: Transactions) -> None:
+        nonlocal looks
+        look(self)
+        looks += 1
+        if looks == 3:  # the last one before the first checkpoint
+            if harm == "another one":
+                copy_onto(wal, older)
+            else:
+                os.truncate(wal, 0 if harm == "emptied" else wal.stat().st_size // 2)
+
+    monkeypatch.setattr(Transactions, "_check_overwrite", look_and_harm)
+    assert not await database.shrink()
+    assert looks == 3
+    await database.close()
+    if harm == "another one":
+        with pytest.raises(StartupError, match="may have pages of both files: restore a backup"):
+            await Database.open(settings)
+        return
+    with capture_logs() as logs:
+        database = await Database.open(settings)
+    assert [entry["event"] for entry in logs] == ["committed_work_lost"]
+    kept = await database.read(names)
+    assert 9 <= len(kept) < 18
+    assert kept == all_names[: len(kept)]
     await database.close()
