@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from relay_tornado.admin.consumers import ConsumerAdministration
 from tests.forwarding.target import Got, Target, answer, once_open
-from tests.forwarding.world import B, World, public, quick_tries, world
+from tests.forwarding.world import B, World, public, quick_tries, without_room, world
 from tests.waiting import until
 
 
@@ -225,29 +225,15 @@ async def test_an_event_that_is_given_up_in_flight(status: int) -> None:
 async def test_an_event_that_is_given_up_while_it_waits_for_memory() -> None:
     """It is not sent, and the next one is."""
     gate = asyncio.Event()
-
-    async def slow(got: Got) -> bytes:
-        await gate.wait()
-        return answer()
-
-    body = b"x" * 100_000
-    async with Target(slow) as one, Target() as other:
-        outputs = public(one.url), public(other.url, 2)
-        async with world(outputs[0], forward_buffer=1) as w:
-            await w.append(body)
-            await one.until(1)
-            await w.change(*outputs)
-            await until(lambda: 2 in w.forwarding._forwarders[B])
-            await w.append(body)
-            await until(lambda: w.forwarder(2).in_flight == 1)
-            await give_up(w, 2, "output:2")
-            gate.set()
-            await w.settled(one, 2)
-            await w.append(b"last")
-            await w.settled(other, 1)
-            await w.idle(2)
-            assert other.bodies == [b"last"]
-            assert [(each.seq, each.attempts, each.reason) for each in await w.dead(2)] == [(2, 0, "given_up")]
+    async with without_room(gate) as (w, one, other):
+        await give_up(w, 2, "output:2")
+        gate.set()
+        await w.settled(one, 2)
+        await w.append(b"last")
+        await w.settled(other, 1)
+        await w.idle(2)
+        assert other.bodies == [b"last"]
+        assert [(each.seq, each.attempts, each.reason) for each in await w.dead(2)] == [(2, 0, "given_up")]
 
 
 @pytest.mark.gen_test

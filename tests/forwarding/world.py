@@ -19,7 +19,7 @@ from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.model import Bucket, Event, Input, NewEvent, Output, Result
 from relay_tornado.registry.memory import MemoryRegistry
 from relay_tornado.settings import Settings
-from tests.forwarding.target import Target
+from tests.forwarding.target import Target, once_open
 from tests.log.memory import MemoryEventLog
 from tests.log.memory_consumers import MemoryConsumers
 from tests.log.memory_results import MemoryResults
@@ -162,6 +162,24 @@ async def world(*outputs: Output, **settings: Any) -> AsyncIterator[World]:
     finally:
         await made.forwarding.stop()
         made.responses.close()
+
+
+@asynccontextmanager
+async def without_room(gate: asyncio.Event) -> AsyncIterator[tuple[World, Target, Target]]:
+    """A world and its two outputs' destinations. A large event is in flight to the first one, which answers when the
+    gate is open; until then there is no memory for the next event, which is for both."""
+    body = b"x" * 100_000
+    async with Target(once_open(gate)) as one, Target() as other:
+        outputs = public(one.url), public(other.url, 2)
+        async with world(outputs[0], forward_buffer=1) as made:
+            await made.append(body)
+            await one.until(1)
+            await made.change(*outputs)
+            await until(lambda: 2 in made.forwarding._forwarders[B])
+            await made.append(body)
+            await until(lambda: made.forwarder(2).in_flight == 1)
+            assert other.bodies == []
+            yield made, one, other
 
 
 async def quick_tries(w: World, target: Target) -> None:
