@@ -172,7 +172,7 @@ class _Victim:
         if CONDEMNED in relay.said():  # written over at the moment of a checkpoint
             self._condemned = True
             self._found["may have pages of both"] += 1
-            self._expect(CONDEMNED in relay.run("check").stdout, "relay check does not say so")
+            self._expect(relay.run("check").returncode != 0, "relay check finds nothing")
             return
         # Without any WAL, a file that an interrupted checkpoint left counts as damaged.
         self._expect(self._wal.name in relay.said(), f"a start was refused, but not for the WAL: {relay.said()}")
