@@ -51,9 +51,10 @@ def check(path: Path, progress: Progress, *, full: bool = False) -> Report:
     try:
         raw = open_file(path)
     except StartupError as error:
-        if not _is_damage(path, error, witness):
+        if _is_damage(path, error, witness):
+            report.add("damage", "unreadable", f"the file can't be opened: {_reason(error)}", NOT_OPENED)
+        elif not report.damaged:
             raise
-        report.add("damage", "unreadable", f"the file can't be opened: {_reason(error)}", NOT_OPENED)
         report.seconds = time.monotonic() - begun
         return report
     with contextlib.closing(raw):

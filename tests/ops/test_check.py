@@ -10,6 +10,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -229,15 +230,19 @@ def test_a_loss_that_the_witness_proves(cli: Runner, file: Path) -> None:
     assert cli.json("check", cli.data / "b.db")["findings"] == []
 
 
-def test_a_file_that_a_relay_condemned(cli: Runner, file: Path) -> None:
-    """It may look sound, but has pages of two files: the check says what the refused start says. A backup of it has no
-    such mark."""
+@pytest.mark.parametrize("opens", [True, False])
+def test_a_file_that_a_relay_condemned(cli: Runner, file: Path, monkeypatch: pytest.MonkeyPatch, opens: bool) -> None:
+    """It may look sound, but has pages of two files: the check says what the refused start says, also of one that can't
+    be opened. A backup of it has no such mark."""
     witness = Witness.open(cli.data / "relay.witness")
     witness.condemn()
     witness.close()
     with pytest.raises(StartupError) as refused:
         start.check_condemned(file)
-    (finding,) = found(cli)
+    with monkeypatch.context() as patch:
+        if not opens:
+            patch.setattr("relay_tornado.ops.check.open_file", Mock(side_effect=StartupError("its WAL is older")))
+        (finding,) = found(cli)
     assert (finding["level"], finding["kind"]) == ("damage", "witness")
     assert "may have pages of both files" in finding["message"]
     assert str(refused.value).endswith(f": {finding['advice']}.")
