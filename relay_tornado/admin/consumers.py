@@ -206,11 +206,7 @@ class ConsumerAdministration:
         """
         key = key_of(bucket, reference)
         async with self._ledgers.using(key) as ledger:
-            if ledger.terms.receipt:
-                raise Conflict(
-                    f"the consumer {key.name!r} is moved by receipts, so it can't be given single events: seek to "
-                    "where it should begin again"
-                )
+            _check_tries(ledger, "to where it should begin again")
             bounds = await self._log.bounds(bucket.id)
             end = bounds.head if last is None else min(last, bounds.head)
             begin = max(first, bounds.first)
@@ -250,11 +246,7 @@ class ConsumerAdministration:
         it is done after all. Raises Conflict for any other event, and for a consumer that is moved by receipts."""
         key = key_of(bucket, reference)
         async with self._ledgers.using(key) as ledger:
-            if ledger.terms.receipt:
-                raise Conflict(
-                    f"the consumer {key.name!r} is moved by receipts, so it tries no single events: seek to behind "
-                    "this one"
-                )
+            _check_tries(ledger, "to behind this one")
             bounds = await self._log.bounds(bucket.id)
             seq, now, progress = _seq(bounds, id, "id"), self._ledgers.clock(), ledger.progress
             if seq > bounds.head:
@@ -388,6 +380,13 @@ class ConsumerAdministration:
         ledger.save()
         ledger.tell()
         await self._ledgers.store.saved()
+
+
+def _check_tries(ledger: Ledger, seek: str) -> None:
+    """Raises Conflict for a consumer that is moved by receipts; `seek` is where it may be moved instead."""
+    if ledger.terms.receipt:
+        name = ledger.key.name
+        raise Conflict(f"the consumer {name!r} is moved by receipts, so it tries no single events: seek {seek}")
 
 
 def _shown(stored: Stored) -> bool:
