@@ -7,11 +7,13 @@ import time
 from base64 import b64decode
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
 import click
 
+from relay_tornado.admin.lookup import named
 from relay_tornado.cli.answers import left_over
 from relay_tornado.cli.client import Caller, call, open_relay
 from relay_tornado.cli.common import Group, header_rows
@@ -22,7 +24,8 @@ from relay_tornado.cli.lookup import check_sendable
 from relay_tornado.cli.options import Number, options_of, relay_options
 from relay_tornado.cli.positions import Past
 from relay_tornado.cli.printing import Document, note, print_fields, print_json, print_page, when
-from relay_tornado.errors import NotFound, RelayError
+from relay_tornado.errors import Invalid, NotFound, RelayError
+from relay_tornado.ids import parse_id
 from relay_tornado.model import STATUSES, counted, printable
 
 _ANSWER = 500
@@ -195,15 +198,15 @@ def resend(
 def _each(relay: Caller, ids: Sequence[str], orders: Document, made: list[str]) -> str:
     """Sends events again, and adds the ids of the copies to `made`. Returns the problem that ended this after the first
     copy, or "". Raises RelayError if there is no copy yet."""
-    checked: set[tuple[str, str]] = set()
+    checked: set[tuple[str, int | None]] = set()
     for place, each in enumerate(ids, 1):
-        epoch, _, rest = each.partition("-")
-        number = rest.partition("-")[2]
         try:
-            if (orders["output"] or number) and (epoch, number) not in checked:  # an epoch is one bucket's
-                checked.add((epoch, number))
-                with suppress(NotFound):  # sending it will say so
-                    _check_output(relay, relay.call("logs.show", id=each)["bucket_id"], orders["output"], number)
+            with suppress(Invalid, NotFound):  # sending it will say so
+                copy = parse_id(each)
+                one = copy.epoch, copy.output  # an epoch is one bucket's
+                if (orders["output"] or copy.output is not None) and one not in checked:
+                    checked.add(one)
+                    _check_output(relay, relay.call("logs.show", id=each)["bucket_id"], orders["output"], copy.output)
             made += relay.call("logs.resend", id=each, **orders)["ids"]
         except RelayError as error:
             if not made:
@@ -213,17 +216,17 @@ def _each(relay: Caller, ids: Sequence[str], orders: Document, made: list[str]) 
     return ""
 
 
-def _check_output(relay: Caller, bucket: str, reference: str, number: str = "") -> None:
+def _check_output(relay: Caller, bucket: str, reference: str, number: int | None = None) -> None:
     """Looks at the output that is to get copies, named by a reference or else by its number: says so if it will get
     them later. Raises Conflict if nobody would get them."""
     owner = relay.call("bucket.show", bucket=bucket)
     if reference:
         # If there is none, or more than one, sending will say so.
-        found = [each for each in owner["outputs"] if reference in (each["id"], each["name"])]
+        found = named(owner["outputs"], reference, getitem)
     else:
-        found = [each for each in owner["outputs"] if str(each["number"]) == number]
-    if len(found) == 1 and (words := check_sendable(found[0])):
-        note(words)
+        found = [each for each in owner["outputs"] if each["number"] == number]
+    if len(found) == 1:
+        check_sendable(found[0])
 
 
 def _range(relay: Caller, bucket: str, wanted: Document, orders: Document, made: list[str]) -> str:

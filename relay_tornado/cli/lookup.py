@@ -8,7 +8,7 @@ from operator import getitem
 from relay_tornado.admin import lookup
 from relay_tornado.admin.lookup import named
 from relay_tornado.cli.errors import Failure
-from relay_tornado.cli.printing import Document
+from relay_tornado.cli.printing import Document, note
 from relay_tornado.errors import Conflict, NotFound
 
 
@@ -47,17 +47,16 @@ def find_output(bucket: Document, reference: str) -> Document:
     return output
 
 
-def check_sendable(output: Document) -> str:
-    """What to say of an output before events are sent to it again: "" if it gets them at once, or what a public one
-    waits for. Raises Conflict for an internal one that is disabled: nobody would ever get the copies."""
+def check_sendable(output: Document) -> None:
+    """To be called before events are sent to an output again. Notes what a public one waits for before it gets them.
+    Raises Conflict for an internal one that is disabled: nobody would ever get the copies."""
     if output["disabled"]:
         enable = f"`relay output set {output['id']} --enabled`"
         if output["internal"]:
             raise Conflict(f"the output {output['name']!r} is disabled, so nobody would get the copies: first {enable}")
-        return f"the output {output['name']!r} is disabled: it gets them after {enable}"
-    if output["paused"]:
-        return f"the output {output['name']!r} is paused: it gets them after `relay output resume {output['id']}`"
-    return ""
+        note(f"the output {output['name']!r} is disabled: it gets them after {enable}")
+    elif output["paused"]:
+        note(f"the output {output['name']!r} is paused: it gets them after `relay output resume {output['id']}`")
 
 
 def no_output(bucket: Document, reference: str) -> Failure:

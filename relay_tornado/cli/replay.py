@@ -171,8 +171,8 @@ _Order: TypeAlias = Callable[[int, int], Iterator[int]]
 
 def _order(relay: Caller, course: Course, output: str | None, consumer: str | None, pace: Pace, rules: Any) -> _Order:
     found: Document | None = None if output is None else find_output(course.span.bucket, output)
-    if found is not None and (words := check_sendable(found)):
-        note(words)
+    if found is not None:
+        check_sendable(found)
     if found is not None and found["internal"]:
         if pace.factor is not None:
             raise click.UsageError("an internal output has no pace of its own: --pace full, or a rate like 10/s")
