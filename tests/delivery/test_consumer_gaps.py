@@ -40,6 +40,16 @@ async def _read_by_receipt() -> tuple[World, Reader, Any]:
     return world, reader, delivery
 
 
+async def overtaken() -> World:
+    """A bucket with nine events, of which retention removed the first five before the durable token's client came."""
+    world = World(clock=day)
+    await world.bucket()
+    await with_row(world)
+    await world.append(9)
+    await world.log.trim("id-orders", Retention(max_events=4), None)
+    return world
+
+
 @virtual_test
 async def test_what_was_read_by_receipt_is_no_gap() -> None:
     """The receipt comes a second or two after the event, which may have left by then."""
@@ -152,11 +162,7 @@ async def test_a_receipt_consumer_that_meets_damage_shows_it() -> None:
 @virtual_test
 async def test_a_gap_under_a_stock_client() -> None:
     """Retention overtakes it while it is away: logged and counted once, kept with the consumer, delivery goes on."""
-    world = World(clock=day)
-    await world.bucket()
-    await with_row(world)
-    await world.append(9)
-    await world.log.trim("id-orders", Retention(max_events=4), None)
+    world = await overtaken()
     one = await client(world, "orders")
     await until(lambda: one.reader.seqs() == [6, 7, 8, 9])
     stored = await world.consumers.get(KEY)
@@ -229,11 +235,7 @@ async def test_a_gap_of_the_slower_one_of_two_connections(
 @virtual_test
 async def test_a_gap_is_for_who_asked_for_such() -> None:
     """A stock client is told nothing, so the next one that wants to know is; a receipt alone is no word of it."""
-    world = World(clock=day)
-    await world.bucket()
-    await with_row(world)
-    await world.append(9)
-    await world.log.trim("id-orders", Retention(max_events=4), None)
+    world = await overtaken()
     stock = await client(world, "orders")
     await stock.answer(3)
     assert await floor(world) == 9
