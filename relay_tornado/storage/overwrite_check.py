@@ -73,18 +73,17 @@ class OverwriteCheck:
             self._sample.take()
 
     def after_checkpoint(self) -> bool:
-        """Right after the checkpoint: whether the file or its WAL was written over while it ran, or right before. Then
-        the file may have pages of both."""
+        """Looks again, right after the checkpoint. Returns whether the file or its WAL was written over while that ran,
+        or right before, and it wrote into the file: then the file may have pages of both."""
         if self.written_over:
             return False
-        try:
+        wrote = False
+        with suppress(Exception):  # as of the disk
             if self._sample.changed():
                 self.written_over = self._path.name
-            elif self._times_now() != self._times:  # else nothing was copied
-                self.look()
-        except Exception:  # as of the disk
-            return False
-        return bool(self.written_over)
+            wrote = bool(self.written_over) or self._times_now() != self._times
+        self.look()  # records what the checkpoint has written
+        return wrote and bool(self.written_over)
 
     def close(self) -> None:
         """May be repeated."""

@@ -107,7 +107,7 @@ class Transactions:
         finally:  # it may have been broken off
             if self._overwrite.after_checkpoint():
                 self._to_witness(lambda _: self._witness.condemn())
-        self._check_overwrite()  # records what the checkpoint has written
+        self._refuse_overwritten()
         if 0 <= pages == copied:  # all is copied and synced
             self._to_witness(self._witness.note_copied)
         return busy, pages, copied
@@ -141,6 +141,9 @@ class Transactions:
 
     def _check_overwrite(self) -> None:
         self.look()
+        self._refuse_overwritten()
+
+    def _refuse_overwritten(self) -> None:
         if over := self.written_over:
             raise Misplaced(over)
 
