@@ -89,15 +89,22 @@ class Conversation(ConnectedClient):
             # Subscribing takes ten times as long as a webhook.
             await self._clients.admission.turn()
         self.heard()
-        compiling = self._clients.compiling
         if self.key and _may_have_filter(message):
-            await compiling.turn(self.key)
-        began = time.thread_time()
-        effects = self._session.received(message)
-        compiling.took(self.key, time.thread_time() - began)
+            effects = await self._compile(message)
+        else:
+            effects = self._session.received(message)
         if self._delivery is not None:
             self._delivery.notices.wanted = self._session.extended
         await self._perform(effects)
+
+    async def _compile(self, message: str | bytes) -> protocol.Effects:
+        """Reads a message that may have a filter, once those of the token may be compiled."""
+        compiling = self._clients.compiling
+        await compiling.turn(self.key)
+        began = time.thread_time()
+        effects = self._session.received(message)
+        compiling.took(self.key, time.thread_time() - began)
+        return effects
 
     def token_changed(self, token: Token | None) -> None:
         self._act(self._session.token_changed(token))
