@@ -34,7 +34,7 @@ def test_settings_are_called_by_their_names() -> None:
     assert limiting <= names
     for name in limiting:
         assert f"`{name}`" in TEXT
-    limits = TEXT.partition("## Limits")[2].partition("## Auth")[0]
+    limits = TEXT.partition("\n## Limits\n")[2].partition("\n## ")[0]
     assert set(re.findall(r"`([a-z_]+)`", limits)) - {"large_webhooks"} <= names
 
 
