@@ -13,7 +13,7 @@ from relay_tornado.cli import main
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
-LONG = 250
+LONG = 200
 """Lines from which on a page says at its beginning what is where."""
 _COMMAND = re.compile(r"(?:\.venv/bin/)?relay\s[-a-z]")
 

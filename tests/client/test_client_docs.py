@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import re
+import textwrap
 import threading
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -18,6 +19,7 @@ from tests.client.world import TIMEOUT, World
 
 TEXT = (Path(__file__).parents[2] / "docs" / "client.md").read_text()
 EXAMPLES = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+HEAD = "import asyncio\nfrom relay_tornado.client import subscribe\n\n"
 
 
 class Enough(Exception):
@@ -39,9 +41,16 @@ class Handled:
         self.handle(event)
 
 
+def program(example: str) -> str:
+    """The whole program of an example: one that shows only what goes into `main` is put there, as the page says."""
+    if "import" in example:
+        return example
+    return f"{HEAD}async def main():\n{textwrap.indent(example, '    ')}\n\nasyncio.run(main())\n"
+
+
 @pytest.mark.parametrize("number", range(len(EXAMPLES)))
 def test_examples_run(shared: World, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each example gets the events that are there, as it stands in the text."""
+    """Each example gets the events that are there."""
     monkeypatch.chdir(tmp_path)
     bucket = shared.bucket()
     shared.send('{"n": 1}', '{"n": 2}', '{"n": 3}', bucket=bucket)
@@ -54,7 +63,7 @@ def test_examples_run(shared: World, number: int, tmp_path: Path, monkeypatch: p
         if printed[-1].startswith("POST"):
             handled.handle(words)
 
-    code = EXAMPLES[number].replace('"orders"', f'"{bucket}"')
+    code = program(EXAMPLES[number]).replace('"orders"', f'"{bucket}"')
     # What handles its own errors, and what only answers, is ended from outside.
     ended = "except Exception" in code or ("respond(201" in code)
     names = {

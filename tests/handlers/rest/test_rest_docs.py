@@ -15,7 +15,9 @@ from relay_tornado.handlers.rest.scopes import NEEDS
 from tests.handlers.rest.world import World, world
 
 TEXT = (Path(__file__).parents[3] / "docs" / "rest.md").read_text()
-BLOCK = re.compile(r"^```(?:http\n(.*?)\n\n(\d{3}) (.*?)\n```|websocket\n(.*?)^```)", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```(http|websocket)\n(.*?)\n```$", re.MULTILINE | re.DOTALL)
+NEXT = re.compile(r"\n\n(?=[A-Z]+ /)")
+"""What stands between two examples in one block."""
 MADE = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[a-z0-9]{12}-[0-9]+(-[0-9]+)?|sk-rly_\w+|[a-z0-9]{12}")
 """What the relay makes anew each time: ids, epochs, secrets."""
 VARYING = {"headers_base64", "version", "headers", "url", "size", "instance", "now", "from", "indexed_up_to"}
@@ -68,8 +70,14 @@ class Names:
 
 
 def examples() -> Iterator[Example]:
-    for found in BLOCK.findall(TEXT):
-        yield Example(*found)
+    for kind, text in BLOCK.findall(TEXT):
+        if kind == "websocket":
+            yield Example("", "", "", text)
+            continue
+        for each in NEXT.split(text):
+            request, _, answer = each.partition("\n\n")
+            status, _, expected = answer.partition(" ")
+            yield Example(request, status, expected, "")
 
 
 async def run_example(here: World, example: Example, names: Names) -> None:
@@ -93,18 +101,17 @@ async def run_example(here: World, example: Example, names: Names) -> None:
 def test_the_examples_give_what_the_page_says(tmp_path: Path) -> None:
     """All of them, in their order, against one relay."""
 
-    async def run() -> int:
-        names, count = Names(), 0
+    async def run() -> None:
+        names = Names()
         async with world(tmp_path) as here:
             for example in examples():
                 try:
                     await run_example(here, example, names)
                 except AssertionError as error:
                     raise AssertionError(f"docs/rest.md, {example.request.splitlines()[0]}: {error}") from error
-                count += 1
-        return count
 
-    assert asyncio.run(run()) == TEXT.count("```http\n") + TEXT.count("```websocket\n")
+    asyncio.run(run())
+    assert sum(bool(example.request) for example in examples()) == len(re.findall("^[A-Z]+ /", TEXT, re.MULTILINE))
 
 
 def test_every_endpoint_is_shown() -> None:
@@ -114,7 +121,7 @@ def test_every_endpoint_is_shown() -> None:
     assert sorted(told) == sorted(NEEDS)
     for method, path in told:
         request = re.sub(r"\\{\w+\\}", "[^/?\\\\s]+", re.escape(path))
-        assert re.search(rf"^```http\n{method} {request}[?\n]", TEXT, re.MULTILINE), f"{method} {path} has no example"
+        assert re.search(rf"^{method} {request}[?\n]", TEXT, re.MULTILINE), f"{method} {path} has no example"
 
 
 def test_every_status_is_named() -> None:
