@@ -27,7 +27,6 @@ from relay_tornado.storage.damage import malformed, sound
 NAME = "relay.witness"
 SECTOR = 4096
 _COPIED = 2 * SECTOR
-_SIZE = 3 * SECTOR
 
 _RECORD = struct.Struct("<8s36sQQ")
 _MAGIC = b"rlywit01"
@@ -75,28 +74,17 @@ def read_stamp(raw: sqlite3.Connection) -> Stamp:
 
 def peek(path: Path) -> Stamp | None:
     """The newest stamp in a witness that may be another process's; None if there is none. Raises OSError."""
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return None
-    stamps = [_decode(data[turn * SECTOR : (turn + 1) * SECTOR]) for turn in (0, 1)]
-    return max((stamp for stamp in stamps if stamp is not None), key=lambda stamp: stamp.commits, default=None)
+    return _newest(_content(path))
 
 
 def peek_copied(path: Path) -> Stamp | None:
     """The stamp up to which the file has everything without its WAL; None if that is unknown. Raises OSError."""
-    try:
-        return _decode(path.read_bytes()[_COPIED:_SIZE])
-    except FileNotFoundError:
-        return None
+    return _decode(_content(path)[_COPIED:])
 
 
 def condemned(path: Path) -> bool:
     """Whether the file was condemned. Raises OSError."""
-    try:
-        return path.read_bytes()[_COPIED:].startswith(_CONDEMNED)
-    except FileNotFoundError:
-        return False
+    return _content(path)[_COPIED:].startswith(_CONDEMNED)
 
 
 class Witness:
@@ -132,10 +120,9 @@ class Witness:
     def read(self) -> Stamp | None:
         """The newest stamp; None if neither sector holds a complete one."""
         assert self._descriptor is not None, "the witness is closed"
-        stamps = [_decode(os.pread(self._descriptor, SECTOR, turn * SECTOR)) for turn in (0, 1)]
-        newest = max((stamp for stamp in stamps if stamp is not None), key=lambda stamp: stamp.commits, default=None)
-        if newest is not None:
-            self._turn = 1 - stamps.index(newest)
+        content = os.pread(self._descriptor, _COPIED, 0)
+        newest = _newest(content)
+        self._turn = int(newest is not None and newest == _decode(content[:SECTOR]))
         return newest
 
     def write(self, stamp: Stamp) -> None:
@@ -183,6 +170,20 @@ class Witness:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+
+def _content(path: Path) -> bytes:
+    """The bytes of a witness; none if it is missing."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+
+
+def _newest(content: bytes) -> Stamp | None:
+    """The newest stamp in the first two sectors; None if neither holds a complete one."""
+    stamps = (_decode(content[:SECTOR]), _decode(content[SECTOR:_COPIED]))
+    return max(filter(None, stamps), key=lambda stamp: stamp.commits, default=None)
 
 
 def _encode(stamp: Stamp) -> bytes:
