@@ -1,9 +1,10 @@
-"""The files of a database. A copy's file is created for its owner alone, and a file is removed together with those that
-SQLite puts beside it."""
+"""The files of a database. A copy's file is created for its owner alone, what is kept for examination gets a free name,
+and a file is removed together with those that SQLite puts beside it."""
 
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +16,16 @@ def create(path: Path) -> int:
     """Opens a new file. An existing one might be open in another user's process, or be a link to another file, so it is
     no place for a copy. Raises OSError."""
     return os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+
+
+def free_name(path: Path, why: str) -> Path:
+    """A path beside this one that no file has: its name, `why` it is kept, and the time."""
+    name = f"{path.name}.{why}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
+    kept, number = path.with_name(name), 1
+    while kept.exists():
+        number += 1
+        kept = path.with_name(f"{name}-{number}")
+    return kept
 
 
 def remove(path: Path) -> None:

@@ -40,7 +40,7 @@ from pathlib import Path
 import structlog
 
 from relay_tornado.errors import StartupError
-from relay_tornado.storage import migrate
+from relay_tornado.storage import database_files, migrate
 from relay_tornado.storage.connection import uri
 from relay_tornado.storage.damage import code_of, malformed, unquoted
 from relay_tornado.storage.location_check import beside, size_of, wal_of
@@ -150,7 +150,7 @@ async def put_aside(path: Path) -> None:
             )
         with _alone(path) as descriptor:
             if descriptor is None:
-                kept = _free_name(wal)
+                kept = database_files.free_name(wal, "older")
                 wal.rename(kept)
                 migrate.sync(wal.parent)
                 _log.warning(
@@ -229,12 +229,3 @@ def _holder(descriptor: int) -> tuple[int, str]:
         return pid, f"process {pid} ({Path(f'/proc/{pid}/comm').read_text(errors='replace').strip()})"
     except OSError:  # as where /proc hides other users' processes
         return pid, f"process {pid}"
-
-
-def _free_name(wal: Path) -> Path:
-    name = f"{wal.name}.older-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
-    kept, number = wal.with_name(name), 1
-    while kept.exists():
-        number += 1
-        kept = wal.with_name(f"{name}-{number}")
-    return kept

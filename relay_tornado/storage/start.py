@@ -12,7 +12,6 @@ import os
 import shutil
 import sqlite3
 import struct
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ import structlog
 
 from relay_tornado import __version__
 from relay_tornado.errors import NO_DESCRIPTOR, NotWritable, StartupError
-from relay_tornado.storage import migrate, permissions, wal_check, wal_index
+from relay_tornado.storage import database_files, migrate, permissions, wal_check, wal_index
 from relay_tornado.storage import witness as witnesses
 from relay_tornado.storage.connection import keep_statements_in_memory, uri
 from relay_tornado.storage.damage import code_of, unquoted
@@ -102,13 +101,15 @@ def _keep_wal(path: Path) -> str | None:
     source = wal_of(path)
     if not source.exists():
         return None
-    copy = source.with_name(f"{source.name}.lost-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}")
+    copy = database_files.free_name(source, "lost")
     try:
-        shutil.copyfile(source, copy)
-        copy.chmod(0o600)
+        with source.open("rb") as wal, os.fdopen(database_files.create(copy), "wb") as kept:
+            shutil.copyfileobj(wal, kept)
         migrate.sync(copy)
     except OSError as error:
         _log.error("wal_not_copied", error=str(error))
+        with contextlib.suppress(OSError):
+            copy.unlink(missing_ok=True)  # a part of it is of no use, and takes the space that the relay needs
         return None
     return str(copy)
 

@@ -12,15 +12,19 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Awaitable
+from dataclasses import replace
 from pathlib import Path
+from typing import IO
 
 import pytest
 from structlog.testing import capture_logs
 
 from relay_tornado.settings import Settings
 from relay_tornado.storage import database as databases
+from relay_tornado.storage import start
 from relay_tornado.storage import witness as witnesses
 from relay_tornado.storage.database import Database
+from relay_tornado.storage.location_check import wal_of
 from relay_tornado.storage.witness import SECTOR, Loss, Stamp, Witness, condemned, loss, peek, peek_copied
 from tests.storage.jobs import names
 from tests.waiting import until
@@ -336,6 +340,64 @@ async def test_a_flipped_bit_in_the_wal_is_found_and_counted(settings: Settings)
     database = await Database.open(settings)
     assert database.loss is None
     await database.close()
+
+
+async def lose_one(settings: Settings) -> Path:
+    """The witness is one commit ahead of a file whose WAL has some pages. Returns the file's path."""
+    database = await Database.open(settings)
+    await commit(database, 20)
+    left = shutil.copytree(settings.data, settings.data.with_name("left"))
+    await database.close()
+    shutil.rmtree(settings.data)
+    left.rename(settings.data)
+    path = settings.data / "relay.db"
+    witness = Witness.open(settings.data / "relay.witness")
+    newest = witness.read()
+    assert newest is not None
+    witness.write(replace(newest, commits=newest.commits + 1))
+    witness.close()
+    return path
+
+
+@storage_test
+async def test_the_kept_wal_is_the_owners_alone(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From its first byte on: it may have secrets, and the directory may be open to others."""
+    path = await lose_one(settings)
+    rights: list[int] = []
+    copy = shutil.copyfileobj
+
+    def note(source: IO[bytes], target: IO[bytes]) -> None:
+        rights.append(os.fstat(target.fileno()).st_mode & 0o777)
+        copy(source, target)
+
+    monkeypatch.setattr(shutil, "copyfileobj", note)
+    mask = os.umask(0)
+    try:
+        with capture_logs() as logs:
+            start.examine(path)[0].close()
+    finally:
+        os.umask(mask)
+    assert rights == [0o600]
+    (told,) = logs
+    kept = Path(told["wal_copy"])
+    assert (kept.stat().st_mode & 0o777, kept.read_bytes()) == (0o600, wal_of(path).read_bytes())
+
+
+@storage_test
+async def test_a_wal_that_can_not_be_kept_leaves_nothing(settings: Settings) -> None:
+    """The start goes on without the copy, and no part of it takes the space that is left."""
+    path = await lose_one(settings)
+    before = set(settings.data.iterdir())
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10 * SECTOR, limit[1]))
+    try:
+        with capture_logs() as logs:
+            start.examine(path)[0].close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert [entry["event"] for entry in logs] == ["wal_not_copied", "committed_work_lost"]
+    assert logs[1]["wal_copy"] is None
+    assert set(settings.data.iterdir()) - before <= {path.with_name("relay.db-shm")}
 
 
 @storage_test
