@@ -1,12 +1,15 @@
-"""Settings of a directory that is not there yet, faults for its file, and short pauses after them."""
+"""Settings of a directory that is not there yet, its file, faults for that, and short pauses after them."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tornado.ioloop import IOLoop
 
 from relay_tornado.settings import Settings
 from relay_tornado.storage import writer as writers
+from relay_tornado.storage.database import Database
 from tests.storage.faults import Faults
 
 
@@ -18,6 +21,15 @@ def settings(tmp_path: Path) -> Settings:
 @pytest.fixture
 def faults() -> Faults:
     return Faults()
+
+
+@pytest.fixture
+def database(io_loop: IOLoop, settings: Settings, faults: Faults) -> Iterator[Database]:
+    """A new file, open, that fails as told; it is healed and closed at the end."""
+    made = io_loop.run_sync(lambda: Database.open(settings, factory=faults.factory))
+    yield made
+    faults.heal()
+    io_loop.run_sync(made.close)
 
 
 @pytest.fixture

@@ -98,15 +98,11 @@ def test_a_schema_that_is_malformed(tmp_path: Path) -> None:
 
 
 @pytest.mark.gen_test
-async def test_what_a_write_meets_is_not_quoted_either(tmp_path: Path) -> None:
+async def test_what_a_write_meets_is_not_quoted_either(database: Database) -> None:
     """It fails, and nothing else does."""
-    database = await Database.open(replace(Settings(), data=tmp_path))
-    try:
-        with pytest.raises(sqlite3.OperationalError, match=r"^a text in it is malformed$"):
-            await database.write(lambda raw: raw.execute("SELECT CAST(x'736563726574ff' AS TEXT)").fetchone())
-        assert database.refusal() is None
-    finally:
-        await database.close()
+    with pytest.raises(sqlite3.OperationalError, match=r"^a text in it is malformed$"):
+        await database.write(lambda raw: raw.execute("SELECT CAST(x'736563726574ff' AS TEXT)").fetchone())
+    assert database.refusal() is None
 
 
 @pytest.mark.gen_test

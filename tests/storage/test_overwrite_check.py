@@ -282,10 +282,9 @@ async def test_what_is_none_of_it(settings: Settings, what: str) -> None:
 
 
 @storage_test
-async def test_what_the_relay_does_itself_is_none_of_it(settings: Settings, faults: Faults) -> None:
+async def test_what_the_relay_does_itself_is_none_of_it(database: Database, faults: Faults) -> None:
     """Checkpoints that a reader holds back, or that fail, a file that shrinks, and one that is opened anew."""
-    database = await Database.open(settings, factory=faults.factory)
-    with capture_logs() as logs, contextlib.closing(sqlite3.connect(settings.data / "relay.db")) as reader:
+    with capture_logs() as logs, contextlib.closing(sqlite3.connect(database.path)) as reader:
         await database.write(put("before"))
         reader.execute("BEGIN")
         reader.execute("SELECT commits FROM meta").fetchone()
@@ -296,9 +295,9 @@ async def test_what_the_relay_does_itself_is_none_of_it(settings: Settings, faul
         assert await database.shrink()
         await database.write(lambda raw: raw.execute("DELETE FROM bucket WHERE length(name) > 9"))
         await database.write(give_back)
-        size = (settings.data / "relay.db").stat().st_size
+        size = database.path.stat().st_size
         assert await database.shrink()
-        assert (settings.data / "relay.db").stat().st_size < size
+        assert database.path.stat().st_size < size
         for code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_NOMEM):
             faults.before = once("PRAGMA wal_checkpoint", code)
             assert not await database.shrink()
@@ -309,13 +308,11 @@ async def test_what_the_relay_does_itself_is_none_of_it(settings: Settings, faul
             await database.write(put(f"after {code}"))
             assert await database.shrink()
     assert "database_unavailable" not in [entry["event"] for entry in logs]
-    await database.close()
 
 
 @storage_test
-async def test_what_can_not_be_read_proves_nothing(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_can_not_be_read_proves_nothing(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is looked at again at the next checkpoint."""
-    database = await Database.open(settings)
     failing: list[Exception | None] = [OSError(5, "EIO"), MemoryError(), OSError(24, "EMFILE")]
     looks = len(failing)
     fstat = os.fstat
@@ -331,19 +328,17 @@ async def test_what_can_not_be_read_proves_nothing(settings: Settings, monkeypat
         assert await database.shrink()
         assert database.problem == ""
     assert not failing
-    os.truncate(settings.data / "relay.db", 0)
+    os.truncate(database.path, 0)
     assert not await database.shrink()
     assert database.problem.startswith(WRITTEN_OVER[1:])
-    await database.close()
 
 
 @storage_test
 @pytest.mark.parametrize("cause", [OSError(5, "EIO"), MemoryError()])
 async def test_a_sample_that_can_not_be_read_is_not_compared(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, cause: Exception
+    database: Database, monkeypatch: pytest.MonkeyPatch, cause: Exception
 ) -> None:
     """Nor is the one before, which is of other pages."""
-    database = await Database.open(settings)
     take = PageSample.take
 
     def fail(sample: PageSample) -> bytes:
@@ -360,18 +355,15 @@ async def test_a_sample_that_can_not_be_read_is_not_compared(
         monkeypatch.setattr(PageSample, "take", take_none if number % 2 else take)
         await database._writer._checkpoint("PASSIVE")
         assert database.problem == ""
-    await database.close()
 
 
 @storage_test
 @pytest.mark.parametrize("moment", ["read", "pages", "_read"])
 @pytest.mark.parametrize("late", [False, True])
 async def test_another_program_that_commits_and_copies_during_a_look_is_none_of_it(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, moment: str, late: bool
+    database: Database, monkeypatch: pytest.MonkeyPatch, moment: str, late: bool
 ) -> None:
     """The pages that it copies are not in the WAL that the look began with."""
-    path = settings.data / "relay.db"
-    database = await Database.open(settings)
     for number in range(60):
         await database.write(put(f"{number} {'x' * 3_000}"))
     assert await database.shrink()
@@ -379,7 +371,7 @@ async def test_another_program_that_commits_and_copies_during_a_look_is_none_of_
     changed, look, looking = PageSample.changed, getattr(where, moment), []
 
     def change() -> None:
-        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        with contextlib.closing(sqlite3.connect(database.path, isolation_level=None)) as other:
             for _ in range(2):  # the first one may go on with the WAL, the second one begins it again
                 other.execute("UPDATE bucket SET revision = revision + 1")
                 other.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
@@ -405,13 +397,11 @@ async def test_another_program_that_commits_and_copies_during_a_look_is_none_of_
         await database.write(put(f"more {number}"))
         await database._writer._checkpoint("PASSIVE")
         assert database.problem == ""
-    await database.close()
 
 
 @storage_test
-async def test_a_file_that_nobody_else_wrote_is_not_read(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_file_that_nobody_else_wrote_is_not_read(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """A look at it before a checkpoint is no more than one at its times; and none is behind a commit."""
-    database = await Database.open(settings)
     assert await database.shrink()
     read: list[int] = []
     stamp_in = overwrite_check.stamp_in
@@ -426,7 +416,6 @@ async def test_a_file_that_nobody_else_wrote_is_not_read(settings: Settings, mon
     assert not read
     assert await database.shrink()
     assert read == [4096]
-    await database.close()
 
 
 @storage_test

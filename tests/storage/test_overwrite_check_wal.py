@@ -116,9 +116,8 @@ async def test_a_wal_that_is_cut_and_goes_on(settings: Settings, left: float) ->
 
 
 @storage_test
-async def test_pages_of_zeros_are_no_holes(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_pages_of_zeros_are_no_holes(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where the file system stores them as such."""
-    database = await Database.open(settings)
     seek = os.lseek
     monkeypatch.setattr(
         overwrite_check.os,
@@ -129,7 +128,6 @@ async def test_pages_of_zeros_are_no_holes(settings: Settings, monkeypatch: pyte
         await database.write(put(f"{number}" + "x" * 9_000))
     assert await database.shrink()
     assert database.problem == ""
-    await database.close()
 
 
 @storage_test

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
-from tornado.ioloop import IOLoop
 
 from relay_tornado.errors import Conflict, NoSpace, Unavailable, Unknown
 from relay_tornado.settings import Settings
@@ -57,17 +56,6 @@ class Passenger:
 
 def put(name: str) -> Callable[[sqlite3.Connection], None]:
     return lambda raw: raw.execute("INSERT INTO bucket VALUES (?, ?, 1, '{}')", (name, name)) and None
-
-
-@pytest.fixture
-def database(settings: Settings, faults: Faults, io_loop: IOLoop) -> Iterator[Database]:
-    async def open_it() -> Database:
-        return await Database.open(settings, factory=faults.factory)
-
-    made = io_loop.run_sync(open_it)
-    yield made
-    faults.heal()
-    io_loop.run_sync(made.close)
 
 
 @storage_test

@@ -25,14 +25,14 @@ from tests.storage.faults import Faults, always, once
 from tests.storage.jobs import names, put
 from tests.waiting import until
 
+pytestmark = pytest.mark.usefixtures("quick")
 storage_test = pytest.mark.gen_test(timeout=60)
 
 
 @storage_test
 @pytest.mark.parametrize("statement", ["BEGIN IMMEDIATE", "INSERT INTO bucket", "UPDATE meta"])
-async def test_an_error_before_the_commit(settings: Settings, faults: Faults, statement: str) -> None:
+async def test_an_error_before_the_commit(database: Database, faults: Faults, statement: str) -> None:
     """It is rolled back and told as Unavailable; the file is opened anew, and the next job is committed."""
-    database = await Database.open(settings, factory=faults.factory)
     faults.before = once(statement, sqlite3.SQLITE_IOERR)
     with pytest.raises(Unavailable) as error:
         await database.write(put("a"))
@@ -40,7 +40,6 @@ async def test_an_error_before_the_commit(settings: Settings, faults: Faults, st
     await database.write(put("b"))
     assert await database.read(names) == ["b"]
     assert not database.problem
-    await database.close()
 
 
 @storage_test
@@ -70,9 +69,8 @@ async def test_an_error_of_the_commit_itself(settings: Settings, faults: Faults,
 
 
 @storage_test
-async def test_a_full_disk_is_told_as_such(settings: Settings, faults: Faults) -> None:
+async def test_a_full_disk_is_told_as_such(database: Database, faults: Faults) -> None:
     """SQLite rolls back by itself: NoSpace, and nothing was stored, wherever it hits."""
-    database = await Database.open(settings, factory=faults.factory)
     for statement in ("INSERT INTO bucket", "COMMIT"):
         faults.before = once(statement, sqlite3.SQLITE_FULL)
         with pytest.raises(NoSpace, match=r"disk of relay\.db is full, .*: free some space on it$"):
@@ -81,16 +79,11 @@ async def test_a_full_disk_is_told_as_such(settings: Settings, faults: Faults) -
         faults.statements.clear()
         await database.write(put(statement))
     assert await database.read(names) == ["INSERT INTO bucket", "COMMIT"]
-    await database.close()
 
 
 @storage_test
-async def test_while_the_file_can_not_be_opened(
-    settings: Settings, faults: Faults, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_while_the_file_can_not_be_opened(database: Database, faults: Faults) -> None:
     """Everything is refused at once and /readyz would say why; reads go on; it comes back by itself."""
-    monkeypatch.setattr(writers, "_BACKOFF", (0.01, 0.02))
-    database = await Database.open(settings, factory=faults.factory)
     await database.write(put("before"))
     faults.before = always("COMMIT", sqlite3.SQLITE_IOERR)
     faults.opening = sqlite3.SQLITE_CANTOPEN
@@ -114,17 +107,14 @@ async def test_while_the_file_can_not_be_opened(
         assert await database.read(names) == ["before", "d"]
     events = [entry["event"] for entry in logs]
     assert events == ["commit_failed", "database_unavailable", "database_available"]
-    await database.close()
 
 
 @storage_test
 async def test_opening_anew_fails_for_any_reason(
-    settings: Settings, faults: Faults, monkeypatch: pytest.MonkeyPatch
+    database: Database, faults: Faults, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No thread can be started, or somebody can't take over what the file holds, with its traceback: each is told once,
     and tried until it goes well; everybody has read again then."""
-    monkeypatch.setattr(writers, "_BACKOFF", (0.01, 0.02))
-    database = await Database.open(settings, factory=faults.factory)
     await database.write(put("before"))
     failing = ""
     seen: list[tuple[str, list[str]]] = []
@@ -164,7 +154,6 @@ async def test_opening_anew_fails_for_any_reason(
     assert seen[-2:] == [("first", ["before"]), ("second", ["before"])]
     assert seen.count(seen[-1]) == 1
     assert await database.read(names) == ["before", "after"]
-    await database.close()
 
 
 def take_away(folder: Path) -> None:
@@ -187,12 +176,8 @@ def replace_by_a_copy(folder: Path) -> None:
 
 @storage_test
 @pytest.mark.parametrize("harm", [take_away, delete, delete_the_wal, replace_by_a_copy])
-async def test_a_file_that_is_taken_away(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, harm: Callable[[Path], None]
-) -> None:
+async def test_a_file_that_is_taken_away(database: Database, settings: Settings, harm: Callable[[Path], None]) -> None:
     """Nothing that is written to it counts as committed: after the next start nobody would find it."""
-    monkeypatch.setattr(writers, "_BACKOFF", (0.01, 0.02))
-    database = await Database.open(settings)
     await database.write(put("before"))
     assert database.problem == ""
     harm(settings.data)
@@ -204,14 +189,11 @@ async def test_a_file_that_is_taken_away(
                 await database.write(put("a"))
             await until(lambda: database.problem)
     assert [entry["event"] for entry in logs] == ["commit_failed", "database_unavailable"]
-    await database.close()
 
 
 @storage_test
-async def test_a_file_that_is_put_back(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_file_that_is_put_back(database: Database, settings: Settings) -> None:
     """It goes on where it was, with what was written meanwhile (which may be sent again)."""
-    monkeypatch.setattr(writers, "_BACKOFF", (0.01, 0.02))
-    database = await Database.open(settings)
     await database.write(put("before"))
     take_away(settings.data)
     with pytest.raises(Unknown, match="it may have been stored"):
@@ -225,13 +207,11 @@ async def test_a_file_that_is_put_back(settings: Settings, monkeypatch: pytest.M
     await database.write(put("after"))
     assert await database.read(names) == ["before", "meanwhile", "after"]
     assert database.loss is None
-    await database.close()
 
 
 @storage_test
-async def test_close_while_the_file_can_not_be_opened(settings: Settings, faults: Faults) -> None:
+async def test_close_while_the_file_can_not_be_opened(database: Database, faults: Faults) -> None:
     """A relay in trouble can still be stopped, at once."""
-    database = await Database.open(settings, factory=faults.factory)
     faults.before = always("COMMIT", sqlite3.SQLITE_IOERR)
     faults.opening = sqlite3.SQLITE_CANTOPEN
     with pytest.raises(Unknown):
@@ -242,10 +222,9 @@ async def test_close_while_the_file_can_not_be_opened(settings: Settings, faults
 
 @storage_test
 @pytest.mark.parametrize("kind", [ZeroDivisionError, MemoryError])
-async def test_what_follows_a_commit_ends_nothing(settings: Settings, kind: type[Exception]) -> None:
+async def test_what_follows_a_commit_ends_nothing(database: Database, kind: type[Exception]) -> None:
     """Were an announcement to fail, memory and file would differ: the caller is told that it was stored, everybody
     reads again what they keep, and the next one comes."""
-    database = await Database.open(settings)
     kept: list[list[str]] = []
     database.keep(names, kept.append)
 
@@ -262,13 +241,11 @@ async def test_what_follows_a_commit_ends_nothing(settings: Settings, kind: type
     assert [entry["event"] for entry in logs] == ["outcome_not_told"]
     assert not database.problem
     assert await database.read(names) == ["a", "b"]
-    await database.close()
 
 
 @storage_test
-async def test_without_memory_nothing_is_stored_and_nothing_ends(settings: Settings, faults: Faults) -> None:
+async def test_without_memory_nothing_is_stored_and_nothing_ends(database: Database, faults: Faults) -> None:
     """SQLite's own want of it, wherever it comes, is told as what it is, and the next one is stored."""
-    database = await Database.open(settings, factory=faults.factory)
     for statement, error in (("BEGIN", Unavailable), ("INSERT INTO bucket", Unavailable), ("COMMIT", Unknown)):
         faults.before = once(statement, sqlite3.SQLITE_NOMEM)
         with pytest.raises(error):
@@ -280,13 +257,11 @@ async def test_without_memory_nothing_is_stored_and_nothing_ends(settings: Setti
     assert [entry["event"] for entry in logs] == ["checkpoint_failed"]
     await database.write(put("b"))
     assert await database.read(names) == ["BEGIN", "INSERT INTO bucket", "COMMIT", "b"]
-    await database.close()
 
 
 @storage_test
-async def test_checkpoints_that_fail_are_logged_once(settings: Settings, faults: Faults) -> None:
+async def test_checkpoints_that_fail_are_logged_once(database: Database, faults: Faults) -> None:
     """Commits go on meanwhile, and each MiB of them tries another checkpoint."""
-    database = await Database.open(settings, factory=faults.factory)
     faults.before = always("PRAGMA wal_checkpoint", sqlite3.SQLITE_FULL)
     with capture_logs() as logs:
         for number in range(3):
@@ -295,16 +270,14 @@ async def test_checkpoints_that_fail_are_logged_once(settings: Settings, faults:
     assert [entry["event"] for entry in logs] == ["checkpoint_failed"]
     faults.heal()
     assert await database.shrink()
-    await database.close()
 
 
 @storage_test
 @pytest.mark.parametrize("error", [MemoryError, RuntimeError])
 async def test_a_connection_without_memory(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+    database: Database, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
 ) -> None:
     """How far a transaction came is not known then, so the file says; also where a thread is what there is none for."""
-    database = await Database.open(settings)
     kept: list[list[str]] = []
     database.keep(names, kept.append)
     run, fails = Connection.run, [True]
@@ -321,7 +294,6 @@ async def test_a_connection_without_memory(
     await database.write(put("b"))
     assert kept == [["a"]]
     assert await database.read(names) == ["a", "b"]
-    await database.close()
 
 
 @storage_test
@@ -329,11 +301,10 @@ async def test_a_connection_without_memory(
     ("step", "told"), [("_gather", None), ("_next", None), ("_perform", Unknown), ("_tell", Unknown), ("_rest", None)]
 )
 async def test_a_turn_without_memory(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, step: str, told: type[Exception] | None
+    database: Database, monkeypatch: pytest.MonkeyPatch, step: str, told: type[Exception] | None
 ) -> None:
     """Wherever it is short in a turn of the writer: what was taken is told, what was not is done, everybody reads again
     what the file says, and all goes on."""
-    database = await Database.open(settings)
     kept: list[list[str]] = []
     database.keep(names, kept.append)
     monkeypatch.setattr(writers.Writer, step, fails_once(getattr(writers.Writer, step)))
@@ -348,13 +319,11 @@ async def test_a_turn_without_memory(
     assert not database.problem
     assert len(kept) == 1
     assert {"b", "c"} <= set(await database.read(names))
-    await database.close()
 
 
 @storage_test
-async def test_a_writer_that_breaks_is_not_healthy(settings: Settings) -> None:
+async def test_a_writer_that_breaks_is_not_healthy(database: Database) -> None:
     """Where what it is given to do can't be had, for a reason that nobody thought of, it stops, loudly, and says so."""
-    database = await Database.open(settings)
 
     class Broken:
         def take(self) -> None:
@@ -373,13 +342,11 @@ async def test_a_writer_that_breaks_is_not_healthy(settings: Settings) -> None:
     assert [entry["event"] for entry in logs] == ["writer_failed"]
     with pytest.raises(Unavailable):
         await database.write(put("b"))
-    await database.close()
 
 
 @storage_test
-async def test_a_writer_that_breaks_leaves_nobody_waiting(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_writer_that_breaks_leaves_nobody_waiting(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of what it had taken nobody knows; what was queued behind that was not done; and the file is let go of."""
-    database = await Database.open(settings)
     thread = database._writer._connection._thread
     shrinking: list[asyncio.Task[bool]] = []
 
@@ -395,16 +362,11 @@ async def test_a_writer_that_breaks_leaves_nobody_waiting(settings: Settings, mo
     assert [type(outcome) for outcome in outcomes] == [Unknown, Unavailable]
     assert not await shrinking[0]
     await until(lambda: not thread.is_alive(), "the end of its thread")
-    await database.close()
 
 
 @storage_test
-async def test_without_descriptors_the_file_is_not_opened_anew(
-    settings: Settings, faults: Faults, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_without_descriptors_the_file_is_not_opened_anew(database: Database, faults: Faults) -> None:
     """The operator is told what lacks, and which limit to raise; it goes on once there are some."""
-    monkeypatch.setattr(writers, "_BACKOFF", (0.01, 0.02))
-    database = await Database.open(settings, factory=faults.factory)
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     faults.before = once("INSERT", sqlite3.SQLITE_IOERR)
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
@@ -418,7 +380,6 @@ async def test_without_descriptors_the_file_is_not_opened_anew(
     await until(lambda: not database.problem)
     await database.write(put("b"))
     assert await database.read(names) == ["b"]
-    await database.close()
 
 
 @storage_test

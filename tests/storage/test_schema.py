@@ -185,28 +185,22 @@ def test_migrations_arrive_at_the_schema() -> None:
 
 
 @storage_test
-async def test_a_new_file_has_the_settings(settings: Settings) -> None:
+async def test_a_new_file_has_the_settings(database: Database) -> None:
     """WAL, FULL, and the rest of the settings hold on the write connection; readers can't write."""
-    database = await Database.open(settings)
-    try:
-        expected = {
-            "journal_mode": "wal",
-            "synchronous": 2,
-            "busy_timeout": 5000,
-            "foreign_keys": 1,
-            "journal_size_limit": 64 << 20,
-            "trusted_schema": int(sqlite3.sqlite_version_info < JUDGES_JSON),
-            "wal_autocheckpoint": 0,
-            "auto_vacuum": 2,
-        }
-        found = await database.write(
-            lambda raw: {name: raw.execute(f"PRAGMA {name}").fetchone()[0] for name in expected}
-        )
-        assert found == expected
-        with pytest.raises(sqlite3.OperationalError, match="readonly"):
-            await database.read(lambda raw: raw.execute("UPDATE meta SET commits = 0"))
-    finally:
-        await database.close()
+    expected = {
+        "journal_mode": "wal",
+        "synchronous": 2,
+        "busy_timeout": 5000,
+        "foreign_keys": 1,
+        "journal_size_limit": 64 << 20,
+        "trusted_schema": int(sqlite3.sqlite_version_info < JUDGES_JSON),
+        "wal_autocheckpoint": 0,
+        "auto_vacuum": 2,
+    }
+    found = await database.write(lambda raw: {name: raw.execute(f"PRAGMA {name}").fetchone()[0] for name in expected})
+    assert found == expected
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        await database.read(lambda raw: raw.execute("UPDATE meta SET commits = 0"))
 
 
 @storage_test

@@ -434,10 +434,9 @@ async def test_memory_that_is_short_for_its_sync_stops_nothing(
 
 @storage_test
 async def test_a_witness_that_can_not_be_written_stops_nothing(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
+    database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The commit stands, whatever happens to the witness; the log says so once."""
-    database = await Database.open(settings)
 
     def fail(self: Witness, stamp: Stamp) -> None:
         raise OSError(5, "broken")
@@ -447,4 +446,3 @@ async def test_a_witness_that_can_not_be_written_stops_nothing(
         await commit(database, 3)
     assert [entry["event"] for entry in logs] == ["witness_not_written"]
     assert not database.problem
-    await database.close()

@@ -29,24 +29,20 @@ storage_test = pytest.mark.gen_test
 
 
 @storage_test
-async def test_a_refusal_is_no_fault_of_the_disk(settings: Settings) -> None:
+async def test_a_refusal_is_no_fault_of_the_disk(database: Database) -> None:
     """A job that raises one of our own errors rolls back, and neither opens the file anew nor logs a failure."""
-    database = await Database.open(settings)
-    try:
-        connection = database._writer._connection
+    connection = database._writer._connection
 
-        def refuse(raw: sqlite3.Connection) -> None:
-            put("a")(raw)
-            raise Conflict("taken")
+    def refuse(raw: sqlite3.Connection) -> None:
+        put("a")(raw)
+        raise Conflict("taken")
 
-        with capture_logs() as logs, pytest.raises(Conflict):
-            await database.write(refuse)
-        await database.write(put("b"))
-        assert await database.read(names) == ["b"]
-        assert database._writer._connection is connection
-        assert logs == []
-    finally:
-        await database.close()
+    with capture_logs() as logs, pytest.raises(Conflict):
+        await database.write(refuse)
+    await database.write(put("b"))
+    assert await database.read(names) == ["b"]
+    assert database._writer._connection is connection
+    assert logs == []
 
 
 def threads_since(before: set[threading.Thread]) -> list[str]:
@@ -84,9 +80,8 @@ def test_a_connection_that_fails_to_open_leaves_no_thread(tmp_path: Any) -> None
 
 
 @storage_test
-async def test_a_job_is_one_transaction(settings: Settings) -> None:
+async def test_a_job_is_one_transaction(database: Database) -> None:
     """What it wrote is there when it returns, counted as one commit; what raises leaves nothing, and comes out."""
-    database = await Database.open(settings)
     before = await database.read(commits)
     assert await database.write(put("a")) == "a"
     assert (await database.read(names), await database.read(commits)) == (["a"], before + 1)
@@ -100,14 +95,12 @@ async def test_a_job_is_one_transaction(settings: Settings) -> None:
     with pytest.raises(sqlite3.IntegrityError):
         await database.write(put("a"))
     assert (await database.read(names), await database.read(commits)) == (["a"], before + 1)
-    await database.close()
 
 
 @storage_test
 @pytest.mark.parametrize("kind", [StopIteration, SystemExit, KeyboardInterrupt, GeneratorExit, asyncio.CancelledError])
-async def test_whatever_a_job_raises_no_transaction_stays_open(settings: Settings, kind: type[BaseException]) -> None:
+async def test_whatever_a_job_raises_no_transaction_stays_open(database: Database, kind: type[BaseException]) -> None:
     """Even what is no Exception is rolled back and told, and the next job is committed."""
-    database = await Database.open(settings)
 
     def breaks(raw: sqlite3.Connection) -> None:
         put("lost")(raw)
@@ -117,13 +110,11 @@ async def test_whatever_a_job_raises_no_transaction_stays_open(settings: Setting
         await database.write(breaks)
     await database.write(put("kept"))
     assert await database.read(names) == ["kept"]
-    await database.close()
 
 
 @storage_test
-async def test_the_announcement_comes_after_the_commit_and_before_the_next_job(settings: Settings) -> None:
+async def test_the_announcement_comes_after_the_commit_and_before_the_next_job(database: Database) -> None:
     """Store, commit, announce, in this order, for each before the next one starts."""
-    database = await Database.open(settings)
     order: list[str] = []
 
     def job(name: str) -> Callable[[sqlite3.Connection], str]:
@@ -138,20 +129,17 @@ async def test_the_announcement_comes_after_the_commit_and_before_the_next_job(s
 
     await asyncio.gather(*(database.write(job(name), announce) for name in "abc"))
     assert order == ["run a", "announce a", "run b", "announce b", "run c", "announce c"]
-    await database.close()
 
 
 @storage_test
-async def test_a_cancelled_caller_does_not_take_its_job_back(settings: Settings) -> None:
+async def test_a_cancelled_caller_does_not_take_its_job_back(database: Database) -> None:
     """The job is done all the same, and the others with it."""
-    database = await Database.open(settings)
     tasks = [asyncio.create_task(database.write(put(name))) for name in "abc"]
     await asyncio.sleep(0)
     tasks[1].cancel()
     await asyncio.wait(tasks)
     await database.write(put("d"))
     assert await database.read(names) == list("abcd")
-    await database.close()
 
 
 class Quick:
@@ -199,9 +187,8 @@ class Passenger:
 
 
 @storage_test
-async def test_a_quick_work_runs_in_the_loop(settings: Settings) -> None:
+async def test_a_quick_work_runs_in_the_loop(database: Database) -> None:
     """Only its COMMIT goes to the thread; with riders, or where it is not quick, all of it does."""
-    database = await Database.open(settings)
     here = threading.get_ident()
     quick, slow, accompanied = Quick(put("a")), Quick(put("b"), quick=False), Quick(put("c"))
     for work in (quick, slow):
@@ -214,13 +201,11 @@ async def test_a_quick_work_runs_in_the_loop(settings: Settings) -> None:
     assert slow.thread != here
     assert accompanied.thread == slow.thread
     assert await database.read(names) == ["a", "b", "rider", "c"]
-    await database.close()
 
 
 @storage_test
-async def test_the_loop_waits_for_no_lock(settings: Settings, faults: Faults) -> None:
+async def test_the_loop_waits_for_no_lock(database: Database, faults: Faults) -> None:
     """Where somebody else writes to the file, a quick work waits for them on the thread."""
-    database = await Database.open(settings, factory=faults.factory)
     patience: list[tuple[bool, str]] = []
 
     def noted(sql: str) -> None:
@@ -246,7 +231,6 @@ async def test_the_loop_waits_for_no_lock(settings: Settings, faults: Faults) ->
     at_once, waiting = "PRAGMA busy_timeout = 0", "PRAGMA busy_timeout = 5000"
     assert patience == [(True, at_once), (False, waiting), (True, at_once)]
     assert await database.read(names) == ["a", "b"]
-    await database.close()
 
 
 @storage_test
@@ -254,10 +238,9 @@ async def test_the_loop_waits_for_no_lock(settings: Settings, faults: Faults) ->
     ("statement", "expected"), [("UPDATE meta", Unavailable), ("COMMIT", Unknown), ("INSERT INTO bucket", Unavailable)]
 )
 async def test_a_quick_work_that_fails(
-    settings: Settings, faults: Faults, statement: str, expected: type[Exception]
+    database: Database, faults: Faults, statement: str, expected: type[Exception]
 ) -> None:
     """Wherever the disk fails, nothing of it stays, it is told once, and the next one is stored."""
-    database = await Database.open(settings, factory=faults.factory)
     faults.before = once(statement, sqlite3.SQLITE_IOERR)
     work = Quick(put("a"))
     database._writer.submit(work)
@@ -270,13 +253,11 @@ async def test_a_quick_work_that_fails(
     with pytest.raises(LookupError):
         await work.ended
     assert await database.read(names) == ["b"]
-    await database.close()
 
 
 @storage_test
-async def test_shrinking_while_a_transaction_gathers(settings: Settings) -> None:
+async def test_shrinking_while_a_transaction_gathers(database: Database) -> None:
     """It is not forgotten where nothing comes of what was gathered."""
-    database = await Database.open(settings)
     source = Endless(0)
     waits = [1, 2, 3, 0, 0]
     source.waiting = lambda: waits.pop(0) if waits else 0  # type: ignore[method-assign]
@@ -284,7 +265,6 @@ async def test_shrinking_while_a_transaction_gathers(settings: Settings) -> None
     database.notify()
     await asyncio.sleep(0)
     await asyncio.wait_for(database.shrink(), 60)
-    await database.close()
 
 
 def test_a_close_that_is_cancelled(tmp_path: Path) -> None:
@@ -377,14 +357,12 @@ class Endless:
 
 
 @storage_test
-async def test_jobs_and_events_take_turns(settings: Settings) -> None:
+async def test_jobs_and_events_take_turns(database: Database) -> None:
     """Under full load from both sides each gets every second transaction."""
-    database = await Database.open(settings)
     source = Endless(20)
     database.attach(source)
     await asyncio.gather(*(database.write(lambda raw: None, lambda _: source.done.append("job")) for _ in range(20)))
     assert source.done[:39] == ["job", "batch"] * 19 + ["job"]
-    await database.close()
 
 
 @storage_test
