@@ -1,5 +1,5 @@
-"""Faults that a healthy disk does not have: a SQLite connection that fails where a test says so, and a file that is
-written over."""
+"""Faults that a healthy disk does not have: a SQLite connection that fails where a test says so, a file that is written
+over, and a crash."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from relay_tornado.storage.database import Database
 
 
 class Faults:
@@ -86,3 +88,12 @@ def no_threads() -> Iterator[None]:
 def copy_onto(path: Path, source: Path) -> None:
     """As `cp` does: the same file, with another content."""
     shutil.copyfile(source, path)
+
+
+async def crash(database: Database) -> None:
+    """Ends it, and leaves its directory as a crash at this moment would."""
+    data = database.path.parent
+    left = shutil.copytree(data, data.with_name("crashed"))
+    await database.close()
+    shutil.rmtree(data)
+    left.rename(data)

@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import random
 import shutil
 import sqlite3
-import struct
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,67 +18,29 @@ import pytest
 from structlog.testing import capture_logs
 
 from relay_tornado.errors import StartupError
-from relay_tornado.ops.check import check
 from relay_tornado.settings import Settings
 from relay_tornado.storage import older_wal
 from relay_tornado.storage.database import Database
 from relay_tornado.storage.location_check import beside, wal_of
 from relay_tornado.storage.wal_check import in_file
 from relay_tornado.storage.witness import SECTOR, Stamp, Witness, peek, peek_copied
-from tests.storage.faults import Faults, error
-from tests.storage.jobs import commits, names, put
+from tests.storage.faults import crash, error
+from tests.storage.jobs import commits, put
+from tests.storage.older_wals import aside, contents, passive, put_back, write_generation
 from tests.waiting import until
 
 storage_test = pytest.mark.gen_test(timeout=60)
-
-PAGE = 4096
-HEADER, FRAME = 32, 24 + PAGE
-"""Bytes of a WAL's header, and of a frame with its page."""
-
-
-def put_back(settings: Settings, source: Path) -> None:
-    """Puts a copy of a WAL beside the file, as after a crash: without the index of another one."""
-    shutil.copyfile(source, wal_of(settings.data / "relay.db"))
-    (settings.data / "relay.db-shm").unlink(missing_ok=True)
-
-
-def aside(settings: Settings) -> list[Path]:
-    return sorted(settings.data.glob("relay.db-wal.older-*"))
-
-
-async def write_generation(database: Database, *more: str) -> bytes:
-    """Commits these names and some pages, and has all of it copied into the file. Returns the WAL as it was."""
-    for name in more:
-        await database.write(put(name + "x" * 9_000))
-    wal = wal_of(database.path).read_bytes()
-    assert await database.shrink()
-    return wal
-
-
-async def contents(settings: Settings) -> list[str]:
-    """The names in the database, which is opened, found sound, and closed."""
-    database = await Database.open(settings)
-    try:
-        found = await database.read(names)
-        assert await database.read(lambda raw: raw.execute("PRAGMA integrity_check").fetchone()[0]) == "ok"
-        return [name.rstrip("x") for name in found]
-    finally:
-        await database.close()
 
 
 @storage_test
 @pytest.mark.parametrize("stopped", [True, False], ids=["stopped", "killed"])
 async def test_an_older_wal(settings: Settings, tmp_path: Path, stopped: bool) -> None:
     """All that was committed is there, no loss is told, and the WAL lies under another name."""
-    old, left = tmp_path / "old", tmp_path / "left"
+    old = tmp_path / "old"
     database = await Database.open(settings)
     old.write_bytes(await write_generation(database, "a", "b"))
     await write_generation(database, "c")
-    shutil.copytree(settings.data, left)
-    await database.close()
-    if not stopped:
-        shutil.rmtree(settings.data)
-        left.rename(settings.data)
+    await (database.close() if stopped else crash(database))
     for number in (1, 2):  # within one second perhaps
         put_back(settings, old)
         with capture_logs() as logs:
@@ -108,15 +68,12 @@ async def test_the_wal_of_another_relay_is_no_older_one(settings: Settings, tmp_
 @storage_test
 async def test_an_older_wal_in_place_of_the_newest(settings: Settings, tmp_path: Path) -> None:
     """What was in the newest one is lost, and told; what was in the file is not."""
-    old, left = tmp_path / "old", tmp_path / "left"
+    old = tmp_path / "old"
     database = await Database.open(settings)
     old.write_bytes(await write_generation(database, "a", "b"))
     await write_generation(database, "c")
     await database.write(put("lost"))
-    shutil.copytree(settings.data, left)
-    await database.close()
-    shutil.rmtree(settings.data)
-    left.rename(settings.data)
+    await crash(database)
     put_back(settings, old)
     with capture_logs() as logs:
         assert await contents(settings) == ["a", "b", "c"]
@@ -151,11 +108,6 @@ async def test_a_damaged_wal_that_was_copied(settings: Settings, tmp_path: Path)
         assert [entry["event"] for entry in logs] == ["older_wal_put_aside"] * len(aside(settings))
         put_aside += len(aside(settings))
     assert put_aside > 3
-
-
-async def passive(database: Database) -> bool:
-    """Copies the WAL into the file, and leaves it as it is."""
-    return await database._writer._checkpoint("PASSIVE")
 
 
 @storage_test
@@ -369,17 +321,12 @@ async def test_a_file_that_can_not_be_read_once(
 
 @storage_test
 @pytest.mark.parametrize("code", [sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_TOOBIG])
-async def test_a_page_that_only_the_wal_has(
-    settings: Settings, tmp_path: Path, code: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_page_that_only_the_wal_has(settings: Settings, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """What can't be read of the file without its WAL, as after an interrupted checkpoint, refuses no start."""
     database = await Database.open(settings)
     await write_generation(database, "a")
     await database.write(put("b"))
-    left = shutil.copytree(settings.data, tmp_path / "left")
-    await database.close()
-    shutil.rmtree(settings.data)
-    left.rename(settings.data)
+    await crash(database)
 
     def fail(_: Path) -> tuple[Stamp, int]:
         raise error(code)
@@ -405,168 +352,3 @@ async def test_what_a_loss_makes_unknown(settings: Settings, tmp_path: Path) -> 
         database = await Database.open(settings)
     assert peek_copied(witness) is None
     await database.close()
-
-
-def remove_z(raw: sqlite3.Connection) -> None:
-    raw.execute("DELETE FROM bucket WHERE name LIKE 'z%'")
-
-
-@dataclass
-class Generation:
-    """Directories as a checkpoint found and left them; `old` is an earlier WAL, `pages` are those that it wrote, in its
-    order."""
-
-    old: Path
-    before: Path
-    after: Path
-    pages: list[int]
-
-    def interrupt(self, settings: Settings, number: int) -> None:
-        """Leaves the directory as it was when so many pages were written, without the WAL's index."""
-        shutil.rmtree(settings.data)
-        shutil.copytree(self.before, settings.data)
-        with (self.after / "relay.db").open("rb") as left, (settings.data / "relay.db").open("r+b") as file:
-            for page in self.pages[:number]:
-                left.seek((page - 1) * PAGE)
-                file.seek((page - 1) * PAGE)
-                file.write(left.read(PAGE))
-        (settings.data / "relay.db-shm").unlink()
-
-
-async def checkpoint(settings: Settings, folder: Path, *, grows: bool = True) -> Generation:
-    """`grows`: the file has to become longer for it."""
-    before = folder / "before"
-    faults = Faults()
-    database = await Database.open(settings, factory=faults.factory)
-    if not grows:
-        await database.write(put("z" + "x" * 90_000))
-    old = folder / "old"
-    old.write_bytes(await write_generation(database, "a", "b"))
-    if not grows:
-        await database.write(remove_z)
-    await write_generation(database, "c")
-    for name in "defgh":
-        await database.write(put(name + "x" * 9_000))
-
-    def keep(sql: str) -> None:
-        if sql.startswith("PRAGMA wal_checkpoint"):
-            shutil.copytree(settings.data, before)
-
-    faults.before = keep
-    assert await passive(database)
-    faults.heal()
-    after = shutil.copytree(settings.data, folder / "after")
-    await database.close()
-    sizes = [(place / "relay.db").stat().st_size for place in (before, after)]
-    assert (sizes[0] < sizes[1]) == grows
-    wal = wal_of(before / "relay.db").read_bytes()
-    pages = {struct.unpack_from(">I", wal, place)[0] for place in range(HEADER, len(wal), FRAME)}
-    return Generation(old, before, after, sorted(pages))
-
-
-@storage_test
-async def test_a_checkpoint_that_was_interrupted(settings: Settings, tmp_path: Path) -> None:
-    """After whichever page of it the relay was killed, and whatever the witness says, the WAL is used."""
-    found = await checkpoint(settings, tmp_path)
-    stamp = peek(found.after / "relay.witness")
-    assert stamp is not None
-    assert len(found.pages) > 20
-    for number in range(len(found.pages) + 1):
-        found.interrupt(settings, number)
-        assert peek_copied(settings.data / "relay.witness") is None
-        if number % 2:  # also if it claims too much
-            witness = Witness.open(settings.data / "relay.witness")
-            witness.note_copied(stamp)
-            witness.close()
-        with capture_logs() as logs:
-            assert await contents(settings) == list("abcdefgh")
-        assert logs == []
-        assert not aside(settings)
-
-
-@storage_test
-@pytest.mark.parametrize("grows", [True, False])
-@pytest.mark.parametrize("powerless", [True, False])
-async def test_an_older_wal_after_an_interrupted_checkpoint(
-    settings: Settings, tmp_path: Path, grows: bool, powerless: bool
-) -> None:
-    """The start is refused, and nothing is changed: the file has a part of what only its own WAL has. `powerless`: the
-    witness is as it was before the checkpoint."""
-    found = await checkpoint(settings, tmp_path, grows=grows)
-    path = settings.data / "relay.db"
-    meta = 1 + found.pages.index(in_file(found.after / "relay.db")[1])
-    for number in range(meta if powerless else 1, len(found.pages), 4):
-        found.interrupt(settings, number)
-        put_back(settings, found.old)
-        if powerless:
-            witness = Witness.open(settings.data / "relay.witness")
-            witness.note_copied(in_file(found.before / "relay.db")[0])
-            witness.close()
-        before = path.read_bytes()
-        with pytest.raises(StartupError, match=r"relay\.db-wal ends at commit "):
-            await Database.open(settings)
-        assert (path.read_bytes(), wal_of(path).read_bytes()) == (before, found.old.read_bytes())
-        assert not aside(settings)
-
-
-@storage_test
-@pytest.mark.parametrize("interrupted", [True, False])
-async def test_what_the_refusal_advises(settings: Settings, tmp_path: Path, interrupted: bool) -> None:
-    """With the WAL moved away, a check before the next start says whether the file is damaged."""
-    found = await checkpoint(settings, tmp_path, grows=False)
-    path = settings.data / "relay.db"
-    found.interrupt(settings, len(found.pages) // 2 if interrupted else len(found.pages))
-    put_back(settings, found.old)
-    with pytest.raises(StartupError, match=r"move it away together with relay\.db-shm, and run relay check before"):
-        await Database.open(settings)
-    for name in ("relay.db-wal", "relay.db-shm"):
-        path.with_name(name).unlink(missing_ok=True)
-    report = check(path, lambda *_: None)
-    assert ("pages" in {finding.kind for finding in report.findings}) == interrupted
-    assert "witness" not in {finding.kind for finding in report.findings}
-    if not interrupted:
-        assert await contents(settings) == list("abcdefgh")
-
-
-WRITER = """
-import asyncio, dataclasses, pathlib, sys
-from relay_tornado.settings import Settings
-from relay_tornado.storage.database import Database
-from tests.storage.jobs import put
-
-async def main():
-    database = await Database.open(dataclasses.replace(Settings(), data=pathlib.Path(sys.argv[1])))
-
-    async def write(number):
-        for count in range(1 << 30):
-            await database.write(put(f"{sys.argv[2]}-{number}-{count}-" + "x" * 20_000))
-            print(f"{sys.argv[2]}-{number}-{count}-", flush=True)
-
-    async def checkpoint():
-        while True:
-            await database._writer._checkpoint(("PASSIVE", "TRUNCATE")[int(sys.argv[2]) % 2])
-
-    await asyncio.gather(checkpoint(), *(write(number) for number in range(4)))
-
-asyncio.run(main())
-"""
-
-
-@pytest.mark.heavy
-def test_kills_in_checkpoints(tmp_path: Path) -> None:
-    """kill -9 at any moment of writes and checkpoints: each time everything is there, and no WAL is put aside."""
-    answered: set[str] = set()
-    for number in range(10):
-        with subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(tmp_path / "data"), str(number)], stdout=subprocess.PIPE, text=True
-        ) as process:
-            assert process.stdout is not None
-            for _ in range(random.randint(5, 60)):
-                answered.add(process.stdout.readline().strip())
-            process.kill()
-            answered |= {line.strip() for line in process.stdout if line.endswith("\n")}
-        with contextlib.closing(sqlite3.connect(f"file:{tmp_path / 'data/relay.db'}?mode=ro", uri=True)) as raw:
-            assert answered <= {name.rstrip("x") for name in names(raw)}
-            assert raw.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
-        assert not list((tmp_path / "data").glob("*.older-*"))
-    assert len(answered) > 50

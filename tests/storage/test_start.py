@@ -24,6 +24,7 @@ from relay_tornado.storage import migrate, start
 from relay_tornado.storage.database import Database
 from relay_tornado.storage.space import Space
 from tests.needs import needs, needs_root
+from tests.storage.faults import crash
 from tests.storage.jobs import names, put
 
 COLUMNS = ("id", "commits", "appended")
@@ -96,20 +97,15 @@ async def test_a_symlink_to_the_directory(settings: Settings, tmp_path: Path) ->
     await database.close()
 
 
-async def crash(settings: Settings, *jobs: str, keep: bool = False) -> Path:
-    """The directory as a crash would leave it after these commits; `keep`: those before lie in the WAL, too."""
-    left = settings.data.with_name("crashed")
-    shutil.rmtree(left, ignore_errors=True)
+async def commit(settings: Settings, *jobs: str, keep: bool = False) -> Path:
+    """The file after a crash behind these commits; `keep`: those before are in the WAL, too."""
     database = await Database.open(settings)
     if not keep:
         await database.shrink()
     for name in jobs:
         await database.write(put(name))
-    shutil.copytree(settings.data, left)
-    await database.close()
-    shutil.rmtree(settings.data)
-    left.rename(settings.data)
-    return settings.data / "relay.db"
+    await crash(database)
+    return database.path
 
 
 async def stored(settings: Settings) -> list[str]:
@@ -125,7 +121,7 @@ async def stored(settings: Settings) -> list[str]:
 @pytest.mark.parametrize("harm", ["missing", "empty"])
 async def test_a_wal_without_its_file(settings: Settings, harm: str) -> None:
     """The start is refused, a look as well, and nothing is changed: with the file put back all is there."""
-    path = await crash(settings, "a", "b")
+    path = await commit(settings, "a", "b")
     kept = path.rename(path.with_name("kept"))
     if harm == "empty":
         path.touch()
@@ -146,7 +142,7 @@ async def test_a_wal_without_its_file(settings: Settings, harm: str) -> None:
 async def test_a_file_beside_the_wal_of_another(settings: Settings, tmp_path: Path, copy: str) -> None:
     """The two are not mixed: the start is refused, and succeeds with either the right file or no WAL."""
     other = tmp_path / "copy.db"
-    await crash(settings, "a")
+    await commit(settings, "a")
     assert await stored(settings) == ["a"]
     if copy == "a backup":
         make(settings.data / "relay.db", other, lambda *_: None)
@@ -156,8 +152,8 @@ async def test_a_file_beside_the_wal_of_another(settings: Settings, tmp_path: Pa
         elsewhere = replace(settings, data=tmp_path / "elsewhere")
         assert await stored(elsewhere) == []
         shutil.copy(elsewhere.data / "relay.db", other)
-    await crash(settings, "b")
-    path = await crash(settings, "c", "d")
+    await commit(settings, "b")
+    path = await commit(settings, "c", "d")
     shutil.copy(path, tmp_path / "kept")
     shutil.copy(other, path)
     with pytest.raises(StartupError, match=r"relay\.db-wal does not belong to .*relay\.db-shm and relay\.witness away"):
@@ -173,7 +169,7 @@ async def test_a_file_beside_the_wal_of_another(settings: Settings, tmp_path: Pa
 @storage_test
 async def test_a_wal_whose_header_is_damaged(settings: Settings) -> None:
     """SQLite passes over all that is in it, and the start tells the loss, whatever bit of the page size was flipped."""
-    path = await crash(settings, "a")
+    path = await commit(settings, "a")
     left = settings.data.with_name("left")
     settings.data.rename(left)
     for byte in (10, 11):
@@ -219,7 +215,7 @@ async def test_a_wal_and_its_own_file(settings: Settings, tmp_path: Path) -> Non
     expected: list[str] = []
     for number in range(24):
         jobs = [f"{number}-{job}" for job in range(number % 4)]
-        await crash(settings, *jobs, keep=number % 3 != 1)
+        await commit(settings, *jobs, keep=number % 3 != 1)
         expected += jobs
         settings.data.rename(tmp_path / "moved")
         shutil.copytree(tmp_path / "moved", settings.data)

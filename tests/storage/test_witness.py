@@ -26,6 +26,7 @@ from relay_tornado.storage import witness as witnesses
 from relay_tornado.storage.database import Database
 from relay_tornado.storage.location_check import wal_of
 from relay_tornado.storage.witness import SECTOR, Loss, Stamp, Witness, condemned, loss, peek, peek_copied
+from tests.storage.faults import crash
 from tests.storage.jobs import names
 from tests.waiting import until
 
@@ -346,10 +347,7 @@ async def lose_one(settings: Settings) -> Path:
     """The witness is one commit ahead of a file whose WAL has some pages. Returns the file's path."""
     database = await Database.open(settings)
     await commit(database, 20)
-    left = shutil.copytree(settings.data, settings.data.with_name("left"))
-    await database.close()
-    shutil.rmtree(settings.data)
-    left.rename(settings.data)
+    await crash(database)
     path = settings.data / "relay.db"
     witness = Witness.open(settings.data / "relay.witness")
     newest = witness.read()
