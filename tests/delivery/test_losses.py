@@ -17,12 +17,9 @@ from relay_tornado.delivery.deliveries import Deliveries
 from relay_tornado.errors import RelayError
 from relay_tornado.ids import new_epoch
 from relay_tornado.log.ledgers import Ledgers
-from relay_tornado.log.sqlite import SqliteEventLog
 from relay_tornado.log.sqlite_consumers import SqliteConsumers
 from relay_tornado.model import Bucket, Earliest, Gap, Input, Latest
 from relay_tornado.registry.memory import MemoryRegistry
-from relay_tornado.settings import Settings
-from relay_tornado.storage.database import Database
 from relay_tornado.wire import control
 from tests.delivery.world import TOKEN, Reader
 from tests.log.worlds import SqliteWorld, behind, event
@@ -79,9 +76,7 @@ class World:
 @asynccontextmanager
 async def world(path: Path) -> AsyncIterator[World]:
     faults = Faults()
-    database = await Database.open(Settings(data=path / "data"), factory=faults.factory)
-    settings = Settings(data=path / "data")
-    file = SqliteWorld(settings, database, await SqliteEventLog.open(database, settings))
+    file = await SqliteWorld.open(path, faults.factory)
     made = World(file, faults)
     try:
         await made.bucket()

@@ -7,9 +7,6 @@ import pytest
 from tornado.ioloop import IOLoop
 
 from relay_tornado.log.consumers import Consumers
-from relay_tornado.log.sqlite import SqliteEventLog
-from relay_tornado.settings import Settings
-from relay_tornado.storage.database import Database
 from tests.log.stores import store_of
 from tests.log.worlds import MemoryWorld, SqliteWorld, World
 from tests.storage.faults import Faults
@@ -17,29 +14,19 @@ from tests.storage.faults import Faults
 
 @pytest.fixture(params=["memory", "sqlite", "sqlite-cold"])
 def world(request: pytest.FixtureRequest, io_loop: IOLoop, tmp_path: Path) -> Iterator[World]:
-    if request.param == "memory":
+    cold = {"tail": 0, "page_cache": 0} if request.param == "sqlite-cold" else {}
 
-        async def open_memory() -> World:
-            return MemoryWorld()
+    async def open_it() -> World:
+        return MemoryWorld() if request.param == "memory" else await SqliteWorld.open(tmp_path, **cold)
 
-        made = io_loop.run_sync(open_memory)
-    else:
-        cold = {"tail": 0, "page_cache": 0} if request.param == "sqlite-cold" else {}
-
-        async def open_sqlite() -> World:
-            return await SqliteWorld.open(tmp_path, **cold)
-
-        made = io_loop.run_sync(open_sqlite)
+    made = io_loop.run_sync(open_it)
     yield made
     io_loop.run_sync(made.close)
 
 
 @pytest.fixture
 def disk(io_loop: IOLoop, tmp_path: Path) -> Iterator[SqliteWorld]:
-    async def open_sqlite() -> SqliteWorld:
-        return await SqliteWorld.open(tmp_path)
-
-    made = io_loop.run_sync(open_sqlite)
+    made = io_loop.run_sync(lambda: SqliteWorld.open(tmp_path))
     yield made
     io_loop.run_sync(made.close)
 
@@ -53,12 +40,7 @@ def faults() -> Faults:
 def faulty(io_loop: IOLoop, tmp_path: Path, faults: Faults) -> Iterator[SqliteWorld]:
     """A log whose database fails as told."""
 
-    async def open_sqlite() -> SqliteWorld:
-        settings = Settings(data=tmp_path / "data")
-        database = await Database.open(settings, factory=faults.factory)
-        return SqliteWorld(settings, database, await SqliteEventLog.open(database, settings))
-
-    made = io_loop.run_sync(open_sqlite)
+    made = io_loop.run_sync(lambda: SqliteWorld.open(tmp_path, faults.factory))
     yield made
     faults.heal()
     io_loop.run_sync(made.close)

@@ -176,7 +176,6 @@ async def test_bounds_and_find(world: World) -> None:
     """Bounds tell first, head and the epochs; find tells whose an epoch is."""
     epoch = await make(world.log)
     other = await make(world.log, "c")
-    assert await world.log.bounds("b") == (await world.log.bounds("b"))
     bounds = await world.log.bounds("b")
     assert (bounds.first, bounds.head, [e.epoch for e in bounds.epochs], bounds.open) == (1, 0, [epoch], True)
     await fill(world.log, 4)
@@ -246,9 +245,6 @@ async def test_a_watch_closed_by_another_one_is_not_woken(world: World) -> None:
     assert calls == ["b"]
 
 
-# lineage
-
-
 # dedupe
 
 
@@ -294,9 +290,6 @@ async def test_dedupe_is_by_bucket_and_window(world: World) -> None:
     assert (repeat.seq, repeat.duplicate) == (2, True)
 
 
-# time
-
-
 @log_test
 async def test_a_repeat_is_known_until_its_window_is_over(world: World) -> None:
     """Nothing that removes old events or what is known of repeats makes one new before."""
@@ -329,6 +322,9 @@ async def test_repeats_after_a_clock_that_was_ahead(world: World, monkeypatch: p
         (3, False),
         (3, True),
     ]
+
+
+# time
 
 
 @log_test

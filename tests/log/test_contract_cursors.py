@@ -11,8 +11,6 @@ from tests.log.worlds import World, event, make, read_all
 
 log_test = pytest.mark.gen_test
 
-ALL = Retention(None, None, None)
-
 
 @log_test
 async def test_a_cursor_is_honoured_after_a_restart(world: World) -> None:

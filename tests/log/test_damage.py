@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,10 @@ from relay_tornado.log.consumers import Key, Terms
 from relay_tornado.log.lineage import Placed, gap_behind, place_cursor
 from relay_tornado.log.pages import Block
 from relay_tornado.log.results import sent
-from relay_tornado.log.sqlite import SqliteEventLog
 from relay_tornado.log.sqlite_consumers import SqliteConsumers
 from relay_tornado.log.sqlite_results import SqliteResults
 from relay_tornado.log.state import LogState
 from relay_tornado.model import Cursor, Gap, Retention
-from relay_tornado.settings import Settings
-from relay_tornado.storage.database import Database
 from tests.log.worlds import MANY, SqliteWorld, behind, event, fill, make, read_all
 from tests.storage.faults import Faults, once
 from tests.waiting import until
@@ -283,28 +279,23 @@ async def test_a_log_without_an_epoch(disk: SqliteWorld, damage: str) -> None:
 
 
 @log_test
-async def test_a_log_without_an_epoch_after_an_error(io_loop: IOLoop, tmp_path: Path) -> None:
+async def test_a_log_without_an_epoch_after_an_error(faulty: SqliteWorld, faults: Faults) -> None:
     """Where the file is opened anew the other logs go on, and so does this one."""
-    faults = Faults()
-    settings = replace(Settings(), data=tmp_path / "data")
-    database = await Database.open(settings, factory=faults.factory)
-    world = SqliteWorld(settings, database, await SqliteEventLog.open(database, settings))
     for bucket_id in ("b", "c"):
-        await make(world.log, bucket_id, events=1)
-    with behind(world) as raw:
+        await make(faulty.log, bucket_id, events=1)
+    with behind(faulty) as raw:
         raw.execute("DELETE FROM epoch WHERE log = 2")
     faults.before = once("COMMIT", sqlite3.SQLITE_IOERR)
     with capture_logs() as logs:
         with pytest.raises(Unavailable):
-            await world.log.append("b", event())
-        await until(lambda: not database.problem)
-        assert (await world.log.append("b", event())).seq == 2
+            await faulty.log.append("b", event())
+        await until(lambda: not faulty.database.problem)
+        assert (await faulty.log.append("b", event())).seq == 2
     assert [entry["bucket"] for entry in logs if entry["event"] == "log_without_epoch"] == ["c"]
-    assert (await world.log.append("c", event())).seq == 2
-    held = (await world.log.bounds("c")).epochs
-    await world.reopen()
-    assert (await world.log.bounds("c")).epochs == held
-    await world.close()
+    assert (await faulty.log.append("c", event())).seq == 2
+    held = (await faulty.log.bounds("c")).epochs
+    await faulty.reopen()
+    assert (await faulty.log.bounds("c")).epochs == held
 
 
 @log_test

@@ -30,10 +30,6 @@ from tests.waiting import until
 log_test = pytest.mark.gen_test
 
 
-async def commits(world: SqliteWorld) -> int:
-    return int(await world.database.read(lambda raw: raw.execute("SELECT commits FROM meta").fetchone()[0]))
-
-
 @log_test
 async def test_whoever_sends_again_soon_shares_a_commit(disk: SqliteWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """What comes in a turn of the loop or two after the answers goes into one transaction, however many senders."""
@@ -46,9 +42,9 @@ async def test_whoever_sends_again_soon_shares_a_commit(disk: SqliteWorld, monke
             for _ in range(turns):
                 await asyncio.sleep(0)
 
-    before = await commits(disk)
+    before = disk.database.commits
     await asyncio.gather(*(sender(number % 3) for number in range(60)))
-    assert await commits(disk) - before <= 12
+    assert disk.database.commits - before <= 12
     assert (await disk.log.bounds("b")).head == 600
 
 
@@ -71,16 +67,6 @@ async def test_nothing_goes_into_a_log_that_was_dropped(faulty: SqliteWorld, fau
     held = "SELECT count(*) FROM event JOIN log ON log.id = event.log WHERE dropped = 1 AND seq > head"
     assert await faulty.database.read(lambda raw: raw.execute(held).fetchone()[0]) == 0
     await until(lambda: not faulty.log._trimming._purges)
-
-
-@log_test
-async def test_what_is_known_of_repeats_leaves_after_its_window(disk: SqliteWorld) -> None:
-    """Also where nothing else is known of any."""
-    await make(disk.log)
-    await disk.log.append("b", event(dedupe=b"d", dedupe_window=0.001))
-    await asyncio.sleep(0.02)
-    await disk.log.forget_repeats("b")
-    assert await disk.database.read(lambda raw: raw.execute("SELECT count(*) FROM dedupe").fetchone()) == (0,)
 
 
 @log_test
@@ -113,11 +99,11 @@ async def test_which_commits_are_quick(disk: SqliteWorld) -> None:
 async def test_what_is_queued_goes_into_one_commit(disk: SqliteWorld) -> None:
     """Appends that come together cost one transaction; one that comes alone waits for nobody."""
     await make(disk.log)
-    before = await commits(disk)
+    before = disk.database.commits
     await fill(disk.log, 200)
-    assert await commits(disk) == before + 1
+    assert disk.database.commits == before + 1
     await disk.log.append("b", event())
-    assert await commits(disk) == before + 2
+    assert disk.database.commits == before + 2
 
 
 @log_test
@@ -125,13 +111,13 @@ async def test_a_commit_is_bounded(io_loop: IOLoop, tmp_path: Path) -> None:
     """At most `commit_events` rows and `commit_bytes` bytes, but a larger event goes alone."""
     world = await SqliteWorld.open(tmp_path, commit_events=10, commit_bytes=1000)
     await make(world.log)
-    before = await commits(world)
+    before = world.database.commits
     await fill(world.log, 35)
-    assert await commits(world) == before + 4
+    assert world.database.commits == before + 4
     await fill(world.log, 6, size=400)
-    assert await commits(world) == before + 4 + 3
+    assert world.database.commits == before + 4 + 3
     await fill(world.log, 2, size=5000)
-    assert await commits(world) == before + 4 + 3 + 2
+    assert world.database.commits == before + 4 + 3 + 2
     await world.close()
 
 

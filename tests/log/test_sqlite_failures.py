@@ -19,7 +19,6 @@ from relay_tornado.log.sqlite import SqliteEventLog
 from relay_tornado.log.tail import Tail
 from relay_tornado.model import Appended, Cursor, Gap, Retention
 from relay_tornado.storage import writer as writers
-from relay_tornado.storage.database import Database
 from relay_tornado.storage.space import Space
 from tests.log.worlds import MANY, SqliteWorld, behind, event, fill, make, read_all
 from tests.storage.faults import Faults, always, once
@@ -423,9 +422,7 @@ async def test_a_log_that_the_file_does_not_have_any_more(faulty: SqliteWorld, f
 async def test_an_error_opens_no_epoch(faulty: SqliteWorld, faults: Faults) -> None:
     """Where nothing was lost, the one that this process opened goes on."""
     await make(faulty.log, events=1)
-    await faulty.close()
-    faulty.database = await Database.open(faulty.settings, factory=faults.factory)
-    faulty.log = await SqliteEventLog.open(faulty.database, faulty.settings)
+    await faulty.reopen()
     (place,) = await fill(faulty.log, 1)
     faults.before = once("COMMIT", sqlite3.SQLITE_IOERR)
     with pytest.raises(Unknown):

@@ -18,6 +18,7 @@ from relay_tornado.log.contract import EventLog
 from relay_tornado.log.sqlite import SqliteEventLog
 from relay_tornado.model import Appended, Event, NewEvent
 from relay_tornado.settings import Settings
+from relay_tornado.storage.connection import Factory
 from relay_tornado.storage.database import Database
 from tests.log.memory import MemoryEventLog
 
@@ -56,14 +57,15 @@ class SqliteWorld:
     """The engine on SQLite, in a directory of its own."""
 
     settings: Settings
+    factory: Factory
     database: Database
     log: SqliteEventLog
 
     @classmethod
-    async def open(cls, path: Path, **changes: Any) -> SqliteWorld:
+    async def open(cls, path: Path, factory: Factory = sqlite3.Connection, **changes: Any) -> SqliteWorld:
         settings = replace(Settings(), data=path / "data", **changes)
-        database = await Database.open(settings)
-        return cls(settings, database, await SqliteEventLog.open(database, settings))
+        database = await Database.open(settings, factory=factory)
+        return cls(settings, factory, database, await SqliteEventLog.open(database, settings))
 
     async def close(self) -> None:
         await self.log.close()
@@ -71,7 +73,7 @@ class SqliteWorld:
 
     async def reopen(self) -> None:
         await self.close()
-        self.database = await Database.open(self.settings)
+        self.database = await Database.open(self.settings, factory=self.factory)
         self.log = await SqliteEventLog.open(self.database, self.settings)
 
     async def lose(self, bucket_id: str, count: int) -> None:
