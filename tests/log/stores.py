@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
 from relay_tornado.consumer_changes import Changes
 from relay_tornado.log.consumers import Consumers, Key, Stored, Terms
 from relay_tornado.log.sqlite_consumers import SqliteConsumers
 from relay_tornado.model import Retention
 from tests.log.memory_consumers import MemoryConsumers
-from tests.log.worlds import SqliteWorld, World
+from tests.log.worlds import SqliteWorld, World, make
 
 KEY = Key("b", "client", "worker")
 OTHER = Key("b", "output", "1")
@@ -16,6 +20,21 @@ TERMS = Terms(12.5, 3, False)
 
 def store_of(world: World) -> Consumers:
     return SqliteConsumers(world.database) if isinstance(world, SqliteWorld) else MemoryConsumers(world.log)
+
+
+async def begin(world: SqliteWorld, *names: str) -> SqliteConsumers:
+    """A store with consumers of these names, of a log with 20 events."""
+    await make(world.log, events=20)
+    store = SqliteConsumers(world.database)
+    for name in names:
+        await store.create(KEY._replace(name=name), 0, TERMS, 1.0)
+    return store
+
+
+def floors(path: Path) -> dict[str, int]:
+    """Where consumers stand in a file, by their names."""
+    with closing(sqlite3.connect(path)) as raw:
+        return dict(raw.execute("SELECT name, floor FROM consumer").fetchall())
 
 
 async def keep_last(world: World, count: int) -> None:

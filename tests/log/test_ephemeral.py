@@ -13,7 +13,7 @@ from relay_tornado.log.tail import EVENT_OVERHEAD
 from relay_tornado.model import MIB, Event, Retention
 from tests.delivery.virtual import run
 from tests.failing import lose_timers
-from tests.log.worlds import MANY, SqliteWorld, World, event, make
+from tests.log.worlds import MANY, SqliteWorld, World, event, make, stored
 from tests.waiting import until
 
 log_test = pytest.mark.gen_test
@@ -154,10 +154,6 @@ async def test_ephemeral_content_is_not_in_the_tail(disk: SqliteWorld) -> None:
     assert list(disk.log._state("b").recent.events) == [1]
 
 
-def made(seq: int, size: int = 100) -> Event:
-    return Event(seq, "e", 0.0, "i", "POST", b"", b"", b"", b"x" * size, "")
-
-
 @log_test
 @pytest.mark.parametrize("lost", [False, True])
 async def test_content_leaves_by_age(lost: bool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,12 +162,12 @@ async def test_content_leaves_by_age(lost: bool, monkeypatch: pytest.MonkeyPatch
         lose_timers(monkeypatch)
     ephemeral = Ephemeral(age=0.02)
     events = EphemeralEvents()
-    ephemeral.add(events, [made(1), made(2)])
+    ephemeral.add(events, [stored(1), stored(2)])
     assert len(events.events) == 2
     await until(lambda: not events.events)
     assert ephemeral.used == 0
     assert ephemeral._timer.at is None
-    ephemeral.add(events, [made(3)])
+    ephemeral.add(events, [stored(3)])
     assert ephemeral._timer.at is not None
     ephemeral.close()
     assert (ephemeral.used, events.events) == (0, {})
@@ -183,7 +179,7 @@ def test_content_leaves_by_its_own_age() -> None:
     async def test() -> None:
         ephemeral, events = Ephemeral(age=60.0), EphemeralEvents()
         for seq in (1, 2):
-            ephemeral.add(events, [made(seq)])
+            ephemeral.add(events, [stored(seq)])
             await asyncio.sleep(40)
         assert list(events.events) == [2]
         await asyncio.sleep(30)
@@ -197,14 +193,14 @@ async def test_content_leaves_by_size() -> None:
     """Over the budget the oldest goes first, whichever log's it is."""
     ephemeral = Ephemeral(budget=3 * (100 + EVENT_OVERHEAD))
     a, b = EphemeralEvents(), EphemeralEvents()
-    ephemeral.add(a, [made(1), made(2)])
-    ephemeral.add(b, [made(1)])
-    ephemeral.add(a, [made(3)])
+    ephemeral.add(a, [stored(1), stored(2)])
+    ephemeral.add(b, [stored(1)])
+    ephemeral.add(a, [stored(3)])
     assert (list(a.events), list(b.events)) == ([2, 3], [1])
-    ephemeral.add(b, [made(2)])
+    ephemeral.add(b, [stored(2)])
     assert (list(a.events), list(b.events)) == ([3], [1, 2])
     assert ephemeral.used == 3 * (100 + EVENT_OVERHEAD)
-    ephemeral.add(b, [made(3, MIB)])
+    ephemeral.add(b, [stored(3, MIB)])
     assert (a.events, b.events, ephemeral.used) == ({}, {}, 0)
     ephemeral.close()
 
@@ -214,7 +210,7 @@ async def test_a_page_of_content_is_bounded() -> None:
     """As any page: at most so many events and bytes, at least one."""
     ephemeral = Ephemeral()
     events = EphemeralEvents()
-    ephemeral.add(events, [made(seq) for seq in range(5, 10)])
+    ephemeral.add(events, [stored(seq) for seq in range(5, 10)])
     for limit, most, seqs in ((2, MANY, [5, 6]), (9, 250, [5, 6]), (9, 1, [5]), (9, MANY, [5, 6, 7, 8, 9])):
         found = events.read(4, limit, most)
         assert found is not None

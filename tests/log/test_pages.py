@@ -15,8 +15,8 @@ from relay_tornado.log.loading import load
 from relay_tornado.log.pages import Block, Pages
 from relay_tornado.log.state import LogState
 from relay_tornado.log.tail import Recent
-from relay_tornado.model import MIB, Epoch, Event, Retention
-from tests.log.worlds import MANY, SqliteWorld, behind, event, fill, make, read_all
+from relay_tornado.model import MIB, Epoch, Retention
+from tests.log.worlds import MANY, SqliteWorld, behind, event, fill, make, read_all, stored
 from tests.waiting import until
 
 log_test = pytest.mark.gen_test
@@ -167,15 +167,13 @@ async def test_the_tail_is_read_without_a_thread(disk: SqliteWorld, monkeypatch:
 
 def test_a_block_is_read_no_further_than_the_head() -> None:
     """Also where the block itself goes on."""
-    events = [Event(seq, "e", 0.0, "i", "POST", b"", b"", b"", b"", "::1") for seq in range(257, 513)]
-    block = Block(257, [*events], [0] * 256, 256)
+    block = Block(257, [stored(seq) for seq in range(257, 513)], [0] * 256, 256)
     assert [e.seq for e in block.read(400, 402, 256, MANY)] == [401, 402]
     assert [e.seq for e in block.good(509, 600, 256, MANY)] == [510, 511, 512]
 
 
 def block(end: int) -> Block:
-    events = [Event(seq, "e", 0.0, "i", "POST", b"", b"", b"", b"", "::1") for seq in range(1, end + 1)]
-    return Block(1, [*events], [0] * end, 256)
+    return Block(1, [stored(seq) for seq in range(1, end + 1)], [0] * end, 256)
 
 
 def test_a_read_that_is_just_done_is_not_shared() -> None:

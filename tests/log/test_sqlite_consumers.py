@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,37 +16,18 @@ import pytest
 from relay_tornado.consumer_changes import Changes, Dead, Parked
 from relay_tornado.errors import Conflict
 from relay_tornado.log import consumer_rows, reclaim
-from relay_tornado.log.consumers import Key, Terms
+from relay_tornado.log.consumers import Key
 from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.log.sqlite_consumers import SqliteConsumers
 from relay_tornado.model import Retention
 from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
 from tests.failing import once as fails_once
-from tests.log.stores import KEY, there
+from tests.log.stores import KEY, TERMS, begin, floors, there
 from tests.log.worlds import SqliteWorld, event, make
 from tests.waiting import until
 
 log_test = pytest.mark.gen_test
-
-TERMS = Terms()
-
-
-def floors(path: Path) -> dict[str, int]:
-    raw = sqlite3.connect(path)
-    try:
-        return dict(raw.execute("SELECT name, floor FROM consumer").fetchall())
-    finally:
-        raw.close()
-
-
-async def begin(world: SqliteWorld, *names: str) -> SqliteConsumers:
-    """A store with consumers of these names, of a log with 20 events."""
-    await make(world.log, events=20)
-    store = SqliteConsumers(world.database)
-    for name in names:
-        await store.create(KEY._replace(name=name), 0, TERMS, 1.0)
-    return store
 
 
 @log_test
@@ -171,12 +153,9 @@ async def test_a_dropped_log_takes_its_rows_along(disk: SqliteWorld, monkeypatch
     await disk.log.drop("b")
 
     def left() -> list[int]:
-        raw = sqlite3.connect(disk.database.path)
-        try:
+        with closing(sqlite3.connect(disk.database.path)) as raw:
             tables = ("consumer", "parked", "dead_letter", "log")
             return [raw.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables]
-        finally:
-            raw.close()
 
     await until(lambda: left() == [1, 3, 2, 1])
     stored = await there(store, other)
@@ -199,6 +178,7 @@ async def test_a_trim_goes_in_steps(disk: SqliteWorld, monkeypatch: pytest.Monke
 
 WORKER = """
 import asyncio, sys
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from relay_tornado.log.consumers import Key, Terms

@@ -14,9 +14,8 @@ from relay_tornado.log.consumers import Gaps
 from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.model import Gap
 from relay_tornado.storage.sqlite_compat import guard_schema
-from tests.log.stores import KEY, there
-from tests.log.test_sqlite_consumers import TERMS, begin, floors
-from tests.log.worlds import SqliteWorld, event
+from tests.log.stores import KEY, TERMS, begin, floors, there
+from tests.log.worlds import SqliteWorld, behind, event
 from tests.storage.faults import Faults, always, once
 from tests.waiting import until
 
@@ -175,10 +174,9 @@ async def test_what_was_saved_and_lost_is_saved_anew(faulty: SqliteWorld) -> Non
     ledger.progress.fail(one, 50.0, 1.0)
     ledger.save()
     await store.saved()
-    with sqlite3.connect(faulty.database.path) as raw:
+    with behind(faulty) as raw:
         raw.execute("DELETE FROM parked")
         raw.execute("UPDATE consumer SET floor = 0")
-    raw.close()
     ledgers.lost("b", 20)
     stored = await there(store)
     assert (stored.floor, stored.parked) == (1, {1: Parked(1, 50.0, 1.0)})
@@ -199,16 +197,9 @@ async def test_those_in_use_learn_that_events_were_lost(faulty: SqliteWorld, fau
     ledgers.lost("c", 0)
     ledgers.lost("b", 20)
     assert told == []
-    raw = sqlite3.connect(faulty.database.path)
-    with raw:
-        triggers = raw.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'").fetchall()
-        for name, _ in triggers:
-            raw.execute(f"DROP TRIGGER {name}")
+    with behind(faulty) as raw:
         raw.execute("DELETE FROM event WHERE seq > 15")
         raw.execute("UPDATE log SET head = 15")
-        for _, sql in triggers:
-            raw.execute(sql)
-    raw.close()
     with pytest.raises(RelayError):
         await faulty.log.append("b", event())
     await until(lambda: told)

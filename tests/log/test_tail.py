@@ -6,10 +6,7 @@ from collections.abc import Iterator
 
 from relay_tornado.log.tail import EVENT_OVERHEAD, Recent, Tail
 from relay_tornado.model import Event
-
-
-def stored(seq: int, size: int = 100) -> Event:
-    return Event(seq, "e", 0.0, "i", "POST", b"", b"", b"", b"x" * size, "::1")
+from tests.log.worlds import stored
 
 
 def test_the_oldest_leaves_first_whichever_log_it_is() -> None:

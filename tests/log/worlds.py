@@ -32,6 +32,11 @@ def event(body: bytes = b"body", **changes: Any) -> NewEvent:
     return msgspec.structs.replace(_DEFAULT, body=body, **changes)
 
 
+def stored(seq: int, size: int = 100) -> Event:
+    """An event of a log, with a body of this size and nothing else."""
+    return Event(seq, "e", 0.0, "i", "POST", b"", b"", b"", b"x" * size, "::1")
+
+
 class MemoryWorld:
     """The engine in memory."""
 
