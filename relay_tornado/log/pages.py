@@ -29,7 +29,7 @@ _Key: TypeAlias = tuple[int, int, int]  # log, level, number at that level
 class Block:
     """The events `start` to `end` of a log, with None for each that is missing, damaged or one of the `stubs`."""
 
-    __slots__ = ("end", "events", "level", "sizes", "start", "stubs", "sums", "whole")
+    __slots__ = ("end", "events", "level", "start", "stubs", "sums", "whole")
 
     def __init__(
         self, start: int, events: list[Event | None], sizes: list[int], level: int, stubs: frozenset[int] = frozenset()

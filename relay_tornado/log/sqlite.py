@@ -136,20 +136,17 @@ class SqliteEventLog:
                 raise CursorLost(state.head + 1)
             return ()
         found = state.recent.read(after, limit, max_bytes)
-        if found is not None:
-            self._counters.tail_hits += 1
-            return found
-        if after + 1 < state.first:
-            raise CursorLost(state.first)
-        found = state.ephemeral.read(after, limit, max_bytes)
-        if found is not None:
-            self._counters.tail_hits += 1
-            return found
-        block = self._pages.peek(state, after + 1)
-        if block is None:
-            return None
+        if found is None:
+            if after + 1 < state.first:
+                raise CursorLost(state.first)
+            found = state.ephemeral.read(after, limit, max_bytes)
+        if found is None:
+            block = self._pages.peek(state, after + 1)
+            if block is None:
+                return None
+            found = block.read(after, state.head, limit, max_bytes)
         self._counters.tail_hits += 1
-        return block.read(after, state.head, limit, max_bytes)
+        return found
 
     async def read(self, bucket_id: BucketId, after: int, limit: int, max_bytes: int) -> Sequence[Event]:
         while True:

@@ -182,7 +182,10 @@ class SqliteResults:
         self, bucket_id: BucketId, output: int, expect: int, seqs: Sequence[int], floor: int, at: float
     ) -> Sequence[int] | None:
         def job(raw: sqlite3.Connection) -> Sequence[int] | None:
-            key, first, head = _find(raw, bucket_id)
+            row = raw.execute(_LOG, (bucket_id,)).fetchone()
+            if row is None:
+                raise BucketGone(bucket_id)
+            key, first, head = row
             if _floor(raw, key, output) != expect:
                 return None
             claimed = []
@@ -300,14 +303,6 @@ def _insert(raw: sqlite3.Connection, key: int, seq: int, output: int, result: Re
             result.body,
         ),
     )  # fmt: skip
-
-
-def _find(raw: sqlite3.Connection, bucket_id: BucketId) -> tuple[int, int, int]:
-    row = raw.execute(_LOG, (bucket_id,)).fetchone()
-    if row is None:
-        raise BucketGone(bucket_id)
-    key, first, head = row
-    return key, first, head
 
 
 def _floor(raw: sqlite3.Connection, key: int, output: int) -> int:

@@ -18,26 +18,28 @@ BYTES: Final = 2 * MIB
 
 async def above(log: EventLog, bucket_id: BucketId, after: int, head: int) -> Stretch:
     """The first events after `after`, up to `head`. Raises BucketGone and Unavailable."""
-    outlines = await log.outline(bucket_id, after + 1, min(after + EVENTS, head))
-    last, size = min(after + EVENTS, head), 0
-    for outline in outlines:
-        size += outline.size
-        if size > BYTES and outline.seq > after + 1:
-            last = outline.seq - 1
-            break
-    return await _read(log, bucket_id, after + 1, last, outlines)
+    last = min(after + EVENTS, head)
+    outlines = await log.outline(bucket_id, after + 1, last)
+    surplus = _surplus(outlines)
+    return await _read(log, bucket_id, after + 1, last if surplus is None else surplus - 1, outlines)
 
 
 async def below(log: EventLog, bucket_id: BucketId, before: int, first: int) -> Stretch:
     """The last events before `before`, down to `first`. Raises BucketGone and Unavailable."""
-    start, size = max(before - EVENTS, first), 0
+    start = max(before - EVENTS, first)
     outlines = await log.outline(bucket_id, start, before - 1)
-    for outline in reversed(outlines):
+    surplus = _surplus(outlines[::-1])
+    return await _read(log, bucket_id, start if surplus is None else surplus + 1, before - 1, outlines)
+
+
+def _surplus(outlines: Sequence[Outline]) -> int | None:
+    """The seq of the first event, after the very first, with which these have more than `BYTES`; None if all fit."""
+    size = 0
+    for number, outline in enumerate(outlines):
         size += outline.size
-        if size > BYTES and outline.seq < before - 1:
-            start = outline.seq + 1
-            break
-    return await _read(log, bucket_id, start, before - 1, outlines)
+        if size > BYTES and number:
+            return outline.seq
+    return None
 
 
 async def _read(log: EventLog, bucket_id: BucketId, first: int, last: int, outlines: Sequence[Outline]) -> Stretch:
