@@ -26,7 +26,7 @@ from relay_tornado.log.tail import EVENT_OVERHEAD
 from relay_tornado.low_memory import try_log, wake
 from relay_tornado.model import NewEvent
 from relay_tornado.settings import Settings
-from relay_tornado.storage.work import Stale, again
+from relay_tornado.storage.work import Stale, Work, again
 
 _QUICK_EVENTS = 256
 _QUICK_BYTES = 256 << 10
@@ -192,8 +192,8 @@ class Appends:
         self._taken = ()
 
 
-class Batch:
-    """Entries that are committed as one transaction (`storage.work.Work`)."""
+class Batch(Work):
+    """Entries that are committed as one transaction."""
 
     __slots__ = ("_appends", "_began", "_entries", "_plan")
 

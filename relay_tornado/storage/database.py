@@ -24,7 +24,7 @@ from relay_tornado.storage.piggyback import Rider
 from relay_tornado.storage.space import Space
 from relay_tornado.storage.sqlite_compat import check_sqlite
 from relay_tornado.storage.witness import Loss, Witness
-from relay_tornado.storage.work import CHECK, Keeper, Source
+from relay_tornado.storage.work import CHECK, Keeper, Source, Work
 from relay_tornado.storage.writer import Writer
 
 T = TypeVar("T")
@@ -280,7 +280,7 @@ class Database:
                     reader.abandon()
 
 
-class _Job(Generic[T]):
+class _Job(Work, Generic[T]):
     """A function as a work of the writer, with a future for its result."""
 
     def __init__(self, job: Callable[[sqlite3.Connection], T], announce: Callable[[T], None] | None) -> None:
@@ -290,9 +290,6 @@ class _Job(Generic[T]):
         self._result: Any = None
         self._changes = 0
 
-    def quick(self) -> bool:
-        return False
-
     def run(self, raw: sqlite3.Connection) -> int:
         before = raw.total_changes
         self._result = self._job(raw)
@@ -301,9 +298,6 @@ class _Job(Generic[T]):
 
     def pages(self) -> int:
         return 8 + self._changes
-
-    def logs(self) -> tuple[int, ...]:
-        return ()
 
     def committed(self) -> None:
         try:

@@ -33,21 +33,27 @@ _ENVIRONMENT = {
 """Errors that are about the file or the machine, not about the request."""
 
 
-class Work(Protocol):
-    """The content of one transaction."""
+class Work:
+    """The content of one transaction. As it is, it only increments the count of commits."""
+
+    __slots__ = ()
 
     def quick(self) -> bool:
         """Whether `run` takes almost no time and changes little: then it is called in the event loop."""
+        return False
 
     def run(self, raw: sqlite3.Connection) -> int:
         """Runs between BEGIN and COMMIT, on the thread unless it is `quick`. Returns the number of appended events."""
+        return 0
 
     def pages(self) -> int:
         """About how many pages `run` changed. Asked after `committed`, as `logs`."""
+        return 1
 
     def logs(self) -> Collection[int]:
         """The logs that `run` appended to. Of the pages, one for each is the log's last, which the next append to it
         changes again."""
+        return ()
 
     def committed(self) -> None:
         """In the event loop, after the commit. If a step fails, all others still run and all callers are told; then it
@@ -150,26 +156,3 @@ def blames_environment(error: Exception) -> bool:
 def again(error: RelayError) -> RelayError:
     """A new error of the same kind and text: each future needs its own."""
     return type(error)(*error.args)
-
-
-class Probe:
-    """A work that only increments the count of commits."""
-
-    def quick(self) -> bool:
-        return False
-
-    def run(self, raw: sqlite3.Connection) -> int:
-        return 0
-
-    def pages(self) -> int:
-        return 1
-
-    def logs(self) -> Collection[int]:
-        """None."""
-        return ()
-
-    def committed(self) -> None:
-        """See `Work`."""
-
-    def failed(self, error: Exception) -> None:
-        """See `Work`."""

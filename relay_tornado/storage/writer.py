@@ -39,7 +39,7 @@ from relay_tornado.storage.piggyback import Ride, Riders
 from relay_tornado.storage.space import Space
 from relay_tornado.storage.transaction import Transactions
 from relay_tornado.storage.witness import Loss, Stamp, Witness, loss, read_stamp
-from relay_tornado.storage.work import CLOSED, FULL, Keeper, Probe, Result, Source, Work, again, classify
+from relay_tornado.storage.work import CLOSED, FULL, Keeper, Result, Source, Work, again, classify
 
 _MOMENT = 0.001
 """Seconds without work after which there may be a checkpoint: what was committed is delivered first."""
@@ -119,7 +119,7 @@ class Writer:
     def _go(self) -> None:
         """Has a transaction run, for riders, unless one is coming anyway. Raises the `refusal` if there is one."""
         if not self._waiting():
-            self.submit(Probe())
+            self.submit(Work())
 
     @property
     def refusal(self) -> RelayError | None:
@@ -394,7 +394,7 @@ class Writer:
         """Commits something, after a checkpoint: a WAL that restarts at its beginning needs no room. Returns or raises
         the error."""
         await self._checkpoint("PASSIVE")
-        result = await self._connection.run(lambda raw: self._transactions.run(raw, Probe()))
+        result = await self._connection.run(lambda raw: self._transactions.run(raw, Work()))
         if result.error is None:
             return None
         failure = classify(result)

@@ -21,6 +21,7 @@ from relay_tornado.settings import Settings
 from relay_tornado.storage import database as databases
 from relay_tornado.storage.connection import Connection
 from relay_tornado.storage.database import Database
+from relay_tornado.storage.work import Work
 from tests.storage.faults import Faults, once
 from tests.storage.jobs import commits, names, put
 from tests.waiting import until
@@ -142,12 +143,12 @@ async def test_a_cancelled_caller_does_not_take_its_job_back(database: Database)
     assert await database.read(names) == list("abcd")
 
 
-class Quick:
+class Quick(Work):
     """A work that is quick: `thread` is where it ran, `ended` how it went."""
 
     def __init__(self, job: Callable[[sqlite3.Connection], Any], quick: bool = True) -> None:
         self.job = job
-        self.quick = lambda: quick
+        self.quick = lambda: quick  # type: ignore[method-assign]
         self.thread = 0
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -155,12 +156,6 @@ class Quick:
         self.thread = threading.get_ident()
         self.job(raw)
         return 0
-
-    def pages(self) -> int:
-        return 1
-
-    def logs(self) -> tuple[int, ...]:
-        return ()
 
     def committed(self) -> None:
         self.ended.set_result(None)
@@ -321,7 +316,7 @@ def test_an_open_that_lacks_memory_for_a_task(tmp_path: Path) -> None:
     assert after > 1
 
 
-class Endless:
+class Endless(Work):
     """A source that always has something, as under full load."""
 
     def __init__(self, most: int) -> None:
@@ -337,17 +332,11 @@ class Endless:
 
     def reject(self, error: RelayError) -> None: ...
 
-    def quick(self) -> bool:
-        return False
-
     def run(self, raw: sqlite3.Connection) -> int:
         return 1
 
     def pages(self) -> int:
         return 100
-
-    def logs(self) -> tuple[int, ...]:
-        return ()
 
     def committed(self) -> None:
         self.done.append("batch")
