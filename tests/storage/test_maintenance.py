@@ -8,135 +8,120 @@ import itertools
 import os
 import sqlite3
 from collections import namedtuple
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
+from tornado.ioloop import IOLoop
 
 from relay_tornado.errors import NoSpace, Unavailable
 from relay_tornado.log.sqlite import SqliteEventLog
-from relay_tornado.model import KIB, MIB, NewEvent, Retention
+from relay_tornado.model import KIB, MIB, Retention
 from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
+from relay_tornado.storage.location_check import wal_of
 from relay_tornado.storage.maintenance import QUIET, STEP, Maintenance, give_back
 from relay_tornado.storage.space import Space, free_pages
+from tests.log.worlds import fill, make, read_all
 from tests.waiting import until
 
+storage_test = pytest.mark.gen_test(timeout=60)
+
+LARGE = 16 * KIB
 Disk = namedtuple("Disk", "f_bavail f_frsize f_blocks")
 
 
-@asynccontextmanager
-async def opened(folder: Path) -> AsyncIterator[tuple[Database, SqliteEventLog]]:
-    database = await Database.open(Settings(data=folder))
+@pytest.fixture
+def log(io_loop: IOLoop, database: Database, settings: Settings) -> Iterator[SqliteEventLog]:
+    """A log with the bucket `b`, in the file of `database`."""
+
+    async def open_it() -> SqliteEventLog:
+        made = await SqliteEventLog.open(database, settings)
+        await make(made)
+        return made
+
+    made = io_loop.run_sync(open_it)
+    yield made
+    io_loop.run_sync(made.close)
+
+
+@contextlib.asynccontextmanager
+async def running(maintenance: Maintenance) -> AsyncIterator[None]:
+    """Maintenance runs meanwhile."""
+    task = asyncio.create_task(maintenance.run())
     try:
-        log = await SqliteEventLog.open(database, Settings(data=folder))
-        try:
-            await log.create("b", "e" * 12)
-            yield database, log
-        finally:
-            await log.close()
+        yield
     finally:
-        await database.close()
+        task.cancel()
+        await asyncio.wait([task])
 
 
-async def fill(log: SqliteEventLog, count: int, size: int = 16 * KIB) -> None:
-    await asyncio.gather(
-        *(log.append("b", NewEvent("i", "POST", b"", b"", b"", bytes(size), "")) for _ in range(count))
-    )
+async def free(database: Database) -> int:
+    """Bytes of the file's free pages."""
+    return (await database.read(free_pages))[0]
 
 
-def test_a_step_frees_many_pages(tmp_path: Path) -> None:
+@storage_test
+async def test_a_step_frees_many_pages(database: Database, log: SqliteEventLog) -> None:
     """All of a step's pages in one transaction, where one statement alone would free one."""
-
-    async def run() -> tuple[int, int]:
-        async with opened(tmp_path) as (database, log):
-            await fill(log, 300)
-            await log.trim("b", Retention(max_events=1), None)
-            before, _ = await database.read(free_pages)
-            await database.write(give_back)
-            after, _ = await database.read(free_pages)
-            return before, after
-
-    before, after = asyncio.run(run())
-    assert before - after == STEP * 4096
+    await fill(log, 300, size=LARGE)
+    await log.trim("b", Retention(max_events=1), None)
+    before = await free(database)
+    await database.write(give_back)
+    assert before - await free(database) == STEP * 4096
 
 
-def test_space_goes_back_when_it_is_quiet(tmp_path: Path) -> None:
+@storage_test
+async def test_space_goes_back_when_it_is_quiet(database: Database, log: SqliteEventLog) -> None:
     """After retention the file becomes small again, by itself, and every event that stays is there."""
+    await fill(log, 400, size=LARGE)
+    await log.trim("b", Retention(max_events=3), None)
+    _, size = await database.read(free_pages)
 
-    async def run() -> tuple[int, int, int]:
-        async with opened(tmp_path) as (database, log):
-            await fill(log, 400)
-            await log.trim("b", Retention(max_events=3), None)
-            _, size = await database.read(free_pages)
-            maintenance = Maintenance(database, interval=0.05, much=2 * MIB)
-            task = asyncio.create_task(maintenance.run())
+    async def given_back() -> bool:
+        return 2 * await free(database) <= 2 * MIB
 
-            async def given_back() -> bool:
-                return 2 * (await database.read(free_pages))[0] <= 2 * MIB
-
-            await until(given_back)
-            task.cancel()
-            await asyncio.wait([task])
-            _, smaller = await database.read(free_pages)
-            return size, smaller, len(await log.read("b", 397, 10, 1 << 30))
-
-    size, smaller, events = asyncio.run(asyncio.wait_for(run(), 60))
+    async with running(Maintenance(database, interval=0.05, much=2 * MIB)):
+        await until(given_back)
+    _, smaller = await database.read(free_pages)
     assert smaller < size / 2
-    assert events == 3
-    with sqlite3.connect(tmp_path / "relay.db") as raw:
-        assert raw.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-    raw.close()
+    assert len(await read_all(log, after=397)) == 3
+    assert await database.read(lambda raw: raw.execute("PRAGMA integrity_check").fetchone()) == ("ok",)
 
 
-def test_a_busy_relay_keeps_its_pages(tmp_path: Path) -> None:
+@storage_test
+async def test_a_busy_relay_keeps_its_pages(database: Database, log: SqliteEventLog) -> None:
     """While events come in nothing is given back: the file would only grow again."""
-
-    async def run() -> tuple[int, int]:
-        async with opened(tmp_path) as (database, log):
-            await fill(log, 400)
-            await log.trim("b", Retention(max_events=3), None)
-            before, _ = await database.read(free_pages)
-            maintenance = Maintenance(database, itertools.count(1.0).__next__, interval=0.01, much=1 * MIB)
-            looks = []
-            original = maintenance._foretell
-            maintenance._foretell = lambda free: (looks.append(free), original(free))[1]  # type: ignore[func-returns-value,method-assign]
-            # Two seconds by its clock from look to look, with more commits than that allows.
-            for _ in range(int(3 * QUIET) + 3):
-                await fill(log, 1, 10)
-            maintenance._database = _Ahead(database, commits=int(3 * QUIET))  # type: ignore[assignment]
-            task = asyncio.create_task(maintenance.run())
-            await until(lambda: len(looks) >= 5)
-            task.cancel()
-            await asyncio.wait([task])
-            return before, (await database.read(free_pages))[0]
-
-    before, after = asyncio.run(asyncio.wait_for(run(), 60))
-    assert after == before
+    await fill(log, 400, size=LARGE)
+    await log.trim("b", Retention(max_events=3), None)
+    before = await free(database)
+    # Two seconds by its clock from look to look, with more commits than that allows.
+    ahead = _Ahead(database, commits=int(3 * QUIET))
+    maintenance = Maintenance(ahead, itertools.count(1.0).__next__, interval=0.01, much=1 * MIB)  # type: ignore[arg-type]
+    looks = []
+    original = maintenance._foretell
+    maintenance._foretell = lambda free: (looks.append(free), original(free))[1]  # type: ignore[func-returns-value,method-assign]
+    async with running(maintenance):
+        await until(lambda: len(looks) >= 5)
+    assert await free(database) == before
 
 
+@storage_test
 @pytest.mark.parametrize(("every", "whole"), [(4, True), (1, False)], ids=["quiet", "busy"])
-def test_it_goes_on_beside_single_commits(tmp_path: Path, every: int, whole: bool) -> None:
+async def test_it_goes_on_beside_single_commits(
+    database: Database, log: SqliteEventLog, every: int, whole: bool
+) -> None:
     """At five commits a second it is quiet, though one of them is made beside a step; at twenty it is not."""
-
-    async def run() -> int:
-        async with opened(tmp_path) as (database, log):
-            await fill(log, 800)
-            await log.trim("b", Retention(max_events=3), None)
-            clock = itertools.count(0.05, 0.05).__next__
-            maintenance = Maintenance(_Beside(database, every), clock, interval=3600.0, much=2 * MIB)  # type: ignore[arg-type]
-            task = asyncio.create_task(maintenance.run())
-            with capture_logs() as logs:
-                await until(lambda: any(each["event"] == "space_given_back" for each in logs))
-            task.cancel()
-            await asyncio.wait([task])
-            return (await database.read(free_pages))[0]
-
-    left = asyncio.run(asyncio.wait_for(run(), 60))
-    assert (2 * left <= 2 * MIB) is whole
+    await fill(log, 800, size=LARGE)
+    await log.trim("b", Retention(max_events=3), None)
+    clock = itertools.count(0.05, 0.05).__next__
+    maintenance = Maintenance(_Beside(database, every), clock, interval=3600.0, much=2 * MIB)  # type: ignore[arg-type]
+    with capture_logs() as logs:
+        async with running(maintenance):
+            await until(lambda: any(each["event"] == "space_given_back" for each in logs))
+    assert (2 * await free(database) <= 2 * MIB) is whole
 
 
 class _Beside:
@@ -176,200 +161,157 @@ class _Ahead:
         return getattr(self._database, name)
 
 
-def test_an_end_of_the_space_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Days before, once a day, with how long it lasts; free pages of the file count as space."""
-
-    async def run(rate: int, free: int) -> list[Any]:
-        async with opened(tmp_path) as (database, _):
-            hour = 0
-            maintenance = Maintenance(database, lambda: hour * 3600.0)
-            with capture_logs() as logs:
-                for hour in range(60):
-                    room = 100_000 * MIB - rate * MIB * hour
-                    monkeypatch.setattr(Space, "room", property(lambda self, room=room: room))
-                    maintenance._foretell(free * hour)
-            return [line for line in logs if line["event"] == "space_ends_soon"]
-
-    first, *others = asyncio.run(run(1000, 0))
+@storage_test
+@pytest.mark.parametrize(("rate", "free", "told"), [(1000, 0, 3), (100, 0, 0), (1000, 1000, 0)])
+async def test_an_end_of_the_space_is_warned_of(
+    database: Database, monkeypatch: pytest.MonkeyPatch, rate: int, free: int, told: int
+) -> None:
+    """Days before, once a day, with how long it lasts; free pages of the file count as space. The rates are of MiB an
+    hour: of the disk, and of the file's free pages."""
+    hour = 0
+    maintenance = Maintenance(database, lambda: hour * 3600.0)
+    with capture_logs() as logs:
+        for hour in range(60):
+            room = (100_000 - rate * hour) * MIB
+            monkeypatch.setattr(Space, "room", property(lambda self, room=room: room))
+            maintenance._foretell(free * hour * MIB)
+    lines = [line for line in logs if line["event"] == "space_ends_soon"]
     # From the first hour on 99 hours are left: it is told at once, and again a day later, and so on.
-    assert first["days"] == pytest.approx(4.1, abs=0.1)
-    assert len(others) == 2
-    assert asyncio.run(run(100, 0)) == []
-    assert asyncio.run(run(1000, 1000 * MIB)) == []
+    assert len(lines) == told
+    assert [line["days"] for line in lines[:1]] == [pytest.approx(4.1, abs=0.1)] * bool(told)
 
 
-def test_a_full_disk_gets_its_pages_back_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@storage_test
+async def test_a_full_disk_gets_its_pages_back_at_once(
+    database: Database, log: SqliteEventLog, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where senders are refused for want of space, what retention freed goes back to the disk, little as it is, and
     events are taken again with no restart."""
-    limit = 0
+
+    def held() -> int:
+        return sum(file.stat().st_size for file in settings.data.glob("relay.db*"))
 
     def statvfs(path: Path) -> Any:
-        held = sum(file.stat().st_size for file in tmp_path.glob("relay.db*"))
-        return Disk((limit - held) // 4096, 4096, limit // 4096)
+        return Disk((limit - held()) // 4096, 4096, limit // 4096)
 
-    async def run() -> tuple[int, int]:
-        nonlocal limit
-        async with opened(tmp_path) as (database, log):
-            await fill(log, 400)
-            await database.shrink()  # a WAL, which may be of any size by now, would be room enough
-            # A disk that is full but for half of its reserve, which is an eighth of it.
-            limit = sum(file.stat().st_size for file in tmp_path.glob("relay.db*")) * 15 // 14
-            monkeypatch.setattr("relay_tornado.storage.space.os.statvfs", statvfs)
-            await until(lambda: database.problem)
-            await log.trim("b", Retention(max_events=3), None)
-            assert database.problem
-            task = asyncio.create_task(Maintenance(database, interval=0.05).run())
-            await until(lambda: not database.problem)
-            await fill(log, 1)
-            await until(lambda: any(each["event"] == "space_given_back" and each.get("urgent") for each in logs))
-            task.cancel()
-            await asyncio.wait([task])
-            return (await log.bounds("b")).head, database.space.room
-
+    await fill(log, 400, size=LARGE)
+    await database.shrink()  # a WAL, which may be of any size by now, would be room enough
+    limit = held() * 15 // 14  # a disk that is full but for half of its reserve, which is an eighth of it
+    monkeypatch.setattr("relay_tornado.storage.space.os.statvfs", statvfs)
     with capture_logs() as logs:
-        head, room = asyncio.run(asyncio.wait_for(run(), 60))
-    assert (head, room > 0) == (401, True)
+        await until(lambda: database.problem)
+        await log.trim("b", Retention(max_events=3), None)
+        assert database.problem
+        async with running(Maintenance(database, interval=0.05)):
+            await until(lambda: not database.problem)
+            await fill(log, 1, size=LARGE)
+            await until(lambda: any(each["event"] == "space_given_back" and each.get("urgent") for each in logs))
+    assert (await log.bounds("b")).head == 401
+    assert database.space.room > 0
 
 
-def test_a_wal_that_a_reader_holds_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@storage_test
+async def test_a_wal_that_a_reader_holds_back(
+    database: Database, log: SqliteEventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """While a program beside the relay reads, nobody waits for it who writes, no page is given back, which would only
     make the WAL longer, and the log says once what holds the space. Then all of it is free by itself."""
     monkeypatch.setattr("relay_tornado.storage.maintenance._URGENT", 0.01)
     for module in ("connection", "transaction"):
         monkeypatch.setattr(f"relay_tornado.storage.{module}.BUSY_TIMEOUT", 600_000)
-
-    def statvfs(path: Path) -> Any:
-        return Disk(0, 4096, 1 << 31)
-
-    async def run() -> tuple[int, int]:
-        async with opened(tmp_path) as (database, log):
-            await fill(log, 400)
-            with contextlib.closing(sqlite3.connect(tmp_path / "relay.db", isolation_level=None)) as reader:
-                reader.execute("BEGIN")
-                assert reader.execute("SELECT head FROM log").fetchall() == [(400,)]
-                await log.trim("b", Retention(max_events=3), None)
-                monkeypatch.setattr("relay_tornado.storage.space.os.statvfs", statvfs)
-                await until(lambda: database.problem)
-                free, _ = await database.read(free_pages)
-                maintenance = Maintenance(database)
-                task = asyncio.create_task(maintenance.run())
-                await until(lambda: maintenance._held > 7)
-                await database.write(lambda raw: None)
-                kept, _ = await database.read(free_pages)
-                reader.execute("COMMIT")
+    await fill(log, 400, size=LARGE)
+    maintenance = Maintenance(database)
+    with capture_logs() as logs, contextlib.closing(sqlite3.connect(database.path, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        assert reader.execute("SELECT head FROM log").fetchall() == [(400,)]
+        await log.trim("b", Retention(max_events=3), None)
+        monkeypatch.setattr("relay_tornado.storage.space.os.statvfs", lambda path: Disk(0, 4096, 1 << 31))
+        await until(lambda: database.problem)
+        before = await free(database)
+        async with running(maintenance):
+            await until(lambda: maintenance._held > 7)
+            await database.write(lambda raw: None)
+            assert await free(database) == before > 0
+            reader.execute("COMMIT")
             await until(lambda: maintenance._held == 0)
-            await until(lambda: (tmp_path / "relay.db-wal").stat().st_size == 0)
-            task.cancel()
-            await asyncio.wait([task])
-            return free, kept
-
-    with capture_logs() as logs:
-        free, kept = asyncio.run(asyncio.wait_for(run(), 60))
-    assert kept == free > 0
+            await until(lambda: wal_of(database.path).stat().st_size == 0)
     (said,) = (each for each in logs if each["event"] == "wal_held_back")
     assert said["bytes"] > 0
 
 
-def test_a_file_that_gives_no_pages_back_is_let_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@storage_test
+async def test_a_file_that_gives_no_pages_back_is_let_be(
+    database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One made without auto_vacuum, as by SQLite's `.recover`, is tried once a look; nothing counts as given."""
-
-    async def run() -> int:
-        async with opened(tmp_path) as (database, log):
-            await fill(log, 100)
-        with contextlib.closing(sqlite3.connect(tmp_path / "relay.db", isolation_level=None)) as raw:
-            raw.executescript("PRAGMA journal_mode = DELETE; PRAGMA auto_vacuum = NONE; VACUUM;")
-        database = await Database.open(Settings(data=tmp_path))
-        try:
-            log = await SqliteEventLog.open(database, Settings(data=tmp_path))
-            await log.trim("b", Retention(max_events=3), None)
-            assert (await database.read(free_pages))[0] > 0
-            monkeypatch.setattr(database.space, "low", lambda *_: True)
-            before = database.commits
-            await asyncio.wait_for(Maintenance(database)._make_room(), 60)
-            await log.close()
-            return database.commits - before
-        finally:
-            await database.close()
-
+    await database.close()
+    with contextlib.closing(sqlite3.connect(database.path, isolation_level=None)) as raw:
+        raw.executescript("PRAGMA journal_mode = DELETE; PRAGMA auto_vacuum = NONE; VACUUM;")
+    database = await Database.open(settings)
+    await database.write(lambda raw: raw.execute("CREATE TABLE filler AS SELECT zeroblob(100000)"))
+    await database.write(lambda raw: raw.execute("DROP TABLE filler"))
+    assert await free(database) > 0
+    monkeypatch.setattr(database.space, "low", lambda *_: True)
+    before = database.commits
     with capture_logs() as logs:
-        assert asyncio.run(run()) == 1
+        await Maintenance(database)._make_room()
+    assert database.commits == before + 1
     assert [entry for entry in logs if entry["event"] == "space_given_back"] == []
+    await database.close()
 
 
-def test_what_keeps_it_from_its_work_is_said_once(tmp_path: Path) -> None:
+@storage_test
+async def test_what_keeps_it_from_its_work_is_said_once(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """A full disk has it look each second; once there was room it is said anew. Whatever it is, the next look comes."""
+    full, broken = NoSpace("full"), MemoryError()
+    problems = iter([*[full] * 3, *[broken] * 3, *[None] * 2, *[broken] * 3])
+    looks = []
 
-    async def run() -> list[str]:
-        async with opened(tmp_path) as (database, _):
-            full, broken = NoSpace("full"), MemoryError()
-            problems = iter([*[full] * 3, *[broken] * 3, *[None] * 2, *[broken] * 3])
-            looks = []
+    async def read(job: Any, what: str = "") -> Any:
+        looks.append(problem := next(problems, None))
+        if problem is not None:
+            raise problem
+        return 0, 1 << 20
 
-            async def read(job: Any, what: str = "") -> Any:
-                looks.append(problem := next(problems, None))
-                if problem is not None:
-                    raise problem
-                return 0, 1 << 20
-
-            database.read = read  # type: ignore[method-assign]
-            with capture_logs() as logged:
-                task = asyncio.create_task(Maintenance(database, interval=0.001).run())
-                await until(lambda: len(looks) > 11)
-                task.cancel()
-                await asyncio.wait([task])
-            del database.read
-            return [line["reason"] for line in logged if line["event"] == "upkeep_waits"]
-
-    assert asyncio.run(run()) == ["full", "MemoryError()", "MemoryError()"]
+    with monkeypatch.context() as failing, capture_logs() as logged:
+        failing.setattr(database, "read", read)
+        async with running(Maintenance(database, interval=0.001)):
+            await until(lambda: len(looks) > 11)
+    said = [line["reason"] for line in logged if line["event"] == "upkeep_waits"]
+    assert said == ["full", "MemoryError()", "MemoryError()"]
 
 
+@storage_test
 @pytest.mark.parametrize("name", ["relay.db", "relay.db-wal"])
-def test_a_file_that_is_written_over_while_nothing_is_written(tmp_path: Path, name: str) -> None:
+async def test_a_file_that_is_written_over_while_nothing_is_written(
+    database: Database, log: SqliteEventLog, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     """It is noticed without a commit or a checkpoint, and said once."""
-
-    async def run() -> tuple[list[str], str]:
-        async with opened(tmp_path) as (database, log):
-            await fill(log, 3)
-            task = asyncio.create_task(Maintenance(database, interval=0.02).run())
-            with capture_logs() as logs:
-                os.truncate(tmp_path / name, 0)
-                await until(lambda: database.problem != "")
-                looks = count_looks(database)
-                await until(lambda: len(looks) > 2)
-                task.cancel()
-                await asyncio.wait([task])
-                with pytest.raises(Unavailable):
-                    await fill(log, 1)
-            return [entry["reason"] for entry in logs if entry["event"] == "upkeep_waits"], database.problem
-
-    said, problem = asyncio.run(run())
-    assert said == [problem]
-    assert problem.startswith(f"{name} was written over while the relay ran")
-
-
-def count_looks(database: Database) -> list[None]:
-    looks: list[None] = []
-    look = database.look
+    await fill(log, 3, size=LARGE)
+    look, looks = database.look, []
 
     async def counted() -> None:
-        looks.append(None)
+        looks.append(database.problem)
         await look()
 
-    database.look = counted  # type: ignore[method-assign]
-    return looks
+    monkeypatch.setattr(database, "look", counted)
+    with capture_logs() as logs:
+        async with running(Maintenance(database, interval=0.02)):
+            os.truncate(database.path.with_name(name), 0)
+            await until(lambda: sum(map(bool, looks)) > 2)
+    with pytest.raises(Unavailable):
+        await fill(log, 1)
+    assert [entry["reason"] for entry in logs if entry["event"] == "upkeep_waits"] == [database.problem]
+    assert database.problem.startswith(f"{name} was written over while the relay ran")
 
 
-def test_a_look_while_the_file_is_being_reopened(tmp_path: Path) -> None:
+@storage_test
+async def test_a_look_while_the_file_is_being_reopened(database: Database, log: SqliteEventLog) -> None:
     """Proves nothing, and disturbs nothing."""
-
-    async def run() -> str:
-        async with opened(tmp_path) as (database, log):
-            await database._writer._connection.close()
-            await database.look()
-            with pytest.raises(Unavailable):
-                await fill(log, 1)
-            await until(lambda: database.problem == "")
-            await fill(log, 1)
-            return database.problem
-
-    assert asyncio.run(run()) == ""
+    await database._writer._connection.close()
+    await database.look()
+    with pytest.raises(Unavailable):
+        await fill(log, 1)
+    await until(lambda: database.problem == "")
+    await fill(log, 1)
+    assert database.problem == ""
