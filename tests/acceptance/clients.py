@@ -54,6 +54,12 @@ class Sender:
         return int(head.split(b" ", 2)[1])
 
 
+async def post(relay: Relay, path: str, body: bytes) -> int:
+    """Sends one webhook on a connection of its own; see `Sender.post`."""
+    async with Sender(relay, path) as sender:
+        return await sender.post(body)
+
+
 class Webhook(msgspec.Struct):
     """A webhook frame, as far as the tests look at it."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import os
 import re
@@ -175,6 +177,9 @@ class Relay(Server):
     `settings` are flags by their names: `Relay(folder, tail="1MiB")` is `--tail 1MiB`.
     """
 
+    module = "relay_tornado"
+    """What runs it, as `python -m` does: a test's may change it first."""
+
     def __init__(self, data: Path, **settings: object) -> None:
         super().__init__(data.parent / f"{data.name}.out")
         self.data = data
@@ -182,10 +187,17 @@ class Relay(Server):
 
     def command_line(self) -> list[str]:
         flags = [f"--{name.replace('_', '-')}={value}" for name, value in self.settings.items()]
-        return [sys.executable, "-m", "relay_tornado", "serve", f"--port={self.port}", *flags]
+        return [sys.executable, "-m", self.module, "serve", f"--port={self.port}", *flags]
 
     def environment(self) -> dict[str, str]:
         return super().environment() | {"RELAY_DATA": str(self.data)}
+
+    def ready(self) -> tuple[int, Any]:
+        """Status and document of /readyz."""
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=TIMEOUT)) as connection:
+            connection.request("GET", "/readyz")
+            answer = connection.getresponse()
+            return answer.status, json.loads(answer.read())
 
     def command(self, *arguments: str) -> Any:
         """Runs `relay ARGUMENTS --json` on this directory and returns what it printed, as data."""

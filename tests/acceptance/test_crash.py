@@ -2,26 +2,12 @@
 
 import asyncio
 import contextlib
-import http.client
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.acceptance.clients import Sender, read_log
+from tests.acceptance.clients import post, read_log
 from tests.acceptance.relay import Relay
-
-
-async def send(relay: Relay, path: str, body: bytes) -> int:
-    async with Sender(relay, path) as sender:
-        return await sender.post(body)
-
-
-def readiness(relay: Relay) -> tuple[int, str]:
-    connection = http.client.HTTPConnection("127.0.0.1", relay.port, timeout=60)
-    with contextlib.closing(connection):
-        connection.request("GET", "/readyz")
-        answer = connection.getresponse()
-        return answer.status, answer.read().decode()
 
 
 def test_a_second_process_on_the_directory(relay: Relay, new_relay: Callable[..., Relay]) -> None:
@@ -29,14 +15,14 @@ def test_a_second_process_on_the_directory(relay: Relay, new_relay: Callable[...
     path = relay.create_bucket("orders")
     token = relay.create_token()
 
-    assert asyncio.run(send(relay, path, b"before")) == 200
+    assert asyncio.run(post(relay, path, b"before")) == 200
     second = new_relay("data")
     second.output = second.output.with_name("second.out")
     second.spawn()
     assert second.wait() not in (0, None)
     assert str(relay.pid) in second.said()
     assert "Traceback" not in second.said()
-    assert asyncio.run(send(relay, path, b"after")) == 200
+    assert asyncio.run(post(relay, path, b"after")) == 200
     assert [event.body for event in asyncio.run(read_log(relay, token, "orders"))] == [b"before", b"after"]
     assert relay.stop() == 0
 
@@ -46,12 +32,12 @@ def test_a_directory_that_is_deleted_under_it(relay: Relay) -> None:
     path = relay.create_bucket("orders")
     token = relay.create_token()
 
-    assert asyncio.run(send(relay, path, b"before")) == 200
-    assert readiness(relay)[0] == 200
+    assert asyncio.run(post(relay, path, b"before")) == 200
+    assert relay.ready()[0] == 200
     shutil.rmtree(relay.data)
-    status, words = readiness(relay)
-    assert (status, "relay.db was deleted, moved or replaced" in words) == (503, True)
-    assert asyncio.run(send(relay, path, b"after")) == 503
+    status, said = relay.ready()
+    assert (status, "relay.db was deleted, moved or replaced" in str(said)) == (503, True)
+    assert asyncio.run(post(relay, path, b"after")) == 503
     held = {}
     for fd in Path(f"/proc/{relay.pid}/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):
@@ -63,7 +49,7 @@ def test_a_directory_that_is_deleted_under_it(relay: Relay) -> None:
     for name in ("relay.db", "relay.db-wal"):
         (relay.data / f"{name}.saved").rename(relay.data / name)
     relay.start()
-    assert asyncio.run(send(relay, path, b"again")) == 200
+    assert asyncio.run(post(relay, path, b"again")) == 200
     bodies = [event.body for event in asyncio.run(read_log(relay, token, "orders"))]
     assert bodies[0] == b"before"
     assert bodies[-1] == b"again"

@@ -7,7 +7,7 @@ import contextlib
 import time
 from pathlib import Path
 
-from tests.acceptance.clients import Sender, Subscriber
+from tests.acceptance.clients import Sender, Subscriber, post
 from tests.acceptance.relay import Relay, wait_for
 from tests.faults.outcome import Outcome
 
@@ -33,7 +33,7 @@ def run(folder: Path, connections: int, waves: int = 1) -> Outcome:
         seconds = time.monotonic() - begun
         open_then = relay.descriptors()
         wait_for(lambda: relay.descriptors() < 64, "the connections to be let go")
-        status = asyncio.run(_post(relay, path))
+        status = asyncio.run(post(relay, path, b"afterwards"))
         lines = [line for line in relay.said()[said:].splitlines() if '"level": "info"' not in line]
         lasted = time.monotonic() - begun
         outcome.figures = {
@@ -93,8 +93,3 @@ async def _asks(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> b
         async with asyncio.timeout(60):
             return (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 200")
     return False
-
-
-async def _post(relay: Relay, path: str) -> int:
-    async with Sender(relay, path) as sender:
-        return await sender.post(b"afterwards")

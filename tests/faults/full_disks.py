@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import http.client
 import os
 import subprocess
 import time
@@ -25,13 +24,6 @@ BALLAST = {"ext4": 2 * MIB, "xfs": 2 * MIB, "btrfs": 4 * MIB}
 """What somebody else has on the disk, and removes: this much at a time."""
 MOST = 1_000
 REFILLS = 20
-
-
-def ready(relay: Relay) -> int:
-    """The status of /readyz."""
-    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", relay.port, timeout=TIMEOUT)) as connection:
-        connection.request("GET", "/readyz")
-        return connection.getresponse().status
 
 
 def run(folder: Path, cycles: int, kind: str = "ext4") -> Outcome:
@@ -100,7 +92,7 @@ def _take_all(place: Path) -> None:
 
 
 def _wait_until(relay: Relay, status: int) -> None:
-    wait_for(lambda: ready(relay) == status, f"/readyz to answer {status}")
+    wait_for(lambda: relay.ready()[0] == status, f"/readyz to answer {status}")
 
 
 def _fill_for_good(relay: Relay, path: str, place: Path) -> tuple[int, list[bytes]]:
@@ -118,7 +110,7 @@ def _recovers(relay: Relay, place: Path) -> bool:
     """Whether it is ready again once everything is synced, and the relay has looked at the disk again."""
     _sync(place)
     time.sleep(2.0)
-    return ready(relay) == 200
+    return relay.ready()[0] == 200
 
 
 def _sync(place: Path) -> None:

@@ -30,7 +30,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -80,6 +79,8 @@ _HELD = re.compile(r"^relay_(?:append_queue|ingest_buffer|replay_buffer)_bytes (
 class StarvedRelay(Relay):
     """One in which an allocation fails when it is told so."""
 
+    module = "tests.faults.starved"
+
     def __init__(self, data: Path, **settings: object) -> None:
         super().__init__(data, **settings)
         self._channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -87,11 +88,6 @@ class StarvedRelay(Relay):
     def __exit__(self, *error: object) -> None:
         super().__exit__(*error)
         self._channel.close()
-
-    def command_line(self) -> list[str]:
-        module, *arguments = super().command_line()[2:]
-        assert module == "relay_tornado"
-        return [sys.executable, "-m", "tests.faults.starved", *arguments]
 
     def spawn(self) -> None:
         assert self.process is None
@@ -426,7 +422,7 @@ async def _goes_well(world: World, watcher: Watcher, kind: str, name: bytes) -> 
 
     await until(goes_well, f"a request to go well ({kind}, {name!r})", LATE)
     await until(lambda: watcher.has(world.acknowledged[-1]), f"the subscriber to get {world.acknowledged[-1]!r}", LATE)
-    await until(lambda: world.relay.get("/readyz", "")[0] == 200, "/readyz", LATE)
+    await until(lambda: world.relay.ready()[0] == 200, "/readyz", LATE)
     await until(lambda: world.held() == 0, f"what is held to be let go of ({kind}, {name!r})", LATE)
     seqs = [event.seq for event in watcher.seen]
     world.expect(seqs == list(range(1, len(seqs) + 1)), f"{kind}, {name!r}: a subscriber got {seqs[-10:]}")

@@ -10,7 +10,6 @@ from pathlib import Path
 from tests.acceptance.clients import Sender, read_log
 from tests.acceptance.relay import TIMEOUT, Relay
 from tests.faults.disk import MIB
-from tests.faults.full_disks import ready
 from tests.faults.load import Load, judge
 from tests.faults.outcome import Outcome
 from tests.waiting import until
@@ -127,7 +126,7 @@ class _Victim:
             async with Sender(self._relay, self._path) as sender:
                 statuses = {await sender.post(b"later") for _ in range(10)}
             self._expect(statuses == {503}, load.name, f"senders got {statuses} once it was noticed")
-            self._expect(await asyncio.to_thread(ready, self._relay) == 503, load.name, "/readyz does not say so")
+            self._expect((await asyncio.to_thread(self._relay.ready))[0] == 503, load.name, "/readyz does not say so")
             # A half-copied file is refused as damaged; the next look, a moment later, knows it as another.
             await until(lambda: "relay.db was written over" in self._relay.said(), "that it was written over")
             found = self._file.read_bytes()

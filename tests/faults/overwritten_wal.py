@@ -4,8 +4,6 @@ was acknowledged is there, or its loss is told, and no id names two events."""
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import http.client
 import json
 import os
 import random
@@ -16,7 +14,7 @@ from pathlib import Path
 
 from relay_tornado.storage.database import NAME
 from tests.acceptance.clients import Subscriber, Webhook, read_log
-from tests.acceptance.relay import TIMEOUT, Relay, wait_for
+from tests.acceptance.relay import Relay, wait_for
 from tests.faults.disk import MIB
 from tests.faults.load import Load
 from tests.faults.outcome import Outcome
@@ -93,7 +91,7 @@ class _Victim:
         self._start()
         if self._condemned:
             return
-        told = self._told()
+        told = self._relay.ready()[1].get("events_missing", 0)
         loads.append(self._load("after"))
         asyncio.run(self._look_at_cursor(self._seen[-1], loads[2]))
         log = asyncio.run(read_log(self._relay, self._token, "orders"))
@@ -183,15 +181,6 @@ class _Victim:
         if self._right is not None:
             shutil.copyfile(self._right, self._wal)
         relay.start()
-
-    def _told(self) -> int:
-        """How many events are missing, as /readyz has it."""
-        with contextlib.closing(
-            http.client.HTTPConnection("127.0.0.1", self._relay.port, timeout=TIMEOUT)
-        ) as connection:
-            connection.request("GET", "/readyz")
-            missing: int = json.loads(connection.getresponse().read()).get("events_missing", 0)
-        return missing
 
     async def _look_at_cursor(self, last: Webhook, load: Load) -> None:
         """Subscribes behind the last event that was seen: it is there, or a gap is told. Then new events are sent."""

@@ -20,10 +20,9 @@ SIZE = 400 * MIB
 
 
 class WeakRelay(Relay):
-    """One with `synchronous=NORMAL`, see tests/faults/weak.py."""
+    """One with `synchronous=NORMAL`."""
 
-    def command_line(self) -> list[str]:
-        return [part if part != "relay_tornado" else "tests.faults.weak" for part in super().command_line()]
+    module = "tests.faults.weak"
 
 
 def run(folder: Path, rounds: int, kind: str = "ext4") -> Outcome:
