@@ -48,10 +48,16 @@ def bucket(name: str = "b") -> Bucket:
 
 @asynccontextmanager
 async def indexed(
-    world: World, folder: Path, names: Sequence[str] = ("b",), bound: int = BOUND, settled: bool = True, **how: Any
+    world: World,
+    folder: Path,
+    names: Sequence[str] = ("b",),
+    bound: int = BOUND,
+    settled: bool = True,
+    kind: type[Index] = Index,
+    **how: Any,
 ) -> AsyncIterator[Index]:
     """An index that runs over these buckets, and has all of them to begin with. `settled`: it has a file at the end."""
-    made = Index(folder, world.log, lambda: [bucket(name) for name in names], bound, **how)
+    made = kind(folder, world.log, lambda: [bucket(name) for name in names], bound, **how)
     task = asyncio.create_task(made.run())
     try:
         yield made

@@ -21,8 +21,8 @@ from relay_tornado.search.text import parse_query
 from tests.log.conftest import disk as disk
 from tests.log.memory import MemoryEventLog
 from tests.log.worlds import SqliteWorld, event
-from tests.search.indexing import BOUND, bucket, caught_up, fill, indexed, log_test, look, noise
 from tests.search.indexing import at_once as at_once
+from tests.search.indexing import caught_up, fill, indexed, log_test, look, noise
 from tests.search.indexing import world as world
 from tests.waiting import until
 
@@ -299,13 +299,10 @@ async def test_large_events_of_many_buckets_are_not_held_together(
     for n, name in enumerate(names):
         await world.log.create(name, f"aaaaaaaaaaa{n}")
         await world.log.append(name, event(b"large " + b"x" * 2_000))
-    made = Watched(tmp_path, world.log, lambda: [bucket(name) for name in names], BOUND)
-    task = asyncio.create_task(made.run())
-    for name in names:
-        await caught_up(made, world, name)
-        assert await look(made, world, "large", name) == [1]
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+    async with indexed(world, tmp_path, names, kind=Watched) as made:
+        for name in names:
+            await caught_up(made, world, name)
+            assert await look(made, world, "large", name) == [1]
     assert sum(steps) > 16_000
     assert max(steps) < 6_000
 
@@ -329,9 +326,6 @@ async def test_large_events_without_a_text_are_taken_in_once(
         for _ in order:
             await world.log.append("b", event(b"\xff" * 2_000))
         taken.clear()
-        made = Watched(tmp_path, world.log, lambda: [bucket()], BOUND)
-        task = asyncio.create_task(made.run())
-        await caught_up(made, world)
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        async with indexed(world, tmp_path, kind=Watched) as made:
+            await caught_up(made, world)
         assert taken == [(seq, seq) for seq in order]
