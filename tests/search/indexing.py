@@ -11,35 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tornado.ioloop import IOLoop
 
 from relay_tornado.admin.buckets import new_bucket
 from relay_tornado.model import Bucket
-from relay_tornado.search import file, index, pacing
+from relay_tornado.search import file
 from relay_tornado.search.index import Index
 from relay_tornado.search.text import Turns, parse_query, text_of
 from relay_tornado.settings import Settings
-from tests.log.conftest import disk as disk
-from tests.log.worlds import SqliteWorld, World, event
+from tests.log.worlds import World, event
 from tests.waiting import until
 
 log_test = pytest.mark.gen_test
 BOUND = 64 << 20
-
-
-@pytest.fixture(autouse=True)
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing here waits for more to come."""
-    monkeypatch.setattr(index, "_SETTLE", 0.005)
-    monkeypatch.setattr(index, "_AGAIN", 0.01)
-    monkeypatch.setattr(pacing, "_RESTS", (0.0, 0.0))
-
-
-@pytest.fixture
-def world(disk: SqliteWorld, io_loop: IOLoop) -> SqliteWorld:
-    """A log in a file, of one bucket."""
-    io_loop.run_sync(lambda: disk.log.create("b", "aaaaaaaaaaaa"))
-    return disk
 
 
 def bucket(name: str = "b") -> Bucket:

@@ -18,13 +18,12 @@ from relay_tornado.model import Retention
 from relay_tornado.search import file, index, pacing, pages
 from relay_tornado.search.index import Index
 from relay_tornado.search.text import parse_query
-from tests.log.conftest import disk as disk
 from tests.log.memory import MemoryEventLog
 from tests.log.worlds import SqliteWorld, event
-from tests.search.indexing import at_once as at_once
 from tests.search.indexing import caught_up, fill, indexed, log_test, look, noise
-from tests.search.indexing import world as world
 from tests.waiting import until
+
+pytestmark = pytest.mark.usefixtures("at_once")
 
 
 def test_a_bound_that_is_too_small_is_said(tmp_path: Path) -> None:

@@ -17,13 +17,12 @@ from relay_tornado.search import file, index
 from relay_tornado.storage import database_files
 from relay_tornado.storage.connection import Connection
 from tests.failing import once
-from tests.log.conftest import disk as disk
 from tests.log.worlds import SqliteWorld, behind
-from tests.search.indexing import at_once as at_once
 from tests.search.indexing import caught_up, fill, indexed, log_test, look
-from tests.search.indexing import world as world
 from tests.storage.jobs import count_for_ever
 from tests.waiting import until
+
+pytestmark = pytest.mark.usefixtures("at_once")
 
 
 @log_test
