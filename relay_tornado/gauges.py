@@ -21,8 +21,8 @@ from relay_tornado.registry.contract import Registry
 from relay_tornado.series.series import Levels
 from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
+from relay_tornado.storage.database_files import size_of, wal_of
 from relay_tornado.storage.forecast import Forecast
-from relay_tornado.storage.location_check import size_of, wal_of
 from relay_tornado.tls import Certificate
 from relay_tornado.wire.fields import Document
 

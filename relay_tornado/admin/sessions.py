@@ -28,7 +28,7 @@ from relay_tornado.ids import hash_secret
 from relay_tornado.low_memory import Lock, run_in_thread
 from relay_tornado.model import DAY, Token
 from relay_tornado.registry.contract import Kind, Registry
-from relay_tornado.storage.migrate import sync
+from relay_tornado.storage.database_files import sync
 
 _log = structlog.get_logger(__name__)
 

@@ -171,7 +171,7 @@ def _held(report: Report) -> str:
 def _space(data: Path) -> Any:
     from relay_tornado.ops.findings import Finding
     from relay_tornado.storage.database import NAME
-    from relay_tornado.storage.location_check import wal_of
+    from relay_tornado.storage.database_files import wal_of
     from relay_tornado.storage.space import disk_of
 
     disk = disk_of(wal_of(data / NAME).parent)

@@ -42,7 +42,7 @@ def export(bucket: str, file: Path, after: str | None, append: bool, data: Path,
     """Write the events of BUCKET to FILE (`-`: standard output), with their exact bytes, as lines of JSON."""
     from relay_tornado.ops.export import export as write_export
     from relay_tornado.ops.opening import locate
-    from relay_tornado.storage.migrate import sync
+    from relay_tornado.storage.database_files import sync
 
     if append and (after is not None or file == STANDARD):
         raise click.UsageError("--append finds out by itself where FILE ends: leave --after out, and name a FILE")

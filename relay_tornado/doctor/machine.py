@@ -25,7 +25,7 @@ from relay_tornado.model import KIB, MIB
 from relay_tornado.storage import older_wal, permissions, start
 from relay_tornado.storage import witness as witnesses
 from relay_tornado.storage.database import NAME
-from relay_tornado.storage.location_check import wal_of
+from relay_tornado.storage.database_files import wal_of
 from relay_tornado.storage.lock import Owner
 from relay_tornado.storage.space import disk_of
 from relay_tornado.storage.sqlite_compat import NEWER_SQLITE, old_sqlite

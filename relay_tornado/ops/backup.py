@@ -21,7 +21,7 @@ from relay_tornado.ops.findings import Report
 from relay_tornado.ops.opening import open_file
 from relay_tornado.search import file as search
 from relay_tornado.series import file as series
-from relay_tornado.storage import database_files, migrate, permissions
+from relay_tornado.storage import database_files, permissions
 from relay_tornado.storage.damage import code_of
 from relay_tornado.storage.space import disk_of, share_space
 
@@ -74,7 +74,7 @@ def make(source: Path, target: Path, progress: Progress, *, force: bool = False,
         if not force and target.exists():
             raise _there(target)
         part.replace(target)
-        migrate.sync(target.parent)
+        database_files.sync(target.parent)
     return Made(target, target.stat().st_size, time.monotonic() - begun, report)
 
 

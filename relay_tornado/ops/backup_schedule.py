@@ -24,8 +24,7 @@ import structlog
 from relay_tornado.errors import NO_THREAD, StartupError
 from relay_tornado.low_memory import run_in_thread
 from relay_tornado.settings import Settings
-from relay_tornado.storage import migrate
-from relay_tornado.storage.location_check import size_of
+from relay_tornado.storage.database_files import size_of, sync
 
 RETRY = (60.0, 3600.0)
 """Seconds until a failed backup is retried: the first delay, and the longest."""
@@ -196,7 +195,7 @@ class Backups:
         for path in past[: max(len(past) + 1 - self._settings.backup_keep, 0)]:
             try:
                 path.unlink()
-                migrate.sync(self._directory)
+                sync(self._directory)
             except OSError as error:
                 _log.warning("backup_not_removed", file=str(path), reason=str(error))
             else:

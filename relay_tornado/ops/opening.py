@@ -16,7 +16,7 @@ from relay_tornado.storage import migrate, older_wal, permissions, wal_check
 from relay_tornado.storage.connection import BUSY_TIMEOUT, uri
 from relay_tornado.storage.damage import decode, unquoted
 from relay_tornado.storage.database import NAME
-from relay_tornado.storage.location_check import size_of, wal_of
+from relay_tornado.storage.database_files import size_of, wal_of
 from relay_tornado.storage.lock import read_owner, serves
 from relay_tornado.storage.sqlite_compat import check_sqlite, guard_schema
 

@@ -112,7 +112,7 @@ def _restore(file: Path, directory: Path, progress: Progress, before: Report) ->
         finally:
             witness.close()
         part.replace(directory / NAME)
-        migrate.sync(directory)
+        database_files.sync(directory)
     except (sqlite3.Error, TypeError, ValueError, AttributeError) as error:  # a damaged record may have any form
         refusal = copying.refusal(error, descriptor, directory) if isinstance(error, sqlite3.Error) else None
         if refusal is not None:

@@ -22,7 +22,7 @@ from relay_tornado.ops.check_consumers import FIRST_VERSION
 from relay_tornado.ops.opening import open_file
 from relay_tornado.ranges import Ranges
 from relay_tornado.storage import migrate
-from relay_tornado.storage.location_check import size_of, wal_of
+from relay_tornado.storage.database_files import size_of, wal_of
 from relay_tornado.storage.space import disk_of, free_pages
 
 HOUR = 3600.0

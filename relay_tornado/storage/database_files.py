@@ -1,5 +1,6 @@
-"""The files of a database. A copy's file is created for its owner alone, what is kept for examination gets a free name,
-and a file is removed together with those that SQLite puts beside it."""
+"""The files of a database and of its copies: their names and sizes, and how they are created, synced and removed.
+
+A copy's file is created for its owner alone. What is kept for examination gets a name that is free."""
 
 from __future__ import annotations
 
@@ -10,6 +11,26 @@ from typing import Final
 
 ENDS: Final = ("", "-journal", "-wal", "-shm")
 """What SQLite appends to a file's name, briefly also for a new copy whose source has a WAL."""
+
+
+def beside(path: Path, end: str) -> Path:
+    """The path of SQLite's file with this suffix (`-journal`, say): beside the database itself if `path` is a
+    symlink."""
+    real = path.resolve() if os.path.islink(path) else path  # noqa: PTH114  # Path.is_symlink raises for want of rights
+    return real.with_name(real.name + end)
+
+
+def wal_of(path: Path) -> Path:
+    """The path of a database's WAL."""
+    return beside(path, "-wal")
+
+
+def size_of(path: Path) -> int | None:
+    """A file's bytes; None if they can't be read, or if there is no such file."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
 
 
 def create(path: Path) -> int:
@@ -32,3 +53,12 @@ def remove(path: Path) -> None:
     """Removes the file, if it exists, and the files beside it. Raises OSError."""
     for end in ENDS:
         path.with_name(path.name + end).unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """fsync of a file or a directory."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

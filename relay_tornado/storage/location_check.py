@@ -5,35 +5,16 @@ A file that is deleted, moved or replaced can still be written, but the next sta
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 from typing import NamedTuple
+
+from relay_tornado.storage.database_files import wal_of
 
 _SETTLED = 0.1
 _SETTLED_SECONDS = 3.0
 """Seconds after which a further change of a directory gives it another modification time: file systems store it to 10
 ms or so if it has fractions, and to 2 s at worst."""
-
-
-def beside(path: Path, end: str) -> Path:
-    """The path of SQLite's file with this suffix (`-journal`, say): beside the database itself if `path` is a
-    symlink."""
-    real = path.resolve() if os.path.islink(path) else path  # noqa: PTH114  # Path.is_symlink raises for want of rights
-    return real.with_name(real.name + end)
-
-
-def wal_of(path: Path) -> Path:
-    """The path of a database's WAL."""
-    return beside(path, "-wal")
-
-
-def size_of(path: Path) -> int | None:
-    """A file's bytes; None if they can't be read, or if there is no such file."""
-    try:
-        return path.stat().st_size
-    except OSError:
-        return None
 
 
 class _Folder(NamedTuple):

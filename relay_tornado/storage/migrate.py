@@ -196,9 +196,9 @@ def backup(raw: sqlite3.Connection, target: Path, halted: Callable[[], bool] = n
             copy.execute("PRAGMA journal_mode = OFF")
             raw.backup(copy, pages=PAGES, progress=go_on)
             to_one_file(copy)
-        sync(part)
+        database_files.sync(part)
         part.replace(target)
-        sync(target.parent)
+        database_files.sync(target.parent)
     except (sqlite3.Error, OSError) as error:
         raise StartupError(
             f"no copy could be made before migrating ({error}): look at the disk of {target.parent}, which needs room "
@@ -212,15 +212,6 @@ def backup(raw: sqlite3.Connection, target: Path, halted: Callable[[], bool] = n
 def to_one_file(copy: sqlite3.Connection) -> None:
     """Removes the WAL flag from a copy's header, which is the source's. Raises sqlite3.Error."""
     copy.executescript("PRAGMA journal_mode = DELETE")  # `execute` would stop at the row, before the commit
-
-
-def sync(path: Path) -> None:
-    """fsync of a file or a directory."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _script(raw: sqlite3.Connection, script: str, first: bool = False) -> None:

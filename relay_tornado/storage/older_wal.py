@@ -40,10 +40,10 @@ from pathlib import Path
 import structlog
 
 from relay_tornado.errors import StartupError
-from relay_tornado.storage import database_files, migrate
+from relay_tornado.storage import database_files
 from relay_tornado.storage.connection import uri
 from relay_tornado.storage.damage import code_of, malformed, unquoted
-from relay_tornado.storage.location_check import beside, size_of, wal_of
+from relay_tornado.storage.database_files import beside, size_of, wal_of
 from relay_tornado.storage.wal_check import in_file
 from relay_tornado.storage.witness import NAME, Stamp, peek_copied, read_stamp
 
@@ -152,7 +152,7 @@ async def put_aside(path: Path) -> None:
             if descriptor is None:
                 kept = database_files.free_name(wal, "older")
                 wal.rename(kept)
-                migrate.sync(wal.parent)
+                database_files.sync(wal.parent)
                 _log.warning(
                     "older_wal_put_aside",
                     path=str(path),

@@ -23,7 +23,7 @@ import struct
 from contextlib import suppress
 from pathlib import Path
 
-from relay_tornado.storage.location_check import wal_of
+from relay_tornado.storage.database_files import wal_of
 from relay_tornado.storage.page_sample import PageSample
 from relay_tornado.storage.wal_check import in_file, stamp_in
 from relay_tornado.storage.wal_index import FRAME_HEAD, HEAD, WalIndex

@@ -8,7 +8,7 @@ import shlex
 from pathlib import Path
 from typing import Final
 
-from relay_tornado.storage.location_check import beside, wal_of
+from relay_tornado.storage.database_files import beside, wal_of
 
 _ENOUGH: Final = 16
 """Descriptors: opening a database with its WAL takes fewer; after a failure they are closed again."""

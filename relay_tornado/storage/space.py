@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import structlog
 
-from relay_tornado.storage.location_check import wal_of
+from relay_tornado.storage.database_files import wal_of
 
 _INTERVAL = 1.0
 """Seconds after which the file system is looked at again, unless events may have used up the room before."""

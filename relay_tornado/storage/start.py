@@ -24,7 +24,7 @@ from relay_tornado.storage import database_files, migrate, permissions, wal_chec
 from relay_tornado.storage import witness as witnesses
 from relay_tornado.storage.connection import keep_statements_in_memory, uri
 from relay_tornado.storage.damage import code_of, unquoted
-from relay_tornado.storage.location_check import beside, size_of, wal_of
+from relay_tornado.storage.database_files import beside, size_of, wal_of
 from relay_tornado.storage.witness import Loss, Stamp, Witness, read_stamp
 
 _JOURNAL_MAGIC = b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7"
@@ -105,7 +105,7 @@ def _keep_wal(path: Path) -> str | None:
     try:
         with source.open("rb") as wal, os.fdopen(database_files.create(copy), "wb") as kept:
             shutil.copyfileobj(wal, kept)
-        migrate.sync(copy)
+        database_files.sync(copy)
     except OSError as error:
         _log.error("wal_not_copied", error=str(error))
         with contextlib.suppress(OSError):
@@ -199,8 +199,8 @@ def secure(path: Path) -> None:
     path.chmod(0o600)
     if new:  # SQLite syncs the file's content; its directory entry is left to us
         folder = wal_of(path).parent
-        migrate.sync(folder)
-        migrate.sync(folder.absolute().parent)
+        database_files.sync(folder)
+        database_files.sync(folder.absolute().parent)
     wal_index.create(path)
 
 

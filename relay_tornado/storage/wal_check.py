@@ -16,7 +16,7 @@ from pathlib import Path
 from relay_tornado.errors import StartupError
 from relay_tornado.storage.connection import uri
 from relay_tornado.storage.damage import unquoted
-from relay_tornado.storage.location_check import size_of, wal_of
+from relay_tornado.storage.database_files import size_of, wal_of
 from relay_tornado.storage.witness import NAME, Stamp, read_stamp
 
 # https://www.sqlite.org/fileformat2.html

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from relay_tornado.storage import no_cow
-from relay_tornado.storage.location_check import beside
+from relay_tornado.storage.database_files import beside
 
 HEAD = 32
 """Bytes of the WAL's header."""

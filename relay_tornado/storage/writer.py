@@ -32,7 +32,7 @@ from relay_tornado.low_memory import try_log, wake
 from relay_tornado.storage.checkpoints import Checkpoints
 from relay_tornado.storage.connection import Connection, Factory, keep_statements_in_memory
 from relay_tornado.storage.damage import code_of
-from relay_tornado.storage.location_check import wal_of
+from relay_tornado.storage.database_files import wal_of
 from relay_tornado.storage.overwrite_check import OverwriteCheck
 from relay_tornado.storage.permissions import descriptors_lack
 from relay_tornado.storage.piggyback import Ride, Riders

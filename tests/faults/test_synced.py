@@ -17,7 +17,7 @@ from relay_tornado.client.checkpoint import FileCheckpoint
 from relay_tornado.ops.backup import make
 from relay_tornado.ops.check import check
 from relay_tornado.ops.restore import restore
-from relay_tornado.storage import migrate, witness
+from relay_tornado.storage import database_files, migrate, witness
 from tests.acceptance.relay import TIMEOUT
 from tests.faults.disk import KINDS, MIB, Disk, needs_disk
 from tests.needs import needs
@@ -99,6 +99,6 @@ def test_a_checkpoint(disk: Disk) -> None:
     """Where the file has its name it has its text, too."""
     checkpoint = FileCheckpoint(disk.place / "orders.checkpoint")
     checkpoint.save_now("here")
-    migrate.sync(disk.place)
+    database_files.sync(disk.place)
     power_comes_back(disk)
     assert checkpoint.load_now() == "here"

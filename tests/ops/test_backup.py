@@ -19,6 +19,7 @@ from relay_tornado.errors import NoSpace
 from relay_tornado.model import MIB
 from relay_tornado.ops import copying
 from relay_tornado.ops.backup import make
+from relay_tornado.storage import database_files
 from relay_tornado.storage.lock import Lock
 from relay_tornado.storage.space import disk_of, share_space
 from tests.acceptance.relay import TIMEOUT
@@ -171,7 +172,7 @@ def test_the_next_backup_of_that_name_is_left_alone(
     """What another one begins to write as soon as the file has its name is not removed."""
     fill(cli.data, "orders", 3)
     part = tmp_path / "b.db.part"
-    monkeypatch.setattr("relay_tornado.ops.backup.migrate.sync", lambda directory: part.write_bytes(b"the next one"))
+    monkeypatch.setattr(database_files, "sync", lambda directory: part.write_bytes(b"the next one"))
     cli.json("backup", tmp_path / "b.db")
     assert part.read_bytes() == b"the next one"
 

@@ -262,11 +262,11 @@ def test_a_file_of_the_second_schema(new_relay: Callable[..., Relay], tmp_path: 
 
 KILLED = """
 import os, signal, sqlite3, sys
-from relay_tornado.storage import migrate
+from relay_tornado.storage import database_files, migrate
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 if sys.argv[1] == "copying":
-    migrate.sync = die
+    database_files.sync = die
 elif sys.argv[1] == "between":
     migrate._script = die
 else:

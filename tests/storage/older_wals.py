@@ -7,7 +7,7 @@ from pathlib import Path
 
 from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
-from relay_tornado.storage.location_check import wal_of
+from relay_tornado.storage.database_files import wal_of
 from tests.storage.jobs import names, put
 
 

@@ -19,7 +19,7 @@ from relay_tornado.errors import StartupError
 from relay_tornado.ops.check import check
 from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
-from relay_tornado.storage.location_check import wal_of
+from relay_tornado.storage.database_files import wal_of
 from relay_tornado.storage.wal_check import in_file
 from relay_tornado.storage.wal_index import FRAME_HEAD, HEAD
 from relay_tornado.storage.witness import Witness, peek, peek_copied

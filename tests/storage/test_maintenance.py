@@ -21,7 +21,7 @@ from relay_tornado.log.sqlite import SqliteEventLog
 from relay_tornado.model import KIB, MIB, Retention
 from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
-from relay_tornado.storage.location_check import wal_of
+from relay_tornado.storage.database_files import wal_of
 from relay_tornado.storage.maintenance import QUIET, STEP, Maintenance, give_back
 from relay_tornado.storage.space import Space, free_pages
 from tests.log.worlds import fill, make, read_all

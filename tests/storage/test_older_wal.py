@@ -21,7 +21,7 @@ from relay_tornado.errors import StartupError
 from relay_tornado.settings import Settings
 from relay_tornado.storage import older_wal
 from relay_tornado.storage.database import Database
-from relay_tornado.storage.location_check import beside, wal_of
+from relay_tornado.storage.database_files import beside, wal_of
 from relay_tornado.storage.wal_check import in_file
 from relay_tornado.storage.witness import SECTOR, Stamp, Witness, peek, peek_copied
 from tests.storage.faults import crash, error

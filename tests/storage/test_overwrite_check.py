@@ -20,7 +20,7 @@ from relay_tornado.ops import backup
 from relay_tornado.settings import Settings
 from relay_tornado.storage import overwrite_check
 from relay_tornado.storage.database import Database
-from relay_tornado.storage.location_check import size_of, wal_of
+from relay_tornado.storage.database_files import size_of, wal_of
 from relay_tornado.storage.maintenance import give_back
 from relay_tornado.storage.overwrite_check import OverwriteCheck
 from relay_tornado.storage.page_sample import PageSample

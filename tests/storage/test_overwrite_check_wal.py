@@ -12,7 +12,7 @@ from relay_tornado.errors import StartupError, Unknown
 from relay_tornado.settings import Settings
 from relay_tornado.storage import overwrite_check
 from relay_tornado.storage.database import Database
-from relay_tornado.storage.location_check import wal_of
+from relay_tornado.storage.database_files import wal_of
 from relay_tornado.storage.transaction import Transactions
 from tests.storage.faults import copy_onto
 from tests.storage.jobs import names, put

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from relay_tornado import __version__
 from relay_tornado.errors import NewerSchema, StartupError
 from relay_tornado.settings import Settings
-from relay_tornado.storage import migrate
+from relay_tornado.storage import database_files, migrate
 from relay_tornado.storage.database import Database
 from relay_tornado.storage.migrate import Step
 from relay_tornado.storage.sqlite_compat import JUDGES_JSON, guard_schema
@@ -267,7 +267,7 @@ def test_a_migration_runs_what_is_missing_after_a_copy(tmp_path: Path, monkeypat
     synced: list[tuple[str, int]] = []
     with contextlib.closing(_older(tmp_path / "relay.db")) as raw:
         raw.execute("UPDATE meta SET version = 'older'")
-        monkeypatch.setattr(migrate, "sync", lambda path: synced.append((path.name, migrate.version(raw))))
+        monkeypatch.setattr(database_files, "sync", lambda path: synced.append((path.name, migrate.version(raw))))
         migrate.migrate(raw, tmp_path / "relay.db", STEPS)
         assert synced == [("relay.db.before-v3.part", 1), (tmp_path.name, 1)]
         assert raw.execute("SELECT version FROM meta").fetchall() == [(__version__,)]

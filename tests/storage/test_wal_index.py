@@ -17,7 +17,7 @@ import pytest
 from relay_tornado.settings import Settings
 from relay_tornado.storage import no_cow, wal_index
 from relay_tornado.storage.database import Database
-from relay_tornado.storage.location_check import beside
+from relay_tornado.storage.database_files import beside
 from relay_tornado.storage.wal_index import FRAME_HEAD, HEAD, WalIndex
 from relay_tornado.storage.witness import NAME
 from tests.faults.disk import Disk, needs_disk

@@ -24,7 +24,7 @@ from relay_tornado.storage import database as databases
 from relay_tornado.storage import start
 from relay_tornado.storage import witness as witnesses
 from relay_tornado.storage.database import Database
-from relay_tornado.storage.location_check import wal_of
+from relay_tornado.storage.database_files import wal_of
 from relay_tornado.storage.witness import SECTOR, Loss, Stamp, Witness, condemned, loss, peek, peek_copied
 from tests.storage.faults import crash
 from tests.storage.jobs import names
