@@ -86,13 +86,13 @@ class OlderWal:
 def find(path: Path) -> OlderWal | None:
     """The WAL beside `path` if it ends before the file; None if it does not, or if that can't be read. Changes
     nothing."""
-    with contextlib.suppress(sqlite3.Error, TypeError):
+    with contextlib.suppress(sqlite3.Error):
         return _compare(path)
     return None
 
 
 def _compare(path: Path) -> OlderWal | None:
-    """Does what `find` does. Raises sqlite3.Error and TypeError."""
+    """Does what `find` does. Raises sqlite3.Error."""
     if not size_of(wal_of(path)):
         return None
     with unquoted():
@@ -125,8 +125,6 @@ def _find_surely(path: Path) -> OlderWal | None:
     for _ in range(2):
         try:
             return _compare(path)
-        except TypeError:
-            pass
         except sqlite3.Error as error:
             if code_of(error) in _PASSING:
                 raise

@@ -41,7 +41,7 @@ def check(path: Path) -> None:
             f"{wal} does not belong to {path}, which is a backup or a copy that needs none: {_without(path)}"
         )
     # If something can't be read, SQLite reports that better; some builds lack what `stamp_in` uses.
-    with contextlib.suppress(sqlite3.Error, TypeError, AttributeError), unquoted():
+    with contextlib.suppress(sqlite3.Error, AttributeError), unquoted():
         found, root = in_file(path)
         first = _first(wal, root)
         if first is not None and (first.database != found.database or first.commits > found.commits + 1):
