@@ -8,7 +8,7 @@ extended, once: also a loop that is late every time comes to an end.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -24,15 +24,45 @@ def extension(late: float, limit: float) -> float:
     return min(late, limit) if late > LATE else 0.0
 
 
+class Deadline:
+    """When a limit ends: `at`, in seconds of a monotonic clock."""
+
+    __slots__ = ("_limit", "at")
+
+    def __init__(self, limit: float, now: float) -> None:
+        self.at = now + limit
+        self._limit = limit
+
+    def extend(self, now: float) -> bool:
+        """Called when it has come. Returns whether that was late for the first time: then `at` is the new end."""
+        more = extension(now - self.at, self._limit)
+        self.at, self._limit = now + more, 0.0
+        return more > 0.0
+
+
+def after(seconds: float, over: Callable[[], object]) -> Timer:
+    """A timer that calls `over` after so many seconds, or at the extended end."""
+    loop = asyncio.get_running_loop()
+    deadline = Deadline(seconds, loop.time())
+
+    def end() -> None:
+        if deadline.extend(loop.time()):
+            timer.set(deadline.at)
+        else:
+            over()
+
+    timer = Timer(end)
+    timer.set(deadline.at)
+    return timer
+
+
 @asynccontextmanager
 async def timeout(seconds: float) -> AsyncIterator[None]:
     """As `asyncio.timeout`: raises TimeoutError if the body takes longer, and the loop was not late."""
     loop = asyncio.get_running_loop()
-    end = loop.time() + seconds
     async with asyncio.timeout(None) as limit:
         # A limit with an end would be over at once if the loop is late.
-        timer = Timer(lambda: limit.reschedule(loop.time() + extension(loop.time() - end, seconds)))
-        timer.set(end)
+        timer = after(seconds, lambda: limit.reschedule(loop.time()))
         try:
             yield
         finally:

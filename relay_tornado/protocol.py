@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 from relay_tornado.errors import CloseCode, Invalid, RelayError
 from relay_tornado.ids import format_id, hash_secret
-from relay_tornado.lateness import extension
+from relay_tornado.lateness import Deadline
 from relay_tornado.model import KIB, Token
 from relay_tornado.rules import Rules, compile_rules
 from relay_tornado.settings import Settings
@@ -156,7 +156,6 @@ class Session:
         "_next_ping",
         "_secret_hash",
         "_settings",
-        "_spared",
         "extended",
         "state",
         "token",
@@ -168,8 +167,7 @@ class Session:
         self.token: Token | None = None
         self._secret_hash = ""
         self._settings = settings
-        self._deadline = now + settings.auth_timeout
-        self._spared = False
+        self._deadline = Deadline(settings.auth_timeout, now)
         self._next_ping = now + settings.ping_interval
         self._answering = False
         self._logged = False
@@ -177,7 +175,7 @@ class Session:
     @property
     def due(self) -> float:
         """When `tick` is to be called next."""
-        return min(self._next_ping, self._deadline) if self.state == "unauthenticated" else self._next_ping
+        return min(self._next_ping, self._deadline.at) if self.state == "unauthenticated" else self._next_ping
 
     def received(self, message: str | bytes) -> Effects:
         """Handles a complete message from the client: text as str, binary as bytes."""
@@ -296,11 +294,7 @@ class Session:
         """
         if self.state == "closing":
             return ()
-        if self.state == "unauthenticated" and now >= self._deadline:
-            more = 0.0 if self._spared else extension(now - self._deadline, self._settings.auth_timeout)
-            if more:
-                self._spared, self._deadline = True, now + more
-                return ()
+        if self.state == "unauthenticated" and now >= self._deadline.at and not self._deadline.extend(now):
             seconds = f"{self._settings.auth_timeout:g} s"
             return self._close(CloseCode.TOO_SLOW, f"no auth message within {seconds}: send it right after connecting")
         if now < self._next_ping:

@@ -16,7 +16,7 @@ import structlog
 from relay_tornado.copies import Goes
 from relay_tornado.errors import BucketGone, CursorLost, Invalid, NotFound, RelayError
 from relay_tornado.ids import format_id
-from relay_tornado.lateness import extension
+from relay_tornado.lateness import after
 from relay_tornado.log.contract import EventLog
 from relay_tornado.log.lineage import epoch_at, holds
 from relay_tornado.log.results import Results
@@ -184,20 +184,7 @@ class Responses:
 
     def _look(self, waiter: _Waiter) -> None:
         """Starts the timer, and checks whether there is anyone to wait for."""
-        loop = asyncio.get_running_loop()
-        end: float | None = loop.time() + self._wait
-
-        def over() -> None:
-            nonlocal end
-            more = 0.0 if end is None else extension(loop.time() - end, self._wait)
-            if more:
-                end = None
-                timer.after(more)
-            else:
-                self._end(waiter, _late(waiter.id, self._wait))
-
-        waiter.timer = timer = Timer(over)
-        timer.after(self._wait)
+        waiter.timer = after(self._wait, lambda: self._end(waiter, _late(waiter.id, self._wait)))
         event = None if waiter.looking else self._peek(waiter)
         if event is None:
             task = asyncio.get_running_loop().create_task(self._begin(waiter))
