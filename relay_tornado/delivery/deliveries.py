@@ -53,10 +53,10 @@ class Deliveries:
     """Creates deliveries, and tells the live ones which buckets come and go."""
 
     def __init__(
-        self, log: EventLog, registry: Registry, settings: Settings, ledgers: Ledgers, counters: Counters | None = None
+        self, log: EventLog, registry: Registry, settings: Settings, ledgers: Ledgers, counters: Counters
     ) -> None:
         """`ledgers` are the consumers; `counters` counts deliveries and gaps."""
-        self._counters = Counters() if counters is None else counters
+        self._counters = counters
         self._log = log
         self._directory = Directory(registry)
         self._cache = FrameCache(registry, settings.tail // 2)

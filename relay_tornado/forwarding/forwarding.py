@@ -64,7 +64,7 @@ class Forwarding:
         settings: Settings,
         disable: Disable,
         *,
-        counters: Counters | None = None,
+        counters: Counters,
         own: Callable[[], Collection[tuple[str, int]]] = tuple,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
@@ -95,7 +95,7 @@ class Forwarding:
             Memory(settings.forward_buffer),
             Slots(settings.forward_requests),
             Subjects(),
-            Counters() if counters is None else counters,
+            counters,
             self._watch.head,
             self._leads_back,
             disable,
@@ -209,9 +209,8 @@ class Forwarding:
                 for each in [*self._all(), *self._leaving]:
                     await each.ended()
 
-    async def stop(self, grace: float = 0.0) -> None:
-        """Begins no more requests. Those in flight have `grace` seconds; otherwise they are repeated after the next
-        start."""
+    async def stop(self) -> None:
+        """Cancels the requests in flight, and begins no more: their events are sent again after the next start."""
         self._stopped = True
         self._watch.close()
         self._end_watch()
@@ -223,7 +222,6 @@ class Forwarding:
                 self._end(bucket_id, number)
         waiting = set(self._leaving.values())
         if waiting:
-            await asyncio.wait(waiting, timeout=grace)
             for each in self._leaving:
                 each.cut_off()
             await asyncio.wait(waiting)

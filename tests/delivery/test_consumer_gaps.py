@@ -58,7 +58,7 @@ async def test_what_was_read_by_receipt_is_no_gap() -> None:
         await asyncio.sleep(1)
         delivery.ponged(reader.pings[-1])
     world.deliveries.end(delivery)
-    assert not any(world.ledgers.counters.gaps.values())
+    assert not any(world.counters.gaps.values())
     assert await _met(world) == []
     _, _, (answer,) = await world.subscribe("orders", extended=True, consumer="w", ack="receipt", on_gap="fail")
     assert (answer["gap"], answer["start"]) == (None, 9)
@@ -97,7 +97,7 @@ async def test_a_receipt_consumer_that_is_overtaken_meets_a_gap() -> None:
     (told,) = [each["gap"] for each in reader.statuses() if each["status"] == "gap"]
     (met,) = await _met(world)
     assert (told["to"], met.to_seq) == (7, 7)
-    assert world.ledgers.counters.gaps["retention"] == 1
+    assert world.counters.gaps["retention"] == 1
 
 
 @virtual_test
@@ -195,7 +195,7 @@ async def test_a_gap_that_a_connected_client_meets_is_logged_and_counted_once() 
         reader.resume()
         await until(lambda: reader.seqs()[-1:] == [10])
     assert [each["event"] for each in logs if "reason" in each] == ["consumer_gap"]
-    assert world.ledgers.counters.gaps["retention"] + world.deliveries._shared.counters.gaps["retention"] == 1
+    assert world.counters.gaps["retention"] == 1
 
 
 @virtual_test
@@ -228,8 +228,7 @@ async def test_a_gap_of_the_slower_one_of_two_connections(
     mine = [("subscriber_missed_events", first, 7)]
     assert [each for each in told if each[0] != "consumer_gap"] == (mine if read else [])
     assert {seq for _, begin, end in told for seq in range(begin, end + 1)} >= set(range(first, 8))
-    counters = {id(each): each for each in (world.ledgers.counters, world.deliveries._shared.counters)}
-    assert sum(each.gaps["retention"] for each in counters.values()) == len(told)
+    assert world.counters.gaps["retention"] == len(told)
 
 
 @virtual_test

@@ -40,7 +40,7 @@ async def test_content_that_was_never_stored_is_a_gap() -> None:
     await until(lambda: one.seqs == [4, 5])
     assert one.ack(5)
     assert gaps(one) == [{"from": 1, "to": 3, "count": 3, "reason": "ephemeral"}]
-    assert world.ledgers.counters.gaps["ephemeral"] == 1
+    assert world.counters.gaps["ephemeral"] == 1
     assert await floor(world) == 5
     assert await dead(world) == []
 
@@ -77,7 +77,7 @@ async def test_damage_is_a_gap_that_is_told_once() -> None:
         assert one.ack(seq)
     await quiet()
     assert gaps(one) == [{"from": 3, "to": 5, "count": 3, "reason": "reset"}]
-    assert world.ledgers.counters.gaps["reset"] == 1
+    assert world.counters.gaps["reset"] == 1
     assert await dead(world) == [(seq, 0, "damaged") for seq in (3, 4, 5)]
     assert await floor(world) == 7
 
@@ -102,4 +102,4 @@ async def test_what_left_while_it_was_read_for_a_connection_that_is_gone() -> No
     await quiet()
     assert await floor(world) == 4
     assert await dead(world) == []
-    assert sum(world.ledgers.counters.gaps.values()) == 0
+    assert sum(world.counters.gaps.values()) == 0

@@ -425,7 +425,7 @@ async def test_a_gap_is_told_until_somebody_has_read_it() -> None:
     world.restart()
     four = await worker(world)
     assert four.answers[0]["gap"] == gap, "nor before a crash"
-    assert world.ledgers.counters.gaps["retention"] == 0, "it was met and counted before"
+    assert world.counters.gaps["retention"] == 0, "it was met and counted before"
     four.leave()
     four.read()
     five = await worker(world)
@@ -473,7 +473,7 @@ async def test_a_gap_before_where_a_consumer_is_made_is_its_own() -> None:
     one.leave()
     two = await worker(world)
     assert two.answers[0]["gap"] == one.answers[0]["gap"]
-    assert world.ledgers.counters.gaps["retention"] == 1
+    assert world.counters.gaps["retention"] == 1
 
 
 @virtual_test

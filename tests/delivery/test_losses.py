@@ -37,7 +37,7 @@ class World:
         self._registry = MemoryRegistry()
         self.consumers = SqliteConsumers(file.database)
         ledgers = Ledgers(self.consumers, file.log)
-        self.deliveries = Deliveries(file.log, self._registry, file.settings, ledgers)
+        self.deliveries = Deliveries(file.log, self._registry, file.settings, ledgers, ledgers.counters)
 
     async def bucket(self) -> None:
         await self.log.create("b", new_epoch())

@@ -196,16 +196,19 @@ class World:
         self.settings = Settings(**settings)
         self.consumers = MemoryConsumers(self.log, clock)
         self.clock = clock
-        self.ledgers = Ledgers(self.consumers, self.log, clock)
-        self.deliveries = Deliveries(self.log, self.registry, self.settings, self.ledgers)
         self.token = TOKEN
+        self._begin()
+
+    def _begin(self) -> None:
+        self.ledgers = Ledgers(self.consumers, self.log, self.clock)
+        self.counters = self.ledgers.counters
+        self.deliveries = Deliveries(self.log, self.registry, self.settings, self.ledgers, self.counters)
 
     def restart(self) -> None:
         """The relay starts again on what was stored: the deliveries before are those of a process that is gone."""
         for ledger in [one for those in self.ledgers._live.values() for one in those.values()]:
             ledger.gone = True
-        self.ledgers = Ledgers(self.consumers, self.log, self.clock)
-        self.deliveries = Deliveries(self.log, self.registry, self.settings, self.ledgers)
+        self._begin()
 
     async def bucket(self, name: str = "orders", bucket_id: str | None = None, **fields: Any) -> Bucket:
         bucket_id = bucket_id or f"id-{name}"

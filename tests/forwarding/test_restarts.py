@@ -98,10 +98,10 @@ async def test_drain() -> None:
     async with Target(once_open(gate)) as target, world(public(target.url)) as w:
         await w.append(b"1", b"2")
         await target.until(1)
-        stopping = asyncio.create_task(w.forwarding.stop(20))
+        finishing = asyncio.create_task(w.forwarding.finish(20))
         await asyncio.sleep(0)
         gate.set()
-        await stopping
+        await finishing
         assert target.bodies == [b"1"]
         await w.restart()
         await target.until(2)

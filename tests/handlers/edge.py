@@ -135,7 +135,8 @@ async def edge(
         administration.instance = "i-1"
         deliveries = Deliveries(log, registry, configuration, ledgers, counters)
         responses = Responses(results, log, registry, deliveries)
-        forwarding = Forwarding(log, registry, ledgers, responses, configuration, administration.disable_output)
+        disable = administration.disable_output
+        forwarding = Forwarding(log, registry, ledgers, responses, configuration, disable, counters=counters)
         stack.push_async_callback(forwarding.stop)
         series = Series(configuration.data, counters)
         site = Site(

@@ -100,7 +100,7 @@ class Live:
         self.registry = MemoryRegistry()
         self.access = Access(self.registry)
         self.ledgers = Ledgers(MemoryConsumers(self.log), self.log)
-        deliveries = Deliveries(self.log, self.registry, self.settings, self.ledgers)
+        deliveries = Deliveries(self.log, self.registry, self.settings, self.ledgers, self.ledgers.counters)
         responses = Responses(MemoryResults(self.log), self.log, self.registry, deliveries)
         self.clients = ConnectedClients(self.registry, self.access, self.settings, deliveries, responses)
         self.stack = AsyncExitStack()
