@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from relay_tornado import consumer_progress as module
 from relay_tornado.consumer_changes import GIVEN_UP, Dead, Parked
 from relay_tornado.consumer_progress import Progress, Taken
-from tests.test_consumer_progress import seqs
+from tests.progress import seqs
 
 
 class Model:

@@ -10,8 +10,8 @@ import pytest
 
 from relay_tornado.consumer_progress import AT_ONCE, Progress
 from relay_tornado.ranges import Ranges
+from tests.progress import seqs
 from tests.starving import each_failing
-from tests.test_consumer_progress import seqs
 
 HEAD = 3010
 NOW = 1000.0

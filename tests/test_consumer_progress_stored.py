@@ -9,7 +9,7 @@ import pytest
 from relay_tornado import consumer_progress as module
 from relay_tornado.consumer_changes import MAX_DELIVER, Changes, Dead, Parked
 from relay_tornado.consumer_progress import AT_ONCE, Progress, Taken
-from tests.test_consumer_progress import seqs, stored, take
+from tests.progress import seqs, stored, take
 
 
 def test_what_is_lost_comes_anew() -> None:
