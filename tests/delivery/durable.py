@@ -6,24 +6,19 @@ import asyncio
 from dataclasses import replace
 from typing import Any
 
-from relay_tornado.delivery.deliver import Delivery
 from relay_tornado.log.consumers import Key, Terms
 from tests.delivery.virtual import START, day
-from tests.delivery.world import TOKEN, Reader, World
+from tests.delivery.world import TOKEN, Subscriber, World
 
 DURABLE = replace(TOKEN, durable=True, created_at=START)
 KEY = Key("id-orders", "token", DURABLE.key)
 
 
-class Client:
+class Client(Subscriber):
     """A stock client with a durable token: it reads, and its library answers pings when the test says so."""
 
-    def __init__(self, world: World, reader: Reader, delivery: Delivery, answers: list[dict[str, Any]]) -> None:
-        self.world = world
-        self.reader = reader
-        self.delivery = delivery
-        self.answers = answers
-        self.answered = 0
+    answered = 0
+    """How many pings are answered."""
 
     def pong(self, number: int = -1) -> None:
         """Answers a ping; the last one where none is named."""
@@ -37,10 +32,6 @@ class Client:
                 self.delivery.ponged(payload)
             self.answered = len(self.reader.pings)
 
-    def leave(self) -> None:
-        self.reader.close()
-        self.world.deliveries.end(self.delivery)
-
 
 async def client(world: World, *buckets: str, **fields: Any) -> Client:
     fields = {"token": DURABLE} | fields
@@ -52,9 +43,3 @@ async def client(world: World, *buckets: str, **fields: Any) -> Client:
 async def with_row(world: World, floor: int = 0, key: Key = KEY) -> None:
     """The row that was made when the token was made durable."""
     await world.consumers.create(key, floor, Terms(receipt=True), day())
-
-
-async def floor(world: World, key: Key = KEY) -> int:
-    stored = await world.consumers.get(key)
-    assert stored is not None
-    return stored.floor

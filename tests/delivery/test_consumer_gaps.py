@@ -9,9 +9,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from relay_tornado.log import gap_lines
-from relay_tornado.log.consumers import Key
 from relay_tornado.model import Gap, Retention
-from tests.delivery.durable import KEY, Client, client, floor, with_row
+from tests.delivery import workers
+from tests.delivery.durable import KEY, Client, client, with_row
 from tests.delivery.virtual import day, virtual_test
 from tests.delivery.virtual import event_loop as event_loop
 from tests.delivery.world import Reader, World, damage, quiet, until
@@ -24,9 +24,7 @@ async def _leave(world: World, keep: int) -> None:
 
 
 async def _met(world: World) -> list[Gap]:
-    stored = await world.consumers.get(Key("id-orders", "client", "w"))
-    assert stored is not None
-    return list(stored.untold)
+    return list((await world.stored(workers.KEY)).untold)
 
 
 async def _read_by_receipt() -> tuple[World, Reader, Any]:
@@ -94,7 +92,7 @@ async def test_a_receipt_consumer_that_is_overtaken_meets_a_gap() -> None:
     reader.resume()
     await until(lambda: reader.seqs()[-1:] == [8])
     world.ledgers.trimmed("id-orders", 8)
-    (told,) = [each["gap"] for each in reader.statuses() if each["status"] == "gap"]
+    (told,) = reader.gaps()
     (met,) = await _met(world)
     assert (told["to"], met.to_seq) == (7, 7)
     assert world.counters.gaps["retention"] == 1
@@ -132,9 +130,7 @@ async def test_what_waits_for_its_ack_is_no_gap() -> None:
     await quiet()
     assert (reader.statuses()[-1]["status"], reader.ends) == ("caught_up", [])
     assert await _met(world) == []
-    stored = await world.consumers.get(Key("id-orders", "client", "w"))
-    assert stored is not None
-    assert stored.dead == 6
+    assert (await world.stored(workers.KEY)).dead == 6
 
 
 @virtual_test
@@ -153,8 +149,7 @@ async def test_a_receipt_consumer_that_meets_damage_shows_it() -> None:
         for payload in reader.pings:
             delivery.ponged(payload)
     assert await _met(world) == []
-    stored = await world.consumers.get(Key("id-orders", "client", "w"))
-    assert stored is not None
+    stored = await world.stored(workers.KEY)
     assert stored.gaps is not None
     assert (stored.floor, stored.gaps.times, stored.gaps.last) == (9, 1, Gap("reset", 3, 5))
 
@@ -165,8 +160,7 @@ async def test_a_gap_under_a_stock_client() -> None:
     world = await overtaken()
     one = await client(world, "orders")
     await until(lambda: one.reader.seqs() == [6, 7, 8, 9])
-    stored = await world.consumers.get(KEY)
-    assert stored is not None
+    stored = await world.stored(KEY)
     assert stored.gaps is not None
     assert (stored.gaps.times, stored.gaps.last.from_seq, stored.gaps.last.to_seq) == (1, 1, 5)
     assert one.reader.statuses() == []
@@ -215,7 +209,7 @@ async def test_a_gap_of_the_slower_one_of_two_connections(
     await until(lambda: other.reader.seqs() == list(range(1, max(read, 4) + 1)))
     if read:
         await other.answer(3)
-    assert await floor(world) == read
+    assert await world.floor(KEY) == read
     other.delivery.end()
     await world.append(10 - max(read, 4), body=b"x" * 200_000)
     with capture_logs() as logs:
@@ -237,7 +231,7 @@ async def test_a_gap_is_for_who_asked_for_such() -> None:
     world = await overtaken()
     stock = await client(world, "orders")
     await stock.answer(3)
-    assert await floor(world) == 9
+    assert await world.floor(KEY) == 9
     stock.leave()
     for _ in range(2):
         asks = await client(world, "orders", on_gap="fail")

@@ -156,10 +156,10 @@ async def test_large_bodies_are_cut_for_who_asks() -> None:
     await world.append(1, body=b"x" * 11)
     await world.append(1, body=b"x" * 10)
     await until(lambda: len(small.seqs()) == len(whole.seqs()) == 4)
-    events = [each for each in small.messages if each["type"] == "webhook"]
+    events = small.events()
     assert [each.get("truncated", False) for each in events] == [True, False, True, False]
     assert ["body" in each for each in events] == [False, True, False, True]
-    assert all(len(each["body"]) > 9 for each in whole.messages if each["type"] == "webhook")
+    assert all(len(each["body"]) > 9 for each in whole.events())
 
 
 @pytest.mark.gen_test

@@ -17,7 +17,7 @@ from relay_tornado.model import Cursor, NewEvent, Retention
 from relay_tornado.wire.acks import Ack, Nak
 from tests.delivery.virtual import event_loop as event_loop
 from tests.delivery.virtual import run, virtual_test
-from tests.delivery.workers import KEY, Worker, floor, parked, stocked, worker, world_of
+from tests.delivery.workers import KEY, Worker, parked, stocked, worker, world_of
 from tests.delivery.world import Reader, frames, quiet, until
 
 
@@ -176,7 +176,7 @@ async def test_a_little_room_is_used_too() -> None:
     await asyncio.sleep(0.01)
     assert one.tries()[-1] == (8, 2)
     assert one.ack(32, all=True)
-    assert await floor(world) == 32
+    assert await world.floor(KEY) == 32
     assert await parked(world) == [8]
 
 
@@ -325,14 +325,14 @@ def test_everything_is_handled_whatever_happens(seed: int, count: int) -> None:
         if not workers:
             workers.append(await join())
         for _ in range(3000):
-            if await floor(world) == total and not await parked(world):
+            if await world.floor(KEY) == total and not await parked(world):
                 break
             for each in workers:
                 for item in list(each.delivery.consumers._in_flight._items.values()):  # type: ignore[union-attr]
                     assert each.delivery.settle(Ack(Cursor(item.epoch, item.taken.seq)))
                     acked.add(item.taken.seq)
             await asyncio.sleep(0.2)
-        assert await floor(world) == total
+        assert await world.floor(KEY) == total
         assert await parked(world) == []
         first = (await world.log.bounds("id-orders")).first
         assert {*acked, *range(1, first)} == set(range(1, total + 1))

@@ -17,7 +17,7 @@ from relay_tornado.model import Event
 from relay_tornado.wire import control
 from tests.delivery.virtual import VirtualLoop, day, virtual_test
 from tests.delivery.virtual import event_loop as event_loop
-from tests.delivery.workers import KEY, floor, held_up, later, outputs, parked, stocked, worker, world_of
+from tests.delivery.workers import KEY, held_up, later, outputs, parked, stocked, worker, world_of
 from tests.delivery.world import TOKEN, World, quiet, until
 from tests.failing import once
 
@@ -30,7 +30,7 @@ async def test_what_is_acked_never_comes_again() -> None:
     await until(lambda: one.seqs == [1, 2, 3, 4, 5])
     for seq in (1, 2, 4):
         assert one.ack(seq)
-    assert await floor(world) == 2
+    assert await world.floor(KEY) == 2
     world.restart()
     again = await worker(world, since="latest")
     await until(lambda: again.seqs == [3, 5])
@@ -61,7 +61,7 @@ async def test_unacked_events_go_to_another() -> None:
     assert len(other.seqs) == 10
     assert len(stuck.seqs) == 6
     assert not stuck.ack(1), "it was given to another"
-    assert await floor(world) == 6
+    assert await world.floor(KEY) == 6
 
 
 @virtual_test
@@ -188,7 +188,7 @@ async def test_what_fails_too_often_is_dead() -> None:
     one.leave()
     (letter,) = await world.consumers.dead("id-orders", KEY, 0, 10)
     assert (letter.seq, letter.attempts, letter.reason) == (1, 3, "max_deliver")
-    assert await floor(world) == 2
+    assert await world.floor(KEY) == 2
     # Without end:
     two = await worker(world, consumer="patient", max_deliver=0)
     await until(lambda: two.seqs == [1, 2])
@@ -237,13 +237,13 @@ async def test_all_acks_what_came_before_in_the_order_given() -> None:
     await quiet()
     assert one.tries() == [(1, 1), (2, 1), (3, 1), (4, 1), (2, 2), (1, 1)]
     assert one.ack(4, all=True)
-    assert await floor(world) == 4
+    assert await world.floor(KEY) == 4
     assert await parked(world) == [2], "it was given again after 4"
     await world.append(1)
     await quiet()
     assert one.ack(5, all=True)
-    assert await floor(world) == 5
-    assert await floor(world, KEY._replace(bucket_id="id-other")) == 1
+    assert await world.floor(KEY) == 5
+    assert await world.floor(KEY._replace(bucket_id="id-other")) == 1
 
 
 @virtual_test
@@ -277,11 +277,11 @@ async def test_copies_are_one_unit() -> None:
     assert one.ack("1-2")
     assert not one.ack("1-2"), "it was acked"
     assert not one.ack("1-3"), "there is none"
-    assert await floor(world) == 0
+    assert await world.floor(KEY) == 0
     assert one.ack("1-1")
-    assert await floor(world) == 1
+    assert await world.floor(KEY) == 1
     assert one.ack("2")
-    assert await floor(world) == 2
+    assert await world.floor(KEY) == 2
     assert one.ack("3-1")
     assert one.nak("3-2")
     await quiet()
@@ -336,7 +336,7 @@ async def test_what_is_given_up_while_it_is_in_flight(answers: str) -> None:
     assert not world.ledgers.find(KEY).progress.out  # type: ignore[union-attr]
     letters = await world.consumers.dead("id-orders", KEY, 0, 10)
     assert [(each.seq, each.attempts, each.reason) for each in letters] == [(1, 2, GIVEN_UP)] * (answers != "ack")
-    assert await floor(world) == 2
+    assert await world.floor(KEY) == 2
 
 
 @virtual_test
@@ -353,7 +353,7 @@ async def test_what_is_given_back_comes_before_what_is_later(seed: int) -> None:
         for each in workers:
             for seq in each.seqs:
                 each.ack(seq)
-        if await floor(world) == 45:
+        if await world.floor(KEY) == 45:
             break
     assert sorted(seq for each in workers for seq in each.seqs) == list(range(1, 46))
     assert all(each.seqs == sorted(each.seqs) for each in workers)
@@ -453,7 +453,7 @@ async def test_a_share_that_is_not_given_for_want_of_memory(
     await world.append(1)
     await until(lambda: other.seqs + one.seqs == [1])
     assert one.ack(1) or other.ack(1)
-    assert await floor(world) == 1
+    assert await world.floor(KEY) == 1
 
 
 @virtual_test
@@ -472,4 +472,4 @@ async def test_a_share_whose_taking_fails(monkeypatch: pytest.MonkeyPatch) -> No
     await world.append(1)
     await until(lambda: other.seqs + one.seqs == [1])
     assert one.ack(1) or other.ack(1)
-    assert await floor(world) == 1
+    assert await world.floor(KEY) == 1

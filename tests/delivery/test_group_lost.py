@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 from relay_tornado.model import Retention
 from tests.delivery.virtual import event_loop as event_loop
 from tests.delivery.virtual import virtual_test
-from tests.delivery.workers import KEY, Worker, floor, held_up, stocked, worker, world_of
+from tests.delivery.workers import KEY, held_up, stocked, worker, world_of
 from tests.delivery.world import World, damage, quiet, until
 
 LONGEST = 61
@@ -18,10 +17,6 @@ LONGEST = 61
 async def dead(world: World) -> list[tuple[int, int, str]]:
     letters = await world.consumers.dead("id-orders", KEY, 0, 100)
     return [(letter.seq, letter.attempts, letter.reason) for letter in letters]
-
-
-def gaps(one: Worker) -> list[dict[str, Any]]:
-    return [each["gap"] for each in one.reader.statuses() if each["status"] == "gap"]
 
 
 @virtual_test
@@ -39,9 +34,9 @@ async def test_content_that_was_never_stored_is_a_gap() -> None:
     assert one.ack(4)
     await until(lambda: one.seqs == [4, 5])
     assert one.ack(5)
-    assert gaps(one) == [{"from": 1, "to": 3, "count": 3, "reason": "ephemeral"}]
+    assert one.reader.gaps() == [{"from": 1, "to": 3, "count": 3, "reason": "ephemeral"}]
     assert world.counters.gaps["ephemeral"] == 1
-    assert await floor(world) == 5
+    assert await world.floor(KEY) == 5
     assert await dead(world) == []
 
 
@@ -60,10 +55,10 @@ async def test_content_that_left_before_the_next_try() -> None:
     await asyncio.sleep(3 * LONGEST)
     await world.append(1, ephemeral=True)
     await until(lambda: one.seqs == [1, 2, 3, 4])
-    assert gaps(one) == []
+    assert one.reader.gaps() == []
     assert await dead(world) == [(2, 1, "ephemeral")]
     assert one.ack(4)
-    assert await floor(world) == 4
+    assert await world.floor(KEY) == 4
 
 
 @virtual_test
@@ -76,10 +71,10 @@ async def test_damage_is_a_gap_that_is_told_once() -> None:
         await until(lambda: one.seqs[-1:] == [seq])  # noqa: B023
         assert one.ack(seq)
     await quiet()
-    assert gaps(one) == [{"from": 3, "to": 5, "count": 3, "reason": "reset"}]
+    assert one.reader.gaps() == [{"from": 3, "to": 5, "count": 3, "reason": "reset"}]
     assert world.counters.gaps["reset"] == 1
     assert await dead(world) == [(seq, 0, "damaged") for seq in (3, 4, 5)]
-    assert await floor(world) == 7
+    assert await world.floor(KEY) == 7
 
 
 @virtual_test
@@ -100,6 +95,6 @@ async def test_what_left_while_it_was_read_for_a_connection_that_is_gone() -> No
     world.ledgers.trimmed("id-orders", 3)
     gate.set()
     await quiet()
-    assert await floor(world) == 4
+    assert await world.floor(KEY) == 4
     assert await dead(world) == []
     assert sum(world.counters.gaps.values()) == 0

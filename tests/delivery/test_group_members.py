@@ -12,11 +12,11 @@ from relay_tornado.delivery.group import Group
 from relay_tornado.delivery.in_flight import Member
 from relay_tornado.errors import Conflict
 from relay_tornado.log.consumers import Key, Terms
-from relay_tornado.model import Output, Retention
+from relay_tornado.model import Output
 from relay_tornado.wire import control
 from tests.delivery.virtual import day, virtual_test
 from tests.delivery.virtual import event_loop as event_loop
-from tests.delivery.workers import KEY, Worker, floor, held_up, outputs, stocked, worker, world_of
+from tests.delivery.workers import KEY, Worker, held_up, outputs, stocked, worker, world_of
 from tests.delivery.world import TOKEN, quiet, until
 
 
@@ -48,7 +48,7 @@ async def test_a_second_subscribe_keeps_what_is_out() -> None:
     await quiet()
     assert again.tries() == [(seq, 1) for seq in range(1, 6)]
     assert again.ack(3, all=True)
-    assert await floor(world) == 3
+    assert await world.floor(KEY) == 3
     assert world.deliveries.connections(KEY) == 1
 
 
@@ -68,7 +68,7 @@ async def test_a_consumer_begins_behind_a_copy(copy: int, kinds: tuple[bool, ...
     one = await worker(world, since=f"{epoch}-2-{copy}")
     await until(lambda: sorted(set(one.seqs)) == expected)
     assert one.answers[0]["start"] == expected[0]
-    assert await floor(world) == expected[0] - 1
+    assert await world.floor(KEY) == expected[0] - 1
 
 
 @virtual_test
@@ -81,13 +81,13 @@ async def test_what_is_not_for_the_subscriber_is_done() -> None:
     parameter = {"source": "header", "name": "N"}
     one = await worker(world, filter={"match": {"type": "value", "value": "1", "parameter": parameter}})
     await until(lambda: one.seqs == [2, 4, 6])
-    assert await floor(world) == 1
+    assert await world.floor(KEY) == 1
     assert one.ack(6, all=True)
-    assert await floor(world) == 6
+    assert await world.floor(KEY) == 6
     await world.change(outputs=(replace(outputs()[0], internal=False),))
     await world.append(2)
     await quiet()
-    assert await floor(world) == 8
+    assert await world.floor(KEY) == 8
     assert one.delivery.moved()["orders"].endswith("-8")
 
 
@@ -104,7 +104,7 @@ async def test_bodies_and_outputs_as_they_were_asked_for() -> None:
     assert one.reader.ids() == ["1", "1"]
     assert [each["truncated"] for each in one.events] == [True, True]
     assert one.ack("1")
-    assert await floor(world) == 1
+    assert await world.floor(KEY) == 1
 
 
 @virtual_test
@@ -121,11 +121,11 @@ async def test_a_seek_reaches_who_is_connected() -> None:
         ledger.tell()
     await quiet()
     assert one.seqs == [1, 2, 3, 4, 5, 6, 7, 4, 5, 6, 7]
-    assert await floor(world) == 3
+    assert await world.floor(KEY) == 3
     async with world.ledgers.using(KEY) as ledger:
         ledger.tell()  # of something else
     assert one.ack(7, all=True)
-    assert await floor(world) == 7
+    assert await world.floor(KEY) == 7
     async with world.ledgers.using(KEY) as ledger:
         ledger.progress.seek(7)
         ledger.tell()
@@ -133,7 +133,7 @@ async def test_a_seek_reaches_who_is_connected() -> None:
     await quiet()
     assert one.seqs[-1] == 8
     assert one.ack(8)
-    assert await floor(world) == 8
+    assert await world.floor(KEY) == 8
 
 
 @virtual_test
@@ -192,9 +192,7 @@ async def test_the_first_kind_in_a_new_bucket_stays() -> None:
     await until(lambda: len(one.reader.seqs("new")) + len(two.reader.seqs("new")) == 2)
     await until(lambda: len(other.reader.statuses()) == 2)
     key = Key("id-new", "client", "w")
-    stored = await world.consumers.get(key)
-    assert stored is not None
-    assert stored.terms == Terms(600, 1), "who names no terms takes them as they are"
+    assert (await world.stored(key)).terms == Terms(600, 1), "who names no terms takes them as they are"
     assert [each["status"] for each in other.reader.statuses()] == ["error", "unsubscribed"]
     refusal, end = other.reader.statuses()
     assert (refusal["code"], end["message"]) == ("conflict", "unsubscribed from buckets: new")
@@ -209,7 +207,7 @@ async def test_the_first_kind_in_a_new_bucket_stays() -> None:
     assert world.deliveries.connections(key) == 2
     await world.append(1, "id-new")
     await asyncio.sleep(5)
-    assert await floor(world, key) == 0
+    assert await world.floor(key) == 0
     one.leave()
     two.leave()
     assert world.ledgers.find(key) is None
@@ -374,109 +372,6 @@ async def test_what_is_given_up_while_it_is_read_moves_no_position_back() -> Non
 
 
 @virtual_test
-async def test_a_gap_is_told() -> None:
-    """What retention takes from under a consumer: in the answer, or while it is connected; delivery goes on behind."""
-    world = await stocked(4)
-    one = await worker(world, max_in_flight=1)
-    await until(lambda: one.seqs == [1])
-    await world.append(6)
-    await world.log.trim("id-orders", Retention(max_events=3), None)
-    one.ack(1)
-    await quiet()
-    gaps = [each["gap"] for each in one.reader.statuses() if each["status"] == "gap"]
-    assert gaps == [{"from": 2, "to": 7, "count": 6, "reason": "retention"}]
-    assert one.seqs == [1, 8]
-    one.read()
-    one.leave()
-    await world.append(5)
-    await world.log.trim("id-orders", Retention(max_events=3), None)
-    two = await worker(world)
-    gap = two.answers[0]["gap"]
-    assert (gap["from"], gap["to"], gap["reason"]) == (9, 12, "retention"), "8 was tried: it is a dead letter"
-    await until(lambda: two.seqs == [13, 14, 15])
-    three = await worker(world, on_gap="fail", max_in_flight=1)
-    two.leave()
-    await until(lambda: three.seqs == [13])
-    await world.append(5)
-    await world.log.trim("id-orders", Retention(max_events=3), None)
-    three.ack(13)
-    await until(lambda: three.reader.ends == ["gap_refused"])
-
-
-@virtual_test
-async def test_a_gap_is_told_until_somebody_has_read_it() -> None:
-    """By whoever it was met: a client whose connection dies before it has read the answer keeps it from nobody."""
-    world = world_of()
-    await world.bucket()
-    one = await worker(world)
-    one.leave()
-    await world.append(9)
-    await world.log.trim("id-orders", Retention(max_events=4), None)
-    async with world.ledgers.using(KEY):
-        pass
-    gap = {"from": 1, "to": 5, "count": 5, "reason": "retention"}
-    _, died, answers = await world.subscribe("orders", consumer="w", start=False)
-    assert (answers[0]["gap"], answers[0]["recovered"], answers[0]["start"]) == (gap, False, 6)
-    world.deliveries.end(died)
-    two = await worker(world)
-    assert two.answers[0]["gap"] == gap
-    three = await worker(world)
-    assert three.answers[0]["gap"] == gap, "nobody has read it yet"
-    world.restart()
-    four = await worker(world)
-    assert four.answers[0]["gap"] == gap, "nor before a crash"
-    assert world.counters.gaps["retention"] == 0, "it was met and counted before"
-    four.leave()
-    four.read()
-    five = await worker(world)
-    assert five.answers[0]["gap"] is None
-    assert five.reader.pings == []
-    world.restart()
-    assert (await worker(world)).answers[0]["gap"] is None
-
-
-@virtual_test
-async def test_a_gap_under_a_group_is_told_until_somebody_has_read_it() -> None:
-    """All who are connected are told at once; where they die, whoever comes next is, and of all in between."""
-    world = world_of()
-    await world.bucket()
-    one, two = await worker(world, max_in_flight=1), await worker(world, max_in_flight=1)
-    for kept in (3, 2):
-        await world.append(5)
-        await world.log.trim("id-orders", Retention(max_events=kept), None)
-        world.ledgers.trimmed("id-orders", (await world.log.bounds("id-orders")).first)
-        await quiet()
-    for each in (one, two):
-        gaps = [status["gap"] for status in each.reader.statuses() if status["status"] == "gap"]
-        assert [(gap["from"], gap["to"]) for gap in gaps] == [(1, 2), (5, 8)], "3 and 4 were tried"
-        each.leave()
-    three = await worker(world)
-    assert (three.answers[0]["gap"]["from"], three.answers[0]["gap"]["to"]) == (1, 8)
-    await world.append(1)
-    three.reader.paused = True
-    await world.append(5)
-    await world.log.trim("id-orders", Retention(max_events=1), None)
-    three.read()
-    four = await worker(world, on_gap="fail")
-    assert four.answers[0]["gap"]["to"] == 15
-    assert four.answers[0]["gap"]["from"] > 8
-
-
-@virtual_test
-async def test_a_gap_before_where_a_consumer_is_made_is_its_own() -> None:
-    """It is told until it was read, and counted once."""
-    world = await stocked(9)
-    await world.log.trim("id-orders", Retention(max_events=4), None)
-    epoch = (await world.log.bounds("id-orders")).epochs[0].epoch
-    one = await worker(world, since=f"{epoch}-2")
-    assert (one.answers[0]["gap"]["from"], one.answers[0]["gap"]["to"]) == (3, 5)
-    one.leave()
-    two = await worker(world)
-    assert two.answers[0]["gap"] == one.answers[0]["gap"]
-    assert world.counters.gaps["retention"] == 1
-
-
-@virtual_test
 async def test_a_log_that_goes_while_events_are_read() -> None:
     """Delivery ends there, as with the bucket; in others it goes on."""
     world = await stocked(1)
@@ -508,4 +403,4 @@ async def test_a_seek_while_events_are_read() -> None:
     await quiet()
     assert one.seqs == [3, 4, 5]
     assert one.ack(5, all=True)
-    assert await floor(world) == 5
+    assert await world.floor(KEY) == 5

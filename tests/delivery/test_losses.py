@@ -87,7 +87,7 @@ async def world(path: Path) -> AsyncIterator[World]:
 
 
 def bodies(reader: Reader) -> list[str]:
-    return [message["body"] for message in reader.messages if message["type"] == "webhook"]
+    return [message["body"] for message in reader.events()]
 
 
 def gaps(reader: Reader) -> list[dict[str, Any]]:
@@ -110,15 +110,15 @@ async def test_who_had_what_is_lost_is_told_and_misses_nothing_new(tmp_path: Pat
         await until(lambda: len(bodies(live)) == 10)
         await here.lose(8)
         if not at_once:
-            await until(lambda: gaps(live))
+            await until(live.gaps)
         await here.append(b"new 1", b"new 2", b"new 3")
         await until(lambda: bodies(live)[-1] == "new 3")
         assert bodies(live)[10:] == ["new 1", "new 2", "new 3"]
-        assert gaps(live) == RESET
+        assert live.gaps() == RESET
         again, _ = await here.subscribe(Earliest())
         await until(lambda: len(bodies(again)) == 11)
         assert bodies(again) == [*(each.decode() for each in OLD[:8]), "new 1", "new 2", "new 3"]
-        assert gaps(again) == []
+        assert again.gaps() == []
 
 
 @pytest.mark.gen_test
@@ -145,7 +145,7 @@ async def test_a_loss_while_a_position_is_judged(tmp_path: Path, since: Any) -> 
         await here.append(b"new 2", b"new 3")
         await until(lambda: bodies(reader)[-1:] == ["new 3"])
         assert bodies(reader) == ["new 1", "new 2", "new 3"]
-        assert gaps(reader) == RESET
+        assert reader.gaps() == RESET
 
 
 @pytest.mark.gen_test
@@ -184,7 +184,7 @@ async def test_a_loss_while_a_subscribe_waits_for_the_one_before(tmp_path: Path,
         await here.append(b"new 4")
         await until(lambda: bodies(reader)[-1:] == ["new 4"])
         assert [body for body in bodies(reader) if body.startswith("new")] == ["new 1", "new 2", "new 3", "new 4"]
-        assert gaps(reader) == RESET
+        assert reader.gaps() == RESET
 
 
 @pytest.mark.gen_test
@@ -205,7 +205,7 @@ async def test_who_asks_for_the_newest_behind_a_loss_has_no_gap(tmp_path: Path) 
         await here.append(b"new 4")
         await until(lambda: bodies(reader)[-1:] == ["new 4"])
         assert [body for body in bodies(reader) if body.startswith("new")] == ["new 4"]
-        assert gaps(reader) == []
+        assert reader.gaps() == []
 
 
 @pytest.mark.gen_test
@@ -224,7 +224,7 @@ async def test_who_does_not_want_to_go_on_gets_nothing_behind_a_loss(tmp_path: P
         await until(lambda: reader.ends)
         assert reader.ends == ["gap_refused"]
         assert bodies(reader) == [each.decode() for each in OLD]
-        assert gaps(reader) == RESET
+        assert reader.gaps() == RESET
 
 
 @pytest.mark.gen_test
@@ -234,7 +234,7 @@ async def test_what_comes_instead_of_what_is_lost_reaches_who_is_there(tmp_path:
         await here.append(*OLD)
         reader, _ = await here.subscribe(Latest())
         await here.lose(8)
-        await until(lambda: gaps(reader))
+        await until(reader.gaps)
         await here.append(b"new 1")
         (event,) = await here.log.read("b", 8, 1, 1 << 20)
         assert here.deliveries.reaches("b", event, None)
@@ -267,7 +267,7 @@ async def test_who_is_slow_gets_nothing_of_what_is_lost(tmp_path: Path, live: bo
         written = [body[:1] for body in bodies(reader)[:-2]]
         assert written == ["1", "2"][: len(written)]
         assert bodies(reader)[-2:] == ["new 2", "new 3"]
-        assert gaps(reader) == (RESET if len(written) > 1 else [])
+        assert reader.gaps() == (RESET if len(written) > 1 else [])
 
 
 async def _read_by_receipt(here: World, stored: bool) -> tuple[Reader, Delivery]:
@@ -309,7 +309,7 @@ async def test_who_reads_by_receipt_is_told(tmp_path: Path, monkeypatch: pytest.
         await here.append(b"new 1", b"new 2")
         await until(lambda: bodies(reader)[-1] == "new 2")
         assert bodies(reader)[10:] == ["new 1", "new 2"]
-        assert gaps(reader) == RESET
+        assert reader.gaps() == RESET
 
 
 @pytest.mark.gen_test
@@ -337,7 +337,7 @@ async def test_who_shares_a_consumer_is_told(tmp_path: Path) -> None:
         await here.lose(8)
         await here.append(b"new 1", b"new 2")
         await until(lambda: bodies(reader)[-1] == "new 2")
-        assert gaps(reader) == RESET
+        assert reader.gaps() == RESET
         here.deliveries.end(delivery)
         (stored,) = await here.consumers.list()
         assert stored.untold == (Gap("reset"),)

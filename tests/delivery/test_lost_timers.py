@@ -8,7 +8,7 @@ from tests.delivery.durable import KEY as RECEIPTS
 from tests.delivery.durable import client, with_row
 from tests.delivery.virtual import event_loop as event_loop
 from tests.delivery.virtual import virtual_test
-from tests.delivery.workers import floor, worker, world_of
+from tests.delivery.workers import KEY, worker, world_of
 from tests.failing import lose_timers
 
 
@@ -37,4 +37,4 @@ async def test_what_delivery_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
         assert attempt > 1
         one.ack(tried)
     assert {seq for seq, _ in one.tries()} == set(range(1, 13))
-    assert await floor(world, RECEIPTS) == await floor(world) == 12
+    assert await world.floor(RECEIPTS) == await world.floor(KEY) == 12

@@ -15,7 +15,7 @@ from relay_tornado.delivery.receipts import Receipt, Receipts
 from relay_tornado.log.ledgers import Ledger, Ledgers
 from tests.delivery.virtual import event_loop as event_loop
 from tests.delivery.virtual import virtual_test
-from tests.delivery.workers import KEY, floor, stocked, worker
+from tests.delivery.workers import KEY, stocked, worker
 from tests.delivery.world import until
 from tests.failing import once
 
@@ -35,7 +35,7 @@ async def test_a_subscribe_that_fails(monkeypatch: pytest.MonkeyPatch, of: type,
     one = await worker(world)
     await until(lambda: one.seqs == [1])
     assert one.ack(1)
-    assert await floor(world) == 1
+    assert await world.floor(KEY) == 1
 
 
 @virtual_test
@@ -86,7 +86,7 @@ async def test_a_subscribe_by_receipt_that_fails(monkeypatch: pytest.MonkeyPatch
     for _ in range(3):
         await asyncio.sleep(1)
         one.read()
-    assert await floor(world) == 3
+    assert await world.floor(KEY) == 3
 
 
 @virtual_test
@@ -123,4 +123,4 @@ async def test_a_ping_that_fails(monkeypatch: pytest.MonkeyPatch, step: str) -> 
     for _ in range(4):
         await asyncio.sleep(1)
         one.read()
-    assert await floor(world) == 3
+    assert await world.floor(KEY) == 3

@@ -277,7 +277,7 @@ async def test_who_gets_something_else_leaves_the_pass_to_the_others() -> None:
     assert filtered.ids() == []
     assert looking.ids() == ["1", "2", "3", "4"]
     assert short.ids() == others[0][0].ids()
-    assert all(message["truncated"] for message in short.messages if message["type"] == "webhook")
+    assert all(message["truncated"] for message in short.events())
     assert not any(reader.at_once for reader, _, _ in apart)
 
 

@@ -51,7 +51,7 @@ async def test_buckets_take_turns() -> None:
     await world.append(1, "id-b")
     reader, _, _ = await world.subscribe(since="earliest")
     await until(lambda: len(reader.seqs("a")) == 1500)
-    names = [message["meta"]["bucket_name"] for message in reader.messages if message["type"] == "webhook"]
+    names = [message["meta"]["bucket_name"] for message in reader.events()]
     assert names.index("b") < 600
 
 

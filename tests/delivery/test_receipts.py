@@ -14,7 +14,7 @@ from relay_tornado.log.ledgers import Ledger
 from relay_tornado.model import Output
 from relay_tornado.pieces import Pieces
 from relay_tornado.wire import control
-from tests.delivery.durable import DURABLE, KEY, Client, client, floor, with_row
+from tests.delivery.durable import DURABLE, KEY, Client, client, with_row
 from tests.delivery.virtual import START, day, virtual_test
 from tests.delivery.virtual import event_loop as event_loop
 from tests.delivery.world import TOKEN, Reader, World, quiet, until
@@ -33,16 +33,16 @@ async def test_a_position_counts_when_the_next_ping_is_answered() -> None:
     assert len(one.reader.pings) == 1
     assert len(one.reader.pings[0]) == 8
     one.pong()
-    assert await floor(world) == 0
+    assert await world.floor(KEY) == 0
     await world.append(2)
     await asyncio.sleep(1)
     assert len(one.reader.pings) == 2
     one.pong()
-    assert await floor(world) == 3
+    assert await world.floor(KEY) == 3
     await asyncio.sleep(1)
     assert len(one.reader.pings) == 3, "once more after the last event"
     one.pong()
-    assert await floor(world) == 5
+    assert await world.floor(KEY) == 5
     await asyncio.sleep(60)
     assert len(one.reader.pings) == 3, "and no more"
     assert len(set(one.reader.pings)) == 3
@@ -63,9 +63,9 @@ async def test_without_pongs_nothing_counts() -> None:
     assert len(one.reader.pings) == 4
     one.delivery.ponged(b"")
     one.delivery.ponged(b"12345678")
-    assert await floor(world) == 0
+    assert await world.floor(KEY) == 0
     one.pong(0)
-    assert await floor(world) == 0, "the pong of its own ping, with later ones under way"
+    assert await world.floor(KEY) == 0, "the pong of its own ping, with later ones under way"
     one.leave()
     again = await client(world, "orders")
     await until(lambda: len(again.reader.seqs()) == 20)
@@ -73,7 +73,7 @@ async def test_without_pongs_nothing_counts() -> None:
     await world.append(1)
     await asyncio.sleep(3)
     again.pong()
-    assert await floor(world) == 21
+    assert await world.floor(KEY) == 21
 
 
 @virtual_test
@@ -87,9 +87,9 @@ async def test_pings_while_events_flow() -> None:
         await world.append(5)
         await one.answer(0.1)
     assert len(one.reader.pings) in (9, 10, 11)
-    assert await floor(world) >= 350
+    assert await world.floor(KEY) >= 350
     await one.answer(3)
-    assert await floor(world) == 500
+    assert await world.floor(KEY) == 500
 
 
 @virtual_test
@@ -104,13 +104,13 @@ async def test_the_furthest_receipt_wins() -> None:
     await asyncio.sleep(2.5)
     assert fast.reader.seqs() == slow.reader.seqs() == [1, 2, 3, 4]
     fast.pong()
-    assert await floor(world) == 4
+    assert await world.floor(KEY) == 4
     await world.append(2)
     await asyncio.sleep(2.5)
     fast.pong()
-    assert await floor(world) == 6
+    assert await world.floor(KEY) == 6
     slow.pong(1)
-    assert await floor(world) == 6
+    assert await world.floor(KEY) == 6
     third = await client(world, "orders")
     await world.append(1)
     await quiet()
@@ -134,8 +134,8 @@ async def test_a_bucket_made_later_is_read_from_its_first_event() -> None:
     await quiet()
     assert one.reader.seqs("new") == [1, 2]
     await one.answer(3)
-    assert await floor(world, KEY._replace(bucket_id="id-new")) == 2
-    assert await floor(world, KEY._replace(bucket_id="id-young")) == 3
+    assert await world.floor(KEY._replace(bucket_id="id-new")) == 2
+    assert await world.floor(KEY._replace(bucket_id="id-young")) == 3
 
 
 @virtual_test
@@ -149,7 +149,7 @@ async def test_whole_events_count() -> None:
     await world.append(1)
     await asyncio.sleep(2.5)
     one.pong()
-    assert await floor(world) == 1
+    assert await world.floor(KEY) == 1
     one.reader.paused = True
     await world.append(1)
     await asyncio.sleep(2.5)
@@ -157,7 +157,7 @@ async def test_whole_events_count() -> None:
     one.reader.resume()
     await one.answer(3)
     assert one.reader.ids() == ["1-1", "1-2", "2-1", "2-2"]
-    assert await floor(world) == 2
+    assert await world.floor(KEY) == 2
 
 
 @virtual_test
@@ -170,7 +170,7 @@ async def test_what_is_passed_over_counts() -> None:
     await world.append(3)
     await one.answer(3)
     assert one.reader.messages == []
-    assert await floor(world) == 3
+    assert await world.floor(KEY) == 3
 
 
 @virtual_test
@@ -182,7 +182,7 @@ async def test_a_seek_reaches_who_is_connected() -> None:
     one = await client(world, "orders")
     await world.append(5)
     await one.answer(3)
-    assert await floor(world) == 5
+    assert await world.floor(KEY) == 5
     await world.append(2)
     await asyncio.sleep(2.5)
     async with world.ledgers.using(KEY) as ledger:
@@ -191,10 +191,10 @@ async def test_a_seek_reaches_who_is_connected() -> None:
     await quiet()
     assert one.reader.seqs() == [1, 2, 3, 4, 5, 6, 7, 3, 4, 5, 6, 7]
     one.pong()
-    assert await floor(world) == 2
+    assert await world.floor(KEY) == 2
     one.answered = len(one.reader.pings)
     await one.answer(3)
-    assert await floor(world) == 7
+    assert await world.floor(KEY) == 7
 
 
 @virtual_test
@@ -206,13 +206,13 @@ async def test_what_is_read_once_more_counts_once_more() -> None:
     one = await client(world, "orders")
     await world.append(5)
     await one.answer(5)
-    assert await floor(world) == 5
+    assert await world.floor(KEY) == 5
     async with world.ledgers.using(KEY) as ledger:
         ledger.progress.seek(2)
         ledger.tell()
     await one.answer(5)
     assert one.reader.seqs() == [1, 2, 3, 4, 5, 3, 4, 5]
-    assert await floor(world) == 5
+    assert await world.floor(KEY) == 5
 
 
 @virtual_test
@@ -290,7 +290,7 @@ async def test_a_named_receipt_consumer() -> None:
         "name": "w", "ack": "receipt", "floor": f"{epoch}-1", "pending": 2, "ack_wait": None, "max_deliver": None,
     }  # fmt: skip
     await one.answer(3)
-    assert await floor(world, key) == 3
+    assert await world.floor(key) == 3
     one.leave()
     again = await client(world, "orders", since="earliest", **fields)
     assert again.answers[0]["start"] == 4
@@ -321,7 +321,7 @@ async def test_a_second_subscribe_repeats_nothing() -> None:
     await quiet()
     assert again.reader.seqs() == [1, 2, 3, 4]
     await again.answer(3)
-    assert await floor(world) == 4
+    assert await world.floor(KEY) == 4
     assert world.deliveries.connections(KEY) == 1
 
 
@@ -332,7 +332,7 @@ async def test_a_second_subscribe_goes_on_with_what_was_not_pinged() -> None:
     again = await subscribed_twice(world)
     await again.answer(3)
     assert again.reader.seqs() == [1, 2, 3]
-    assert await floor(world) == 3
+    assert await world.floor(KEY) == 3
 
 
 @virtual_test
@@ -359,7 +359,7 @@ async def test_a_second_subscribe_that_takes_long(monkeypatch: pytest.MonkeyPatc
     again = Client(world, *await world.subscribe(reader=one.reader, replaces=one.delivery, token=DURABLE))
     again.answered = len(one.reader.pings)
     await again.answer(4)
-    assert [await floor(world, key) for key in keys] == [1] * count
+    assert [await world.floor(key) for key in keys] == [1] * count
 
 
 @virtual_test
@@ -376,7 +376,7 @@ async def test_a_token_that_is_made_durable_under_its_client() -> None:
     await quiet()
     assert again.reader.seqs() == [1, 2, 3, 4]
     await again.answer(3)
-    assert await floor(world) == 4
+    assert await world.floor(KEY) == 4
 
 
 @virtual_test
@@ -397,7 +397,7 @@ async def test_a_late_pong_undoes_no_seek(others: bool) -> None:
         ledger.progress.seek(2)
         ledger.tell()
     one.pong()
-    assert await floor(world) == 2
+    assert await world.floor(KEY) == 2
 
 
 @virtual_test
@@ -428,7 +428,7 @@ async def test_a_bucket_that_is_ephemeral_no_longer_has_one() -> None:
     await world.append(1)
     await one.answer(3)
     assert one.reader.seqs() == [1, 2, 3]
-    assert await floor(world) == 3
+    assert await world.floor(KEY) == 3
     assert world.deliveries.connections(KEY) == 1
     await world.change(ephemeral=True)
     await world.ledgers.delete(KEY)
@@ -441,7 +441,7 @@ async def test_a_bucket_that_is_ephemeral_no_longer_has_one() -> None:
     await world.change(ephemeral=False)
     await world.append(1)
     await one.answer(3)
-    assert await floor(world) == 5
+    assert await world.floor(KEY) == 5
     one.leave()
     assert world.ledgers.find(KEY) is None
 

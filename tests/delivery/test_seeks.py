@@ -8,12 +8,10 @@ from typing import Any
 import pytest
 
 from relay_tornado.delivery import consumer_binding
-from relay_tornado.log.consumers import Key
 from tests.delivery.virtual import day, virtual_test
 from tests.delivery.virtual import event_loop as event_loop
+from tests.delivery.workers import KEY
 from tests.delivery.world import Reader, World, until
-
-KEY = Key("id-orders", "client", "w")
 
 
 async def _read(world: World) -> tuple[Reader, Any]:
@@ -31,12 +29,6 @@ async def _answer(reader: Reader, delivery: Any) -> None:
         await asyncio.sleep(1)
         if reader.pings:
             delivery.ponged(reader.pings[-1])
-
-
-async def _floor(world: World) -> int:
-    stored = await world.consumers.get(KEY)
-    assert stored is not None
-    return stored.floor
 
 
 def _seek_while_placed(monkeypatch: pytest.MonkeyPatch, world: World, *, before: bool) -> None:
@@ -72,7 +64,7 @@ async def test_a_seek_while_a_client_is_placed(monkeypatch: pytest.MonkeyPatch, 
     """The client gets what the operator wants it to get, whether it comes back or subscribes a second time."""
     world = World(clock=day)
     reader, delivery = await _read(world)
-    assert await _floor(world) == 5
+    assert await world.floor(KEY) == 5
     if not again:
         world.deliveries.end(delivery)
     reader = Reader()
@@ -80,9 +72,9 @@ async def test_a_seek_while_a_client_is_placed(monkeypatch: pytest.MonkeyPatch, 
     replaces = delivery if again else None
     _, second, _ = await world.subscribe("orders", reader=reader, replaces=replaces, consumer="w", ack="receipt")
     await until(lambda: reader.seqs() == [3, 4, 5])
-    assert await _floor(world) == 2
+    assert await world.floor(KEY) == 2
     await _answer(reader, second)
-    assert await _floor(world) == 5
+    assert await world.floor(KEY) == 5
 
 
 @virtual_test

@@ -5,24 +5,17 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from relay_tornado.delivery.deliver import Delivery
 from relay_tornado.log.consumers import Key
 from relay_tornado.model import Cursor, Output
 from relay_tornado.wire.acks import Ack, Nak
 from tests.delivery.virtual import day
-from tests.delivery.world import Reader, World
+from tests.delivery.world import Subscriber, World
 
 KEY = Key("id-orders", "client", "w")
 
 
-class Worker:
+class Worker(Subscriber):
     """A client of a consumer with explicit acks."""
-
-    def __init__(self, world: World, reader: Reader, delivery: Delivery, answers: list[dict[str, Any]]) -> None:
-        self.world = world
-        self.reader = reader
-        self.delivery = delivery
-        self.answers = answers
 
     @property
     def seqs(self) -> list[int]:
@@ -30,7 +23,7 @@ class Worker:
 
     @property
     def events(self) -> list[dict[str, Any]]:
-        return [message for message in self.reader.messages if message["type"] == "webhook"]
+        return self.reader.events()
 
     def tries(self) -> list[tuple[int, int]]:
         """(seq, attempt) of everything that came."""
@@ -53,11 +46,6 @@ class Worker:
         for payload in self.reader.pings:
             self.delivery.ponged(payload)
 
-    def leave(self) -> None:
-        """The connection is cut."""
-        self.reader.close()
-        self.world.deliveries.end(self.delivery)
-
 
 def world_of(**options: Any) -> World:
     return World(clock=day, **options)
@@ -76,17 +64,9 @@ async def worker(world: World, *buckets: str, consumer: str = "w", **fields: Any
     return Worker(world, *await world.subscribe(*(buckets or ("orders",)), consumer=consumer, **fields))
 
 
-async def floor(world: World, key: Key = KEY) -> int:
-    stored = await world.consumers.get(key)
-    assert stored is not None
-    return stored.floor
-
-
 async def parked(world: World, key: Key = KEY) -> list[int]:
     """What is to be tried again."""
-    stored = await world.consumers.get(key)
-    assert stored is not None
-    return sorted(stored.parked)
+    return sorted((await world.stored(key)).parked)
 
 
 async def later(condition: Any) -> None:

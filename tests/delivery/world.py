@@ -16,6 +16,7 @@ from relay_tornado.delivery.deliveries import Deliveries
 from relay_tornado.delivery.outlet import Frames, OutletClosed
 from relay_tornado.errors import CursorLost
 from relay_tornado.ids import new_epoch
+from relay_tornado.log.consumers import Key, Stored
 from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.model import Bounds, Bucket, BucketId, Event, Input, NewEvent, Token
 from relay_tornado.registry.memory import MemoryRegistry
@@ -164,24 +165,23 @@ class Reader:
     def unavailable(self, reason: str) -> None:
         self.ends.append(reason)
 
+    def events(self) -> list[dict[str, Any]]:
+        return [message for message in self.messages if message["type"] == "webhook"]
+
     def seqs(self, bucket: str = "orders") -> list[int]:
         """The seqs of the events of a bucket, as they came."""
-        return [
-            message["meta"]["seq"]
-            for message in self.messages
-            if message["type"] == "webhook" and message["meta"]["bucket_name"] == bucket
-        ]
+        return [each["meta"]["seq"] for each in self.events() if each["meta"]["bucket_name"] == bucket]
 
     def ids(self, bucket: str = "orders") -> list[str]:
         """What stands behind the epoch in the ids of the events of a bucket: "41", or "41-2" for a copy."""
-        return [
-            message["meta"]["id"].partition("-")[2]
-            for message in self.messages
-            if message["type"] == "webhook" and message["meta"]["bucket_name"] == bucket
-        ]
+        return [each["meta"]["id"].partition("-")[2] for each in self.events() if each["meta"]["bucket_name"] == bucket]
 
     def statuses(self) -> list[dict[str, Any]]:
         return [message for message in self.messages if message["type"] == "status"]
+
+    def gaps(self) -> list[dict[str, Any]]:
+        """The gaps that it was told of besides those in answers."""
+        return [status["gap"] for status in self.statuses() if status["status"] == "gap"]
 
 
 class World:
@@ -221,6 +221,15 @@ class World:
     async def change(self, bucket_id: BucketId = "id-orders", **fields: Any) -> None:
         """Changes a bucket's record."""
         await self.registry.put("bucket", bucket_id, replace(self.registry.get("bucket", bucket_id), **fields))
+
+    async def stored(self, key: Key) -> Stored:
+        """What is stored of a consumer."""
+        stored = await self.consumers.get(key)
+        assert stored is not None
+        return stored
+
+    async def floor(self, key: Key) -> int:
+        return (await self.stored(key)).floor
 
     async def delete(self, bucket_id: BucketId) -> None:
         await self.registry.delete("bucket", bucket_id)
@@ -267,6 +276,21 @@ class World:
         if start:
             delivery.start()
         return reader, delivery, answers
+
+
+class Subscriber:
+    """A client that has subscribed."""
+
+    def __init__(self, world: World, reader: Reader, delivery: Delivery, answers: list[dict[str, Any]]) -> None:
+        self.world = world
+        self.reader = reader
+        self.delivery = delivery
+        self.answers = answers
+
+    def leave(self) -> None:
+        """The connection is cut."""
+        self.reader.close()
+        self.world.deliveries.end(self.delivery)
 
 
 async def until(condition: Any, turns: int | None = None) -> None:
