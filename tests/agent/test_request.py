@@ -7,15 +7,7 @@ from typing import Any
 import pytest
 
 from relay_tornado.agent.request import NoDestination, Request, Shape, Unsendable
-from relay_tornado.client.event import EventData, Headers
-
-
-def event(**fields: Any) -> EventData:
-    defaults: dict[str, Any] = dict.fromkeys(("bucket_id", "input_id", "input_name", "output", "destination"), "")
-    defaults |= {"id": "k3v9x1q7m2ab-1", "seq": 1, "epoch": "k3v9x1q7m2ab", "bucket": "orders", "method": "POST"}
-    defaults |= {"path": "", "query": "", "headers": Headers({}), "body": b""}
-    given = {name: Headers(value) if name == "headers" else value for name, value in fields.items()}
-    return EventData(**(defaults | given))
+from tests.client.events import event_of
 
 
 def address(request: Request) -> str:
@@ -48,18 +40,18 @@ def texts(request: Request) -> tuple[tuple[str, str], ...]:
 )
 def test_the_url(target: str, path: str, query: str, url: str) -> None:
     """Path and query of the event are appended to the target's, and nothing is normalised."""
-    assert address(Shape(target).request(event(path=path, query=query))) == url
+    assert address(Shape(target).request(event_of(path=path, query=query))) == url
 
 
 def test_a_locked_path() -> None:
     """With lock_path only the query goes on."""
     shape = Shape("http://localhost/hooks", lock_path=True)
-    assert address(shape.request(event(path="/a", query="x=1"))) == "http://localhost/hooks?x=1"
+    assert address(shape.request(event_of(path="/a", query="x=1"))) == "http://localhost/hooks?x=1"
 
 
 def test_the_outputs_own_destination() -> None:
     """Without a URL the output's destination counts, which has the path already where it should."""
-    request = Shape().request(event(destination="http://localhost/own/a?k=1", path="/a", query="x=1"))
+    request = Shape().request(event_of(destination="http://localhost/own/a?k=1", path="/a", query="x=1"))
     assert address(request) == "http://localhost/own/a?k=1&x=1"
     assert request.path == "/own/a"
 
@@ -80,7 +72,7 @@ def test_the_outputs_own_destination() -> None:
 def test_exact_bytes_in_a_destination(destination: str, path: bytes, target: bytes) -> None:
     """The path that an output's destination has in it goes out as it came, and a "#" in it ends nothing."""
     meta = {"latin1": ["path", "query"]}
-    made = event(destination=destination, path=path.decode("latin-1"), query="q=\xff", meta=meta)
+    made = event_of(destination=destination, path=path.decode("latin-1"), query="q=\xff", meta=meta)
     assert Shape().request(made).target == target
 
 
@@ -88,7 +80,7 @@ def test_exact_bytes() -> None:
     """What was no UTF-8 is no UTF-8 to the target, either; each value for itself."""
     meta = {"latin1": ["path", "query", "X-L", "X-M:1"]}
     headers = {"X-L": ["caf\xe9"], "X-M": ["caf\xe9", "caf\xe9"], "X-U": ["caf\xe9"]}
-    made = event(method="get", path="/\xe9", query="q=\xff#", headers=headers, meta=meta)
+    made = event_of(method="get", path="/\xe9", query="q=\xff#", headers=headers, meta=meta)
     request = Shape("http://localhost/\xe9").request(made)
     assert (request.method, request.target) == ("get", b"/\xc3\xa9/\xe9?q=\xff#")
     assert request.headers == (
@@ -112,7 +104,7 @@ def test_headers_as_they_came() -> None:
         "Transfer-Encoding": ["chunked"],
         "A-Last": ["ä"],
     }
-    request = Shape("http://localhost").request(event(headers=headers, body=b"abc"))
+    request = Shape("http://localhost").request(event_of(headers=headers, body=b"abc"))
     assert texts(request) == (
         ("Content-Type", "text/plain"),
         ("X-Many", "1"),
@@ -135,7 +127,7 @@ def test_headers_as_they_came() -> None:
 )
 def test_the_length(method: str, headers: Any, body: bytes, length: list[str]) -> None:
     """A request without a body says nothing of a length, unless its sender did or its method expects one."""
-    request = Shape("http://localhost").request(event(method=method, headers=headers, body=body))
+    request = Shape("http://localhost").request(event_of(method=method, headers=headers, body=body))
     assert [value for name, value in texts(request) if name == "Content-Length"] == length
 
 
@@ -143,25 +135,27 @@ def test_headers_of_our_own() -> None:
     """They come instead of the sender's in whatever case; an empty one is left out; Host may be one of them."""
     ours = (("x-secret", "mine"), ("X-secret", "too"), ("Accept", ""), ("Host", "shop.example"))
     sent = {"X-Secret": ["theirs"], "Accept": ["*/*"], "X-Other": ["o"]}
-    request = Shape("http://localhost", headers=ours).request(event(method="GET", headers=sent))
+    request = Shape("http://localhost", headers=ours).request(event_of(method="GET", headers=sent))
     assert texts(request) == (("X-Other", "o"), ("x-secret", "mine"), ("X-secret", "too"), ("Host", "shop.example"))
 
 
 def test_credentials_in_the_url() -> None:
     """They become a header, stand in no URL, and are not shown."""
     shape = Shape("http://me:p%40ss@localhost:1/h?k=v")
-    request = shape.request(event(method="GET", headers={"Authorization": ["theirs"]}))
+    request = shape.request(event_of(method="GET", headers={"Authorization": ["theirs"]}))
     assert address(request) == "http://localhost:1/h?k=v"
     assert texts(request) == (("Authorization", "Basic bWU6cEBzcw=="),)
     assert shape.shown == "http://localhost:1/h"
     given = Shape("http://me:p%40ss@localhost:1/h", headers=(("authorization", "Bearer mine"),))
-    assert texts(given.request(event(method="GET"))) == (("authorization", "Bearer mine"),)
+    assert texts(given.request(event_of(method="GET"))) == (("authorization", "Bearer mine"),)
 
 
 @pytest.mark.parametrize("value", ["a\r\nb", "a\nb", "a\0b"])
 def test_headers_that_no_request_has(value: str) -> None:
     """They are left out and named; the others go on."""
-    request = Shape("http://localhost").request(event(method="GET", headers={"X-Bad": [value, "good"], "B d": ["1"]}))
+    request = Shape("http://localhost").request(
+        event_of(method="GET", headers={"X-Bad": [value, "good"], "B d": ["1"]})
+    )
     assert texts(request) == (("X-Bad", "good"),)
     assert request.dropped == ("X-Bad", "B d")
 
@@ -190,14 +184,14 @@ def test_headers_that_no_request_has(value: str) -> None:
 def test_what_no_request_can_be_made_of(target: str, fields: Any, words: str) -> None:
     """It says why, and that trying again is no use."""
     with pytest.raises(Unsendable, match=words):
-        Shape(target).request(event(**fields))
+        Shape(target).request(event_of(**fields))
 
 
 @pytest.mark.parametrize("destination", ["", "localhost:3000", "http://a..b/"])
 def test_a_destination_can_be_mended(destination: str) -> None:
     """Where an output's destination is none that can be called, the event waits for another one."""
     with pytest.raises(NoDestination):
-        Shape().request(event(destination=destination))
+        Shape().request(event_of(destination=destination))
 
 
 @pytest.mark.parametrize(
@@ -205,4 +199,4 @@ def test_a_destination_can_be_mended(destination: str) -> None:
 )
 def test_hosts_that_may_be_there(host: str) -> None:
     """What the resolver can be asked for is left to it."""
-    assert Shape(f"http://{host}:1/").request(event()).origin == f"http://{host}:1"
+    assert Shape(f"http://{host}:1/").request(event_of()).origin == f"http://{host}:1"

@@ -18,9 +18,9 @@ from relay_tornado.cli import tally as module
 from relay_tornado.cli.screen import Screen
 from relay_tornado.cli.tally import Tally
 from relay_tornado.client.event import Gap, Notice
-from tests.agent.test_request import event
+from tests.client.events import event_of
 
-EVENT: Any = event(path="/of/the/event", output="out")
+EVENT: Any = event_of(path="/of/the/event", output="out")
 REQUEST = Request("POST", "http://127.0.0.1", b"/orders?secret=1", (), b"")
 GOOD, BUSY, AWAY = Answer(201, {}, b""), Answer(503, {}, b""), Trouble("connection\x1brefused")
 
@@ -57,7 +57,7 @@ def test_each_event_has_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     tally.ended(EVENT, Outcome("delivered", GOOD, 1, 0.0124, REQUEST))
     tally.ended(EVENT, Outcome("refused", BUSY, 2, 1.0, REQUEST))
     tally.ended(EVENT, Outcome("failed", AWAY, 1, 0.0, None))
-    tally.ended(event(path="", method="GET"), Outcome("failed", AWAY, 1, 0.0, None))
+    tally.ended(event_of(path="", method="GET"), Outcome("failed", AWAY, 1, 0.0, None))
     lines, notes = said(capsys)
     assert lines == [
         "POST   /orders  201  12 ms",

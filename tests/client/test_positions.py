@@ -11,31 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay_tornado.client.errors import CheckpointError
-from relay_tornado.client.event import EventData, Headers
+from relay_tornado.client.event import EventData
 from relay_tornado.client.messages import parse_position
-from relay_tornado.client.positions import (
-    ABSENT,
-    REMEMBERED,
-    STRETCHES,
-    SURE,
-    Left,
-    Passed,
-    Positions,
-    Recent,
-    Tracker,
-    Untracked,
-)
+from relay_tornado.client.positions import ABSENT, STRETCHES, Left, Passed, Positions, Recent, Tracker
+from tests.client.events import EPOCH, event
 
-EPOCH = "abcdefghijkl"
 LATER = "bcdefghijklm"
-
-
-def event(seq: int, output: int | None = None, bucket: str = "b", epoch: str = EPOCH) -> EventData:
-    place = f"{epoch}-{seq}" if output is None else f"{epoch}-{seq}-{output}"
-    return EventData(
-        id=place, seq=seq, epoch=epoch, bucket=f"name of {bucket}", bucket_id=bucket, input_id="i", input_name="",
-        output="", destination="", method="POST", path="", query="", headers=Headers({}), body=b"",
-    )  # fmt: skip
 
 
 def entry(start: int, bucket: str = "b", epoch: str = EPOCH, gap: Any = None) -> dict[str, Any]:
@@ -344,64 +325,6 @@ def test_a_checkpoint_stays_small() -> None:
     assert len(kept(positions)["done"]) == STRETCHES
 
 
-def test_recent_ids() -> None:
-    """Only what the connection before brought, or an earlier run was done with, is left out; memory is bounded."""
-    recent = Recent({"last": 1})
-    assert recent.since() == {"last": 1}
-    assert recent.received(event(1))
-    assert recent.received(event(1))
-    recent.cut()
-    assert not recent.received(event(1))
-    assert recent.received(event(2))
-    assert recent.done(event(2))
-    assert not recent.done(event(2))
-    again = Recent()
-    again.load(recent.text())
-    assert not again.received(event(2))
-    assert again.received(event(1))
-    for seq in range(3, 3 * REMEMBERED):
-        again.received(event(seq))
-    assert len(again._seen) == REMEMBERED
-    for cuts in (1, 2):
-        again.cut()
-        assert len(again._before) == REMEMBERED
-        again.received(event(cuts, bucket="c"))
-    untracked = Untracked()
-    untracked.received(event(1))
-    untracked.cut()
-    assert untracked.received(event(1))
-
-
-def test_what_a_consumer_is_moved_back_to_is_given() -> None:
-    """An id is a repeat where the relay may not have heard of it: just before a cut, until it has caught up, or sends
-    what it has heard of."""
-    now = [100.0]
-    recent = Recent(clock=lambda: now[0])
-    recent.began(0)
-    recent.received(event(1))
-    now[0] += SURE + 1
-    for seq in (2, 3, 4):
-        recent.received(event(seq))
-    for seq in (5, 6, 7):
-        recent.received(event(seq, bucket="c"))
-    for _ in range(2):  # a connection that is cut at once changes nothing
-        recent.cut()
-        recent.began(0)
-    assert not recent.received(event(2))
-    assert recent.received(event(2))
-    assert recent.received(event(1))
-    assert recent.received(event(3))
-    assert not recent.received(event(5, bucket="c"))
-    recent.caught_up("c")
-    assert recent.received(event(6, bucket="c"))
-    now[0] += SURE + 1
-    recent.cut()
-    recent.began(0)
-    assert recent.received(event(6, bucket="c"))
-    assert recent.received(event(7, bucket="c"))
-    assert recent.received(event(4))
-
-
 OUTPUTS = 2
 LOG = [event(seq, output) for seq in range(1, 9) for output in range(1, OUTPUTS + 1)]
 STEPS = st.lists(st.sampled_from(("receive", "take", "done", "cut", "crash", "ping", "nothing")), max_size=80)
@@ -493,10 +416,3 @@ def test_nothing_twice_on_one_checkpoint_and_nothing_missed(steps: list[str], da
     assert done == {each.id for each in LOG}
     assert kept(positions)["id"] in (LOG[-1].id, f"{EPOCH}-{LOG[-1].seq}")
     assert "done" not in kept(positions)
-
-
-@pytest.mark.parametrize("text", ['{"version":1,"recent":5}', '{"version":1,"recent":"abc"}', "[" * 100_000])
-def test_a_damaged_checkpoint_of_recent_ids(text: str) -> None:
-    """It is told as what it is."""
-    with pytest.raises(CheckpointError):
-        Recent().load(text)

@@ -3,50 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
-import ssl
 import struct
-from collections.abc import AsyncIterator, Callable
-from contextlib import ExitStack, asynccontextmanager
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-import trustme
 
-from relay_tornado.outgoing.names import Resolver, Socket
-from relay_tornado.outgoing.transport import Answer, Bounds, Transport, Unanswered, _Connection
-from relay_tornado.wire.destination import parse
+from relay_tornado.outgoing.names import Resolver
+from relay_tornado.outgoing.transport import Answer, Transport, Unanswered, _Connection
 from tests.forwarding.target import Got, Target, answer
-from tests.ports import hold_port, port_for, port_of, silent
+from tests.outgoing.requests import BOUNDS, HEAD, context_of, fails, raw, send, transport
+from tests.ports import hold_port, port_for, port_of
 from tests.waiting import until
-
-BOUNDS = Bounds(body=65_536, head=32_768, idle_each=4, idle_all=256)
-HEAD = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n"
-
-
-@asynccontextmanager
-async def transport() -> AsyncIterator[Transport]:
-    made = Transport(Resolver(), BOUNDS)
-    try:
-        yield made
-    finally:
-        await made.close()
-
-
-@asynccontextmanager
-async def raw(
-    serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any], context: ssl.SSLContext | None = None
-) -> AsyncIterator[str]:
-    """A server that does as told with each connection; its URL."""
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, limit=1024, ssl=context)
-    yield f"http{'s' if context else ''}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    server.close()
-    tasks = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def early(reply: bytes) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any]:
@@ -61,12 +30,6 @@ def early(reply: bytes) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter]
             writer.transport.abort()
 
     return serve
-
-
-async def send(made: Transport, url: str, body: bytes = b"", method: str = "POST", **more: Any) -> Answer:
-    options: dict[str, Any] = {"verify": True, "timeout": 20.0, **more}
-    head = (HEAD % len(body)).replace(b"POST", method.encode(), 1)
-    return await made.send(head, body, parse(url), method=method, **options)
 
 
 @pytest.mark.gen_test
@@ -107,12 +70,6 @@ class _Paced(asyncio.Transport):
     def resume_reading(self) -> None:
         assert not self.reads
         self.reads = True
-
-
-async def fails(made: Transport, url: str, **more: Any) -> Unanswered:
-    with pytest.raises(Unanswered) as failed:
-        await send(made, url, **more)
-    return failed.value
 
 
 @pytest.mark.gen_test
@@ -300,15 +257,6 @@ async def test_an_answer_before_the_body_is_taken() -> None:
         assert (await send(made, url, b"x" * (16 << 20))).status == 413
 
 
-def context_of(tls: bool) -> ssl.SSLContext | None:
-    """That of a server with TLS; None without."""
-    if not tls:
-        return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    trustme.CA().issue_cert("localhost").configure_cert(context)
-    return context
-
-
 @pytest.mark.parametrize("tls", [False, True])
 @pytest.mark.gen_test
 async def test_a_body_that_is_never_taken_holds_up_no_other_request(monkeypatch: pytest.MonkeyPatch, tls: bool) -> None:
@@ -378,85 +326,6 @@ async def test_an_answer_before_a_request_that_cannot_be_written() -> None:
     for nothing in (b"", b"HTTP/1.1 4"):
         with pytest.raises(Unanswered, match="broke the connection off"):
             await meets(nothing)
-
-
-@pytest.mark.gen_test
-async def test_tiny_parts_over_tls_before_the_end() -> None:
-    """What came before the end of the connection is read, also where others have their turns between."""
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        head = b"HTTP/1.1 200 OK\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
-        writer.write(head + b"1\r\nx\r\n" * 20_000 + b"0\r\n\r\n")
-        writer.close()
-
-    async with raw(serve, context_of(True)) as url, transport() as made:
-        got = await send(made, url, verify=False)
-        assert (len(got.body), got.cut) == (20_000, "")
-
-
-@pytest.mark.gen_test
-async def test_a_connection_that_is_cut_before_tls() -> None:
-    """It is said, and soon."""
-
-    async def cut(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.transport.abort()
-
-    async with raw(cut) as url, transport() as made:
-        for _ in range(20):
-            failed = await fails(made, url.replace("http", "https"))
-            assert (failed.kind, str(failed)) == ("unreachable", "it can't be reached: Connection reset by peer")
-        assert not made._live
-
-
-@pytest.mark.gen_test
-async def test_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A certificate is checked, its name, too, unless the output says not to; what is wrong with it is said."""
-    authority = trustme.CA()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1").configure_cert(context)
-    wrong = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("other.example").configure_cert(wrong)
-    async with Target(tls=context) as target, Target(tls=wrong) as other:
-        async with transport() as made:
-            failed = await fails(made, target.url)
-            assert failed.kind == "unreachable"
-            assert "certificate is not good" in str(failed)
-            assert (await send(made, target.url, verify=False)).status == 200
-            assert (await send(made, target.url, verify=False)).status == 200
-            assert (await fails(made, target.url)).kind == "unreachable", "not on the unchecked connection"
-            assert (await fails(made, target.url.replace("https", "http"))).kind == "broken"
-        authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-        monkeypatch.setitem(os.environ, "SSL_CERT_FILE", str(tmp_path / "ca.pem"))
-        async with transport() as made:
-            assert (await send(made, target.url)).status == 200
-            failed = await fails(made, other.url)
-            assert "certificate is not good" in str(failed)
-
-
-class _Both(Resolver):
-    """Every name stands for two addresses."""
-
-    async def resolve(self, host: str, port: int) -> list[Socket]:
-        return [(socket.AF_INET, (each, port)) for each in ("127.0.0.2", "127.0.0.1")]
-
-
-@pytest.mark.gen_test
-@pytest.mark.parametrize("first", ["silent", "refuses", "speaks no TLS"])
-async def test_an_address_of_several_hides_none_behind_it(first: str) -> None:
-    """One on which nothing answers, not even by a refusal, that refuses, or on which something else is."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    trustme.CA().issue_cert("both.test").configure_cert(context)
-    made = Transport(_Both(), BOUNDS)
-    async with Target(tls=context) as target:
-        with ExitStack() as stack:
-            if first == "silent":
-                stack.enter_context(silent("127.0.0.2", target.port))
-            elif first == "speaks no TLS":
-                other = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.2", target.port)
-                stack.callback(other.close)
-            assert (await send(made, f"https://both.test:{target.port}", verify=False, timeout=60.0)).status == 200
-        await made.close()
 
 
 @pytest.mark.gen_test
