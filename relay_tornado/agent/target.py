@@ -13,7 +13,7 @@ from relay_tornado.model import KIB
 from relay_tornado.outgoing import transport
 from relay_tornado.outgoing.names import Resolver
 from relay_tornado.outgoing.transport import Bounds, Transport, Unanswered
-from relay_tornado.wire.headers import HOP_BY_HOP, decode, named_by_connection
+from relay_tornado.wire.headers import HOP_BY_HOP, by_name, named_by_connection
 
 MOST_BODY: Final = 512 * KIB
 """Maximum bytes of an answer's body that are returned: as base64 they fit into a message of the socket (1 MiB)."""
@@ -101,10 +101,7 @@ def _head(request: Request, authority: str) -> bytes:
 
 
 def _read(answer: transport.Answer) -> Answer:
-    headers: dict[str, list[str]] = {}
     left_out = _NOT_BACK | named_by_connection(answer.headers)
-    for name, value in answer.headers:
-        if name.lower() not in left_out:
-            headers.setdefault(decode(name), []).append(decode(value))
+    headers = by_name(field for field in answer.headers if field[0].lower() not in left_out)
     wait = answer.retry_after(time.time()) or 0.0
     return Answer(answer.status, headers, b"" if answer.cut else answer.body, not answer.cut, wait)

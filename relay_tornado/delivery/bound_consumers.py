@@ -193,8 +193,7 @@ class BoundConsumers:
 
     def tell(self, bucket_id: BucketId) -> None:
         """The next write tells the client of all the consumer's gaps that no client was told of."""
-        member, held = self.members.get(bucket_id), self.held.get(bucket_id)
-        ledger = member.group.ledger if member is not None else None if held is None else held.ledger
+        ledger = self.opened.get(bucket_id)
         if ledger is not None and ledger.untold:
             self._telling.append((ledger, ledger.untold))
 

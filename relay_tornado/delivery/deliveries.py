@@ -56,16 +56,15 @@ class Deliveries:
         self, log: EventLog, registry: Registry, settings: Settings, ledgers: Ledgers, counters: Counters
     ) -> None:
         """`ledgers` are the consumers; `counters` counts deliveries and gaps."""
-        self._counters = counters
         self._log = log
         self._directory = Directory(registry)
         self._cache = FrameCache(registry, settings.tail // 2)
-        self._dispatcher = Dispatcher(log, self._cache, self._counters)
+        self._dispatcher = Dispatcher(log, self._cache, counters)
         self.budget = WriteBudget(settings.replay_buffer)
         self._ledgers = ledgers
-        pacing = ReplayPacing(lambda: log.append_queue, lambda: self._counters.events)
+        pacing = ReplayPacing(lambda: log.append_queue, lambda: counters.events)
         self._shared = Shared(
-            log, ledgers, self._directory, self._cache, self._dispatcher, self.budget, pacing, self._counters
+            log, ledgers, self._directory, self._cache, self._dispatcher, self.budget, pacing, counters
         )
         self._groups = Groups(self._shared)
         self._receipts = Receipts(self._dispatcher.head)

@@ -18,7 +18,7 @@ from relay_tornado.forwarding.shared import Shared
 from relay_tornado.model import Bucket, Event, Output
 from relay_tornado.outgoing.transport import Answer, Unanswered
 from relay_tornado.wire.destination import Destination, parse
-from relay_tornado.wire.headers import decode
+from relay_tornado.wire.headers import by_name
 
 TIMEOUT: Final = 10.0
 """Seconds for an answer if the output's setting is 0."""
@@ -114,9 +114,7 @@ def _unanswered(why: str) -> str:
 def _answered(shared: Shared, answer: Answer, seconds: float) -> AttemptResult:
     outcome: Outcome = "sent" if 200 <= answer.status < 300 else "rejected"
     _count(shared, outcome, seconds)
-    headers: dict[str, list[str]] = {}
-    for name, value in answer.headers:
-        headers.setdefault(decode(name), []).append(decode(value))
+    headers = by_name(answer.headers)
     if answer.cut:
         headers[_CUT] = [f"after {len(answer.body)} bytes"]
     wait, reason = None, ""

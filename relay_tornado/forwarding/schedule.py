@@ -67,10 +67,10 @@ def schedule_of(output: Output) -> Schedule:
     durability = output.durability if isinstance(output.durability, Mapping) else {}
     if not durability.get("enabled"):
         return Schedule(quick, [_backoff(index) for index in range(output.retries)], False, None)
-    deadline = _seconds(durability.get("deadline"))
+    deadline = seconds(durability.get("deadline"))
     name = durability.get("schedule") or USUAL
     if name == "custom":
-        delays = [_seconds(each) or 0.0 for each in durability.get("custom_delays") or ()]
+        delays = [seconds(each) or 0.0 for each in durability.get("custom_delays") or ()]
         return Schedule(quick, delays, deadline is not None, deadline)
     named, usual = SCHEDULES.get(name, SCHEDULES[USUAL])
     return Schedule(quick, named, True, usual if deadline is None else deadline)
@@ -84,12 +84,12 @@ def begun(received_at: float, since: float | None, deadline: float | None) -> fl
     return since
 
 
-def _backoff(index: int) -> float:
-    return min(_FIRST * _FACTOR ** min(index, 30), _LONGEST)
-
-
-def _seconds(nanoseconds: Any) -> float | None:
+def seconds(nanoseconds: Any) -> float | None:
     """Seconds; None for 0, and for a value that is not a number."""
     if isinstance(nanoseconds, bool) or not isinstance(nanoseconds, int | float) or nanoseconds <= 0:
         return None
     return float(nanoseconds) * _NANO
+
+
+def _backoff(index: int) -> float:
+    return min(_FIRST * _FACTOR ** min(index, 30), _LONGEST)

@@ -12,10 +12,10 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any, Final
 
+from relay_tornado.forwarding.schedule import seconds
 from relay_tornado.wire.rest import MOST_AT_ONCE
 
 _INTERVALS: Final = {"": 1.0, "second": 1.0, "minute": 60.0, "hour": 3600.0}
-_NANO: Final = 1e-9
 _PARTS: Final = 1_000
 """Parts of an interval: attempts that begin within the same part are stored as one entry."""
 
@@ -31,8 +31,7 @@ class Throttle:
         rated = found.get("mode") != "concurrency"
         self.at_once = min(max(int(found.get("max_concurrent") or 1), 1), MOST_AT_ONCE)
         self.depth: int | None = int(found.get("max_queue_depth") or 0) or None
-        deadline = float(found.get("deadline") or 0)
-        self.deadline: float | None = deadline * _NANO or None
+        self.deadline = seconds(found.get("deadline"))
         """In seconds; None for none."""
         rate = int(found.get("rate") or 0) if rated else 0
         self._window: _Window | None = None

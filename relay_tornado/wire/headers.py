@@ -97,6 +97,14 @@ def decode(raw: bytes) -> str:
         return raw.decode("latin-1")
 
 
+def by_name(fields: Iterable[tuple[bytes, bytes]]) -> dict[str, list[str]]:
+    """Headers as text: the values of each name, in order."""
+    headers: dict[str, list[str]] = {}
+    for name, value in fields:
+        headers.setdefault(decode(name), []).append(decode(value))
+    return headers
+
+
 def is_utf8(raw: bytes) -> bool:
     """Whether bytes are UTF-8. If not, encoding the text from `decode` as Latin-1 gives the bytes back."""
     try:
