@@ -8,7 +8,7 @@ from typing import Any
 
 from relay_tornado.log.consumers import Key, Terms
 from tests.delivery.virtual import START, day
-from tests.delivery.world import TOKEN, Subscriber, World
+from tests.delivery.world import TOKEN, Subscriber, World, stocked
 
 DURABLE = replace(TOKEN, durable=True, created_at=START)
 KEY = Key("id-orders", "token", DURABLE.key)
@@ -38,6 +38,13 @@ async def client(world: World, *buckets: str, **fields: Any) -> Client:
     if world.registry.get("token", DURABLE.key) is None:
         await world.registry.put("token", DURABLE.key, DURABLE)
     return Client(world, *await world.subscribe(*buckets, **fields))
+
+
+async def with_client(**fields: Any) -> tuple[World, Client]:
+    """A world with the bucket "orders", of these fields, and a client that is connected and whose position is kept."""
+    world = await stocked(0, **fields)
+    await with_row(world)
+    return world, await client(world, "orders")
 
 
 async def with_row(world: World, floor: int = 0, key: Key = KEY) -> None:

@@ -10,7 +10,7 @@ import pytest
 from relay_tornado.delivery.deliver import Delivery
 from relay_tornado.model import Bucket
 from relay_tornado.wire import control
-from tests.delivery.world import TOKEN, Reader, World, quiet, until
+from tests.delivery.world import TOKEN, Reader, World, quiet, stocked, until
 
 
 @pytest.mark.gen_test
@@ -257,9 +257,7 @@ async def test_nothing_of_a_bucket_comes_after_it_left() -> None:
 @pytest.mark.gen_test
 async def test_a_log_that_is_gone_before_its_bucket_is_no_failure() -> None:
     """The reader loses the bucket, not its connection."""
-    world = World()
-    await world.bucket()
-    await world.append(3)
+    world = await stocked(3)
     reader = Reader()
     reader.paused = True
     await world.subscribe("orders", since="earliest", reader=reader, max_body=10)

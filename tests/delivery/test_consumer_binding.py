@@ -10,15 +10,14 @@ from relay_tornado.errors import NoSpace
 from relay_tornado.log.consumers import Key, Stored, Terms
 from relay_tornado.log.ledgers import Ledger
 from tests.delivery.durable import DURABLE, KEY
-from tests.delivery.virtual import day, virtual_test
 from tests.delivery.virtual import event_loop as event_loop
-from tests.delivery.world import World, until
+from tests.delivery.virtual import virtual_test
+from tests.delivery.world import World, stocked, until
 
 
 async def durable() -> World:
     """A bucket, and a durable token that has no position in it yet."""
-    world = World(clock=day)
-    await world.bucket()
+    world = await stocked(0)
     await world.registry.put("token", DURABLE.key, DURABLE)
     return world
 
@@ -47,8 +46,7 @@ async def test_a_token_that_is_revoked_leaves_nothing_behind() -> None:
 @virtual_test
 async def test_a_bucket_that_is_deleted_meanwhile_ends_in_itself(there: bool) -> None:
     """Whether its consumer is made at that moment, or is put on other terms: the client has the other buckets."""
-    world = World(clock=day)
-    await world.bucket()
+    world = await stocked(0)
     await world.bucket("others")
     if there:
         await world.consumers.create(Key("id-orders", "client", "w"), 0, Terms(), 0.0)
@@ -75,7 +73,7 @@ async def test_a_bucket_that_is_deleted_meanwhile_ends_in_itself(there: bool) ->
 @virtual_test
 async def test_a_bucket_that_is_deleted_as_it_joins_ends_in_itself() -> None:
     """Delivery goes on in the others, and nothing is said to have failed."""
-    world = World(clock=day)
+    world = World()
     await world.bucket("others")
     reader, delivery, _ = await world.subscribe(consumer="w")
     create = world.consumers.create
@@ -96,8 +94,7 @@ async def test_a_bucket_that_is_deleted_as_it_joins_ends_in_itself() -> None:
 @virtual_test
 async def test_a_new_consumer_costs_no_look_at_all_the_others() -> None:
     """A bucket may have a thousand, each made by a client of its own: they are counted, and not read."""
-    world = World()
-    await world.bucket()
+    world = await stocked(0)
 
     async def read(*_: Any, **__: Any) -> list[Stored]:
         raise AssertionError("all were read")

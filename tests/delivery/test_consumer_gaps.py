@@ -12,9 +12,9 @@ from relay_tornado.log import gap_lines
 from relay_tornado.model import Gap, Retention
 from tests.delivery import workers
 from tests.delivery.durable import KEY, Client, client, with_row
-from tests.delivery.virtual import day, virtual_test
 from tests.delivery.virtual import event_loop as event_loop
-from tests.delivery.world import Reader, World, damage, quiet, until
+from tests.delivery.virtual import virtual_test
+from tests.delivery.world import Reader, World, damage, quiet, stocked, until
 
 
 async def _leave(world: World, keep: int) -> None:
@@ -29,8 +29,7 @@ async def _met(world: World) -> list[Gap]:
 
 async def _read_by_receipt() -> tuple[World, Reader, Any]:
     """A client that was given 1 to 8 of 8 by receipt a moment ago, of which 1 to 6 have left."""
-    world = World(clock=day)
-    await world.bucket()
+    world = await stocked(0)
     reader, delivery, _ = await world.subscribe("orders", extended=True, consumer="w", ack="receipt")
     await world.append(8)
     await until(lambda: len(reader.seqs()) == 8)
@@ -40,8 +39,7 @@ async def _read_by_receipt() -> tuple[World, Reader, Any]:
 
 async def overtaken() -> World:
     """A bucket with nine events, of which retention removed the first five before the durable token's client came."""
-    world = World(clock=day)
-    await world.bucket()
+    world = await stocked(0)
     await with_row(world)
     await world.append(9)
     await world.log.trim("id-orders", Retention(max_events=4), None)
@@ -79,8 +77,7 @@ async def test_what_no_receipt_came_for_is_a_gap(crash: bool) -> None:
 @virtual_test
 async def test_a_receipt_consumer_that_is_overtaken_meets_a_gap() -> None:
     """What was never given is no matter of receipts: the consumer has met it when the client is told."""
-    world = World(clock=day)
-    await world.bucket()
+    world = await stocked(0)
     reader, _, _ = await world.subscribe("orders", extended=True, consumer="w", ack="receipt")
     await world.append(1)
     await until(lambda: reader.seqs() == [1])
@@ -101,8 +98,7 @@ async def test_a_receipt_consumer_that_is_overtaken_meets_a_gap() -> None:
 @virtual_test
 async def test_what_is_on_its_way_is_no_gap() -> None:
     """A client that takes its time with what was written for it gets it, and then says so."""
-    world = World(clock=day)
-    await world.bucket()
+    world = await stocked(0)
     reader, delivery, _ = await world.subscribe("orders", extended=True, consumer="w", ack="receipt")
     await quiet()
     reader.paused = True
@@ -121,8 +117,7 @@ async def test_what_is_on_its_way_is_no_gap() -> None:
 @virtual_test
 async def test_what_waits_for_its_ack_is_no_gap() -> None:
     """It was given: retention makes it a dead letter, and on_gap has nothing to do with it."""
-    world = World(clock=day)
-    await world.bucket()
+    world = await stocked(0)
     reader, _, _ = await world.subscribe("orders", extended=True, consumer="w", on_gap="fail")
     await world.append(8)
     await until(lambda: len(reader.seqs()) == 8)
@@ -136,9 +131,7 @@ async def test_what_waits_for_its_ack_is_no_gap() -> None:
 @virtual_test
 async def test_a_receipt_consumer_that_meets_damage_shows_it() -> None:
     """It is kept until a client has read of it, and counted once, whoever reads on over it."""
-    world = World(clock=day)
-    await world.bucket()
-    await world.append(9)
+    world = await stocked(9)
     damage(world)
     fields = {"consumer": "w", "ack": "receipt", "since": "earliest"}
     reader, delivery, _ = await world.subscribe("orders", **fields)
@@ -168,8 +161,7 @@ async def test_a_gap_under_a_stock_client() -> None:
 
 async def with_a_slow_client() -> tuple[World, Reader, Client]:
     """A bucket with four large events, and a client that has not read them all and reads no more."""
-    world = World(clock=day)
-    await world.bucket()
+    world = await stocked(0)
     await with_row(world)
     await world.append(4, body=b"x" * 200_000)
     reader = Reader()

@@ -14,15 +14,13 @@ from relay_tornado.delivery.deliver import Delivery
 from relay_tornado.delivery.frames import FrameCache
 from relay_tornado.errors import Unavailable
 from relay_tornado.wire import control
-from tests.delivery.world import Reader, World, quiet, run, until
+from tests.delivery.world import Reader, World, quiet, run, stocked, until
 
 
 @pytest.mark.gen_test
 async def test_live_events_come_in_order_and_once() -> None:
     """A subscriber that is caught up gets what is appended, at once and without a task."""
-    world = World()
-    await world.bucket()
-    await world.append(3)
+    world = await stocked(3)
     reader, delivery, _ = await world.subscribe("orders")
     await until(lambda: not delivery.busy)
     for _ in range(5):
@@ -84,9 +82,7 @@ async def test_who_is_closed_in_the_middle_of_a_write_is_behind_nobody() -> None
 @pytest.mark.gen_test
 async def test_who_is_behind_costs_a_commit_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is told once that there is something to read, and then has it at once again from when it has caught up."""
-    world = World()
-    await world.bucket()
-    await world.append(3)
+    world = await stocked(3)
     told: list[Delivery] = []
     real = Delivery.mark
 
@@ -146,8 +142,7 @@ async def test_caught_up_comes_once_a_bucket() -> None:
 @pytest.mark.gen_test
 async def test_large_bodies_are_cut_for_who_asks() -> None:
     """`max_body` is about the body's bytes; others get everything, replayed and live."""
-    world = World()
-    await world.bucket()
+    world = await stocked(0)
     await world.append(1, body=b"x" * 11)
     await world.append(1, body=b"x" * 10)
     small, delivery, _ = await world.subscribe("orders", since="earliest", max_body=10)
@@ -210,9 +205,7 @@ async def test_a_position_is_told_anew_under_a_new_name() -> None:
 async def test_a_position_is_in_the_epoch_of_its_event() -> None:
     """The first event after a start opens an epoch, and the one before ended where it begins: an id of that would be
     told a gap. By the pass after a commit as by a replay."""
-    world = World()
-    await world.bucket()
-    await world.append(2)
+    world = await stocked(2)
     world.log.reopen()
     world.restart()
     live, delivery, _ = await world.subscribe("orders", since="earliest", extended=True)
@@ -268,9 +261,7 @@ async def test_a_log_that_fails_ends_the_reader_with_words() -> None:
 @pytest.mark.gen_test
 async def test_a_closed_outlet_ends_the_delivery() -> None:
     """Its task ends, and nothing of it stays with the dispatcher."""
-    world = World()
-    await world.bucket()
-    await world.append(3)
+    world = await stocked(3)
     reader = Reader()
     reader.paused = True
     _, delivery, _ = await world.subscribe("orders", since="earliest", reader=reader)

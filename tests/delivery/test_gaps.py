@@ -9,15 +9,13 @@ from structlog.testing import capture_logs
 
 from relay_tornado.log.consumers import Key, Terms
 from relay_tornado.model import Event, Retention
-from tests.delivery.world import TOKEN, Reader, World, damage, quiet, until
+from tests.delivery.world import TOKEN, Reader, World, damage, quiet, stocked, until
 
 
 @pytest.mark.gen_test
 async def test_a_future_cursor_is_told() -> None:
     """Above the head of an epoch that may still grow: gap `future`, and on at first."""
-    world = World()
-    await world.bucket()
-    await world.append(2)
+    world = await stocked(2)
     epoch = (await world.log.bounds("id-orders")).epochs[0].epoch
     _, _, (answer,) = await world.subscribe("orders", since=f"{epoch}-3")
     assert answer["gap"]["reason"] == "future"
@@ -27,9 +25,7 @@ async def test_a_future_cursor_is_told() -> None:
 @pytest.mark.gen_test
 async def test_the_log_says_who_misses_events() -> None:
     """With the bucket, and the key of the token."""
-    world = World()
-    await world.bucket()
-    await world.append(2)
+    world = await stocked(2)
     with capture_logs() as logs:
         await world.subscribe("orders", since="zzzzzzzzzzzz-3")
     lines = [each for each in logs if each["event"] == "subscriber_missed_events"]
@@ -39,9 +35,7 @@ async def test_the_log_says_who_misses_events() -> None:
 @pytest.mark.gen_test
 async def test_a_cursor_below_retention_is_told() -> None:
     """The gap is exact, and delivery goes on at first."""
-    world = World()
-    await world.bucket()
-    await world.append(10)
+    world = await stocked(10)
     epoch = (await world.log.bounds("id-orders")).epochs[0].epoch
     await world.log.trim("id-orders", Retention(max_events=3), None)
     reader, _, (answer,) = await world.subscribe("orders", since=f"{epoch}-4")
@@ -55,8 +49,7 @@ async def test_a_cursor_below_retention_is_told() -> None:
 @pytest.mark.gen_test
 async def test_retention_overtakes_a_slow_reader() -> None:
     """It is told exactly what it missed, and goes on at the first event that is there."""
-    world = World()
-    await world.bucket()
+    world = await stocked(0)
     await world.append(4, body=b"x" * 200_000)
     reader = Reader()
     reader.paused = True
@@ -80,9 +73,7 @@ async def test_retention_overtakes_a_slow_reader() -> None:
 @pytest.mark.gen_test
 async def test_a_damaged_stretch_is_a_reset() -> None:
     """Events within the log that can't be read are told as such, and passed over."""
-    world = World()
-    await world.bucket()
-    await world.append(9)
+    world = await stocked(9)
     damage(world)
     reader, delivery, _ = await world.subscribe("orders", since="earliest")
     await until(lambda: reader.seqs() == [1, 2, 6, 7, 8, 9])
@@ -93,8 +84,7 @@ async def test_a_damaged_stretch_is_a_reset() -> None:
 @pytest.mark.gen_test
 async def test_on_gap_fail_ends_a_reader_that_was_overtaken() -> None:
     """It is told, and then nothing more is written."""
-    world = World()
-    await world.bucket()
+    world = await stocked(0)
     await world.append(2, body=b"x" * 300_000)
     reader = Reader()
     reader.paused = True
@@ -113,8 +103,7 @@ async def test_on_gap_fail_ends_a_reader_that_was_overtaken() -> None:
 @pytest.mark.gen_test
 async def test_a_stock_client_that_was_overtaken_is_told_nothing() -> None:
     """The log tells; the client gets events only."""
-    world = World()
-    await world.bucket()
+    world = await stocked(0)
     reader = Reader()
     await world.subscribe("orders", reader=reader)
     reader.paused = True
@@ -130,8 +119,7 @@ async def test_a_stock_client_that_was_overtaken_is_told_nothing() -> None:
 @pytest.mark.gen_test
 async def test_a_kept_position_may_be_overtaken_too() -> None:
     """The second answer tells the gap."""
-    world = World()
-    await world.bucket()
+    world = await stocked(0)
     _, first, _ = await world.subscribe("orders")
     await quiet()
     first.end()
@@ -208,9 +196,7 @@ async def test_a_gap_that_grows_before_the_second_answer_is_told_whole() -> None
 @pytest.mark.gen_test
 async def test_one_ping_asks_whether_a_gap_was_read() -> None:
     """Not one behind every write that follows."""
-    world = World()
-    await world.bucket()
-    await world.append(5)
+    world = await stocked(5)
     await world.consumers.create(Key("id-orders", "client", "w"), 0, Terms(), 0.0)
     await world.log.trim("id-orders", Retention(max_events=2), None)
     reader, delivery, (answer,) = await world.subscribe("orders", consumer="w")

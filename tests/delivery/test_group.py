@@ -17,16 +17,15 @@ from relay_tornado.model import Cursor, NewEvent, Retention
 from relay_tornado.wire.acks import Ack, Nak
 from tests.delivery.virtual import event_loop as event_loop
 from tests.delivery.virtual import run, virtual_test
-from tests.delivery.workers import KEY, Worker, parked, stocked, worker, world_of
-from tests.delivery.world import Reader, frames, quiet, until
+from tests.delivery.workers import KEY, Worker, parked, worker
+from tests.delivery.world import Reader, World, frames, quiet, stocked, until
 
 
 @virtual_test
 @pytest.mark.parametrize("members", [2, 5])
 async def test_members_share_the_work(members: int) -> None:
     """Each event goes to exactly one, in order on each connection, and everybody gets about as much."""
-    world = world_of()
-    await world.bucket()
+    world = await stocked(0)
     workers = [await worker(world) for _ in range(members)]
     for _ in range(20):
         await world.append(members)
@@ -43,8 +42,7 @@ async def test_members_share_the_work(members: int) -> None:
 @virtual_test
 async def test_single_events_go_round() -> None:
     """One event at a time: each idle member has its turn."""
-    world = world_of()
-    await world.bucket()
+    world = await stocked(0)
     workers = [await worker(world) for _ in range(3)]
     for _ in range(9):
         await world.append()
@@ -55,8 +53,7 @@ async def test_single_events_go_round() -> None:
 @virtual_test
 async def test_a_backlog_is_divided() -> None:
     """What is there when several wait does not go to the first one alone."""
-    world = world_of()
-    await world.bucket()
+    world = await stocked(0)
     workers = [await worker(world) for _ in range(4)]
     await quiet()
     for _ in range(40):
@@ -73,8 +70,7 @@ def _event() -> NewEvent:
 @virtual_test
 async def test_no_more_in_flight_than_asked_for() -> None:
     """Over all buckets of the connection; each ack makes room, for whichever bucket waits."""
-    world = world_of()
-    await world.bucket()
+    world = await stocked(0)
     await world.bucket("other")
     await world.append(10)
     await world.append(10, "id-other")
@@ -95,8 +91,7 @@ async def test_no_more_in_flight_than_asked_for() -> None:
 @virtual_test
 async def test_who_can_not_write_keeps_nothing_from_the_others() -> None:
     """A connection whose client does not read has one write out; everything else goes to the other."""
-    world = world_of()
-    await world.bucket()
+    world = await stocked(0)
     stuck = await worker(world)
     await quiet()
     stuck.reader.paused = True
@@ -118,8 +113,7 @@ async def test_what_waits_for_a_filter_goes_to_another(monkeypatch: pytest.Monke
     """At once: slow filters of its token may keep one waiting for long."""
     monkeypatch.setattr(filter_time, "rest", lambda seconds: 3600.0)
     passing = {"not": {"match": {"type": "value", "value": "x", "parameter": {"source": "header", "name": "X-None"}}}}
-    world = world_of()
-    await world.bucket()
+    world = await stocked(0)
     slow, _, _ = await world.subscribe("orders", filter=passing)
     resting = await worker(world, filter=passing)
     await quiet()
@@ -134,9 +128,7 @@ async def test_what_waits_for_a_filter_goes_to_another(monkeypatch: pytest.Monke
 @virtual_test
 async def test_a_full_window_opens_for_whoever_waits() -> None:
     """Ten thousand are out, so no new ones come, and nobody has caught up; one ack at the floor is enough."""
-    world = world_of()
-    await world.bucket()
-    await world.append(10_002)
+    world = await stocked(10_002)
     one = await worker(world, max_in_flight=10_000, ack_wait=3600)
     await until(lambda: len(one.seqs) == 10_000)
     two = await worker(world)
@@ -183,8 +175,7 @@ async def test_a_little_room_is_used_too() -> None:
 @virtual_test
 async def test_what_one_has_no_room_for_goes_to_one_that_was_slow() -> None:
     """At once, where what made it short of room came at the same time, in another bucket."""
-    world = world_of()
-    await world.bucket()
+    world = await stocked(0)
     await world.bucket("other")
     await world.append()
     slow = await worker(world, ack_wait=5)
@@ -225,7 +216,7 @@ def test_everything_is_handled_whatever_happens(seed: int, count: int) -> None:
 
     async def test() -> None:
         chance = random.Random(seed)
-        world = world_of(seed=seed)
+        world = World(seed)
         await world.bucket()
         acked: set[int] = set()
         again: list[int] = []

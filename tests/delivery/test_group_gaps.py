@@ -6,8 +6,8 @@ from __future__ import annotations
 from relay_tornado.model import Retention
 from tests.delivery.virtual import event_loop as event_loop
 from tests.delivery.virtual import virtual_test
-from tests.delivery.workers import KEY, stocked, worker, world_of
-from tests.delivery.world import quiet, until
+from tests.delivery.workers import KEY, worker
+from tests.delivery.world import quiet, stocked, until
 
 
 @virtual_test
@@ -42,8 +42,7 @@ async def test_a_gap_is_told() -> None:
 @virtual_test
 async def test_a_gap_is_told_until_somebody_has_read_it() -> None:
     """By whoever it was met: a client whose connection dies before it has read the answer keeps it from nobody."""
-    world = world_of()
-    await world.bucket()
+    world = await stocked(0)
     one = await worker(world)
     one.leave()
     await world.append(9)
@@ -74,8 +73,7 @@ async def test_a_gap_is_told_until_somebody_has_read_it() -> None:
 @virtual_test
 async def test_a_gap_under_a_group_is_told_until_somebody_has_read_it() -> None:
     """All who are connected are told at once; where they die, whoever comes next is, and of all in between."""
-    world = world_of()
-    await world.bucket()
+    world = await stocked(0)
     one, two = await worker(world, max_in_flight=1), await worker(world, max_in_flight=1)
     for kept in (3, 2):
         await world.append(5)

@@ -17,8 +17,8 @@ from relay_tornado.model import Event
 from relay_tornado.wire import control
 from tests.delivery.virtual import VirtualLoop, day, virtual_test
 from tests.delivery.virtual import event_loop as event_loop
-from tests.delivery.workers import KEY, held_up, later, outputs, parked, stocked, worker, world_of
-from tests.delivery.world import TOKEN, World, quiet, until
+from tests.delivery.workers import KEY, held_up, later, outputs, parked, worker
+from tests.delivery.world import TOKEN, World, quiet, stocked, until
 from tests.failing import once
 
 
@@ -42,8 +42,7 @@ async def test_what_is_acked_never_comes_again() -> None:
 @virtual_test
 async def test_unacked_events_go_to_another() -> None:
     """After `ack_wait`, with the number of the try; who let it pass gets what others have no room for, no more."""
-    world = world_of()
-    await world.bucket()
+    world = await stocked(0)
     stuck = await worker(world, ack_wait=30)
     await quiet()
     await world.append(6)
@@ -67,8 +66,7 @@ async def test_unacked_events_go_to_another() -> None:
 @virtual_test
 async def test_a_loop_that_stood_still_takes_nothing_back_at_once() -> None:
     """The acks may be in the socket: with a limit on tries it would make dead letters of what was done in time."""
-    world = world_of()
-    await world.bucket()
+    world = await stocked(0)
     one = await worker(world, ack_wait=30, max_deliver=2)
     await world.append(3)
     await until(lambda: one.seqs == [1, 2, 3])
@@ -87,8 +85,7 @@ async def test_a_loop_that_stood_still_takes_nothing_back_at_once() -> None:
 @virtual_test
 async def test_ack_wait_is_one_timer() -> None:
     """However much is out: what is acked in time does not come again, what is not comes each after its own time."""
-    world = world_of()
-    await world.bucket()
+    world = await stocked(0)
     one = await worker(world, ack_wait=10)
     came = []
     for seq in range(1, 4):
@@ -136,9 +133,7 @@ def test_what_is_due_at_once_on_uvloop() -> None:
             return super().call_at(when, callback, *args, context=context)
 
     async def test() -> None:
-        world = World()
-        await world.bucket()
-        await world.append(3)
+        world = await stocked(3)
         one = await worker(world)
         await until(lambda: one.seqs == [1, 2, 3])
         await quiet(20)
@@ -201,8 +196,7 @@ async def test_what_fails_too_often_is_dead() -> None:
 @virtual_test
 async def test_what_a_connection_had_goes_to_another_at_once() -> None:
     """When it is cut, unsubscribes or takes another consumer."""
-    world = world_of()
-    await world.bucket()
+    world = await stocked(0)
     for number, end in enumerate(("cut", "unsubscribe", "replace"), 1):
         first = await worker(world, consumer=end)
         await world.append(3)
@@ -225,8 +219,7 @@ async def test_what_a_connection_had_goes_to_another_at_once() -> None:
 @virtual_test
 async def test_all_acks_what_came_before_in_the_order_given() -> None:
     """Not what came later, though it be older, and in all buckets of the connection."""
-    world = world_of()
-    await world.bucket()
+    world = await stocked(0)
     await world.bucket("other")
     await world.append(4)
     one = await worker(world, "orders", "other")
@@ -269,9 +262,7 @@ async def test_tries_count_across_crashes() -> None:
 @virtual_test
 async def test_copies_are_one_unit() -> None:
     """Done when each copy was acked, or the event by its bare id; a nak of one copy brings all again."""
-    world = world_of()
-    await world.bucket(outputs=outputs())
-    await world.append(3)
+    world = await stocked(3, outputs=outputs())
     one = await worker(world)
     await until(lambda: one.reader.ids() == ["1-1", "1-2", "2-1", "2-2", "3-1", "3-2"])
     assert one.ack("1-2")
@@ -343,7 +334,7 @@ async def test_what_is_given_up_while_it_is_in_flight(answers: str) -> None:
 @pytest.mark.parametrize("seed", range(8))
 async def test_what_is_given_back_comes_before_what_is_later(seed: int) -> None:
     """Large events: a share is more than one write may have, and reads take their time. First tries stay in order."""
-    world = world_of(seed=seed)
+    world = World(seed)
     await world.bucket()
     workers = [await worker(world, max_in_flight=50) for _ in range(3)]
     await quiet()
@@ -362,8 +353,7 @@ async def test_what_is_given_back_comes_before_what_is_later(seed: int) -> None:
 @virtual_test
 async def test_what_can_not_be_had_now_is_looked_for_again() -> None:
     """Where nothing comes of the log, what was taken is given back, and somebody tries again soon."""
-    world = world_of()
-    await world.bucket()
+    world = await stocked(0)
     one = await worker(world)
     await quiet()
     peek, looks = world.log.peek, list[object]()
@@ -387,8 +377,7 @@ async def test_what_can_not_be_had_now_is_looked_for_again() -> None:
 async def test_what_was_being_read_for_a_connection_that_is_cut(how: str) -> None:
     """Also for one whose token lost the bucket meanwhile: it gets none of it, and another one that waits gets it as
     soon as it is given back, at no later time."""
-    world = world_of()
-    await world.bucket()
+    world = await stocked(0)
     one, two = await worker(world), await worker(world)
     await quiet()
     gate = held_up(world)

@@ -7,8 +7,8 @@ import asyncio
 from relay_tornado.model import Retention
 from tests.delivery.virtual import event_loop as event_loop
 from tests.delivery.virtual import virtual_test
-from tests.delivery.workers import KEY, held_up, stocked, worker, world_of
-from tests.delivery.world import World, damage, quiet, until
+from tests.delivery.workers import KEY, held_up, worker
+from tests.delivery.world import World, damage, quiet, stocked, until
 
 LONGEST = 61
 """Seconds after which the content of no ephemeral event is in memory."""
@@ -23,8 +23,7 @@ async def dead(world: World) -> list[tuple[int, int, str]]:
 async def test_content_that_was_never_stored_is_a_gap() -> None:
     """A bucket that was ephemeral: told as that, once however few are taken at a time, and nobody finds dead letters
     that nobody can send."""
-    world = world_of()
-    await world.bucket(ephemeral=True)
+    world = await stocked(0, ephemeral=True)
     await world.append(3, ephemeral=True)
     await asyncio.sleep(LONGEST)
     await world.change(ephemeral=False)
@@ -43,8 +42,7 @@ async def test_content_that_was_never_stored_is_a_gap() -> None:
 @virtual_test
 async def test_content_that_left_before_the_next_try() -> None:
     """It was given, so it is a dead letter and no gap; what was acked beside it has nothing to do with it."""
-    world = world_of()
-    await world.bucket()
+    world = await stocked(0)
     one = await worker(world)
     await world.change(ephemeral=True)
     await world.append(3, ephemeral=True)
@@ -81,9 +79,7 @@ async def test_damage_is_a_gap_that_is_told_once() -> None:
 async def test_what_left_while_it_was_read_for_a_connection_that_is_gone() -> None:
     """The consumer was taken up by another connection, which was given it in time and has acked it: it is neither a gap
     nor dead."""
-    world = world_of()
-    await world.bucket()
-    await world.append(5)
+    world = await stocked(5)
     gate = held_up(world)
     one = await worker(world)
     await quiet()

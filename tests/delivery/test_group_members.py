@@ -16,8 +16,8 @@ from relay_tornado.model import Output
 from relay_tornado.wire import control
 from tests.delivery.virtual import day, virtual_test
 from tests.delivery.virtual import event_loop as event_loop
-from tests.delivery.workers import KEY, Worker, held_up, outputs, stocked, worker, world_of
-from tests.delivery.world import TOKEN, quiet, until
+from tests.delivery.workers import KEY, Worker, held_up, outputs, worker
+from tests.delivery.world import TOKEN, World, quiet, stocked, until
 
 
 @virtual_test
@@ -60,7 +60,7 @@ async def test_a_second_subscribe_keeps_what_is_out() -> None:
 async def test_a_consumer_begins_behind_a_copy(copy: int, kinds: tuple[bool, ...], expected: list[int]) -> None:
     """Behind the last copy that there may be lies the next event, as for who reads without a consumer; between two
     copies the event is given whole. `kinds`: whether each output is internal."""
-    world = world_of()
+    world = World()
     made = [Output(f"o-{n}", n, f"o{n}", 0, 0, internal=internal) for n, internal in enumerate(kinds, 1)]
     await world.bucket(outputs=tuple(made))
     await world.append(3)
@@ -74,8 +74,7 @@ async def test_a_consumer_begins_behind_a_copy(copy: int, kinds: tuple[bool, ...
 @virtual_test
 async def test_what_is_not_for_the_subscriber_is_done() -> None:
     """A filter, rules, or no output at all: such events are passed over, and the floor with them."""
-    world = world_of()
-    await world.bucket()
+    world = await stocked(0)
     for number in range(6):
         await world.append(headers=b"N: %d\r\n" % (number % 2))
     parameter = {"source": "header", "name": "N"}
@@ -94,8 +93,7 @@ async def test_what_is_not_for_the_subscriber_is_done() -> None:
 @virtual_test
 async def test_bodies_and_outputs_as_they_were_asked_for() -> None:
     """`max_body` and `outputs: "none"`, at the first try and at later ones."""
-    world = world_of()
-    await world.bucket(outputs=outputs())
+    world = await stocked(0, outputs=outputs())
     await world.append(1, body=b"long" * 10)
     one = await worker(world, max_body=10, outputs="none")
     await until(lambda: one.reader.ids() == ["1"])
@@ -161,8 +159,7 @@ async def test_a_deleted_consumer_ends() -> None:
 @virtual_test
 async def test_kinds_do_not_mix() -> None:
     """Explicit and receipt on one consumer: refused, before anything has changed."""
-    world = world_of()
-    await world.bucket()
+    world = await stocked(0)
     one = await worker(world)
     with pytest.raises(Conflict, match="explicit"):
         await world.subscribe("orders", reader=one.reader, replaces=one.delivery, consumer="w", ack="receipt")
@@ -177,8 +174,7 @@ async def test_kinds_do_not_mix() -> None:
 @virtual_test
 async def test_the_first_kind_in_a_new_bucket_stays() -> None:
     """Who asks the other one is refused: at once, or, where its bucket came later, in that bucket alone."""
-    world = world_of()
-    await world.bucket()
+    world = await stocked(0)
     found: list[Any] = await asyncio.gather(
         worker(world), world.subscribe("orders", consumer="w", ack="receipt"), return_exceptions=True
     )
@@ -216,8 +212,7 @@ async def test_the_first_kind_in_a_new_bucket_stays() -> None:
 @virtual_test
 async def test_ephemeral_buckets_have_none() -> None:
     """Their entry says so, and nothing comes from them, now or when they are made later; the others go on."""
-    world = world_of()
-    await world.bucket()
+    world = await stocked(0)
     await world.bucket("brief", ephemeral=True)
     one = await worker(world, "orders", "brief", "later")
     assert [each.get("error") for each in one.answers] == [None, "ephemeral", "not_found"]
@@ -231,7 +226,7 @@ async def test_ephemeral_buckets_have_none() -> None:
 @virtual_test
 async def test_buckets_come_and_go() -> None:
     """Those made later have a consumer from their first event on; one that is deleted ends, and its name is free."""
-    world = world_of()
+    world = World()
     await world.bucket("a")
     one = Worker(world, *await world.subscribe(consumer="w", since="latest"))
     await world.bucket("b")
@@ -305,8 +300,7 @@ async def test_caught_up_and_positions() -> None:
 @virtual_test
 async def test_who_unsubscribes_waits_for_nothing() -> None:
     """What comes then goes to those who are left, though its connection goes on in another bucket."""
-    world = world_of()
-    await world.bucket()
+    world = await stocked(0)
     await world.bucket("other")
     one = await worker(world, "orders", "other")
     two = await worker(world)

@@ -8,15 +8,15 @@ from tests.delivery.durable import KEY as RECEIPTS
 from tests.delivery.durable import client, with_row
 from tests.delivery.virtual import event_loop as event_loop
 from tests.delivery.virtual import virtual_test
-from tests.delivery.workers import KEY, worker, world_of
+from tests.delivery.workers import KEY, worker
+from tests.delivery.world import stocked
 from tests.failing import lose_timers
 
 
 @virtual_test
 async def test_what_delivery_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Subscribers get everything in order, receipts are asked for, and what is not acked comes again."""
-    world = world_of()
-    await world.bucket()
+    world = await stocked(0)
     await with_row(world)
     lose_timers(monkeypatch)
     reader, _, _ = await world.subscribe("orders")

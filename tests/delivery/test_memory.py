@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 from relay_tornado.delivery import dispatch
 from relay_tornado.delivery.bounds import PendingWrite, WriteBudget
 from tests import waiting
-from tests.delivery.world import Reader, World, quiet, until
+from tests.delivery.world import Reader, World, quiet, stocked, until
 from tests.failing import once
 
 
@@ -18,8 +18,7 @@ from tests.failing import once
 async def test_a_pass_without_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever was not served is, once there is some: nobody waits for the next event."""
     monkeypatch.setattr(dispatch, "_AGAIN", 0.01)
-    world = World()
-    await world.bucket()
+    world = await stocked(0)
     readers = [(await world.subscribe("orders"))[0] for _ in range(3)]
     await quiet()
     monkeypatch.setattr(dispatch.Dispatcher, "_serve", once(dispatch.Dispatcher._serve))
@@ -66,8 +65,7 @@ class _Cut(Reader):
 @pytest.mark.gen_test
 async def test_a_frame_that_may_have_left(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its subscriber has to come back: it is sent nothing twice. The others get what they always do."""
-    world = World()
-    await world.bucket()
+    world = await stocked(0)
     readers = [(await world.subscribe("orders", reader=_Cut()))[0] for _ in range(3)]
     await quiet()
     send = dispatch._send

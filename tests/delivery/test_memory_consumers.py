@@ -15,8 +15,8 @@ from relay_tornado.delivery.receipts import Receipt, Receipts
 from relay_tornado.log.ledgers import Ledger, Ledgers
 from tests.delivery.virtual import event_loop as event_loop
 from tests.delivery.virtual import virtual_test
-from tests.delivery.workers import KEY, stocked, worker
-from tests.delivery.world import until
+from tests.delivery.workers import KEY, worker
+from tests.delivery.world import stocked, until
 from tests.failing import once
 
 

@@ -13,7 +13,7 @@ from relay_tornado.model import Event, Output, Retention
 from relay_tornado.rules import Rules, compile_rules
 from relay_tornado.subject import Subject
 from tests.delivery.outputs import header_is, kind, output
-from tests.delivery.world import World, quiet, until
+from tests.delivery.world import World, quiet, stocked, until
 
 
 @pytest.mark.gen_test
@@ -36,8 +36,7 @@ from tests.delivery.world import World, quiet, until
 async def test_which_copies_go_out(outputs: list[Output], stream: bool, ids: list[str]) -> None:
     """Once where there are no outputs, else once for each enabled internal output whose rules match, in order of n;
     live and in a replay the same, and positions pass what goes nowhere."""
-    world = World()
-    await world.bucket(outputs=tuple(outputs), stream=stream)
+    world = await stocked(0, outputs=tuple(outputs), stream=stream)
     reader, delivery, _ = await world.subscribe("orders", extended=True)
     await until(lambda: not delivery.busy)
     await world.append(headers=kind("a"))

@@ -14,7 +14,7 @@ from relay_tornado.delivery.bounds import CHUNK, LEAST_CHUNK, WriteBudget
 from relay_tornado.delivery.frames import FrameCache
 from relay_tornado.model import Event
 from relay_tornado.rules import Rules
-from tests.delivery.world import Reader, World, quiet, until
+from tests.delivery.world import Reader, World, quiet, stocked, until
 from tests.hostile import HOSTILE, HOSTILE_BODY
 
 NEVER = {"match": {"type": "value", "value": "x", "parameter": {"source": "header", "name": "X-None"}}}
@@ -24,8 +24,7 @@ NEVER = {"match": {"type": "value", "value": "x", "parameter": {"source": "heade
 @pytest.mark.gen_test
 async def test_writes_are_chunks() -> None:
     """Frames are joined up to the chunk's size; a larger event goes alone."""
-    world = World()
-    await world.bucket()
+    world = await stocked(0)
     await world.append(300, body=b"x" * 2000)
     await world.append(1, body=b"x" * 1_000_000)
     reader, delivery, _ = await world.subscribe("orders", since="earliest")
@@ -58,8 +57,7 @@ async def test_buckets_take_turns() -> None:
 @pytest.mark.gen_test
 async def test_the_fast_path_shares_its_frames() -> None:
     """Everybody at one position gets the same bytes, read and encoded once."""
-    world = World()
-    await world.bucket()
+    world = await stocked(0)
     given: list[bytes] = []
     readers = []
     for _ in range(200):
@@ -77,8 +75,7 @@ async def test_the_fast_path_shares_its_frames() -> None:
 @pytest.mark.gen_test
 async def test_the_fast_path_gives_the_loop_back() -> None:
     """A pass over many subscribers is done in slices, and what comes meanwhile is not lost."""
-    world = World()
-    await world.bucket()
+    world = await stocked(0)
     readers = []
     for _ in range(300):
         reader, _, _ = await world.subscribe("orders")
@@ -108,8 +105,7 @@ async def test_the_fast_path_gives_the_loop_back() -> None:
 async def test_a_crowd_that_leaves_amid_a_pass_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Between two slices of it all are gone who were in the bucket: the next bucket has its turn at once."""
     monkeypatch.setattr(dispatch, "SLICE", 0.0)
-    world = World()
-    await world.bucket()
+    world = await stocked(0)
     await world.bucket("others")
     crowd = [await world.subscribe("orders") for _ in range(40)]
     other, _, _ = await world.subscribe("others")
@@ -138,8 +134,7 @@ async def test_a_crowd_that_leaves_amid_a_pass_holds_nobody_up(monkeypatch: pyte
 @pytest.mark.gen_test
 async def test_a_slow_reader_holds_nobody_up() -> None:
     """One that reads nothing keeps one write waiting; another one goes on at the head."""
-    world = World()
-    await world.bucket()
+    world = await stocked(0)
     stuck = Reader()
     await world.subscribe("orders", reader=stuck)
     quick, _, _ = await world.subscribe("orders")
@@ -196,8 +191,7 @@ async def test_many_stuck_readers_stay_within_the_budget() -> None:
 @pytest.mark.gen_test
 async def test_delivery_gives_the_loop_back() -> None:
     """Also where everything comes from memory and every write is taken at once."""
-    world = World()
-    await world.bucket()
+    world = await stocked(0)
     await world.append(6000, body=b"x" * 1000)
     reader, _, _ = await world.subscribe("orders", since="earliest")
     turns = 0
@@ -215,8 +209,7 @@ async def test_filters_that_take_long_share_the_time_of_their_token(
     """Ten subscribers of a token get no more of the time than one; those of another token, and those without a filter,
     do not wait for them."""
     monkeypatch.setattr(filter_time, "rest", lambda seconds: 3600.0)
-    world = World()
-    await world.bucket()
+    world = await stocked(0)
     readers: dict[str, list[Reader]] = {"one": [], "two": []}
     for key, those in readers.items():
         for number in range(10):
@@ -248,8 +241,7 @@ async def test_a_quick_filter_does_not_wait_for_a_slow_one_of_its_token(
     monkeypatch.setattr(FrameCache, "passes", noted)
     monkeypatch.setattr(filter_time, "rest", lambda seconds: 3600.0 if applied[-1] is slow_one else 0.0)
     slow_one = None
-    world = World()
-    await world.bucket()
+    world = await stocked(0)
     names = [{} if consumer is None else {"consumer": name, "ack": "explicit"} for name in ("quick", "slow")]
     quick, _, _ = await world.subscribe("orders", filter={"not": NEVER}, **names[0])
     await world.append()
@@ -281,8 +273,7 @@ async def test_a_filter_that_takes_long_has_a_tenth_of_the_time(
         return passed
 
     monkeypatch.setattr(FrameCache, "passes", timed)
-    world = World()
-    await world.bucket()
+    world = await stocked(0)
     await world.append(3, body=HOSTILE_BODY)
     began = time.perf_counter()
     named = {} if consumer is None else {"consumer": consumer}

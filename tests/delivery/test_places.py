@@ -13,7 +13,7 @@ from relay_tornado.log.consumers import Key
 from relay_tornado.model import Gap
 from relay_tornado.pieces import PIECE_SIZE
 from relay_tornado.wire import control
-from tests.delivery.world import TOKEN, Reader, World, quiet, until
+from tests.delivery.world import TOKEN, Reader, World, quiet, stocked, until
 
 
 @pytest.mark.gen_test
@@ -23,9 +23,7 @@ from tests.delivery.world import TOKEN, Reader, World, quiet, until
 )
 async def test_positions(since: Any, start: int) -> None:
     """Delivery begins where the position says, and the answer tells the first seq that will be sent."""
-    world = World()
-    await world.bucket()
-    await world.append(10)
+    world = await stocked(10)
     reader, delivery, (answer,) = await world.subscribe("orders", since=since)
     assert answer["start"] == start
     assert (answer["first"], answer["head"], answer["recovered"], answer["gap"]) == (1, 10, True, None)
@@ -38,9 +36,7 @@ async def test_positions(since: Any, start: int) -> None:
 @pytest.mark.gen_test
 async def test_a_cursor_is_continued() -> None:
     """After an event's id comes the next event."""
-    world = World()
-    await world.bucket()
-    await world.append(5)
+    world = await stocked(5)
     reader, _, _ = await world.subscribe("orders", since="earliest")
     await until(lambda: len(reader.seqs()) == 5)
     cursor = reader.messages[2]["meta"]["id"]
@@ -90,8 +86,7 @@ async def test_answers_name_what_is_not_there() -> None:
 @pytest.mark.gen_test
 async def test_nothing_is_delivered_before_the_answer() -> None:
     """What is appended between placing and start comes after it, and none is missed."""
-    world = World()
-    await world.bucket()
+    world = await stocked(0)
     reader, delivery, _ = await world.subscribe("orders", start=False)
     await world.append(3)
     await quiet()
@@ -233,9 +228,7 @@ async def test_unsubscribe() -> None:
 @pytest.mark.gen_test
 async def test_its_turn_depends_on_how_far_it_is_from_the_head(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is written moves it nearer."""
-    world = World()
-    await world.bucket()
-    await world.append(10)
+    world = await stocked(10)
     run = world.deliveries._shared.pacing.run
     told: list[int] = []
 
@@ -253,9 +246,7 @@ async def test_its_turn_depends_on_how_far_it_is_from_the_head(monkeypatch: pyte
 async def subscribed_in_a_storm(monkeypatch: pytest.MonkeyPatch, turns: int) -> tuple[World, Reader, deliver.Delivery]:
     """A subscriber to three events, so many turns after its subscribe. Whoever reads the log waits for its turn before
     each section, as in a storm of reconnects."""
-    world = World()
-    await world.bucket()
-    await world.append(3)
+    world = await stocked(3)
     run = world.deliveries._shared.pacing.run
 
     async def later(section: Any, behind: int) -> Any:

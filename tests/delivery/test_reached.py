@@ -12,8 +12,8 @@ from relay_tornado.model import Event
 from relay_tornado.rules import Rules
 from tests.delivery.virtual import event_loop as event_loop
 from tests.delivery.virtual import virtual_test
-from tests.delivery.workers import KEY, parked, stocked, worker
-from tests.delivery.world import Reader, World, quiet, until
+from tests.delivery.workers import KEY, parked, worker
+from tests.delivery.world import Reader, World, quiet, stocked, until
 
 NEVER = {"match": {"type": "value", "value": "x", "parameter": {"source": "header", "name": "X-None"}}}
 """Rules that let nothing through."""
@@ -64,9 +64,7 @@ async def test_what_a_consumer_was_moved_back_to() -> None:
 @pytest.mark.gen_test
 async def test_what_a_connection_had_before_it_subscribed_anew() -> None:
     """It has it still; in a bucket that it has left it answers for nothing."""
-    world = World()
-    await world.bucket()
-    await world.append()
+    world = await stocked(1)
     reader, first, _ = await world.subscribe("orders")
     await world.append()
     await until(lambda: reader.seqs() == [2])
@@ -79,8 +77,7 @@ async def test_what_a_connection_had_before_it_subscribed_anew() -> None:
 @pytest.mark.gen_test
 async def test_what_comes_while_a_connection_subscribes_anew() -> None:
     """It waits for a write that is under way, and gets then what has come meanwhile, where it still asks for that."""
-    world = World()
-    await world.bucket()
+    world = await stocked(0)
     await world.bucket("other")
     reader = Reader()
     _, first, _ = await world.subscribe(reader=reader)
@@ -115,8 +112,7 @@ async def test_slow_filters_are_not_all_asked(monkeypatch: pytest.MonkeyPatch, s
         return False
 
     monkeypatch.setattr(FrameCache, "passes", passes)
-    world = World()
-    await world.bucket()
+    world = await stocked(0)
     for _ in range(20):
         await world.subscribe("orders", since="latest", filter=NEVER, start=False)
     await world.append(1)

@@ -14,19 +14,16 @@ from relay_tornado.log.ledgers import Ledger
 from relay_tornado.model import Output
 from relay_tornado.pieces import Pieces
 from relay_tornado.wire import control
-from tests.delivery.durable import DURABLE, KEY, Client, client, with_row
-from tests.delivery.virtual import START, day, virtual_test
+from tests.delivery.durable import DURABLE, KEY, Client, client, with_client, with_row
+from tests.delivery.virtual import START, virtual_test
 from tests.delivery.virtual import event_loop as event_loop
-from tests.delivery.world import TOKEN, Reader, World, quiet, until
+from tests.delivery.world import TOKEN, Reader, World, quiet, stocked, until
 
 
 @virtual_test
 async def test_a_position_counts_when_the_next_ping_is_answered() -> None:
     """One interval after its own ping: the pong of ping k + 1 stores the position of ping k."""
-    world = World(clock=day)
-    await world.bucket()
-    await with_row(world)
-    one = await client(world, "orders")
+    world, one = await with_client()
     await world.append(3)
     await asyncio.sleep(1.1)
     assert one.reader.seqs() == [1, 2, 3]
@@ -52,10 +49,7 @@ async def test_a_position_counts_when_the_next_ping_is_answered() -> None:
 @virtual_test
 async def test_without_pongs_nothing_counts() -> None:
     """An event that the library never read is sent again; few pings wait for their pong."""
-    world = World(clock=day)
-    await world.bucket()
-    await with_row(world)
-    one = await client(world, "orders")
+    world, one = await with_client()
     for _ in range(20):
         await world.append(1)
         await asyncio.sleep(1)
@@ -79,10 +73,7 @@ async def test_without_pongs_nothing_counts() -> None:
 @virtual_test
 async def test_pings_while_events_flow() -> None:
     """At most one a second, however many events."""
-    world = World(clock=day)
-    await world.bucket()
-    await with_row(world)
-    one = await client(world, "orders")
+    world, one = await with_client()
     for _ in range(100):
         await world.append(5)
         await one.answer(0.1)
@@ -95,8 +86,7 @@ async def test_pings_while_events_flow() -> None:
 @virtual_test
 async def test_the_furthest_receipt_wins() -> None:
     """Receipt consumers never share: each connection gets everything, and a slow one moves nothing back."""
-    world = World(clock=day)
-    await world.bucket()
+    world = await stocked(0)
     await with_row(world)
     fast, slow = await client(world, "orders"), await client(world, "orders")
     assert world.deliveries.connections(KEY) == 2
@@ -120,7 +110,7 @@ async def test_the_furthest_receipt_wins() -> None:
 @virtual_test
 async def test_a_bucket_made_later_is_read_from_its_first_event() -> None:
     """Also where the client comes long after; one that was there before the token begins at the head."""
-    world = World(clock=day)
+    world = World()
     await world.bucket("old")
     await world.append(3, "id-old")
     await world.bucket("young", created_at=START + 1)
@@ -141,7 +131,7 @@ async def test_a_bucket_made_later_is_read_from_its_first_event() -> None:
 @virtual_test
 async def test_whole_events_count() -> None:
     """A page that is being written is not counted, and both copies are out before a position is."""
-    world = World(clock=day)
+    world = World()
     await world.bucket(outputs=tuple(Output(f"o{n}", n, f"o{n}", 0, 0, internal=True) for n in (1, 2)))
     await with_row(world)
     one = await client(world, "orders")
@@ -163,10 +153,7 @@ async def test_whole_events_count() -> None:
 @virtual_test
 async def test_what_is_passed_over_counts() -> None:
     """Events that go nowhere move the position, too."""
-    world = World(clock=day)
-    await world.bucket(stream=False)
-    await with_row(world)
-    one = await client(world, "orders")
+    world, one = await with_client(stream=False)
     await world.append(3)
     await one.answer(3)
     assert one.reader.messages == []
@@ -176,10 +163,7 @@ async def test_what_is_passed_over_counts() -> None:
 @virtual_test
 async def test_a_seek_reaches_who_is_connected() -> None:
     """It gets everything from there; pongs to pings of before count for nothing."""
-    world = World(clock=day)
-    await world.bucket()
-    await with_row(world)
-    one = await client(world, "orders")
+    world, one = await with_client()
     await world.append(5)
     await one.answer(3)
     assert await world.floor(KEY) == 5
@@ -200,10 +184,7 @@ async def test_a_seek_reaches_who_is_connected() -> None:
 @virtual_test
 async def test_what_is_read_once_more_counts_once_more() -> None:
     """Also where everything was read, and nothing new comes."""
-    world = World(clock=day)
-    await world.bucket()
-    await with_row(world)
-    one = await client(world, "orders")
+    world, one = await with_client()
     await world.append(5)
     await one.answer(5)
     assert await world.floor(KEY) == 5
@@ -218,8 +199,7 @@ async def test_what_is_read_once_more_counts_once_more() -> None:
 @virtual_test
 async def test_a_bucket_that_is_deleted_as_its_consumer_is_moved() -> None:
     """Delivery goes on in the others: there is nowhere to go any more."""
-    world = World(clock=day)
-    await world.bucket()
+    world = await stocked(0)
     await world.bucket("others")
     await with_row(world)
     one = await client(world)
@@ -237,8 +217,7 @@ async def test_a_bucket_that_is_deleted_as_its_consumer_is_moved() -> None:
 @virtual_test
 async def test_who_leaves_as_it_gets_a_consumer_has_none() -> None:
     """A bucket that is ephemeral no longer has one for the durable token whose client is just going."""
-    world = World(clock=day)
-    await world.bucket(ephemeral=True)
+    world = await stocked(0, ephemeral=True)
     one = await client(world, "orders")
     await quiet()
     await with_row(world)
@@ -259,10 +238,7 @@ async def test_who_leaves_as_it_gets_a_consumer_has_none() -> None:
 @virtual_test
 async def test_who_has_left_leaves_nothing_behind() -> None:
     """Whoever stays on the consumer keeps nothing of them; and when the last one has left nobody does."""
-    world = World(clock=day)
-    await world.bucket()
-    await with_row(world)
-    one = await client(world, "orders")
+    world, one = await with_client()
     ledger = world.ledgers.find(KEY)
     assert ledger is not None
     for _ in range(3):
@@ -279,9 +255,7 @@ async def test_who_has_left_leaves_nothing_behind() -> None:
 @virtual_test
 async def test_a_named_receipt_consumer() -> None:
     """Without a durable token: the answer tells of it, `since` counts where it is made, deletion is told."""
-    world = World(clock=day)
-    await world.bucket()
-    await world.append(3)
+    world = await stocked(3)
     key = Key("id-orders", "client", "w")
     fields: dict[str, Any] = {"consumer": "w", "ack": "receipt", "token": TOKEN}
     one = await client(world, "orders", since={"last": 2}, **fields)
@@ -315,7 +289,7 @@ async def subscribed_twice(world: World) -> Client:
 @virtual_test
 async def test_a_second_subscribe_repeats_nothing() -> None:
     """What was sent on this connection is not sent on it again, though no receipt has come."""
-    world = World(clock=day)
+    world = World()
     again = await subscribed_twice(world)
     await world.append(1)
     await quiet()
@@ -328,7 +302,7 @@ async def test_a_second_subscribe_repeats_nothing() -> None:
 @virtual_test
 async def test_a_second_subscribe_goes_on_with_what_was_not_pinged() -> None:
     """What the one before it wrote on this connection counts, though nothing comes any more."""
-    world = World(clock=day)
+    world = World()
     again = await subscribed_twice(world)
     await again.answer(3)
     assert again.reader.seqs() == [1, 2, 3]
@@ -345,7 +319,7 @@ async def test_a_second_subscribe_that_takes_long(monkeypatch: pytest.MonkeyPatc
         async def done(self, count: int = 1) -> None:
             await asyncio.sleep(1.5)
 
-    world = World(clock=day)
+    world = World()
     keys = [KEY._replace(bucket_id=f"id-{number}") for number in range(count)]
     for key in keys:
         await world.bucket(key.bucket_id.removeprefix("id-"))
@@ -365,8 +339,7 @@ async def test_a_second_subscribe_that_takes_long(monkeypatch: pytest.MonkeyPatc
 @virtual_test
 async def test_a_token_that_is_made_durable_under_its_client() -> None:
     """The client has no receipts until it subscribes again: then it goes on where it is."""
-    world = World(clock=day)
-    await world.bucket()
+    world = await stocked(0)
     one = await client(world, "orders", token=replace(DURABLE, durable=False))
     await world.append(3)
     await quiet()
@@ -383,10 +356,7 @@ async def test_a_token_that_is_made_durable_under_its_client() -> None:
 @pytest.mark.parametrize("others", [True, False])
 async def test_a_late_pong_undoes_no_seek(others: bool) -> None:
     """Of who has left the consumer it counts for nothing, whether others have it or nobody does."""
-    world = World(clock=day)
-    await world.bucket()
-    await with_row(world)
-    one = await client(world, "orders")
+    world, one = await with_client()
     if others:
         await client(world, "orders")
     await world.append(5)
@@ -403,7 +373,7 @@ async def test_a_late_pong_undoes_no_seek(others: bool) -> None:
 @virtual_test
 async def test_no_ephemeral_bucket_has_one() -> None:
     """It is read as ever, also one that is made later."""
-    world = World(clock=day)
+    world = World()
     await world.bucket("brief", ephemeral=True, created_at=START + 1)
     one = await client(world)
     await world.append(1, "id-brief")
@@ -418,8 +388,7 @@ async def test_no_ephemeral_bucket_has_one() -> None:
 @virtual_test
 async def test_a_bucket_that_is_ephemeral_no_longer_has_one() -> None:
     """On the connection that reads it, too: what comes from then on is read by receipt, until it is ephemeral again."""
-    world = World(clock=day)
-    await world.bucket(ephemeral=True)
+    world = await stocked(0, ephemeral=True)
     one = await client(world, extended=True)
     await world.append(2)
     await one.answer(2)
@@ -449,8 +418,7 @@ async def test_a_bucket_that_is_ephemeral_no_longer_has_one() -> None:
 @virtual_test
 async def test_who_has_no_receipts_costs_nothing() -> None:
     """No clock runs; and where the last one left, it stops."""
-    world = World(clock=day)
-    await world.bucket()
+    world = await stocked(0)
     await world.subscribe("orders")
     assert world.deliveries._receipts._timer.at is None
     await with_row(world)
@@ -475,8 +443,7 @@ async def test_who_has_no_receipts_costs_nothing() -> None:
 @pytest.mark.parametrize("pinging", [True, False])
 async def test_where_there_are_no_pings_a_durable_token_has_no_position(pinging: bool) -> None:
     """A reader of server-sent events keeps its position by itself."""
-    world = World(clock=day)
-    await world.bucket()
+    world = await stocked(0)
     await with_row(world)
     await world.append(2)
     reader = Reader()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from relay_tornado.delivery.deliver import Delivery
 from relay_tornado.log.consumers import Key
 from relay_tornado.model import Retention
-from tests.delivery.virtual import day, run
+from tests.delivery.virtual import run
 from tests.delivery.world import Reader, World, quiet
 
 KEY = Key("id-orders", "client", "r")
@@ -86,7 +86,7 @@ def test_every_event_is_read_or_told_to_be_missing(seed: int) -> None:
 
     async def test() -> None:
         chance = random.Random(seed)
-        world = World(seed=seed, clock=day)
+        world = World(seed)
         await world.bucket()
         client, total = Client(world), 0
         for _ in range(120):

@@ -14,7 +14,7 @@ from relay_tornado.low_memory import exception_handler
 from tests.delivery import virtual
 from tests.delivery.virtual import event_loop as event_loop
 from tests.delivery.virtual import virtual_test
-from tests.delivery.world import World, until
+from tests.delivery.world import stocked, until
 from tests.failing import once
 
 SECTION = 0.001
@@ -314,9 +314,7 @@ async def test_a_replay_gives_way_and_live_events_do_not() -> None:
         loop.passed += SECTION / 10
         return loop.passed
 
-    world = World()
-    await world.bucket()
-    await world.append(5000)
+    world = await stocked(5000)
     pacing = world.deliveries._shared.pacing
     pacing._clock = clock
     pacing._stored = itertools.count(1, 1000).__next__

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from relay_tornado.delivery import consumer_binding
-from tests.delivery.virtual import day, virtual_test
 from tests.delivery.virtual import event_loop as event_loop
+from tests.delivery.virtual import virtual_test
 from tests.delivery.workers import KEY
 from tests.delivery.world import Reader, World, until
 
@@ -62,7 +62,7 @@ def _seek_while_placed(monkeypatch: pytest.MonkeyPatch, world: World, *, before:
 @pytest.mark.parametrize("again", [False, True])
 async def test_a_seek_while_a_client_is_placed(monkeypatch: pytest.MonkeyPatch, before: bool, again: bool) -> None:
     """The client gets what the operator wants it to get, whether it comes back or subscribes a second time."""
-    world = World(clock=day)
+    world = World()
     reader, delivery = await _read(world)
     assert await world.floor(KEY) == 5
     if not again:
@@ -80,7 +80,7 @@ async def test_a_seek_while_a_client_is_placed(monkeypatch: pytest.MonkeyPatch, 
 @virtual_test
 async def test_a_deletion_while_a_client_is_placed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Events go on coming, as to those who are connected, and no position is kept any more."""
-    world = World(clock=day)
+    world = World()
     reader, delivery = await _read(world)
     world.deliveries.end(delivery)
     place_all = consumer_binding.place_all

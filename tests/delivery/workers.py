@@ -8,7 +8,6 @@ from typing import Any
 from relay_tornado.log.consumers import Key
 from relay_tornado.model import Cursor, Output
 from relay_tornado.wire.acks import Ack, Nak
-from tests.delivery.virtual import day
 from tests.delivery.world import Subscriber, World
 
 KEY = Key("id-orders", "client", "w")
@@ -45,18 +44,6 @@ class Worker(Subscriber):
         """Its library has read everything, and answered the pings."""
         for payload in self.reader.pings:
             self.delivery.ponged(payload)
-
-
-def world_of(**options: Any) -> World:
-    return World(clock=day, **options)
-
-
-async def stocked(count: int) -> World:
-    """A world with the bucket "orders", in which so many events are."""
-    world = world_of()
-    await world.bucket()
-    await world.append(count)
-    return world
 
 
 async def worker(world: World, *buckets: str, consumer: str = "w", **fields: Any) -> Worker:

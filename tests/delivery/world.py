@@ -23,6 +23,7 @@ from relay_tornado.registry.memory import MemoryRegistry
 from relay_tornado.rules import compile_rules
 from relay_tornado.settings import Settings
 from relay_tornado.wire import control
+from tests.delivery.virtual import day
 from tests.log.memory import MemoryEventLog
 from tests.log.memory_consumers import MemoryConsumers
 
@@ -187,7 +188,7 @@ class Reader:
 class World:
     """A relay's delivery, with the buckets that a test makes."""
 
-    def __init__(self, seed: int | None = None, clock: Callable[[], float] = time.time, **settings: Any) -> None:
+    def __init__(self, seed: int | None = None, clock: Callable[[], float] = day, **settings: Any) -> None:
         """`clock` is the consumers' clock of day."""
         self.log = Log()
         if seed is not None:
@@ -276,6 +277,14 @@ class World:
         if start:
             delivery.start()
         return reader, delivery, answers
+
+
+async def stocked(count: int, **fields: Any) -> World:
+    """A world with the bucket "orders", of these fields, in which so many events are."""
+    world = World()
+    await world.bucket(**fields)
+    await world.append(count)
+    return world
 
 
 class Subscriber:
