@@ -7,14 +7,13 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Protocol, TypeAlias, TypeVar
+from typing import Final, Literal, Protocol, TypeAlias
 
 from relay_tornado.agent.request import NoDestination, Request, Shape, Unsendable
 from relay_tornado.agent.target import Answer, Target, Trouble
 from relay_tornado.client.backoff import Backoff
 from relay_tornado.client.event import Event
-
-T = TypeVar("T")
+from relay_tornado.client.waiting import first_of
 
 UNANSWERED: Final = 256
 """Maximum number of events that the target has answered and whose answers are not stored in the relay yet."""
@@ -200,20 +199,6 @@ async def _free(*semaphores: asyncio.Semaphore) -> bool:
     for semaphore in semaphores:
         await semaphore.acquire()
     return True
-
-
-async def first_of(wanted: Awaitable[T | None], stopped: asyncio.Future[Any]) -> T | None:
-    """The awaited result; None if `stopped` came first."""
-    task = asyncio.ensure_future(wanted)
-    try:
-        await asyncio.wait((task, stopped), return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        return None
-    finally:
-        if not task.done():
-            task.cancel()
-            await asyncio.wait((task,))
 
 
 def _verdict(result: Answer | Trouble) -> Verdict:

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
-from relay_tornado.agent.agent import first_of
 from relay_tornado.client.event import Event
+from relay_tornado.client.waiting import first_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from relay_tornado.client.address import Address
 from relay_tornado.client.errors import Rejected, RelayClientError
 from relay_tornado.client.link import Cut, Link, TooBig, dial, rejected
 from relay_tornado.client.options import Options
+from relay_tornado.client.waiting import first_of
 
 
 @dataclass(slots=True, eq=False)
@@ -120,11 +121,7 @@ class Answers:
                         except Cut:
                             await reading  # handles the replies received before, and raises
                             raise
-                more = asyncio.ensure_future(self._more.wait())
-                try:
-                    await asyncio.wait((reading, more), return_when=asyncio.FIRST_COMPLETED)
-                finally:
-                    more.cancel()
+                await first_of(self._more.wait(), reading)
                 if reading.done():
                     reading.result()
             raise Cut("an answer was not stored in time")

@@ -23,6 +23,7 @@ from relay_tornado.client.names import Names
 from relay_tornado.client.options import Options
 from relay_tornado.client.positions import Left, Passed, Positions, Recent, Tracker, Untracked
 from relay_tornado.client.rest import put_answer
+from relay_tornado.client.waiting import first_of
 
 LIFE: Final = 15.0
 """Seconds between two heartbeats, which are sent even if the application is busy and nothing is read."""
@@ -156,13 +157,8 @@ class Core:
     async def _room(self, ended: asyncio.Task[None]) -> None:
         """Returns once the intake has room, or the connection has ended: the data that is still unread then is
         little."""
-        if not self.intake.full or ended.done():
-            return
-        room = asyncio.create_task(self.intake.room())
-        try:
-            await asyncio.wait((room, ended), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            room.cancel()
+        if self.intake.full and not ended.done():
+            await first_of(self.intake.room(), ended)
 
     async def _breathe(self, link: Link) -> None:
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -34,7 +34,7 @@ class ConsumerBinding:
     max_deliver: int | None = None
     since: float = 0.0
     """Of a token: when it was created. Younger buckets are read from their first event."""
-    has: Callable[[BucketId], bool] = field(default=lambda _: True, compare=False)
+    has: Callable[[BucketId], bool] = lambda _: True
     """Whether there is to be a consumer in a bucket, by the current records."""
 
     def key(self, bucket_id: BucketId) -> Key:

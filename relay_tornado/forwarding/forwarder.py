@@ -66,9 +66,9 @@ class Forwarder:
     """Forwards the events of one output. Call `change` after changes and `poke` after new events; both are quick."""
 
     def __init__(
-        self, shared: Shared, bucket: Bucket, output: Output, ledger: Ledger, gone: Callable[[], None]
+        self, shared: Shared, bucket: Bucket, output: Output, ledger: Ledger, deleted: Callable[[], None]
     ) -> None:
-        """`gone` is called if the ledger was deleted elsewhere."""
+        """`deleted` is called if the ledger was deleted elsewhere."""
         self._shared = shared
         self.bucket = bucket
         self.output = output
@@ -78,11 +78,13 @@ class Forwarder:
         self._held: set[int] = set()
         self._timer = Timer(self.poke)
         self._poked = Timer(self._pump)
-        self._resting = self._ended = self._gone = False
+        self._resting = self._ended = False
+        self._halted = False
+        """Whether nothing is sent, as the destination answered 410, or the bucket's log is gone."""
         self._failure = ""
         self._disable_at: float | None = None
         """When the output is to be disabled (again), in monotonic seconds; None if it need not be."""
-        self._on_gone = gone
+        self._on_deleted = deleted
         self._unwatch = ledger.watch(self._told)
         self._take_over(bucket, output)
 
@@ -91,7 +93,7 @@ class Forwarder:
     @property
     def active(self) -> bool:
         """Whether it sends events now."""
-        return not (self.output.disabled or self.output.paused or self._gone or self._ended)
+        return not (self.output.disabled or self.output.paused or self._halted or self._ended)
 
     @property
     def circuit_open(self) -> bool:
@@ -142,7 +144,7 @@ class Forwarder:
         before = self.output
         self._take_over(bucket, output)
         if before != output:
-            self._gone, self._disable_at = False, None
+            self._halted, self._disable_at = False, None
         self.poke()
 
     def poke(self) -> None:
@@ -183,7 +185,7 @@ class Forwarder:
     def _told(self) -> None:
         """Called when the ledger was changed elsewhere."""
         if self.ledger.gone:
-            self._on_gone()
+            self._on_deleted()
             return
         self._hold_again()
         self.poke()
@@ -200,7 +202,7 @@ class Forwarder:
     # taking events
 
     def _pump(self) -> None:
-        if self._gone and self._disable_at is not None:
+        if self._halted and self._disable_at is not None:
             self._disable_again(self._disable_at - self._shared.monotonic())
             return
         for _ in range(_TURNS):
@@ -308,7 +310,7 @@ class Forwarder:
                 await self._judge(taken, epoch, received_at, result, permit)
         except BaseException as error:
             # The result is unknown, so the event is sent again, even to a destination that answered 410.
-            self._gone, self._disable_at = False, None
+            self._halted, self._disable_at = False, None
             self.ledger.progress.release(taken)
             self.ledger.save()
             if not isinstance(error, asyncio.CancelledError):
@@ -347,7 +349,7 @@ class Forwarder:
             await self._pass_over(taken, lost)
             return None
         except BucketGone:
-            self._gone = True
+            self._halted = True
             self.ledger.progress.release(taken)
             return None
         except RelayError as error:
@@ -365,7 +367,7 @@ class Forwarder:
         try:
             bounds = await self._shared.log.bounds(self.bucket.id)
         except BucketGone:
-            self._gone = True
+            self._halted = True
             self.ledger.progress.release(taken)
             return
         if taken.seq < bounds.first:
@@ -393,7 +395,7 @@ class Forwarder:
             return
         self._failed(result, permit)
         if result.status == 410 and not permit.moved:
-            self._gone = True
+            self._halted = True
             await self._record(taken, epoch, result, "failed")
             self._bury(taken, GONE)
             if not permit.moved:
