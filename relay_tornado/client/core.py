@@ -204,18 +204,24 @@ class Core:
 
     def _received(self, document: Document, size: int) -> None:
         if document.get("type") == "webhook":
-            event = messages.read_event(document)
-            if self.options.extended and not event.epoch:
-                raise Malformed("an event whose id is no position")
-            if self.options.explicit and self._acks.came(event.id, event.bucket_id, event.attempt):
-                return
-            self._names.learn(event.bucket, event.bucket_id, event.epoch)
-            got = self.tracker.received(event)
-            if got is True:
-                self.intake.put(event, size)
-            elif isinstance(got, Passed):
-                self.intake.put(got, SMALL)
+            self._came(messages.read_event(document), size)
+        else:
+            self._heard(document)
+
+    def _came(self, event: EventData, size: int) -> None:
+        if self.options.extended and not event.epoch:
+            raise Malformed("an event whose id is no position")
+        if self.options.explicit and self._acks.came(event.id, event.bucket_id, event.attempt):
             return
+        self._names.learn(event.bucket, event.bucket_id, event.epoch)
+        got = self.tracker.received(event)
+        if got is True:
+            self.intake.put(event, size)
+        elif isinstance(got, Passed):
+            self.intake.put(got, SMALL)
+
+    def _heard(self, document: Document) -> None:
+        """Handles a message that is no event."""
         name = str(document.get("bucket_name"))
         match document.get("status"):
             case "ping":

@@ -3,12 +3,12 @@ not acked."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
 from itertools import takewhile
 from typing import Final, Protocol
 
 from relay_tornado.consumer_progress import Taken
 from relay_tornado.delivery.dispatch import Place
+from relay_tornado.delivery.reader import Writer
 from relay_tornado.delivery.selection import Copies
 from relay_tornado.log.ledgers import Ledger
 from relay_tornado.low_memory import Timer
@@ -20,16 +20,12 @@ _PATIENCE: Final = 0.002
 """Seconds that fewer free places wait for more acks, which arrive one by one and would cost a write each."""
 
 
-class Receiver(Protocol):
+class Receiver(Writer, Protocol):
     """A delivery, as seen by a group."""
 
     @property
     def busy(self) -> bool:
         """Whether its own task is at work, or it has not begun, or it has ended."""
-
-    @property
-    def over(self) -> bool:
-        """Whether nothing more is written."""
 
     @property
     def rests(self) -> bool:
@@ -40,9 +36,6 @@ class Receiver(Protocol):
 
     def copies(self, place: Place, event: Event, attempt: int) -> Copies | None:
         """This subscriber's copies of an event; None if there are none. Raises BucketGone."""
-
-    def write(self, data: Sequence[bytes]) -> Awaitable[None]:
-        """Begins to write frames; awaiting the result is the backpressure. Raises OutletClosed."""
 
     def missed(self, bucket_id: BucketId, gap: Gap) -> None:
         """The consumer met a gap."""

@@ -16,7 +16,7 @@ from relay_tornado.model import Event
 
 
 class Writer(Protocol):
-    """A delivery, as seen by its reader."""
+    """A delivery, as seen by what writes for it."""
 
     @property
     def over(self) -> bool:
