@@ -30,11 +30,11 @@ Invariants:
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from relay_tornado.consumer_changes import GIVEN_UP, MAX_DELIVER, RETENTION, Changes, Dead, Parked
+from relay_tornado.due_times import DueTimes
 from relay_tornado.ranges import Ranges
 
 WINDOW: Final = 10_000
@@ -44,8 +44,6 @@ AT_ONCE: Final = 0.0
 
 _STEP: Final = 1.0
 """Seconds by which the clock may go back without counting as set."""
-_SURPLUS: Final = 1000
-"""Due times, beyond two for each parked event, from which those that are out of date are dropped."""
 
 
 class Taken(NamedTuple):
@@ -100,14 +98,7 @@ class Progress:
         self._gone: dict[int, Taken] = {}
         """Events that were out when they were given up, or when their log removed them: dead, unless they are done
         after all."""
-        self._due: list[tuple[float, int]] = []
-        """A heap of the due times of parked events. Some are out of date: their events are no longer parked, or are due
-        at another time."""
-        self._behind: list[tuple[float, int]] = []
-        """Entries that were due and are beyond `_last`."""
-        self._order()
-        self._last: int | None = None
-        """The `last` of the last `take`."""
+        self._due = DueTimes(self.parked, self._out)
         self._changes = Changes()
         self._raise(floor)
         self._changed = False
@@ -179,20 +170,10 @@ class Progress:
         """Takes at most `limit` events up to the log's `head`: parked ones that are due (only up to the seq `last`, if
         that is given), then fresh ones in order. If this fails, `into` has the events that were taken."""
         self.look(now)
-        if last != self._last:
-            self._due += self._behind
-            heapq.heapify(self._due)
-            self._behind.clear()
-            self._last = last
         taken = [] if into is None else into
-        while self._due and self._due[0][0] <= now and len(taken) < limit:
-            due, seq = self._due[0]
-            one = self.parked.get(seq)
-            if last is not None and seq > last:
-                self._behind.append((due, seq))
-            elif one is not None and one.due == due and seq not in self._out:
-                self._hand_out(taken, seq, one.attempts + 1)
-            heapq.heappop(self._due)
+        while len(taken) < limit and (seq := self._due.first(now, last)) is not None:
+            self._hand_out(taken, seq, self.parked[seq].attempts + 1)
+            self._due.pop()
         while len(taken) < limit and self._next < head and self._room():
             self._next = self._settled.end(self._next + 1)
             if self._next < head and self._room():
@@ -211,18 +192,12 @@ class Progress:
         for seq, one in self.parked.items():
             self.parked[seq] = self._changes.parked[seq] = one._replace(due=max(one.due - back, AT_ONCE))
             self._changed = True
-        self._order()
+        self._due.order()
 
     def due(self) -> float | None:
         """When the next parked event is due; None if none is parked, or all of them are out. Events that were due and
         beyond the `last` of `take` do not count."""
-        while self._due:
-            due, seq = self._due[0]
-            one = self.parked.get(seq)
-            if one is not None and one.due == due and seq not in self._out:
-                return due
-            heapq.heappop(self._due)
-        return None
+        return self._due.next()
 
     def full(self) -> bool:
         """Whether no fresh event can be taken until something is done."""
@@ -273,8 +248,8 @@ class Progress:
         """The event was not tried after all: undoes the take. Returns False as `done` does."""
         if not self._is_out(taken):
             return False
-        if (one := self.parked.get(taken.seq)) is not None:
-            heapq.heappush(self._due, (one.due, taken.seq))
+        if taken.seq in self.parked:
+            self._due.add(taken.seq)
         else:
             # The seqs in between are settled or out, and are skipped.
             self._next = min(self._next, taken.seq - 1)
@@ -331,7 +306,6 @@ class Progress:
         self.floor = self._next = floor
         self._settled.clear()
         self._due.clear()
-        self._behind.clear()
         self.parked.clear()
         self._changes.parked.clear()
         self._changes.cleared = self._changed = True
@@ -386,7 +360,7 @@ class Progress:
         self._first = min(self._first, head + 1)
         self._next = min([self._next, head, *(seq - 1 for seq in self._out if seq not in self.parked)])
         for seq in [seq for seq in self._out if seq in self.parked]:
-            heapq.heappush(self._due, (self.parked[seq].due, seq))
+            self._due.add(seq)
         self._forget_out()
         for seq in [seq for seq in self.parked if seq > head]:
             self._unpark(seq)
@@ -485,15 +459,8 @@ class Progress:
     def _park(self, seq: int, one: Parked) -> None:
         self.parked[seq] = self._changes.parked[seq] = one
         self._changes.unparked.discard(seq)
-        heapq.heappush(self._due, (one.due, seq))
-        if len(self._due) + len(self._behind) > 2 * len(self.parked) + _SURPLUS:
-            self._order()  # a time that is out of date would stay until it comes, perhaps for a day
+        self._due.add(seq)
         self._settle(seq)
-
-    def _order(self) -> None:
-        self._due = [(one.due, seq) for seq, one in self.parked.items()]
-        heapq.heapify(self._due)
-        self._behind.clear()
 
     def _unpark(self, seq: int) -> None:
         if seq in self.parked:

@@ -36,7 +36,7 @@ def consumer() -> Progress:
 def state(progress: Progress) -> dict[str, Any]:
     """All that it knows. What is due may be noted twice."""
     found = {name: sorted(value) if isinstance(value, Ranges) else value for name, value in vars(progress).items()}
-    return found | {"_due": sorted(set(progress._due))}
+    return found | {"_due": (sorted(set(progress._due._heap)), progress._due._beyond)}
 
 
 def said(name: str, seq: int, *arguments: Any, **options: Any) -> Callable[[Progress], Any]:

@@ -26,6 +26,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "counters",
             "ranges",
             "consumer_changes",
+            "due_times",
             "lateness",
             "low_memory",
             "pieces",
@@ -58,6 +59,7 @@ SANS_IO = (
     "signatures",
     "copies",
     "consumer_progress",
+    "due_times",
     "protocol",
     "ingest",
 )
