@@ -64,6 +64,8 @@ class Resolver:
                     return await found
                 finally:
                     found.cancel()
+        except TimeoutError:
+            raise OSError(f"its name was not found within {_LONGEST:g} seconds") from None
         except RuntimeError:
             raise OSError(NO_THREAD) from None
         finally:

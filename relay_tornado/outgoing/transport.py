@@ -108,7 +108,10 @@ class Transport:
                 while True:
                     connection = self._warm(key)
                     if connection is None:
-                        connection = await self._dial(destination, verify)
+                        try:
+                            connection = await self._dial(destination, verify)
+                        except TimeoutError as error:  # the system's: the end of this limit cancels
+                            raise _unreachable(error) from None
                     try:
                         answer = await connection.ask(head, body, method)
                     except _Stale:
@@ -123,7 +126,7 @@ class Transport:
             waited = "connect" if connection is None else "answer"
             raise Unanswered("timeout", f"it did not {waited} within {timeout:g} seconds") from None
         except OSError as error:
-            raise Unanswered("unreachable", f"it can't be reached: {_words(error)}") from None
+            raise _unreachable(error) from None
         finally:
             if connection is not None and not connection.warm:
                 connection.abort()
@@ -438,6 +441,10 @@ class _Connection(asyncio.Protocol):
     def _fail(self, why: str, detail: str = "") -> None:
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(Unanswered("broken", why, detail))
+
+
+def _unreachable(error: OSError) -> Unanswered:
+    return Unanswered("unreachable", f"it can't be reached: {_words(error)}")
 
 
 def _words(error: Exception) -> str:

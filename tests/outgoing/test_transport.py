@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 import struct
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -231,6 +232,19 @@ async def test_what_goes_wrong() -> None:
             assert (failed.kind, str(failed)) == ("unreachable", "it can't be reached: Connection refused")
             failed = await fails(made, "http://nowhere.invalid/")
             assert failed.kind == "unreachable"
+
+
+@pytest.mark.gen_test
+async def test_what_the_system_gives_up_is_no_time_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An address that does not answer the system, or a name that is not found, in less than the time that there is."""
+
+    async def given_up(*_: object) -> NoReturn:
+        raise OSError(errno.ETIMEDOUT, "Connection timed out")
+
+    monkeypatch.setattr("relay_tornado.outgoing.transport.connect", given_up)
+    async with transport() as made:
+        failed = await fails(made, "http://127.0.0.1:1/")
+    assert (failed.kind, str(failed)) == ("unreachable", "it can't be reached: Connection timed out")
 
 
 @pytest.mark.gen_test
