@@ -73,6 +73,7 @@ class Slots:
     def __init__(self, most: int) -> None:
         self._free = most
         self._waiting: dict[object, Callable[[], None]] = {}
+        self._timer = Timer(self._wake)
 
     def take(self, owner: object, wake: Callable[[], None]) -> bool:
         """Takes a slot and returns True. If there is none, returns False and calls `wake` when there may be one again;
@@ -93,7 +94,7 @@ class Slots:
         slot any more."""
         if self._free > 0 and self._waiting:
             self._waiting.pop(next(iter(self._waiting)))()
-            asyncio.get_running_loop().call_soon(self._wake)
+            self._timer.soon()
 
     def leave(self, owner: object) -> None:
         """Stops waiting for a slot."""

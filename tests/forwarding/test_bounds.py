@@ -11,6 +11,7 @@ import pytest
 from relay_tornado import low_memory
 from relay_tornado.forwarding.bounds import SMALL_EVENT, Memory, Slots
 from tests.failing import once
+from tests.waiting import until
 
 
 @pytest.mark.gen_test
@@ -41,6 +42,24 @@ async def test_who_needs_a_slot_no_more_keeps_it_from_nobody() -> None:
     for _ in range(9):
         await asyncio.sleep(0)
     assert taken == ["first", "second", "third"]
+
+
+@pytest.mark.gen_test
+async def test_all_who_wait_for_a_slot_are_woken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where there was no memory to go on to the next one."""
+    monkeypatch.setattr(low_memory, "RETRY_DELAY", 0.01)
+    monkeypatch.setattr(low_memory, "_LATE", 0.01)
+    loop = asyncio.get_running_loop()
+    rounds = low_memory.watch_timers()
+    slots, woken = Slots(1), list[str]()
+    assert slots.take("one", lambda: None)
+    for name in ("idle", "other"):
+        assert not slots.take(name, partial(woken.append, name))
+    monkeypatch.setattr(loop, "call_soon", once(loop.call_soon))
+    with suppress(MemoryError):
+        slots.give_back()
+    await until(lambda: woken == ["idle", "other"], timeout=20)
+    rounds.cancel()
 
 
 @pytest.mark.gen_test
