@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from typing import Final
 
 from relay_tornado.model import RateLimit
 
-_PAUSE: Final = 1.0
-"""Seconds between two log lines of a kind that anybody can cause."""
+_ONE_A_SECOND: Final = RateLimit(1, 1.0)
 
 
 class Limiter:
@@ -67,25 +65,23 @@ class Attempts:
 
 
 class LogLimit:
-    """Limits log lines that anybody can cause to one in `pause` seconds, since thousands would fill the disk that the
-    events need."""
+    """Limits log lines that anybody can cause, since thousands would fill the disk that the events need."""
 
-    __slots__ = ("_at", "_clock", "_left_out", "_pause")
+    __slots__ = ("_clock", "_left_out", "_limiter")
 
-    def __init__(self, pause: float = _PAUSE, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, limit: RateLimit = _ONE_A_SECOND, clock: Callable[[], float] = time.monotonic) -> None:
         """`clock` returns monotonic seconds."""
-        self._pause = pause
+        self._limiter = Limiter(limit, 0.0)
         self._clock = clock
-        self._at = -math.inf
         self._left_out = 0
 
     def due(self) -> int | None:
         """How many lines were left out since the last one; None if this one is to be left out, too."""
-        now = self._clock()
-        if now - self._at < self._pause:
+        if self._limiter.wait(self._clock()):
             self._left_out += 1
             return None
-        left_out, self._at, self._left_out = self._left_out, now, 0
+        self._limiter.take()
+        left_out, self._left_out = self._left_out, 0
         return left_out
 
     def tell(self, log: Callable[..., object], event: str, **what: object) -> None:

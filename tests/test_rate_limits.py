@@ -53,14 +53,14 @@ def test_who_failed_longest_ago_is_forgotten_first() -> None:
 
 
 def test_log_lines_are_left_out() -> None:
-    """All but one in each pause; the next one says how many, if any."""
+    """Beyond the rate; the next one says how many, if any."""
     lines: list[tuple[float, str, dict[str, object]]] = []
 
     def note(now: float, event: str, **what: object) -> None:
         lines.append((now, event, what))
 
     times = (0.0, 4.0, 9.0, 10.0, 19.0, 20.0, 40.0)
-    limit = LogLimit(10.0, iter(times).__next__)
+    limit = LogLimit(RateLimit(1, 10.0), iter(times).__next__)
     for now in times:
         limit.tell(partial(note, now), "refused", code=1)
     assert lines == [

@@ -8,13 +8,14 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, Final
 
 import structlog
 
 from relay_tornado.low_memory import try_log
 from relay_tornado.model import Bucket, Input, Output, RateLimit, Token
-from relay_tornado.rate_limits import Limiter
+from relay_tornado.rate_limits import LogLimit
 from relay_tornado.registry.contract import Kind, Registry
 
 RATE: Final = RateLimit(200, 200.0)
@@ -32,9 +33,7 @@ class ChangeLog:
     def __init__(self, registry: Registry, clock: Callable[[], float] = time.monotonic) -> None:
         """`clock` returns monotonic seconds."""
         self._registry = registry
-        self._clock = clock
-        self._limiter = Limiter(RATE, clock())
-        self._left_out = 0
+        self._limit = LogLimit(RATE, clock)
         self._known: dict[tuple[Kind, str], Bucket | Token] = {
             **{("bucket", each.id): each for each in registry.list("bucket")},
             **{("token", each.key): each for each in registry.list("token")},
@@ -65,12 +64,7 @@ class ChangeLog:
             self._tell(f"{kind}_changed", {**named, **was, "changed": changes})
 
     def _tell(self, event: str, what: Mapping[str, Any]) -> None:
-        if self._limiter.wait(self._clock()):
-            self._left_out += 1
-            return
-        self._limiter.take()
-        left_out, self._left_out = self._left_out, 0
-        try_log(_log.info, event, **what, **({"left_out": left_out} if left_out else {}))
+        self._limit.tell(partial(try_log, _log.info), event, **what)
 
 
 def _described(token: Token) -> dict[str, str]:

@@ -11,7 +11,7 @@ from typing import Final
 import structlog
 
 from relay_tornado.log.consumers import Key, span
-from relay_tornado.model import Gap, GapReason
+from relay_tornado.model import Gap, GapReason, RateLimit
 from relay_tornado.rate_limits import LogLimit
 
 PAUSE: Final = 600.0
@@ -54,7 +54,7 @@ class GapLines:
             del self._lines[next(iter(self._lines))]
         line = lines.get(gap.reason)
         if line is None:
-            line = lines[gap.reason] = _Line(LogLimit(PAUSE, self._clock))
+            line = lines[gap.reason] = _Line(LogLimit(RateLimit(1, PAUSE), self._clock))
         whole = gap if line.left_out is None else span((line.left_out, gap))
         left_out = line.limit.due()
         line.left_out = whole if left_out is None else None

@@ -9,6 +9,7 @@ from typing import Final
 import structlog
 
 from relay_tornado.low_memory import try_log
+from relay_tornado.model import RateLimit
 from relay_tornado.rate_limits import LogLimit
 
 SLOW: Final = 1.0
@@ -26,7 +27,7 @@ class SlowCommits:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """`clock` returns monotonic seconds."""
-        self._limit = LogLimit(PAUSE, clock)
+        self._limit = LogLimit(RateLimit(1, PAUSE), clock)
 
     def took(self, seconds: float) -> None:
         """A commit took so many seconds."""

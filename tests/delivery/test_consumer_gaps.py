@@ -192,7 +192,7 @@ async def test_a_gap_of_the_slower_one_of_two_connections(
 ) -> None:
     """If the other one has read some of the events, they are no gap of the consumer, but one of the connection, which
     is logged and counted, too. Else the consumer's lines are all."""
-    monkeypatch.setattr(gap_lines, "PAUSE", 0.0)
+    monkeypatch.setattr(gap_lines, "PAUSE", 1e-9)
     world, reader, slow = await with_a_slow_client()
     first = slow.delivery._places["id-orders"].given + 1
     other = await client(world, "orders")

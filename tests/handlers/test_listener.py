@@ -23,7 +23,7 @@ from relay_tornado.errors import StartupError
 from relay_tornado.handlers.listener import _ACCEPT_PAUSE, Listener
 from relay_tornado.handlers.tornado_connection import Limits, TornadoConnection
 from relay_tornado.ids import format_id, hash_secret, new_secret
-from relay_tornado.model import Token
+from relay_tornado.model import RateLimit, Token
 from relay_tornado.proxy_trust import ProxyTrust
 from relay_tornado.rate_limits import LogLimit
 from relay_tornado.settings import Settings
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.usefixtures("transport")
 @pytest.mark.gen_test
 async def test_the_number_of_connections(monkeypatch: pytest.MonkeyPatch) -> None:
     """Over the limit a connection is closed at once, one line a while says so, and the others are not disturbed."""
-    monkeypatch.setattr("relay_tornado.handlers.listener.LogLimit", partial(LogLimit, 3600.0))
+    monkeypatch.setattr("relay_tornado.handlers.listener.LogLimit", partial(LogLimit, RateLimit(1, 3600.0)))
     async with edge(max_connections=2) as site, Raw(site.port) as first, Raw(site.port) as second:
         assert (await first.ask(request(URL, b"x"))).status == 200
         assert (await second.ask(request(URL, b"x"))).status == 200
