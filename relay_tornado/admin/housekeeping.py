@@ -6,7 +6,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import sqlite3
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Iterator
+from contextlib import contextmanager
 
 import structlog
 
@@ -26,6 +27,19 @@ _LATER = "it is removed at the next start"
 _LOOK = 0.25
 """Seconds between two looks whether a log has grown far beyond its retention."""
 _DAMAGED = "the file is damaged: run `relay check`, and restore a backup"
+
+
+@contextmanager
+def _logged(ignored: type[RelayError], event: str, **what: str) -> Iterator[None]:
+    """Ends the block at an error, and logs it, unless it is an `ignored` one: the upkeep goes on."""
+    try:
+        yield
+    except ignored:
+        pass
+    except (RelayError, sqlite3.Error) as error:
+        _logger.warning(event, **what, reason=str(error))
+    except Exception:
+        _logger.exception(event, **what)
 
 
 class Housekeeping:
@@ -135,17 +149,12 @@ class Housekeeping:
 
     async def _try_to_trim(self, bucket: Bucket, by_age: bool, over: Collection[str]) -> int:
         """Does what `_trim` does. If that fails, it is logged."""
-        try:
-            return await self._trim(bucket, by_age, over)
-        except BucketGone:
-            pass  # deleted since its record was read
-        except (RelayError, sqlite3.Error) as error:
-            _logger.warning("trim_failed", bucket_id=bucket.id, reason=str(error))
-        except Exception:
-            _logger.exception("trim_failed", bucket_id=bucket.id)
-        finally:
-            self._growth.trimmed(bucket.id)
-        return 0
+        left = 0
+        # Without a log the bucket was deleted since its record was read.
+        with _logged(BucketGone, "trim_failed", bucket_id=bucket.id):
+            left = await self._trim(bucket, by_age, over)
+        self._growth.trimmed(bucket.id)
+        return left
 
     async def _expire(self) -> None:
         """Removes expired buckets, with the same care about the clock as for events: not soon after a start, nor while
@@ -154,31 +163,18 @@ class Housekeeping:
             bucket = self._registry.get("bucket", each.id)  # as it is now
             if bucket is None or not bucket.expired(self._now()):
                 continue
-            try:
+            named = {"bucket_id": bucket.id, "bucket": bucket.name}
+            with _logged(Conflict, "expired_bucket_kept", **named):  # Conflict: it was changed, perhaps to keep it
                 await self._remove(bucket, self._registry.revision("bucket", bucket.id))
-            except Conflict:
-                continue  # it was changed, perhaps to keep it
-            except (RelayError, sqlite3.Error) as error:
-                _logger.warning("expired_bucket_kept", bucket_id=bucket.id, bucket=bucket.name, reason=str(error))
-            except Exception:
-                _logger.exception("expired_bucket_kept", bucket_id=bucket.id, bucket=bucket.name)
-            else:
-                _logger.info("bucket_expired", bucket_id=bucket.id, bucket=bucket.name)
+                _logger.info("bucket_expired", **named)
 
     async def _expire_tokens(self) -> None:
         """Removes the expired tokens of commands that were killed. Others stay, as somebody may prolong them."""
         for each in self._registry.list("token"):
             token = self._registry.get("token", each.key)  # as it is now
-            if token is None or not token.left_behind(self._now()):
-                continue
-            try:
-                await self._revoke(token, self._registry.revision("token", token.key))
-            except Conflict:
-                continue
-            except (RelayError, sqlite3.Error) as error:
-                _logger.warning("expired_token_kept", token=token.key, reason=str(error))
-            except Exception:
-                _logger.exception("expired_token_kept", token=token.key)
+            if token is not None and token.left_behind(self._now()):
+                with _logged(Conflict, "expired_token_kept", token=token.key):
+                    await self._revoke(token, self._registry.revision("token", token.key))
 
     async def _trim(self, bucket: Bucket, by_age: bool, over: Collection[str]) -> int:
         """Trims a bucket without waiting for the consumers of tokens with the keys in `over`; returns the number of

@@ -43,8 +43,7 @@ def with_new_input(bucket: Bucket, options: Mapping[str, Any], now: float) -> Bu
         raise Conflict(f"the bucket {bucket.name!r} has {MAX_INPUTS} inputs, and may have no more: delete one first")
     bare = Input(id=input_id, name=NAME, created_at=now, updated_at=now)
     given = {name: value for name, value in options.items() if not (name == "name" and value == "")}
-    made = dataclasses.replace(_changed(bucket, bare, given), updated_at=now)
-    return dataclasses.replace(bucket, inputs=(*bucket.inputs, made), updated_at=now)
+    return dataclasses.replace(bucket, inputs=(*bucket.inputs, _changed(bucket, bare, given)), updated_at=now)
 
 
 def with_changed_input(bucket: Bucket, input_id: str, options: Mapping[str, Any], now: float) -> Bucket:

@@ -34,7 +34,7 @@ def with_new_output(bucket: Bucket, options: Mapping[str, Any], now: float) -> B
     number = bucket.next_output
     bare = Output(id=new_uuid(), n=number, name=f"Output {number}", created_at=now, updated_at=now)
     given = {name: value for name, value in options.items() if not (name == "name" and value == "")}
-    made = dataclasses.replace(_changed(bare, given), updated_at=now)
+    made = _changed(bare, given)
     _check_free(bucket, made)
     outputs = (*bucket.outputs, made)
     return dataclasses.replace(bucket, outputs=outputs, next_output=number + 1, updated_at=now)
