@@ -16,7 +16,7 @@ import structlog
 
 from relay_tornado.admin.consumer_names import key_of, may_see, missing
 from relay_tornado.admin.standing import Oldest, Standing, consumer_document, dead_document
-from relay_tornado.admin.stored import cursor_of, honoured
+from relay_tornado.admin.stored import cursor_of, honoured, page_size
 from relay_tornado.consumer_changes import Dead
 from relay_tornado.consumer_progress import AT_ONCE, MOST_PARKED, Progress
 from relay_tornado.copies import active
@@ -279,7 +279,7 @@ class ConsumerAdministration:
             await self._stored(bucket, key, reference or "")
         bounds = await self._log.bounds(bucket.id)
         after = honoured(bounds, cursor).seq if cursor else 0
-        most = min(limit, MOST_EVENTS) if limit > 0 else 100
+        most = page_size(limit, 100, MOST_EVENTS)
         await self._ledgers.store.saved()
         # Several consumers may have letters of one event, and a page ends between events.
         while True:

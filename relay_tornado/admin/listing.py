@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from relay_tornado.admin.lookup import output_of
-from relay_tornado.admin.stored import MOST_SCANNED, Found, Judging, Key, Stored, document_of
+from relay_tornado.admin.stored import MOST_SCANNED, Found, Judging, Key, Stored, document_of, page_size
 from relay_tornado.copies import Goes
 from relay_tornado.errors import BucketGone, CursorLost, Invalid, NotFound, Unavailable
 from relay_tornado.log.contract import EventLog, Outline
@@ -85,7 +85,7 @@ class Listing:
         cursor that can't be honoured, and, without a cursor, Unavailable if there are events and none can be read.
         """
         wanted = Filter(bucket, output, status, since, until)
-        limit = min(limit, MOST) if limit > 0 else LIMIT
+        limit = page_size(limit, LIMIT, MOST)
         if offset > MOST_SCANNED:
             raise Invalid(f"is over {MOST_SCANNED}: to go on, send next_cursor as cursor instead", "offset")
         buckets, only = self._scope(token, wanted)
@@ -124,7 +124,7 @@ class Listing:
         return {**page, "truncated": True} if cut or stopped else page
 
     def _scope(self, token: Token, wanted: Filter) -> tuple[list[Bucket], Output | None]:
-        buckets = [self._stored.bucket(token, wanted.bucket)] if wanted.bucket else self._stored.buckets(token)
+        buckets = self._stored.buckets(token, wanted.bucket)
         if not wanted.output:
             return buckets, None
         for bucket in buckets:
@@ -141,11 +141,7 @@ class Listing:
             await pieces.done()
             try:
                 bounds = await log.bounds(bucket.id)
-                low, high = bounds.first, bounds.head
-                if wanted.since is not None:
-                    low = max(low, await log.seek(bucket.id, wanted.since) + 1)
-                if wanted.until is not None:
-                    high = min(high, await log.seek(bucket.id, wanted.until))
+                low, high = await self._stored.span(bucket.id, bounds.first, bounds.head, wanted.since, wanted.until)
             except BucketGone:
                 continue
             places.append(_Place(log, self._stored.results, bucket, bounds, low, high))
@@ -201,12 +197,9 @@ class Listing:
         room = PAGE_BYTES
         for start in range(0, len(chosen), _AT_ONCE):
             some = chosen[start : start + _AT_ONCE]
-            seqs: dict[str, list[int]] = {}
+            latest = await self._stored.latest([item.key for item in some], copy)
             for item in some:
-                seqs.setdefault(item.place.bucket.id, []).append(item.outline.seq)
-            latest = {key: await self._stored.results.latest(key, each, copy) for key, each in seqs.items()}
-            for item in some:
-                newest = latest[item.place.bucket.id].get(item.outline.seq)
+                newest = latest.get(item.key)
                 room -= item.outline.size + (0 if newest is None else len(newest.result.body))
                 if data and (room < 0 or (newest is not None and newest.result.left_out)):
                     return data

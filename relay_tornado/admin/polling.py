@@ -12,7 +12,7 @@ from typing import Final
 from weakref import WeakValueDictionary
 
 from relay_tornado.admin.lookup import output_of
-from relay_tornado.admin.stored import MOST_SCANNED, Found, Judging, Stored, cursor_of, document_of
+from relay_tornado.admin.stored import MOST_SCANNED, Found, Judging, Stored, cursor_of, document_of, page_size
 from relay_tornado.copies import Goes
 from relay_tornado.errors import CursorLost, Invalid
 from relay_tornado.log.lineage import Placed, gap_behind, gap_within, place_cursor, position_id
@@ -59,9 +59,10 @@ class Polling:
         found = self._stored.bucket(token, bucket)
         chosen = output_of(found, output) if output else None
         placed = await self._place(found, chosen, cursor)
-        window = _Window(self._stored, found, chosen, placed.after, _limit(limit), self._oldest(max_age))
+        limit = page_size(limit, LIMIT, MOST)
+        window = _Window(self._stored, found, chosen, placed.after, limit, self._oldest(max_age))
         gap = await window.read_to_gap(placed.gap)
-        newest = await self._latest(window)
+        newest = await self._stored.results.latest(found.id, [event.seq for event in window.taken], window.copy)
         bounds = await self._stored.log.bounds(found.id)
         page: Document = {
             "logs": [self._document(window, event, newest.get(event.seq)) for event in window.taken],
@@ -89,10 +90,10 @@ class Polling:
         number = 0 if chosen is None else chosen.n
         if chosen is not None and chosen.disabled:
             return {"logs": [], "has_more": False}
-        lock = self._locks.setdefault((found.id, number), Lock())
-        async with lock:
+        limit = page_size(limit, LIMIT, MOST)
+        async with self._locks.setdefault((found.id, number), Lock()):
             for _ in range(_ATTEMPTS):
-                page = await self._claim(found, chosen, number, _limit(limit), self._oldest(max_age))
+                page = await self._claim(found, chosen, number, limit, self._oldest(max_age))
                 if page is not None:
                     return page
         raise Invalid("the position of this queue is being changed from elsewhere all the time: try again")
@@ -133,10 +134,6 @@ class Polling:
             return placed
         # The client has not had this output's copy of the event that the cursor names.
         return Placed(placed.after - (placed.gap is None), gap_within(parsed, placed.gap))
-
-    async def _latest(self, window: _Window) -> dict[int, Latest]:
-        seqs = [event.seq for event in window.taken]
-        return dict(await self._stored.results.latest(window.bucket.id, seqs, window.copy))
 
     def _document(self, window: _Window, event: Event, latest: Latest | None) -> Document:
         return document_of(window.bucket, Found(event, False, window.bucket.ephemeral), window.copy, latest)
@@ -210,7 +207,3 @@ class _Window:
 
     def _wants(self, event: Event) -> bool:
         return (self._oldest is None or event.received_at >= self._oldest) and self._goes.there(event)
-
-
-def _limit(limit: int) -> int:
-    return min(limit, MOST) if limit > 0 else LIMIT

@@ -121,26 +121,22 @@ class Resending:
     async def _bounds(self, bucket: Bucket, wanted: Range) -> tuple[int, int, list[Gap]]:
         """The position before the range, its last seq, and the requested events that no longer exist; events appended
         from now on are not in it. Raises Invalid for a cursor that can't be honoured."""
-        log = self._stored.log
-        bounds = await log.bounds(bucket.id)
+        bounds = await self._stored.log.bounds(bucket.id)
         first = wanted.first or 1
         last = bounds.head if wanted.last is None else min(bounds.head, wanted.last)
         told = wanted.first is not None or bool(wanted.cursor)
         if wanted.cursor:
-            begin, to, end = wanted.cursor.partition(_TO)
-            first = max(first, honoured(bounds, begin).seq + 1)
+            after, to, end = wanted.cursor.partition(_TO)
+            first = max(first, honoured(bounds, after).seq + 1)
             if to:
                 last = min(last, honoured(bounds, end).seq)
-        after = max(first, bounds.first) - 1
-        if wanted.since is not None:
-            after = max(after, await log.seek(bucket.id, wanted.since))
-        if wanted.until is not None:
-            last = min(last, await log.seek(bucket.id, wanted.until))
+        begin = max(first, bounds.first)
+        begin, last = await self._stored.span(bucket.id, begin, last, wanted.since, wanted.until)
         skipped: list[Gap] = []
         if told and wanted.since is None:
             # A request that names a starting point expects all events after it.
             _skip(skipped, "retention", first, min(bounds.first - 1, last))
-        return after, last, skipped
+        return begin - 1, last, skipped
 
     async def _cursor(self, bucket: Bucket, after: int, last: int) -> str:
         bounds = await self._stored.log.bounds(bucket.id)

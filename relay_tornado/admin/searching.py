@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from relay_tornado.admin.stored import Found, Key, Stored, document_of, without_content
+from relay_tornado.admin.stored import Found, Key, Stored, document_of, page_size, without_content
 from relay_tornado.errors import BucketGone
 from relay_tornado.log.contract import Outline
 from relay_tornado.log.lineage import position_id
@@ -38,6 +38,7 @@ _UNINDEXED: Final = 2_000
 """The number of events not indexed yet, newest first, that a search in one bucket examines."""
 _CHUNKS: Final = (32, 256)
 _CHUNK: Final = 4 * MIB
+_VERIFIED: Final[Mapping[str, bool | None]] = {"true": True, "false": False, "none": None}
 _SPLIT: Final = re.compile(r"\s*:\s*")
 
 
@@ -73,9 +74,9 @@ class Searching:
         indexed (yet, or any more); `indexed_up_to` is the newest indexed id, if the search is in one bucket. Raises
         Invalid, NotFound, Overloaded.
         """
-        limit = min(limit, MOST) if limit > 0 else LIMIT
+        limit = page_size(limit, LIMIT, MOST)
         wish = _Filter(wanted)
-        buckets = [self._stored.bucket(token, bucket)] if bucket else self._stored.buckets(token)
+        buckets = self._stored.buckets(token, bucket)
         begin = await self._stored.key(buckets, cursor) if cursor else None
         budget = _Budget()
         runs, pieces = [], Pieces()
@@ -122,13 +123,10 @@ class Searching:
         return position_id(bounds, key.seq)
 
     async def _render(self, hits: Sequence[_Hit]) -> list[Document]:
-        seqs: dict[str, list[int]] = {}
-        for hit in hits:
-            seqs.setdefault(hit.key.bucket_id, []).append(hit.key.seq)
-        latest = {key: await self._stored.results.latest(key, each, None) for key, each in seqs.items()}
+        latest = await self._stored.latest([hit.key for hit in hits], None)
         data = []
         for hit in hits:
-            document = document_of(hit.bucket, hit.found, None, latest[hit.key.bucket_id].get(hit.key.seq))
+            document = document_of(hit.bucket, hit.found, None, latest.get(hit.key))
             del document["body"]
             data.append({**document, "size": hit.size})
         return data
@@ -156,8 +154,7 @@ class _Filter:
         self.delivery = wanted.delivery
         self.method = wanted.method.upper()
         self._path = wanted.path.casefold()
-        self._verified = {"": "", "true": True, "false": False, "none": None}[wanted.verified]
-        self._any_verdict = wanted.verified == ""
+        self._verified = wanted.verified
         parts = _SPLIT.split(wanted.header.strip(), maxsplit=1)
         self._name, self._value = parts[0].casefold(), parts[1].casefold() if len(parts) > 1 else ""
 
@@ -165,7 +162,7 @@ class _Filter:
         """Whether the event meets all criteria except the delivery."""
         if self.method and event.method.upper() != self.method:
             return False
-        if not self._any_verdict and event.verified is not self._verified:
+        if self._verified and event.verified is not _VERIFIED[self._verified]:
             return False
         if self._path and self._path not in headers.decode(event.path).casefold():
             return False
@@ -177,7 +174,7 @@ class _Filter:
     @property
     def needs_content(self) -> bool:
         """Whether an event without its content can't match."""
-        return bool(self.query.terms or self._path or self._name or not self._any_verdict)
+        return bool(self.query.terms or self._path or self._name or self._verified)
 
     def _has_header(self, event: Event) -> bool:
         return any(
@@ -258,13 +255,11 @@ class _Run:
 
     async def _place(self) -> None:
         self._placed = True
-        log, since, until, begin = self._stored.log, self._filter.since, self._filter.until, self._begin
-        if since is not None:
-            self._low = max(self._low, await log.seek(self.bucket.id, since) + 1)
-        if until is not None:
-            self._high = min(self._high, await log.seek(self.bucket.id, until))
-        if begin is not None:
-            self._high = min(self._high, await self._stored.behind(begin, self.bucket.id))
+        self._low, self._high = await self._stored.span(
+            self.bucket.id, self._low, self._high, self._filter.since, self._filter.until
+        )
+        if self._begin is not None:
+            self._high = min(self._high, await self._stored.behind(self._begin, self.bucket.id))
 
     async def _look(self) -> None:
         """Takes the next candidates, and keeps those that match."""

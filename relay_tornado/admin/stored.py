@@ -66,8 +66,11 @@ class Stored:
         self.results = results
         self._registry = registry
 
-    def buckets(self, token: Token) -> list[Bucket]:
-        """Every bucket in the token's scope, oldest first."""
+    def buckets(self, token: Token, reference: str = "") -> list[Bucket]:
+        """The bucket with this id or name, or for "" every bucket in the token's scope, oldest first. Raises
+        NotFound."""
+        if reference:
+            return [self.bucket(token, reference)]
         return [bucket for bucket in self._registry.list("bucket") if token.reads(bucket.id)]
 
     def bucket(self, token: Token, reference: str) -> Bucket:
@@ -127,6 +130,25 @@ class Stored:
             return key.seq - 1
         return await self.log.seek(bucket_id, math.nextafter(key.at, math.inf) if bucket_id > key.bucket_id else key.at)
 
+    async def span(
+        self, bucket_id: BucketId, first: int, last: int, since: float | None, until: float | None
+    ) -> tuple[int, int]:
+        """The first and the last of the seqs `first` to `last` that were received at `since` (unix seconds) or later,
+        and before `until`; None does not restrict. Raises BucketGone."""
+        if since is not None:
+            first = max(first, await self.log.seek(bucket_id, since) + 1)
+        if until is not None:
+            last = min(last, await self.log.seek(bucket_id, until))
+        return first, last
+
+    async def latest(self, keys: Sequence[Key], copy: int | None) -> dict[Key, Latest]:
+        """As `Results.latest`, for events of several buckets."""
+        seqs: dict[BucketId, list[int]] = {}
+        for key in keys:
+            seqs.setdefault(key.bucket_id, []).append(key.seq)
+        found = {bucket_id: await self.results.latest(bucket_id, some, copy) for bucket_id, some in seqs.items()}
+        return {key: found[key.bucket_id][key.seq] for key in keys if key.seq in found[key.bucket_id]}
+
     def has_copy(self, bucket: Bucket, copy: int, found: Found) -> bool:
         """Whether an event has a copy for this output, with the current outputs and rules."""
         output = bucket.output(copy)
@@ -164,6 +186,11 @@ class Judging:
             self._since = now = time.perf_counter()
         self.seconds += now - began
         return fits
+
+
+def page_size(asked: int, default: int, most: int) -> int:
+    """How many entries a page has at most; `asked` is the request's `limit`, 0 for the default."""
+    return min(asked, most) if asked > 0 else default
 
 
 def without_content(bounds: Bounds, outline: Outline) -> Found:
