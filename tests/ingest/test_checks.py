@@ -10,7 +10,6 @@ from typing import ClassVar
 import pytest
 
 from relay_tornado.errors import NoSpace, Overloaded, Unavailable
-from relay_tornado.ingest.ingest import Head, Upload
 from relay_tornado.model import Appended, Dedupe, NewEvent, RateLimit, Verify
 from relay_tornado.signatures import sign
 from tests.failing import once
@@ -122,8 +121,7 @@ async def test_refused_signatures_and_senders_that_leave_do_not_count() -> None:
     assert (await bench.send(headers=signed(b""))).status == 200
     for _ in range(3):
         assert (await bench.send()).status == 401
-        upload = bench.ingest.begin(Head("POST", b"/v1/webhooks/in-1", HEADERS, 1, "192.0.2.7"))
-        assert isinstance(upload, Upload)
+        upload = bench.upload(1)
         upload.abandon()
         upload.abandon()
     assert [(await bench.send(headers=signed(b""))).status for _ in range(2)] == [200, 429]
@@ -172,8 +170,7 @@ async def test_nobody_waits_with_a_body_in_memory() -> None:
     try:
         uploads = []
         for _ in range(3):
-            upload = bench.ingest.begin(Head("POST", b"/v1/webhooks/in-1", HEADERS, 2_000_000, "192.0.2.7"))
-            assert isinstance(upload, Upload)
+            upload = bench.upload(2_000_000)
             for _ in range(2):
                 assert upload.feed(bytes(1_000_000)) is None
             upload.finish(lambda answer: None)
@@ -191,8 +188,7 @@ async def test_a_sender_that_leaves_waits_no_longer() -> None:
     bench = await Bench(WAITS).open()
     bench.answers.answer = None
     for early in (True, False):
-        upload = bench.ingest.begin(Head("POST", b"/v1/webhooks/in-1", HEADERS, 0, "192.0.2.7"))
-        assert isinstance(upload, Upload)
+        upload = bench.upload(0)
         assert upload.waits
         upload.finish(lambda answer: pytest.fail("nobody is there"))
         if early:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from relay_tornado import errors
 from relay_tornado.ingest.endpoints import Endpoint
-from relay_tornado.ingest.ingest import AT_ONCE, Head, Upload
+from relay_tornado.ingest.ingest import AT_ONCE, Head
 from relay_tornado.model import Appended, Bucket, BucketAuth, Dedupe, NewEvent, RateLimit, Verify
 from relay_tornado.wire.answers import Answer
 from tests.ingest.world import BUCKET, HEADERS, INPUT, Bench, FailingLog, finish, replace_input
@@ -131,8 +131,7 @@ SIGNED = Verify("github", ("a secret",), "reject")
 async def test_a_change_while_the_body_comes(before: Bucket, after: Bucket | None, status: int) -> None:
     """What is asked for, and whether the content is stored, is as it is once the body is there."""
     bench = await Bench(before).open()
-    upload = bench.ingest.begin(Head("POST", b"/v1/webhooks/in-1", HEADERS, 4, "192.0.2.7"))
-    assert isinstance(upload, Upload)
+    upload = bench.upload(4)
     assert upload.feed(b"bo") is None
     if after is None:
         await bench.registry.delete("bucket", BUCKET.id)
@@ -153,8 +152,7 @@ async def test_a_change_of_auth_and_dedupe_while_the_body_comes() -> None:
     uploads = []
     for _ in range(3):
         headers = b"Authorization: Bearer s3cret\r\nwebhook-id: 1\r\n"
-        upload = bench.ingest.begin(Head("POST", b"/v1/webhooks/in-1", headers, 4, "192.0.2.7"))
-        assert isinstance(upload, Upload)
+        upload = bench.upload(4, headers)
         uploads.append(upload)
     await bench.registry.put("bucket", BUCKET.id, dataclasses.replace(BUCKET, dedupe=Dedupe("auto", 60)))
     for upload, body in zip(uploads, (b"body", b"body", b"more"), strict=True):
@@ -168,8 +166,7 @@ async def test_credentials_that_are_asked_for_while_the_body_comes() -> None:
     """They are not stored either."""
     bench = await Bench().open()
     headers = b"A: b\r\nAuthorization: Bearer s3cret\r\n"
-    upload = bench.ingest.begin(Head("POST", b"/v1/webhooks/in-1", headers, 4, "192.0.2.7"))
-    assert isinstance(upload, Upload)
+    upload = bench.upload(4, headers)
     after = dataclasses.replace(BUCKET, auth=BucketAuth("token", token="s3cret"))
     await bench.registry.put("bucket", BUCKET.id, after)
     assert upload.feed(b"body") is None
@@ -192,8 +189,7 @@ async def test_an_unknown_input(target: bytes) -> None:
 async def test_too_long_by_its_head() -> None:
     """A declared length over the limit is refused before any of the body is read; the limit itself is not."""
     bench = await Bench(max_body=10).open()
-    answer = bench.ingest.begin(Head("POST", b"/v1/webhooks/in-1", HEADERS, 11, "192.0.2.7"))
-    assert isinstance(answer, Answer)
+    answer = bench.refusal(11)
     assert (answer.status, answer.body) == (413, b"The body is larger than the 10 bytes that this bucket takes.\n")
     assert (await bench.send(body=b"x" * 10)).status == 200
 
@@ -202,8 +198,7 @@ async def test_too_long_by_its_head() -> None:
 async def test_too_long_on_the_way() -> None:
     """A body of no declared length is refused at the byte that is too many, and its bytes are let go."""
     bench = await Bench(max_body=10).open()
-    upload = bench.ingest.begin(Head("POST", b"/v1/webhooks/in-1", HEADERS, None, "192.0.2.7"))
-    assert isinstance(upload, Upload)
+    upload = bench.upload(None)
     assert upload.feed(b"x" * 10) is None
     assert bench.ingest.buffered == 10
     refusal = upload.feed(b"x")
@@ -230,17 +225,14 @@ async def test_the_ingest_buffer() -> None:
     """Bodies on their way are bounded in all: over it 503 with Retry-After, by the declared length or on the way;
     what is refused, abandoned or done is let go."""
     bench = await Bench(ingest_buffer=100_000).open()
-    first = bench.ingest.begin(Head("POST", b"/v1/webhooks/in-1", HEADERS, 80_000, "192.0.2.7"))
-    assert isinstance(first, Upload)
+    first = bench.upload(80_000)
     assert first.feed(b"x" * 60_000) is None
     assert bench.ingest.buffered == 60_000
-    full = bench.ingest.begin(Head("POST", b"/v1/webhooks/in-1", HEADERS, 40_001, "192.0.2.7"))
-    assert isinstance(full, Answer)
+    full = bench.refusal(40_001)
     assert full.status == 503
     assert ("Retry-After", "1") in full.headers
     assert b"not stored" in full.body
-    second = bench.ingest.begin(Head("POST", b"/v1/webhooks/in-1", HEADERS, None, "192.0.2.7"))
-    assert isinstance(second, Upload)
+    second = bench.upload(None)
     assert second.feed(b"x" * 40_000) is None
     refusal = second.feed(b"x")
     assert refusal is not None
@@ -250,8 +242,7 @@ async def test_the_ingest_buffer() -> None:
     assert first.feed(b"x" * 20_000) is None
     assert (await finish(first)).status == 200
     assert bench.ingest.buffered == 0
-    third = bench.ingest.begin(Head("POST", b"/v1/webhooks/in-1", HEADERS, 100, "192.0.2.7"))
-    assert isinstance(third, Upload)
+    third = bench.upload(100)
     third.feed(b"x" * 50)
     third.abandon()
     third.abandon()
@@ -262,14 +253,12 @@ async def test_the_ingest_buffer() -> None:
 async def test_who_stalls_keeps_no_small_webhook_out() -> None:
     """A body of up to 32 KiB that arrives whole needs no room in the buffer; in parts, or larger, it does."""
     bench = await Bench(ingest_buffer=100_000).open()
-    stalled = bench.ingest.begin(Head("POST", b"/v1/webhooks/in-1", HEADERS, 100_000, "192.0.2.7"))
-    assert isinstance(stalled, Upload)
+    stalled = bench.upload(100_000)
     assert stalled.feed(b"x" * 99_999) is None
     assert (await bench.send(body=b"y" * AT_ONCE)).status == 200
     assert (await bench.send(body=b"y" * (AT_ONCE + 1))).status == 503
     for size in (AT_ONCE, None):
-        upload = bench.ingest.begin(Head("POST", b"/v1/webhooks/in-1", HEADERS, size, "192.0.2.7"))
-        assert isinstance(upload, Upload)
+        upload = bench.upload(size)
         refusal = upload.feed(b"y" * (AT_ONCE - 1))
         assert refusal is not None
         assert refusal.status == 503
@@ -290,8 +279,7 @@ async def test_a_body_that_the_relay_fails_on_is_let_go(
         raise error
 
     monkeypatch.setattr(Endpoint, "verdict", fail)
-    upload = bench.ingest.begin(Head("POST", b"/v1/webhooks/in-1", HEADERS, 4, "192.0.2.7"))
-    assert isinstance(upload, Upload)
+    upload = bench.upload(4)
     assert upload.feed(b"body") is None
     if error is MemoryError:
         assert (await finish(upload)).status == 503
@@ -371,8 +359,7 @@ async def test_bucket_auth(bucket: Bucket, lines: bytes) -> None:
 async def test_wrong_bucket_auth(bucket: Bucket, lines: bytes) -> None:
     """Anything else is answered 401 `Unauthorized` from the head alone, with the scheme that is asked for."""
     bench = await Bench(bucket).open()
-    answer = bench.ingest.begin(Head("POST", b"/v1/webhooks/in-1", b"A: 1\r\n" + lines, 5, "192.0.2.7"))
-    assert isinstance(answer, Answer)
+    answer = bench.refusal(5, b"A: 1\r\n" + lines)
     assert (answer.status, answer.body) == (401, b"Unauthorized")
     assert dict(answer.headers)["WWW-Authenticate"].split(" ")[0] == ("Basic" if bucket is BASIC else "Bearer")
 

@@ -7,11 +7,11 @@ import dataclasses
 import pytest
 
 from relay_tornado import errors
-from relay_tornado.ingest.ingest import Head, Ingest, Upload
+from relay_tornado.ingest.ingest import Ingest
 from relay_tornado.model import Dedupe, Output
 from relay_tornado.registry.routes import Routes
 from tests.failing import once
-from tests.ingest.world import BUCKET, HEADERS, Bench, finish
+from tests.ingest.world import BUCKET, Bench, finish
 
 
 class Full:
@@ -42,8 +42,7 @@ async def queued() -> tuple[Bench, Full]:
 async def test_a_queue_that_is_full_once_the_body_is_there() -> None:
     """It is refused then, counted, and let go of."""
     bench, full = await queued()
-    upload = bench.ingest.begin(Head("POST", b"/v1/webhooks/in-1", HEADERS, 4, "192.0.2.7"))
-    assert isinstance(upload, Upload)
+    upload = bench.upload(4)
     assert upload.feed(b"body") is None
     full.full = True
     assert (await finish(upload)).status == 429
@@ -84,8 +83,7 @@ async def test_repeats_of_what_is_made_by_hand() -> None:
 async def test_a_body_for_which_there_is_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """503, and what had come of it is let go of."""
     bench = await Bench().open()
-    upload = bench.ingest.begin(Head("POST", b"/v1/webhooks/in-1", HEADERS, None, "192.0.2.7"))
-    assert isinstance(upload, Upload)
+    upload = bench.upload(None)
     assert upload.feed(b"x") is None
 
     class Short(bytes):

@@ -81,6 +81,21 @@ class Bench:
         self.ingest = Ingest(self.log, Routes(self.registry), self.settings, self.answers, lambda: self.now)
         return self
 
+    def upload(self, length: int | None, headers: bytes = HEADERS) -> Upload:
+        """What comes of a head with this Content-Length (None: chunks) that is not refused."""
+        upload = self._begin(length, headers)
+        assert isinstance(upload, Upload)
+        return upload
+
+    def refusal(self, length: int, headers: bytes = HEADERS) -> Answer:
+        """What comes of one that is."""
+        refusal = self._begin(length, headers)
+        assert isinstance(refusal, Answer)
+        return refusal
+
+    def _begin(self, length: int | None, headers: bytes) -> Upload | Answer:
+        return self.ingest.begin(Head("POST", b"/v1/webhooks/in-1", headers, length, "192.0.2.7"))
+
     async def send(
         self,
         target: bytes = b"/v1/webhooks/in-1",
