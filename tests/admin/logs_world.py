@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,46 +11,18 @@ import msgspec
 import pytest
 from tornado.ioloop import IOLoop
 
-from relay_tornado.admin.administration import Administration
-from relay_tornado.admin.logs import Logs
-from relay_tornado.log.contract import EventLog
 from relay_tornado.log.ephemeral import Ephemeral
-from relay_tornado.log.ledgers import Ledgers
-from relay_tornado.log.results import Results
-from relay_tornado.log.sqlite import SqliteEventLog
-from relay_tornado.log.sqlite_results import SqliteResults
 from relay_tornado.model import NewEvent, Result, Token
-from relay_tornado.registry.contract import Registry
-from relay_tornado.registry.memory import MemoryRegistry
-from relay_tornado.registry.sqlite import SqliteRegistry
-from relay_tornado.settings import Settings
-from relay_tornado.storage.database import Database
 from relay_tornado.wire.fields import Document
+from tests.admin.world import World, memory_world, sqlite_world
 from tests.contexts import held_open
-from tests.log.memory import MemoryEventLog
-from tests.log.memory_consumers import MemoryConsumers
-from tests.log.memory_results import MemoryResults
 
 ROOT = Token("root", "hash", 0.0)
 
 logs_test = pytest.mark.gen_test
 
 
-@dataclass
-class LogsWorld:
-    """What stands. `now` is what the service believes the time to be."""
-
-    log: EventLog
-    registry: Registry
-    results: Results
-    settings: Settings
-    now: float = 0.0
-
-    def __post_init__(self) -> None:
-        ledgers = Ledgers(MemoryConsumers(self.log), self.log)
-        self.logs = Logs(self.log, self.results, self.registry, clock=lambda: self.now)
-        self.administration = Administration(self.log, self.registry, self.settings, ledgers, self.logs)
-
+class LogsWorld(World):
     async def bucket(self, name: str = "orders", outputs: int = 0, **options: Any) -> str:
         """Makes a bucket with so many internal outputs, named out-1, …; returns its id."""
         made = await self.administration.create_bucket(name, **options)
@@ -73,36 +44,23 @@ class LogsWorld:
         result = Result("sent" if code else "failed", code, {"X": ["y"]}, b"\xffok", 12, 1, 5.0)
         await self.results.record(bucket_id, seq, output, msgspec.structs.replace(result, **changes))
 
-
-@asynccontextmanager
-async def memory_logs(folder: Path) -> AsyncIterator[LogsWorld]:
-    log = MemoryEventLog()
-    yield LogsWorld(log, MemoryRegistry(), MemoryResults(log), replace(Settings(), data=folder))
-    await log.close()
+    async def originals(self, ids: Iterable[str]) -> list[str]:
+        """Which events these are copies of."""
+        return [(await self.logs.get(ROOT, each))["resend_of"] for each in ids]
 
 
-@asynccontextmanager
-async def sqlite_logs(folder: Path) -> AsyncIterator[LogsWorld]:
-    settings = replace(Settings(), data=folder)
-    database = await Database.open(settings)
-    try:
-        log = await SqliteEventLog.open(database, settings)
-        results = SqliteResults(database, settings)
-        yield LogsWorld(log, await SqliteRegistry.open(database), results, settings)
-        await results.close()
-        await log.close()
-    finally:
-        await database.close()
+sqlite_logs = partial(sqlite_world, kind=LogsWorld)
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=[memory_world, sqlite_world], ids=["memory", "sqlite"])
 def world(request: pytest.FixtureRequest, tmp_path: Path, io_loop: IOLoop) -> Iterator[LogsWorld]:
     """Over each kind of engine."""
-    yield from held_open(io_loop, (memory_logs if request.param == "memory" else sqlite_logs)(tmp_path / "data"))
+    yield from held_open(io_loop, request.param(tmp_path / "data", LogsWorld))
 
 
 def ids(page: Document) -> list[str]:
-    return [each["id"] for each in page["data"]]
+    """Those of the logs of a list, a search, or an answer to a poll."""
+    return [each["id"] for each in page["data" if "data" in page else "logs"]]
 
 
 def forget(log: Any) -> None:

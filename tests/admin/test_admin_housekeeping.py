@@ -124,9 +124,8 @@ async def test_each_bucket_is_trimmed_by_its_own_rule(world: World) -> None:
     """Events over a bucket's number leave, oldest first; another bucket's stay."""
     few = await world.administration.create_bucket("few", retention={"max_events": 2})
     all_ = await world.administration.create_bucket("all")
-    for _ in range(5):
-        await world.log.append(few.id, event())
-        await world.log.append(all_.id, event())
+    for each in (few, all_):
+        await world.fill(each.id, 5)
     assert await world.administration.housekeeping.trim_all() == 3
     assert ((await world.log.bounds(few.id)).first, (await world.log.bounds(all_.id)).first) == (4, 1)
     await world.administration.set_bucket("all", retention={"max_events": 1})
@@ -284,8 +283,7 @@ async def test_one_bucket_keeps_no_other_from_being_trimmed(world: World, error:
         await world.administration.create_bucket(name, retention={"max_events": 1})
     fine = world.administration.find_bucket("fine")
     await world.log.drop(world.administration.find_bucket("gone").id)
-    for _ in range(3):
-        await world.log.append(fine.id, event())
+    await world.fill(fine.id, 3)
     failing, trim = world.administration.find_bucket("failing").id, world.log.trim
 
     async def failing_trim(bucket_id: str, keep: Retention, floor: int | None) -> int:
@@ -343,8 +341,7 @@ async def test_housekeeping_goes_on(open_world: OpenWorld) -> None:
             return left
 
         world.log.trim = counted  # type: ignore[method-assign]
-        for _ in range(4):
-            await world.log.append(bucket.id, event())
+        await world.fill(bucket.id, 4)
         task = asyncio.create_task(world.administration.housekeeping.run())
         await asyncio.wait_for(third.wait(), 60)
         task.cancel()

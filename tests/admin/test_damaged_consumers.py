@@ -15,7 +15,7 @@ from relay_tornado.log import consumer_rows
 from relay_tornado.log.consumers import Key, Terms
 from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.model import Bucket, Earliest, Gap, Last
-from tests.admin.world import World, event, sqlite_world
+from tests.admin.world import World, sqlite_world
 
 TERMS = ("receipt", "ack_wait", "max_deliver")
 """What is put right by whoever gives it new ones."""
@@ -45,8 +45,7 @@ async def filled(world: World) -> tuple[Bucket, str]:
     """A bucket with ten events and two consumers, both done with six, and a durable token; its key."""
     token, _ = await world.administration.create_token(durable=True)
     bucket = await world.administration.create_bucket("orders")
-    for _ in range(10):
-        await world.log.append(bucket.id, event())
+    await world.fill(bucket.id, 10)
     for name in ("worker", "other"):
         key = Key(bucket.id, "client", name)
         await world.consumers.create(key, 0, Terms(7.5), 1.0)

@@ -118,8 +118,7 @@ async def test_what_a_durable_token_misses_is_told_from_the_first_event(world: W
     """In a bucket that was made after it, before its client ever came: the lag, and the gap that retention left."""
     token, _ = await world.administration.create_token(durable=True)
     bucket = await world.administration.create_bucket("later", retention={"max_events": 2})
-    for _ in range(6):
-        await world.log.append(bucket.id, event())
+    await world.fill(bucket.id, 6)
     ledgers = world.administration.ledgers
     key = Key(bucket.id, "token", token.key)
     ((_, standing),) = await world.administration.consumers.standings([bucket])

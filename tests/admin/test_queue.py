@@ -11,7 +11,7 @@ from relay_tornado.admin import polling
 from relay_tornado.errors import CursorLost
 from relay_tornado.model import Event, Gap, Retention
 from relay_tornado.wire.frames import gap_fields
-from tests.admin.logs_world import ROOT, LogsWorld, forget, logs_test
+from tests.admin.logs_world import ROOT, LogsWorld, forget, ids, logs_test
 from tests.admin.logs_world import world as world
 
 
@@ -21,18 +21,18 @@ async def test_the_queue_drains_in_order(world: LogsWorld) -> None:
     bucket = await world.bucket()
     sent = await world.send(bucket, b"1", b"2", b"3")
     page = await world.logs.drain(ROOT, "orders")
-    assert ([each["id"] for each in page["logs"]], page["has_more"], page.get("next_cursor")) == (
+    assert (ids(page), page["has_more"], page.get("next_cursor")) == (
         sent[:1],
         True,
         None,
     )
     assert page["logs"][0]["status"] == "sent"
     page = await world.logs.drain(ROOT, "orders", limit=100)
-    assert ([each["id"] for each in page["logs"]], page["has_more"]) == (sent[1:], False)
+    assert (ids(page), page["has_more"]) == (sent[1:], False)
     assert (await world.logs.drain(ROOT, "orders"))["logs"] == []
     assert {each["status"] for each in (await world.logs.list(ROOT))["data"]} == {"sent"}
     more = await world.send(bucket, b"4")
-    assert [each["id"] for each in (await world.logs.drain(ROOT, bucket))["logs"]] == more
+    assert ids(await world.logs.drain(ROOT, bucket)) == more
 
 
 @logs_test
@@ -40,7 +40,7 @@ async def test_two_pollers_never_share_an_event(world: LogsWorld) -> None:
     """Many polls at once give out every event exactly once, also where each has a service of its own."""
     bucket = await world.bucket()
     sent = await world.send(bucket, *(b"%d" % n for n in range(30)))
-    second = LogsWorld(world.log, world.registry, world.results, world.settings)
+    second = LogsWorld(world.log, world.registry, world.settings, world.consumers, world.results)
     services = [world.logs, second.logs]
     pages = await asyncio.gather(*(services[n % 2].drain(ROOT, "orders", limit=3) for n in range(10)))
     assert sorted(each["id"] for page in pages for each in page["logs"]) == sorted(sent)
@@ -66,7 +66,7 @@ async def test_the_queue_passes_over_what_is_done_or_old(world: LogsWorld) -> No
     await world.answer(bucket, 2, 4, 0)
     await world.answer(bucket, 3, 0, 0, status="stalled")
     page = await world.logs.drain(ROOT, "orders")
-    assert [each["id"] for each in page["logs"]] == sent[2:3]
+    assert ids(page) == sent[2:3]
     world.now = 1e11
     page = await world.logs.drain(ROOT, "orders", max_age=60, limit=9)
     assert (page["logs"], page["has_more"]) == ([], False)
@@ -79,10 +79,10 @@ async def test_an_age_of_nothing_is_no_limit(world: LogsWorld) -> None:
     bucket = await world.bucket()
     sent = await world.send(bucket, b"1", b"2")
     world.now = (await world.logs.get(ROOT, sent[0]))["received_at"] + 30
-    assert [each["id"] for each in (await world.logs.page(ROOT, "orders", limit=9, max_age=60))["logs"]] == sent
+    assert ids(await world.logs.page(ROOT, "orders", limit=9, max_age=60)) == sent
     world.now = 1e11
-    assert [each["id"] for each in (await world.logs.page(ROOT, "orders", limit=9, max_age=0))["logs"]] == sent
-    assert [each["id"] for each in (await world.logs.drain(ROOT, "orders", limit=9, max_age=0))["logs"]] == sent
+    assert ids(await world.logs.page(ROOT, "orders", limit=9, max_age=0)) == sent
+    assert ids(await world.logs.drain(ROOT, "orders", limit=9, max_age=0)) == sent
 
 
 @logs_test
@@ -96,7 +96,7 @@ async def test_a_poll_looks_at_so_many_events_only(world: LogsWorld, monkeypatch
     page = await world.logs.page(ROOT, "orders", max_age=60)
     assert (page["logs"], page["has_more"], page["next_cursor"]) == ([], True, sent[9])
     page = await world.logs.page(ROOT, "orders", cursor=sent[9])
-    assert [each["id"] for each in page["logs"]] == sent[10:11]
+    assert ids(page) == sent[10:11]
 
 
 @logs_test
@@ -112,8 +112,7 @@ async def test_the_queue_of_an_output(world: LogsWorld) -> None:
         *await world.send(bucket, b"no 4", target=1, force=True),
     ]
     found = {
-        output: [each["id"] for each in (await world.logs.drain(ROOT, bucket, output=output, limit=9))["logs"]]
-        for output in ("out-1", second, "")
+        output: ids(await world.logs.drain(ROOT, bucket, output=output, limit=9)) for output in ("out-1", second, "")
     }
     assert found["out-1"] == [f"{sent[0]}-1", f"{copies[1]}-1"]
     assert found[second] == [f"{sent[0]}-2", f"{sent[1]}-2", f"{copies[0]}-2"]
@@ -132,7 +131,7 @@ async def test_a_poll_is_bounded_in_bytes(world: LogsWorld, monkeypatch: pytest.
     monkeypatch.setattr(polling, "PAGE_BYTES", 1000)
     bucket = await world.bucket()
     sent = await world.send(bucket, b"x" * 400, b"x" * 400, b"y" * 5000, b"z")
-    found = [[each["id"] for each in (await world.logs.drain(ROOT, "orders", limit=9))["logs"]] for _ in range(4)]
+    found = [ids(await world.logs.drain(ROOT, "orders", limit=9)) for _ in range(4)]
     assert found == [sent[:2], sent[2:3], sent[3:], []]
 
 
@@ -148,14 +147,14 @@ async def test_a_page_tells_what_it_passes_over(world: LogsWorld) -> None:
     forget(world.log)
     for begin, given in (("", sent[:2]), (sent[0], sent[1:2])):
         page = await world.logs.page(ROOT, "orders", limit=9, cursor=begin)
-        assert ([each["id"] for each in page["logs"]], page["has_more"]) == (given, True)
+        assert (ids(page), page["has_more"]) == (given, True)
         assert page["gap"] == gap_fields(Gap("ephemeral", 2, 3))
     page = await world.logs.page(ROOT, "orders", limit=9, cursor=page["next_cursor"])
-    assert ([each["id"] for each in page["logs"]], page["has_more"]) == (sent[2:], False)
+    assert (ids(page), page["has_more"]) == (sent[2:], False)
     assert page["gap"] == gap_fields(Gap("ephemeral", 5, 5))
     page = await world.logs.page(ROOT, "orders", limit=9, cursor=page["next_cursor"])
     assert (page["logs"], page.get("gap")) == ([], None)
-    assert [each["id"] for each in (await world.logs.drain(ROOT, "orders", limit=9))["logs"]] == sent
+    assert ids(await world.logs.drain(ROOT, "orders", limit=9)) == sent
 
 
 @logs_test
@@ -172,7 +171,7 @@ async def test_a_page_tells_damage_and_what_left_meanwhile(world: LogsWorld, mon
 
     monkeypatch.setattr(world.log, "read", damaged)
     page = await world.logs.page(ROOT, "orders", limit=9, cursor="")
-    assert [each["id"] for each in page["logs"]] == [sent[0], *sent[3:]]
+    assert ids(page) == [sent[0], *sent[3:]]
     assert page["gap"] == gap_fields(Gap("reset", 2, 3))
 
     async def late(bucket_id: str, after: int, limit: int, max_bytes: int) -> Sequence[Event]:
@@ -182,5 +181,5 @@ async def test_a_page_tells_damage_and_what_left_meanwhile(world: LogsWorld, mon
     await world.log.trim(bucket, Retention(max_events=3), None)
     monkeypatch.setattr(world.log, "read", late)
     page = await world.logs.page(ROOT, "orders", limit=9, cursor=sent[0])
-    assert [each["id"] for each in page["logs"]] == sent[4:]
+    assert ids(page) == sent[4:]
     assert page["gap"] == gap_fields(Gap("retention", 2, 4))

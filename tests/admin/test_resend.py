@@ -72,7 +72,7 @@ async def test_resend_of_a_range_keeps_the_order(world: LogsWorld) -> None:
     assert [each["seq"] for each in copies] == [9, 10, 11, 12]
     match = {"match": {"type": "regex", "regex": "[05]", "parameter": {"source": "payload", "name": "n"}}}
     resent = await world.logs.resend_range(ROOT, "orders", Range(last=8, filter=match))
-    assert [(await world.logs.get(ROOT, each))["resend_of"] for each in resent["ids"]] == [sent[0], sent[5]]
+    assert await world.originals(resent["ids"]) == [sent[0], sent[5]]
     assert (await world.logs.resend_range(ROOT, "orders", Range(cursor=resent["ids"][-1])))["ids"] == []
     for wanted, those in (
         (Range(first=13, last=99), resent["ids"]),
@@ -107,7 +107,7 @@ async def test_resend_of_a_span_of_time(world: LogsWorld) -> None:
         (Range(until=times[1], last=1), sent[:1]),
     ):
         resent = await world.logs.resend_range(ROOT, "orders", wanted)
-        assert [(await world.logs.get(ROOT, each))["resend_of"] for each in resent["ids"]] == those
+        assert await world.originals(resent["ids"]) == those
 
 
 @logs_test
@@ -126,7 +126,7 @@ async def test_resend_makes_so_many_copies_a_request(world: LogsWorld, monkeypat
         if "next_cursor" not in resent:
             break
         cursor = resent["next_cursor"]
-    assert [(await world.logs.get(ROOT, each))["resend_of"] for each in found] == sent
+    assert await world.originals(found) == sent
 
 
 @logs_test
@@ -145,7 +145,7 @@ async def test_a_resend_looks_at_so_many_events_only(world: LogsWorld, monkeypat
     second = await world.logs.resend_range(ROOT, "orders", Range(filter=match, cursor=first["next_cursor"]))
     assert (first["ids"], second["ids"], second.get("skipped")) == ([], [], None)
     third = await world.logs.resend_range(ROOT, "orders", Range(filter=match, cursor=second["next_cursor"]))
-    assert [(await world.logs.get(ROOT, each))["resend_of"] for each in third["ids"]] == sent[-1:]
+    assert await world.originals(third["ids"]) == sent[-1:]
     assert "next_cursor" not in third
 
 
@@ -161,7 +161,7 @@ async def test_a_resend_looks_for_so_long_only(world: LogsWorld, monkeypatch: py
     for more in (True, True, True, False):
         resent = await world.logs.resend_range(ROOT, "orders", wanted)
         assert ("next_cursor" in resent) == more
-        made.append([(await world.logs.get(ROOT, each))["resend_of"] for each in resent["ids"]])
+        made.append(await world.originals(resent["ids"]))
         wanted = Range(filter=odd, cursor=resent.get("next_cursor", ""))
     assert made == [[], sent[1:2], [], sent[3:]]
 
@@ -221,7 +221,7 @@ async def test_a_resend_without_an_end_ends(world: LogsWorld, monkeypatch: pytes
         cursor = resent.get("next_cursor", "")
         rounds += 1
     assert rounds == 3
-    assert [(await world.logs.get(ROOT, each))["resend_of"] for each in found] == sent
+    assert await world.originals(found) == sent
     at_once = await world.logs.resend_range(ROOT, "orders", Range(last=3))
     assert (len(at_once["ids"]), at_once.get("next_cursor")) == (3, None)
 
@@ -311,7 +311,7 @@ async def test_a_resend_tells_what_it_passes_over(world: LogsWorld) -> None:
     kept += await world.send(bucket, b"4")
     forget(world.log)
     resent = await world.logs.resend_range(ROOT, "orders", Range())
-    assert [(await world.logs.get(ROOT, each))["resend_of"] for each in resent["ids"]] == kept
+    assert await world.originals(resent["ids"]) == kept
     assert resent["skipped"] == [{"from": 2, "to": 3, "count": 2, "reason": "ephemeral"}]
     resent = await world.logs.resend_range(ROOT, "orders", Range(last=2))
     assert [(each["from"], each["to"]) for each in resent["skipped"]] == [(2, 2)]
@@ -347,5 +347,5 @@ async def test_what_leaves_while_a_resend_begins_is_told_as_one(
 
     monkeypatch.setattr(world.log, "bounds", then_trimmed)
     resent = await world.logs.resend_range(ROOT, "orders", Range(first=1))
-    assert [(await world.logs.get(ROOT, each))["resend_of"] for each in resent["ids"]] == sent[4:]
+    assert await world.originals(resent["ids"]) == sent[4:]
     assert [(each["reason"], each["from"], each["to"]) for each in resent["skipped"]] == [("retention", 1, 4)]

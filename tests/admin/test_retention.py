@@ -34,8 +34,7 @@ async def test_retention_waits_for_consumers(world: World) -> None:
     waiting = await world.administration.create_bucket("waiting", retention=WAITING)
     hasty = await world.administration.create_bucket("hasty", retention={"max_events": 1})
     for bucket in (waiting, hasty):
-        for _ in range(9):
-            await world.log.append(bucket.id, event())
+        await world.fill(bucket.id, 9)
         await consumer(world, bucket, 3)
         ledgers = await consumer(world, bucket, 5, "output", "1")
         await consumer(world, bucket, 0, "events", "0")
@@ -62,8 +61,7 @@ async def test_waiting_has_an_end(world: World) -> None:
     size = event(b"x" * 100).size
     keep = {**WAITING, "hard_max_bytes": 4 * size}
     bucket = await world.administration.create_bucket("orders", retention=keep)
-    for _ in range(10):
-        await world.log.append(bucket.id, event(b"x" * 100))
+    await world.fill(bucket.id, 10, b"x" * 100)
     ledgers = await consumer(world, bucket, 2)
     async with ledgers.using(Key(bucket.id, "client", "worker")) as ledger:
         told: list[int] = []
@@ -89,8 +87,7 @@ async def test_who_is_overtaken_is_told_of_once(world: World) -> None:
 
     async def passes(*counts: int) -> None:
         for count in counts:
-            for _ in range(count):
-                await world.log.append(bucket.id, event(b"x" * 100))
+            await world.fill(bucket.id, count, b"x" * 100)
             with capture_logs() as logs:
                 await world.administration.housekeeping.trim_all()
             told.extend((each["event"], each["events"]) for each in logs)
@@ -116,8 +113,7 @@ async def test_waiting_has_an_end_where_nobody_is_waited_for(world: World) -> No
     size = event(b"x" * 100).size
     keep = {"max_bytes": None, "wait_for_consumers": True, "hard_max_bytes": 4 * size}
     bucket = await world.administration.create_bucket("orders", retention=keep)
-    for _ in range(10):
-        await world.log.append(bucket.id, event(b"x" * 100))
+    await world.fill(bucket.id, 10, b"x" * 100)
     with capture_logs() as logs:
         assert await first(world, bucket) == 7
     assert logs == []
@@ -129,8 +125,7 @@ async def test_retention_waits_for_a_durable_token_that_has_not_come(world: Worl
     one begins at the head."""
     token, _ = await world.administration.create_token(durable=True)
     bucket = await world.administration.create_bucket("orders", retention=WAITING)
-    for _ in range(5):
-        await world.log.append(bucket.id, event())
+    await world.fill(bucket.id, 5)
     assert await first(world, bucket) == 1
     ledgers = world.administration.ledgers
     async with ledgers.using(Key(bucket.id, "token", token.key)) as ledger:
@@ -149,8 +144,7 @@ async def test_retention_waits_for_no_token_that_has_expired(open_world: OpenWor
     async with open_world(retention_grace=grace) as world:
         token, _ = await world.administration.create_token(durable=True, expires_at=world.now + 100)
         bucket = await world.administration.create_bucket("orders", retention=WAITING)
-        for _ in range(5):
-            await world.log.append(bucket.id, event())
+        await world.fill(bucket.id, 5)
         assert await first(world, bucket) == 1
         world.now += 100
         assert await first(world, bucket) == then
@@ -170,14 +164,12 @@ async def test_a_trim_between_two_passes_waits_for_no_token_that_has_expired(
         bucket = await world.administration.create_bucket("orders", retention=WAITING)
         keeper = world.administration.housekeeping
         came = world.log.watch(None, keeper._growth.came)
-        for _ in range(5):
-            await world.log.append(bucket.id, event())
+        await world.fill(bucket.id, 5)
         world.now += 100
         assert await first(world, bucket) == 5
         if prolonged:
             await world.administration.set_token(token.key, expires_at=world.now + 100)
-        for _ in range(4):
-            await world.log.append(bucket.id, event())
+        await world.fill(bucket.id, 4)
         await keeper.trim_grown()
         assert (await world.log.bounds(bucket.id)).first == then
         came.close()
@@ -212,9 +204,8 @@ async def test_a_log_that_outgrows_its_limit_is_trimmed_between_two_passes(
         other = await world.administration.create_bucket("other")
         task = asyncio.create_task(world.administration.housekeeping.run())
         await asyncio.sleep(0)
-        for _ in range(4):
-            await world.log.append(bucket.id, event())
-            await world.log.append(other.id, event())
+        for each in (bucket, other):
+            await world.fill(each.id, 4)
         await until(lambda: world.log.held(bucket.id).events == 2)
         task.cancel()
         await asyncio.wait([task])
