@@ -44,6 +44,13 @@ class LogsWorld(World):
         result = Result("sent" if code else "failed", code, {"X": ["y"]}, b"\xffok", 12, 1, 5.0)
         await self.results.record(bucket_id, seq, output, msgspec.structs.replace(result, **changes))
 
+    async def pages(self, **asked: Any) -> list[Document]:
+        """A whole list, page by page by its cursors."""
+        pages = [await self.logs.list(ROOT, **asked)]
+        while "next_cursor" in pages[-1]:
+            pages.append(await self.logs.list(ROOT, **asked, cursor=pages[-1]["next_cursor"]))
+        return pages
+
     async def originals(self, ids: Iterable[str]) -> list[str]:
         """Which events these are copies of."""
         return [(await self.logs.get(ROOT, each))["resend_of"] for each in ids]
@@ -58,9 +65,9 @@ def world(request: pytest.FixtureRequest, tmp_path: Path, io_loop: IOLoop) -> It
     yield from held_open(io_loop, request.param(tmp_path / "data", LogsWorld))
 
 
-def ids(page: Document) -> list[str]:
-    """Those of the logs of a list, a search, or an answer to a poll."""
-    return [each["id"] for each in page["data" if "data" in page else "logs"]]
+def ids(*pages: Document) -> list[str]:
+    """Those of the logs of lists, searches, and answers to polls."""
+    return [each["id"] for page in pages for each in page["data" if "data" in page else "logs"]]
 
 
 def forget(log: Any) -> None:

@@ -21,17 +21,10 @@ async def test_the_list_is_newest_first_in_pages(world: LogsWorld) -> None:
     bucket = await world.bucket()
     sent = await world.send(bucket, *(b"%d" % n for n in range(40)))
     for limit in (1, 7, 20, 40, 500):
-        found: list[str] = []
-        cursor = ""
-        while True:
-            page = await world.logs.list(ROOT, bucket="orders", limit=limit, cursor=cursor)
-            assert page["total"] == 40
-            assert len(page["data"]) <= limit
-            found += ids(page)
-            if "next_cursor" not in page:
-                break
-            cursor = page["next_cursor"]
-        assert found == sent[::-1]
+        pages = await world.pages(bucket="orders", limit=limit)
+        assert {page["total"] for page in pages} == {40}
+        assert all(len(page["data"]) <= limit for page in pages)
+        assert ids(*pages) == sent[::-1]
     assert len((await world.logs.list(ROOT))["data"]) == 40
 
 
@@ -84,17 +77,9 @@ async def test_several_buckets_are_one_list(world: LogsWorld) -> None:
     sent = []
     for n in range(30):
         sent += await world.send(buckets[n % 3], b"%d" % n)
-    found: list[str] = []
-    times: list[float] = []
-    cursor = ""
-    while True:
-        page = await world.logs.list(ROOT, limit=7, cursor=cursor)
-        found += ids(page)
-        times += [each["received_at"] for each in page["data"]]
-        if "next_cursor" not in page:
-            break
-        cursor = page["next_cursor"]
-    assert sorted(found) == sorted(sent)
+    pages = await world.pages(limit=7)
+    times = [each["received_at"] for page in pages for each in page["data"]]
+    assert sorted(ids(*pages)) == sorted(sent)
     assert times == sorted(times, reverse=True)
     some = Token("some", "h", 0.0, buckets=frozenset(buckets[:2]))
     page = await world.logs.list(some)
@@ -110,15 +95,7 @@ async def test_events_of_one_moment_in_several_buckets(world: LogsWorld, monkeyp
     monkeypatch.setattr("time.time", lambda: 1_900_000_000.0)
     buckets = [await world.bucket(name) for name in ("a", "b", "c")]
     sent = [each for bucket in buckets for each in await world.send(bucket, b"1", b"2", b"3")]
-    found: list[str] = []
-    cursor = ""
-    while True:
-        page = await world.logs.list(ROOT, limit=2, cursor=cursor)
-        found += ids(page)
-        if "next_cursor" not in page:
-            break
-        cursor = page["next_cursor"]
-    assert sorted(found) == sorted(sent)
+    assert sorted(ids(*await world.pages(limit=2))) == sorted(sent)
 
 
 @logs_test
@@ -168,27 +145,12 @@ async def test_a_request_looks_at_so_many_events_only(world: LogsWorld, monkeypa
     sent = await world.send(bucket, *(b"%d" % n for n in range(35)))
     for seq in (1, 20, 30):
         await world.answer(bucket, seq)
-    found: list[str] = []
-    cursor, pages = "", 0
     assert (await world.logs.list(ROOT, status="sent"))["next_cursor"] == sent[25]
-    while True:
-        page = await world.logs.list(ROOT, status="sent", limit=2, cursor=cursor)
-        pages += 1
-        found += ids(page)
-        if "next_cursor" not in page:
-            break
-        assert page["truncated"]
-        cursor = page["next_cursor"]
-    assert found == [sent[29], sent[19], sent[0]]
-    assert pages == 4
-    found = []
-    while True:
-        page = await world.logs.list(ROOT, status="received", limit=4, cursor=cursor if found else "")
-        found += ids(page)
-        if "next_cursor" not in page:
-            break
-        cursor = page["next_cursor"]
-    assert found == [sent[seq - 1] for seq in range(35, 0, -1) if seq not in (1, 20, 30)]
+    pages = await world.pages(status="sent", limit=2)
+    assert ids(*pages) == [sent[29], sent[19], sent[0]]
+    assert [page.get("truncated") for page in pages] == [True, True, True, None]
+    received = ids(*await world.pages(status="received", limit=4))
+    assert received == [sent[seq - 1] for seq in range(35, 0, -1) if seq not in (1, 20, 30)]
 
 
 @logs_test
@@ -343,17 +305,10 @@ async def test_a_page_is_bounded_in_bytes(world: LogsWorld, monkeypatch: pytest.
     monkeypatch.setattr(listing, "PAGE_BYTES", 1000)
     bucket = await world.bucket()
     sent = await world.send(bucket, *(b"x" * 400 for _ in range(4)), b"y" * 5000)
-    found: list[list[str]] = []
-    cursor = ""
-    while True:
-        page = await world.logs.list(ROOT, cursor=cursor)
-        found.append(ids(page))
-        if "next_cursor" not in page:
-            break
-        assert page["truncated"] is True
-        cursor = page["next_cursor"]
-    assert found == [[sent[4]], [sent[3], sent[2]], [sent[1], sent[0]]]
-    assert page.keys() == {"data", "total", "limit", "offset"}
+    pages = await world.pages()
+    assert [ids(page) for page in pages] == [[sent[4]], [sent[3], sent[2]], [sent[1], sent[0]]]
+    assert [page.get("truncated") for page in pages] == [True, True, None]
+    assert pages[-1].keys() == {"data", "total", "limit", "offset"}
     await world.answer(bucket, 4, body=b"z" * 700)
     assert ids(await world.logs.list(ROOT, cursor=sent[4])) == [sent[3]]
 
@@ -432,13 +387,7 @@ async def test_a_list_of_copies_looks_at_so_many_bytes(world: LogsWorld, monkeyp
     bucket = await world.bucket(outputs=1)
     sent = await world.send(bucket, *(b"x" * 150 for _ in range(20)))
     output = world.administration.find_bucket(bucket).outputs[0].id
-    found: list[str] = []
-    page = await world.logs.list(ROOT, output=output)
-    rounds = 1
-    while "next_cursor" in page:
-        assert page["truncated"]
-        found += ids(page)
-        page = await world.logs.list(ROOT, output=output, cursor=page["next_cursor"])
-        rounds += 1
-    assert rounds > 3
-    assert found + ids(page) == [f"{each}-1" for each in sent[::-1]]
+    pages = await world.pages(output=output)
+    assert len(pages) > 3
+    assert all(page["truncated"] for page in pages[:-1])
+    assert ids(*pages) == [f"{each}-1" for each in sent[::-1]]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.admin.test_admin_commands import BUCKET, INPUT
+from tests.admin.forms import BUCKET, INPUT
 from tests.cli.runner import Runner
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.admin.test_admin_commands import INPUT, OUTPUT
+from tests.admin.forms import INPUT, OUTPUT
 from tests.cli.runner import Runner
 from tests.cli.server import serving
 

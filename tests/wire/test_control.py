@@ -17,6 +17,13 @@ def subscribe(**fields: Any) -> Incoming:
     return parse(json.dumps({"action": "subscribe", **fields}))
 
 
+def problem(incoming: Incoming, code: str = "invalid") -> str:
+    """What is wrong with a message."""
+    assert isinstance(incoming.content, Problem)
+    assert incoming.content.code == code
+    return incoming.content.message
+
+
 @pytest.mark.parametrize(
     ("text", "content"),
     [
@@ -155,11 +162,9 @@ def test_who_asks_for_our_additions(text: str, extended: bool) -> None:
 )
 def test_what_is_wrong_is_named(fields: dict[str, Any], where: str, advice: str) -> None:
     """The error names the field, and says what to write instead."""
-    content = subscribe(**fields).content
-    assert isinstance(content, Problem)
-    assert content.code == "invalid"
-    assert content.message.startswith(where)
-    assert advice in content.message
+    message = problem(subscribe(**fields))
+    assert message.startswith(where)
+    assert advice in message
 
 
 def test_a_consumer() -> None:
@@ -204,9 +209,7 @@ def test_what_is_wrong_with_a_consumer_is_said(fields: dict[str, Any], where: st
     """Strictly, naming the field and what to write instead."""
     incoming = subscribe(**fields)
     assert incoming.extended
-    assert isinstance(incoming.content, Problem)
-    assert incoming.content.code == "invalid"
-    assert incoming.content.message.startswith(where)
+    assert problem(incoming).startswith(where)
 
 
 def test_filter_and_outputs() -> None:
@@ -218,9 +221,7 @@ def test_filter_and_outputs() -> None:
     assert subscribe(filter=None, outputs=None).content == Subscribe()
     assert subscribe(filter=7).content == Subscribe(filter=7)
     for wrong in ("all", "", 7, ["none"]):
-        content = subscribe(outputs=wrong).content
-        assert isinstance(content, Problem)
-        assert content.message == 'outputs: write "none", or leave it out'
+        assert problem(subscribe(outputs=wrong)) == 'outputs: write "none", or leave it out'
 
 
 ID = "k3v9x1q7m2ab-42"
@@ -262,34 +263,30 @@ def test_respond() -> None:
 )
 def test_what_is_wrong_with_an_answer_is_named(fields: dict[str, Any], message: str) -> None:
     """The error names the field, and says what to write instead."""
-    content = respond(**fields).content
-    assert isinstance(content, Problem)
-    assert content.code == "invalid"
-    assert content.message.startswith(message)
+    assert problem(respond(**fields)).startswith(message)
 
 
 def test_ack_and_nak() -> None:
     """By the id of an event or of a copy."""
 
-    def say(action: str, **fields: Any) -> Any:
+    def say(action: str, **fields: Any) -> Incoming:
         incoming = parse(json.dumps({"action": action, **fields}))
-        assert incoming.extended
-        return incoming.content
+        assert (incoming.action, incoming.extended) == (action, True)
+        return incoming
 
     at, copy = parse_id(ID), parse_id(f"{ID}-2")
-    assert say("ack", id=ID) == say("ack", id=ID, all=None) == say("ack", id=ID, all=False) == Ack(at)
-    assert say("ack", id=f"{ID}-2", all=True) == Ack(copy, all=True)
-    assert say("nak", id=ID) == say("nak", id=ID, delay=None) == say("nak", id=ID, delay=0) == Nak(at)
-    assert say("nak", id=f"{ID}-2", delay=86_400) == Nak(copy, 86_400.0)
+    for fields in ({}, {"all": None}, {"all": False}):
+        assert say("ack", id=ID, **fields).content == Ack(at)
+    for fields in ({}, {"delay": None}, {"delay": 0}):
+        assert say("nak", id=ID, **fields).content == Nak(at)
+    assert say("ack", id=f"{ID}-2", all=True).content == Ack(copy, all=True)
+    assert say("nak", id=f"{ID}-2", delay=86_400).content == Nak(copy, 86_400.0)
     for action, fields, where in (
         *(("ack", {"id": ID, "all": value}, "all: ") for value in ("true", 1, [])),
         *(("nak", {"id": ID, "delay": value}, "delay: ") for value in (-1, 86_401, "5", True, float("nan"), 10**400)),
         *((action, {"id": value}, "id: ") for action in ("ack", "nak") for value in (None, 7, "", "x", "K3V-1", [ID])),
     ):
-        problem = say(action, **fields)
-        assert isinstance(problem, Problem), (action, fields)
-        assert problem.code == "invalid"
-        assert problem.message.startswith(where)
+        assert problem(say(action, **fields)).startswith(where), (action, fields)
 
 
 @pytest.mark.parametrize(
@@ -313,9 +310,7 @@ def test_ack_and_nak() -> None:
 )
 def test_what_is_no_message(text: str, code: str) -> None:
     """Malformed JSON, what is no object, and what has no known action are told apart."""
-    content = parse(text).content
-    assert isinstance(content, Problem)
-    assert content.code == code
+    assert problem(parse(text), code)
 
 
 JSON = st.recursive(
@@ -365,13 +360,11 @@ def test_nothing_raises(text: str) -> None:
 def test_a_message_that_would_keep_everybody_waiting(action: str, field: str, most: int) -> None:
     """More names than anybody has buckets are not even looked at. Who reads every bucket says a position for each."""
 
-    def content(number: int) -> Any:
+    def named(number: int) -> Incoming:
         names = [f"bucket-{index}" for index in range(number)]
         return parse(
             json.dumps({"action": action, field: names if field == "buckets" else dict.fromkeys(names, "latest")})
-        ).content
+        )
 
-    assert not isinstance(content(most), Problem)
-    problem = content(most + 1)
-    assert isinstance(problem, Problem)
-    assert f"{field}: at most {most} " in problem.message
+    assert not isinstance(named(most).content, Problem)
+    assert f"{field}: at most {most} " in problem(named(most + 1))
