@@ -110,7 +110,7 @@ class Listing:
         cut = len(data) < len(chosen)
         stopped = merged.filtered and merged.left()
         after = chosen[len(data) - 1] if data else None
-        if stopped and len(chosen) < limit:
+        if stopped and not cut and len(chosen) < limit:
             after = merged.last
         more = cut or merged.left() or counted > offset + len(chosen)
         page: Document = {

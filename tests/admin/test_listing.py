@@ -314,6 +314,22 @@ async def test_a_page_is_bounded_in_bytes(world: LogsWorld, monkeypatch: pytest.
 
 
 @logs_test
+@pytest.mark.parametrize("status", ["received", "sent"])
+async def test_a_page_that_is_full_before_all_that_was_looked_at_is_on_it(
+    world: LogsWorld, monkeypatch: pytest.MonkeyPatch, status: str
+) -> None:
+    """Its cursor goes on behind its last log, not behind what was looked at: nothing is passed over."""
+    monkeypatch.setattr(listing, "PAGE_BYTES", 1000)
+    monkeypatch.setattr(listing, "MOST_SCANNED", 6)
+    bucket = await world.bucket()
+    sent = await world.send(bucket, *[b"x" * 400] * 20)
+    for seq in range(1, 21, 2):
+        await world.answer(bucket, seq)
+    wanted = sent[::2] if status == "sent" else sent[1::2]
+    assert ids(*await world.pages(status=status)) == wanted[::-1]
+
+
+@logs_test
 async def test_a_cursor_whose_event_has_left(world: LogsWorld) -> None:
     """In one bucket there is nothing behind it any more; over several it can't be placed, and says so."""
     bucket = await world.bucket()
