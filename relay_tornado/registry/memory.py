@@ -15,7 +15,8 @@ from relay_tornado.registry.contract import Changed, Kind
 
 _log = structlog.get_logger(__name__)
 
-Route: TypeAlias = tuple[str, str]
+_Place: TypeAlias = tuple[str, str]
+"""An input's custom_domain and path_prefix."""
 
 _T = TypeVar("_T")
 
@@ -23,13 +24,13 @@ KINDS: dict[Kind, type[Any]] = {"bucket": Bucket, "token": Token}
 
 
 class Records:
-    """All records with their revisions, the owners of names, input ids and routes, and the watchers of changes."""
+    """All records with their revisions, the owners of names, input ids and places, and the watchers of changes."""
 
     def __init__(self) -> None:
         self._records: dict[Kind, dict[str, tuple[Any, int]]] = {kind: {} for kind in KINDS}
         self._names: dict[str, str] = {}
         self._inputs: dict[str, str] = {}
-        self._routes: dict[Route, str] = {}
+        self._places: dict[_Place, str] = {}
         self._secrets: dict[str, str] = {}
         self._watchers: list[Changed] = []
 
@@ -67,11 +68,10 @@ class Records:
             for input_id, times in Counter(made.id for made in value.inputs).items():
                 if self._inputs.get(input_id, key) != key or times > 1:
                     raise Conflict(f"the input id {input_id} is taken; choose another one")
-            for route, times in Counter(routes_of(value)).items():
-                if self._routes.get(route, key) != key or times > 1:
-                    where = " and ".join(
-                        part for part in (route[0], f"path_prefix {route[1]}" * bool(route[1])) if part
-                    )
+            for place, times in Counter(_places_of(value)).items():
+                if self._places.get(place, key) != key or times > 1:
+                    domain, prefix = place
+                    where = " and ".join(filter(None, (domain, prefix and f"path_prefix {prefix}")))
                     raise Conflict(f"another input has {where}: choose another custom_domain or path_prefix")
         elif self._secrets.get(value.secret_hash, key) != key:
             raise Conflict("another token has this secret; make a new one")
@@ -92,7 +92,7 @@ class Records:
             self._names[value.name] = key
             for made in value.inputs:
                 self._inputs[made.id] = key
-            self._routes.update((route, key) for route in routes_of(value))
+            self._places.update((place, key) for place in _places_of(value))
         else:
             self._secrets[value.secret_hash] = key
         self._records[kind][key] = (value, revision)
@@ -108,8 +108,8 @@ class Records:
             _release(self._names, old.name, key)
             for made in old.inputs:
                 _release(self._inputs, made.id, key)
-            for route in routes_of(old):
-                _release(self._routes, route, key)
+            for place in _places_of(old):
+                _release(self._places, place, key)
         elif old is not None:
             _release(self._secrets, old.secret_hash, key)
 
@@ -122,8 +122,8 @@ class Records:
                 _log.exception("registry_watcher_failed", kind=kind)
 
 
-def routes_of(bucket: Bucket) -> list[Route]:
-    """The pairs of custom_domain and path_prefix by which the bucket's inputs are found, beside their ids."""
+def _places_of(bucket: Bucket) -> list[_Place]:
+    """Where the bucket's inputs are found, beside their ids."""
     return [(made.custom_domain, made.path_prefix) for made in bucket.inputs if made.custom_domain or made.path_prefix]
 
 
