@@ -17,6 +17,8 @@ BucketId: TypeAlias = str
 """A bucket's public id, a uuid. It is never reused; the bucket's name may be."""
 
 DAY = 86_400.0
+MAX_TIME = 253_402_300_799
+"""The last second of the year 9999, in unix seconds."""
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
 UNTIL_IT_ENDS: Final = " (until it ends)"

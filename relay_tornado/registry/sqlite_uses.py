@@ -10,20 +10,17 @@ import asyncio
 import sqlite3
 import time
 from collections.abc import Callable, Iterable
-from typing import Final
 
 from relay_tornado.errors import RelayError
+from relay_tornado.model import MAX_TIME
 from relay_tornado.registry.uses import GRANULARITY, Uses
 from relay_tornado.storage.database import Database
-
-_LATEST: Final = 253_402_300_799
-"""The last second of the year 9999, in unix seconds."""
 
 
 def _load(raw: sqlite3.Connection) -> list[tuple[str, int]]:
     # A time that no clock has shown is damaged, and could not be shown.
     sql = "SELECT key, used_at FROM token WHERE typeof(used_at) = 'integer' AND used_at BETWEEN 0 AND ?"
-    return raw.execute(sql, (_LATEST,)).fetchall()
+    return raw.execute(sql, (MAX_TIME,)).fetchall()
 
 
 class SqliteUses(Uses):

@@ -44,7 +44,7 @@ def read_nak(document: dict[str, Any]) -> Nak:
     """Raises Invalid, which names the field and says what to write instead."""
     delay = document.get("delay")
     if delay is None:
-        return Nak(read_id(document.get("id")))
+        delay = 0
     if not isinstance(delay, int | float) or isinstance(delay, bool) or not 0 <= delay <= MAX_DELAY:
         raise Invalid(f"write a number of seconds from 0 to {MAX_DELAY}", "delay")
     return Nak(read_id(document.get("id")), float(delay))

@@ -78,12 +78,8 @@ class Seconds(Number):
         super().__init__(f"must be a number of seconds above 0 and at most {most:.0f}.", 0, most, above=True, **kwargs)
 
 
-_NOT_TEXT = re.compile("[\ud800-\udfff]")
-_NOT_LINES = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
-_NOT_LINE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-
-_LINES = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]*$"
-_LINE = r"^[^\x00-\x1f\x7f-\x9f]*$"
+_CONTROLS = r"\x00-\x1f\x7f-\x9f"
+_CONTROLS_BUT_LINES = r"\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"
 
 
 class Text(fields.String):
@@ -95,8 +91,9 @@ class Text(fields.String):
     default_error_messages = {"invalid": "must be a string."}  # noqa: RUF012  # marshmallow's own form
 
     def __init__(self, most: int, *, lines: bool = False, raw: bool = False, **kwargs: Any) -> None:
-        self._refused = _NOT_TEXT if raw else _NOT_LINES if lines else _NOT_LINE
-        self.pattern = "" if raw else _LINES if lines else _LINE
+        refused = "" if raw else _CONTROLS_BUT_LINES if lines else _CONTROLS
+        self._refused = re.compile(rf"[{refused}\ud800-\udfff]")
+        self.pattern = refused and f"^[^{refused}]*$"
         """The same rule as a regular expression of JSON Schema; "" allows anything."""
         too_long = validate.Length(max=most, error=f"must have at most {most} characters.")
         super().__init__(validate=[too_long, self._check], **kwargs)

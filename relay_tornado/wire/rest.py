@@ -14,7 +14,7 @@ from typing import Any
 
 from marshmallow import Schema, fields, validate
 
-from relay_tornado.model import DAY, Bucket, Dedupe, Input, Output, RateLimit, Retention, Token, to_document
+from relay_tornado.model import DAY, MAX_TIME, Bucket, Dedupe, Input, Output, RateLimit, Retention, Token, to_document
 from relay_tornado.wire.fields import (
     Anything,
     Choice,
@@ -32,7 +32,6 @@ from relay_tornado.wire.fields import (
 
 MAX_BODY_TEXT = 250_000
 """Maximum size of an input's static body, in bytes."""
-MAX_TIME = 253_402_300_799  # the last second of the year 9999
 MAX_NAME = 2_100
 """Maximum length of the name of an input or output. The original's agent names an output after its destination, and its
 input `ingress for` that."""
