@@ -191,7 +191,7 @@ class Administration:
 
     def list_buckets(self) -> Sequence[Bucket]:
         """All buckets, oldest first."""
-        return list(self._registry.list("bucket"))
+        return self._registry.list("bucket")
 
     def find_bucket(self, reference: str) -> Bucket:
         """The bucket with this id or name. Raises NotFound."""
@@ -350,7 +350,7 @@ class Administration:
 
     def list_tokens(self) -> Sequence[Token]:
         """All tokens that were not revoked, oldest first, including expired ones."""
-        return list(self._registry.list("token"))
+        return self._registry.list("token")
 
     # clients
 

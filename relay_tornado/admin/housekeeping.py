@@ -7,7 +7,7 @@ import asyncio
 import dataclasses
 import sqlite3
 from collections.abc import Awaitable, Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import structlog
 
@@ -133,12 +133,9 @@ class Housekeeping:
         left = 0
         for bucket_id in self._growth.take():
             bucket = self._registry.get("bucket", bucket_id)
-            try:
-                grown = bucket is not None and self._growth.is_due(bucket)
-            except BucketGone:
-                continue
-            if bucket is not None and grown:
-                left += await self._try_to_trim(bucket, False, self._still_over())
+            with suppress(BucketGone):
+                if bucket is not None and self._growth.is_due(bucket):
+                    left += await self._try_to_trim(bucket, False, self._still_over())
         return left
 
     def _still_over(self) -> Collection[str]:

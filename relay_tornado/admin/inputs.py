@@ -85,7 +85,7 @@ def _changed(bucket: Bucket, before: Input, options: Mapping[str, Any]) -> Input
     if size > MAX_BODY_TEXT:
         raise Invalid(f"has {size} bytes; {MAX_BODY_TEXT} are allowed", "body")
     changed = dataclasses.replace(before, **given)
-    first = "/" + changed.path_prefix.removeprefix("/").partition("/")[0].lower()
+    first = "/" + changed.path_prefix[1:].partition("/")[0].lower()
     if not changed.custom_domain and first in RESERVED:
         raise Invalid(f"{first} is the relay's own: choose another prefix", "path_prefix")
     wanted = changed.response_from_output

@@ -57,7 +57,7 @@ def bucket_document(bucket: Bucket) -> Document:
         "stream": bucket.stream,
         "ephemeral": bucket.ephemeral,
         "suspended": False,
-        "static_ip": bool(bucket.extra.get("static_ip", False)),
+        "static_ip": bucket.extra.get("static_ip", False),
         "large_webhooks": bucket.large_webhooks,
         "auth": to_document(bucket.auth),
         "inputs": [input_document(bucket.id, each) for each in bucket.inputs],
