@@ -45,7 +45,8 @@ async def take(log: EventLog, bucket: Bucket, documents: Sequence[Any]) -> dict[
 async def _compare(log: EventLog, bucket_id: BucketId, items: Sequence[Item]) -> None:
     if not items:
         return
-    there = {each.seq: each for each in await log.outline(bucket_id, items[0].seq, items[-1].seq)}
+    seqs = [each.seq for each in items]
+    there = {each.seq: each for each in await log.outline(bucket_id, min(seqs), max(seqs))}
     for each in items:
         found = there.get(each.seq)
         if found is not None and (found.received_at, found.input_id, found.method, found.size) != (
