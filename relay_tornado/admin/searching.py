@@ -296,7 +296,7 @@ class _Run:
         method = self._filter.method
         wanted = [seq for seq, each in outlines.items() if not method or each.method.upper() == method]
         if await self._judge(sorted(wanted, reverse=True), outlines):
-            self._move(low, outlines[low].received_at if low in outlines else self._upper)
+            self._move(low, outlines[min(outlines)] if outlines else None)
 
     async def _judge(self, seqs: Sequence[int], outlines: Mapping[int, Outline] | None = None) -> bool:
         """Examines these events, newest first. Returns False if there was no room for all of them."""
@@ -320,15 +320,18 @@ class _Run:
             status = {seq: each.result.status for seq, each in latest.items()}
             hits = [hit for hit in hits if status.get(hit.key.seq, RECEIVED) == wish.delivery]
         self.waiting += hits
+        low = seqs[len(events) - 1]
         last = next((event for event in reversed(events) if event is not None), None)
-        self._move(seqs[len(events) - 1], self._upper if last is None else last.received_at)
+        self._move(low, last if outlines is None else outlines[low])
         return len(events) == len(seqs)
 
-    def _move(self, seq: int, at: float) -> None:
-        """Notes that everything from this seq on was examined; it was received at about `at`, or before."""
-        self._high = seq - 1
-        self._upper = min(self._upper, at)
-        self.reached = Key(self._upper, self.bucket.id, seq)
+    def _move(self, low: int, last: Event | Outline | None) -> None:
+        """Notes that everything from this seq on was examined; `last` is the oldest event of that which is known."""
+        self._high = low - 1
+        if last is not None:
+            # A cursor is a seq, so its time has to be that of its event: the other buckets go on from there.
+            self._upper = last.received_at
+            self.reached = Key(last.received_at, self.bucket.id, last.seq)
 
     def _hit(self, at: float, found: Found, size: int) -> _Hit:
         return _Hit(Key(at, self.bucket.id, found.event.seq), self.bucket, found, size)

@@ -1,4 +1,4 @@
-"""Logs: what is found by its id, searched, and given to those who poll."""
+"""Logs: what is found by its id, and given to those who poll."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ import pytest
 from relay_tornado.admin import stored
 from relay_tornado.admin.lookup import output_of
 from relay_tornado.admin.resending import Range
-from relay_tornado.admin.searching import Wanted
 from relay_tornado.admin.stored import Judging
 from relay_tornado.errors import Conflict, Invalid, NotClear, NotFound
 from relay_tornado.model import Event, Gap, Retention, Token
@@ -165,31 +164,6 @@ async def test_an_id_counts_in_its_own_stretch_only(tmp_path: Path) -> None:
         assert (await world.logs.get(ROOT, old))["body"] == "1"
         assert (await world.logs.get(ROOT, new))["body"] == "2"
         assert ids(await world.logs.list(ROOT)) == [new, old]
-
-
-@logs_test
-async def test_a_search_of_a_span_of_time(world: LogsWorld) -> None:
-    """Its beginning is in it, its end is not; a cursor leads on within it, over all buckets."""
-    buckets = [await world.bucket(name) for name in "ab"]
-    for number in range(8):
-        await world.send(buckets[number % 2], b"x")
-        await asyncio.sleep(0.002)
-    newest_first = (await world.logs.list(ROOT))["data"]
-    begin, end = newest_first[5]["received_at"], newest_first[2]["received_at"]
-    for since, until, number in ((begin, None, 6), (None, end, 5), (begin, end, 3)):
-        fitting = [
-            each["id"]
-            for each in newest_first
-            if (since is None or each["received_at"] >= since) and (until is None or each["received_at"] < until)
-        ]
-        assert len(fitting) == number
-        found: list[str] = []
-        cursor: str | None = ""
-        while cursor is not None:
-            page = await world.logs.search(ROOT, Wanted(since=since, until=until), limit=2, cursor=cursor)
-            found += [each["id"] for each in page["data"]]
-            cursor = page["next_cursor"]
-        assert found == fitting
 
 
 @logs_test
