@@ -17,8 +17,8 @@ from tornado.web import stream_request_body
 from relay_tornado.errors import Forbidden, Invalid, Overloaded, RelayError
 from relay_tornado.handlers.base import JsonHandler
 from relay_tornado.handlers.credentials import Caller, challenges
+from relay_tornado.handlers.rest.endpoints import ENDPOINTS, Need
 from relay_tornado.handlers.rest.json_body import check_size, parse
-from relay_tornado.handlers.rest.scopes import NEEDS, Need
 from relay_tornado.handlers.rest.service import Rest
 from relay_tornado.handlers.tornado_connection import stream_of
 from relay_tornado.model import MIB, Bucket, Token
@@ -79,7 +79,7 @@ class RestHandler(JsonHandler):
     caller's, `bucket` the bucket that the path names, directly or by an event's id."""
 
     PATH: ClassVar[str]
-    """As in scopes.py: the parameters in braces become the methods' arguments."""
+    """As in endpoints.py: the parameters in braces become the methods' arguments."""
     MAX_BODY: ClassVar[int] = 2 * MIB
     """In bytes: an input's static body of 250 KB may take six times as much in JSON."""
 
@@ -230,7 +230,7 @@ class RestHandler(JsonHandler):
 
     async def _authorize(self) -> None:
         method = "GET" if self.request.method == "HEAD" else self.request.method or ""
-        need = NEEDS[method, self.PATH]
+        need = ENDPOINTS[method, self.PATH].need
         if need is Need.NOTHING:
             return
         self.caller = self.rest.callers.caller(self.request)

@@ -1,4 +1,4 @@
-"""/openapi.json: the API's description, made from the handlers, their schemas and the table of scopes."""
+"""/openapi.json: the API's description, made from the handlers, their schemas and the table of endpoints."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from marshmallow import Schema, fields
 
 import relay_tornado
 from relay_tornado.handlers.rest.base import Operation, RestHandler, operation, operations
+from relay_tornado.handlers.rest.endpoints import ENDPOINTS, GROUPS, Need
 from relay_tornado.handlers.rest.openapi_answers import open_answers
 from relay_tornado.handlers.rest.openapi_constraints import add_constraints
-from relay_tornado.handlers.rest.openapi_names import GROUPS, OPERATIONS, name_types
+from relay_tornado.handlers.rest.openapi_names import name_types
 from relay_tornado.handlers.rest.schemas import Problem
-from relay_tornado.handlers.rest.scopes import NEEDS, Need
 from relay_tornado.settings import Settings
 from relay_tornado.wire.fields import Document, Form, HeaderValues, Seconds, Text
 
@@ -99,8 +99,7 @@ def describe(handlers: Sequence[type[RestHandler]], settings: Settings) -> bytes
 
 
 def _operation(path: str, method: str, details: Operation, plugin: MarshmallowPlugin) -> Document:
-    need = NEEDS[method, path]
-    name, group = OPERATIONS[method, path]
+    need, name, group = ENDPOINTS[method, path]
     parameters: list[Any] = [
         {"in": "path", "name": name, "required": True, "schema": {"type": "string"}, "description": _PARAMETERS[name]}
         for name in re.findall(r"\{(\w+)\}", path)

@@ -1,90 +1,10 @@
-"""The names in the API's description: of operations, of their groups, and of types. Generated clients have them."""
+"""The names of types in the API's description, which generated clients have, and references to them."""
 
 from __future__ import annotations
 
 from typing import Any, Final
 
 from relay_tornado.wire.fields import Document
-
-_BUCKET: Final = "/v1/buckets/{bucket}"
-_CONSUMER: Final = f"{_BUCKET}/consumers/{{consumer}}"
-_OUTPUT: Final = f"{_BUCKET}/outputs/{{output}}"
-
-_GROUPS: Final[dict[str, dict[tuple[str, str], str]]] = {
-    "Buckets": {
-        ("GET", "/v1/buckets"): "listBuckets",
-        ("POST", "/v1/buckets"): "createBucket",
-        ("GET", _BUCKET): "getBucket",
-        ("PUT", _BUCKET): "updateBucket",
-        ("DELETE", _BUCKET): "deleteBucket",
-        ("POST", "/v1/bins"): "createBin",
-    },
-    "Inputs": {
-        ("POST", f"{_BUCKET}/inputs"): "createInput",
-        ("PUT", f"{_BUCKET}/inputs/{{input}}"): "updateInput",
-        ("DELETE", f"{_BUCKET}/inputs/{{input}}"): "deleteInput",
-    },
-    "Outputs": {
-        ("POST", f"{_BUCKET}/outputs"): "createOutput",
-        ("PUT", _OUTPUT): "updateOutput",
-        ("DELETE", _OUTPUT): "deleteOutput",
-        ("PUT", f"{_OUTPUT}/rules"): "setOutputRules",
-        ("DELETE", f"{_OUTPUT}/rules"): "deleteOutputRules",
-        ("GET", f"{_OUTPUT}/position"): "getOutputPosition",
-        ("POST", f"{_OUTPUT}/seek"): "seekOutput",
-        ("POST", f"{_OUTPUT}/replay"): "replayOutput",
-        ("GET", f"{_OUTPUT}/dead"): "listOutputDeadLetters",
-        ("POST", f"{_OUTPUT}/dead"): "giveUpOutputEvent",
-        ("DELETE", f"{_OUTPUT}/dead"): "forgetOutputDeadLetters",
-        ("POST", f"{_OUTPUT}/dead/resend"): "resendOutputDeadLetters",
-    },
-    "Consumers": {
-        ("GET", f"{_BUCKET}/consumers"): "listConsumers",
-        ("GET", _CONSUMER): "getConsumer",
-        ("DELETE", _CONSUMER): "deleteConsumer",
-        ("POST", f"{_CONSUMER}/seek"): "seekConsumer",
-        ("POST", f"{_CONSUMER}/replay"): "replayConsumer",
-        ("GET", f"{_CONSUMER}/dead"): "listConsumerDeadLetters",
-        ("POST", f"{_CONSUMER}/dead"): "giveUpConsumerEvent",
-        ("DELETE", f"{_CONSUMER}/dead"): "forgetConsumerDeadLetters",
-        ("POST", f"{_CONSUMER}/dead/resend"): "resendConsumerDeadLetters",
-        ("GET", f"{_BUCKET}/dead"): "listDeadLetters",
-    },
-    "Logs": {
-        ("GET", "/v1/logs"): "listLogs",
-        ("GET", "/v1/logs/{log}"): "getLog",
-        ("GET", f"{_BUCKET}/logs/{{log}}"): "getBucketLog",
-        ("GET", "/v1/logs/{log}/body"): "getLogBody",
-        ("PUT", "/v1/logs/{log}"): "answerLog",
-        ("POST", "/v1/logs/{log}/action"): "resendLog",
-        ("POST", "/v1/logs/{log}/send"): "sendLog",
-        ("POST", f"{_BUCKET}/resend"): "resendLogs",
-        ("GET", "/v1/search"): "searchLogs",
-        ("GET", "/v1/events"): "pollEvents",
-        ("POST", f"{_BUCKET}/events"): "createEvent",
-        ("GET", "/v1/samples"): "listSamples",
-        ("POST", f"{_BUCKET}/samples"): "createSampleEvent",
-    },
-    "Tokens": {
-        ("GET", "/v1/tokens"): "listTokens",
-        ("POST", "/v1/tokens"): "createToken",
-        ("PUT", "/v1/tokens/{token}"): "updateToken",
-        ("DELETE", "/v1/tokens/{token}"): "deleteToken",
-        ("POST", "/v1/tokens/{token}/rotate"): "rotateToken",
-    },
-    "Relay": {
-        ("GET", "/v1/status"): "getStatus",
-        ("GET", "/v1/usage"): "getUsage",
-        ("GET", "/v1/series"): "getSeries",
-        ("GET", "/v1/connected-clients"): "listConnectedClients",
-        ("GET", "/openapi.json"): "getDescription",
-    },
-}
-OPERATIONS: Final = {
-    endpoint: (name, group) for group, endpoints in _GROUPS.items() for endpoint, name in endpoints.items()
-}
-"""By method and path, the operation's id and its group."""
-GROUPS: Final = tuple(_GROUPS)
 
 _TYPES: Final = {
     "ActionBody": "ResendRequest",

@@ -20,8 +20,8 @@ from openapi_spec_validator import OpenAPIV31SpecValidator, validate
 from relay_tornado.errors import NoSpace
 from relay_tornado.handlers.rest import HANDLERS
 from relay_tornado.handlers.rest.base import operations
-from relay_tornado.handlers.rest.openapi_names import OPERATIONS, refer, references, referred
-from relay_tornado.handlers.rest.scopes import NEEDS, Need
+from relay_tornado.handlers.rest.endpoints import ENDPOINTS, Need
+from relay_tornado.handlers.rest.openapi_names import refer, references, referred
 from relay_tornado.log.sqlite import SqliteEventLog
 from tests.handlers.raw import Raw, Reply
 from tests.handlers.rest.test_scopes import ROWS, filled, populate
@@ -83,8 +83,8 @@ def test_it_has_every_endpoint(tmp_path: Path) -> None:
     """Each with its success, its errors, its parameters, and what it asks of the token."""
     document = description(tmp_path)
     paths = document["paths"]
-    assert {(method.upper(), path) for path, item in paths.items() for method in item} == set(NEEDS)
-    for (method, path), need in NEEDS.items():
+    assert {(method.upper(), path) for path, item in paths.items() for method in item} == set(ENDPOINTS)
+    for (method, path), (need, _, _) in ENDPOINTS.items():
         operation = paths[path][method.lower()]
         assert operation["summary"]
         assert need.value in operation["description"]
@@ -204,7 +204,7 @@ def test_operations_and_types_have_names_for_programs(tmp_path: Path) -> None:
     endpoints = [each for item in document["paths"].values() for each in item.values()]
     names = [each["operationId"] for each in endpoints]
     assert all(re.fullmatch("[a-z]+([A-Z][a-z]+)*", name) for name in names)
-    assert len({name.lower() for name in names}) == len(names) == len(OPERATIONS)
+    assert len({name.lower() for name in names}) == len(names) == len(ENDPOINTS)
     assert {group for each in endpoints for group in each["tags"]} == {each["name"] for each in document["tags"]}
     types = document["components"]["schemas"]
     assert all(re.fullmatch("([A-Z][a-z]+)+", name) for name in types)
@@ -344,7 +344,7 @@ def test_schemathesis_finds_nothing(tmp_path: Path) -> None:
         tested = re.search(r"Tested: (\d+)", summary)
         assert tested is not None, summary
         # All but the description itself.
-        assert int(tested[1]) == len(NEEDS) - 1
+        assert int(tested[1]) == len(ENDPOINTS) - 1
     finally:
         serving.terminate()
         _, log = serving.communicate(timeout=60)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from relay_tornado.errors import RelayError
-from relay_tornado.handlers.rest.scopes import NEEDS
+from relay_tornado.handlers.rest.endpoints import ENDPOINTS
 from tests.handlers.rest.world import World, world
 
 TEXT = (Path(__file__).parents[3] / "docs" / "rest.md").read_text()
@@ -118,7 +118,7 @@ def test_every_endpoint_is_shown() -> None:
     """Its method and path are a heading, or stand within the text, and it has an example; and no other is there."""
     told = set(re.findall(r"^### (GET|POST|PUT|DELETE) (/\S+)$", TEXT, re.MULTILINE))
     told |= set(re.findall(r"`(GET|POST|PUT|DELETE) (/v1/[^\s`]+)`", TEXT))
-    assert told == set(NEEDS)
+    assert told == set(ENDPOINTS)
     for method, path in told:
         request = re.sub(r"\\{\w+\\}", r"[^/?\\s]+", re.escape(path))
         assert re.search(rf"^{method} {request}[?\n]", TEXT, re.MULTILINE), f"{method} {path} has no example"

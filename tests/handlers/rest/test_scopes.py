@@ -11,7 +11,7 @@ import pytest
 from relay_tornado.counters import ConsumerLevel
 from relay_tornado.handlers.rest import HANDLERS
 from relay_tornado.handlers.rest.base import operations
-from relay_tornado.handlers.rest.scopes import NEEDS
+from relay_tornado.handlers.rest.endpoints import ENDPOINTS
 from tests.handlers.rest.world import World, world
 
 KINDS = ("none", "wrong", "administrator", "all without API", "scoped with API", "scoped without API", "other")
@@ -109,11 +109,11 @@ def filled(body: Any, things: dict[str, str]) -> Any:
 
 
 def test_every_endpoint_has_a_row() -> None:
-    """The table of needs, the handlers and the rows here name the same endpoints."""
+    """The table of endpoints, the handlers and the rows here name the same endpoints."""
     served = {(method, handler.PATH) for handler in HANDLERS for method in operations(handler)}
-    assert served == set(NEEDS)
+    assert served == set(ENDPOINTS)
     rows = {(method, path.partition("?")[0].replace("{public}", "{output}")) for method, path, _, _ in ROWS}
-    assert rows == set(NEEDS)
+    assert rows == set(ENDPOINTS)
 
 
 def test_each_kind_of_token_may_do_what_the_table_says(tmp_path: Path) -> None:
