@@ -12,6 +12,7 @@ from marshmallow import Schema, ValidationError, fields
 from relay_tornado.admin import samples
 from relay_tornado.admin.lookup import named, output_of
 from relay_tornado.errors import Invalid
+from relay_tornado.handlers.rest.answer_fields import flag, header_map, integer, text
 from relay_tornado.handlers.rest.base import RestHandler, operation
 from relay_tornado.ids import format_id, new_uuid
 from relay_tornado.model import MIB, Bucket, Input
@@ -29,14 +30,14 @@ _OWN: Final = frozenset({"Content-Length", "Transfer-Encoding", "Connection", "H
 """Headers that say how a request was sent, which this one was not."""
 
 
-def _matching(pattern: re.Pattern[str], message: str, default: str, text: str) -> fields.String:
+def _matching(pattern: re.Pattern[str], message: str, default: str, about: str) -> fields.String:
     def check(value: str) -> None:
         if not pattern.fullmatch(value):
             raise ValidationError(message)
 
-    about = described(text, pattern=f"^{pattern.pattern}$")
+    metadata = described(about, pattern=f"^{pattern.pattern}$")
     said: dict[str, Any] = {"invalid": "must be a string."}
-    return fields.String(load_default=default, validate=check, error_messages=said, metadata=about)
+    return fields.String(load_default=default, validate=check, error_messages=said, metadata=metadata)
 
 
 class _Body(fields.Field[bytes]):
@@ -58,12 +59,12 @@ class _Headers(fields.Field[list[tuple[str, str]]]):
         for each in value:
             if not isinstance(each, list) or len(each) != 2 or not all(isinstance(part, str) for part in each):
                 raise ValidationError("must be a list of pairs [name, value].")
-            name, text = each
+            name, content = each
             if len(name) > 200 or not is_name(name):
                 raise ValidationError(f"{name[:80]!r} is no header name.")
-            if not is_value(text):
+            if not is_value(content):
                 raise ValidationError(f"the value of {name} holds a line end or another control character.")
-            made.append((name, text))
+            made.append((name, content))
         return made
 
 
@@ -125,33 +126,26 @@ class SendBody(Schema):
 
 
 class MadeAnswer(Schema):
-    id = fields.String(required=True, metadata=described("The event's id; a duplicate's is that of the first one."))
+    id = text("The event's id; a duplicate's is that of the first one.")
 
 
 class SampleMade(MadeAnswer):
-    signed = fields.Boolean(required=True, metadata=described("True if signed with the input's secret."))
+    signed = flag("True if signed with the input's secret.")
 
 
 class SampleAnswer(Schema):
-    provider = fields.String(required=True, metadata=described("The sample's provider."))
-    event = fields.String(required=True, metadata=described("The provider's name of the event."))
-    title = fields.String(required=True, metadata=described("What happened, for people."))
+    provider = text("The sample's provider.")
+    event = text("The provider's name of the event.")
+    title = text("What happened, for people.")
 
 
 class SentAnswer(Schema):
     """What a URL answered."""
 
-    status_code = fields.Integer(required=True, metadata=described("The status code of the answer."))
-    duration_ms = fields.Integer(required=True, metadata=described("How many milliseconds the answer took."))
-    response_headers = fields.Dict(
-        required=True,
-        keys=fields.String(),
-        values=fields.List(fields.String()),
-        metadata=described("The headers of the answer, by name."),
-    )
-    response_body = fields.String(
-        required=True, metadata=described("The body of the answer in base64, at most 64 KiB of it.")
-    )
+    status_code = integer("The status code of the answer.")
+    duration_ms = integer("How many milliseconds the answer took.")
+    response_headers = header_map("The headers of the answer, by name.")
+    response_body = text("The body of the answer in base64, at most 64 KiB of it.")
 
 
 class MadeHandler(RestHandler):

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from marshmallow import Schema, fields
+from marshmallow import Schema
 
 from relay_tornado.admin.searching import Wanted
+from relay_tornado.handlers.rest.answer_fields import flag, listed, text
 from relay_tornado.handlers.rest.base import RestHandler, operation
 from relay_tornado.handlers.rest.queries import QueryNumber, one_of, query, since, until
 from relay_tornado.handlers.rest.schemas import LogAnswer
 from relay_tornado.model import STATUSES
 from relay_tornado.search.text import MOST_QUERY
-from relay_tornado.wire.fields import described
 
 
 class SearchQuery(Schema):
@@ -39,19 +39,10 @@ class FoundLog(LogAnswer):
 
 
 class FoundPage(Schema):
-    data = fields.List(fields.Nested(FoundLog), required=True, metadata=described("The events, newest first."))
-    next_cursor = fields.String(
-        required=True,
-        allow_none=True,
-        metadata=described("The `cursor` of the request that continues; null at the end."),
-    )
-    complete = fields.Boolean(
-        required=True,
-        metadata=described("False if events were skipped that are not in the index (yet, or any more)."),
-    )
-    indexed_up_to = fields.String(
-        required=True, allow_none=True, metadata=described("With `bucket`: the newest id in the index; else null.")
-    )
+    data = listed(FoundLog, "The events, newest first.")
+    next_cursor = text("The `cursor` of the request that continues; null at the end.", allow_none=True)
+    complete = flag("False if events were skipped that are not in the index (yet, or any more).")
+    indexed_up_to = text("With `bucket`: the newest id in the index; else null.", allow_none=True)
 
 
 class SearchHandler(RestHandler):

@@ -14,6 +14,7 @@ import relay_tornado
 from relay_tornado.admin.consumer_names import may_see, missing
 from relay_tornado.counters import ConsumerLevel
 from relay_tornado.errors import BucketGone, Invalid
+from relay_tornado.handlers.rest.answer_fields import decimal, flag, integer, listed, part, text
 from relay_tornado.handlers.rest.base import RestHandler, operation
 from relay_tornado.handlers.rest.queries import one_of, query
 from relay_tornado.handlers.rest.schemas import ClientsAnswer, UsageAnswer
@@ -31,9 +32,9 @@ _PRODUCT = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+)/([!#$%&'*+.^_`|~0-9A-Za-z-
 class SlowestAnswer(Schema):
     """The consumer that is furthest behind."""
 
-    consumer = fields.String(required=True, metadata=described("Named as in its path."))
-    events = fields.Integer(required=True, metadata=described("The number of events that it is not done with."))
-    seconds = fields.Float(required=True, metadata=described("For how many seconds the oldest of them has waited."))
+    consumer = text("Named as in its path.")
+    events = integer("The number of events that it is not done with.")
+    seconds = decimal("For how many seconds the oldest of them has waited.")
 
 
 class BucketStatus(Schema):
@@ -41,48 +42,28 @@ class BucketStatus(Schema):
 
     FORM: ClassVar = BucketFields
 
-    id = fields.String(required=True, metadata=described("The bucket's id."))
-    name = fields.String(required=True)
-    description = fields.String(required=True)
-    ephemeral = fields.Boolean(required=True)
-    expires_at = fields.Float(required=True, allow_none=True)
-    first = fields.Integer(required=True, metadata=described("The oldest seq that is kept."))
-    head = fields.Integer(required=True, metadata=described("The newest seq."))
-    position = fields.String(required=True, metadata=described("The newest id."))
-    events = fields.Integer(required=True, metadata=described("How many events are kept."))
-    bytes = fields.Integer(
-        required=True,
-        metadata=described(
-            "How many bytes of events are kept; those of an ephemeral bucket came in, and are not stored."
-        ),
-    )
-    oldest_at = fields.Float(
-        required=True, allow_none=True, metadata=described("The unix time of the oldest event; null if there is none.")
-    )
-    newest_at = fields.Float(
-        required=True, allow_none=True, metadata=described("The unix time of the newest event; null if there is none.")
-    )
-    subscribers = fields.Integer(required=True, metadata=described("How many clients are subscribed."))
-    lag = fields.Nested(
-        SlowestAnswer,
-        required=True,
-        allow_none=True,
-        metadata=described("The consumer that is furthest behind; null if none is behind."),
-    )
-    rate = fields.List(
-        fields.Integer(),
-        required=True,
-        metadata=described("The number of events in each of the last 60 minutes, oldest first."),
-    )
+    id = text("The bucket's id.")
+    name = text()
+    description = text()
+    ephemeral = flag()
+    expires_at = decimal(allow_none=True)
+    first = integer("The oldest seq that is kept.")
+    head = integer("The newest seq.")
+    position = text("The newest id.")
+    events = integer("How many events are kept.")
+    bytes = integer("How many bytes of events are kept; those of an ephemeral bucket came in, and are not stored.")
+    oldest_at = decimal("The unix time of the oldest event; null if there is none.", allow_none=True)
+    newest_at = decimal("The unix time of the newest event; null if there is none.", allow_none=True)
+    subscribers = integer("How many clients are subscribed.")
+    lag = part(SlowestAnswer, "The consumer that is furthest behind; null if none is behind.", allow_none=True)
+    rate = listed(fields.Integer(), "The number of events in each of the last 60 minutes, oldest first.")
 
 
 class StatusAnswer(Schema):
-    version = fields.String(required=True, metadata=described("The relay's version."))
-    instance = fields.String(required=True, metadata=described("Identifies the relay's process."))
-    now = fields.Float(required=True, metadata=described("The relay's clock, in unix seconds."))
-    buckets = fields.List(
-        fields.Nested(BucketStatus), required=True, metadata=described("The token's buckets, oldest first.")
-    )
+    version = text("The relay's version.")
+    instance = text("Identifies the relay's process.")
+    now = decimal("The relay's clock, in unix seconds.")
+    buckets = listed(BucketStatus, "The token's buckets, oldest first.")
 
 
 class SeriesQuery(Schema):
@@ -92,10 +73,8 @@ class SeriesQuery(Schema):
 
 
 class SeriesAnswer(Schema):
-    begin = fields.Integer(
-        required=True, data_key="from", metadata=described("The unix time in seconds of the first point.")
-    )
-    step = fields.Integer(required=True, metadata=described("The seconds between two points."))
+    begin = integer("The unix time in seconds of the first point.", data_key="from")
+    step = integer("The seconds between two points.")
     series = fields.Dict(
         required=True,
         keys=fields.String(),
