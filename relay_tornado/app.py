@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
 import socket
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AsyncExitStack, suppress
-from pathlib import Path
 from typing import Final
 
 import structlog
@@ -97,7 +97,8 @@ class Relay:
             self._certificate = certificate = _certificate(settings)
             if settings.backup_dir is not None:
                 check_directory(settings.backup_dir)
-            if _is_missing(settings.data):  # a start that fails would leave an empty one, which commands then take
+            # A start that fails would leave an empty directory, which commands then take.
+            if not os.path.lexists(settings.data):  # noqa: ASYNC240
                 check_addresses(settings, inherited=bool(self._inherited))
             engine = await stack.enter_async_context(open_engine(settings, counters))
             database, log, registry, ledgers = engine.database, engine.log, engine.registry, engine.ledgers
@@ -206,16 +207,6 @@ class Relay:
         what is queued, and closes everything. May be repeated."""
         await self._stack.aclose()
         _log.info("stopped")
-
-
-def _is_missing(path: Path) -> bool:
-    try:
-        path.lstat()
-    except FileNotFoundError:
-        return True
-    except OSError:  # what is wrong is said where it is opened
-        pass
-    return False
 
 
 def _certificate(settings: Settings) -> Certificate | None:

@@ -97,11 +97,11 @@ class ConnectedClients:
         settings: Settings,
         deliveries: Deliveries,
         responses: Responses,
-        trust: ProxyTrust | None = None,
+        trust: ProxyTrust,
     ) -> None:
         """`deliveries` and `responses` end with the sockets. Connections of the proxies in `trust` are not counted by
         address."""
-        self._trust = ProxyTrust() if trust is None else trust
+        self._trust = trust
         self.access = access
         self.alarms = Alarms()
         self.admission = Admission(_SUBSCRIBING)

@@ -15,12 +15,12 @@ from typing import Any, Final, NoReturn
 import structlog
 from tornado.iostream import StreamClosedError
 
-from relay_tornado.admin.sessions import Session
 from relay_tornado.delivery.deliver import Delivery
 from relay_tornado.delivery.liveness import Liveness, acknowledged
 from relay_tornado.delivery.outlet import Frames, OutletClosed
 from relay_tornado.handlers.connected_clients import ConnectedClient, ConnectedClients
 from relay_tornado.handlers.conversation import RETRY_DELAY, Written, buffered
+from relay_tornado.handlers.credentials import Caller
 from relay_tornado.handlers.tornado_connection import TornadoConnection
 from relay_tornado.ids import format_id, parse_id
 from relay_tornado.low_memory import Timer, retry_until_done
@@ -67,30 +67,21 @@ class Feed(ConnectedClient):
     """Always empty, since nobody acknowledges events on a stream."""
 
     def __init__(
-        self,
-        clients: ConnectedClients,
-        token: Token,
-        secret_hash: str,
-        *,
-        client_ip: str,
-        user_agent: str,
-        single: bool,
-        session: Session | None,
+        self, clients: ConnectedClients, caller: Caller, *, client_ip: str, user_agent: str, single: bool
     ) -> None:
-        """`secret_hash` is of the secret that the client used, perhaps to begin its `session`. With `single`, the
-        stream is of one named bucket, so its ids are event ids."""
+        """With `single`, the stream is of one named bucket, so its ids are event ids."""
         self.address = clients.counted(client_ip)
         self.client_ip = client_ip
         self.user_agent = user_agent
-        self.key = token.key
+        self.key = caller.token.key
         self.subscribed_at = None
         self._clients = clients
-        self._token = token
+        self._token = caller.token
         # The secret before a rotation ends with its grace period; the current one stays valid through later rotations.
-        self._secret_hash = secret_hash
-        self._session = session
-        if session is not None:
-            session.held.add(self)
+        self._secret_hash = caller.secret_hash
+        self._session = caller.session
+        if self._session is not None:
+            self._session.held.add(self)
         self._single = single
         self._opened = int(time.time())
         self._stream: TornadoConnection | None = None
@@ -105,7 +96,7 @@ class Feed(ConnectedClient):
         self._next = 0.0
         self._timer = Timer(self._tick)
         clients.enter(self)
-        clients.identify(self, token)
+        clients.identify(self, caller.token)
 
     # start and end
 

@@ -113,15 +113,8 @@ class StreamHandler(JsonHandler):
         refusal = self._clients.refusal(self._clients.counted(sender))
         if refusal is not None:
             raise Overloaded(refusal[1])
-        return Feed(
-            self._clients,
-            caller.token,
-            caller.secret_hash,
-            session=caller.session,
-            client_ip=sender,
-            user_agent=self.request.headers.get("User-Agent", "")[:1000],
-            single=single,
-        )
+        user_agent = self.request.headers.get("User-Agent", "")[:1000]
+        return Feed(self._clients, caller, client_ip=sender, user_agent=user_agent, single=single)
 
     # the subscription
 

@@ -102,7 +102,7 @@ class Live:
         self.ledgers = Ledgers(MemoryConsumers(self.log), self.log)
         deliveries = Deliveries(self.log, self.registry, self.settings, self.ledgers, self.ledgers.counters)
         responses = Responses(MemoryResults(self.log), self.log, self.registry, deliveries)
-        self.clients = ConnectedClients(self.registry, self.access, self.settings, deliveries, responses)
+        self.clients = ConnectedClients(self.registry, self.access, self.settings, deliveries, responses, ProxyTrust())
         self.stack = AsyncExitStack()
         self.listener = Listener(
             Application(routes(self.clients)), self.settings, Entrance(trust=ProxyTrust.parse("127.0.0.1"))

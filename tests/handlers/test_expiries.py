@@ -11,6 +11,7 @@ import pytest
 
 from relay_tornado.handlers.connected_clients import ConnectedClient, ConnectedClients
 from relay_tornado.model import Token
+from relay_tornado.proxy_trust import ProxyTrust
 from relay_tornado.registry.contract import Kind
 from relay_tornado.registry.memory import MemoryRegistry
 from relay_tornado.settings import Settings
@@ -57,7 +58,7 @@ class Registry(MemoryRegistry):
 @asynccontextmanager
 async def sockets() -> AsyncIterator[tuple[Registry, ConnectedClients]]:
     registry, nothing = Registry(), Any
-    made = ConnectedClients(registry, nothing, Settings(), nothing, nothing)  # type: ignore[arg-type]
+    made = ConnectedClients(registry, nothing, Settings(), nothing, nothing, ProxyTrust())  # type: ignore[arg-type]
     yield registry, made
     made._expiry.cancel()
 

@@ -219,8 +219,7 @@ class RestHandler(JsonHandler):
         try:
             return value.decode()
         except UnicodeDecodeError:
-            where = name or "path"
-            raise Invalid("is not UTF-8 once its %-escapes are decoded", where) from None
+            raise Invalid("is not UTF-8 once its %-escapes are decoded", name or "path") from None
 
     # authorization and errors
 
