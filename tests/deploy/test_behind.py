@@ -9,8 +9,6 @@ from pathlib import Path
 import pytest
 
 from relay_tornado.handlers.listener import Entrance
-from relay_tornado.ids import hash_secret, new_secret, new_uuid
-from relay_tornado.model import Token
 from relay_tornado.proxy_trust import ProxyTrust
 from tests.deploy.fronts import FRONTS, behind
 from tests.handlers.edge import URL, edge
@@ -30,15 +28,10 @@ def test_the_relay_works_behind_it(kind: str, tmp_path: Path) -> None:
             edge(entrance=Entrance(trust=ProxyTrust.parse("127.0.0.1")), max_body=1 << 20) as site,
             behind(kind, site.port, tmp_path) as front,
         ):
-            secret = new_secret()
-            token = Token(new_uuid(), hash_secret(secret), 0)
-            await site.registry.put("token", token.key, token)
             async with front.socket("/v1/socket") as socket:
                 client = Client(socket)
-                await client.say({"action": "auth", "key": token.key, "secret": secret})
-                await client.hear_status("authenticated")
-                await client.say({"action": "subscribe", "buckets": []})
-                await client.hear_status("subscribed")
+                await client.sign_in(*await site.token())
+                await client.subscribe()
                 response = await front.fetch(
                     URL.decode() + "/a%2Fb//c?x=%20",
                     method="POST",
@@ -70,9 +63,7 @@ def test_a_stream_comes_through_as_it_is_written(kind: str, tmp_path: Path) -> N
             edge(entrance=Entrance(trust=ProxyTrust.parse("127.0.0.1"))) as site,
             behind(kind, site.port, tmp_path) as front,
         ):
-            secret = new_secret()
-            token = Token(new_uuid(), hash_secret(secret), 0)
-            await site.registry.put("token", token.key, token)
+            key, secret = await site.token()
             heard = bytearray()
             stream = asyncio.ensure_future(
                 front.fetch(
@@ -85,7 +76,7 @@ def test_a_stream_comes_through_as_it_is_written(kind: str, tmp_path: Path) -> N
             for number in range(1, 4):
                 assert (await front.fetch(URL.decode(), method="POST", body=b"x")).code == 200
                 await until(lambda number=number: heard.count(b"event: webhook\n") == number)
-            await site.registry.delete("token", token.key)
+            await site.registry.delete("token", key)
             assert (await stream).code == 200
             assert heard.endswith(b"\n\n")
             assert b'"code":"token_revoked"' in heard

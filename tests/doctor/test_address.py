@@ -21,11 +21,9 @@ from relay_tornado.doctor import address
 from relay_tornado.doctor.address import Address, look, ready, streams
 from relay_tornado.doctor.finding import Finding
 from relay_tornado.handlers.listener import Entrance
-from relay_tornado.ids import hash_secret, new_secret, new_uuid
-from relay_tornado.model import Token
 from relay_tornado.tls import Certificate
 from tests.deploy.fronts import behind
-from tests.handlers.edge import Edge, edge
+from tests.handlers.edge import edge
 from tests.pairs import write_pair
 
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -34,13 +32,6 @@ Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 async def examined(relay: Address, idle: float = 0, credentials: tuple[str, str] | None = None) -> dict[str, Finding]:
     async with asyncio.timeout(60):
         return {finding.name: finding async for finding in look(relay, credentials, idle)}
-
-
-async def credentials(site: Edge) -> tuple[str, str]:
-    secret = new_secret()
-    token = Token(new_uuid(), hash_secret(secret), 0, api_access=False)
-    await site.registry.put("token", token.key, token)
-    return token.key, secret
 
 
 @asynccontextmanager
@@ -86,7 +77,7 @@ async def test_a_relay_in_order() -> None:
     """Everything is ok, also for a socket that was watched; without a token it is opened and no more."""
     async with edge() as site:
         relay = Address(f"http://127.0.0.1:{site.port}", "i-1")
-        said = await examined(relay, 0.3, await credentials(site))
+        said = await examined(relay, 0.3, await site.token(api_access=False))
         unwatched = await examined(relay, 0.3)
         refused = await examined(relay, 0.3, ("key", "wrong"))
     asked = ("url", "ready", "bodies", "socket")
@@ -123,7 +114,7 @@ async def test_another_relay_answers() -> None:
     """The URL of some other relay is found out, and nothing more is asked of it."""
     async with edge() as site:
         said = await examined(Address(f"http://127.0.0.1:{site.port}", "i-2"))
-        any_will_do = await examined(Address(f"http://localhost:{site.port}"), 0, await credentials(site))
+        any_will_do = await examined(Address(f"http://localhost:{site.port}"), 0, await site.token(api_access=False))
     assert {name: each.level for name, each in said.items()} == {"url": "fail"}
     assert "another relay" in said["url"].says
     asked = ("url", "ready", "bodies", "socket")
@@ -239,7 +230,7 @@ async def test_certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         said = await examined(relay)
         assert {name: each.level for name, each in said.items()} == {"certificate": "fail"}
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
-        said = await examined(relay, 0.2, await credentials(site))
+        said = await examined(relay, 0.2, await site.token(api_access=False))
         assert {each.level for each in said.values()} == {"ok"}
         assert "days" in said["certificate"].says
 
@@ -298,7 +289,7 @@ def test_a_proxy_that_collects_bodies_and_cuts_sockets(tmp_path: Path) -> None:
     async def run() -> dict[str, Finding]:
         async with edge() as site, behind("nginx", site.port, tmp_path, changes=changes) as front:
             relay = Address(f"http://127.0.0.1:{front.front.plain}", "i-1")
-            return await examined(relay, 10, await credentials(site))
+            return await examined(relay, 10, await site.token(api_access=False))
 
     said = asyncio.run(run())
     assert {name: each.level for name, each in said.items()} == {

@@ -20,13 +20,13 @@ from relay_tornado.delivery.responses import Responses
 from relay_tornado.forwarding.forwarding import Forwarding
 from relay_tornado.handlers.listener import DIRECT, Entrance
 from relay_tornado.handlers.site import Site
-from relay_tornado.ids import new_epoch
+from relay_tornado.ids import hash_secret, new_epoch, new_secret, new_uuid
 from relay_tornado.log.contract import EventLog
 from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.log.results import Results
 from relay_tornado.log.sqlite import SqliteEventLog
 from relay_tornado.log.sqlite_results import SqliteResults
-from relay_tornado.model import Appended, Bucket, Event, Input, NewEvent
+from relay_tornado.model import Appended, Bucket, Event, Input, NewEvent, Token
 from relay_tornado.registry.contract import Registry
 from relay_tornado.registry.memory import MemoryRegistry
 from relay_tornado.registry.sqlite import SqliteRegistry
@@ -93,6 +93,12 @@ class Edge:
 
     async def events(self) -> Sequence[Event]:
         return await self.log.read(BUCKET.id, 0, 10_000, 1 << 40)
+
+    async def token(self, **fields: Any) -> tuple[str, str]:
+        """A new token's key and secret."""
+        key, secret = new_uuid(), new_secret()
+        await self.registry.put("token", key, Token(key, hash_secret(secret), 0, **fields))
+        return key, secret
 
     async def change(self, **changes: Any) -> None:
         """Changes the bucket; `input` changes its input."""

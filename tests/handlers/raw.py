@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import socket
 import ssl
@@ -79,6 +80,20 @@ def request(
     """A request with a Host, these header lines (each with its line end) and a Content-Length."""
     length = b"" if not body and method in (b"GET", b"HEAD") else b"Content-Length: %d\r\n" % len(body)
     return b"%b %b %b\r\nHost: relay.test\r\n%b%b\r\n%b" % (method, path, version, headers, length, body)
+
+
+def basic(key: str, secret: str) -> str:
+    """The Authorization of a token's holder, by both."""
+    return "Basic " + base64.b64encode(f"{key}:{secret}".encode()).decode()
+
+
+def bearer(secret: str) -> bytes:
+    """The header line of a token's holder."""
+    return f"Authorization: Bearer {secret}\r\n".encode()
+
+
+HEALTH = request(b"/healthz", method=b"GET")
+"""One that is no webhook, and is answered with 200."""
 
 
 def small(port: int, size: int = 2048) -> socket.socket:

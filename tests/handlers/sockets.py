@@ -61,6 +61,16 @@ class Client:
         assert message.get("status") == status, message
         return message
 
+    async def sign_in(self, key: str, secret: str) -> None:
+        """Authenticates with a token's key and secret."""
+        await self.say({"action": "auth", "key": key, "secret": secret})
+        await self.hear_status("authenticated")
+
+    async def subscribe(self, *buckets: str, **fields: Any) -> dict[str, Any]:
+        """Subscribes to these buckets, or to all; returns the answer."""
+        await self.say({"action": "subscribe", "buckets": list(buckets), **fields})
+        return await self.hear_status("subscribed")
+
     async def hear_events(self, count: int) -> list[int]:
         """The seqs of the next events; pings are passed over."""
         seqs: list[int] = []
@@ -140,16 +150,19 @@ class Live:
         return client
 
     async def authenticated(self, token: tuple[str, str] | None = None, **options: Any) -> Client:
-        key, secret = token or await self.token()
         client = await self.client(**options)
-        await client.say({"action": "auth", "key": key, "secret": secret})
-        await client.hear_status("authenticated")
+        await client.sign_in(*(token or await self.token()))
         return client
+
+    async def greeting(self, **fields: Any) -> bytes:
+        """What a client that speaks bytes sends to be subscribed, from its handshake on."""
+        key, secret = await self.token()
+        messages = ({"action": "auth", "key": key, "secret": secret}, {"action": "subscribe", **fields})
+        return HANDSHAKE + b"".join(map(masked, messages))
 
     async def subscribed(self, *buckets: str, token: tuple[str, str] | None = None, **fields: Any) -> Client:
         client = await self.authenticated(token)
-        await client.say({"action": "subscribe", "buckets": list(buckets), **fields})
-        await client.hear_status("subscribed")
+        await client.subscribe(*buckets, **fields)
         return client
 
 

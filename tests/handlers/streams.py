@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import json
 import time
@@ -15,7 +14,7 @@ from typing import Any, Self
 from relay_tornado.ids import hash_secret, new_epoch, new_secret
 from relay_tornado.model import Bucket, Input, NewEvent, Token
 from tests.handlers.edge import BUCKET, Edge, edge
-from tests.handlers.raw import TIMEOUT
+from tests.handlers.raw import TIMEOUT, bearer, request
 from tests.waiting import until
 
 
@@ -152,8 +151,10 @@ class Source:
                 return message
 
 
-def basic(key: str, secret: str) -> str:
-    return "Basic " + base64.b64encode(f"{key}:{secret}".encode()).decode()
+async def stream_of(site: Edge) -> bytes:
+    """A request for a stream of events that the relay lets in."""
+    _, secret = await site.token()
+    return request(b"/v1/stream", b"", bearer(secret), b"GET")
 
 
 class Here:

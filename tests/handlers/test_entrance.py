@@ -20,14 +20,14 @@ from relay_tornado.errors import StartupError
 from relay_tornado.handlers import listener
 from relay_tornado.handlers.listener import Entrance, Listener
 from relay_tornado.handlers.tornado_connection import TornadoConnection
-from relay_tornado.ids import hash_secret, new_secret, new_uuid
-from relay_tornado.model import MIB, Token
+from relay_tornado.model import MIB
 from relay_tornado.proxy_trust import ProxyTrust
 from relay_tornado.tls import Certificate
 from relay_tornado.transport.direct import DirectConnection
 from tests.handlers.edge import URL, edge
-from tests.handlers.raw import TIMEOUT, Raw, request
+from tests.handlers.raw import HEALTH, TIMEOUT, Raw, request
 from tests.handlers.sockets import HANDSHAKE, Client, masked
+from tests.handlers.streams import stream_of
 from tests.needs import needs_ipv6
 from tests.pairs import write_pair
 from tests.transport.connections import kind
@@ -55,25 +55,22 @@ def tls() -> ssl.SSLContext:
 async def test_webhooks_and_sockets_go_over_tls(certificate: Certificate, tls: ssl.SSLContext, tmp_path: Path) -> None:
     """A large webhook by https arrives by wss, also on a socket under which the certificate was renewed."""
     body = b"x" * 900_000
-    async with edge(entrance=Entrance(certificate)) as site:
-        secret = new_secret()
-        token = Token(new_uuid(), hash_secret(secret), 0)
-        await site.registry.put("token", token.key, token)
-        async with connect(f"wss://127.0.0.1:{site.port}/v1/socket", ssl=tls, proxy=None, max_size=None) as socket_:
-            client = Client(socket_)
-            await client.say({"action": "auth", "key": token.key, "secret": secret})
-            await client.hear_status("authenticated")
-            await client.say({"action": "subscribe", "buckets": []})
-            await client.hear_status("subscribed")
-            async with Raw(site.port, tls=tls) as sender:
-                assert (await sender.ask(request(URL, body))).status == 200
-                assert (await client.hear())["body"] == body.decode()
-                write_pair(tmp_path, CA.issue_cert("127.0.0.1", key_type=trustme.KeyType.RSA))
-                certificate.reload()
-                assert (await sender.ask(request(URL, b"on the old connection"))).status == 200
-            async with Raw(site.port, tls=tls) as sender:
-                assert (await sender.ask(request(URL, b"on a new one"))).status == 200
-            assert [(await client.hear())["body"] for _ in range(2)] == ["on the old connection", "on a new one"]
+    async with (
+        edge(entrance=Entrance(certificate)) as site,
+        connect(f"wss://127.0.0.1:{site.port}/v1/socket", ssl=tls, proxy=None, max_size=None) as socket_,
+    ):
+        client = Client(socket_)
+        await client.sign_in(*await site.token())
+        await client.subscribe()
+        async with Raw(site.port, tls=tls) as sender:
+            assert (await sender.ask(request(URL, body))).status == 200
+            assert (await client.hear())["body"] == body.decode()
+            write_pair(tmp_path, CA.issue_cert("127.0.0.1", key_type=trustme.KeyType.RSA))
+            certificate.reload()
+            assert (await sender.ask(request(URL, b"on the old connection"))).status == 200
+        async with Raw(site.port, tls=tls) as sender:
+            assert (await sender.ask(request(URL, b"on a new one"))).status == 200
+        assert [(await client.hear())["body"] for _ in range(2)] == ["on the old connection", "on a new one"]
 
 
 @pytest.mark.gen_test
@@ -149,7 +146,7 @@ async def test_who_speaks_no_tls_is_told(certificate: Certificate, tls: ssl.SSLC
             sender.send(bytes(range(256)))
             assert b"HTTP" not in await sender.closed(reset=True)
         async with Raw(site.port, tls=tls) as sender:
-            assert (await sender.ask(request(b"/healthz", method=b"GET"))).status == 200
+            assert (await sender.ask(HEALTH)).status == 200
 
 
 @pytest.mark.gen_test
@@ -160,7 +157,7 @@ async def test_who_hangs_up_behind_a_handshake_takes_no_place(certificate: Certi
             async with Raw(site.port, tls=tls) as client:
                 client.send(HANDSHAKE)
         async with Raw(site.port, tls=tls) as last:
-            assert (await last.ask(request(b"/healthz", method=b"GET"))).status == 200
+            assert (await last.ask(HEALTH)).status == 200
         await until(lambda: not site.site.listener.connections)
         assert site.site.clients.count == 0
 
@@ -184,11 +181,9 @@ async def test_who_cuts_a_stream_over_tls_takes_no_place(
             drop(self)
 
     monkeypatch.setattr(TornadoConnection, "drop", drop_behind_a_reset)
-    secret = new_secret()
     async with edge(entrance=Entrance(certificate)) as site, Raw(site.port, tls=tls) as client:
-        await site.registry.put("token", "key", Token("key", hash_secret(secret), 0))
         with structlog.testing.capture_logs() as lines:
-            client.send(request(b"/v1/stream", b"", f"Authorization: Bearer {secret}\r\n".encode(), b"GET"))
+            client.send(await stream_of(site))
             await client.closed(reset=True)
         assert site.site.clients.count == 0
         assert [line for line in lines if line["log_level"] == "error"] == []
@@ -312,7 +307,7 @@ async def test_a_socket_that_listens_already_is_used() -> None:
         listening.setblocking(False)
         async with edge(entrance=Entrance(inherited=[listening]), port=1) as site, Raw(site.port) as client:
             assert site.port == listening.getsockname()[1]
-            reply = await client.ask(request(b"/healthz", method=b"GET"))
+            reply = await client.ask(HEALTH)
             assert (reply.status, json.loads(reply.body)["status"]) == (200, "ok")
 
 
@@ -340,7 +335,7 @@ async def test_a_stop_answers_what_is_on_its_way(monkeypatch: pytest.MonkeyPatch
             half.send(request(URL, b"half")[30:])
             new.send(request(URL, b"new"))
             used.send(request(URL, b"used"))
-            other.send(request(b"/healthz", method=b"GET"))
+            other.send(HEALTH)
             for sender in (new, used, half, other):
                 reply = await sender.reply()
                 assert (reply.status, reply.header("Connection")) == (200, "close")
@@ -369,7 +364,7 @@ async def test_a_stop_answers_who_was_let_in_just_before(
     entrance = Entrance(certificate if secure else None)
     settings = {"transport": "direct"} if step == "hand_over" else {}
     async with edge(entrance=entrance, **settings) as site, Raw(site.port, tls=tls if secure else None) as sender:
-        reply = await sender.ask(request(b"/healthz", method=b"GET"))
+        reply = await sender.ask(HEALTH)
         assert (reply.status, reply.header("Connection")) == (200, "close")
         assert await sender.closed() == b""
 

@@ -19,14 +19,13 @@ import websockets
 from relay_tornado.handlers import feed, tornado_connection
 from relay_tornado.handlers.socket import SocketHandler
 from relay_tornado.handlers.tornado_connection import TornadoConnection
-from relay_tornado.ids import hash_secret, new_secret, new_uuid
 from relay_tornado.ingest.ingest import Upload
-from relay_tornado.model import Token
 from relay_tornado.transport import direct
 from relay_tornado.transport.direct import DirectConnection
 from tests.handlers.edge import URL, Edge, HeldLog, edge
-from tests.handlers.raw import Raw, request, small
+from tests.handlers.raw import HEALTH, Raw, request, small
 from tests.handlers.sockets import HANDSHAKE, Client, masked
+from tests.handlers.streams import stream_of
 from tests.waiting import until
 
 pytestmark = [pytest.mark.gen_test(timeout=60), pytest.mark.usefixtures("transport")]
@@ -60,7 +59,7 @@ async def nobody(site: Edge) -> None:
     """Waits until all that have come before are gone."""
     async with Raw(site.port) as last:
         # Those before it were accepted before it.
-        assert (await last.ask(request(b"/healthz", method=b"GET"))).status == 200
+        assert (await last.ask(HEALTH)).status == 200
     await until(lambda: not site.site.listener.connections)
 
 
@@ -135,7 +134,6 @@ async def test_a_socket_that_can_not_be_opened_takes_no_place(monkeypatch: pytes
 
 CHUNKED = b"POST %b HTTP/1.1\r\nHost: relay.test\r\nTransfer-Encoding: chunked\r\n\r\n" % URL
 LARGE = b"x" * 100_000
-HEALTH = request(b"/healthz", method=b"GET")
 SAID = {
     "plain": (request(URL, b"one"), 1),
     "large": (request(URL, LARGE), 1),
@@ -229,26 +227,15 @@ async def test_who_waits_for_a_client_has_to_stay(headers: bytes) -> None:
     """One that waits for the answer of a client is taken to have left, so that nobody answers it in vain."""
     async with edge() as site:
         await site.change(input={"response_from_output": "anyOutput"})
-        key, secret = new_uuid(), new_secret()
-        await site.registry.put("token", key, Token(key, hash_secret(secret), 0))
         async with websockets.connect(f"ws://127.0.0.1:{site.port}/v1/socket", proxy=None) as socket_:
             reader = Client(socket_)
-            await reader.say({"action": "auth", "key": key, "secret": secret})
-            await reader.hear_status("authenticated")
-            await reader.say({"action": "subscribe"})
-            await reader.hear_status("subscribed")
+            await reader.sign_in(*await site.token())
+            await reader.subscribe()
             async with Raw(site.port) as client:
                 client.send(request(URL, b"one", headers))
                 assert (await reader.hear())["type"] == "webhook"
                 client.writer.write_eof()
                 assert await client.closed() == b""
-
-
-async def stream_of(site: Edge) -> bytes:
-    """A request for a stream of events that the relay lets in."""
-    secret = new_secret()
-    await site.registry.put("token", "key", Token("key", hash_secret(secret), 0))
-    return request(b"/v1/stream", b"", f"Authorization: Bearer {secret}\r\n".encode(), b"GET")
 
 
 @pytest.mark.usefixtures("quiet")

@@ -13,7 +13,7 @@ from relay_tornado.handlers import ingest, tornado_connection
 from relay_tornado.model import BucketAuth
 from relay_tornado.transport import direct
 from tests.handlers.edge import BUCKET, URL, HeldLog, edge
-from tests.handlers.raw import Raw, request
+from tests.handlers.raw import HEALTH, Raw, request
 from tests.waiting import until
 
 pytestmark = [pytest.mark.filterwarnings("error"), pytest.mark.usefixtures("transport")]
@@ -178,7 +178,7 @@ async def test_a_client_that_leaves_before_its_answer(monkeypatch: pytest.Monkey
         log.release()
         await until(lambda: not site.site.listener.connections)
         async with Raw(site.port) as raw:
-            assert (await raw.ask(request(b"/healthz", method=b"GET"))).status == 200
+            assert (await raw.ask(HEALTH)).status == 200
 
 
 @pytest.mark.gen_test

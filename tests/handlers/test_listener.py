@@ -22,15 +22,15 @@ from tornado.iostream import IOStream, StreamClosedError
 from relay_tornado.errors import StartupError
 from relay_tornado.handlers.listener import _ACCEPT_PAUSE, Listener
 from relay_tornado.handlers.tornado_connection import Limits, TornadoConnection
-from relay_tornado.ids import format_id, hash_secret, new_secret
-from relay_tornado.model import RateLimit, Token
+from relay_tornado.ids import format_id
+from relay_tornado.model import RateLimit
 from relay_tornado.proxy_trust import ProxyTrust
 from relay_tornado.rate_limits import LogLimit
 from relay_tornado.settings import Settings
 from relay_tornado.transport.direct import NEVER
 from tests.failing import lose_timers
 from tests.handlers.edge import URL, HeldLog, edge
-from tests.handlers.raw import Raw, request, small
+from tests.handlers.raw import HEALTH, Raw, bearer, request, small
 from tests.needs import needs_ipv6
 from tests.waiting import until
 
@@ -143,7 +143,7 @@ async def test_accepted_requests_finish() -> None:
     new is let in."""
     log = HeldLog()
     async with edge(log=log) as site, Raw(site.port) as idle, Raw(site.port) as busy, Raw(site.port) as sending:
-        assert (await idle.ask(request(b"/healthz", method=b"GET"))).status == 200
+        assert (await idle.ask(HEALTH)).status == 200
         busy.send(request(URL, b"x"))
         sending.send(request(URL, b"body")[:-2])
         await until(lambda: log.held and site.site.ingest.buffered)
@@ -343,15 +343,14 @@ async def test_who_reads_slowly_is_not(what: str) -> None:
     """What a client reads may take many times what a connection may be idle, while some of it leaves now and then."""
     body = bytes(range(256)) * (40 << 10)
     async with edge(idle_timeout=1.5, max_body=len(body)) as site:
-        secret = new_secret()
-        await site.registry.put("token", "key", Token("key", hash_secret(secret), 0))
+        _, secret = await site.token()
         async with Raw(site.port) as sender:
             assert (await sender.ask(request(URL, body))).status == 200
         [event] = await site.events()
         path = f"/v1/logs/{format_id(event.epoch, event.seq)}/body".encode()
         await site.change(input={"body": "x" * len(body)})
         with small(site.port, 64 << 10) as client:
-            download = request(path, b"", f"Authorization: Bearer {secret}\r\n".encode(), b"GET")
+            download = request(path, b"", bearer(secret), b"GET")
             client.sendall(download if what == "a download" else request(URL))
             client.setblocking(False)
             await until(lambda: any(each.writing() for each in site.site.listener.connections))

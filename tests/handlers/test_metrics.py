@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import dataclasses
 import socket
 from contextlib import AsyncExitStack
@@ -20,13 +19,12 @@ from relay_tornado.admin.consumers import ConsumerAdministration
 from relay_tornado.app import Relay
 from relay_tornado.errors import Unavailable
 from relay_tornado.gauges import ConsumerLevels
-from relay_tornado.ids import hash_secret, new_secret, new_uuid
-from relay_tornado.model import NewEvent, RateLimit, Retention, Token
+from relay_tornado.model import NewEvent, RateLimit, Retention
 from relay_tornado.ops import backup_schedule
 from relay_tornado.ops.backup_schedule import name_at
 from relay_tornado.settings import Settings
 from tests.handlers.edge import URL, edge
-from tests.handlers.raw import Raw, request
+from tests.handlers.raw import Raw, basic, request
 from tests.handlers.sockets import Client
 from tests.pairs import write_pair
 
@@ -54,26 +52,20 @@ async def scrape(port: int) -> Samples:
 async def test_who_may_read_it() -> None:
     """An administrator's token may; another token, none, and nonsense get words."""
     async with edge() as site:
-        secrets, keys = {}, {}
+        keys, secrets = {}, {}
         for name, changes in {
             "all": {},
             "no API": {"api_access": False},
             "some": {"buckets": frozenset({"b-1"})},
             "expired": {"expires_at": 1.0},
         }.items():
-            secrets[name] = new_secret()
-            token = Token(new_uuid(), hash_secret(secrets[name]), 0)
-            keys[name] = token.key
-            await site.registry.put("token", token.key, dataclasses.replace(token, **changes))  # type: ignore[arg-type]
+            keys[name], secrets[name] = await site.token(**changes)
         async with Raw(site.port) as raw:
 
             async def ask(value: str) -> tuple[int, bytes]:
                 line = f"Authorization: {value}\r\n".encode() if value else b""
                 reply = await raw.ask(request(b"/metrics", method=b"GET", headers=line))
                 return reply.status, reply.body
-
-            def basic(key: str, secret: str) -> str:
-                return "Basic " + base64.b64encode(f"{key}:{secret}".encode()).decode()
 
             assert (await ask(f"Bearer {secrets['all']}"))[0] == 200
             assert (await ask(basic(keys["all"], secrets["all"])))[0] == 200
@@ -129,11 +121,9 @@ def test_a_relay_under_traffic(tmp_path: Path) -> None:
                     assert (await sender.ask(request(url, b"x" * 100, b"X-Id: %d\r\n" % (number // 2)))).status == 200
                 await administration._log.trim(bucket.id, Retention(max_events=4), None)
                 client = Client(socket)
-                await client.say({"action": "auth", "key": token.key, "secret": secret})
-                await client.hear_status("authenticated")
+                await client.sign_in(token.key, secret)
                 epoch = (await administration._log.bounds(bucket.id)).epochs[0].epoch
-                await client.say({"action": "subscribe", "buckets": ["orders"], "since": f"{epoch}-0"})
-                await client.hear_status("subscribed")
+                await client.subscribe("orders", since=f"{epoch}-0")
                 assert [(await client.hear())["meta"]["seq"] for _ in range(4)] == [2, 3, 4, 5]
                 after = await scrape(relay.metrics_port)
             return before, after

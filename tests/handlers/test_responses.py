@@ -17,12 +17,11 @@ import structlog
 from websockets.asyncio.client import ClientConnection, connect
 
 from relay_tornado.delivery.responses import Responses
-from relay_tornado.ids import hash_secret, new_secret, new_uuid
 from relay_tornado.ingest.ingest import Ingest
-from relay_tornado.model import Dedupe, Output, Token, Verify
+from relay_tornado.model import Dedupe, Output, Verify
 from relay_tornado.signatures import sign
 from tests.handlers.edge import URL, Edge, edge
-from tests.handlers.raw import Raw, request
+from tests.handlers.raw import Raw, basic, bearer, request
 from tests.handlers.sockets import TIMEOUT, Client
 from tests.waiting import until
 
@@ -56,17 +55,14 @@ class Desk:
         await self.site.change(input={"response_from_output": output}, next_output=3, **fields)
 
     async def client(self, subscribe: dict[str, Any] | None = None) -> _Known:
-        key, secret = new_uuid(), new_secret()
-        await self.site.registry.put("token", key, Token(key, hash_secret(secret), 0))
+        key, secret = await self.site.token()
         socket = await connect(
             f"ws://127.0.0.1:{self.site.port}/v1/socket", ping_interval=None, close_timeout=5, max_size=None
         )
         client = _Known(socket, key, secret)
         self.stack.callback(client.abort)
-        await client.say({"action": "auth", "key": key, "secret": secret})
-        await client.hear_status("authenticated")
-        await client.say({"action": "subscribe", "buckets": ["orders"], **(subscribe or {})})
-        await client.hear_status("subscribed")
+        await client.sign_in(key, secret)
+        await client.subscribe("orders", **(subscribe or {}))
         return client
 
     async def sender(self, data: bytes) -> Raw:
@@ -79,15 +75,14 @@ class Desk:
         beside the id."""
         client = await self.client()
         rest = await self.stack.enter_async_context(Raw(self.site.port))
-        credentials = b64encode(f"{client.key}:{client.secret}".encode())
+        # As the Go agent sends it, with no Content-Type.
+        head = f"Authorization: {basic(client.key, client.secret)}\r\n".encode()
 
         async def work() -> None:
             while True:
                 (event,) = await events(client, 1)
                 log_id = event["meta"]["id"]
                 body = json.dumps({"id": log_id, **answer}).encode()
-                # As the Go agent sends it, with no Content-Type.
-                head = b"Authorization: Basic %b\r\n" % credentials
                 reply = await rest.ask(request(f"/v1/logs/{log_id}".encode(), body, head, b"PUT"))
                 self.put.put_nowait(reply.status)
 
@@ -158,14 +153,13 @@ async def test_what_becomes_of_an_event_that_is_answered(folder: Path | None) ->
     async with desk(folder, output="") as site:
         client = await site.client()
         rest = await site.stack.enter_async_context(Raw(site.site.port))
-        head = b"Authorization: Bearer %b\r\n" % client.secret.encode()
         for status, kept in ((204, "sent"), (302, "sent"), (404, "failed"), (500, "failed"), (0, "failed")):
             await site.sender(request(URL, b"x"))
             (event,) = await events(client, 1)
             log_id = event["meta"]["id"]
             await client.say({"action": "respond", "id": log_id, "status": status})
             await client.hear_status("responded")
-            reply = await rest.ask(request(f"/v1/logs/{log_id}".encode(), b"", head, b"GET"))
+            reply = await rest.ask(request(f"/v1/logs/{log_id}".encode(), b"", bearer(client.secret), b"GET"))
             log = json.loads(reply.body)
             assert (log["status"], log["status_code"]) == (kept, status)
 

@@ -13,8 +13,7 @@ from tornado.httpclient import AsyncHTTPClient, HTTPRequest
 from tornado.websocket import websocket_connect
 from websockets.asyncio.client import connect
 
-from relay_tornado.ids import hash_secret
-from relay_tornado.model import Retention, Token
+from relay_tornado.model import Retention
 from relay_tornado.rate_limits import LogLimit
 from tests.handlers.edge import BUCKET, edge
 from tests.handlers.raw import Raw, request
@@ -215,8 +214,7 @@ async def test_errors_go_to_who_asked_for_our_additions(server: Live) -> None:
     assert (await client.hear_status("error"))["code"] == "invalid"
     await client.say({"action": "dance"})
     assert (await client.hear_status("error"))["code"] == "unknown_action"
-    await client.say({"action": "subscribe", "since": "earliest"})
-    answer = await client.hear_status("subscribed")
+    answer = await client.subscribe(since="earliest")
     assert [entry["bucket_name"] for entry in answer["buckets"]] == ["orders"]
     await client.hear_status("caught_up")
 
@@ -243,8 +241,7 @@ async def test_on_gap_fail_is_told_and_closed(server: Live) -> None:
     epoch = (await server.log.bounds("id-orders")).epochs[0].epoch
     await server.log.trim("id-orders", Retention(max_events=1), None)
     client = await server.authenticated()
-    await client.say({"action": "subscribe", "since": f"{epoch}-1", "on_gap": "fail"})
-    answer = await client.hear_status("subscribed")
+    answer = await client.subscribe(since=f"{epoch}-1", on_gap="fail")
     assert answer["buckets"][0]["gap"] == {"from": 2, "to": 4, "count": 3, "reason": "retention"}
     assert (await client.end())[0] == 4509
 
@@ -317,8 +314,7 @@ async def test_buckets_come_and_go_under_a_live_socket(server: Live) -> None:
     await client.say({"action": "unsubscribe", "buckets": ["c"]})
     assert (await client.hear_status("unsubscribed"))["message"] == "unsubscribed from buckets: c"
     await server.append(1, "c")
-    await client.say({"action": "subscribe", "buckets": ["c"]})
-    assert (await client.hear_status("subscribed"))["buckets"][0]["start"] == 4
+    assert (await client.subscribe("c"))["buckets"][0]["start"] == 4
 
 
 @pytest.mark.gen_test
@@ -421,21 +417,17 @@ async def test_a_client_that_vanishes_leaves_nothing(server: Live) -> None:
 @pytest.mark.gen_test
 async def test_through_the_relays_own_listener() -> None:
     """The same over the whole HTTP edge, whose read buffers are small: a webhook in, a frame out, a long message."""
-    async with edge() as site:
-        key, secret = "K", "sk-secret"
-        await site.registry.put("token", key, Token(key, hash_secret(secret), 0))
-        async with connect(f"ws://127.0.0.1:{site.port}/v1/socket") as socket:
-            client = Client(socket)
-            await client.say({"action": "auth", "key": key, "secret": secret})
-            await client.hear_status("authenticated")
-            await client.say(json.dumps({"action": "subscribe"}).ljust(1 << 20))
-            await client.hear_status("subscribed")
-            async with Raw(site.port) as raw:
-                body = os.urandom(100)
-                assert (await raw.ask(request(b"/v1/webhooks/in-1/x?y=1", body=body))).status == 200
-            event: dict[str, Any] = await client.hear()
-            assert (event["meta"]["path"], event["query"], event["method"]) == ("/x", "y=1", "POST")
-            assert event["meta"]["bucket_name"] == BUCKET.name
+    async with edge() as site, connect(f"ws://127.0.0.1:{site.port}/v1/socket") as socket:
+        client = Client(socket)
+        await client.sign_in(*await site.token())
+        await client.say(json.dumps({"action": "subscribe"}).ljust(1 << 20))
+        await client.hear_status("subscribed")
+        async with Raw(site.port) as raw:
+            body = os.urandom(100)
+            assert (await raw.ask(request(b"/v1/webhooks/in-1/x?y=1", body=body))).status == 200
+        event: dict[str, Any] = await client.hear()
+        assert (event["meta"]["path"], event["query"], event["method"]) == ("/x", "y=1", "POST")
+        assert event["meta"]["bucket_name"] == BUCKET.name
 
 
 @pytest.mark.gen_test

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 from typing import Any
 
@@ -22,11 +21,10 @@ async def floor(server: Live, key: Key) -> int:
 
 
 async def reaches(server: Live, key: Key, seq: int) -> None:
-    async with asyncio.timeout(60):
-        while True:
-            if await floor(server, key) == seq:
-                return
-            await asyncio.sleep(0.005)
+    async def reached() -> bool:
+        return await floor(server, key) == seq
+
+    await until(reached)
 
 
 async def ids(client: Client, count: int) -> list[str]:
@@ -130,22 +128,20 @@ async def test_a_gap_is_told_once_it_was_read(server: Live, on_gap: str) -> None
     cut.abort()
     await until(lambda: server.ledgers.find(key) is None)
     client = await server.authenticated()
-    await client.say({"action": "subscribe", "buckets": ["orders"], "consumer": "w", "on_gap": on_gap})
-    answer = await client.hear_status("subscribed")
+    answer = await client.subscribe("orders", consumer="w", on_gap=on_gap)
     assert (answer["buckets"][0]["gap"]["from"], answer["buckets"][0]["gap"]["to"]) == (1, 4)
     if on_gap == "fail":
         assert (await client.end())[0] == 4509
     else:
         assert (await client.hear())["meta"]["seq"] == 5
-    async with asyncio.timeout(60):
-        while True:
-            stored = await server.ledgers.store.get(key)
-            if stored is not None and not stored.untold:
-                break
-            await asyncio.sleep(0.005)
+
+    async def told() -> bool:
+        stored = await server.ledgers.store.get(key)
+        return stored is not None and not stored.untold
+
+    await until(told)
     again = await server.authenticated()
-    await again.say({"action": "subscribe", "buckets": ["orders"], "consumer": "w", "on_gap": on_gap})
-    answer = await again.hear_status("subscribed")
+    answer = await again.subscribe("orders", consumer="w", on_gap=on_gap)
     assert answer["buckets"][0]["gap"] is None
 
 
@@ -160,15 +156,11 @@ async def test_receipts(monkeypatch: pytest.MonkeyPatch) -> None:
         await server.registry.put("token", token[0], replace(record, durable=True))
         key = Key("id-orders", "token", token[0])
         await server.ledgers.store.create(key, 0, Terms(receipt=True), 0.0)
-        client = await server.authenticated(token)
-        await client.say({"action": "subscribe", "buckets": ["orders"]})
-        await client.hear_status("subscribed")
+        client = await server.subscribed("orders", token=token)
         await server.append(3)
         assert await client.hear_events(3) == [1, 2, 3]
         await reaches(server, key, 3)
-        deaf = await server.authenticated(token)
-        await deaf.say({"action": "subscribe", "buckets": ["orders"]})
-        await deaf.hear_status("subscribed")
+        deaf = await server.subscribed("orders", token=token)
         client.abort()
         deaf.socket.transport.pause_reading()
         await until(lambda: server.clients.deliveries.connections(key) == 1)
@@ -178,9 +170,7 @@ async def test_receipts(monkeypatch: pytest.MonkeyPatch) -> None:
         await until(lambda: len(held.receipt._pings) > 1)
         assert await floor(server, key) == 3
         deaf.abort()
-        third = await server.authenticated(token)
-        await third.say({"action": "subscribe", "buckets": ["orders"]})
-        await third.hear_status("subscribed")
+        third = await server.subscribed("orders", token=token)
         assert await third.hear_events(2) == [4, 5]
         await reaches(server, key, 5)
 

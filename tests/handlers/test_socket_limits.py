@@ -77,8 +77,7 @@ async def test_addresses_have_their_limit() -> None:
         async def refused(address: str) -> bool:
             client = await server.client(additional_headers={"X-Forwarded-For": address})
             with contextlib.suppress(ConnectionClosed):
-                await client.say({"action": "auth", "key": token[0], "secret": token[1]})
-                await client.hear_status("authenticated")
+                await client.sign_in(*token)
                 return False
             return (await client.end())[0] == 4029
 
@@ -123,8 +122,7 @@ async def test_messages_have_their_size() -> None:
         assert "8192" in reason
         client = await server.authenticated()
         await client.say(json.dumps({"action": "pong"}).ljust(1 << 20))
-        await client.say({"action": "subscribe"})
-        await client.hear_status("subscribed")
+        await client.subscribe()
         await client.say("x" * ((1 << 20) + 1))
         assert (await client.end())[0] == 1009
 

@@ -13,7 +13,7 @@ from relay_tornado.delivery.filter_time import FilterTime
 from relay_tornado.handlers import conversation
 from relay_tornado.model import MIB
 from tests.delivery.world import frames
-from tests.handlers.sockets import HANDSHAKE, TIMEOUT, Client, Live, live, masked
+from tests.handlers.sockets import HANDSHAKE, TIMEOUT, Client, Live, live
 from tests.waiting import until
 
 
@@ -124,10 +124,8 @@ async def test_a_stuck_reader_that_stays_so_is_cut_off() -> None:
 async def closes_behind(server: Live) -> AsyncIterator[tuple[socket.socket, IOStream]]:
     """A client that said it closes while more than its kernel takes was written to it, and the stream to it."""
     await server.bucket()
-    key, secret = await server.token()
     with socket.create_connection(("127.0.0.1", server.port)) as client:
-        messages = ({"action": "auth", "key": key, "secret": secret}, {"action": "subscribe"})
-        client.sendall(HANDSHAKE + b"".join(map(masked, messages)))
+        client.sendall(await server.greeting())
         await until(lambda: bool(server.clients.subscribed))
         (conversation,) = server.clients._live
         stream = conversation._stream
@@ -171,8 +169,7 @@ async def test_a_slow_reader_lives_and_gets_everything() -> None:
         client = await server.authenticated(max_queue=1)
         transport = client.socket.transport
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32_768)
-        await client.say({"action": "subscribe", "since": "earliest"})
-        await client.hear_status("subscribed")
+        await client.subscribe(since="earliest")
         loop = asyncio.get_running_loop()
         begun = loop.time()
         seqs: list[int] = []
@@ -197,8 +194,7 @@ async def test_pings_during_a_replay_tell_what_came_before_them() -> None:
         client = await server.authenticated(max_queue=1)
         transport = client.socket.transport
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32_768)
-        await client.say({"action": "subscribe", "since": "earliest", "filter": rules})
-        await client.hear_status("subscribed")
+        await client.subscribe(since="earliest", filter=rules)
         seqs: list[int] = []
         told: list[int] = []
         while (message := await client.hear()).get("status") != "caught_up":
@@ -222,7 +218,6 @@ async def test_a_full_socket_loses_and_mixes_nothing(server: Live) -> None:
     """Live events that the kernel takes in part, or not at all, arrive whole and in order once they are read; also
     where the kernel has room again before the rest that is buffered has gone."""
     await server.bucket()
-    key, secret = await server.token()
     with socket.create_connection(("127.0.0.1", server.port)) as client:
         client.setblocking(False)
         heard = bytearray()
@@ -235,8 +230,7 @@ async def test_a_full_socket_loses_and_mixes_nothing(server: Live) -> None:
         async def read_until(condition: Callable[[], bool]) -> None:
             await until(lambda: read() or condition())
 
-        messages = ({"action": "auth", "key": key, "secret": secret}, {"action": "subscribe"})
-        client.sendall(HANDSHAKE + b"".join(map(masked, messages)))
+        client.sendall(await server.greeting())
         await read_until(lambda: b"subscribed to buckets" in heard)
         (conversation,) = server.clients._live
         count = 0
@@ -259,10 +253,8 @@ async def test_a_full_socket_loses_and_mixes_nothing(server: Live) -> None:
 async def test_what_a_client_does_not_read_is_not_kept_for_it(server: Live) -> None:
     """However much is committed meanwhile: what it has not had is in the log."""
     await server.bucket()
-    key, secret = await server.token()
     with socket.create_connection(("127.0.0.1", server.port)) as client:
-        messages = ({"action": "auth", "key": key, "secret": secret}, {"action": "subscribe"})
-        client.sendall(HANDSHAKE + b"".join(map(masked, messages)))
+        client.sendall(await server.greeting())
         await until(lambda: server.clients.subscribed)
         most = 0
         for _ in range(600):
@@ -276,11 +268,9 @@ async def test_what_a_client_does_not_read_is_not_kept_for_it(server: Live) -> N
 async def test_what_was_sent_at_once_and_is_not_read_counts(server: Live) -> None:
     """The rest of a live event that its kernel took in part is in flight until it has left."""
     await server.bucket()
-    key, secret = await server.token()
     budget = server.clients.deliveries.budget
     with socket.create_connection(("127.0.0.1", server.port)) as client:
-        messages = ({"action": "auth", "key": key, "secret": secret}, {"action": "subscribe"})
-        client.sendall(HANDSHAKE + b"".join(map(masked, messages)))
+        client.sendall(await server.greeting())
         await until(lambda: server.clients.subscribed)
         (conversation,) = server.clients._live
         await until(lambda: not conversation._delivery.busy)
@@ -300,12 +290,10 @@ async def test_what_was_sent_at_once_and_is_not_read_counts(server: Live) -> Non
 async def test_answers_that_a_client_does_not_read_are_not_kept_for_it(server: Live) -> None:
     """Its next message is read only once the answer to the one before has left."""
     await server.bucket()
-    key, secret = await server.token()
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.connect(("127.0.0.1", server.port))
-        messages = ({"action": "auth", "key": key, "secret": secret}, {"action": "subscribe", "extended": True})
-        client.sendall(HANDSHAKE + b"".join(map(masked, messages)))
+        client.sendall(await server.greeting(extended=True))
         await until(lambda: server.clients.subscribed)
         (conversation,) = server.clients._live
         stream = conversation._stream
@@ -361,11 +349,8 @@ async def test_where_nothing_is_acknowledged_only_who_answers_lives(monkeypatch:
             silent.sendall(HANDSHAKE)
             await until(lambda: server.clients.count == 2)
             await until(lambda: server.clients.count == 1, timeout=30)
-        key, secret = await server.token()
-        await answers.say({"action": "auth", "key": key, "secret": secret})
-        await answers.hear_status("authenticated")
-        await answers.say({"action": "subscribe"})
-        await answers.hear_status("subscribed")
+        await answers.sign_in(*await server.token())
+        await answers.subscribe()
         for _ in range(20):
             await answers.hear_status("ping")
 

@@ -13,18 +13,15 @@ from relay_tornado.handlers.connected_clients import ConnectedClients
 from relay_tornado.handlers.listener import Entrance, Listener
 from relay_tornado.handlers.socket import _Protocol
 from relay_tornado.handlers.tornado_connection import TornadoConnection
-from relay_tornado.ids import hash_secret, new_secret
-from relay_tornado.model import Token
 from tests.handlers.edge import URL, edge
-from tests.handlers.raw import TIMEOUT, Raw, request
+from tests.handlers.raw import HEALTH, TIMEOUT, Raw, request
 from tests.handlers.sockets import HANDSHAKE
-from tests.handlers.streams import here
+from tests.handlers.streams import here, stream_of
 from tests.handlers.test_responses import desk, events
 from tests.waiting import until
 
 pytestmark = [pytest.mark.gen_test, pytest.mark.usefixtures("transport")]
 
-HEALTH = request(b"/healthz", method=b"GET")
 GOING_AWAY = b"\x03\xe9"
 """1001, as a close frame has it."""
 
@@ -95,15 +92,13 @@ async def test_senders_are_served_while_clients_are_sent_away() -> None:
 async def test_a_client_does_not_come_back_to_a_relay_that_stops(held: asyncio.Event, kind: str) -> None:
     """It hears nothing while others are sent away: told to come back, it would come back here. Once nobody can connect
     any more it is cut off."""
-    secret = new_secret()
-    stream = request(b"/v1/stream", b"", f"Authorization: Bearer {secret}\r\n".encode(), b"GET")
     async with edge(drain_timeout=8 * TIMEOUT) as site, Raw(site.port) as silent:
-        await site.registry.put("token", "key", Token("key", hash_secret(secret), 0))
+        again = HANDSHAKE if kind == "socket" else await stream_of(site)
         await opened(silent)
         stopping = asyncio.create_task(site.site.stop())
         await sent_away(silent)
         async with Raw(site.port) as back, Raw(site.port) as other:
-            back.send(HANDSHAKE if kind == "socket" else stream)
+            back.send(again)
             await asyncio.wait_for(held.wait(), TIMEOUT)
             assert (await other.ask(HEALTH)).status == 200
             assert not stopping.done()

@@ -19,8 +19,8 @@ from relay_tornado.handlers import feed, stream
 from relay_tornado.ids import hash_secret, new_epoch
 from relay_tornado.model import Output, Retention
 from tests.handlers.edge import BUCKET
-from tests.handlers.raw import TIMEOUT
-from tests.handlers.streams import basic, here, ids
+from tests.handlers.raw import TIMEOUT, basic
+from tests.handlers.streams import here, ids
 from tests.waiting import until
 
 # the form

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import errno
 import gzip
 import json
@@ -25,6 +24,7 @@ from relay_tornado.handlers import assets as assets_module
 from relay_tornado.handlers import ui
 from relay_tornado.handlers.assets import ROOT, Assets
 from relay_tornado.handlers.ui import FAILURES
+from tests.handlers.raw import basic
 from tests.handlers.rest.world import World, world
 from tests.waiting import until
 
@@ -266,7 +266,7 @@ async def test_a_cookie_counts_for_the_relays_own_page_only(tmp_path: Path) -> N
                 assert (await here.fetch("DELETE", "/ui/session", None, headers)).code == 403
                 entry = await here.fetch("POST", "/ui/session", json.dumps({"secret": secret}).encode(), headers)
                 assert entry.code == 403
-            for value in (f"Bearer {secret}", "Basic " + base64.b64encode(f"whr:{secret}".encode()).decode()):
+            for value in (f"Bearer {secret}", basic("whr", secret)):
                 with_header = {**headers, "Authorization": value, "Content-Type": "application/json"}
                 assert (await here.fetch("GET", "/v1/buckets", None, with_header)).code == reading
                 answer = await here.fetch("PUT", "/v1/buckets/b-0", b"{}", with_header)
@@ -313,7 +313,7 @@ async def test_over_tls_the_cookie_is_for_tls(tmp_path: Path) -> None:
 async def test_no_page_makes_the_browser_ask_for_a_password(here: World) -> None:
     """A 401 challenges scripts and who types a URL, but not what a page fetches."""
     mozilla = "Mozilla/5.0 (X11) Chrome/150"
-    for headers, basic in (
+    for headers, asks in (
         ({"User-Agent": mozilla, "Accept": "*/*"}, False),
         ({"User-Agent": mozilla, "Accept": "text/html,*/*"}, True),
         ({"User-Agent": "curl/8"}, True),
@@ -321,7 +321,7 @@ async def test_no_page_makes_the_browser_ask_for_a_password(here: World) -> None
         answer = await here.fetch("GET", "/v1/buckets", None, headers)
         assert answer.code == 401
         challenges = answer.headers.get_list("WWW-Authenticate")
-        assert any(each.startswith("Basic") for each in challenges) == basic
+        assert any(each.startswith("Basic") for each in challenges) == asks
 
 
 @pytest.mark.gen_test

@@ -1,9 +1,6 @@
-"""What has a site's connection, and a request that Tornado answers."""
+"""What has a site's connection."""
 
 from tests.handlers.edge import Edge
-from tests.handlers.raw import request
-
-HEALTH = request(b"/healthz", method=b"GET")
 
 
 def kind(site: Edge) -> type:

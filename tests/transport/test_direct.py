@@ -23,9 +23,9 @@ from relay_tornado.transport import direct
 from relay_tornado.transport.direct import DirectConnection
 from relay_tornado.wire.answers import Answer
 from tests.handlers.edge import BUCKET, DIRECT, URL, HeldLog, edge
-from tests.handlers.raw import Raw, request
+from tests.handlers.raw import HEALTH, Raw, request
 from tests.needs import uvloops
-from tests.transport.connections import HEALTH, kind
+from tests.transport.connections import kind
 from tests.waiting import until
 
 

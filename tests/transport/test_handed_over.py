@@ -14,8 +14,8 @@ from relay_tornado.proxy_trust import ProxyTrust
 from relay_tornado.transport.direct import DirectConnection
 from relay_tornado.wire.answers import Answer
 from tests.handlers.edge import URL, Entrance, edge
-from tests.handlers.raw import Raw, request
-from tests.transport.connections import HEALTH, kind
+from tests.handlers.raw import HEALTH, Raw, request
+from tests.transport.connections import kind
 from tests.waiting import until
 
 

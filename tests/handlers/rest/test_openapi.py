@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import os
 import re
@@ -23,7 +22,7 @@ from relay_tornado.handlers.rest.base import operations
 from relay_tornado.handlers.rest.endpoints import ENDPOINTS, Need
 from relay_tornado.handlers.rest.openapi_names import refer, references, referred
 from relay_tornado.log.sqlite import SqliteEventLog
-from tests.handlers.raw import Raw, Reply
+from tests.handlers.raw import Raw, Reply, basic
 from tests.handlers.rest.test_scopes import ROWS, filled, populate
 from tests.handlers.rest.world import World, world
 
@@ -237,11 +236,10 @@ def test_each_refusal_that_is_described_is_given(tmp_path: Path) -> None:
 
 async def refused(here: World, method: str, path: str, endpoint: Any, status: str, things: dict[str, str]) -> Reply:
     """The answer to a request that has what leads to this status."""
-    key, secret = here.tokens["administrator"]
     public = path.endswith(OF_PUBLIC)
     names = {**things, "output": things["public"]} if public else things
     query = next((each["name"] for each in endpoint["parameters"] if each["in"] == "query"), "")
-    headers = {"Authorization": "Basic " + base64.b64encode(f"{key}:{secret}".encode()).decode()}
+    headers = {"Authorization": basic(*here.tokens["administrator"])}
     body, length = b"{}", 2
     match status:
         case "400" if "requestBody" in endpoint:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import dataclasses
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from relay_tornado.app import Relay
 from relay_tornado.settings import Settings
+from tests.handlers.raw import basic
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,7 @@ class World:
     ) -> Answer:
         """A request of a token's holder, with Basic; `body` is sent as JSON, bytes as they are."""
         if token is not None:
-            key, secret = self.tokens[token]
-            headers["Authorization"] = "Basic " + base64.b64encode(f"{key}:{secret}".encode()).decode()
+            headers["Authorization"] = basic(*self.tokens[token])
         data = body if isinstance(body, bytes) else None if body is None else json.dumps(body).encode()
         response = await self.fetch(method, path, data, headers)
         is_json = response.headers.get("Content-Type", "") == "application/json"
