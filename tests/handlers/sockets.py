@@ -39,10 +39,11 @@ HANDSHAKE = (
 
 
 class Client:
-    """A client of the `websockets` package, speaking JSON."""
+    """A client of the `websockets` package, speaking JSON; `token` is its token's key and secret."""
 
     def __init__(self, socket: ClientConnection) -> None:
         self.socket = socket
+        self.token = ("", "")
 
     async def say(self, message: dict[str, Any] | str | bytes) -> None:
         await self.socket.send(json.dumps(message) if isinstance(message, dict) else message)
@@ -62,14 +63,23 @@ class Client:
         return message
 
     async def sign_in(self, key: str, secret: str) -> None:
-        """Authenticates with a token's key and secret."""
         await self.say({"action": "auth", "key": key, "secret": secret})
         await self.hear_status("authenticated")
+        self.token = (key, secret)
 
     async def subscribe(self, *buckets: str, **fields: Any) -> dict[str, Any]:
         """Subscribes to these buckets, or to all; returns the answer."""
         await self.say({"action": "subscribe", "buckets": list(buckets), **fields})
         return await self.hear_status("subscribed")
+
+    async def webhooks(self, count: int) -> list[dict[str, Any]]:
+        """The next webhooks; anything else is passed over."""
+        found: list[dict[str, Any]] = []
+        while len(found) < count:
+            message = await self.hear()
+            if message["type"] == "webhook":
+                found.append(message)
+        return found
 
     async def hear_events(self, count: int) -> list[int]:
         """The seqs of the next events; pings are passed over."""

@@ -7,106 +7,25 @@ import dataclasses
 import json
 import time
 from base64 import b64encode
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 import structlog
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import connect
 
 from relay_tornado.delivery.responses import Responses
 from relay_tornado.ingest.ingest import Ingest
 from relay_tornado.model import Dedupe, Output, Verify
 from relay_tornado.signatures import sign
-from tests.handlers.edge import URL, Edge, edge
-from tests.handlers.raw import Raw, basic, bearer, request
+from tests.handlers.desk import Desk, desk
+from tests.handlers.edge import URL, edge
+from tests.handlers.raw import Raw, bearer, request
 from tests.handlers.sockets import TIMEOUT, Client
 from tests.waiting import until
 
 pytestmark = [pytest.mark.filterwarnings("error"), pytest.mark.usefixtures("transport")]
 OUTPUTS = tuple(Output(f"out-{n}", n, f"output {n}", 0, 0, destination=f"http://to-{n}.example") for n in (1, 2))
-
-
-class _Known(Client):
-    """A client with its token."""
-
-    def __init__(self, socket: ClientConnection, key: str, secret: str) -> None:
-        super().__init__(socket)
-        self.key = key
-        self.secret = secret
-
-
-class Desk:
-    """A site whose one bucket's senders wait, and clients of it."""
-
-    def __init__(self, site: Edge, stack: AsyncExitStack) -> None:
-        self.site = site
-        self.stack = stack
-        self.put: asyncio.Queue[int] = asyncio.Queue()
-        """What stock clients were answered."""
-
-    @property
-    def waiting(self) -> int:
-        return self.site.site.clients.responses.waiting
-
-    async def change(self, output: str = "anyOutput", **fields: Any) -> None:
-        await self.site.change(input={"response_from_output": output}, next_output=3, **fields)
-
-    async def client(self, subscribe: dict[str, Any] | None = None) -> _Known:
-        key, secret = await self.site.token()
-        socket = await connect(
-            f"ws://127.0.0.1:{self.site.port}/v1/socket", ping_interval=None, close_timeout=5, max_size=None
-        )
-        client = _Known(socket, key, secret)
-        self.stack.callback(client.abort)
-        await client.sign_in(key, secret)
-        await client.subscribe("orders", **(subscribe or {}))
-        return client
-
-    async def sender(self, data: bytes) -> Raw:
-        raw = await self.stack.enter_async_context(Raw(self.site.port))
-        raw.send(data)
-        return raw
-
-    async def stock_client(self, answer: dict[str, Any]) -> Client:
-        """A client that knows nothing of ours: it puts its answer to the log id by REST; `answer` is what it puts,
-        beside the id."""
-        client = await self.client()
-        rest = await self.stack.enter_async_context(Raw(self.site.port))
-        # As the Go agent sends it, with no Content-Type.
-        head = f"Authorization: {basic(client.key, client.secret)}\r\n".encode()
-
-        async def work() -> None:
-            while True:
-                (event,) = await events(client, 1)
-                log_id = event["meta"]["id"]
-                body = json.dumps({"id": log_id, **answer}).encode()
-                reply = await rest.ask(request(f"/v1/logs/{log_id}".encode(), body, head, b"PUT"))
-                self.put.put_nowait(reply.status)
-
-        task = asyncio.create_task(work())
-        self.stack.callback(task.cancel)
-        return client
-
-
-@asynccontextmanager
-async def desk(folder: Path | None = None, output: str = "anyOutput", **fields: Any) -> AsyncIterator[Desk]:
-    async with edge(folder) as site, AsyncExitStack() as stack:
-        made = Desk(site, stack)
-        site.site.clients.responses._wait = 60.0
-        await made.change(output, **fields)
-        yield made
-
-
-async def events(client: Client, count: int) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
-    while len(found) < count:
-        message = await client.hear()
-        if message["type"] == "webhook":
-            found.append(message)
-    return found
 
 
 @pytest.mark.gen_test
@@ -115,7 +34,7 @@ async def test_the_answer_over_the_socket(folder: Path | None) -> None:
     async with desk(folder) as site:
         client = await site.client()
         sender = await site.sender(request(URL + b"/path", b"body"))
-        (event,) = await events(client, 1)
+        (event,) = await client.webhooks(1)
         headers = {
             "Content-Type": "application/json", "X-Many": ["1", "2"], "Set-Cookie": "a=b", "Content-Length": "999",
             "Transfer-Encoding": "chunked", "Connection": "X-Named", "X-Named": "x", "X-Split": "a\r\nB: c",
@@ -140,7 +59,7 @@ async def test_the_answer_over_the_socket(folder: Path | None) -> None:
         ]
         # The connection goes on.
         sender.send(request(URL, b"second"))
-        (event,) = await events(client, 1)
+        (event,) = await client.webhooks(1)
         await client.say({"action": "respond", "id": event["meta"]["id"], "status": 204, "body_base64": "/w=="})
         reply = await sender.reply()
         assert (reply.status, reply.body) == (204, b"")
@@ -155,11 +74,11 @@ async def test_what_becomes_of_an_event_that_is_answered(folder: Path | None) ->
         rest = await site.stack.enter_async_context(Raw(site.site.port))
         for status, kept in ((204, "sent"), (302, "sent"), (404, "failed"), (500, "failed"), (0, "failed")):
             await site.sender(request(URL, b"x"))
-            (event,) = await events(client, 1)
+            (event,) = await client.webhooks(1)
             log_id = event["meta"]["id"]
             await client.say({"action": "respond", "id": log_id, "status": status})
             await client.hear_status("responded")
-            reply = await rest.ask(request(f"/v1/logs/{log_id}".encode(), b"", bearer(client.secret), b"GET"))
+            reply = await rest.ask(request(f"/v1/logs/{log_id}".encode(), b"", bearer(client.token[1]), b"GET"))
             log = json.loads(reply.body)
             assert (log["status"], log["status_code"]) == (kept, status)
 
@@ -195,7 +114,7 @@ async def test_a_stock_client_that_fails() -> None:
                                  "status": "failed", "retries": 0})  # fmt: skip
         client = await site.client()
         sender = await site.sender(request(URL, b"x"))
-        (event,) = await events(client, 1)
+        (event,) = await client.webhooks(1)
         async with asyncio.timeout(TIMEOUT):
             assert await site.put.get() == 200
         assert site.waiting == 1
@@ -219,8 +138,9 @@ async def test_nobody_is_there(folder: Path | None) -> None:
         (event,) = await site.site.events()
         assert event.id in text
         assert "no client is connected that would get and answer it" in text
-        client = await site.client({"filter": {"match": {"type": "contains", "substring": "never",
-                                               "parameter": {"source": "payload", "name": ""}}}})  # fmt: skip
+        client = await site.client(
+            filter={"match": {"type": "contains", "substring": "never", "parameter": {"source": "payload", "name": ""}}}
+        )
         await refused()
         await client.say({"action": "subscribe", "buckets": ["another"]})
         await until(lambda: not site.site.site.clients.deliveries._dispatcher._places)
@@ -240,17 +160,17 @@ async def test_a_client_that_dies(monkeypatch: pytest.MonkeyPatch) -> None:
     async with desk() as site:
         client = await site.client()
         sender = await site.sender(request(URL, b"first"))
-        (event,) = await events(client, 1)
+        (event,) = await client.webhooks(1)
         client.abort()
         await until(lambda: site.site.site.clients.count == 0)
-        again = await site.client({"since": "earliest"})
-        (same,) = await events(again, 1)
+        again = await site.client(since="earliest")
+        (same,) = await again.webhooks(1)
         assert same["meta"]["id"] == event["meta"]["id"]
         await again.say({"action": "respond", "id": same["meta"]["id"], "status": 200, "body": "from the second"})
         assert (await sender.reply()).body == b"from the second"
         monkeypatch.setattr(site.site.site.clients.responses, "_wait", 0.3)
         sender.send(request(URL, b"second"))
-        await events(again, 1)
+        await again.webhooks(1)
         again.abort()
         reply = await sender.reply()
         assert reply.status == 504
@@ -264,7 +184,7 @@ async def test_duplicates(folder: Path | None) -> None:
         client = await site.client()
         webhook = request(URL, b"x", b"webhook-id: 1\r\n")
         senders = [await site.sender(webhook) for _ in range(2)]
-        (event,) = await events(client, 1)
+        (event,) = await client.webhooks(1)
         await until(lambda: site.waiting == 2)
         await client.say({"action": "respond", "id": event["meta"]["id"], "status": 201, "body": "once"})
         await client.hear_status("responded")
@@ -281,14 +201,14 @@ async def test_a_repeat_of_what_a_consumer_is_given_again() -> None:
     """The application died over it, and its next connection has it again: the sender that repeats waits for that."""
     async with desk(dedupe=Dedupe("auto")) as site:
         webhook = request(URL, b"x", b"webhook-id: 1\r\n")
-        client = await site.client({"consumer": "w"})
+        client = await site.client(consumer="w")
         sender = await site.sender(webhook)
-        await events(client, 1)
+        await client.webhooks(1)
         client.abort()
         sender.writer.transport.abort()
         await until(lambda: site.waiting == 0)
-        again = await site.client({"consumer": "w"})
-        (event,) = await events(again, 1)
+        again = await site.client(consumer="w")
+        (event,) = await again.webhooks(1)
         assert event["meta"]["attempt"] == 2
         sender = await site.sender(webhook)
         await until(lambda: site.waiting == 1)
@@ -304,7 +224,7 @@ async def test_a_named_output() -> None:
     async with desk(output="out-2", outputs=OUTPUTS) as site:
         client = await site.client()
         sender = await site.sender(request(URL, b"x"))
-        first, second = await events(client, 2)
+        first, second = await client.webhooks(2)
         assert [each["meta"]["output_name"] for each in (first, second)] == ["output 1", "output 2"]
         await client.say({"action": "respond", "id": first["meta"]["id"], "status": 500})
         await client.hear_status("responded")
@@ -319,7 +239,7 @@ async def test_a_sender_that_leaves_waits_no_longer() -> None:
     async with desk() as site:
         client = await site.client()
         sender = await site.sender(request(URL, b"x"))
-        await events(client, 1)
+        await client.webhooks(1)
         await until(lambda: site.waiting == 1)
         sender.writer.transport.abort()
         await until(lambda: site.waiting == 0)
@@ -336,7 +256,7 @@ async def test_a_sender_that_leaves_where_it_waits_by_a_change_while_its_body_ca
         await until(lambda: site.site.site.ingest.buffered == len(b"bo"))
         await site.change()
         sender.send(webhook[-2:])
-        await events(client, 1)
+        await client.webhooks(1)
         await until(lambda: site.waiting == 1)
         sender.writer.transport.abort()
         await until(lambda: site.waiting == 0)
@@ -368,7 +288,7 @@ async def test_the_relay_stops() -> None:
     async with desk() as site:
         client = await site.client()
         sender = await site.sender(request(URL, b"x"))
-        await events(client, 1)
+        await client.webhooks(1)
         stopping = asyncio.create_task(site.site.site.stop())
         assert (await client.end())[0] == 1001
         reply = await sender.reply()
@@ -409,9 +329,9 @@ async def test_the_verdict_travels_with_the_event(folder: Path | None) -> None:
         sender = await site.sender(request(URL, b"x", headers))
         assert (await sender.reply()).status == 200
         assert (await sender.ask(request(URL, b"y", headers))).status == 200
-        replaying = await site.client({"since": "earliest"})
+        replaying = await site.client(since="earliest")
         for each in (client, replaying):
-            assert [event["meta"]["verified"] for event in await events(each, 2)] == [True, False]
+            assert [event["meta"]["verified"] for event in await each.webhooks(2)] == [True, False]
         await made.change(input={"verify": Verify("standard-webhooks", (secret,))})
         reply = await sender.ask(request(URL, b"y", headers))
         assert (reply.status, len(await made.events())) == (401, 2)

@@ -13,11 +13,11 @@ from relay_tornado.handlers.connected_clients import ConnectedClients
 from relay_tornado.handlers.listener import Entrance, Listener
 from relay_tornado.handlers.socket import _Protocol
 from relay_tornado.handlers.tornado_connection import TornadoConnection
+from tests.handlers.desk import desk
 from tests.handlers.edge import URL, edge
 from tests.handlers.raw import HEALTH, TIMEOUT, Raw, request
 from tests.handlers.sockets import HANDSHAKE
 from tests.handlers.streams import here, stream_of
-from tests.handlers.test_responses import desk, events
 from tests.waiting import until
 
 pytestmark = [pytest.mark.gen_test, pytest.mark.usefixtures("transport")]
@@ -219,7 +219,7 @@ async def test_an_answer_of_a_client_is_waited_for() -> None:
     async with desk() as site:
         client = await site.client()
         sender = await site.sender(request(URL, b"before"))
-        (event,) = await events(client, 1)
+        (event,) = await client.webhooks(1)
         finishing = asyncio.create_task(site.site.site.finish(TIMEOUT))
         await asyncio.sleep(0)
         late = await (await site.sender(request(URL, b"late"))).reply()

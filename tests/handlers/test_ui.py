@@ -9,10 +9,8 @@ import json
 import os
 import re
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import structlog
@@ -39,19 +37,6 @@ GUARDS = {
 
 async def get(here: World, path: str, method: str = "GET", **headers: str) -> HTTPResponse:
     return await here.fetch(method, path, None, {name.replace("_", "-"): value for name, value in headers.items()})
-
-
-async def enter(here: World, credentials: Mapping[str, Any], **headers: str) -> HTTPResponse:
-    """Signs in as the page does."""
-    sent = {"Origin": here.url, "Content-Type": "application/json", **headers}
-    return await here.fetch("POST", "/ui/session", json.dumps(credentials).encode(), sent)
-
-
-async def cookie_of(here: World, token: str = "administrator") -> str:
-    """Signs in, and returns the Cookie header."""
-    answer = await enter(here, {"secret": here.tokens[token][1]})
-    assert answer.code == 200, answer.body
-    return answer.headers["Set-Cookie"].partition(";")[0]
 
 
 @pytest.mark.parametrize("transport", ["direct", "tornado"])
@@ -125,7 +110,7 @@ async def test_signing_in_by_a_secret(here: World) -> None:
     await here.bucket("mine")
     await here.token("some", buckets=["mine"], description="Ann's")
     await here.token("deaf", buckets=["mine"], api_access=False)
-    answer = await enter(here, {"secret": here.tokens["some"][1]})
+    answer = await here.enter({"secret": here.tokens["some"][1]})
     document = json.loads(answer.body)
     assert document == {
         "key": here.tokens["some"][0],
@@ -154,7 +139,7 @@ async def test_signing_in_by_a_secret(here: World) -> None:
         ({"secret": 1}, 400, "secret"),
         ({"secret": "a", "code": "b"}, 400, "secret"),
     ):
-        answer = await enter(here, credentials)
+        answer = await here.enter(credentials)
         assert answer.code == status, credentials
         assert words in json.loads(answer.body)["message"]
         assert "Set-Cookie" not in answer.headers
@@ -166,16 +151,16 @@ async def test_signing_in_by_a_secret(here: World) -> None:
 async def test_signing_in_by_a_code(here: World) -> None:
     """Once, as an administrator without a token; signing in again in the same browser ends the session before."""
     code = (await run_command(here.relay.administration, "ui.code", {}))["code"]
-    answer = await enter(here, {"code": code})
+    answer = await here.enter({"code": code})
     document = json.loads(answer.body)
     assert (document["key"], document["administrator"], document["buckets"]) == ("", True, None)
     cookie = answer.headers["Set-Cookie"].partition(";")[0]
-    assert (await enter(here, {"code": code})).code == 401
+    assert (await here.enter({"code": code})).code == 401
     made = await here.fetch(
         "POST", "/v1/tokens", b'{"description": "by the owner"}', {"Cookie": cookie, "Origin": here.url}
     )
     assert made.code == 201
-    await enter(here, {"secret": here.tokens["administrator"][1]}, Cookie=cookie)
+    await here.enter({"secret": here.tokens["administrator"][1]}, Cookie=cookie)
     assert (await here.fetch("GET", "/v1/buckets", None, {"Cookie": cookie})).code == 401
 
 
@@ -185,9 +170,9 @@ async def test_guessing_is_slow(here: World, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(ui, "time", SimpleNamespace(monotonic=lambda: 0.0))
     right = {"secret": here.tokens["administrator"][1]}
     for _ in range(FAILURES.events):
-        assert (await enter(here, {"code": "wrong"})).code == 401
-    assert (await enter(here, right)).code == 429
-    answer = await enter(here, {"secret": "wrong"})
+        assert (await here.enter({"code": "wrong"})).code == 401
+    assert (await here.enter(right)).code == 429
+    answer = await here.enter({"secret": "wrong"})
     assert answer.code == 429
     assert answer.headers["Retry-After"] == "3"
     assert json.loads(answer.body)["code"] == "too_many"
@@ -201,7 +186,7 @@ async def test_a_proxy_that_nobody_named_is_told_once(tmp_path: Path, trust: str
         sent = {"X-Forwarded-For": claim} if claim else {}
         with structlog.testing.capture_logs() as lines:
             for _ in range(2):
-                assert (await enter(here, {"secret": "wrong"}, **sent)).code == 401
+                assert (await here.enter({"secret": "wrong"}, **sent)).code == 401
         said = [line for line in lines if line["event"] == "proxy_not_trusted"]
         assert [line["remedy"] for line in said] == ["name it: --proxy-trust 127.0.0.1"] * told
 
@@ -211,7 +196,7 @@ async def test_no_link_takes_events_out(here: World) -> None:
     """What is drained by a cookie is drained by the page itself, as Origin says; reading behind a cursor is free."""
     bucket = await here.bucket("orders")
     await here.send(bucket)
-    cookie = {"Cookie": await cookie_of(here)}
+    cookie = {"Cookie": await here.cookie()}
     drain, read = "/v1/events?bucket=orders", "/v1/events?bucket=orders&cursor="
     for site in ({}, {"Sec-Fetch-Site": "none"}, {"Sec-Fetch-Site": "same-origin"}):
         assert (await here.fetch("GET", drain, None, {**cookie, **site})).code == 403
@@ -247,7 +232,7 @@ async def test_a_cookie_counts_for_the_relays_own_page_only(tmp_path: Path) -> N
     """Whatever may change something needs an Origin that is the relay's; a secret in the header needs none, but
     goes for nothing where the browser names another site: it may be a password that it remembers."""
     async with world(tmp_path, public_url="https://Relay.example.org:443/") as here:
-        cookie = await cookie_of(here)
+        cookie = await here.cookie()
         secret = here.tokens["administrator"][1]
         for number, (origin, site, reading, changing) in enumerate(ORIGINS):
             headers = {"Cookie": cookie}
@@ -278,19 +263,19 @@ async def test_a_cookie_counts_for_the_relays_own_page_only(tmp_path: Path) -> N
 async def test_a_public_url_with_other_letters_is_the_pages_own(tmp_path: Path) -> None:
     """Browsers name its host in ASCII."""
     async with world(tmp_path, public_url="https://bücher.example") as here:
-        headers = {"Cookie": await cookie_of(here), "Origin": "https://xn--bcher-kva.example"}
+        headers = {"Cookie": await here.cookie(), "Origin": "https://xn--bcher-kva.example"}
         assert (await here.fetch("POST", "/v1/buckets", b'{"name": "orders"}', headers)).code == 201
 
 
 @pytest.mark.gen_test
 async def test_an_empty_origin_is_nobodys(here: World) -> None:
     """Neither is it that of a relay that knows no public URL."""
-    headers = {"Cookie": await cookie_of(here), "Origin": ""}
+    headers = {"Cookie": await here.cookie(), "Origin": ""}
     for path in ("/v1/buckets", "/ui/session"):
         assert (await here.fetch("GET", path, None, headers)).code == 403
     assert (await here.fetch("POST", "/v1/buckets", b'{"name": "orders"}', headers)).code == 403
     assert (await here.fetch("DELETE", "/ui/session", None, headers)).code == 403
-    assert (await enter(here, {"secret": here.tokens["administrator"][1]}, Origin="")).code == 403
+    assert (await here.enter({"secret": here.tokens["administrator"][1]}, Origin="")).code == 403
 
 
 @pytest.mark.gen_test
@@ -299,11 +284,11 @@ async def test_over_tls_the_cookie_is_for_tls(tmp_path: Path) -> None:
     async with world(tmp_path, proxy_trust="127.0.0.1", public_url="https://relay.example.org") as here:
         forwarded = {"X-Forwarded-Proto": "https", "X-Forwarded-Host": "relay.example.org"}
         entry = {"secret": here.tokens["administrator"][1]}
-        answer = await enter(here, entry, Origin="https://relay.example.org", **forwarded)
+        answer = await here.enter(entry, Origin="https://relay.example.org", **forwarded)
         value, *attributes = answer.headers["Set-Cookie"].split("; ")
         assert value.startswith("__Host-relay_session=")
         assert {"Secure", "Path=/", "HttpOnly", "SameSite=Strict"} < set(attributes)
-        assert (await enter(here, entry, Origin="http://relay.example.org", **forwarded)).code == 403
+        assert (await here.enter(entry, Origin="http://relay.example.org", **forwarded)).code == 403
         plain = value.removeprefix("__Host-")
         for cookie, status in ((value, 200), (plain, 401), (f"{plain}; {value}", 200)):
             assert (await here.fetch("GET", "/v1/buckets", None, {"Cookie": cookie, **forwarded})).code == status
@@ -329,7 +314,7 @@ async def test_a_stream_lasts_as_long_as_its_session(tmp_path: Path) -> None:
     """However many signs of life there were; a session keeps no stream that has ended."""
     async with world(tmp_path, ping_interval=0.05) as here:
         await here.bucket("orders")
-        cookie = await cookie_of(here)
+        cookie = await here.cookie()
         sessions = here.relay.administration.sessions
         assert sessions is not None
         session, _ = sessions.find(cookie.partition("=")[2])
@@ -353,7 +338,7 @@ async def test_a_stream_ends_with_its_session(here: World, end: str) -> None:
     """A page that follows a bucket gets its last word at once, and comes back to a 401."""
     await here.bucket("orders")
     await here.token("some", buckets=["orders"])
-    cookie = await cookie_of(here, "some")
+    cookie = await here.cookie("some")
     reader, writer = await asyncio.open_connection("127.0.0.1", here.relay.port)
     head = f"GET /v1/stream?bucket=orders HTTP/1.1\r\nHost: {here.url[7:]}\r\nCookie: {cookie}\r\n\r\n"
     writer.write(head.encode())
@@ -378,7 +363,7 @@ async def test_a_stream_ends_with_its_session(here: World, end: str) -> None:
 async def test_a_restart_signs_nobody_out(tmp_path: Path) -> None:
     """The cookie stays good over a restart, and one that was signed out stays bad."""
     async with world(tmp_path) as here:
-        good, gone = await cookie_of(here), await cookie_of(here)
+        good, gone = await here.cookie(), await here.cookie()
         signed_out = await here.fetch("DELETE", "/ui/session", None, {"Cookie": gone, "Origin": here.url})
         assert signed_out.code == 200
         assert 'relay_session=""' in signed_out.headers["Set-Cookie"]
@@ -393,7 +378,7 @@ async def test_a_body_is_saved_as_it_came(here: World) -> None:
     bucket = await here.bucket("orders")
     body = b"<script>\x00\xff</script>"
     log = await here.send(bucket, body, **{"Content-Type": "text/html"})
-    cookie = await cookie_of(here)
+    cookie = await here.cookie()
     answer = await here.fetch("GET", f"/v1/logs/{log}/body", None, {"Cookie": cookie})
     assert answer.body == body
     assert answer.headers["Content-Type"] == "application/octet-stream"

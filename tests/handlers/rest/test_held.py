@@ -11,7 +11,6 @@ import pytest
 from relay_tornado.handlers.tornado_connection import TornadoConnection
 from tests.handlers.raw import Raw, Reply
 from tests.handlers.rest.world import World
-from tests.handlers.test_ui import cookie_of
 from tests.waiting import until
 
 
@@ -65,7 +64,7 @@ async def test_what_was_lost_meanwhile_does_not_count(here: World) -> None:
 @pytest.mark.gen_test
 async def test_a_session_that_ended_meanwhile(here: World) -> None:
     """Who signed out makes no token any more."""
-    cookie = await cookie_of(here)
+    cookie = await here.cookie()
     headers = f"Origin: {here.url}\r\nCookie: {cookie}\r\n"
     signed_out = here.fetch("DELETE", "/ui/session", None, {"Cookie": cookie, "Origin": here.url})
     reply = await held(here, "POST", "/v1/tokens", {}, headers, signed_out)

@@ -23,7 +23,7 @@ from relay_tornado.handlers.rest.endpoints import ENDPOINTS, Need
 from relay_tornado.handlers.rest.openapi_names import refer, references, referred
 from relay_tornado.log.sqlite import SqliteEventLog
 from tests.handlers.raw import Raw, Reply, basic
-from tests.handlers.rest.test_scopes import ROWS, filled, populate
+from tests.handlers.rest.rows import ROWS, filled, populate
 from tests.handlers.rest.world import World, world
 
 HERE = Path(__file__).parent

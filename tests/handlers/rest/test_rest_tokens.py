@@ -71,9 +71,7 @@ async def test_the_last_use_of_a_token(tmp_path: Path) -> None:
             pass
         async with Source(here.relay.port, here.tokens["stream"][1], "bucket=orders") as stream:
             assert stream.status == 200
-        secret = json.dumps({"secret": here.tokens["page"][1]}).encode()
-        signed_in = await here.fetch("POST", "/ui/session", secret, {"Origin": here.url})
-        cookie = {"Cookie": signed_in.headers["Set-Cookie"].partition(";")[0]}
+        cookie = {"Cookie": await here.cookie("page")}
         here.relay.administration.uses.forget(here.tokens["page"][0])
         assert (await here.fetch("GET", "/v1/usage", None, cookie)).code == 200
         here.tokens["wrong"] = (here.tokens["wrong"][0], "wrong")

@@ -17,6 +17,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from relay_tornado.app import Relay
 from relay_tornado.settings import Settings
 from tests.handlers.raw import basic
+from tests.handlers.sockets import Client
 
 
 @dataclass(frozen=True)
@@ -48,28 +49,33 @@ class World:
     async def bucket(self, name: str, **options: Any) -> Any:
         return await self.relay.administration.create_bucket(name, **options)
 
+    @asynccontextmanager
+    async def client(self, token: str = "administrator", **headers: str) -> AsyncIterator[Client]:
+        """A client of the WebSocket that has authenticated."""
+        url = self.url.replace("http", "ws") + "/v1/socket"
+        async with asyncio.timeout(60), connect(url, additional_headers=headers, proxy=None) as socket:
+            client = Client(socket)
+            await client.sign_in(*self.tokens[token])
+            yield client
+
     async def consumer(self, bucket: Any, name: str) -> None:
         """Has a client make a consumer, from the first event on, and leave."""
-        key, secret = self.tokens["administrator"]
-        url = self.url.replace("http", "ws") + "/v1/socket"
-        async with asyncio.timeout(60), connect(url, proxy=None) as socket:
-            await socket.send(json.dumps({"action": "auth", "key": key, "secret": secret}))
-            assert json.loads(await socket.recv())["status"] == "authenticated"
-            message = {"action": "subscribe", "buckets": [bucket.name], "consumer": name, "since": "earliest"}
-            await socket.send(json.dumps(message))
-            assert json.loads(await socket.recv())["status"] == "subscribed"
+        async with self.client() as client:
+            await client.subscribe(bucket.name, consumer=name, since="earliest")
 
     async def converse(self, messages: Sequence[str]) -> None:
         """Has an administrator's client subscribe by the first message, read all there is, say the others and leave;
         returns once the relay knows that it has."""
-        key, secret = self.tokens["administrator"]
-        url = self.url.replace("http", "ws") + "/v1/socket"
+        async with self.client() as client:
+            for message in messages:
+                await client.say(message)
+                while message == messages[0] and (await client.hear()).get("status") != "caught_up":
+                    pass
+        await self.nobody()
+
+    async def nobody(self) -> None:
+        """Returns once no client is connected any more."""
         async with asyncio.timeout(60):
-            async with connect(url, proxy=None) as socket:
-                for message in (json.dumps({"action": "auth", "key": key, "secret": secret}), *messages):
-                    await socket.send(message)
-                    while message == messages[0] and json.loads(await socket.recv()).get("status") != "caught_up":
-                        pass
             # Each look is a round trip, so the relay has its turn.
             while (await self.call("GET", "/v1/connected-clients")).document["webhook_clients"]:
                 pass
@@ -110,14 +116,20 @@ class World:
     @asynccontextmanager
     async def socket(self, token: str, *buckets: str, **headers: str) -> AsyncIterator[ClientConnection]:
         """A stock client that has subscribed."""
-        key, secret = self.tokens[token]
-        url = self.url.replace("http", "ws") + "/v1/socket"
-        async with asyncio.timeout(60), connect(url, additional_headers=headers, proxy=None) as socket:
-            await socket.send(json.dumps({"action": "auth", "key": key, "secret": secret}))
-            assert json.loads(await socket.recv())["status"] == "authenticated"
-            await socket.send(json.dumps({"action": "subscribe", "buckets": list(buckets)}))
-            assert json.loads(await socket.recv())["status"] == "subscribed"
-            yield socket
+        async with self.client(token, **headers) as client:
+            await client.subscribe(*buckets)
+            yield client.socket
+
+    async def enter(self, credentials: Mapping[str, Any], **headers: str) -> HTTPResponse:
+        """Signs in as the page does."""
+        sent = {"Origin": self.url, "Content-Type": "application/json", **headers}
+        return await self.fetch("POST", "/ui/session", json.dumps(credentials).encode(), sent)
+
+    async def cookie(self, token: str = "administrator") -> str:
+        """Signs in, and returns the Cookie header."""
+        answer = await self.enter({"secret": self.tokens[token][1]})
+        assert answer.code == 200, answer.body
+        return answer.headers["Set-Cookie"].partition(";")[0]
 
 
 @asynccontextmanager
