@@ -145,6 +145,10 @@ SAID = {
     "refused": (request(URL + b"x", b"one"), 1),
     "REST": (HEALTH, 1),
     "several": (request(URL, b"one") + HEALTH + CHUNKED + b"3\r\ntwo\r\n0\r\n\r\n" + HEALTH, 4),
+    "webhooks": (b"".join(request(URL, b"body %d" % number) for number in range(3)), 3),
+    "more than is read at a time": (request(URL, b"x" * 300_000) + request(URL, b"y"), 2),
+    "one and most of another": (request(URL, b"one") + request(URL, b"two")[:-1], 1),
+    "one and a word": (request(URL, b"one") + b"POST", 1),
     "one and a half": (HEALTH + CHUNKED + b"3\r\none\r\n0\r\n", 1),
 }
 
@@ -161,6 +165,7 @@ async def test_who_has_said_everything_gets_the_answers(sent: bytes, answers: in
             assert (await client.reply()).status in (200, 404)
         assert await client.closed() == b""
         await until(lambda: not site.site.listener.connections)
+        assert site.site.ingest.buffered == 0
 
 
 @pytest.mark.usefixtures("quiet")

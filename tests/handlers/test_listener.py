@@ -139,16 +139,23 @@ async def test_an_address_that_the_machine_has_not(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.gen_test
 async def test_accepted_requests_finish() -> None:
-    """At the end accepted requests are answered and their connections closed; idle ones close in a moment, and nobody
-    new is let in."""
+    """At the end accepted requests are answered and their connections closed; idle ones, and those with a part of a
+    head, close in a moment, and nobody new is let in."""
     log = HeldLog()
-    async with edge(log=log) as site, Raw(site.port) as idle, Raw(site.port) as busy, Raw(site.port) as sending:
+    async with (
+        edge(log=log) as site,
+        Raw(site.port) as idle,
+        Raw(site.port) as begun,
+        Raw(site.port) as busy,
+        Raw(site.port) as sending,
+    ):
         assert (await idle.ask(HEALTH)).status == 200
+        begun.send(b"POST ")
         busy.send(request(URL, b"x"))
         sending.send(request(URL, b"body")[:-2])
         await until(lambda: log.held and site.site.ingest.buffered)
         stopping = asyncio.create_task(site.site.stop())
-        assert await idle.closed() == b""
+        assert (await idle.closed(), await begun.closed()) == (b"", b"")
         with pytest.raises(ConnectionRefusedError):
             async with Raw(site.port):
                 pass

@@ -69,27 +69,6 @@ async def test_a_conflict(server: Live) -> None:
 
 
 @pytest.mark.gen_test
-async def test_a_durable_tokens_damaged_position(server: Live, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its stock client is told to come back, and is served once the record is mended."""
-    bucket = await server.bucket()
-    key, secret = await server.token()
-    token = server.registry.get("token", key)
-    await server.registry.put("token", key, replace(token, durable=True))
-    position = Key(bucket.id, "token", key)
-    await server.ledgers.store.create(position, 0, Terms(receipt=True), 0.0)
-    client = await server.authenticated((key, secret))
-    with monkeypatch.context() as patch:
-
-        async def read(*_: object) -> None:
-            raise consumers.damaged(position, "on purpose")
-
-        patch.setattr(server.ledgers.store, "get", read)
-        await client.say({"action": "subscribe"})
-        assert (await client.end())[0] == 1001
-    await server.subscribed("orders", token=(key, secret))
-
-
-@pytest.mark.gen_test
 async def test_too_many(server: Live, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the bound of a bucket an error frame says what to do; what is there is there for whoever names it, and the
     subscription that was there goes on."""
@@ -173,19 +152,23 @@ async def test_receipts(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.gen_test
 async def test_a_damaged_position_of_a_stock_client(server: Live, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is closed, to come back: there is no frame that would tell it, and it waits for an answer. One that may be
-    told stays."""
-    await server.bucket()
+    told stays. Both are served once the record is mended."""
+    bucket = await server.bucket()
     token = await server.token()
     record: Any = server.registry.get("token", token[0])
     await server.registry.put("token", token[0], replace(record, durable=True))
+    await server.ledgers.store.create(Key(bucket.id, "token", token[0]), 0, Terms(receipt=True), 0.0)
 
     async def get(key: Key) -> Stored:
         raise damaged(key, "it is no JSON")
 
-    monkeypatch.setattr(server.ledgers.store, "get", get)
-    stock = await server.authenticated(token)
-    await stock.say({"action": "subscribe", "buckets": ["orders"]})
-    assert (await stock.end())[0] == 1001
     client = await server.authenticated(token)
-    await client.say({"action": "subscribe", "buckets": ["orders"], "extended": True})
-    assert (await client.hear_status("error"))["code"] == "conflict"
+    with monkeypatch.context() as patch:
+        patch.setattr(server.ledgers.store, "get", get)
+        stock = await server.authenticated(token)
+        await stock.say({"action": "subscribe", "buckets": ["orders"]})
+        assert (await stock.end())[0] == 1001
+        await client.say({"action": "subscribe", "buckets": ["orders"], "extended": True})
+        assert (await client.hear_status("error"))["code"] == "conflict"
+    await client.subscribe("orders", extended=True)
+    await server.subscribed("orders", token=token)

@@ -216,21 +216,6 @@ async def test_many_refusals_at_once() -> None:
 
 
 @pytest.mark.gen_test
-async def test_a_stop_finishes_what_is_going_on() -> None:
-    """A body that is on its way when the end comes is taken, and its answer says that the connection closes."""
-    async with edge() as site, Raw(site.port) as raw, Raw(site.port) as partial:
-        raw.send(request(URL, b"body")[:-1])
-        partial.send(b"POST ")
-        await until(lambda: site.site.ingest.buffered)
-        stopping = asyncio.create_task(site.site.stop())
-        assert await partial.closed() == b""
-        raw.send(b"y")
-        assert (await raw.reply()).header("Connection") == "close"
-        assert await raw.closed() == b""
-        await asyncio.wait_for(stopping, 60)
-
-
-@pytest.mark.gen_test
 async def test_an_input_with_its_own_domain() -> None:
     """It is read directly, too, by its host and path; other hosts are Tornado's."""
     async with edge() as site:
@@ -385,31 +370,6 @@ async def test_a_reset() -> None:
             assert site.site.ingest.buffered == 0
         assert {event.body for event in await site.log.read(BUCKET.id, 0, 10, 1 << 30)} <= {b"x" * 300_000}
         assert DIRECT.certificate is None
-
-
-@pytest.mark.gen_test
-@pytest.mark.parametrize(
-    ("sent", "answers"),
-    [
-        (request(URL, b"body 0"), 1),
-        (b"".join(request(URL, b"body %d" % number) for number in range(3)), 3),
-        (request(URL, b"x" * 300_000) + request(URL, b"y"), 2),
-        (request(URL, b"body 0") + request(URL, b"body 1")[:-1], 1),
-        (request(URL, b"body 0") + b"POST", 1),
-        (request(URL + b"x", b"body 0"), 1),
-    ],
-)
-async def test_a_sender_that_has_said_everything(sent: bytes, answers: int) -> None:
-    """It closes its half of the connection with the last request, as some programs do, and reads every answer."""
-    async with edge() as site, Raw(site.port) as raw:
-        raw.send(sent)
-        raw.writer.write_eof()
-        statuses = [(await raw.reply()).status for _ in range(answers)]
-        assert len(set(statuses)) == 1
-        assert await raw.closed() == b""
-        await until(lambda: not site.site.listener.connections)
-        assert site.site.ingest.buffered == 0
-        assert len(await site.events()) == (answers if statuses[0] == 200 else 0)
 
 
 class _Busy:

@@ -298,5 +298,6 @@ async def test_paths(here: World) -> None:
     await here.bucket("Zoë & co?")
     assert (await here.call("GET", "/v1/buckets/Zo%C3%AB%20%26%20co%3F")).document["name"] == "Zoë & co?"
     broken = await here.call("GET", "/v1/buckets/%FF")
-    assert (broken.status, broken.document["code"]) == (400, "invalid")
+    assert (broken.status, broken.document["code"], broken.document["field"]) == (400, "invalid", "bucket")
+    assert "bucket: is not UTF-8" in broken.document["message"]
     assert (await here.call("GET", "/v1/buckets/a%2Fb")).status == 404

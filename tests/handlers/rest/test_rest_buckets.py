@@ -75,14 +75,6 @@ async def test_go_zero_values(here: World) -> None:
 
 
 @pytest.mark.gen_test
-async def test_a_path_that_is_no_text(here: World) -> None:
-    """A part of the path that is not UTF-8 is a 400 that says so."""
-    answer = await here.call("GET", "/v1/buckets/%ff")
-    assert (answer.status, answer.document["field"]) == (400, "bucket")
-    assert "bucket: is not UTF-8" in answer.document["message"]
-
-
-@pytest.mark.gen_test
 async def test_an_inputs_life(here: World) -> None:
     """Made, perhaps with an id that was chosen; changed; deleted; found in its own bucket only."""
     await here.bucket("orders")

@@ -5,8 +5,6 @@ They leave out what is false, send back what they read, write null for nothing, 
 
 from __future__ import annotations
 
-import base64
-import json
 from typing import Any
 
 import pytest
@@ -361,51 +359,6 @@ async def test_queries_that_do_not_fit(here: World) -> None:
     assert (later.status, later.document["total"]) == (200, 0)
     drained = await here.call("GET", "/v1/events?bucket=orders&limit=&max_age=24h")
     assert (drained.status, len(drained.document["logs"])) == (200, 1)
-
-
-@pytest.mark.parametrize(
-    ("form", "expected"),
-    [
-        ({"status": 1, "status_code": 201}, ("sent", 201, b"")),
-        ({"status": 2, "status_code": 500}, ("failed", 500, b"")),
-        ({"status": "preparing", "status_code": 200}, ("sent", 200, b"")),
-        ({"status": 0, "status_code": 404}, ("failed", 404, b"")),
-        ({"status": "sent", "status_code": 500}, ("sent", 500, b"")),
-        ({"status_code": 302}, ("sent", 302, b"")),
-        ({"status_code": 400}, ("failed", 400, b"")),
-        ({"status_code": 500}, ("failed", 500, b"")),
-        ({"status": "sent"}, ("sent", 200, b"")),
-        ({"status": "failed", "duration_ms": 5}, ("failed", 0, b"")),
-        ({"status_code": 200, "response_body": [104, 105]}, ("sent", 200, b"hi")),
-        ({"status_code": 200, "response_body": []}, ("sent", 200, b"")),
-        ({"status_code": 200, "response_body": base64.encodebytes(bytes(256)).decode()}, ("sent", 200, bytes(256))),
-        ({"status_code": 200, "response_body": "aGVsbG8=\r\n"}, ("sent", 200, b"hello")),
-        ({"status_code": 200, "response_body": "two\nlines\n"}, ("sent", 200, b"two\nlines\n")),
-    ],
-)
-@pytest.mark.gen_test
-async def test_an_answer_in_parts(here: World, form: dict[str, Any], expected: tuple[str, int, bytes]) -> None:
-    """A status by its number, a body as a list of bytes or as base64 in lines, and one of status and code alone."""
-    log = await here.send(await here.bucket("orders"))
-    assert (await here.call("PUT", f"/v1/logs/{log}", json.dumps(form).encode())).status == 200
-    shown = (await here.call("GET", f"/v1/logs/{log}")).document
-    assert (shown["status"], shown["status_code"], base64.b64decode(shown["response_body"])) == expected
-
-
-@pytest.mark.gen_test
-async def test_an_answer_that_says_nothing(here: World) -> None:
-    """A 400 that names the field."""
-    log = await here.send(await here.bucket("orders"))
-    for form, field in (
-        ({"response_body": "x"}, "status_code"),
-        ({"status": "preparing"}, "status_code"),
-        ({"status_code": 200, "status": 6}, "status"),
-        ({"status_code": 200, "status": True}, "status"),
-        ({"status_code": 200, "response_body": [256]}, "response_body"),
-        ({"status_code": 200, "response_body": ["a"]}, "response_body"),
-    ):
-        answer = await here.call("PUT", f"/v1/logs/{log}", form)
-        assert (answer.status, answer.document.get("field")) == (400, field), form
 
 
 @pytest.mark.gen_test
