@@ -91,8 +91,7 @@ def test_nobody_waits_for_a_reader(pipe: Pipe, blocking: bool) -> None:
     os.set_blocking(pipe.stream.fileno(), blocking)
     handler = LogHandler(pipe.stream)
     texts = numbered(100)
-    for text in texts:
-        handler.handle(record(text))
+    log_all(handler, texts)
     assert pipe.lines(100) == texts
     until_quiet(handler)
     handler.handle(record("next"))
@@ -112,8 +111,7 @@ def test_lines_that_are_left_out_are_counted(pipe: Pipe, monkeypatch: pytest.Mon
     monkeypatch.setattr(log_stream, "_MOST", 10)
     handler = LogHandler(pipe.stream)
     texts = numbered(60)
-    for text in texts:
-        handler.handle(record(text))
+    log_all(handler, texts)
     with capture_logs() as logs:
         kept = pipe.lines(20)
         end = time.monotonic() + TIMEOUT
@@ -143,8 +141,7 @@ def test_a_reader_that_has_left(pipe: Pipe, capsys: pytest.CaptureFixture[str]) 
     """Lines for nobody raise nothing, and leave no thread."""
     handler = LogHandler(pipe.stream)
     os.dup2(os.open(os.devnull, os.O_RDONLY), pipe.end)
-    for text in numbered(100):
-        handler.handle(record(text))
+    log_all(handler, numbered(100))
     assert not handler.catching_up
     assert "BrokenPipeError" in capsys.readouterr().err
 

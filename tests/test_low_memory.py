@@ -33,6 +33,13 @@ from tests.waiting import until
 pytestmark = pytest.mark.gen_test
 
 
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is lost is found, and what failed is done again, in a moment."""
+    monkeypatch.setattr(module, "RETRY_DELAY", 0.01)
+    monkeypatch.setattr(module, "_LATE", 0.05)
+
+
 def _lose(future: asyncio.Future[Any], result: object) -> None:
     """Has the future done, and whoever waits for it never hear of it: as where a wake-up could not be scheduled."""
     for callback, _ in list(future._callbacks or ()):
@@ -126,7 +133,6 @@ async def test_a_lost_task_is_found_by_two() -> None:
 async def test_who_could_not_be_woken_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there is no memory to schedule a wake-up, the one who waits goes on all the same."""
     loop = asyncio.get_running_loop()
-    before = loop.get_exception_handler()
     loop.set_exception_handler(exception_handler)
     future: asyncio.Future[None] = loop.create_future()
     waiting = loop.create_task(asyncio.wait_for(future, None))
@@ -136,13 +142,11 @@ async def test_who_could_not_be_woken_is(monkeypatch: pytest.MonkeyPatch) -> Non
         with pytest.raises(MemoryError):
             wake(future, None)
     await until(waiting.done)
-    loop.set_exception_handler(before)
 
 
 async def test_who_waits_for_a_lock_gets_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever releases it hears of nothing, and who was not woken has it all the same."""
     loop = asyncio.get_running_loop()
-    before = loop.get_exception_handler()
     loop.set_exception_handler(exception_handler)
     lock = Lock()
     await lock.acquire()
@@ -153,16 +157,15 @@ async def test_who_waits_for_a_lock_gets_it(monkeypatch: pytest.MonkeyPatch) -> 
         lock.release()
     await until(waiting.done)
     assert lock.locked()
-    loop.set_exception_handler(before)
 
 
-async def test_who_waits_for_a_lock_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("soon")
+async def test_who_waits_for_a_lock_is_found() -> None:
     """Also where there is no memory to look for whoever is the first of those who wait."""
 
     class Waiters(deque[asyncio.Future[bool]]):
         __iter__ = once(deque.__iter__)
 
-    monkeypatch.setattr("relay_tornado.low_memory.RETRY_DELAY", 0.001)
     lock = Lock()
     await lock.acquire()
     waiting = [asyncio.create_task(lock.acquire())]
@@ -177,9 +180,9 @@ async def test_who_waits_for_a_lock_is_found(monkeypatch: pytest.MonkeyPatch) ->
     await until(waiting[1].done)
 
 
+@pytest.mark.usefixtures("soon")
 async def test_a_lock_is_released(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where there is no memory to call what releases it."""
-    monkeypatch.setattr("relay_tornado.low_memory.RETRY_DELAY", 0.001)
     lock = Lock()
     await lock.acquire()
     with monkeypatch.context() as patch:
@@ -212,9 +215,9 @@ async def test_a_lock_is_released_wherever_memory_is_short() -> None:
     assert len(locks) > 2
 
 
-async def test_what_has_to_be_done_is_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("soon")
+async def test_what_has_to_be_done_is_done_again() -> None:
     """As often as memory is short for it; other errors are its caller's, and are raised at once."""
-    monkeypatch.setattr("relay_tornado.low_memory.RETRY_DELAY", 0.001)
     done: list[int] = []
     with capture_logs() as logs:
         retry_until_done(once(once(done.append), after=1), 7)
@@ -334,12 +337,11 @@ def test_a_timer(loop: str) -> None:
     on(loop, test)
 
 
+@pytest.mark.usefixtures("soon")
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("lost", ["call_at", "call_soon", "call"])
 def test_a_timer_that_the_loop_has_not(loop: str, lost: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there was no memory to set it, or to call it, it is called all the same, once."""
-    monkeypatch.setattr(module, "RETRY_DELAY", 0.01)
-    monkeypatch.setattr(module, "_LATE", 0.05)
 
     async def test() -> None:
         called: list[float] = []
@@ -366,13 +368,11 @@ def test_a_timer_that_the_loop_has_not(loop: str, lost: str, monkeypatch: pytest
     on(loop, test)
 
 
-async def test_a_step_without_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("soon")
+async def test_a_step_without_memory() -> None:
     """It is done again, where it has not set a time itself or cancelled the timer; other errors are the loop's."""
-    monkeypatch.setattr(module, "RETRY_DELAY", 0.01)
-    monkeypatch.setattr(module, "_LATE", 0.05)
     told: list[dict[str, Any]] = []
     loop = asyncio.get_running_loop()
-    before = loop.get_exception_handler()
     loop.set_exception_handler(lambda _, context: told.append(context))
     done: list[int] = []
 
@@ -397,14 +397,12 @@ async def test_a_step_without_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [type(each["exception"]) for each in told] == [MemoryError, ZeroDivisionError, MemoryError]
     assert [each["event"] for each in logs] == ["timer_failed"]
     rounds.cancel()
-    loop.set_exception_handler(before)
 
 
+@pytest.mark.usefixtures("soon")
 async def test_the_looks_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where there was no memory to set the next of them, and nobody else would look for it."""
     loop = asyncio.get_running_loop()
-    monkeypatch.setattr(module, "RETRY_DELAY", 0.01)
-    monkeypatch.setattr(module, "_LATE", 0.05)
     rounds = watch_timers()
     usual = loop.call_at
     tries: list[float] = []
@@ -427,10 +425,9 @@ async def test_the_looks_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     rounds.cancel()
 
 
-async def test_the_looks_themselves_may_be_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("soon")
+async def test_the_looks_themselves_may_be_lost() -> None:
     """They go on with the next want of memory that the loop hears of."""
-    monkeypatch.setattr(module, "RETRY_DELAY", 0.01)
-    monkeypatch.setattr(module, "_LATE", 0.05)
     rounds = watch_timers()
     assert rounds._handle is not None
     rounds._handle.cancel()

@@ -14,7 +14,7 @@ from relay_tornado.handlers.listener import Entrance, Listener
 from relay_tornado.handlers.socket import _Protocol
 from relay_tornado.handlers.tornado_connection import TornadoConnection
 from tests.handlers.desk import desk
-from tests.handlers.edge import URL, edge
+from tests.handlers.edge import URL, Edge, edge
 from tests.handlers.raw import HEALTH, TIMEOUT, Raw, request
 from tests.handlers.sockets import HANDSHAKE
 from tests.handlers.streams import here, stream_of
@@ -65,14 +65,20 @@ async def sent_away(client: Raw) -> None:
         await client.reader.readuntil(GOING_AWAY)
 
 
+async def begun(site: Edge, silent: Raw) -> asyncio.Task[None]:
+    """A stop that has sent this client away, which does not leave."""
+    await opened(silent)
+    stopping = asyncio.create_task(site.site.stop())
+    await sent_away(silent)
+    return stopping
+
+
 @pytest.mark.usefixtures("patient")
 async def test_senders_are_served_while_clients_are_sent_away() -> None:
     """On new connections and on those that there are; nobody is once the last client has left."""
     async with edge(drain_timeout=8 * TIMEOUT) as site, Raw(site.port) as sender, Raw(site.port) as silent:
         assert (await sender.ask(request(URL, b"one"))).status == 200
-        await opened(silent)
-        stopping = asyncio.create_task(site.site.stop())
-        await sent_away(silent)
+        stopping = await begun(site, silent)
         async with Raw(site.port) as new:
             for each in (sender, new):
                 reply = await each.ask(request(URL, b"x"))
@@ -94,9 +100,7 @@ async def test_a_client_does_not_come_back_to_a_relay_that_stops(held: asyncio.E
     any more it is cut off."""
     async with edge(drain_timeout=8 * TIMEOUT) as site, Raw(site.port) as silent:
         again = HANDSHAKE if kind == "socket" else await stream_of(site)
-        await opened(silent)
-        stopping = asyncio.create_task(site.site.stop())
-        await sent_away(silent)
+        stopping = await begun(site, silent)
         async with Raw(site.port) as back, Raw(site.port) as other:
             back.send(again)
             await asyncio.wait_for(held.wait(), TIMEOUT)
@@ -113,9 +117,7 @@ async def test_a_held_client_that_leaves_is_let_go(monkeypatch: pytest.MonkeyPat
     """At once, as it may come back again and again, and each time would keep a descriptor from senders."""
     monkeypatch.setattr(tornado_connection, "DISCARD_TIME", 3600.0)
     async with edge(drain_timeout=8 * TIMEOUT) as site, Raw(site.port) as silent:
-        await opened(silent)
-        stopping = asyncio.create_task(site.site.stop())
-        await sent_away(silent)
+        stopping = await begun(site, silent)
         connections = site.site.listener.connections
         async with Raw(site.port) as back:
             back.send(HANDSHAKE)
@@ -184,9 +186,7 @@ async def test_requests_in_progress_finish_before_anybody_is_kept_out() -> None:
 async def test_a_request_that_begins_meanwhile_keeps_nobody_out(held: asyncio.Event) -> None:
     """Senders are served until it ends, too, and a client that is held is no request in progress."""
     async with edge(drain_timeout=8 * TIMEOUT) as site, Raw(site.port) as silent:
-        await opened(silent)
-        stopping = asyncio.create_task(site.site.stop())
-        await sent_away(silent)
+        stopping = await begun(site, silent)
         async with Raw(site.port) as slow, Raw(site.port) as back:
             slow.send(request(URL, b"body")[:-2])
             await until(lambda: site.site.ingest.buffered)
@@ -261,9 +261,7 @@ async def test_where_the_service_manager_listens_everybody_waits_for_the_next_pr
         port = listening.getsockname()[1]
         entrance = Entrance(inherited=[listening.dup()])
         async with edge(entrance=entrance, drain_timeout=8 * TIMEOUT) as site, Raw(port) as silent:
-            await opened(silent)
-            stopping = asyncio.create_task(site.site.stop())
-            await sent_away(silent)
+            stopping = await begun(site, silent)
             async with Raw(port), asyncio.timeout(TIMEOUT):
                 late, _ = await asyncio.get_running_loop().sock_accept(listening)
                 late.close()

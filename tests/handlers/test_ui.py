@@ -9,6 +9,8 @@ import json
 import os
 import re
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,7 +24,7 @@ from relay_tornado.handlers import assets as assets_module
 from relay_tornado.handlers import ui
 from relay_tornado.handlers.assets import ROOT, Assets
 from relay_tornado.handlers.ui import FAILURES
-from tests.handlers.raw import basic
+from tests.handlers.raw import Raw, basic, request
 from tests.handlers.rest.world import World, world
 from tests.waiting import until
 
@@ -309,6 +311,14 @@ async def test_no_page_makes_the_browser_ask_for_a_password(here: World) -> None
         assert any(each.startswith("Basic") for each in challenges) == asks
 
 
+@asynccontextmanager
+async def following(here: World, cookie: str) -> AsyncIterator[Raw]:
+    """A page that follows the bucket `orders`."""
+    async with asyncio.timeout(60), Raw(here.relay.port) as page:
+        page.send(request(b"/v1/stream?bucket=orders", b"", f"Cookie: {cookie}\r\n".encode(), b"GET"))
+        yield page
+
+
 @pytest.mark.gen_test
 async def test_a_stream_lasts_as_long_as_its_session(tmp_path: Path) -> None:
     """However many signs of life there were; a session keeps no stream that has ended."""
@@ -318,18 +328,13 @@ async def test_a_stream_lasts_as_long_as_its_session(tmp_path: Path) -> None:
         sessions = here.relay.administration.sessions
         assert sessions is not None
         session, _ = sessions.find(cookie.partition("=")[2])
-        reader, writer = await asyncio.open_connection("127.0.0.1", here.relay.port)
-        head = f"GET /v1/stream?bucket=orders HTTP/1.1\r\nHost: {here.url[7:]}\r\nCookie: {cookie}\r\n\r\n"
-        writer.write(head.encode())
-        async with asyncio.timeout(60):
+        async with following(here, cookie) as page:
             for _ in range(3):
-                await reader.readuntil(b"event: ping")
+                await page.reader.readuntil(b"event: ping")
             assert len(session.held) == 1
             session.expires_at = time.time()
-            assert b'"code":"signed_out"' in await reader.read()
+            assert b'"code":"signed_out"' in await page.closed()
         await until(lambda: not session.held)
-        writer.close()
-        await writer.wait_closed()
 
 
 @pytest.mark.parametrize("end", ["sign-out", "revoked", "everybody"])
@@ -339,22 +344,17 @@ async def test_a_stream_ends_with_its_session(here: World, end: str) -> None:
     await here.bucket("orders")
     await here.token("some", buckets=["orders"])
     cookie = await here.cookie("some")
-    reader, writer = await asyncio.open_connection("127.0.0.1", here.relay.port)
-    head = f"GET /v1/stream?bucket=orders HTTP/1.1\r\nHost: {here.url[7:]}\r\nCookie: {cookie}\r\n\r\n"
-    writer.write(head.encode())
-    async with asyncio.timeout(60):
-        await reader.readuntil(b"event: subscribed")
+    async with following(here, cookie) as page:
+        await page.reader.readuntil(b"event: subscribed")
         if end == "sign-out":
             await here.fetch("DELETE", "/ui/session", None, {"Cookie": cookie, "Origin": here.url})
         elif end == "revoked":
             await here.relay.administration.revoke_token(here.tokens["some"][0])
         else:
             assert await run_command(here.relay.administration, "ui.end", {}) == {"ended": 1}
-        rest = await reader.read()
+        rest = await page.closed()
     assert b"event: error" in rest
     assert b'"code":"signed_out"' in rest
-    writer.close()
-    await writer.wait_closed()
     for path in ("/v1/stream?bucket=orders", "/v1/buckets", "/ui/session"):
         assert (await here.fetch("GET", path, None, {"Cookie": cookie})).code == 401
 

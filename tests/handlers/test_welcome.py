@@ -2,6 +2,9 @@
 
 import asyncio
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
 from typing import cast
 from unittest.mock import Mock
 
@@ -20,35 +23,49 @@ from tests.waiting import until
 pytestmark = pytest.mark.gen_test
 
 
-def _handed_over(connection: socket.socket) -> DirectConnection:
-    """What the listener needs of one."""
-    return cast("DirectConnection", Mock(socket=connection, peer="192.0.2.1"))
+class Welcoming:
+    """A listener that only notes what it would serve, and connections that are to be handed over to it."""
+
+    def __init__(self, count: int) -> None:
+        self.listener = Listener(Application(), Settings())
+        self.listener._serve = self.serve  # type: ignore[method-assign]
+        self.served: list[TornadoConnection] = []
+        self.pairs = [socket.socketpair() for _ in range(count)]
+
+    def serve(self, stream: TornadoConnection) -> None:
+        self.served.append(stream)
+
+    def hand_over(self) -> None:
+        for ours, _ in self.pairs:
+            connection = cast("DirectConnection", Mock(socket=ours, peer="192.0.2.1"))
+            self.listener.hand_over(connection, b"GET / HTTP/1.1\r\n")
+
+
+@contextmanager
+def welcoming(count: int) -> Iterator[Welcoming]:
+    made = Welcoming(count)
+    try:
+        yield made
+    finally:
+        made.listener.close()
+        for each in chain(*made.pairs):
+            each.close()
+    assert not made.listener.connections
 
 
 async def test_a_turn_of_the_loop_begins_with_a_few() -> None:
     """Tornado gets at most `HANDSHAKES_A_TURN` connections a turn, in their order."""
-    listener = Listener(Application(), Settings())
-    served: list[TornadoConnection] = []
-    listener._serve = served.append  # type: ignore[method-assign, assignment]
-    pairs = [socket.socketpair() for _ in range(3 * HANDSHAKES_A_TURN)]
-    try:
-        for ours, _ in pairs:
-            listener.hand_over(_handed_over(ours), b"GET / HTTP/1.1\r\n")
-        assert not listener.connections
+    with welcoming(3 * HANDSHAKES_A_TURN) as those:
+        those.hand_over()
+        assert not those.listener.connections
         turns = 0
-        while len(served) < len(pairs):
-            before = len(served)
+        while len(those.served) < len(those.pairs):
+            before = len(those.served)
             await asyncio.sleep(0)
             turns += 1
-            assert len(served) - before <= HANDSHAKES_A_TURN
+            assert len(those.served) - before <= HANDSHAKES_A_TURN
             assert turns < 100
-        assert [stream.socket for stream in served] == [ours for ours, _ in pairs]
-    finally:
-        listener.close()
-        for pair in pairs:
-            for each in pair:
-                each.close()
-    assert not listener.connections
+        assert [stream.socket for stream in those.served] == [ours for ours, _ in those.pairs]
 
 
 @pytest.mark.parametrize("secure", [False, True])
@@ -71,63 +88,37 @@ async def test_few_handshakes_begin_in_a_turn(secure: bool) -> None:
             each.close()
 
 
-async def test_one_that_fails_holds_nobody_up() -> None:
+async def test_one_that_fails_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """What goes wrong with one connection says nothing of those that wait behind it."""
-    listener = Listener(Application(), Settings())
-    served: list[TornadoConnection] = []
+    with welcoming(2 * HANDSHAKES_A_TURN) as those:
 
-    def serve(stream: TornadoConnection) -> None:
-        served.append(stream)
-        if len(served) == 1:
-            raise LookupError("on purpose")
+        def serve(stream: TornadoConnection) -> None:
+            those.serve(stream)
+            if len(those.served) == 1:
+                raise LookupError("on purpose")
 
-    listener._serve = serve  # type: ignore[method-assign]
-    pairs = [socket.socketpair() for _ in range(2 * HANDSHAKES_A_TURN)]
-    try:
-        for ours, _ in pairs:
-            listener.hand_over(_handed_over(ours), b"GET / HTTP/1.1\r\n")
+        monkeypatch.setattr(those.listener, "_serve", serve)
+        those.hand_over()
         for _ in range(20):
             await asyncio.sleep(0)
-        assert len(served) == len(pairs)
-        assert served[0].closed()
-    finally:
-        listener.close()
-        for pair in pairs:
-            for each in pair:
-                each.close()
+        assert len(those.served) == len(those.pairs)
+        assert those.served[0].closed()
 
 
 async def test_what_waits_is_begun_where_there_was_no_timer_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """The sweep begins it, where there was no memory to set the timer, and no other connection comes."""
-    listener = Listener(Application(), Settings())
-    served: list[TornadoConnection] = []
-    listener._serve = served.append  # type: ignore[method-assign, assignment]
-    pair = socket.socketpair()
-    try:
+    with welcoming(1) as those:
         with monkeypatch.context() as patch:
             patch.setattr(Timer, "_arm", once(Timer._arm))
             with pytest.raises(MemoryError):
-                listener.hand_over(_handed_over(pair[0]), b"GET / HTTP/1.1\r\n")
-        listener._sweep()
-        await until(lambda: len(served) == 1)
-    finally:
-        listener.close()
-        for each in pair:
-            each.close()
+                those.hand_over()
+        those.listener._sweep()
+        await until(lambda: len(those.served) == 1)
 
 
 async def test_what_waits_is_begun_where_that_could_not_be_scheduled(monkeypatch: pytest.MonkeyPatch) -> None:
     """A moment later, as for want of memory."""
-    listener = Listener(Application(), Settings())
-    served: list[TornadoConnection] = []
-    listener._serve = served.append  # type: ignore[method-assign, assignment]
-    pair = socket.socketpair()
-    try:
-        with monkeypatch.context() as patch:
-            lose_timers(patch)
-            listener.hand_over(_handed_over(pair[0]), b"GET / HTTP/1.1\r\n")
-            await until(lambda: len(served) == 1)
-    finally:
-        listener.close()
-        for each in pair:
-            each.close()
+    with welcoming(1) as those, monkeypatch.context() as patch:
+        lose_timers(patch)
+        those.hand_over()
+        await until(lambda: len(those.served) == 1)

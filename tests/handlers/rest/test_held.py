@@ -27,8 +27,7 @@ async def held(
     head = f"{method} {path} HTTP/1.1\r\nHost: {here.url.removeprefix('http://')}\r\n{headers}{framing}\r\n\r\n"
     async with Raw(here.relay.port) as raw:
         raw.send(head.encode() + data[:1])
-        assert here.relay._site is not None
-        site = here.relay._site
+        site = here.site
         if chunked:
             connections = site.listener.connections
             await until(lambda: any(isinstance(each, TornadoConnection) and each.receiving for each in connections))
@@ -42,8 +41,7 @@ async def held(
 async def test_what_was_lost_meanwhile_does_not_count(here: World) -> None:
     """A token that is revoked makes no token, one whose scope is narrowed deletes nothing any more, also with a
     body of no bytes; and a failure counts once."""
-    assert here.relay._site is not None
-    counters = here.relay._site.rest.callers.access._counters
+    counters = here.site.rest.callers.access._counters
     administration = here.relay.administration
     key = await here.token("gone")
     before = counters.auth_failures

@@ -279,9 +279,8 @@ async def test_a_full_disk_is_described_wherever_something_is_stored(
     match = {"type": "value", "parameter": {"source": "header", "name": "X-Kind"}, "value": "order"}
     bodies = {outputs: {"name": "new"}, f"{outputs}/{{output}}": {"name": "new"}}
     bodies[f"{outputs}/{{output}}/rules"] = {"match": match}
-    assert here.relay._site is not None
     wrong = []
-    writer = cast("SqliteEventLog", here.relay._site.rest.stored.log)._database._writer
+    writer = cast("SqliteEventLog", here.site.rest.stored.log)._database._writer
     for number, (method, path, body, _) in enumerate(rows):
         if method == "DELETE" and path.endswith(("/rules", "/dead?all=true")):
             continue  # there are none

@@ -238,8 +238,7 @@ async def test_nobody_is_read_on_for_ever(here: World, monkeypatch: pytest.Monke
 @pytest.mark.gen_test
 async def test_bodies_on_their_way_are_bounded(here: World) -> None:
     """Where too much is held already the answer is a 503 that may be tried again, and what is held is given back."""
-    assert here.relay._site is not None
-    rest = here.relay._site.rest
+    rest = here.site.rest
     rest.take(BODY_BUDGET)
     answer = await here.call("POST", "/v1/buckets", {"name": "n"})
     assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
@@ -264,8 +263,7 @@ async def test_a_body_that_can_not_be_kept_holds_nothing(here: World, monkeypatc
         handler._chunks = Full()
 
     async with Raw(here.relay.port) as raw:
-        assert here.relay._site is not None
-        rest = here.relay._site.rest
+        rest = here.site.rest
         monkeypatch.setattr(RestHandler, "initialize", begin)
         raw.send(request(b"/v1/buckets", b"x" * 10_000, basic(here)))
         await raw.closed(reset=True)
@@ -276,8 +274,7 @@ async def test_a_body_that_can_not_be_kept_holds_nothing(here: World, monkeypatc
 @pytest.mark.gen_test
 async def test_a_client_that_leaves_holds_nothing(here: World) -> None:
     """Where the connection closes in the middle of a body, what came is given back and nobody waits for the rest."""
-    assert here.relay._site is not None
-    rest = here.relay._site.rest
+    rest = here.site.rest
     async with Raw(here.relay.port) as raw:
         head = b"PUT /v1/buckets/orders HTTP/1.1\r\nHost: relay.test\r\nContent-Length: 100000\r\n"
         await here.bucket("orders")

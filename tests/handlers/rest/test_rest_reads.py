@@ -38,8 +38,7 @@ async def greedy(here: World, stack: AsyncExitStack, count: int) -> tuple[str, l
 async def test_a_token_has_a_few_large_answers_at_once(here: World) -> None:
     """The next one comes when one of them was read, or its client is gone; other tokens' come meanwhile, as do this
     one's small ones."""
-    assert here.relay._site is not None
-    held = here.relay._site.rest.reads
+    held = here.site.rest.reads
     async with AsyncExitStack() as stack:
         key, asking = await greedy(here, stack, AT_ONCE + 3)
         await until(lambda: len(held._waiting.get(key, ())) == 3)
@@ -59,8 +58,7 @@ async def test_a_token_has_a_few_large_answers_at_once(here: World) -> None:
 @pytest.mark.gen_test
 async def test_who_lost_its_right_while_it_waited(here: World) -> None:
     """A token that is revoked meanwhile reads nothing."""
-    assert here.relay._site is not None
-    held = here.relay._site.rest.reads
+    held = here.site.rest.reads
     async with AsyncExitStack() as stack:
         key, asking = await greedy(here, stack, AT_ONCE + 1)
         await until(lambda: key in held._waiting)
@@ -73,7 +71,6 @@ async def test_who_lost_its_right_while_it_waited(here: World) -> None:
 @pytest.mark.gen_test
 async def test_who_can_not_be_told_that_its_answer_has_left(here: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its place is free all the same, however often there is no memory for that."""
-    assert here.relay._site is not None
     await here.bucket("orders")
 
     def fail(*_: object) -> None:
@@ -83,7 +80,7 @@ async def test_who_can_not_be_told_that_its_answer_has_left(here: World, monkeyp
         patch.setattr(TornadoConnection, "when_written", fail)
         for _ in range(AT_ONCE):
             assert (await here.call("GET", "/v1/logs")).status == 200
-    assert here.relay._site.rest.reads._running == {}
+    assert here.site.rest.reads._running == {}
 
 
 @pytest.mark.gen_test
@@ -125,8 +122,7 @@ async def test_who_is_cancelled_while_it_waits_takes_no_turn() -> None:
 
 @pytest.mark.gen_test
 async def test_an_answer_that_there_is_no_memory_for_leaves(here: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert here.relay._site is not None
-    held = here.relay._site.rest.reads
+    held = here.site.rest.reads
     failed = asyncio.Event()
 
     def lacking(handler: LogsHandler, chunk: object = None) -> None:

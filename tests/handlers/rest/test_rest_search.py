@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from collections.abc import AsyncIterator
 from contextlib import closing
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -22,6 +24,19 @@ async def find(here: World, token: str = "administrator", **query: Any) -> Any:
     answer = await here.call("GET", "/v1/search?" + urlencode(query), token=token)
     assert answer.status == 200, answer.document
     return answer.document
+
+
+async def pages(here: World, **query: Any) -> AsyncIterator[Any]:
+    """One page after the other, to the end."""
+    cursor = ""
+    while cursor is not None:
+        page = await find(here, **query, cursor=cursor)
+        cursor = page["next_cursor"]
+        yield page
+
+
+async def all_ids(here: World, **query: Any) -> list[str]:
+    return [each["id"] async for page in pages(here, **query) for each in page["data"]]
 
 
 async def seqs(here: World, **query: Any) -> list[int]:
@@ -111,12 +126,9 @@ async def test_pages_over_several_buckets(tmp_path: Path, way: str) -> None:
             await ready(here, bucket, way)
         for query in ({"q": "needle"}, {"q": "ne"}, {}):
             found: list[str] = []
-            cursor = ""
-            while cursor is not None:
-                page = await find(here, **query, limit=7, cursor=cursor)
+            async for page in pages(here, **query, limit=7):
                 found += [each["id"] for each in page["data"]]
                 assert page["complete"]
-                cursor = page["next_cursor"]
                 if len(found) == 7:
                     await here.send(buckets[0], b"needle that came later")
             assert found[-20:] == sent[::-1], query
@@ -157,12 +169,8 @@ async def test_a_request_looks_at_so_many_bytes(tmp_path: Path, way: str, monkey
         bucket = await here.bucket("orders")
         sent = [await here.send(bucket, b"needle".ljust(400)) for _ in range(9)]
         await ready(here, bucket, way)
-        found, pages, cursor = [], 0, ""
-        while cursor is not None:
-            page = await find(here, q="needle", cursor=cursor)
-            found += [each["id"] for each in page["data"]]
-            pages, cursor = pages + 1, page["next_cursor"]
-        assert (found, pages) == (sent[::-1], 3)
+        found = [[each["id"] for each in page["data"]] async for page in pages(here, q="needle")]
+        assert (list(chain(*found)), len(found)) == (sent[::-1], 3)
 
 
 @pytest.mark.gen_test
@@ -193,13 +201,7 @@ async def test_pages_with_an_ephemeral_bucket(tmp_path: Path, way: str) -> None:
         sent = [await here.send(bucket, b"needle") for bucket in (kept, ephemeral, kept, ephemeral, ephemeral)]
         for bucket in (kept, ephemeral):
             await ready(here, bucket, way)
-        found: list[str] = []
-        cursor = ""
-        while cursor is not None:
-            page = await find(here, limit=2, cursor=cursor)
-            found += [each["id"] for each in page["data"]]
-            cursor = page["next_cursor"]
-        assert found == sent[::-1]
+        assert await all_ids(here, limit=2) == sent[::-1]
 
 
 @pytest.mark.gen_test
@@ -268,15 +270,11 @@ async def test_a_request_looks_at_so_many_events(tmp_path: Path, way: str, monke
         await ready(here, bucket, way)
         await ready(here, other, way)
         for query in ({"q": "first ne"}, {"q": "st"}, {"header": "Host", "q": "needle"}):
-            found, pages, cursor = [], 0, ""
-            while cursor is not None:
-                page = await find(here, **query, cursor=cursor)
-                found += [each["seq"] for each in page["data"]]
-                pages, cursor = pages + 1, page["next_cursor"]
-                assert pages < 20
-            assert found == [1], query
+            found = [[each["seq"] for each in page["data"]] async for page in pages(here, **query)]
+            assert list(chain(*found)) == [1], query
+            assert len(found) < 20
             if query == {"q": "st"}:
-                assert pages > 2
+                assert len(found) > 2
 
 
 @pytest.mark.gen_test
@@ -293,13 +291,7 @@ async def test_a_bucket_that_is_looked_at_last(tmp_path: Path, way: str, monkeyp
         for bucket in (older, newer):
             await ready(here, bucket, way)
         for query in ({"q": "ne"}, {"q": "needle"}):
-            found: list[str] = []
-            cursor = ""
-            while cursor is not None:
-                page = await find(here, **query, cursor=cursor)
-                found += [each["id"] for each in page["data"]]
-                cursor = page["next_cursor"]
-            assert found == sent[::-1], query
+            assert await all_ids(here, **query) == sent[::-1], query
 
 
 @pytest.mark.gen_test

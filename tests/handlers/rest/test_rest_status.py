@@ -112,9 +112,8 @@ async def test_series_of_a_consumer(here: World) -> None:
     await here.relay.administration.create_output(
         bucket.id, name="shop", internal=False, destination="https://shop.example/", paused=True
     )
-    assert here.relay._site is not None
     levels = [ConsumerLevel(bucket.id, name, 7, 1.0, 0) for name in ("output:1", "gone", "output:9")]
-    await here.relay._site.rest.series.measure(Levels(consumers=levels))
+    await here.site.rest.series.measure(Levels(consumers=levels))
 
     async def lag(consumer: str, span: str = "hour") -> Any:
         answer = await here.call("GET", f"/v1/series?bucket=orders&consumer={consumer}&span={span}")

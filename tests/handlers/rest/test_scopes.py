@@ -110,7 +110,7 @@ async def test_a_tokens_position_is_its_own(here: World) -> None:
         assert (await here.call("GET", series + name, token="scoped with API")).status == 404
     for who in ("administrator", "durable"):
         assert (await here.call("GET", series + key, token=who)).status == 200
-    here.relay._site.rest.lags = lambda: [
+    here.site.rest.lags = lambda: [
         ConsumerLevel(things["bucket"], f"token:{key}", 9, 90.0, 0),
         ConsumerLevel(things["bucket"], "worker", 1, 5.0, 0),
     ]

@@ -15,6 +15,7 @@ from tornado.httpclient import AsyncHTTPClient, HTTPRequest, HTTPResponse
 from websockets.asyncio.client import ClientConnection, connect
 
 from relay_tornado.app import Relay
+from relay_tornado.handlers.site import Site
 from relay_tornado.settings import Settings
 from tests.handlers.raw import basic
 from tests.handlers.sockets import Client
@@ -39,6 +40,11 @@ class World:
     @property
     def url(self) -> str:
         return self.relay.address
+
+    @property
+    def site(self) -> Site:
+        assert self.relay._site is not None
+        return self.relay._site
 
     async def token(self, name: str, **options: Any) -> str:
         """Makes a token; returns its key."""
