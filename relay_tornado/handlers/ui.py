@@ -95,11 +95,12 @@ class PageHandler(_Handler):
 
 
 def _takes_gzip(accepted: str) -> bool:
+    weights = {}
     for each in accepted.split(","):
         coding, _, weight = each.partition(";")
-        if coding.strip().lower() in ("gzip", "*") and not _NO_WEIGHT.fullmatch(weight.strip()):
-            return True
-    return False
+        weights[coding.strip().lower()] = weight.strip()
+    weight = weights.get("gzip", weights.get("*", "q=0"))  # `*` is any coding that is not named (RFC 9110, 12.5.3)
+    return not _NO_WEIGHT.fullmatch(weight)
 
 
 class SessionHandler(_Handler):

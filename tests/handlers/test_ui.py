@@ -88,7 +88,7 @@ async def test_files_are_sent_once(here: World) -> None:
         assert answer.headers["Cache-Control"] == kept
         again = await get(here, path, Accept_Encoding="gzip", If_None_Match=answer.headers["ETag"])
         assert (again.code, again.body, again.headers["Cache-Control"]) == (304, b"", kept)
-    for accepted in ("", "identity", "gzip;q=0", "br"):
+    for accepted in ("", "identity", "gzip;q=0", "br", "gzip;q=0, *", "*, gzip; q=0.0"):
         answer = await get(here, "/ui/static/app.js", Accept_Encoding=accepted)
         assert answer.body == source
         assert "Content-Encoding" not in answer.headers
