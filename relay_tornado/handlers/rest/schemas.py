@@ -26,10 +26,6 @@ from relay_tornado.wire.rest import (
     VerifyFields,
 )
 
-NUMBERED = ("preparing", "sent", "failed", "stalled", "received", "rejected")
-"""Statuses by the numbers that they once had on the wire; the first says nothing."""
-
-
 _FOR_CLIENTS: Final = "Always the same: stock clients read it."
 _CURSOR: Final = "The `cursor` of the request for the next page; absent on the last."
 
