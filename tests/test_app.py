@@ -33,7 +33,7 @@ from relay_tornado.storage.database import Database
 from relay_tornado.storage.maintenance import Maintenance
 from tests.failing import once
 from tests.forwarding.target import Target, once_open
-from tests.handlers.raw import TIMEOUT, Raw, request
+from tests.handlers.raw import HEALTH, TIMEOUT, Raw, Reply, request
 from tests.needs import needs_ipv6
 from tests.storage.faults import Faults, always
 from tests.waiting import until
@@ -48,6 +48,12 @@ async def started(folder: Path, **changes: Any) -> Relay:
     relay = Relay(settings(folder, **changes))
     await relay.start()
     return relay
+
+
+async def ask(port: int, asked: bytes) -> Reply:
+    """The answer to a request on a connection of its own."""
+    async with Raw(port) as raw:
+        return await raw.ask(asked)
 
 
 @pytest.mark.gen_test
@@ -99,10 +105,8 @@ async def test_a_loss_is_told_by_the_relay(tmp_path: Path) -> None:
     for missing in (1, 0):
         relay = await started(tmp_path, metrics_port=0)
         assert relay.metrics_port is not None
-        async with Raw(relay.port) as raw:
-            ready = await raw.ask(request(b"/readyz", method=b"GET"))
-        async with Raw(relay.metrics_port) as raw:
-            metrics = await raw.ask(request(b"/metrics", method=b"GET"))
+        ready = await ask(relay.port, request(b"/readyz", method=b"GET"))
+        metrics = await ask(relay.metrics_port, request(b"/metrics", method=b"GET"))
         assert json.loads(ready.body).get("events_missing", 0) == missing
         assert f"relay_events_missing {missing}.0\n".encode() in metrics.body
         await relay.stop()
@@ -117,8 +121,7 @@ async def test_a_disk_that_takes_nothing_keeps_no_relay_from_starting(
     relay = await started(tmp_path)
     administration = relay.administration
     bucket = await administration.create_bucket("orders")
-    async with Raw(relay.port) as raw:
-        assert (await raw.ask(request(f"/v1/webhooks/{bucket.inputs[0].id}".encode(), b"one"))).status == 200
+    assert (await ask(relay.port, request(f"/v1/webhooks/{bucket.inputs[0].id}".encode(), b"one"))).status == 200
     for name in ("a", "b", "c"):
         ledger = await administration.ledgers.open(Key(bucket.id, "client", name), 0, Terms(30.0, 2))
         (one,) = ledger.progress.take(1, 1, 1.0)
@@ -136,8 +139,7 @@ async def test_a_disk_that_takes_nothing_keeps_no_relay_from_starting(
     faults.before = always("COMMIT", code)
     relay = await started(tmp_path)
     try:
-        async with Raw(relay.port) as raw:
-            assert (await raw.ask(request(b"/healthz", method=b"GET"))).status == 200
+        assert (await ask(relay.port, HEALTH)).status == 200
         ledgers = relay.administration.ledgers
         for name in ("a", "b", "c"):
             assert next(each for each in await ledgers.store.list() if each.key.name == name).tried

@@ -41,6 +41,8 @@ from tests.log.memory_results import MemoryResults
 INPUT = Input(id="in-1", name="Default public endpoint", created_at=0, updated_at=0)
 BUCKET = Bucket(id="b-1", name="orders", created_at=0, updated_at=0, inputs=(INPUT,))
 URL = b"/v1/webhooks/in-1"
+CHUNKED = b"POST %b HTTP/1.1\r\nHost: relay.test\r\nTransfer-Encoding: chunked\r\n\r\n" % URL
+"""The head of a webhook in chunks."""
 
 transport: str = Settings().transport
 """The setting, where a test does not give it; the fixture of that name changes it."""

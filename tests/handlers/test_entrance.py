@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import structlog
 import trustme
-from websockets.asyncio.client import connect
+from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from relay_tornado.errors import StartupError
@@ -236,28 +236,20 @@ async def test_sockets_are_counted_by_who_is_behind_the_proxy() -> None:
     trust = ProxyTrust.parse("127.0.0.1, 192.0.2.0/24")
     async with edge(entrance=Entrance(trust=trust), max_sockets_per_address=1) as site, AsyncExitStack() as stack:
 
-        async def refused(address: str) -> bool:
-            url = f"ws://127.0.0.1:{site.port}/v1/socket"
-            headers = {"X-Forwarded-For": address}
-            opened = await stack.enter_async_context(connect(url, additional_headers=headers, proxy=None))
-            with suppress(ConnectionClosed):  # it may be closed already
-                await Client(opened).say({"action": "auth", "key": "k", "secret": "s"})
-            return (await Client(opened).end())[0] == 4029
+        async def opened(address: str) -> ClientConnection:
+            url, headers = f"ws://127.0.0.1:{site.port}/v1/socket", {"X-Forwarded-For": address}
+            return await stack.enter_async_context(connect(url, additional_headers=headers, proxy=None))
 
-        held = await stack.enter_async_context(
-            connect(
-                f"ws://127.0.0.1:{site.port}/v1/socket",
-                additional_headers={"X-Forwarded-For": "198.51.100.1"},
-                proxy=None,
-            )
-        )
+        async def refused(address: str) -> bool:
+            client = Client(await opened(address))
+            with suppress(ConnectionClosed):  # it may be closed already
+                await client.say({"action": "auth", "key": "k", "secret": "s"})
+            return (await client.end())[0] == 4029
+
+        held = await opened("198.51.100.1")
         assert await refused("198.51.100.1")
         assert not await refused("198.51.100.2")
-        await stack.enter_async_context(
-            connect(
-                f"ws://127.0.0.1:{site.port}/v1/socket", additional_headers={"X-Forwarded-For": "192.0.2.7"}, proxy=None
-            )
-        )
+        await opened("192.0.2.7")
         assert not await refused("192.0.2.7")
         assert held.close_code is None
 

@@ -22,7 +22,7 @@ from relay_tornado.handlers.tornado_connection import TornadoConnection
 from relay_tornado.ingest.ingest import Upload
 from relay_tornado.transport import direct
 from relay_tornado.transport.direct import DirectConnection
-from tests.handlers.edge import URL, Edge, HeldLog, edge
+from tests.handlers.edge import CHUNKED, URL, Edge, HeldLog, edge
 from tests.handlers.raw import HEALTH, Raw, request, small
 from tests.handlers.sockets import HANDSHAKE, Client, masked
 from tests.handlers.streams import stream_of
@@ -132,7 +132,6 @@ async def test_a_socket_that_can_not_be_opened_takes_no_place(monkeypatch: pytes
             await (await served.ping())
 
 
-CHUNKED = b"POST %b HTTP/1.1\r\nHost: relay.test\r\nTransfer-Encoding: chunked\r\n\r\n" % URL
 LARGE = b"x" * 100_000
 SAID = {
     "plain": (request(URL, b"one"), 1),

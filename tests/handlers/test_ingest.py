@@ -15,7 +15,7 @@ from tornado.iostream import IOStream
 
 from relay_tornado.handlers.tornado_connection import CHUNKS_A_TURN
 from tests.counting import calls_by_turn
-from tests.handlers.edge import INPUT, URL, HeldLog, edge
+from tests.handlers.edge import CHUNKED, INPUT, URL, HeldLog, edge
 from tests.handlers.raw import Raw, request
 from tests.waiting import until
 
@@ -159,8 +159,7 @@ async def test_tiny_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a body in chunks of a byte each a few are read in a turn of the loop, however many are there."""
     read = calls_by_turn(monkeypatch, IOStream, "read_until")
     async with edge() as site, Raw(site.port) as raw:
-        head = b"POST %b HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" % URL
-        assert (await raw.ask(head + b"1\r\na\r\n" * 1000 + b"0\r\n\r\n")).status == 200
+        assert (await raw.ask(CHUNKED + b"1\r\na\r\n" * 1000 + b"0\r\n\r\n")).status == 200
         assert [event.body for event in await site.events()] == [b"a" * 1000]
     assert sum(read) == 1001
     assert max(read) <= CHUNKS_A_TURN

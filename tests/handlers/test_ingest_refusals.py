@@ -12,7 +12,7 @@ from relay_tornado import errors
 from relay_tornado.handlers import ingest, tornado_connection
 from relay_tornado.model import BucketAuth
 from relay_tornado.transport import direct
-from tests.handlers.edge import BUCKET, URL, HeldLog, edge
+from tests.handlers.edge import BUCKET, CHUNKED, URL, HeldLog, edge
 from tests.handlers.raw import HEALTH, Raw, request
 from tests.waiting import until
 
@@ -58,7 +58,7 @@ async def test_too_long_is_read_by_a_sender_that_goes_on() -> None:
 async def test_too_long_in_chunks() -> None:
     """A chunked body is refused with 413 on its way, read by a sender that goes on, and nothing comes after it."""
     async with edge(max_body=100_000) as site, Raw(site.port) as raw:
-        raw.send(b"POST %b HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" % URL)
+        raw.send(CHUNKED)
         for _ in range(40):
             raw.send(b"1000\r\n" + b"x" * 0x1000 + b"\r\n")
         reply = await raw.reply()

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,17 +20,16 @@ from tornado.iostream import IOStream, StreamClosedError
 
 from relay_tornado.errors import StartupError
 from relay_tornado.handlers.listener import _ACCEPT_PAUSE, Listener
-from relay_tornado.handlers.tornado_connection import Limits, TornadoConnection
+from relay_tornado.handlers.tornado_connection import TornadoConnection
 from relay_tornado.ids import format_id
 from relay_tornado.model import RateLimit
-from relay_tornado.proxy_trust import ProxyTrust
 from relay_tornado.rate_limits import LogLimit
-from relay_tornado.settings import Settings
 from relay_tornado.transport.direct import NEVER
 from tests.failing import lose_timers
-from tests.handlers.edge import URL, HeldLog, edge
+from tests.handlers.edge import CHUNKED, URL, HeldLog, edge
 from tests.handlers.raw import HEALTH, Raw, bearer, request, small
 from tests.needs import needs_ipv6
+from tests.transport.connections import alone
 from tests.waiting import until
 
 pytestmark = pytest.mark.usefixtures("transport")
@@ -173,7 +171,6 @@ async def test_accepted_requests_finish() -> None:
 async def test_a_request_that_was_just_read_finishes(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stop between the read of a request and the turn of the loop in which it is looked at: it is stored, so its
     sender is answered. A chunked one is Tornado's on either transport."""
-    chunked = b"POST %b HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n" % URL
     read = TornadoConnection.read_from_fd
     stops: list[Callable[[], None]] = []
 
@@ -188,7 +185,7 @@ async def test_a_request_that_was_just_read_finishes(monkeypatch: pytest.MonkeyP
         for stop in (False, True):
             if stop:
                 stops.append(site.site.listener.stop)
-            answer = await connection.ask(chunked)
+            answer = await connection.ask(CHUNKED + b"1\r\nx\r\n0\r\n\r\n")
             assert (answer.status, answer.header("Connection")) == (200, "close" if stop else None)
         assert await connection.closed() == b""
         assert len(await site.events()) == 2
@@ -324,8 +321,7 @@ async def test_a_dropped_body_has_its_time_whatever_is_unread() -> None:
 async def test_who_has_read_all_there_is_waits_for_the_rest() -> None:
     """Between two parts of an answer, its client has nothing to read, and no deadline."""
     ours, theirs = socket.socketpair()
-    owner: Any = SimpleNamespace(trust=ProxyTrust(), forget=lambda connection: None)
-    connection, client = TornadoConnection(ours, "192.0.2.1", Limits(Settings()), owner), IOStream(theirs)
+    connection, client = alone(ours), IOStream(theirs)
     size = 4 << 20
     for _ in range(2):
         connection.arrived()

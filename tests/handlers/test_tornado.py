@@ -6,7 +6,6 @@ import asyncio
 import inspect
 import socket
 from collections import deque
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,10 +18,9 @@ from tornado.websocket import WebSocketProtocol, WebSocketProtocol13, _WebSocket
 from relay_tornado.delivery.outlet import Lane
 from relay_tornado.handlers import socket as sockets
 from relay_tornado.handlers.socket import SocketHandler
-from relay_tornado.handlers.tornado_connection import Limits, TornadoConnection, _Short
-from relay_tornado.proxy_trust import ProxyTrust
-from relay_tornado.settings import Settings
+from relay_tornado.handlers.tornado_connection import _Short
 from tests.handlers.edge import edge
+from tests.transport.connections import alone
 
 
 def test_who_reads_the_frames() -> None:
@@ -138,8 +136,7 @@ async def test_what_writes_to_a_stream() -> None:
     stream's socket as long as nothing waits for the kernel, and none once the stream is closed."""
     ours, theirs = socket.socketpair()
     reader = IOStream(theirs)
-    owner: Any = SimpleNamespace(trust=ProxyTrust(), forget=lambda connection: None)
-    stream = TornadoConnection(ours, "192.0.2.1", Limits(Settings()), owner)
+    stream = alone(ours)
     lane, later = (Lane(apart=False, max_body=None) for _ in range(2))
     stream.open_to(lane)
     assert lane.socket is ours
@@ -168,8 +165,7 @@ async def test_what_closes_a_stream_without_memory(error: Exception, monkeypatch
     told: list[dict[str, Any]] = []
     monkeypatch.setattr(loop, "call_exception_handler", told.append)
     ours, theirs = socket.socketpair()
-    owner: Any = SimpleNamespace(trust=ProxyTrust(), forget=lambda connection: None)
-    stream = TornadoConnection(ours, "192.0.2.1", Limits(Settings()), owner)
+    stream = alone(ours)
 
     def fail(*_: object) -> int:
         raise error

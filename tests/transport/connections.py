@@ -1,5 +1,14 @@
-"""What has a site's connection."""
+"""What has a site's connection, and one that has no site."""
 
+from __future__ import annotations
+
+import socket
+from types import SimpleNamespace
+from typing import Any
+
+from relay_tornado.handlers.tornado_connection import Limits, TornadoConnection
+from relay_tornado.proxy_trust import ProxyTrust
+from relay_tornado.settings import Settings
 from tests.handlers.edge import Edge
 
 
@@ -7,3 +16,9 @@ def kind(site: Edge) -> type:
     """What has the only connection."""
     [connection] = site.site.listener.connections
     return type(connection)
+
+
+def alone(ours: socket.socket) -> TornadoConnection:
+    """A connection of nobody's, as Tornado has it."""
+    owner: Any = SimpleNamespace(trust=ProxyTrust(), forget=lambda connection: None)
+    return TornadoConnection(ours, "192.0.2.1", Limits(Settings()), owner)

@@ -22,7 +22,7 @@ from relay_tornado.ingest.ingest import Head, Ingest, Upload
 from relay_tornado.transport import direct
 from relay_tornado.transport.direct import DirectConnection
 from relay_tornado.wire.answers import Answer
-from tests.handlers.edge import BUCKET, DIRECT, URL, HeldLog, edge
+from tests.handlers.edge import BUCKET, CHUNKED, DIRECT, URL, HeldLog, edge
 from tests.handlers.raw import HEALTH, Raw, request
 from tests.needs import uvloops
 from tests.transport.connections import kind
@@ -64,11 +64,9 @@ ASKED: dict[str, bytes] = {
     b"Transfer-Encoding: identity\r\n\r\n0\r\n\r\n" % URL,
     "chunks by another name": b"POST %b HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n" % URL,
     "chunks behind a blank": b"POST %b HTTP/1.1\r\nHost: x\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n" % URL,
-    "a chunk with an extension": b"POST %b HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
-    b"1;%b\r\na\r\n0\r\n\r\n" % (URL, b"a" * 9000),
-    "a chunk that is too long": b"POST %b HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
-    b"fffffffffffffffff\r\na\r\n0\r\n\r\n" % URL,
-    "a signed chunk": b"POST %b HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n+1\r\na\r\n0\r\n\r\n" % URL,
+    "a chunk with an extension": CHUNKED + b"1;%b\r\na\r\n0\r\n\r\n" % (b"a" * 9000),
+    "a chunk that is too long": CHUNKED + b"fffffffffffffffff\r\na\r\n0\r\n\r\n",
+    "a signed chunk": CHUNKED + b"+1\r\na\r\n0\r\n\r\n",
     "bare line feeds": b"POST %b HTTP/1.1\nHost: x\nContent-Length: 0\n\n" % URL,
     "a bare carriage return": request(URL, b"x", b"A: b\rContent-Length: 5\r\n"),
     "a folded length": request(URL, b"x", b"A: b\r\n Content-Length: 5\r\n"),
