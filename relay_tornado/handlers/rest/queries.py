@@ -50,7 +50,7 @@ class QueryTime(QueryNumber):
         if not _DATE_AND_TIME.fullmatch(value := value.replace(" ", "+")):
             return super()._deserialize(value, attr, data, **kwargs)
         try:
-            time = datetime.fromisoformat(value)
+            time = datetime.fromisoformat(value.upper())  # which reads no small z
             return max(math.ceil((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()), 0)
         except (ValueError, OverflowError):
             raise ValidationError(self._said) from None
