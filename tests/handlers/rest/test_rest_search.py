@@ -135,8 +135,7 @@ async def test_pages_over_several_buckets(tmp_path: Path, way: str) -> None:
             assert len(set(found)) == len(found)
             assert len(found) - 20 in (0, 1, 2)
         for cursor in ("x", "k3v9x1q7m2ab-1"):
-            answer = await here.call("GET", f"/v1/search?cursor={cursor}")
-            assert (answer.status, answer.document["field"]) == (400, "cursor")
+            await here.refused("cursor", "GET", f"/v1/search?cursor={cursor}")
 
 
 @pytest.mark.gen_test
@@ -365,7 +364,6 @@ async def test_a_token_finds_what_is_its_own(here: World) -> None:
     one, hidden = await here.send(mine, b"needle"), await here.send(other, b"needle")
     page = await find(here, token="scoped", q="needle")
     assert [each["id"] for each in page["data"]] == [one]
-    answer = await here.call("GET", f"/v1/search?cursor={hidden}", token="scoped")
-    assert (answer.status, answer.document["field"]) == (400, "cursor")
+    await here.refused("cursor", "GET", f"/v1/search?cursor={hidden}", token="scoped")
     status = (await here.call("GET", "/v1/status", token="scoped")).document
     assert [each["name"] for each in status["buckets"]] == ["mine"]

@@ -150,8 +150,7 @@ async def test_a_change_by_the_library_in_go_that_names_nothing(here: World) -> 
         changed = await here.call("PUT", path, sent)
         assert (changed.status, changed.document.get("name")) == (200, name), changed.document
         assert changed.document["description"] == "new"
-        refused = await here.call("PUT", path, {"name": ""})
-        assert (refused.status, refused.document["field"]) == (400, "name")
+        await here.refused("name", "PUT", path, {"name": ""})
 
 
 @pytest.mark.gen_test
@@ -208,8 +207,7 @@ async def test_no_headers_as_a_list(here: World) -> None:
         assert (changed.status, changed.document["headers"]) == (200, {"X-A": ["1"]})
         changed = await here.call("PUT", f"{path}/{made.document['id']}", {"headers": []})
         assert (changed.status, changed.document["headers"]) == (200, {})
-        refused = await here.call("PUT", f"{path}/{made.document['id']}", {"headers": ["X-A"]})
-        assert (refused.status, refused.document["field"]) == (400, "headers")
+        await here.refused("headers", "PUT", f"{path}/{made.document['id']}", {"headers": ["X-A"]})
 
 
 @pytest.mark.gen_test
@@ -220,8 +218,7 @@ async def test_an_auth_as_the_original_shows_it(here: World) -> None:
     made = await here.call("POST", "/v1/buckets", body)
     assert made.status == 201
     assert made.document["auth"] == {"type": "basic", "username": "u", "password": "p", "token": ""}
-    wrong = await here.call("PUT", "/v1/buckets/orders", {"auth": {"user": "u"}})
-    assert (wrong.status, wrong.document["field"]) == (400, "auth.user")
+    await here.refused("auth.user", "PUT", "/v1/buckets/orders", {"auth": {"user": "u"}})
 
 
 @pytest.mark.gen_test
@@ -243,8 +240,7 @@ async def test_another_type_of_auth_in_what_was_read(here: World) -> None:
     await here.call("PUT", "/v1/buckets/orders", {"auth": basic})
     for field in ("username", "password"):
         sent = {"auth": {"type": "none", "username": "u", "password": "p", field: "another"}}
-        refused = await here.call("PUT", "/v1/buckets/orders", sent)
-        assert (refused.status, refused.document["field"]) == (400, f"auth.{field}")
+        await here.refused(f"auth.{field}", "PUT", "/v1/buckets/orders", sent)
 
 
 @pytest.mark.gen_test
@@ -263,8 +259,7 @@ async def test_a_token_as_the_library_in_go_sends_it_back(here: World) -> None:
     assert (mine["active"], mine["last_login"][10:11], mine["updated_at"]) == (True, "T", mine["created_at"])
     assert shown[made["key"]]["last_login"] == ""
     # By hand it would mean something.
-    refused = await here.call("PUT", f"/v1/tokens/{made['key']}", {"active": False})
-    assert (refused.status, refused.document["field"]) == (400, "active")
+    await here.refused("active", "PUT", f"/v1/tokens/{made['key']}", {"active": False})
 
 
 @pytest.mark.gen_test
@@ -350,8 +345,7 @@ async def test_queries_that_do_not_fit(here: World) -> None:
         ("/v1/logs?bucket=orders&to=2026-01-01T00:00:00", "to"),
         ("/v1/logs?bucket=orders&limit=many", "limit"),
     ):
-        answer = await here.call("GET", path)
-        assert (answer.status, answer.document.get("field")) == (400, field), path
+        await here.refused(field, "GET", path)
     listed = await here.call("GET", "/v1/logs?bucket=orders&limit=&offset=&from=&to=&status=")
     assert (listed.status, listed.document["total"]) == (200, 1)
     preparing = await here.call("GET", "/v1/logs?bucket=orders&status=preparing")  # one of the original's
@@ -366,8 +360,7 @@ async def test_queries_that_do_not_fit(here: World) -> None:
 async def test_a_timeout_is_whole_seconds(here: World) -> None:
     """A client in Go reads no other, nor any bucket of a list that has one."""
     await here.bucket("orders")
-    refused = await here.call("POST", "/v1/buckets/orders/outputs", {"timeout": 1.5})
-    assert (refused.status, refused.document["field"]) == (400, "timeout")
+    await here.refused("timeout", "POST", "/v1/buckets/orders/outputs", {"timeout": 1.5})
     made = await here.call("POST", "/v1/buckets/orders/outputs", {"timeout": 5.0})
     assert (made.status, type(made.document["timeout"])) == (201, int)
 

@@ -112,6 +112,12 @@ class World:
         document = json.loads(response.body) if response.body and is_json else response.body or None
         return Answer(response.code, document, response.headers)
 
+    async def refused(self, field: str, method: str, path: str, body: Any = None, **options: str) -> Answer:
+        """The answer to a request that does not fit, which names this field."""
+        answer = await self.call(method, path, body, **options)
+        assert (answer.status, answer.document.get("field")) == (400, field), (method, path, body, answer.document)
+        return answer
+
     async def send(self, bucket: Any, body: bytes = b"hello", path: str = "", **headers: str) -> str:
         """A webhook to a bucket's first input; returns its id."""
         response = await self.fetch("POST", f"/v1/webhooks/{bucket.inputs[0].id}{path}", body, headers)
