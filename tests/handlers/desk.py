@@ -11,7 +11,7 @@ from typing import Any
 
 from websockets.asyncio.client import connect
 
-from tests.handlers.edge import Edge, edge
+from tests.handlers.edge import URL, Edge, edge
 from tests.handlers.raw import Raw, basic, request
 from tests.handlers.sockets import Client
 
@@ -46,6 +46,13 @@ class Desk:
         raw = await self.stack.enter_async_context(Raw(self.site.port))
         raw.send(data)
         return raw
+
+    async def waiting_sender(self, body: bytes = b"x") -> tuple[Client, Raw, dict[str, Any]]:
+        """A client, a sender that waits for its answer, and the event that the client has of it."""
+        client = await self.client()
+        sender = await self.sender(request(URL, body))
+        (event,) = await client.webhooks(1)
+        return client, sender, event
 
     async def stock_client(self, answer: dict[str, Any]) -> Client:
         """A client that knows nothing of ours: it puts its answer to the log id by REST; `answer` is what it puts,

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -140,13 +141,21 @@ class Live:
         await self.registry.put("bucket", bucket_id, bucket)
         return bucket
 
-    async def token(self, buckets: Iterable[str] | None = None, lasts: float | None = None) -> tuple[str, str]:
+    async def token(
+        self, buckets: Iterable[str] | None = None, lasts: float | None = None, **fields: Any
+    ) -> tuple[str, str]:
         """A token's key and secret; `lasts` is for how many seconds."""
         key, secret = new_uuid(), new_secret()
         ids = None if buckets is None else frozenset(f"id-{name}" for name in buckets)
         expires_at = None if lasts is None else time.time() + lasts
-        await self.registry.put("token", key, Token(key, hash_secret(secret), 0, buckets=ids, expires_at=expires_at))
+        token = Token(key, hash_secret(secret), 0, buckets=ids, expires_at=expires_at, **fields)
+        await self.registry.put("token", key, token)
         return key, secret
+
+    async def change_token(self, key: str, **fields: Any) -> None:
+        token = self.registry.get("token", key)
+        assert token is not None
+        await self.registry.put("token", key, replace(token, **fields))
 
     async def append(self, count: int = 1, name: str = "orders", body: bytes = b"{}", headers: bytes = b"") -> None:
         for _ in range(count):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import time
 from collections.abc import AsyncIterator, Iterable
@@ -14,7 +13,7 @@ from typing import Any, Self
 from relay_tornado.ids import hash_secret, new_epoch, new_secret
 from relay_tornado.model import Bucket, Input, NewEvent, Token
 from tests.handlers.edge import BUCKET, Edge, edge
-from tests.handlers.raw import TIMEOUT, bearer, request
+from tests.handlers.raw import TIMEOUT, Raw, bearer, request
 from tests.waiting import until
 
 
@@ -62,13 +61,13 @@ class Parser:
         return None
 
 
-class Source:
+class Source(Raw):
     """One connection; `last` is what it sends as Last-Event-ID."""
 
     def __init__(
         self, port: int, secret: str, query: str = "", *, last: str = "", version: str = "1.1", **headers: str
     ) -> None:
-        self.port = port
+        super().__init__(port)
         head = {"Host": f"127.0.0.1:{port}", "Authorization": f"Bearer {secret}", "Accept": "text/event-stream"}
         if last:
             head["Last-Event-ID"] = last
@@ -87,8 +86,8 @@ class Source:
         return self.parser.id
 
     async def __aenter__(self) -> Self:
-        self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self.port, limit=1 << 16)
-        self.writer.write(self.request)
+        await super().__aenter__()
+        self.send(self.request)
         async with asyncio.timeout(TIMEOUT):
             head = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
         self.status = int(head[0].split(" ")[1])
@@ -97,11 +96,6 @@ class Source:
             async with asyncio.timeout(TIMEOUT):
                 self.body = await self.reader.readexactly(int(self.headers["content-length"]))
         return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self.writer.transport.abort()
-        with contextlib.suppress(OSError):
-            await self.writer.wait_closed()
 
     @property
     def error(self) -> Any:

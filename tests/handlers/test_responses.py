@@ -112,9 +112,7 @@ async def test_a_stock_client_that_fails() -> None:
     async with desk() as site:
         await site.stock_client({"response_body": "", "status_code": 0, "response_headers": None,
                                  "status": "failed", "retries": 0})  # fmt: skip
-        client = await site.client()
-        sender = await site.sender(request(URL, b"x"))
-        (event,) = await client.webhooks(1)
+        client, sender, event = await site.waiting_sender()
         async with asyncio.timeout(TIMEOUT):
             assert await site.put.get() == 200
         assert site.waiting == 1
@@ -158,9 +156,7 @@ async def test_nobody_is_there(folder: Path | None) -> None:
 async def test_a_client_that_dies(monkeypatch: pytest.MonkeyPatch) -> None:
     """The one that comes back from its cursor may still answer; where nobody does, 504 when the time is over."""
     async with desk() as site:
-        client = await site.client()
-        sender = await site.sender(request(URL, b"first"))
-        (event,) = await client.webhooks(1)
+        client, sender, event = await site.waiting_sender(b"first")
         client.abort()
         await until(lambda: site.site.site.clients.count == 0)
         again = await site.client(since="earliest")
@@ -237,9 +233,7 @@ async def test_a_named_output() -> None:
 async def test_a_sender_that_leaves_waits_no_longer() -> None:
     """Its place is free at once."""
     async with desk() as site:
-        client = await site.client()
-        sender = await site.sender(request(URL, b"x"))
-        await client.webhooks(1)
+        _, sender, _ = await site.waiting_sender()
         await until(lambda: site.waiting == 1)
         sender.writer.transport.abort()
         await until(lambda: site.waiting == 0)
@@ -286,9 +280,7 @@ async def test_a_sender_on_which_the_relay_fails_once_it_is_stored(
 async def test_the_relay_stops() -> None:
     """Whoever waits is told."""
     async with desk() as site:
-        client = await site.client()
-        sender = await site.sender(request(URL, b"x"))
-        await client.webhooks(1)
+        client, sender, _ = await site.waiting_sender()
         stopping = asyncio.create_task(site.site.site.stop())
         assert (await client.end())[0] == 1001
         reply = await sender.reply()

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
-
 import pytest
 
 from relay_tornado.delivery import receipts
@@ -125,9 +122,7 @@ async def test_receipts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(receipts, "INTERVAL", 0.05)
     async with live(ping_interval=0.1) as server:
         await server.bucket()
-        token = await server.token()
-        record: Any = server.registry.get("token", token[0])
-        await server.registry.put("token", token[0], replace(record, durable=True))
+        token = await server.token(durable=True)
         key = Key("id-orders", "token", token[0])
         await server.ledgers.store.create(key, 0, Terms(receipt=True), 0.0)
         client = await server.subscribed("orders", token=token)
@@ -154,9 +149,7 @@ async def test_a_damaged_position_of_a_stock_client(server: Live, monkeypatch: p
     """It is closed, to come back: there is no frame that would tell it, and it waits for an answer. One that may be
     told stays. Both are served once the record is mended."""
     bucket = await server.bucket()
-    token = await server.token()
-    record: Any = server.registry.get("token", token[0])
-    await server.registry.put("token", token[0], replace(record, durable=True))
+    token = await server.token(durable=True)
     await server.ledgers.store.create(Key(bucket.id, "token", token[0]), 0, Terms(receipt=True), 0.0)
 
     async def get(key: Key) -> Stored:

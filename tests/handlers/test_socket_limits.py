@@ -3,7 +3,6 @@
 import contextlib
 import json
 import time
-from dataclasses import replace
 
 import pytest
 from websockets.exceptions import ConnectionClosed
@@ -45,9 +44,7 @@ async def test_an_expiry_may_be_moved(server: Live) -> None:
     kept, ended = await server.subscribed(token=longer), await server.subscribed(token=shorter)
     now = time.time()
     for key, lasts in ((longer[0], 3600), (shorter[0], 5.0)):
-        record = server.registry.get("token", key)
-        assert record is not None
-        await server.registry.put("token", key, replace(record, expires_at=now + lasts))
+        await server.change_token(key, expires_at=now + lasts)
     assert (await ended.end())[0] == 4504
     await server.append(1)
     assert (await kept.hear())["type"] == "webhook"

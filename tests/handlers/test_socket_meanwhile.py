@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -56,9 +55,7 @@ async def test_a_token_that_is_scoped_while_it_subscribes(server: Live, monkeypa
     client = await server.authenticated((key, secret))
     await client.say({"action": "subscribe", "extended": True})
     await begun.wait()
-    token = server.registry.get("token", key)
-    assert token is not None
-    await server.registry.put("token", key, replace(token, buckets=frozenset({"id-b"})))
+    await server.change_token(key, buckets=frozenset({"id-b"}))
     go_on()
     await client.hear_status("subscribed")
     told = [await client.hear() for _ in range(2)]

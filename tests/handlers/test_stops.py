@@ -217,9 +217,7 @@ async def test_a_request_that_does_not_end_is_not_waited_for_longer() -> None:
 async def test_an_answer_of_a_client_is_waited_for() -> None:
     """A sender that waits for it gets it; who would begin to wait now is to send again, and nothing is stored."""
     async with desk() as site:
-        client = await site.client()
-        sender = await site.sender(request(URL, b"before"))
-        (event,) = await client.webhooks(1)
+        client, sender, event = await site.waiting_sender(b"before")
         finishing = asyncio.create_task(site.site.site.finish(TIMEOUT))
         await asyncio.sleep(0)
         late = await (await site.sender(request(URL, b"late"))).reply()
