@@ -7,23 +7,23 @@ import dataclasses
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from relay_tornado.cli.client import Relay, check_rights, reserve_of
 from relay_tornado.cli.options import Duration, data_option, json_option, options_of, url_option
 from relay_tornado.cli.printing import note, print_json, print_table
+from relay_tornado.doctor.finding import Finding
 from relay_tornado.errors import Invalid, NotFound, RelayError
 from relay_tornado.model import UNTIL_IT_ENDS
 from relay_tornado.storage.lock import Owner, read_owner
 
-if TYPE_CHECKING:
-    from relay_tornado.doctor.finding import Finding
-
 UNWELL = 3
+
+_SEE_LOG = "the log of the relay may say why"
 
 _MARGIN = 300.0
 """Seconds that the token for the socket stays valid beyond the time for which the socket is watched."""
@@ -65,8 +65,6 @@ def doctor(idle: float, public_url: str | None, data: Path, as_json: bool) -> No
 
 
 def _at_the_url(data: Path, owner: Owner | None, public_url: str | None, idle: float) -> list[Finding]:
-    from relay_tornado.doctor.finding import Finding
-
     if owner is None:
         return asyncio.run(_look(public_url, "", None, 0)) if public_url else []
     try:
@@ -74,38 +72,30 @@ def _at_the_url(data: Path, owner: Owner | None, public_url: str | None, idle: f
             info = relay.call("relay.info")
             url, instance = public_url or info["url"] or info["address"], info["instance"]
             found = _flow(relay, info)
-            with ExitStack() as stack:
-                try:
-                    credentials = stack.enter_context(_token(relay, idle))
-                except RelayError as error:
-                    # Such as a full disk; what else is wrong is looked at all the same.
-                    says = f"no token can be created, so a socket is not watched: {error}"
-                    return [
-                        *found,
-                        Finding("token", "fail", says, "the log of the relay may say why"),
-                        *asyncio.run(_look(url, instance, None, 0)),
-                    ]
-                if idle:
-                    note(f"watching a socket for {idle:.0f} s")
-                return found + asyncio.run(_look(url, instance, credentials, idle))
+            try:
+                with _token(relay, idle) as credentials:
+                    if idle:
+                        note(f"watching a socket for {idle:.0f} s")
+                    return found + asyncio.run(_look(url, instance, credentials, idle))
+            except RelayError as error:
+                # Such as a full disk; what else is wrong is looked at all the same.
+                says = f"no token can be created, so a socket is not watched: {error}"
+                found.append(Finding("token", "fail", says, _SEE_LOG))
+                return found + asyncio.run(_look(url, instance, None, 0))
     except RelayError as error:
-        remedy = "the log of the relay may say why"
-        return [Finding("control", "fail", f"the running relay can't be asked: {error}", remedy)]
+        return [Finding("control", "fail", f"the running relay can't be asked: {error}", _SEE_LOG)]
 
 
 def _flow(relay: Relay, info: dict[str, Any]) -> list[Finding]:
     """The findings about the webhooks' way through the relay; if it fails to answer, those before that, and that."""
     from relay_tornado.doctor import flow
-    from relay_tornado.doctor.finding import Finding
 
     found: list[Finding] = []
     try:
         found += flow.look(info, relay.call)
     except RelayError as error:
         says = f"the webhooks' way was not looked at to the end: {error}"
-        found.append(
-            Finding("relay", "warn", says, "run this again; if it says the same, the log of the relay may say why")
-        )
+        found.append(Finding("relay", "warn", says, f"run this again; if it says the same, {_SEE_LOG}"))
     return found
 
 
@@ -129,7 +119,6 @@ def _token(relay: Relay, idle: float) -> Iterator[tuple[str, str]]:
 
 async def _look(url: str, instance: str, credentials: tuple[str, str] | None, idle: float) -> list[Finding]:
     from relay_tornado.doctor.address import Address, look
-    from relay_tornado.doctor.finding import Finding
 
     try:
         address = Address(url, instance)

@@ -105,7 +105,8 @@ def refusals(found: Sequence[Document], clock: Callable[[], float] = time.time) 
             "refused",
             "warn",
             f"{_place(each)}: {counted(each['count'], 'webhook')} refused since the start, the last one "
-            f"{_ago(now - each['at'])}: {each['reason']}" + (f" ({printable(each['why'])})" if each["why"] else ""),
+            f"{_span(now - each['at'])} ago: {each['reason']}"
+            + (f" ({printable(each['why'])})" if each["why"] else ""),
             each["hint"],
         )
         for each in found
@@ -124,21 +125,21 @@ def outputs(buckets: Sequence[Document], circuits: Mapping[str, str] | None) -> 
     """Which outputs send nothing. `circuits` has the reasons for open circuits, by the outputs' ids; None if the relay
     does not tell them."""
     well = "none is disabled or paused" if circuits is None else "none is disabled, paused or failing"
-    circuits, told = circuits or {}, []
-    for bucket, output in _outputs(buckets):
-        named = f"{bucket['name']}, {printable(output['name'])}"
-        command = f"relay output set {output['id']} --enabled"
+    circuits, told, found = circuits or {}, [], list(_outputs(buckets))
+    for bucket, output in found:
         if output["disabled"]:
-            why = f", by the relay: {output['disabled_reason']}" if output["disabled_reason"] else ""
-            told.append(Finding("outputs", "warn", f"{named}: is disabled{why}", f"to send again: {command}"))
+            says = f"is disabled, by the relay: {why}" if (why := output["disabled_reason"]) else "is disabled"
+            remedy = f"to send again: relay output set {output['id']} --enabled"
         elif output["paused"]:
-            says = f"{named}: is paused (a restore pauses public outputs); its events wait in the log"
-            told.append(Finding("outputs", "warn", says, f"to send again: relay output resume {output['id']}"))
-        elif output["id"] in circuits:
-            says = f"{named}: ten tries or more in a row failed, so it is left alone for a while: "
+            says = "is paused (a restore pauses public outputs); its events wait in the log"
+            remedy = f"to send again: relay output resume {output['id']}"
+        elif (why := circuits.get(output["id"])) is not None:
+            says = f"ten tries or more in a row failed, so it is left alone for a while: {printable(why)}"
             remedy = "repair the destination; the relay tries it every 5 minutes at least, and at once after a change"
-            told.append(Finding("outputs", "warn", says + printable(circuits[output["id"]]), remedy))
-    if any(True for _ in _outputs(buckets)):
+        else:
+            continue
+        told.append(Finding("outputs", "warn", f"{bucket['name']}, {printable(output['name'])}: {says}", remedy))
+    if found:
         yield from _some("outputs", told, well)
 
 
@@ -183,56 +184,51 @@ def _closed(buckets: Sequence[Document], call: Callable[..., Any]) -> Iterator[F
 
 def standings(consumers: Sequence[Document], known: set[tuple[str, str]]) -> Iterator[Finding]:
     """Which consumers do not get on, gave events up, or missed some. `known` are those of which it was told why."""
-    now, told = time.time(), []
+    told = []
     for each in consumers:
         bucket, reference = each["bucket_name"], reference_of(each["kind"], each["name"])
         name = printable(reference)
-        named = f"{bucket}, {name}"
-        late = each["lag"]["seconds"] > LATE and (each["bucket_id"], reference) not in known
-        waits = f"{counted(each['pending'], 'event')} pending, the oldest for {_span(each['lag']['seconds'])}"
-        if late and each["kind"] == "output":
-            remedy = "the answers of its destination: relay logs list --status stalled"
-            told.append(Finding("consumers", "warn", f"{named}: {waits}", remedy))
-        elif late and not each["connections"]:
-            told.append(
-                Finding(
-                    "consumers",
-                    "warn",
-                    f"{named}: nobody is connected, {waits}",
-                    "start its application, with a valid token (relay token list); if nobody needs it: "
-                    f"relay consumer delete {bucket} {name}",
-                )
-            )
-        elif late:
-            told.append(
-                Finding(
-                    "consumers",
-                    "warn",
-                    f"{named}: {counted(each['connections'], 'connection')}, {waits}; {each['out']} of them are out "
-                    "and not acked",
-                    "its application hangs or is too slow: restart it, or start more; relay stats names the clients",
-                )
-            )
-        if each["dead"]:
-            says = f"{named}: {counted(each['dead'], 'dead letter')}, which it gave up"
-            remedy = (
-                f"relay consumer dead {bucket} {name} lists them with their reasons; "
-                f"relay consumer resend {bucket} {name} --all sends them again"
-            )
-            told.append(Finding("consumers", "warn", says, remedy))
-        gaps = each["gaps"]
-        if gaps is not None and now - gaps["at"] < RECENT:
-            # No time: while nobody uses the consumer, it is that of this look.
-            last = gaps["last"]
-            which = "events" if last["from"] is None else f"events {last['from']} to {last['to']}"
-            says = f"{named}: it missed {which} ({last['reason']})"
-            remedy = (
-                f"relay consumer show {bucket} {name} says which; to keep more: "
-                f"relay bucket set {bucket} --wait-for-consumers"
-            )
-            told.append(Finding("consumers", "warn", says, remedy))
+        for says, remedy in _standing(each, f"{bucket} {name}", (each["bucket_id"], reference) in known):
+            told.append(Finding("consumers", "warn", f"{bucket}, {name}: {says}", remedy))
     if consumers:
         yield from _some("consumers", told, "none lags, gave events up or missed any")
+
+
+def _standing(consumer: Document, arguments: str, known: bool) -> Iterator[tuple[str, str]]:
+    """What is wrong with a consumer, and what to do about it. `arguments` name it in a command; `known`: it was told
+    why it lags."""
+    if consumer["lag"]["seconds"] > LATE and not known:
+        waits = f"{counted(consumer['pending'], 'event')} pending, the oldest for {_span(consumer['lag']['seconds'])}"
+        if consumer["kind"] == "output":
+            yield waits, "the answers of its destination: relay logs list --status stalled"
+        elif not consumer["connections"]:
+            yield (
+                f"nobody is connected, {waits}",
+                "start its application, with a valid token (relay token list); if nobody needs it: "
+                f"relay consumer delete {arguments}",
+            )
+        else:
+            yield (
+                f"{counted(consumer['connections'], 'connection')}, {waits}; {consumer['out']} of them are out and not "
+                "acked",
+                "its application hangs or is too slow: restart it, or start more; relay stats names the clients",
+            )
+    if consumer["dead"]:
+        yield (
+            f"{counted(consumer['dead'], 'dead letter')}, which it gave up",
+            f"relay consumer dead {arguments} lists them with their reasons; "
+            f"relay consumer resend {arguments} --all sends them again",
+        )
+    gaps = consumer["gaps"]
+    if gaps is not None and time.time() - gaps["at"] < RECENT:
+        # No time: while nobody uses the consumer, it is that of this look.
+        last = gaps["last"]
+        which = "events" if last["from"] is None else f"events {last['from']} to {last['to']}"
+        yield (
+            f"it missed {which} ({last['reason']})",
+            f"relay consumer show {arguments} says which; to keep more: "
+            f"relay bucket set {consumer['bucket_name']} --wait-for-consumers",
+        )
 
 
 def readers(
@@ -283,7 +279,3 @@ def _span(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"
     return f"{max(seconds, 0):.0f} s"
-
-
-def _ago(seconds: float) -> str:
-    return f"{_span(seconds)} ago"
