@@ -9,7 +9,7 @@ import shlex
 import signal
 import sqlite3
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -20,10 +20,8 @@ from relay_tornado.cli.printing import note, print_json, size_words
 from relay_tornado.cli.progress import show_progress
 from relay_tornado.errors import NotFound, RelayError
 from relay_tornado.model import counted, printable
+from relay_tornado.ops.findings import Finding, Report
 from relay_tornado.storage.lock import serves
-
-if TYPE_CHECKING:
-    from relay_tornado.ops.findings import Report
 
 LEAST_URGENT = 19
 """The niceness of work that is not urgent, so that senders come first."""
@@ -120,7 +118,6 @@ def check(file: Path | None, full: bool, data: Path, as_json: bool) -> None:
     Exit code 0: sound. 3: damage was found. 4: it could not be checked. With --json each of them prints a document.
     """
     from relay_tornado.ops import check as checking
-    from relay_tornado.ops.findings import Report
     from relay_tornado.ops.opening import locate
 
     place = data if file is None else file
@@ -168,8 +165,7 @@ def _held(report: Report) -> str:
     return f"{counted(report.buckets, 'bucket')}, {counted(report.events, 'event')}"
 
 
-def _space(data: Path) -> Any:
-    from relay_tornado.ops.findings import Finding
+def _space(data: Path) -> Finding | None:
     from relay_tornado.storage.database import NAME
     from relay_tornado.storage.database_files import wal_of
     from relay_tornado.storage.space import disk_of

@@ -229,11 +229,8 @@ async def _run(arguments: Sequence[str], settings: Settings) -> None:
     talk = asyncio.ensure_future(process.communicate())
     try:
         if await _stalls(process.pid, talk):
-            await _end(process)
             raise _Stuck(process)
         _, said = talk.result()
-    except _Stuck:
-        raise
     except BaseException:
         await _end(process)
         raise

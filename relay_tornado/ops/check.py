@@ -12,7 +12,6 @@ import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,14 +66,15 @@ def check(path: Path, progress: Progress, *, full: bool = False) -> Report:
         report.schema = migrate.version(raw)
         with contextlib.closing(migrate.empty(report.schema)) as model:
             _within(report, "the schema", lambda: _check_schema(raw, report, model))
-            _within(report, "the small tables", lambda: check_conditions(raw, model, partial(_tell_value, report)))
+            _within(report, "the small tables", lambda: _check_conditions(raw, report, model))
         _within(report, "what goes with events", lambda: _check_followers(raw, report))
     report.seconds = time.monotonic() - begun
     return report
 
 
-def _tell_value(report: Report, message: str) -> None:
-    report.add("damage", "value", message, RESTORE)
+def _check_conditions(raw: sqlite3.Connection, report: Report, model: sqlite3.Connection) -> None:
+    for message in check_conditions(raw, model):
+        report.add("damage", "value", message, RESTORE)
 
 
 def _check_followers(raw: sqlite3.Connection, report: Report) -> None:

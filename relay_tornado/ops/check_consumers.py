@@ -67,7 +67,7 @@ def _problems(
         yield "has a record of what it is done with that can't be understood"
     else:
         settled = Ranges(ranges)
-        if any(not floor < begin <= end <= head for begin, end in ranges) or _differ(settled, ranges):
+        if not _are_normal(ranges, floor, head):
             yield f"is done with {str(ranges[:5])[1:-1]}, which does not go with its floor {floor} and the head {head}"
     if gap is not None:
         try:
@@ -97,11 +97,7 @@ def _problems(
         # After an event was deleted, the consumer's state follows a moment later.
         out.cut_below(first)
         held = set(parked)
-        if (
-            any(not 0 < begin <= end <= head for begin, end in ranges)
-            or _differ(Ranges(ranges), ranges)
-            or len(out) > WINDOW + len(held)
-        ):
+        if not _are_normal(ranges, 0, head) or len(out) > WINDOW + len(held):
             yield f"is trying {str(ranges[:5])[1:-1]}, which does not go with its floor {floor} and the head {head}"
         elif done_with := [
             seq
@@ -118,6 +114,8 @@ def _problems(
         yield f"gave up event {row[0]}, which its log never held"
 
 
-def _differ(found: Ranges, ranges: Sequence[tuple[int, int]]) -> bool:
-    """Whether the ranges are not in normal form. (`list(found)` would allocate room for each number in them.)"""
-    return any(each != other for each, other in zip_longest(found, ranges))
+def _are_normal(ranges: Sequence[tuple[int, int]], floor: int, head: int) -> bool:
+    """Whether the ranges are within `floor` + 1 to `head`, and in normal form. (`list(Ranges(…))` would allocate room
+    for each number in them.)"""
+    within = all(floor < begin <= end <= head for begin, end in ranges)
+    return within and all(each == other for each, other in zip_longest(Ranges(ranges), ranges))

@@ -101,25 +101,29 @@ class Logs:
             for first, last in missing:
                 self._tell_missing(row, first, last)
         if kept == row.first and not missing:
-            if held != row.bytes:
-                self._tell(
-                    "warning",
-                    "bytes",
-                    row,
-                    f"its events have {held} bytes, its log says {row.bytes}",
-                    "nothing: the relay counts anew before it removes many events by size",
-                )
-            if newest > row.last_at:
-                self._tell("damage", "time", row, "its newest event is younger than its log says", RESTORE)
-            now = time.time()
-            if newest and row.last_at > max(newest, now):
-                message = f"its log says that its newest event is of the future, {_AND_SO_ARE_OTHERS}"
-                mend = f"UPDATE log SET last_at = {newest!r} WHERE id = {row.key}"  # noqa: S608  # for a person, numbers only
-                self._tell("damage", "time", row, message, _by_hand(mend))
-            elif newest > now + _AHEAD:
-                message = f"its newest event is of the future, {_AND_SO_ARE_OTHERS}"
-                how = "look at the machine's clock; where that was right, the file is damaged, and a new bucket helps"
-                self._tell("warning", "time", row, message, how)
+            self._check_totals(row, held, newest)
+
+    def _check_totals(self, row: Row, held: int, newest: float) -> None:
+        """Compares what a log's row says of its events with their bytes, and with the time of the newest one."""
+        if held != row.bytes:
+            self._tell(
+                "warning",
+                "bytes",
+                row,
+                f"its events have {held} bytes, its log says {row.bytes}",
+                "nothing: the relay counts anew before it removes many events by size",
+            )
+        if newest > row.last_at:
+            self._tell("damage", "time", row, "its newest event is younger than its log says", RESTORE)
+        now = time.time()
+        if newest and row.last_at > max(newest, now):
+            message = f"its log says that its newest event is of the future, {_AND_SO_ARE_OTHERS}"
+            mend = f"UPDATE log SET last_at = {newest!r} WHERE id = {row.key}"  # noqa: S608  # for a person, numbers only
+            self._tell("damage", "time", row, message, _by_hand(mend))
+        elif newest > now + _AHEAD:
+            message = f"its newest event is of the future, {_AND_SO_ARE_OTHERS}"
+            how = "look at the machine's clock; where that was right, the file is damaged, and a new bucket helps"
+            self._tell("warning", "time", row, message, how)
 
     def _steps(
         self, row: Row, start: int, most: int, epochs: list[Epoch], holes: list[tuple[int, int]]
@@ -190,8 +194,8 @@ class Logs:
     def _check_strays(self, live: list[Row], dropped: list[int]) -> None:
         """Reports rows of events that belong to no log, or are below the first of theirs."""
         heads = {row.key: row for row in live}
-        sql = "SELECT log, count(*), min(seq), max(seq) FROM event GROUP BY log"
-        for log, count, least, _ in self._raw.execute(sql).fetchall():
+        sql = "SELECT log, count(*), min(seq) FROM event GROUP BY log"
+        for log, count, least in self._raw.execute(sql).fetchall():
             row = heads.get(log)
             if row is None:
                 known = self._raw.execute("SELECT 1 FROM log WHERE id = ?", (log,)).fetchone()

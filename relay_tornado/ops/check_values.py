@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Final
 
 from relay_tornado.model import STATUSES, counted
@@ -23,15 +23,15 @@ _FOLLOWERS = (
 """Tables, what they contain, and a condition that each sound row meets."""
 
 
-def check_conditions(raw: sqlite3.Connection, model: sqlite3.Connection, tell: Callable[[str], None]) -> None:
-    """Evaluates each CHECK of the small tables, and calls `tell` for each that rows violate. `model` is an empty
-    database with the file's schema."""
+def check_conditions(raw: sqlite3.Connection, model: sqlite3.Connection) -> Iterator[str]:
+    """Evaluates each CHECK of the small tables, and yields those that rows violate. `model` is an empty database with
+    the file's schema."""
     tables = model.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'table'").fetchall()
     for table, sql in tables:
         for condition in () if table in LARGE_TABLES else CHECK.findall(sql):
             (count,) = raw.execute(f"SELECT count(*) FROM main.{table} WHERE NOT ({condition})").fetchone()  # noqa: S608
             if count:
-                tell(f"the rule {condition} of {table} is broken by {counted(count, 'row')}")
+                yield f"the rule {condition} of {table} is broken by {counted(count, 'row')}"
 
 
 def check_followers(raw: sqlite3.Connection) -> Iterator[tuple[int, str]]:

@@ -17,7 +17,7 @@ from relay_tornado.errors import Conflict, Invalid, NotFound, Unavailable
 from relay_tornado.ids import parse_id
 from relay_tornado.log.lineage import epoch_at, place_cursor
 from relay_tornado.log.loading import Loaded, Row, load, renew
-from relay_tornado.model import Bounds, Cursor, Epoch
+from relay_tornado.model import Bounds, Epoch
 from relay_tornado.ops.copying import Progress
 from relay_tornado.ops.export_format import FORMAT, Header, Item, Stub, header_line, item_line
 from relay_tornado.ops.opening import open_file
@@ -139,22 +139,23 @@ def _document(text: Any) -> dict[str, Any]:
 
 
 def _after(bounds: Bounds, after: str) -> int:
-    if not _SEQ.fullmatch(after):
-        placed = place_cursor(bounds, parse_id(after))
-        if placed.gap is None:
-            return placed.after
-        raise Invalid(
-            f"the events after {after} are not all here (gap: {placed.gap.reason}): this bucket holds {bounds.first} "
-            f"to {bounds.head}; export these into a new file, without --after or --append",
-            "after",
-            named=True,
-        )
-    seq = int(after)
-    if not bounds.first - 1 <= seq <= bounds.head:
+    """The seq that a seq or an id names. Raises Invalid if the events after it are not all here."""
+    if _SEQ.fullmatch(after):
+        seq = int(after)
+        if bounds.first - 1 <= seq <= bounds.head:
+            return seq
         raise Invalid(
             f"there is no event after {seq}: this bucket holds {bounds.first} to {bounds.head}", "after", named=True
         )
-    return place_cursor(bounds, Cursor(epoch_at(bounds.epochs, seq), seq)).after
+    placed = place_cursor(bounds, parse_id(after))
+    if placed.gap is None:
+        return placed.after
+    raise Invalid(
+        f"the events after {after} are not all here (gap: {placed.gap.reason}): this bucket holds {bounds.first} "
+        f"to {bounds.head}; export these into a new file, without --after or --append",
+        "after",
+        named=True,
+    )
 
 
 def _items(raw: sqlite3.Connection, log: int, name: str, bounds: Bounds, step: Step) -> Iterator[Item]:
