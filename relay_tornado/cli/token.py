@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +21,7 @@ from relay_tornado.cli.options import (
     relay_options,
     sender_options,
 )
-from relay_tornado.cli.printing import print_answer, print_fields, print_json, print_list, socket_url, when
+from relay_tornado.cli.printing import Document, print_answer, print_fields, print_json, print_list, socket_url, when
 from relay_tornado.cli.secret import must_be_seen
 
 
@@ -91,26 +92,19 @@ def create(
         base = known_url(relay, public_url)
         made = relay.call("token.create", options=options)
     key = made["key"]
-    with unless_seen(
+    rows = [
+        ("reads", ", ".join(buckets) or "every bucket, including later ones"),
+        ("API access", api_access),
+        ("administrator", _ADMINISTRATOR if not buckets and api_access == "enabled" else None),
+        ("durable", "yes: the relay keeps its position" if durable else "no"),
+        ("expires", when(options.get("expires_at"))),
+        ("socket", socket_url(base)),
+    ]
+    unseen = (
         f"the token {key} was made, and nobody has seen its secret: `relay token rotate {key}` gives it a new one, "
         f"`relay token revoke {key}` removes the token"
-    ):
-        if as_json:
-            print_json(made)
-            return
-        print_fields(
-            [
-                ("key", key),
-                ("secret", made["secret"]),
-                ("reads", ", ".join(buckets) or "every bucket, including later ones"),
-                ("API access", api_access),
-                ("administrator", _ADMINISTRATOR if not buckets and api_access == "enabled" else None),
-                ("durable", "yes: the relay keeps its position" if durable else "no"),
-                ("expires", when(options.get("expires_at"))),
-                ("socket", socket_url(base)),
-            ]
-        )
-        click.echo("\nKeep the secret now: it is not stored, and nobody can show it again.")
+    )
+    _show_once(made, rows, unseen, as_json)
 
 
 @token.command(name="list")
@@ -165,17 +159,12 @@ def rotate(key: str, grace: float, data: Path, as_json: bool) -> None:
     """Give the token with the key KEY a new secret, and print it. The secret is shown only this once."""
     must_be_seen()
     made = call(data, "token.rotate", key=key, grace=grace)
-    lasts = f"is valid for {format_duration(grace)} more" if grace else "has ended"
-    with unless_seen(
+    valid = f"valid for {format_duration(grace)} more" if grace else None
+    unseen = (
         f"the token {key} has a new secret that nobody has seen: `relay token rotate {key}` gives it another one; "
-        f"the old secret {lasts}"
-    ):
-        if as_json:
-            print_json(made)
-            return
-        old = f"valid for {format_duration(grace)} more" if grace else "ended; connections made with it are closed"
-        print_fields([("key", made["key"]), ("secret", made["secret"]), ("old secret", old)])
-        click.echo("\nKeep the secret now: it is not stored, and nobody can show it again.")
+        f"the old secret {f'is {valid}' if valid else 'has ended'}"
+    )
+    _show_once(made, [("old secret", valid or "ended; connections made with it are closed")], unseen, as_json)
 
 
 @token.command()
@@ -185,3 +174,14 @@ def revoke(key: str, data: Path, as_json: bool) -> None:
     """Revoke the token with the key KEY, and close its connections."""
     answer = call(data, "token.revoke", key=key)
     print_answer(answer, f"Revoked the token {answer['id']}.", as_json)
+
+
+def _show_once(made: Document, rows: Iterable[tuple[str, str | None]], unseen: str, as_json: bool) -> None:
+    """Prints a token's new secret, with these rows behind it. Raises Failure that says `unseen` if it can't be
+    printed."""
+    with unless_seen(unseen):
+        if as_json:
+            print_json(made)
+            return
+        print_fields([("key", made["key"]), ("secret", made["secret"]), *rows])
+        click.echo("\nKeep the secret now: it is not stored, and nobody can show it again.")
