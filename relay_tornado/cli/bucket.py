@@ -9,7 +9,7 @@ from typing import Any, Final
 import click
 
 from relay_tornado.cli.client import call, known_url, open_relay, remote_given
-from relay_tornado.cli.common import Group, ask, given, program, rate_given
+from relay_tornado.cli.common import Group, ask, given, program, rate_given, rate_options
 from relay_tornado.cli.errors import unless_seen
 from relay_tornado.cli.options import (
     NONE,
@@ -82,8 +82,7 @@ _bucket_options = together(
         type=Moment(),
         help="When to delete the bucket and its events: 1d from now, a date (UTC), unix seconds, or none.",
     ),
-    _option("--rate-limit", type=NoneOr(Number(min=1)), help="Events per --rate-interval; beyond it senders get 429."),
-    _option("--rate-interval", type=Duration(), help="The interval of --rate-limit (1s)."),
+    rate_options(_option),
     _option("--auth", type=_AUTH, help="What senders must send: nothing, a user and password, or a token."),
     _option("--username", help="For --auth basic."),
     _option("--password", help='For --auth basic; "-" reads it from standard input.'),

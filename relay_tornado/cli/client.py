@@ -195,7 +195,7 @@ def _try_to_connect(data: Path, create: bool) -> _Online | _Offline:
 
 def reserve_of(data: Path) -> int:
     """The setting `reserve` of the relay that runs on this directory; if none runs, of one that would start here."""
-    from relay_tornado.cli.options import settings_from_environment
+    from relay_tornado.cli.settings_options import settings_from_environment
 
     owner = None
     with suppress(NotWritable):  # the lock can't be read
@@ -285,7 +285,7 @@ class _Offline:
         import asyncio
         import dataclasses
 
-        from relay_tornado.cli.options import settings_from_environment
+        from relay_tornado.cli.settings_options import settings_from_environment
         from relay_tornado.engine import open_administration
         from relay_tornado.log_output import configure
         from relay_tornado.storage import migrate

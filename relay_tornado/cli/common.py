@@ -6,7 +6,7 @@ import shlex
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +16,7 @@ import click
 from relay_tornado.cli.client import call
 from relay_tornado.cli.errors import Failure, file_words, text_of
 from relay_tornado.cli.lookup import find_part
-from relay_tornado.cli.options import NONE, Lines, together
+from relay_tornado.cli.options import NONE, Decorator, Duration, Lines, NoneOr, Number, OptionOf, together
 from relay_tornado.cli.printing import Document, print_answer
 
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
@@ -51,7 +51,7 @@ def given(values: Mapping[str, Any]) -> Document:
     return {name: None if value is NONE else value for name, value in values.items() if value is not None}
 
 
-def header_options(option: Callable[..., Callable[[Any], Any]], what: str) -> Callable[[Any], Any]:
+def header_options(option: OptionOf, what: str) -> Decorator:
     """Adds `--header` and `--no-headers` to a command; `what` describes such a header in their help."""
     words = f"{what}, instead of all that were set; may be repeated. One per line in the variable."
     return together(
@@ -73,6 +73,16 @@ def headers_given(lines: Sequence[str], none: bool) -> dict[str, list[str]] | No
             raise click.UsageError(f'--header: {line!r} has no colon: write it like "Content-Type: text/plain"')
         headers.setdefault(name.strip(), []).append(value.strip())
     return headers
+
+
+def rate_options(option: OptionOf) -> Decorator:
+    """Adds `--rate-limit` and `--rate-interval` to a command."""
+    return together(
+        option(
+            "--rate-limit", type=NoneOr(Number(min=1)), help="Events per --rate-interval; beyond it senders get 429."
+        ),
+        option("--rate-interval", type=Duration(), help="The interval of --rate-limit (1s)."),
+    )
 
 
 def rate_given(rate: Any, interval: float | None) -> Document:

@@ -16,20 +16,11 @@ from relay_tornado.cli.common import (
     header_rows,
     headers_given,
     rate_given,
+    rate_options,
     read_text,
 )
 from relay_tornado.cli.lookup import find_part, parts_of
-from relay_tornado.cli.options import (
-    NONE,
-    Duration,
-    Lines,
-    NoneOr,
-    Number,
-    options_of,
-    relay_options,
-    sender_options,
-    together,
-)
+from relay_tornado.cli.options import NONE, Lines, Number, options_of, relay_options, sender_options, together
 from relay_tornado.cli.printing import Document, print_fields, print_json, print_list, rate_words, webhook_url
 from relay_tornado.cli.secret import read_secret
 from relay_tornado.model import counted
@@ -82,8 +73,7 @@ _input_options = together(
         type=click.Choice(["reject", "mark"]),
         help="What to do with a wrong signature: answer 401, or store the event and mark it.",
     ),
-    _option("--rate-limit", type=NoneOr(Number(min=1)), help="Events per --rate-interval; beyond it senders get 429."),
-    _option("--rate-interval", type=Duration(), help="The interval of --rate-limit (1s)."),
+    rate_options(_option),
 )
 """The options that `create` and `set` share."""
 

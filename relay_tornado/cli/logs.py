@@ -21,7 +21,7 @@ from relay_tornado.cli.conditions import Condition
 from relay_tornado.cli.errors import Failure, unless_seen
 from relay_tornado.cli.flags import in_flags
 from relay_tornado.cli.lookup import check_sendable
-from relay_tornado.cli.options import Number, options_of, relay_options
+from relay_tornado.cli.options import Decorator, Number, OptionOf, options_of, relay_options, together
 from relay_tornado.cli.positions import Past
 from relay_tornado.cli.printing import Document, note, print_fields, print_json, print_page, when
 from relay_tornado.errors import Invalid, NotFound, RelayError
@@ -67,9 +67,22 @@ _option = options_of("LOGS")
 
 
 _OUTPUT = _option("--output", help="An output's id, or its name in the bucket.")
-_SINCE = _option("--since", type=Past(), help="Received at this time or later: 2h ago, a date (UTC), unix seconds.")
-_UNTIL = _option("--until", type=Past(), help="Received before this time.")
-_FORCE = _option("--force", is_flag=True, help="Ignore the outputs' rules.")
+
+
+def time_options(option: OptionOf) -> Decorator:
+    """Adds `--since` and `--until` to a command."""
+    return together(
+        option("--since", type=Past(), help="Received at this time or later: 2h ago, a date (UTC), unix seconds."),
+        option("--until", type=Past(), help="Received before this time."),
+    )
+
+
+def page_options(option: OptionOf) -> Decorator:
+    """Adds `--limit` and `--cursor` to a command that lists events, newest first."""
+    return together(
+        option("--limit", type=Number(1, 500), default=50, show_default=True, help="Most events to list."),
+        option("--cursor", help="Continue after this id, towards older events."),
+    )
 
 
 @click.group(cls=Group)
@@ -81,10 +94,8 @@ def logs() -> None:
 @_option("--bucket", help="The bucket's name or id. Default: every bucket.")
 @_OUTPUT
 @_option("--status", type=click.Choice(STATUSES), help="Only events with this status.")
-@_SINCE
-@_UNTIL
-@_option("--limit", type=Number(1, 500), default=50, show_default=True, help="Most events to list.")
-@_option("--cursor", help="Continue after this id, towards older events.")
+@time_options(_option)
+@page_options(_option)
 @relay_options
 def list_(data: Path, as_json: bool, **params: Any) -> None:
     """List events, newest first, each with its latest delivery."""
@@ -160,11 +171,10 @@ def _beginning(answer: bytes) -> str:
 @_option("--bucket", help="Instead of ids: a bucket's events, all or a range.")
 @_option("--first", type=Number(min=1), help="From this seq on.")
 @_option("--last", type=Number(min=1), help="Up to this seq.")
-@_SINCE
-@_UNTIL
+@time_options(_option)
 @_option("--filter", type=Condition(), help="Only events like header:X=Y, or that match rules as JSON.")
 @_OUTPUT
-@_FORCE
+@_option("--force", is_flag=True, help="Ignore the outputs' rules.")
 @relay_options
 def resend(
     ids: tuple[str, ...], bucket: str | None, output: str | None, force: bool, data: Path, as_json: bool, **params: Any

@@ -22,7 +22,7 @@ def command(data: Path, as_json: bool) -> None:
     import asyncio
     import dataclasses
 
-    from relay_tornado.cli.options import settings_from_environment
+    from relay_tornado.cli.settings_options import settings_from_environment
     from relay_tornado.log_output import configure
     from relay_tornado.storage import database, migrate
 

@@ -1,4 +1,4 @@
-"""The types of options, the options that commands share, and those that are generated from the server's settings.
+"""The types of options, and the options that commands share; cli/settings_options.py has those for the settings.
 
 Every flag has a variable: `RELAY_<SETTING>` for a setting, the same one everywhere for `--data`, `--json` and
 `--public-url`, and `RELAY_<COMMAND>_<FLAG>` for a command's own flags, so `relay bucket create --retention-age` has
@@ -7,18 +7,15 @@ Every flag has a variable: `RELAY_<SETTING>` for a setting, the same one everywh
 
 from __future__ import annotations
 
-import dataclasses
 import enum
 import math
 import re
 import time
-import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from types import UnionType
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, TypeAlias
 from urllib.parse import urlsplit
 
 import click
@@ -28,11 +25,14 @@ from relay_tornado.cli.errors import REMOTE, near_only
 from relay_tornado.errors import Invalid
 from relay_tornado.model import DAY
 from relay_tornado.proxy_trust import parse_ranges
-from relay_tornado.settings import Settings, flag, parse_duration, parse_size, variable
+from relay_tornado.settings import Settings, parse_duration, parse_size
+
+Decorator: TypeAlias = Callable[[Any], Any]
+"""Adds options to a command."""
+OptionOf: TypeAlias = Callable[..., Decorator]
+"""Like click.option, for the options of one command (see `options_of`)."""
 
 _NUMBER: Final = re.compile(r"[0-9]+(?:\.[0-9]+)?")
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 class _Off(enum.Enum):
@@ -42,16 +42,11 @@ class _Off(enum.Enum):
 NONE: Final = _Off.NONE
 """The value of an option that switches a limit off; None means that the option was not given."""
 
-PREFIX: Final = "RELAY_"
-_TOLD: Final = ("RELAY_EVENT_", "RELAY_HEADER_")
-"""Prefixes of the variables that `relay listen --exec` sets for its command, which may run `relay`."""
-_MAY_BE_ZERO = frozenset({"port", "metrics_port", "reserve", "tail", "page_cache", "retention_grace", "drain_timeout"})
 
-
-def options_of(command: str) -> Callable[..., Callable[[Any], Any]]:
+def options_of(command: str) -> OptionOf:
     """Returns a decorator like click.option that adds the variable: `--dry-run` of "APPLY" has RELAY_APPLY_DRY_RUN."""
 
-    def option(name: str, *names: str, **attributes: Any) -> Callable[[Any], Any]:
+    def option(name: str, *names: str, **attributes: Any) -> Decorator:
         first = name.split("/", maxsplit=1)[0].removeprefix("--")
         envvar = f"RELAY_{command}_" + first.replace("-", "_").upper()
         if "/" in name or attributes.get("is_flag"):
@@ -61,7 +56,7 @@ def options_of(command: str) -> Callable[..., Callable[[Any], Any]]:
     return option
 
 
-def together(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def together(*options: Decorator) -> Decorator:
     """Combines options into one decorator, in the order of the help."""
 
     def add(command: Any) -> Any:
@@ -268,20 +263,6 @@ def format_duration(seconds: float) -> str:
     return f"{seconds:.15g}s"
 
 
-def format_default(field: dataclasses.Field[Any]) -> str:
-    """A setting's default as it is written on the command line."""
-    value: Any = field.default
-    if value is None:
-        return NONE.value
-    if isinstance(value, bool):
-        return str(value).lower()
-    if field.metadata["unit"] == "bytes":
-        return format_size(value)
-    if field.metadata["unit"] == "seconds":
-        return format_duration(value)
-    return str(value)
-
-
 def _near(context: click.Context, option: click.Parameter, value: Any) -> Any:
     """Refuses RELAY_URL for a command that works on this machine only, unless --data is on the command line."""
     root = context.find_root()
@@ -289,103 +270,6 @@ def _near(context: click.Context, option: click.Parameter, value: Any) -> Any:
     if root.params.get("url") and root.invoked_subcommand not in REMOTE and not given:
         raise click.UsageError(near_only(root.invoked_subcommand, "RELAY_URL") + "; unset it, or name --data", context)
     return value
-
-
-def settings_options(function: F) -> F:
-    """Gives a command one option and one variable for each field of `Settings`; `settings_from` reads them."""
-    hints = typing.get_type_hints(Settings)
-    for field in reversed(dataclasses.fields(Settings)):
-        shape: dict[str, Any] = {"is_flag": True, "type": Switch(), "default": field.default}
-        if hints[field.name] is not bool:
-            shape = {"type": _type_of(field, hints[field.name]), "default": format_default(field), "show_default": True}
-        option = click.option(
-            flag(field), field.name, envvar=variable(field), show_envvar=True, help=field.metadata["help"], **shape
-        )
-        function = option(function)
-    return function
-
-
-def settings_from(params: Mapping[str, Any]) -> Settings:
-    """The settings from the parameters of a command with `settings_options`; other parameters are ignored.
-
-    Raises UsageError if two settings contradict each other.
-    """
-    given: dict[str, Any] = {}
-    for field in dataclasses.fields(Settings):
-        value = params[field.name]
-        given[field.name] = None if value is NONE else value
-    settings = Settings(**given)
-    _check_buffer(settings)
-    return settings
-
-
-def _check_buffer(settings: Settings) -> None:
-    """Raises UsageError if the ingest buffer can't hold the largest body, which would be answered with 503 for ever."""
-    for name, size in (("--max-body", settings.max_body), ("--large-max-body", settings.large_max_body)):
-        if size > settings.ingest_buffer:
-            raise click.UsageError(
-                f"{name} {format_size(size)} is over --ingest-buffer {format_size(settings.ingest_buffer)}, what the "
-                f"relay holds of all bodies on their way in: raise --ingest-buffer, or lower {name}"
-            )
-
-
-def settings_from_environment(data: Path) -> Settings:
-    """The settings that `relay serve` would have on this directory, for commands without it. Raises UsageError."""
-    command = click.Command("serve")
-    settings_options(command)
-    with command.make_context("relay", ["--data", str(data)]) as context:
-        return settings_from(context.params)
-
-
-def _type_of(field: dataclasses.Field[Any], hint: Any) -> click.ParamType[Any]:
-    if isinstance(hint, UnionType):
-        inner = next(each for each in typing.get_args(hint) if each is not type(None))
-        return NoneOr(_type_of(field, inner))
-    zero = field.name in _MAY_BE_ZERO
-    if typing.get_origin(hint) is Literal:
-        return click.Choice(typing.get_args(hint))
-    if field.metadata["unit"] == "bytes":
-        return Size(zero=zero)
-    if field.metadata["unit"] == "seconds":
-        return Duration(zero=zero)
-    if field.name in ("port", "metrics_port"):
-        return Number(0, 65_535)
-    if hint is int:
-        return Number(min=0 if zero else 1)
-    if hint is Path:
-        return PathType()
-    return {"public_url": Url(), "proxy_trust": Ranges(), "forward_allow": Ranges()}.get(field.name, click.STRING)
-
-
-def unknown_variables(environment: Mapping[str, str], group: click.Group) -> dict[str, str | None]:
-    """The variables that look like the relay's and that no command reads, each with the one that was perhaps meant. The
-    commands are imported only if there is one that is not of a setting."""
-    settings = {variable(field) for field in dataclasses.fields(Settings)}
-    given = [name for name in environment if name.startswith(PREFIX) and not name.startswith(_TOLD)]
-    if settings.issuperset(given):
-        return {}
-    known = set(_variables(group)) | settings
-    return {name: _nearest(name, known) for name in sorted(given) if name not in known}
-
-
-def _variables(command: click.Command) -> Iterator[str]:
-    for option in command.params:
-        if isinstance(option.envvar, str):
-            yield option.envvar
-    if isinstance(command, click.Group):
-        context = click.Context(command)
-        for name in command.list_commands(context):
-            found = command.get_command(context, name)
-            if found is not None:
-                yield from _variables(found)
-
-
-def _nearest(name: str, known: Iterable[str]) -> str | None:
-    from difflib import get_close_matches  # here, so that commands start faster
-
-    plain = {each.removeprefix(PREFIX).replace("_", ""): each for each in known}
-    found = get_close_matches(name.removeprefix(PREFIX).replace("_", ""), plain, 1, 0.8)
-    return plain[found[0]] if found else None
 
 
 data_option = click.option(

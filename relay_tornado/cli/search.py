@@ -7,9 +7,8 @@ from typing import Any
 
 import click
 
-from relay_tornado.cli.logs import print_events
-from relay_tornado.cli.options import Number, options_of, relay_options
-from relay_tornado.cli.positions import Past
+from relay_tornado.cli.logs import page_options, print_events, time_options
+from relay_tornado.cli.options import options_of, relay_options
 from relay_tornado.cli.printing import note
 from relay_tornado.model import STATUSES
 
@@ -28,10 +27,8 @@ _option = options_of("SEARCH")
     help="Only events with this result of the signature check.",
 )
 @_option("--delivery", type=click.Choice(STATUSES), help="Only events whose latest delivery has this status.")
-@_option("--since", type=Past(), help="Received at this time or later: 2h ago, a date (UTC), unix seconds.")
-@_option("--until", type=Past(), help="Received before this time.")
-@_option("--limit", type=Number(1, 500), default=50, show_default=True, help="Most events to list.")
-@_option("--cursor", help="Continue after this id, towards older events.")
+@time_options(_option)
+@page_options(_option)
 @relay_options
 def search(text: str, data: Path, as_json: bool, **params: Any) -> None:
     """Find events with TEXT in their path, query, header values or body, newest first.

@@ -23,7 +23,8 @@ from relay_tornado.admin.sessions import Sessions
 from relay_tornado.app import Relay
 from relay_tornado.cli.common import STOP_SIGNALS, program
 from relay_tornado.cli.errors import STDOUT, output_words, silence_output
-from relay_tornado.cli.options import options_of, settings_from, settings_options, unknown_variables
+from relay_tornado.cli.options import options_of
+from relay_tornado.cli.settings_options import settings_from, settings_options, unknown_variables
 from relay_tornado.cli.ui import link
 from relay_tornado.garbage_collection import limit_full_collections
 from relay_tornado.large_blocks import return_large_blocks

@@ -7,12 +7,12 @@ import dataclasses
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from relay_tornado.cli.common import STOP_SIGNALS
-from relay_tornado.cli.options import Duration, Lines, Number, together
+from relay_tornado.cli.options import Decorator, Duration, Lines, Number, OptionOf, together
 
 if TYPE_CHECKING:
     from relay_tornado.agent.agent import Agent, Observer, Respond
@@ -96,7 +96,7 @@ SENDING_PARAMETERS: Final = tuple(each.name for each in dataclasses.fields(Sendi
 """The names of the parameters that `sending_options` give a command."""
 
 
-def sending_options(option: Callable[..., Callable[[Any], Any]], when: str = "") -> Callable[[Any], Any]:
+def sending_options(option: OptionOf, when: str = "") -> Decorator:
     """Adds the options of `Sending` to a command; `when` says in their help when they apply, if not always."""
 
     def about(text: str) -> str:

@@ -11,7 +11,7 @@ import pytest
 
 from relay_tornado.cli import main
 from relay_tornado.cli.errors import REMOTE
-from relay_tornado.cli.options import format_default
+from relay_tornado.cli.settings_options import format_default
 from relay_tornado.settings import Settings, flag, variable
 
 DOCS = Path(__file__).parent.parent.parent / "docs"

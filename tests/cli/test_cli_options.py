@@ -10,11 +10,9 @@ import pytest
 from click.testing import CliRunner
 
 from relay_tornado.cli import main
-from relay_tornado.cli.options import (
-    Switch,
+from relay_tornado.cli.options import Switch, format_duration, format_size
+from relay_tornado.cli.settings_options import (
     format_default,
-    format_duration,
-    format_size,
     settings_from,
     settings_from_environment,
     settings_options,
