@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from operator import getitem
 
 from relay_tornado.admin import lookup
-from relay_tornado.admin.lookup import named
 from relay_tornado.cli.errors import Failure
 from relay_tornado.cli.printing import Document, note
 from relay_tornado.errors import Conflict, NotFound
@@ -21,7 +20,7 @@ def parts_of(buckets: Sequence[Document], kind: str, bucket: str | None) -> list
 def _searched(buckets: Sequence[Document], bucket: str | None) -> Sequence[Document]:
     if bucket is None:
         return buckets
-    found = named(buckets, bucket, getitem)
+    found = lookup.named(buckets, bucket, getitem)
     if not found:
         raise NotFound(f"there is no bucket {bucket!r}: `relay bucket list` shows which there are")
     return found

@@ -39,6 +39,8 @@ _WORDS: Final[Mapping[tuple[str, ...], Callable[[str], float]]] = {
     ("max_body",): parse_size,
 }
 """Numbers that may have units."""
+TABLES: Final = frozenset({"auth", "retention", "dedupe", "rate_limit", "verify"})
+"""Fields that are tables; parts that are absent stay as they are."""
 _OFF: Final = frozenset(
     {
         *(("retention", name) for name in ("max_age", "max_events", "max_bytes", "hard_max_bytes")),
@@ -159,11 +161,7 @@ def _plain(value: Any, path: tuple[str, ...], key: str, folder: Path) -> Any:
             return _WORDS[path](value)
         except Invalid as error:
             raise error.within(f"{key}.{'.'.join(path)}") from None
-    if (
-        isinstance(value, dict)
-        and len(path) == 1
-        and path[0] in ("auth", "retention", "dedupe", "rate_limit", "verify")
-    ):
+    if isinstance(value, dict) and len(path) == 1 and path[0] in TABLES:
         return {name: _plain(item, (*path, name), key, folder) for name, item in value.items()}
     if path == ("headers",) and isinstance(value, dict):
         return {name: [item] if isinstance(item, str) else item for name, item in value.items()}

@@ -6,15 +6,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
-from relay_tornado.cli.manifest import DeclaredBucket
+from relay_tornado.cli.manifest import TABLES, DeclaredBucket
 from relay_tornado.cli.printing import Document, when
 from relay_tornado.wire.destination import masked
 
 Action: TypeAlias = Literal["create", "change", "delete"]
 Kind: TypeAlias = Literal["bucket", "input", "output"]
 
-_MERGED: Final = frozenset({"auth", "retention", "dedupe", "rate_limit", "verify"})
-"""Fields whose absent parts stay as they are."""
 _UNSHOWN: Final = frozenset({"auth", "verify", "rules", "headers", "secret"})
 """Fields that may contain secrets."""
 
@@ -133,7 +131,7 @@ def _change(kind: Kind, name: str, bucket: str, options: Document, present: Docu
 
 def _is(key: str, wanted: Any, present: Any) -> bool:
     """Whether a field has the wanted value, given how the relay normalizes it."""
-    if key in _MERGED and isinstance(wanted, Mapping) and isinstance(present, Mapping):
+    if key in TABLES and isinstance(wanted, Mapping) and isinstance(present, Mapping):
         if key == "auth" and wanted.get("type") == "":
             wanted = {**wanted, "type": "none"}
         return all(present.get(name) == value for name, value in wanted.items())

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeAlias
+from typing import TYPE_CHECKING
 
 from relay_tornado.cli.printing import note
 
-Progress: TypeAlias = Callable[[str, int, int], None]
+if TYPE_CHECKING:
+    from relay_tornado.ops.copying import Progress
 
 LINES = 10.0
 """Seconds between two lines."""

@@ -20,7 +20,7 @@ from relay_tornado.cli.lookup import check_sendable, find_output
 from relay_tornado.cli.options import Read, options_of, relay_options
 from relay_tornado.cli.positions import Position, PositionType
 from relay_tornado.cli.printing import Document, note, print_json
-from relay_tornado.cli.progress import Progress, show_progress
+from relay_tornado.cli.progress import show_progress
 from relay_tornado.cli.span import Course, find_span
 from relay_tornado.cli.target import SENDING_PARAMETERS, Sending, sending_options, shape_of
 from relay_tornado.errors import RelayError
@@ -28,6 +28,7 @@ from relay_tornado.model import counted
 
 if TYPE_CHECKING:
     from relay_tornado.agent.pace import Pace
+    from relay_tornado.ops.copying import Progress
 
 _PACE = re.compile(r"([0-9]+(?:\.[0-9]+)?)(x|/s)?")
 

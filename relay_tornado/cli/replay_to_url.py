@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from relay_tornado.agent.agent import Agent, Outcome
 from relay_tornado.agent.pace import Pace, paced
@@ -15,7 +15,6 @@ from relay_tornado.agent.target import Answer, Target, Trouble
 from relay_tornado.cli.access import Access
 from relay_tornado.cli.errors import Failure
 from relay_tornado.cli.printing import note
-from relay_tornado.cli.progress import Progress
 from relay_tornado.cli.span import Course
 from relay_tornado.cli.tally import reason_of
 from relay_tornado.cli.target import Sending, shape_of, until_told
@@ -23,6 +22,9 @@ from relay_tornado.client import Subscription, subscribe
 from relay_tornado.client.errors import RelayClientError
 from relay_tornado.client.event import Event, Gap, Notice
 from relay_tornado.model import counted
+
+if TYPE_CHECKING:
+    from relay_tornado.ops.copying import Progress
 
 _LOOK: Final = 1.0
 """Seconds between two checks of whether the subscription has ended, while the pace delays the next event."""

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from relay_tornado.cli.client import check_rights, open_relay, reserve_of
 from relay_tornado.cli.options import relay_options
-from relay_tornado.cli.printing import note, print_fields, print_json, print_table, retention_words, size_words, when
-from relay_tornado.model import counted, printable
+from relay_tornado.cli.printing import (
+    Document,
+    note,
+    print_fields,
+    print_json,
+    print_table,
+    retention_words,
+    size_words,
+    when,
+)
+from relay_tornado.model import counted
 from relay_tornado.storage.lock import read_owner
+
+if TYPE_CHECKING:
+    from relay_tornado.ops.stats import BucketStats, ConsumerStats
 
 _LONG: Final = 365.0
 """Days beyond which no forecast is made from the growth of one day."""
@@ -27,29 +40,14 @@ def command(data: Path, as_json: bool) -> None:
 
     check_rights(data)
     found = stats(locate(data), reserve_of(data))
-    clients: list[dict[str, Any]] | None = None
+    clients: list[Document] | None = None
     if read_owner(data) is not None:
         with open_relay(data) as relay:
             clients = relay.call("client.list")
     if as_json:
         print_json(dataclasses.asdict(found) | {"path": str(found.path), "clients": clients})
         return
-    names = {bucket.id: bucket.name for bucket in found.buckets}
-    if found.buckets:
-        print_table(
-            {
-                "BUCKET": bucket.name,
-                "EVENTS": str(bucket.events),
-                "SIZE": "not stored" if bucket.ephemeral else size_words(bucket.bytes),
-                "RANGE": f"{bucket.first} to {bucket.head}" if bucket.events else "empty",
-                "OLDEST": _kept(bucket.oldest_at),
-                "NEWEST": _kept(bucket.newest_at),
-                "LAST DAY": counted(bucket.events_last_day, "event"),
-                "RETENTION": retention_words(bucket.retention),
-            }
-            for bucket in found.buckets
-        )
-        click.echo("")
+    _print_buckets(found.buckets)
     print_fields(
         (
             ("database", f"{size_words(found.database)}, {size_words(found.free_pages)} of it free for new events"),
@@ -58,22 +56,51 @@ def command(data: Path, as_json: bool) -> None:
             ("growth", f"{size_words(found.growth_a_day)} a day, if no event were removed; {lasts(found.days_left)}"),
         )
     )
-    if found.consumers:
-        click.echo("")
-        print_table(
-            {
-                "CONSUMER": printable(one.name),
-                "KIND": one.kind,
-                "BUCKET": one.bucket,
-                "BEHIND": counted(one.behind, "event"),
-                "TRIED AGAIN": str(one.parked),
-                "DEAD LETTERS": str(one.dead),
-            }
-            for one in found.consumers
-        )
+    _print_consumers(found.consumers)
     if clients is None:
         note("no relay runs here, so there are no clients")
+    else:
+        _print_clients(clients, {bucket.id: bucket.name for bucket in found.buckets})
+
+
+def _print_buckets(buckets: Sequence[BucketStats]) -> None:
+    if not buckets:
         return
+    print_table(
+        {
+            "BUCKET": bucket.name,
+            "EVENTS": str(bucket.events),
+            "SIZE": "not stored" if bucket.ephemeral else size_words(bucket.bytes),
+            "RANGE": f"{bucket.first} to {bucket.head}" if bucket.events else "empty",
+            "OLDEST": _kept(bucket.oldest_at),
+            "NEWEST": _kept(bucket.newest_at),
+            "LAST DAY": counted(bucket.events_last_day, "event"),
+            "RETENTION": retention_words(bucket.retention),
+        }
+        for bucket in buckets
+    )
+    click.echo("")
+
+
+def _print_consumers(consumers: Sequence[ConsumerStats]) -> None:
+    if not consumers:
+        return
+    click.echo("")
+    print_table(
+        {
+            "CONSUMER": one.name,
+            "KIND": one.kind,
+            "BUCKET": one.bucket,
+            "BEHIND": counted(one.behind, "event"),
+            "TRIED AGAIN": str(one.parked),
+            "DEAD LETTERS": str(one.dead),
+        }
+        for one in consumers
+    )
+
+
+def _print_clients(clients: Sequence[Document], names: Mapping[str, str]) -> None:
+    """Prints how far each client is behind; `names` are the buckets' names by id."""
     click.echo("")
     if not clients:
         click.echo("No client is subscribed.")

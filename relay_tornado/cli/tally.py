@@ -125,9 +125,8 @@ class Tally:
         self._screen.status("")
         seconds = time.monotonic() - self._begun
         if self._as_json:
-            counts: dict[str, Any] = dict(self.counts.items())
-            counts |= {"unfinished": unfinished, "missing": self.missing, "seconds": round(seconds, 1)}
-            self._screen.line(json.dumps({"what": "totals", **counts}))
+            rest = {"unfinished": unfinished, "missing": self.missing, "seconds": round(seconds, 1)}
+            self._screen.line(json.dumps({"what": "totals", **self.counts, **rest}))
         else:
             words = ", ".join(f"{number} {name}" for name, number in self.counts.items())
             if unfinished:

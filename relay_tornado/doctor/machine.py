@@ -321,11 +321,9 @@ def descriptors(owner: Owner | None) -> Finding:
     if used >= 0.9 * limit:
         return Finding("descriptors", "warn", says, f"before they are used up, raise the limit {whose}")
     remedy = "raise LimitNOFILE= in the systemd unit, ulimits in compose, or nofile in /etc/security/limits.conf"
-    if limit < LEAST_DESCRIPTORS:
-        return Finding("descriptors", "fail", says, remedy)
-    return Finding(
-        "descriptors", "warn" if limit < GOOD_DESCRIPTORS else "ok", says, remedy * (limit < GOOD_DESCRIPTORS)
-    )
+    if limit < GOOD_DESCRIPTORS:
+        return Finding("descriptors", "fail" if limit < LEAST_DESCRIPTORS else "warn", says, remedy)
+    return Finding("descriptors", "ok", says)
 
 
 def _open_in(owner: Owner) -> int:

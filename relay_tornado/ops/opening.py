@@ -44,28 +44,24 @@ def open_file(path: Path) -> sqlite3.Connection:
     file can't be read.
     """
     check_sqlite()
-    raw = None
-    try:
-        wal_check.check_not_empty(path)
-        _check_wal(path)
-        raw = _connect(path)
-        found = migrate.check(raw, path, migrate.latest())
-        if found == 0:
-            raise StartupError(f"{path} is empty: no relay has written to it (yet).")
-        _check_tables(raw, path)
-        if found < migrate.latest():
-            _complete(raw)
-        return raw
-    except sqlite3.Error as error:
-        if raw is not None:
-            raw.close()
-        mend = permissions.too_long(path) or (permissions.advice(path.parent) if path.name == NAME else None)
-        why = mend or f"it is damaged, no relay's file, or another user's. {_ELSEWHERE if path.name == NAME else _COPY}"
-        raise StartupError(f"{path} can't be read ({error}): {why}") from error
-    except BaseException:
-        if raw is not None:
-            raw.close()
-        raise
+    with contextlib.ExitStack() as opened:
+        try:
+            wal_check.check_not_empty(path)
+            _check_wal(path)
+            raw = opened.enter_context(contextlib.closing(_connect(path)))
+            found = migrate.check(raw, path, migrate.latest())
+            if found == 0:
+                raise StartupError(f"{path} is empty: no relay has written to it (yet).")
+            _check_tables(raw, path)
+            if found < migrate.latest():
+                _complete(raw)
+        except sqlite3.Error as error:
+            mend = permissions.too_long(path) or (permissions.advice(path.parent) if path.name == NAME else None)
+            advice = _ELSEWHERE if path.name == NAME else _COPY
+            why = mend or f"it is damaged, no relay's file, or another user's. {advice}"
+            raise StartupError(f"{path} can't be read ({error}): {why}") from error
+        opened.pop_all()
+    return raw
 
 
 def _check_wal(path: Path) -> None:
