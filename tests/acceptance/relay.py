@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
@@ -219,6 +220,15 @@ class Relay(Server):
             return relay.call(command, **arguments)
         finally:
             relay.close()
+
+    def rest(self, secret: str, method: str, path: str, body: Any = None) -> Any:
+        """What the running relay answers by REST: data if it is JSON, else text."""
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"Authorization": f"Bearer {secret}"}
+        request = urllib.request.Request(self.url + path, data, headers, method=method)
+        with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+            content = answer.read()
+            return json.loads(content) if answer.headers["Content-Type"] == "application/json" else content.decode()
 
     def create_bucket(self, name: str, *options: str) -> str:
         """Makes a bucket and returns the path of its input's URL."""

@@ -14,18 +14,24 @@ from tests.needs import needs, needs_browser
 ROOT = Path(__file__).parent.parent.parent
 
 
-def measure(part: str, figures: Path) -> tuple[dict[str, Any], str]:
-    """Runs a part in small; what it wrote, and what it printed."""
-    command = [sys.executable, "-m", "bench", part, "--quick", "--json", str(figures)]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=560)
-    assert run.returncode == 0, run.stderr
-    return json.loads(figures.read_text()), run.stdout
+def run(*arguments: str) -> str:
+    """Runs `python -m ARGUMENTS --quick`; what it printed."""
+    command = [sys.executable, "-m", *arguments, "--quick"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=560)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def measure(figures: Path, *arguments: str) -> tuple[dict[str, Any], str]:
+    """What a measurement wrote, and what it printed."""
+    printed = run(*arguments, "--json", str(figures))
+    return json.loads(figures.read_text()), printed
 
 
 @pytest.mark.heavy
 def test_the_quick_pass(tmp_path: Path) -> None:
     """`python -m bench all --quick` measures everything once, prints its tables and writes its figures."""
-    found, printed = measure("all", tmp_path / "figures.json")
+    found, printed = measure(tmp_path / "figures.json", "bench", "all")
     assert set(found) == {"machine", "ingest", "delivery", "replay"}
     for part in ("ingest", "delivery", "replay"):
         assert all(isinstance(value, str) or value == value for row in found[part] for value in row.values())
@@ -35,21 +41,16 @@ def test_the_quick_pass(tmp_path: Path) -> None:
 @pytest.mark.heavy
 def test_what_acks_cost() -> None:
     """`python -m bench.acks --quick` measures appends alone and beside acks."""
-    command = [sys.executable, "-m", "bench.acks", "--quick"]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=560)
-    assert run.returncode == 0, run.stderr
+    printed = run("bench.acks")
     for way in ("alone", "acks in memory", "acks saved"):
-        assert way in run.stdout
+        assert way in printed
 
 
 @pytest.mark.heavy
 def test_the_page(tmp_path: Path) -> None:
     """`python -m bench.ui --quick` measures the first load, an event's way to the screen, memory, and open pages."""
     needs_browser()
-    command = [sys.executable, "-m", "bench.ui", "--quick", "--json", str(tmp_path / "figures.json")]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=560)
-    assert run.returncode == 0, run.stderr
-    found = json.loads((tmp_path / "figures.json").read_text())
+    found, _ = measure(tmp_path / "figures.json", "bench.ui")
     assert [row["page"] for row in found["First load"]] == ["buckets", "events of a bucket"]
     (screen,) = found["From a POST to the screen"]
     assert screen["events"] == 3
@@ -62,7 +63,7 @@ def test_the_quick_pass_beside_peers(tmp_path: Path) -> None:
     """`python -m bench compare --quick` measures the relay and each peer; what was measured can be drawn."""
     for package in peers.missing():
         needs(package, f"apt-get install {' '.join(peers.missing())}")
-    found, printed = measure("compare", tmp_path / "figures.json")
+    found, printed = measure(tmp_path / "figures.json", "bench", "compare")
     rows = found["ingest beside peers"]
     assert rows[0]["server"] == "relay"
     assert len(rows) == 6
@@ -75,6 +76,6 @@ def test_the_quick_pass_as_it_grows(tmp_path: Path) -> None:
     """`python -m bench growth --quick` measures more buckets, connections and events, and a storm of reconnects."""
     for package in peers.missing():
         needs(package, f"apt-get install {' '.join(peers.missing())}")
-    found, _ = measure("growth", tmp_path / "figures.json")
+    found, _ = measure(tmp_path / "figures.json", "bench", "growth")
     storm = found["storm"][0]
     assert storm["caught up"] == storm["clients"]

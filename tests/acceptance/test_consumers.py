@@ -19,15 +19,6 @@ def post(relay: Relay, path: str, body: bytes) -> None:
         assert response.status == 200
 
 
-def rest(relay: Relay, secret: str, method: str, path: str, body: Any = None) -> Any:
-    data = None if body is None else json.dumps(body).encode()
-    headers = {"Authorization": f"Bearer {secret}"}
-    request = urllib.request.Request(f"{relay.url}{path}", data, headers, method=method)
-    with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
-        content = response.read()
-        return json.loads(content) if response.headers["Content-Type"] == "application/json" else content.decode()
-
-
 class Worker:
     """A client that works with a consumer."""
 
@@ -98,14 +89,14 @@ def test_what_is_done_to_a_consumer_holds_and_is_heard(tmp_path: Path) -> None:
         assert (looked["repeats"], looked["skips"]) == (5, 0)
         assert relay.command("consumer", "show", "orders", "w")["pending"] == 10
         consumer = "/v1/buckets/orders/consumers/w"
-        moved = rest(relay, secret, "POST", f"{consumer}/seek", {"to": f"{epoch}-5"})
+        moved = relay.rest(secret, "POST", f"{consumer}/seek", {"to": f"{epoch}-5"})
         assert (moved["from"], moved["to"]) == (f"{epoch}-20", f"{epoch}-5")
         relay.restart()
-        shown = rest(relay, secret, "GET", consumer)
+        shown = relay.rest(secret, "GET", consumer)
         assert (shown["floor"], shown["pending"], shown["parked"]) == (f"{epoch}-5", 15, 0)
         wait_for(
             lambda: (
-                'relay_consumer_lag_events{bucket="orders",consumer="w"} 15.0' in rest(relay, secret, "GET", "/metrics")
+                'relay_consumer_lag_events{bucket="orders",consumer="w"} 15.0' in relay.rest(secret, "GET", "/metrics")
             ),
             "the metric",
         )
@@ -120,7 +111,7 @@ def test_what_is_done_to_a_consumer_holds_and_is_heard(tmp_path: Path) -> None:
             assert [seq for seq, _, _ in again] == [18, 19, 20]
             assert done["to"] == f"{epoch}-17"
             client.ack(*(each for _, each, _ in again))
-            answer = rest(relay, secret, "POST", f"{consumer}/replay", {"first": 2, "last": 4})
+            answer = relay.rest(secret, "POST", f"{consumer}/replay", {"first": 2, "last": 4})
             assert (answer["scheduled"], answer["next"]) == (3, None)
             replayed = client.events(3)
             assert [seq for seq, _, _ in replayed] == [2, 3, 4]

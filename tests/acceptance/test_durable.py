@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import random
-import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +12,13 @@ import pytest
 
 from tests.acceptance.clients import Sender
 from tests.acceptance.cutting import CuttingProxy
-from tests.acceptance.relay import TIMEOUT, Relay
+from tests.acceptance.relay import Relay
 from tests.acceptance.stock_clients import StockClient, command
 from tests.waiting import until
 
 CLIENTS = ("node", "python") * 4
 CUTS = 50
 KILLS = 5
-
-
-def rest(relay: Relay, secret: str, method: str, path: str, body: Any = None) -> Any:
-    """An answer of the REST interface."""
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(
-        f"{relay.url}/v1{path}", data, {"Authorization": f"Bearer {secret}"}, method=method
-    )
-    with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
-        return json.load(response)
 
 
 async def send(relay: Relay, path: str, sent: list[str], stop: asyncio.Event) -> None:
@@ -77,7 +65,7 @@ def test_nothing_is_missed_across_cuts_and_kills(relay: Relay, tmp_path: Path) -
             await asyncio.to_thread(relay.restart)
 
     async def run() -> None:
-        tokens = [rest(relay, secret, "POST", "/tokens", {"durable": True}) for _ in CLIENTS]
+        tokens = [relay.rest(secret, "POST", "/v1/tokens", {"durable": True}) for _ in CLIENTS]
         clients: list[StockClient] = []
         sent: list[str] = []
         stop = asyncio.Event()
@@ -118,13 +106,13 @@ def test_a_position_moves_while_events_flow(relay: Relay, tmp_path: Path) -> Non
     _, secret = relay.create_token()
 
     async def run() -> None:
-        token = rest(relay, secret, "POST", "/tokens", {"durable": True})
+        token = relay.rest(secret, "POST", "/v1/tokens", {"durable": True})
         client = StockClient(
             [*command("python"), relay.ws_url, token["key"], token["secret"], "orders"], tmp_path / "c"
         )
 
         def consumers() -> list[Any]:
-            return rest(relay, secret, "GET", "/buckets/orders/consumers")
+            return relay.rest(secret, "GET", "/v1/buckets/orders/consumers")
 
         try:
             await until(lambda: client.count("subscribed") == 1, "the subscription")
@@ -148,11 +136,11 @@ def test_a_position_moves_while_events_flow(relay: Relay, tmp_path: Path) -> Non
             assert client.bodies() == [*(f"event {number}" for number in range(20)), "last"]
         finally:
             client.stop()
-        rest(relay, secret, "PUT", f"/tokens/{token['key']}", {"durable": False})
+        relay.rest(secret, "PUT", f"/v1/tokens/{token['key']}", {"durable": False})
         assert consumers() == []
         relay.run("token", "set", token["key"], "--durable")
         assert [each["name"] for each in consumers()] == [token["key"]]
-        rest(relay, secret, "DELETE", f"/tokens/{token['key']}")
+        relay.rest(secret, "DELETE", f"/v1/tokens/{token['key']}")
         assert consumers() == []
 
     asyncio.run(run())

@@ -18,7 +18,6 @@ from websockets.sync.client import connect
 
 from tests.acceptance.clients import Sender
 from tests.acceptance.relay import Relay, wait_for
-from tests.acceptance.test_durable import rest
 
 EVENTS = 400
 ACK_WAIT = 10.0
@@ -66,7 +65,7 @@ async def send(relay: Relay, path: str, first: int, count: int) -> None:
 
 
 def consumer(relay: Relay, secret: str) -> dict[str, Any]:
-    (found,) = rest(relay, secret, "GET", "/buckets/orders/consumers")
+    (found,) = relay.rest(secret, "GET", "/v1/buckets/orders/consumers")
     return found  # type: ignore[no-any-return]
 
 
@@ -139,9 +138,9 @@ def test_what_fails_too_often_can_be_sent_again(relay: Relay) -> None:
         assert (again["id"], again["attempt"]) == (first["id"], 2)
         say(action="nak", id=first["id"])
         wait_for(lambda: consumer(relay, secret)["dead"] == 1, "the dead letter")
-        (letter,) = rest(relay, secret, "GET", "/buckets/orders/consumers/w/dead")["data"]
+        (letter,) = relay.rest(secret, "GET", "/v1/buckets/orders/consumers/w/dead")["data"]
         assert (letter["id"], letter["attempts"], letter["reason"]) == (first["id"], 2, "max_deliver")
-        rest(relay, secret, "POST", "/buckets/orders/consumers/w/dead/resend", {"all": True})
+        relay.rest(secret, "POST", "/v1/buckets/orders/consumers/w/dead/resend", {"all": True})
         assert event()["id"] == first["id"]
         say(action="ack", id=first["id"])
         wait_for(lambda: consumer(relay, secret)["pending"] == 0, "its ack")

@@ -6,7 +6,6 @@ import asyncio
 import errno
 import fcntl
 import threading
-import urllib.request
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -34,9 +33,8 @@ def test_a_relay_makes_backups(new_relay: Callable[..., Relay], tmp_path: Path) 
     relay.start()
     wait_for(lambda: len(backups(folder)) == 2 and not old.exists(), "a second backup, and the oldest to leave")
     secret = relay.command("token", "create")["secret"]
-    request = urllib.request.Request(f"{relay.url}/metrics", headers={"Authorization": f"Bearer {secret}"})
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        told = dict(line.rsplit(" ", 1) for line in answer.read().decode().splitlines() if not line.startswith("#"))
+    metrics = relay.rest(secret, "GET", "/metrics").splitlines()
+    told = dict(line.rsplit(" ", 1) for line in metrics if not line.startswith("#"))
     assert float(told["relay_backup_last_duration_seconds"]) > 0
     assert float(told["relay_backup_last_success"]) == 1
     assert relay.stop() == 0

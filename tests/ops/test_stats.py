@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import sqlite3
 import urllib.request
@@ -175,9 +174,8 @@ def test_who_polls_is_no_consumer(new_relay: Callable[..., Relay]) -> None:
     relay.start()
     for body in (b"one", b"two"):
         urllib.request.urlopen(relay.url + path, data=body, timeout=60).close()
-    ask = urllib.request.Request(f"{relay.url}/v1/events?bucket=orders", headers={"Authorization": f"Bearer {secret}"})
-    with urllib.request.urlopen(ask, timeout=60) as answer:
-        assert [log["body"] for log in json.load(answer)["logs"]] == ["one"]
+    polled = relay.rest(secret, "GET", "/v1/events?bucket=orders")
+    assert [log["body"] for log in polled["logs"]] == ["one"]
     assert relay.command("stats")["consumers"] == relay.command("consumer", "list") == []
     assert relay.stop() == 0
 
