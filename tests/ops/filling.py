@@ -25,6 +25,13 @@ from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
 from tests.log.memory_consumers import MemoryConsumers
 
+LOOSE = (
+    "PRAGMA writable_schema = ON",
+    "UPDATE sqlite_schema SET sql = replace(replace(sql, ' STRICT', ''), ' NOT NULL', '')",
+    "PRAGMA writable_schema = RESET",
+)
+"""Changes after which a column takes anything, as damage does."""
+
 ODD = b"\x00\xff\xfe caf\xe9 \r\n"
 
 

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -236,10 +237,8 @@ def test_a_backup_that_fails_leaves_nothing(
     fill(cli.data, "orders", 50)
     (tmp_path / "b.db").write_bytes(b"precious")
 
-    def broken(
-        raw: sqlite3.Connection, directory: Path, part: Path, descriptor: int, progress: object, room: int
-    ) -> None:
-        way(raw, directory, part, descriptor, quiet, room)
+    def broken(*arguments: Any) -> None:
+        way(*arguments)
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("relay_tornado.ops.backup._WAYS", (broken,))
@@ -281,10 +280,8 @@ def test_what_comes_to_be_there_meanwhile_stays(cli: Runner, tmp_path: Path, mon
     """A file that somebody makes under that name while the copy is written is not overwritten either."""
     fill(cli.data, "orders", 5)
 
-    def slow(
-        raw: sqlite3.Connection, directory: Path, part: Path, descriptor: int, progress: object, room: int
-    ) -> None:
-        copying.by_pages(raw, directory, part, descriptor, quiet, room)
+    def slow(*arguments: Any) -> None:
+        copying.by_pages(*arguments)
         (tmp_path / "b.db").write_bytes(b"precious")
 
     monkeypatch.setattr("relay_tornado.ops.backup._WAYS", (slow,))
@@ -336,14 +333,11 @@ def test_a_copy_that_is_not_sound_is_no_backup(cli: Runner, tmp_path: Path, monk
     """What is lost between the file and its copy is found by the check, and the copy is removed."""
     fill(cli.data, "orders", 50)
 
-    def lossy(
-        raw: sqlite3.Connection, directory: Path, part: Path, descriptor: int, progress: object, room: int
-    ) -> None:
-        copying.by_pages(raw, directory, part, descriptor, quiet, room)
+    def lossy(raw: sqlite3.Connection, directory: Path, part: Path, *others: Any) -> None:
+        copying.by_pages(raw, directory, part, *others)
         change(part, "DELETE FROM event WHERE seq = 7")
 
-    steps = (lossy, lossy)
-    monkeypatch.setattr("relay_tornado.ops.backup._WAYS", steps)
+    monkeypatch.setattr("relay_tornado.ops.backup._WAYS", (lossy, lossy))
     assert "event 7 is missing" in cli.refused("backup", tmp_path / "b.db")
     assert {path.name for path in tmp_path.iterdir()} == {"data"}
     # Where the steps went wrong, the pages are still right.

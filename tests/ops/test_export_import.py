@@ -304,10 +304,7 @@ def test_who_reads_every_bucket_misses_nothing_of_a_later_part(new_relay: Callab
     durable, token = (relay.command("token", "create", *options) for options in (["--durable"], []))
     with connect(relay.ws_url, proxy=None) as socket, connect(relay.ws_url, proxy=None) as worker:
         for each, fields in ((socket, {"on_gap": "fail"}), (worker, {"consumer": "worker"})):
-            each.send(json.dumps({"action": "auth", **token}))
-            each.send(json.dumps({"action": "subscribe", **fields}))
-            while json.loads(each.recv(TIMEOUT)).get("status") != "caught_up":
-                pass
+            subscribe(each, token, fields)
         assert relay.command("import", "part", str(tmp_path / "part"))["imported"] == 6
         for each in (socket, worker):
             assert seqs(each, 6) == [15, 16, 17, 18, 19, 20]
@@ -336,16 +333,17 @@ def test_who_reads_an_empty_bucket_misses_nothing_of_a_later_part(
         relay.start()
     durable, token = (relay.command("token", "create", *options) for options in (["--durable"], []))
     members = [{"on_gap": "fail"}, {"consumer": "worker"}, {"consumer": "mirror", "ack": "receipt", "on_gap": "fail"}]
+    part = {"buckets": ["part"]}
     with ExitStack() as stack:
         sockets = []
         for fields in [*members, {"consumer": "away"}]:
             socket = stack.enter_context(connect(relay.ws_url, proxy=None))
             sockets.append(socket)
-            beginning = subscribe(socket, token, fields)
+            beginning = subscribe(socket, token, fields | part)
         sockets.pop().close()
         assert relay.command("import", "part", str(tmp_path / "part"))["imported"] == 6
         with connect(relay.ws_url, proxy=None) as later:
-            subscribe(later, token, {"since": beginning, "on_gap": "fail"}, until="subscribed")
+            subscribe(later, token, {"since": beginning, "on_gap": "fail"} | part, until="subscribed")
             for each in [*sockets, later]:
                 assert seqs(each, 6) == [15, 16, 17, 18, 19, 20]
     for name in ("worker", "away", f"token:{durable['key']}"):
@@ -366,11 +364,11 @@ def seqs(socket: ClientConnection, count: int) -> list[int | None]:
     return found
 
 
-def subscribe(socket: ClientConnection, token: dict[str, Any], fields: dict[str, str], until: str = "caught_up") -> str:
-    """Subscribes to the bucket "part"; returns the position that the last answer names."""
-    socket.send(json.dumps({"action": "auth", "key": token["key"], "secret": token["secret"]}))
-    socket.send(json.dumps({"action": "subscribe", "buckets": ["part"], **fields}))
-    while (said := json.loads(socket.recv(TIMEOUT)))["status"] != until:
+def subscribe(socket: ClientConnection, token: dict[str, Any], fields: dict[str, Any], until: str = "caught_up") -> str:
+    """Subscribes; returns the position that the last answer names."""
+    socket.send(json.dumps({"action": "auth", **token}))
+    socket.send(json.dumps({"action": "subscribe", **fields}))
+    while (said := json.loads(socket.recv(TIMEOUT))).get("status") != until:
         pass
     return str(said.get("id"))
 

@@ -10,7 +10,7 @@ import pytest
 
 from relay_tornado.ops.reading import read
 from tests.cli.runner import Runner
-from tests.ops.filling import change, fill
+from tests.ops.filling import LOOSE, change, fill
 from tests.ops.stored import content, log
 
 
@@ -51,14 +51,6 @@ def test_a_log_without_an_epoch(cli: Runner, tmp_path: Path) -> None:
     other = Runner(tmp_path / "other")
     assert other.json("import", "copy", tmp_path / "e")["imported"] == 5
     assert content(other, "copy") == before
-
-
-LOOSE = (
-    "PRAGMA writable_schema = ON",
-    "UPDATE sqlite_schema SET sql = replace(sql, ' STRICT', '') WHERE name = 'log'",
-    "PRAGMA writable_schema = RESET",
-)
-"""Lets a column hold what only damage puts there."""
 
 
 @pytest.mark.parametrize("damage", ["first = 'x'", "head = 'x'", "first = x'', head = 1.5"])

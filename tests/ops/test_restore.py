@@ -29,7 +29,7 @@ from tests.acceptance.relay import TIMEOUT
 from tests.cli.runner import Runner
 from tests.needs import needs
 from tests.ops.filling import change, consume, fill, rows
-from tests.ops.test_upgrade import first_schema
+from tests.ops.first_release import first_schema
 
 
 @pytest.fixture
@@ -41,7 +41,9 @@ def file(cli: Runner, tmp_path: Path) -> Path:
     return tmp_path / "b.db"
 
 
-def restored(cli: Runner, tmp_path: Path) -> Runner:
+@pytest.fixture
+def new(tmp_path: Path) -> Runner:
+    """Commands on a directory that is not there yet."""
     return Runner(tmp_path / "new")
 
 
@@ -55,9 +57,8 @@ def kill(file: Path, *arguments: object) -> None:
     assert (done.returncode, file.exists()) == (-signal.SIGKILL, True), done.stderr
 
 
-def test_a_restored_relay_is_another_database(cli: Runner, file: Path, tmp_path: Path) -> None:
+def test_a_restored_relay_is_another_database(cli: Runner, file: Path, new: Runner) -> None:
     """It has an id of its own, so that no witness of the old one fits, and one that fits it; all else is the same."""
-    new = restored(cli, tmp_path)
     answer = new.json("restore", file)
     assert (answer["events"], answer["buckets"]) == (30, 1)
     (old,) = rows(file, "SELECT id, commits, appended FROM meta")
@@ -73,9 +74,9 @@ def test_a_restored_relay_is_another_database(cli: Runner, file: Path, tmp_path:
     assert new.json("bucket", "list") == cli.json("bucket", "list")
 
 
-def test_tokens_that_live_again_are_listed(cli: Runner, file: Path, tmp_path: Path) -> None:
+def test_tokens_that_live_again_are_listed(file: Path, new: Runner) -> None:
     """For people, too, with what ends one."""
-    result = restored(cli, tmp_path)("restore", file)
+    result = new("restore", file)
     assert result.exit_code == 0
     assert "relay token revoke" in result.stdout
     assert "worker" in result.stdout
@@ -122,13 +123,12 @@ def test_how_outputs_are_let_go_on(cli: Runner, tmp_path: Path) -> None:
         assert (output["paused"], output["disabled"]) == (False, False)
 
 
-def test_only_an_empty_directory(cli: Runner, file: Path, tmp_path: Path) -> None:
+def test_only_an_empty_directory(cli: Runner, file: Path, new: Runner, tmp_path: Path) -> None:
     """A relay's data, anything else, and a running relay are refused, and stay as they are; a restore that was broken
     off is repeated."""
     before = rows(cli.data / "relay.db", "SELECT id FROM meta")
     assert "not empty" in cli.refused("restore", file)
     assert rows(cli.data / "relay.db", "SELECT id FROM meta") == before
-    new = restored(cli, tmp_path)
     new.data.mkdir()
     (new.data / "notes.txt").write_text("mine")
     assert "not empty" in new.refused("restore", file)
@@ -151,21 +151,20 @@ def test_only_an_empty_directory(cli: Runner, file: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("end", ["-shm", "-wal"])
-def test_a_restore_that_is_killed_is_repeated(cli: Runner, tmp_path: Path, end: str) -> None:
+def test_a_restore_that_is_killed_is_repeated(cli: Runner, new: Runner, end: str) -> None:
     """Also where that meets it as SQLite takes away what stood beside the file, whose source says WAL."""
     needs("strace", "install strace")
     fill(cli.data, "orders", 30)
-    new, source = restored(cli, tmp_path), cli.data / "relay.db"
+    source = cli.data / "relay.db"
     kill(new.data / f"relay.db.restoring{end}", "restore", source, "--data", new.data)
     assert new.json("restore", source)["events"] == 30
     assert not list(new.data.glob("relay.db.restoring*"))
 
 
 @pytest.mark.parametrize("is_new", [False, True])
-def test_a_first_start_that_is_killed(cli: Runner, file: Path, tmp_path: Path, is_new: bool) -> None:
+def test_a_first_start_that_is_killed(file: Path, new: Runner, is_new: bool) -> None:
     """As SQLite makes the file one with a WAL: the next start undoes that and goes on, of restored data as of none."""
     needs("strace", "install strace")
-    new = restored(cli, tmp_path)
     if not is_new:
         new.json("restore", file)
     kill(new.data / "relay.db-journal", "bucket", "create", "more", "--data", new.data)
@@ -174,10 +173,9 @@ def test_a_first_start_that_is_killed(cli: Runner, file: Path, tmp_path: Path, i
     assert (checked["findings"], checked["events"]) == ([], 0 if is_new else 30)
 
 
-def test_what_a_killed_first_start_left_beside_another_file(cli: Runner, file: Path, tmp_path: Path) -> None:
+def test_what_a_killed_first_start_left_beside_another_file(file: Path, new: Runner) -> None:
     """A backup that was put in the place of the new file is not cut to what that was; without the journal it starts."""
     needs("strace", "install strace")
-    new = restored(cli, tmp_path)
     journal = new.data / "relay.db-journal"
     kill(journal, "bucket", "create", "more", "--data", new.data)
     shutil.copyfile(file, new.data / "relay.db")
@@ -188,18 +186,16 @@ def test_what_a_killed_first_start_left_beside_another_file(cli: Runner, file: P
     assert new.json("check")["events"] == 30
 
 
-def test_a_fresh_disk_is_empty(cli: Runner, file: Path, tmp_path: Path) -> None:
+def test_a_fresh_disk_is_empty(file: Path, new: Runner) -> None:
     """What mkfs.ext4 makes at a mount point is in nobody's way, and stays."""
-    new = restored(cli, tmp_path)
     (new.data / "lost+found").mkdir(parents=True)
     assert new.json("restore", file)["events"] == 30
     assert (new.data / "lost+found").is_dir()
 
 
-def test_a_damaged_backup_is_refused(cli: Runner, file: Path, tmp_path: Path) -> None:
+def test_a_damaged_backup_is_refused(file: Path, new: Runner, tmp_path: Path) -> None:
     """It is looked at before anything is made of it, and the data directory is not even made."""
     change(file, "UPDATE event SET body = x'00' WHERE seq = 5")
-    new = restored(cli, tmp_path)
     said = new.refused("restore", file)
     assert "event 5 is damaged" in said
     assert "another backup" in said
@@ -210,13 +206,12 @@ def test_a_damaged_backup_is_refused(cli: Runner, file: Path, tmp_path: Path) ->
     assert "there is no" in new.refused("restore", tmp_path / "missing.db")
 
 
-def test_a_damaged_backup_is_restored_all_the_same(cli: Runner, file: Path, tmp_path: Path) -> None:
+def test_a_damaged_backup_is_restored_all_the_same(cli: Runner, file: Path, new: Runner, tmp_path: Path) -> None:
     """With --damaged, which says what is damaged; that is a gap, and what lies around it is read."""
     bucket = cli.json("bucket", "show", "orders")
     change(cli.data / "relay.db", "UPDATE event SET body = x'00' WHERE seq = 5")
     backup = cli("backup", tmp_path / "damaged.db")
     assert "event 5 is damaged" in backup.stdout
-    new = restored(cli, tmp_path)
     assert "--damaged" in new.refused("restore", tmp_path / "damaged.db")
     answer = new("restore", tmp_path / "damaged.db", "--damaged")
     assert answer.exit_code == 0
@@ -245,10 +240,9 @@ def test_a_damaged_backup_is_restored_all_the_same(cli: Runner, file: Path, tmp_
     assert Runner(tmp_path / "third").json("restore", file, "--damaged")["findings"] == []
 
 
-def test_damage_that_no_restore_gets_over(cli: Runner, file: Path, tmp_path: Path) -> None:
+def test_damage_that_no_restore_gets_over(file: Path, new: Runner) -> None:
     """A record that nobody understands might be that of an output: it is named, and nothing is left."""
     change(file, "UPDATE bucket SET document = '[3]'")
-    new = restored(cli, tmp_path)
     said = new.refused("restore", file, "--damaged")
     assert "could not be restored (the record of bucket " in said
     assert "can't be understood (Expected `object`, got `array`)" in said
@@ -262,9 +256,8 @@ def test_a_backup_that_is_not_there(tmp_path: Path) -> None:
     assert not new.data.exists()
 
 
-def test_no_room_to_restore(cli: Runner, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_room_to_restore(file: Path, new: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is left where it does not fit."""
     monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_bavail=1, f_blocks=9, f_frsize=4096))
-    new = restored(cli, tmp_path)
     assert "no room" in new.refused("restore", file)
     assert {path.name for path in new.data.iterdir()} == {"relay.lock"}

@@ -18,7 +18,7 @@ from tests.acceptance.clients import Sender, Subscriber
 from tests.acceptance.relay import Relay, wait_for
 from tests.cli.runner import Runner
 from tests.cli.server import serving
-from tests.ops.filling import change, consume, fill, rows
+from tests.ops.filling import LOOSE, change, consume, fill, rows
 
 
 def test_what_takes_the_space(cli: Runner) -> None:
@@ -60,14 +60,6 @@ def test_a_consumer_whose_events_have_left(cli: Runner) -> None:
         change(cli.data / "relay.db", f"UPDATE log SET first = {first}")
         (worker,) = cli.json("stats")["consumers"]
         assert (worker["behind"], worker["parked"], worker["dead"]) == (behind, parked, 1)
-
-
-LOOSE = (
-    "PRAGMA writable_schema = ON",
-    "UPDATE sqlite_schema SET sql = replace(replace(sql, ' STRICT', ''), ' NOT NULL', '')",
-    "PRAGMA writable_schema = RESET",
-)
-"""Then a column takes anything, as damage does."""
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,65 @@
+"""What commands say of data in which `relay check` finds damage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.cli.runner import Runner
+from tests.ops.checking import change, found
+from tests.ops.checking import file as file
+from tests.ops.checking import filled as filled
+
+DAMAGED_RECORDS = {
+    "a number": "UPDATE bucket SET document = '5' WHERE name = 'orders'",
+    "no JSON": "UPDATE bucket SET document = 'x' WHERE name = 'orders'",
+    "another retention": "UPDATE bucket SET document = json_set(document, '$.retention', 5) WHERE name = 'orders'",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED_RECORDS)
+def test_what_a_bucket_whose_record_is_damaged_holds(cli: Runner, file: Path, damage: str) -> None:
+    """It can be exported, and stats say in a line what keeps them from being counted."""
+    change_types(file, DAMAGED_RECORDS[damage])
+    assert "record" in {each["kind"] for each in found(cli)}
+    assert cli("export", "orders").stdout.count("\n") == 1001
+    assert "`relay check` says more" in cli.refused("stats")
+    assert "`relay check` says more" in cli.refused("stats", "--json")
+
+
+def test_a_name_that_has_become_a_blob(cli: Runner, file: Path) -> None:
+    """A flipped bit in a row's head makes one of a text: it is told as any damage, with --json too."""
+    change_types(file, "UPDATE bucket SET name = CAST('orders' AS BLOB) WHERE name = 'orders'")
+    change_types(file, "UPDATE log SET bucket = CAST(bucket AS BLOB) WHERE id = 1")
+    assert found(cli)
+    assert "`relay check` says more" in cli.refused("stats", "--json")
+
+
+def test_a_consumer_of_a_log_that_does_not_say_what_it_holds(cli: Runner, file: Path) -> None:
+    """Stats leave it out."""
+    assert [each["name"] for each in cli.json("stats")["consumers"]] == ["worker"]
+    change_types(file, "UPDATE log SET first = 'x' WHERE id = 1")
+    assert cli.json("stats")["consumers"] == []
+
+
+@pytest.mark.parametrize("at", [1e163, -1e163, 1e12])
+def test_times_that_are_in_no_calendar(cli: Runner, file: Path, at: float) -> None:
+    """A flipped bit makes one of a time: what shows it says so, and goes on."""
+    change(
+        file,
+        f"UPDATE event SET received_at = {at!r} WHERE log = 1 AND seq = 1000",
+        f"UPDATE log SET last_at = {at!r} WHERE id = 1",
+        f"UPDATE consumer SET created_at = {at!r}, updated_at = {at!r}",
+    )
+    for command in (("logs", "list", "--bucket", "orders"), ("stats",), ("consumer", "show", "orders", "worker")):
+        result = cli(*command)
+        assert (result.exit_code, "no date" in result.stdout) == (0, True)
+
+
+def change_types(file: Path, statement: str) -> None:
+    """As `change`, past the types that columns have."""
+    strict = "UPDATE sqlite_schema SET sql = replace(sql, '{}', '{}') WHERE name IN ('bucket', 'log')"
+    change(file, "PRAGMA writable_schema = ON", strict.format(") STRICT", ")"))
+    change(file, statement)
+    change(file, "PRAGMA writable_schema = ON", strict.format("\n)", "\n) STRICT"))
