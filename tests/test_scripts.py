@@ -60,8 +60,10 @@ class Clone:
         return {"PATH": str(self.bin), "CALLS": str(self.calls), "RELAY": str(self.relay)}
 
     def serve(self, *start: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
+        return self.run(*(start or [self.root / "scripts/serve"]), "--port", "0", **variables)
+
+    def run(self, *command: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
         self.calls.write_text("")
-        command = [*(start or [self.root / "scripts/serve"]), "--port", "0"]
         environment = self.environment() | variables
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
 
@@ -84,6 +86,24 @@ def test_a_fresh_clone_is_set_up_and_the_set_up_speaks_on_stderr_only(clone: Clo
     assert venv.startswith("-m venv")
     assert "--require-hashes -r" in lock
     assert "--no-deps --no-build-isolation -e" in package
+
+
+@pytest.mark.parametrize(
+    ("script", "command"),
+    [
+        ("create_bucket", "bucket create"),
+        ("create_token", "token create"),
+        ("list_tokens", "token list"),
+        ("revoke_token", "token revoke"),
+    ],
+)
+def test_a_script_is_its_command(clone: Clone, script: str, command: str) -> None:
+    """From a fresh clone it sets up .venv, and hands its arguments on as they are."""
+    clone.python("python3", "3.12")
+    clone.relay.write_text('#!/bin/sh\nprintf "%s|" relay "$@"\n')
+    run = clone.run(clone.root / "scripts" / script, "two words", "--json")
+    assert (run.returncode, run.stdout) == (0, "|".join(["relay", *command.split(), "two words", "--json", ""]))
+    assert clone.installs() == 1
 
 
 def test_a_second_run_does_nothing(clone: Clone) -> None:

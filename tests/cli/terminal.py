@@ -1,7 +1,8 @@
-"""A command on a terminal."""
+"""Terminals: one for a command, and what stands in for standard output in this process."""
 
 from __future__ import annotations
 
+import io
 import os
 import pty
 import select
@@ -10,6 +11,18 @@ import time
 from collections.abc import Mapping, Sequence
 
 from tests.client.world import TIMEOUT
+
+
+class Terminal(io.StringIO):
+    """stdout of somebody who looks at it."""
+
+    def isatty(self) -> bool:
+        return True
+
+    @property
+    def last(self) -> str:
+        """What its last line says."""
+        return self.getvalue().rpartition("\n")[2].rpartition("\x1b[K")[2]
 
 
 def on_terminal(command: Sequence[str], environment: Mapping[str, str], columns: int = 100) -> tuple[str, int]:

@@ -1,4 +1,4 @@
-"""`relay bucket` and `relay input`, run in this process on a fresh directory."""
+"""`relay bucket`, run in this process on a fresh directory."""
 
 import json
 import re
@@ -252,61 +252,3 @@ def test_whole_urls(relay: Runner, given: str) -> None:
         assert re.search(whole, relay(*arguments, *flags, **variables).stdout)
     assert " /v1/webhooks/" in relay("bucket", "show", "orders", RELAY_PUBLIC_URL="none").stdout
     assert "wss://relay.example.org/hooks/v1/socket" in relay("token", "create", *flags, **variables).stdout
-
-
-def test_every_option_of_an_input(relay: Runner, tmp_path: Path) -> None:
-    """By flags and by variables, by the input's id and by its bucket's name."""
-    made = relay.json("bucket", "create", "orders")["inputs"][0]
-    changed = relay.json(
-        *(
-            "input",
-            "set",
-            made["id"],
-            "--name",
-            "shop",
-            "--description",
-            "d",
-            "--status",
-            "202",
-            "--body",
-            '{"ok":true}',
-        ),
-        *("--header", "Content-Type: application/json", "--header", "X-Many:a", "--header", "X-Many: b:c"),
-    )
-    assert list(changed) == INPUT
-    assert (changed["name"], changed["description"], changed["status_code"]) == ("shop", "d", 202)
-    assert changed["body"] == '{"ok":true}'
-    assert changed["headers"] == {"Content-Type": ["application/json"], "X-Many": ["a", "b:c"]}
-    file = tmp_path / "body"
-    file.write_bytes("grüezi\r\n".encode())
-    again = relay.json(
-        *("input", "set", "orders"),
-        RELAY_INPUT_NAME="till",
-        RELAY_INPUT_DESCRIPTION="e",
-        RELAY_INPUT_STATUS="201",
-        RELAY_INPUT_BODY_FILE=str(file),
-        RELAY_INPUT_HEADER="X-One: 1, 2\nX-Two: 3\n",
-    )
-    assert (again["name"], again["description"], again["status_code"]) == ("till", "e", 201)
-    assert (again["body"], again["headers"]) == ("grüezi\r\n", {"X-One": ["1, 2"], "X-Two": ["3"]})
-    assert relay.json("input", "set", "orders", "--body-file", "-", input="from stdin\n")["body"] == "from stdin\n"
-    cleared = relay.json("input", "set", "orders", "--body", "", "--no-headers", "--status", "204")
-    assert (cleared["body"], cleared["headers"], cleared["status_code"]) == ("", {}, 204)
-    shown = relay("input", "set", "orders", "--header", "X-A: b", RELAY_INPUT_BODY="x", RELAY_INPUT_STATUS="200").stdout
-    assert re.search(r"^answers +200, 1 byte$", shown, re.MULTILINE)
-    assert re.search(r"^header +X-A: b$", shown, re.MULTILINE)
-    assert relay.json("input", "set", "orders", RELAY_INPUT_NO_HEADERS="1")["headers"] == {}
-
-
-def test_what_an_input_refuses(relay: Runner, tmp_path: Path) -> None:
-    """A header that can't be set is named; a wrong command line has exit code 2."""
-    relay("bucket", "create", "orders")
-    assert "Set-Cookie" in relay.refused("input", "set", "orders", "--header", "Set-Cookie: a=b")
-    assert "there is no input" in relay.refused("input", "set", "nothing", "--status", "200")
-    assert "--status" in relay.misused("input", "set", "orders", "--status", "100")
-    assert "no colon" in relay.misused("input", "set", "orders", "--header", "X-A")
-    assert "nothing to change" in relay.misused("input", "set", "orders")
-    assert "leave one of them out" in relay.misused("input", "set", "orders", "--header", "A: b", "--no-headers")
-    assert "leave one of them out" in relay.misused("input", "set", "orders", "--body", "a", "--body-file", "-")
-    (tmp_path / "latin").write_bytes(b"\xe9")
-    assert "UTF-8" in relay.misused("input", "set", "orders", "--body-file", tmp_path / "latin")

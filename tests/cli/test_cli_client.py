@@ -23,32 +23,15 @@ import structlog
 
 from relay_tornado.cli import client, export_import
 from relay_tornado.handlers import control
-from relay_tornado.storage.lock import Lock, Owner
-from tests.acceptance.relay import Relay, wait_for
+from relay_tornado.storage.lock import Owner
+from tests.acceptance.relay import TIMEOUT, Relay, wait_for
+from tests.cli.owners import locked
+from tests.cli.owners import server as server
 from tests.cli.runner import Runner
 from tests.cli.server import serving
 from tests.needs import needs_root
 
-TIMEOUT = 90
 INFO = {"result": {"version": "0.1.0", "url": None}}
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Relay]:
-    """A relay that runs."""
-    with Relay(tmp_path_factory.mktemp("running") / "data") as running:
-        yield running
-
-
-@contextmanager
-def locked(data: Path, path: Path | None = None) -> Iterator[Lock]:
-    """The data directory in another's hands, who says that his control socket is at `path`."""
-    lock = Lock.acquire(data)
-    lock.write(path)
-    try:
-        yield lock
-    finally:
-        lock.release()
 
 
 @contextmanager

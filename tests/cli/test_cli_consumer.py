@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import pytest
-from websockets.sync.client import connect
+from websockets.sync.client import ClientConnection, connect
 
 from relay_tornado.cli.consumer import circuit_words, oldest_words, waited_words
 from relay_tornado.cli.printing import when
@@ -28,16 +30,22 @@ def until_all_left(server: Server) -> None:
     server.ask(gone())
 
 
-def work(server: Server, acks: int) -> None:
-    """A client with the consumer `billing` gets all three events, acks the first ones, and leaves: each may be tried
-    once, so that the others are given up."""
+@contextmanager
+def subscribed(server: Server, **fields: Any) -> Iterator[ClientConnection]:
+    """A client with the consumer `billing`."""
     url = server.url.replace("http", "ws") + "/v1/socket"
     with connect(url, proxy=None, open_timeout=60) as socket:
         socket.send(json.dumps({"action": "auth", "key": "whr", "secret": server.secret}))
         socket.recv(20)
-        message = {"action": "subscribe", "buckets": ["orders"], "consumer": "billing", "since": "earliest",
-                   "max_deliver": 1}  # fmt: skip
-        socket.send(json.dumps(message))
+        socket.send(json.dumps({"action": "subscribe", "buckets": ["orders"], "consumer": "billing", **fields}))
+        socket.recv(20)
+        yield socket
+
+
+def work(server: Server, acks: int) -> None:
+    """A client with the consumer `billing` gets all three events, acks the first ones, and leaves: each may be tried
+    once, so that the others are given up."""
+    with subscribed(server, since="earliest", max_deliver=1) as socket:
         ids: list[str] = []
         while len(ids) < 3:
             heard = json.loads(socket.recv(20))
@@ -112,12 +120,7 @@ def check(relay: Runner, **variables: str) -> None:
 
 def refuse(server: Server) -> None:
     """A client with the consumer `billing` refuses the first event for an hour, acks the next, and leaves."""
-    url = server.url.replace("http", "ws") + "/v1/socket"
-    with connect(url, proxy=None, open_timeout=60) as socket:
-        socket.send(json.dumps({"action": "auth", "key": "whr", "secret": server.secret}))
-        socket.recv(20)
-        message = {"action": "subscribe", "buckets": ["orders"], "consumer": "billing", "since": "earliest"}
-        socket.send(json.dumps({**message, "max_in_flight": 2}))
+    with subscribed(server, since="earliest", max_in_flight=2) as socket:
         for answer in ({"action": "nak", "delay": 3600}, {"action": "ack"}):
             while (heard := json.loads(socket.recv(20)))["type"] != "webhook":
                 pass
@@ -216,25 +219,13 @@ def test_a_bucket_that_becomes_ephemeral_says_who_stays_behind(relay: Runner) ->
 def test_stats_and_list_say_who_has_what(relay: Runner) -> None:
     """A client with a consumer is shown with it."""
     relay.json("bucket", "create", "orders")
-    with serving(relay.data) as server:
-        url = server.url.replace("http", "ws") + "/v1/socket"
-        with connect(url, proxy=None, open_timeout=60) as socket:
-            socket.send(json.dumps({"action": "auth", "key": "whr", "secret": server.secret}))
-            socket.recv(20)
-            socket.send(json.dumps({"action": "subscribe", "buckets": ["orders"], "consumer": "billing"}))
-            socket.recv(20)
-            (client,) = relay.json("stats")["clients"]
-            assert client["consumer"] == "billing"
-            assert "billing" in relay("stats").stdout
-            (found,) = server.get("/v1/connected-clients")["webhook_clients"]
-            assert found["consumer"] == "billing"
-            assert relay.json("consumer", "show", "orders", "billing")["connections"] == 1
-
-
-def test_the_ways_are_documented() -> None:
-    """Which commands work with a relay on another machine."""
-    text = (Path(__file__).parent.parent.parent / "docs" / "commands.md").read_text()
-    assert "`consumer`" in text.partition("## relay serve")[0]
+    with serving(relay.data) as server, subscribed(server):
+        (client,) = relay.json("stats")["clients"]
+        assert client["consumer"] == "billing"
+        assert "billing" in relay("stats").stdout
+        (found,) = server.get("/v1/connected-clients")["webhook_clients"]
+        assert found["consumer"] == "billing"
+        assert relay.json("consumer", "show", "orders", "billing")["connections"] == 1
 
 
 def test_a_question_keeps_nobody_waiting(relay: Runner, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ import pytest
 from relay_tornado.cli.screen import Screen
 from tests.cli.runner import Runner
 from tests.cli.server import serving
+from tests.cli.terminal import Terminal
 
 URL = "http://localhost:3000"
 
@@ -83,11 +84,6 @@ def test_other_commands_start_without_an_http_client() -> None:
     loaded = run.stdout.split()
     assert "click" in loaded
     assert not [each for each in loaded if each.startswith(("relay_tornado.agent", "websockets"))]
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
 
 
 def test_lines_stand_above_the_status(monkeypatch: pytest.MonkeyPatch) -> None:

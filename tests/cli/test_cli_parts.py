@@ -62,6 +62,38 @@ def test_an_input_by_all_its_options(relay: Runner, tmp_path: Path) -> None:
     assert relay.json("input", "show", "shop", "--bucket", "orders") == changed
 
 
+def test_an_input_is_changed(relay: Runner, made: dict[str, Any], tmp_path: Path) -> None:
+    """By flags and by variables, by its id and by its bucket's name."""
+    changed = relay.json(
+        *("input", "set", made["inputs"][0]["id"], "--name", "shop", "--description", "d", "--status", "202"),
+        *("--body", '{"ok":true}', "--header", "Content-Type: application/json"),
+        *("--header", "X-Many:a", "--header", "X-Many: b:c"),
+    )
+    assert list(changed) == INPUT
+    assert (changed["name"], changed["description"], changed["status_code"]) == ("shop", "d", 202)
+    assert changed["body"] == '{"ok":true}'
+    assert changed["headers"] == {"Content-Type": ["application/json"], "X-Many": ["a", "b:c"]}
+    file = tmp_path / "body"
+    file.write_bytes("grüezi\r\n".encode())
+    again = relay.json(
+        *("input", "set", "orders"),
+        RELAY_INPUT_NAME="till",
+        RELAY_INPUT_DESCRIPTION="e",
+        RELAY_INPUT_STATUS="201",
+        RELAY_INPUT_BODY_FILE=str(file),
+        RELAY_INPUT_HEADER="X-One: 1, 2\nX-Two: 3\n",
+    )
+    assert (again["name"], again["description"], again["status_code"]) == ("till", "e", 201)
+    assert (again["body"], again["headers"]) == ("grüezi\r\n", {"X-One": ["1, 2"], "X-Two": ["3"]})
+    assert relay.json("input", "set", "orders", "--body-file", "-", input="from stdin\n")["body"] == "from stdin\n"
+    cleared = relay.json("input", "set", "orders", "--body", "", "--no-headers", "--status", "204")
+    assert (cleared["body"], cleared["headers"], cleared["status_code"]) == ("", {}, 204)
+    shown = relay("input", "set", "orders", "--header", "X-A: b", RELAY_INPUT_BODY="x", RELAY_INPUT_STATUS="200").stdout
+    assert re.search(r"^answers +200, 1 byte$", shown, re.MULTILINE)
+    assert re.search(r"^header +X-A: b$", shown, re.MULTILINE)
+    assert relay.json("input", "set", "orders", RELAY_INPUT_NO_HEADERS="1")["headers"] == {}
+
+
 def test_inputs_are_listed_and_found(relay: Runner, made: dict[str, Any]) -> None:
     """By id, by name within a bucket, or as the only one of a bucket; and the form for people shows no secret."""
     relay.json("bucket", "create", "billing")
@@ -162,15 +194,25 @@ def test_an_input_is_deleted(relay: Runner, made: dict[str, Any]) -> None:
     [
         (("--verify", "none", "--verify-secret", "x"), "--verify none"),
         (("--rate-limit", "none", "--rate-interval", "1s"), "--rate-limit none"),
-        (("--header", "X: 1", "--no-headers"), "--no-headers"),
-        (("--body", "x", "--body-file", "-"), "--body-file"),
+        (("--header", "X: 1", "--no-headers"), "--no-headers removes them: leave one of them out"),
+        (("--body", "x", "--body-file", "-"), "--body-file both give the body: leave one of them out"),
         (("--on-failure", "ignore"), "--on-failure"),
+        (("--status", "100"), "--status"),
+        (("--header", "X-A"), "no colon"),
         ((), "nothing to change"),
     ],
 )
-def test_command_lines_that_contradict_themselves(relay: Runner, options: tuple[str, ...], said: str) -> None:
+def test_wrong_command_lines(relay: Runner, options: tuple[str, ...], said: str) -> None:
     """They are refused before anything is changed."""
     assert said in relay.misused("input", "set", "orders", *options)
+
+
+@pytest.mark.usefixtures("made")
+def test_what_an_input_can_not_answer(relay: Runner, tmp_path: Path) -> None:
+    """A header that the relay sets itself, and a body that is no text."""
+    assert "Set-Cookie" in relay.refused("input", "set", "orders", "--header", "Set-Cookie: a=b")
+    (tmp_path / "latin").write_bytes(b"\xe9")
+    assert "UTF-8" in relay.misused("input", "set", "orders", "--body-file", tmp_path / "latin")
 
 
 # relay output

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from relay_tornado import __version__
-from tests.acceptance.relay import Relay
-from tests.cli.test_cli_client import TIMEOUT, locked
-from tests.cli.test_cli_client import server as server
+from tests.acceptance.relay import TIMEOUT, Relay
+from tests.cli.owners import locked
+from tests.cli.owners import server as server
 
 
 def test_ctrl_c_ends_a_command_clean(tmp_path: Path) -> None:

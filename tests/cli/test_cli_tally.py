@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import sys
@@ -18,23 +17,12 @@ from relay_tornado.cli import tally as module
 from relay_tornado.cli.screen import Screen
 from relay_tornado.cli.tally import Tally
 from relay_tornado.client.event import Gap, Notice
+from tests.cli.terminal import Terminal
 from tests.client.events import event_of
 
 EVENT: Any = event_of(path="/of/the/event", output="out")
 REQUEST = Request("POST", "http://127.0.0.1", b"/orders?secret=1", (), b"")
 GOOD, BUSY, AWAY = Answer(201, {}, b""), Answer(503, {}, b""), Trouble("connection\x1brefused")
-
-
-class Terminal(io.StringIO):
-    """stdout of somebody who looks at it."""
-
-    def isatty(self) -> bool:
-        return True
-
-    @property
-    def last(self) -> str:
-        """What its last line says."""
-        return self.getvalue().rpartition("\n")[2].rpartition("\x1b[K")[2]
 
 
 @pytest.fixture(autouse=True)

@@ -45,6 +45,22 @@ def test_what_takes_the_space(cli: Runner) -> None:
     assert re.search(r"(days|over a year) until the reserve is met$", text, re.MULTILINE)
 
 
+def test_a_bucket_that_holds_nothing_has_no_times(cli: Runner) -> None:
+    """It may have had events, and they have left: so it does not say "never"."""
+    cli.json("bucket", "create", "orders")
+    line = next(each for each in cli("stats").stdout.splitlines() if each.startswith("orders"))
+    assert line.split()[1:5] == ["0", "0", "bytes", "empty"]
+    assert "never" not in line
+
+
+def test_an_ephemeral_bucket_has_no_size(cli: Runner) -> None:
+    """Its events count, but nothing of them is stored."""
+    cli.json("bucket", "create", "orders", "--ephemeral")
+    line = next(each for each in cli("stats").stdout.splitlines() if each.startswith("orders"))
+    assert line.split()[1:4] == ["0", "not", "stored"]
+    assert [each["ephemeral"] for each in cli.json("stats")["buckets"]] == [True]
+
+
 def test_how_far_consumers_are(cli: Runner) -> None:
     """What each is not done with, tries again and gave up; where no relay runs, too."""
     consume(cli.data, fill(cli.data, "orders", 20))
