@@ -49,6 +49,16 @@ async def answering(talk: Talk) -> AsyncIterator[int]:
         yield server.sockets[0].getsockname()[1]
 
 
+def saying(answer: bytes) -> Talk:
+    """Answers whatever is asked with these bytes."""
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+
+    return talk
+
+
 @pytest.mark.parametrize(
     ("url", "host", "port", "path", "authority"),
     [
@@ -99,12 +109,7 @@ async def test_what_a_relay_says_of_itself() -> None:
     assert (full.level, "the disk is full" in full.says, "RelayNotReady" in full.remedy) == ("fail", True, True)
     assert (lost.level, "7 committed" in lost.says, "RelayEventsMissing" in lost.remedy) == ("warn", True, True)
     for answer in (b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\n{}", b"HTTP/1.1 503 No\r\n\r\nno", b""):
-
-        async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answer: bytes = answer) -> None:
-            await reader.readuntil(b"\r\n\r\n")
-            writer.write(answer)
-
-        async with answering(talk) as port:
+        async with answering(saying(answer)) as port:
             found = await ready(Address(f"http://127.0.0.1:{port}"))
         assert (found.level, "is not answered by the relay" in found.says) == ("warn", True)
 
@@ -140,12 +145,7 @@ async def test_another_relay_answers() -> None:
 )
 async def test_something_else_answers(answer: bytes, words: str) -> None:
     """What is no relay, redirects, fails or closes is told apart."""
-
-    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(answer)
-
-    async with answering(talk) as port:
+    async with answering(saying(answer)) as port:
         said = await examined(Address(f"http://127.0.0.1:{port}"))
     assert (said["url"].level, words in said["url"].says, bool(said["url"].remedy)) == ("fail", True, True)
 
@@ -183,12 +183,7 @@ async def test_what_is_not_answered_in_time(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("answer", [b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", b"x" * 100_000])
 async def test_what_is_no_socket(answer: bytes) -> None:
     """A page instead, as some proxies have it, and a line without end, which is no answer to a webhook, either."""
-
-    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(answer)
-
-    async with answering(talk) as port:
+    async with answering(saying(answer)) as port:
         relay = Address(f"http://127.0.0.1:{port}")
         (said,) = [finding async for finding in address.socket(relay, None, 0)]
         assert (said.level, "does not open" in said.says) == ("fail", True)

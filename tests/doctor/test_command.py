@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,11 +19,18 @@ from relay_tornado.errors import RelayError
 from tests.acceptance.relay import TIMEOUT, Relay, wait_for
 
 
+def findings(relay: Relay, *arguments: str) -> tuple[int, dict[str, Any]]:
+    """The exit code of `relay doctor`, and its findings by their names."""
+    run = relay.run("doctor", *arguments, "--json")
+    return run.returncode, {each["name"]: each for each in json.loads(run.stdout)}
+
+
 def test_a_relay_that_runs(disk_path: Path) -> None:
     """It looks at machine and URL, watches a socket, leaves no token behind, and says 3 where the URL is wrong."""
     with Relay(disk_path / "data") as relay:
         relay.create_bucket("orders")
-        said = {each["name"]: each for each in relay.command("doctor", "--idle", "1")}
+        code, said = findings(relay, "--idle", "1")
+        assert code == 0
         assert said["url"]["level"] == said["socket"]["level"] == said["idle"]["level"] == "ok"
         assert said["running"]["level"] == "ok"
         assert relay.command("token", "list") == []
@@ -38,7 +46,7 @@ def test_a_relay_that_runs(disk_path: Path) -> None:
 def test_the_reserve_is_that_of_the_relay_that_runs(tmp_path: Path) -> None:
     """What it was started with counts, and not what a shell without its settings would give."""
     with Relay(tmp_path / "data", reserve="5MiB") as relay:
-        said = {each["name"]: each for each in json.loads(relay.run("doctor", "--idle", "0", "--json").stdout)}
+        _, said = findings(relay, "--idle", "0")
         assert said["space"]["says"].endswith("webhooks are refused at 5")
         assert relay.command("stats")["reserve"] == 5 << 20
     assert relay.command("stats")["reserve"] > 5 << 20
@@ -48,18 +56,14 @@ def test_a_public_url_whose_host_is_none(tmp_path: Path) -> None:
     """It is said beside everything else, with a relay that runs and without one."""
     with Relay(tmp_path / "data", public_url="https://a+b.test") as relay:
         relay.create_bucket("orders")
-        run = relay.run("doctor", "--idle", "0", "--json")
-        said = {each["name"]: each for each in json.loads(run.stdout)}
-        assert run.returncode == 3
+        code, said = findings(relay, "--idle", "0")
+        assert code == 3
         assert "'a+b.test' is no host" in said["url"]["says"]
         assert "--public-url" in said["url"]["remedy"]
         assert said["running"]["level"] == "ok"
         assert "readers" in said
         assert "control" not in said
-    said = {
-        each["name"]: each
-        for each in json.loads(relay.run("doctor", "--public-url", "https://a+b.test", "--json").stdout)
-    }
+    _, said = findings(relay, "--public-url", "https://a+b.test")
     assert said["url"]["level"] == "fail"
     assert len(said) > 1
 
@@ -96,9 +100,8 @@ def test_a_relay_that_can_store_nothing(tmp_path: Path) -> None:
         resource.prlimit(relay.pid, resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
         with pytest.raises(RelayError):
             relay.create_token()
-        run = relay.run("doctor", "--idle", "1", "--json")
-        said = {each["name"]: each for each in json.loads(run.stdout)}
-        assert run.returncode == 3
+        code, said = findings(relay, "--idle", "1")
+        assert code == 3
         assert "events can't be committed" in said["ready"]["says"]
         assert (said["token"]["level"], said["url"]["level"], said["socket"]["level"]) == ("fail", "ok", "ok")
         assert "idle" not in said
