@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -141,9 +142,10 @@ def _check_destinations(bucket: str, output: str | None, wanted: list[Document])
     if any(each["internal"] and each["destination"] for each in wanted):
         return
     which = "no internal output" if output is None else f"no internal output {output!r}"
+    named = shlex.quote(bucket)
     raise click.UsageError(
         f"{bucket} has {which} with a destination, so nothing says where its events go: name a URL, like "
-        f"`relay forward {bucket} http://localhost:3000`, or give it one with `relay output create {bucket} "
+        f"`relay forward {named} http://localhost:3000`, or give it one with `relay output create {named} "
         "--destination URL`"
     )
 

@@ -5,6 +5,7 @@ It goes by what the relay answers to commands; see admin/commands.py and wire/re
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeAlias
@@ -188,7 +189,8 @@ def standings(consumers: Sequence[Document], known: set[tuple[str, str]]) -> Ite
     for each in consumers:
         bucket, reference = each["bucket_name"], reference_of(each["kind"], each["name"])
         name = printable(reference)
-        for says, remedy in _standing(each, f"{bucket} {name}", (each["bucket_id"], reference) in known):
+        arguments = f"{shlex.quote(bucket)} {shlex.quote(name)}"
+        for says, remedy in _standing(each, arguments, (each["bucket_id"], reference) in known):
             told.append(Finding("consumers", "warn", f"{bucket}, {name}: {says}", remedy))
     if consumers:
         yield from _some("consumers", told, "none lags, gave events up or missed any")
@@ -227,7 +229,7 @@ def _standing(consumer: Document, arguments: str, known: bool) -> Iterator[tuple
         yield (
             f"it missed {which} ({last['reason']})",
             f"relay consumer show {arguments} says which; to keep more: "
-            f"relay bucket set {consumer['bucket_name']} --wait-for-consumers",
+            f"relay bucket set {shlex.quote(consumer['bucket_name'])} --wait-for-consumers",
         )
 
 

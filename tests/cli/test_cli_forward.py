@@ -67,6 +67,15 @@ def test_an_output_that_is_not_there(relay: Runner, tmp_path: Path) -> None:
     assert not (tmp_path / "state").exists()
 
 
+def test_a_bucket_without_a_destination(relay: Runner, tmp_path: Path) -> None:
+    """Without URL it is said that nothing says where its events go, with commands that can be pasted."""
+    relay.json("bucket", "create", "my orders")
+    with serving(relay.data):
+        said = " ".join(relay.misused("forward", "my orders", XDG_STATE_HOME=str(tmp_path / "state")).split())
+    assert "`relay forward 'my orders' http://localhost:3000`" in said
+    assert "`relay output create 'my orders' --destination URL`" in said
+
+
 def test_a_key_needs_a_secret(relay: Runner, tmp_path: Path) -> None:
     """--key is for a relay at --url."""
     said = relay.misused("forward", "orders", URL, "--key", "k", XDG_STATE_HOME=str(tmp_path / "state"))

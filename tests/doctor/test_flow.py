@@ -147,6 +147,17 @@ def test_a_client_whose_name_is_like_an_outputs_reference_is_not_taken_for_the_o
     assert "relay consumer delete orders client:output:1" in said.remedy
 
 
+def test_a_command_to_paste_does_nothing_else() -> None:
+    """A client chooses its consumer's name, and a bucket's name may have spaces."""
+    gaps = {"times": 1, "last": {"from": 2, "to": 9, "reason": "retention"}, "at": time.time()}
+    one = late(bucket_name="my orders", name="x; reboot", connections=0, dead=1, gaps=gaps)
+    remedies = [each.remedy for each in flow.standings([one], set())]
+    assert len(remedies) == 3
+    assert all("'my orders' 'x; reboot'" in each for each in remedies)
+    assert not [each for each in remedies if "reboot" in each.replace("'x; reboot'", "")]
+    assert remedies[2].endswith("relay bucket set 'my orders' --wait-for-consumers")
+
+
 def test_consumers_that_get_on() -> None:
     """They are well, and so is one of an output of which it was told why it sends nothing; an old gap is past."""
     old = consumer(gaps={"times": 1, "last": {"reason": "retention"}, "at": time.time() - 2 * DAY})
