@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -120,9 +121,9 @@ def listen(
 def _handler(as_json: bool, bodies_only: bool, command: str | None, keep_going: bool) -> Callable[[EventData], None]:
     """Returns the function that handles each event."""
     if command is not None:
-        from relay_tornado.cli.listen_exec import CommandRunner
+        from relay_tornado.cli.listen_exec import run_until_done
 
-        return CommandRunner(command, keep_going, note)
+        return partial(run_until_done, command, keep_going)
     from relay_tornado.cli.showing import ForPeople, show_body, show_line
 
     if is_closed("stdout"):

@@ -8,11 +8,12 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 from relay_tornado.cli.common import STOP_SIGNALS
+from relay_tornado.cli.printing import note
 
 if TYPE_CHECKING:
     from relay_tornado.client.event import EventData
@@ -99,32 +100,21 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-class CommandRunner:
-    """Runs a command for events: for each until its exit status is 0, or once if `keep_going`."""
-
-    def __init__(
-        self, command: str, keep_going: bool, tell: Callable[[str], None], sleep: Callable[[float], None] = time.sleep
-    ) -> None:
-        self._command = command
-        self._keep_going = keep_going
-        self._tell = tell
-        self._sleep = sleep
-
-    def __call__(self, event: EventData) -> None:
-        tries = 0
-        while True:
-            tries += 1
-            try:
-                status = run(self._command, event, os.environ)
-                said = f"exit status {status}" if status >= 0 else f"signal {-status}"
-            except OSError as error:
-                status, said = -1, f"it can't be run ({error.strerror})"
-            if status == 0:
-                return
-            if self._keep_going:
-                self._tell(f"{event.id}: {said}; going on")
-                return
-            # Without jitter: the command is local, and no others retry at the same time.
-            delay = min(2.0 ** min(tries - 1, 32), _LONGEST_DELAY)
-            self._tell(f"{event.id}: {said}; again in {delay:.1f} s")
-            self._sleep(delay)
+def run_until_done(command: str, keep_going: bool, event: EventData) -> None:
+    """Runs the command for an event until its exit status is 0, or once if `keep_going`."""
+    delay = 1.0
+    while True:
+        try:
+            status = run(command, event, os.environ)
+            said = f"exit status {status}" if status >= 0 else f"signal {-status}"
+        except OSError as error:
+            status, said = -1, f"it can't be run ({error.strerror})"
+        if status == 0:
+            return
+        if keep_going:
+            note(f"{event.id}: {said}; going on")
+            return
+        note(f"{event.id}: {said}; again in {delay:.1f} s")
+        # Without jitter: the command is local, and no others retry at the same time.
+        time.sleep(delay)
+        delay = min(2 * delay, _LONGEST_DELAY)

@@ -39,13 +39,14 @@ def look(info: Document, call: Callable[..., Any]) -> Iterator[Finding]:
     consumers = call("consumer.list")
     yield from connections(troubles)
     yield from files(troubles)
+    now = time.time()
     if "refusals" in troubles:
-        yield from refusals(troubles["refusals"])
+        yield from refusals(troubles["refusals"], now)
     yield from outputs(buckets, troubles.get("circuits"))
     yield from rules(buckets, call)
-    yield from standings(consumers, _stopped(buckets, troubles))
-    yield from readers(buckets, consumers, call("client.list"), call)
-    yield from ahead(call)
+    yield from standings(consumers, _stopped(buckets, troubles), now)
+    yield from readers(buckets, consumers, call("client.list"), call, now)
+    yield from ahead(call, now)
 
 
 def _some(name: str, findings: Sequence[Finding], well: str) -> Iterator[Finding]:
@@ -98,9 +99,8 @@ def files(troubles: Document) -> Iterator[Finding]:
         )
 
 
-def refusals(found: Sequence[Document], clock: Callable[[], float] = time.time) -> Iterator[Finding]:
+def refusals(found: Sequence[Document], now: float) -> Iterator[Finding]:
     """Which webhooks were refused in the last day, by input and reason."""
-    now = clock()
     told = [
         Finding(
             "refused",
@@ -183,20 +183,20 @@ def _closed(buckets: Sequence[Document], call: Callable[..., Any]) -> Iterator[F
         )
 
 
-def standings(consumers: Sequence[Document], known: set[tuple[str, str]]) -> Iterator[Finding]:
+def standings(consumers: Sequence[Document], known: set[tuple[str, str]], now: float) -> Iterator[Finding]:
     """Which consumers do not get on, gave events up, or missed some. `known` are those of which it was told why."""
     told = []
     for each in consumers:
         bucket, reference = each["bucket_name"], reference_of(each["kind"], each["name"])
         name = printable(reference)
         arguments = f"{shlex.quote(bucket)} {shlex.quote(name)}"
-        for says, remedy in _standing(each, arguments, (each["bucket_id"], reference) in known):
+        for says, remedy in _standing(each, arguments, (each["bucket_id"], reference) in known, now):
             told.append(Finding("consumers", "warn", f"{bucket}, {name}: {says}", remedy))
     if consumers:
         yield from _some("consumers", told, "none lags, gave events up or missed any")
 
 
-def _standing(consumer: Document, arguments: str, known: bool) -> Iterator[tuple[str, str]]:
+def _standing(consumer: Document, arguments: str, known: bool, now: float) -> Iterator[tuple[str, str]]:
     """What is wrong with a consumer, and what to do about it. `arguments` name it in a command; `known`: it was told
     why it lags."""
     if consumer["lag"]["seconds"] > LATE and not known:
@@ -222,7 +222,7 @@ def _standing(consumer: Document, arguments: str, known: bool) -> Iterator[tuple
             f"relay consumer resend {arguments} --all sends them again",
         )
     gaps = consumer["gaps"]
-    if gaps is not None and time.time() - gaps["at"] < RECENT:
+    if gaps is not None and now - gaps["at"] < RECENT:
         # No time: while nobody uses the consumer, it is that of this look.
         last = gaps["last"]
         which = "events" if last["from"] is None else f"events {last['from']} to {last['to']}"
@@ -238,7 +238,7 @@ def readers(
     consumers: Sequence[Document],
     clients: Sequence[Document],
     call: Callable[..., Any],
-    clock: Callable[[], float] = time.time,
+    now: float,
 ) -> Iterator[Finding]:
     """Which buckets get events that nobody gets."""
     read = {bucket_id for client in clients for bucket_id in client["behind"]}
@@ -246,7 +246,7 @@ def readers(
     read |= {bucket["id"] for bucket, output in _outputs(buckets) if not output["internal"]}
     told = []
     for bucket in buckets:
-        if bucket["id"] not in read and clock() - _newest(call, bucket=bucket["id"]) < RECENT:
+        if bucket["id"] not in read and now - _newest(call, bucket=bucket["id"]) < RECENT:
             says = f"{bucket['name']}: gets events, and has no subscribed client, no consumer and no public output"
             remedy = (
                 "start the application; one that ends with 4503 has a revoked token: relay token list, token create"
@@ -256,9 +256,9 @@ def readers(
         yield from _some("readers", told, "every bucket that gets events has somebody who reads it")
 
 
-def ahead(call: Callable[..., Any], clock: Callable[[], float] = time.time) -> Iterator[Finding]:
+def ahead(call: Callable[..., Any], now: float) -> Iterator[Finding]:
     """Whether the newest event is in the future."""
-    seconds = _newest(call) - clock()
+    seconds = _newest(call) - now
     if seconds > _AHEAD:
         yield Finding(
             "times",

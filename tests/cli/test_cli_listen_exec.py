@@ -7,13 +7,13 @@ import os
 import shlex
 import signal
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from relay_tornado.cli import listen_exec
-from relay_tornado.cli.listen_exec import CommandRunner
 from relay_tornado.client.messages import read_event
 from tests.acceptance.relay import wait_for
 from tests.cli.listening import clients, command, listen, listening
@@ -67,7 +67,7 @@ def test_json_of_every_command_is_not_asked_for_here(shared: World) -> None:
         assert (run.returncode, run.stdout.strip()) == (0, "1"), run.stderr
 
 
-def test_how_long_a_command_that_fails_is_waited_for() -> None:
+def test_how_long_a_command_that_fails_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """A second, then two, up to a minute: exactly."""
     waits: list[float] = []
     event = read_event({"type": "webhook", "meta": {"id": "k3v9x1q7m2ab-1"}})
@@ -78,8 +78,9 @@ def test_how_long_a_command_that_fails_is_waited_for() -> None:
         if len(waits) == 8:
             raise TimeoutError
 
+    monkeypatch.setattr(time, "sleep", sleep)
     with pytest.raises(TimeoutError):
-        CommandRunner("exit 1", False, lambda _: None, sleep)(event)
+        listen_exec.run_until_done("exit 1", False, event)
     assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
 
 

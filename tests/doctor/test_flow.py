@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import pytest
@@ -11,6 +10,7 @@ from relay_tornado.doctor import flow
 from relay_tornado.doctor.finding import Finding
 
 DAY = 86_400.0
+NOW = 1_800_000_000.0
 
 
 def output(**changes: Any) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def logs(**newest: float) -> Any:
 
 def test_refusals() -> None:
     """Each says where, how many, why, when, and what to do; those of long ago do not count."""
-    said = list(flow.refusals([refusal(), refusal(at=1000.0 - 2 * DAY)], lambda: 1010.0))
+    said = list(flow.refusals([refusal(), refusal(at=1000.0 - 2 * DAY)], 1010.0))
     assert said == [
         Finding(
             "refused",
@@ -59,19 +59,19 @@ def test_refusals() -> None:
             "compare the secrets",
         )
     ]
-    (said,) = flow.refusals([refusal(bucket="", input="", reason="not_found", why="")], lambda: 1010.0)
+    (said,) = flow.refusals([refusal(bucket="", input="", reason="not_found", why="")], 1010.0)
     assert said.says.startswith("unknown URLs: 3 webhooks")
-    assert [each.level for each in flow.refusals([], lambda: 0.0)] == ["ok"]
+    assert [each.level for each in flow.refusals([], 0.0)] == ["ok"]
 
 
 def test_many_of_a_kind_are_cut() -> None:
     """A few say what is wrong, and the rest is a number."""
-    said = list(flow.refusals([refusal()] * 40, lambda: 1010.0))
+    said = list(flow.refusals([refusal()] * 40, 1010.0))
     assert (len(said), said[-1].says) == (6, "and 35 more like these")
 
 
 def test_control_characters_of_a_name_do_not_reach_the_terminal() -> None:
-    (said,) = flow.refusals([refusal(input="a\x1b[2J")], lambda: 1010.0)
+    (said,) = flow.refusals([refusal(input="a\x1b[2J")], 1010.0)
     assert "\x1b" not in said.says
 
 
@@ -124,34 +124,34 @@ def test_rules_that_let_nothing_pass() -> None:
         (consumer(dead=4), "4 dead letters", "relay consumer dead orders workers"),
         (
             consumer(
-                gaps={"times": 1, "last": {"from": 2, "to": 9, "reason": "retention"}, "at": time.time() - 30},
+                gaps={"times": 1, "last": {"from": 2, "to": 9, "reason": "retention"}, "at": NOW - 30},
             ),
             "it missed events 2 to 9 (retention)",
             "--wait-for-consumers",
         ),
         (
-            consumer(gaps={"times": 1, "last": {"from": None, "to": None, "reason": "reset"}, "at": time.time()}),
+            consumer(gaps={"times": 1, "last": {"from": None, "to": None, "reason": "reset"}, "at": NOW}),
             "it missed events (reset)",
             "relay consumer show",
         ),
     ],
 )
 def test_consumers_that_do_not_get_on(one: dict[str, Any], says: str, remedy: str) -> None:
-    (said,) = flow.standings([one], set())
+    (said,) = flow.standings([one], set(), NOW)
     assert (said.level, says in said.says, remedy in said.remedy) == ("warn", True, True)
 
 
 def test_a_client_whose_name_is_like_an_outputs_reference_is_not_taken_for_the_output() -> None:
     """What is known of the output says nothing of it, and the command is about the client."""
-    (said,) = flow.standings([late(name="output:1", connections=0)], {("b-1", "output:1")})
+    (said,) = flow.standings([late(name="output:1", connections=0)], {("b-1", "output:1")}, NOW)
     assert "relay consumer delete orders client:output:1" in said.remedy
 
 
 def test_a_command_to_paste_does_nothing_else() -> None:
     """A client chooses its consumer's name, and a bucket's name may have spaces."""
-    gaps = {"times": 1, "last": {"from": 2, "to": 9, "reason": "retention"}, "at": time.time()}
+    gaps = {"times": 1, "last": {"from": 2, "to": 9, "reason": "retention"}, "at": NOW}
     one = late(bucket_name="my orders", name="x; reboot", connections=0, dead=1, gaps=gaps)
-    remedies = [each.remedy for each in flow.standings([one], set())]
+    remedies = [each.remedy for each in flow.standings([one], set(), NOW)]
     assert len(remedies) == 3
     assert all("'my orders' 'x; reboot'" in each for each in remedies)
     assert not [each for each in remedies if "reboot" in each.replace("'x; reboot'", "")]
@@ -160,15 +160,15 @@ def test_a_command_to_paste_does_nothing_else() -> None:
 
 def test_consumers_that_get_on() -> None:
     """They are well, and so is one of an output of which it was told why it sends nothing; an old gap is past."""
-    old = consumer(gaps={"times": 1, "last": {"reason": "retention"}, "at": time.time() - 2 * DAY})
+    old = consumer(gaps={"times": 1, "last": {"reason": "retention"}, "at": NOW - 2 * DAY})
     stopped = late(kind="output", name="1")
-    assert [each.level for each in flow.standings([consumer(), old, stopped], {("b-1", "output:1")})] == ["ok"]
+    assert [each.level for each in flow.standings([consumer(), old, stopped], {("b-1", "output:1")}, NOW)] == ["ok"]
 
 
 def test_a_bucket_that_nobody_reads() -> None:
     """It is told if it gets events; a client, a consumer or a public output is somebody."""
     client = {"behind": {"b-1": 0}}
-    (said,) = flow.readers([bucket(output(internal=True))], [], [], logs(b1=900.0), lambda: 1000.0)
+    (said,) = flow.readers([bucket(output(internal=True))], [], [], logs(b1=900.0), 1000.0)
     assert (said.level, said.says.startswith("orders: gets events")) == ("warn", True)
     for buckets, consumers, clients, newest in (
         ([bucket()], [], [client], 900.0),
@@ -176,16 +176,16 @@ def test_a_bucket_that_nobody_reads() -> None:
         ([bucket(output())], [], [], 900.0),
         ([bucket()], [], [], 900.0 - 2 * DAY),
     ):
-        said, *more = flow.readers(buckets, consumers, clients, logs(b1=newest), lambda: 1000.0)
+        said, *more = flow.readers(buckets, consumers, clients, logs(b1=newest), 1000.0)
         assert (said.level, more) == ("ok", [])
 
 
 def test_events_of_the_future() -> None:
     """A clock that was ahead and was set back is told by its events."""
-    (said,) = flow.ahead(logs(all=1000.0 + 3 * DAY), lambda: 1000.0)
+    (said,) = flow.ahead(logs(all=1000.0 + 3 * DAY), 1000.0)
     assert (said.level, "3 days in the future" in said.says) == ("warn", True)
-    assert list(flow.ahead(logs(all=1000.0), lambda: 1000.0)) == []
-    assert list(flow.ahead(logs(), lambda: 1000.0)) == []
+    assert list(flow.ahead(logs(all=1000.0), 1000.0)) == []
+    assert list(flow.ahead(logs(), 1000.0)) == []
 
 
 @pytest.mark.parametrize(("used", "level"), [(5, "ok"), (18, "warn"), (20, "fail")])
