@@ -34,6 +34,15 @@ def wait_for(condition: Callable[[], Any], what: str, timeout: float = TIMEOUT) 
     return value
 
 
+def rest(url: str, secret: str, method: str, path: str, body: Any = None) -> Any:
+    """What the relay at this URL answers by REST: data if it is JSON, else text."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url + path, data, {"Authorization": f"Bearer {secret}"}, method=method)
+    with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+        content = answer.read()
+        return json.loads(content) if answer.headers["Content-Type"] == "application/json" else content.decode()
+
+
 class Server:
     """A server as a subprocess that says `listening on http://…`. A context manager kills what still runs at its end.
 
@@ -222,13 +231,8 @@ class Relay(Server):
             relay.close()
 
     def rest(self, secret: str, method: str, path: str, body: Any = None) -> Any:
-        """What the running relay answers by REST: data if it is JSON, else text."""
-        data = None if body is None else json.dumps(body).encode()
-        headers = {"Authorization": f"Bearer {secret}"}
-        request = urllib.request.Request(self.url + path, data, headers, method=method)
-        with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
-            content = answer.read()
-            return json.loads(content) if answer.headers["Content-Type"] == "application/json" else content.decode()
+        """What the running relay answers by REST; see `rest`."""
+        return rest(self.url, secret, method, path, body)
 
     def create_bucket(self, name: str, *options: str) -> str:
         """Makes a bucket and returns the path of its input's URL."""

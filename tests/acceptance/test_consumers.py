@@ -39,6 +39,9 @@ class Worker:
         for each in ids:
             self.socket.send(json.dumps({"action": "ack", "id": each}))
 
+    def nak(self, event: str, **fields: Any) -> None:
+        self.socket.send(json.dumps({"action": "nak", "id": event, **fields}))
+
     def status(self, status: str) -> Any:
         """The next message of this status; others before it are passed over."""
         while (heard := json.loads(self.socket.recv(TIMEOUT))).get("status") != status:
@@ -117,7 +120,7 @@ def test_what_is_done_to_a_consumer_holds_and_is_heard(tmp_path: Path) -> None:
             assert [seq for seq, _, _ in replayed] == [2, 3, 4]
             client.ack(replayed[0][1])
             for _, each, _ in replayed[1:]:
-                client.socket.send(json.dumps({"action": "nak", "id": each}))
+                client.nak(each)
 
             def dead() -> Any:
                 letters = relay.command("consumer", "dead", "orders", "w")["data"]
@@ -141,6 +144,30 @@ def test_what_is_done_to_a_consumer_holds_and_is_heard(tmp_path: Path) -> None:
             client.status("consumer_deleted")
         assert relay.command("consumer", "list") == []
         assert relay.stop() == 0
+
+
+def test_what_fails_too_often_can_be_sent_again(relay: Relay) -> None:
+    """A nak brings an event again after its delay; after `max_deliver` tries it is a dead letter, which can be listed
+    and sent again by REST."""
+    path = relay.create_bucket("orders")
+    _, secret = relay.create_token()
+    consumer = "/v1/buckets/orders/consumers/w"
+    for number in range(2):
+        post(relay, path, b"event %d" % number)
+    with worker(relay, secret, since="earliest", max_deliver=2) as client:
+        (_, first, _), (_, second, _) = client.events(2)
+        client.nak(first, delay=0.3)
+        client.ack(second)
+        assert client.events(1) == [(1, first, 2)]
+        client.nak(first)
+        wait_for(lambda: relay.rest(secret, "GET", consumer)["dead"] == 1, "the dead letter")
+        (letter,) = relay.rest(secret, "GET", f"{consumer}/dead")["data"]
+        assert (letter["id"], letter["attempts"], letter["reason"]) == (first, 2, "max_deliver")
+        relay.rest(secret, "POST", f"{consumer}/dead/resend", {"all": True})
+        assert client.events(1)[0][1] == first
+        client.ack(first)
+        wait_for(lambda: relay.rest(secret, "GET", consumer)["pending"] == 0, "its ack")
+        assert relay.rest(secret, "GET", consumer)["dead"] == 0
 
 
 def test_tries_count_through_kill_9(tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from websockets.sync.client import connect
 
 from tests.acceptance.clients import Sender
 from tests.acceptance.relay import Relay, wait_for
@@ -111,37 +110,3 @@ def test_the_relay_is_killed(relay: Relay, tmp_path: Path) -> None:
     with workers(relay, token, tmp_path, 1, **fields) as (second,):
         wait_for(lambda: len(second.handled) == 20, "what was not acked")
         assert second.handled == [f"event {number}" for number in range(20, 40)]
-
-
-def test_what_fails_too_often_can_be_sent_again(relay: Relay) -> None:
-    """A nak brings an event again after its delay; after `max_deliver` tries it is a dead letter, which can be listed
-    and sent again."""
-    path = relay.create_bucket("orders")
-    key, secret = relay.create_token()
-    asyncio.run(send(relay, path, 0, 2))
-    with connect(relay.ws_url, proxy=None, open_timeout=60, ping_interval=None) as socket:
-
-        def say(**message: Any) -> None:
-            socket.send(json.dumps(message))
-
-        def event() -> Any:
-            while (frame := json.loads(socket.recv(30)))["type"] != "webhook":
-                assert frame["status"] != "error", frame
-            return frame["meta"]
-
-        say(action="auth", key=key, secret=secret)
-        say(action="subscribe", buckets=["orders"], consumer="w", max_deliver=2, since="earliest")
-        first, second = event(), event()
-        say(action="nak", id=first["id"], delay=0.3)
-        say(action="ack", id=second["id"])
-        again = event()
-        assert (again["id"], again["attempt"]) == (first["id"], 2)
-        say(action="nak", id=first["id"])
-        wait_for(lambda: consumer(relay, secret)["dead"] == 1, "the dead letter")
-        (letter,) = relay.rest(secret, "GET", "/v1/buckets/orders/consumers/w/dead")["data"]
-        assert (letter["id"], letter["attempts"], letter["reason"]) == (first["id"], 2, "max_deliver")
-        relay.rest(secret, "POST", "/v1/buckets/orders/consumers/w/dead/resend", {"all": True})
-        assert event()["id"] == first["id"]
-        say(action="ack", id=first["id"])
-        wait_for(lambda: consumer(relay, secret)["pending"] == 0, "its ack")
-        assert consumer(relay, secret)["dead"] == 0

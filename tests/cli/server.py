@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import json
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -17,9 +16,8 @@ import pytest
 from relay_tornado.app import Relay
 from relay_tornado.log_output import configure
 from relay_tornado.settings import Settings
+from tests.acceptance.relay import TIMEOUT, rest
 from tests.cli.runner import logging_as_before
-
-TIMEOUT = 90.0
 
 WAYS = pytest.mark.parametrize("way", ["control socket", "REST", "data directory"])
 """By which commands reach a relay, or what it left; see `reaching`."""
@@ -78,18 +76,9 @@ class Server:
         with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
             assert response.status == 200
 
-    def get(self, path: str) -> Any:
+    def rest(self, method: str, path: str, body: Any = None) -> Any:
         """What REST answers an administrator."""
-        request = urllib.request.Request(self.url + path, headers={"Authorization": f"Bearer {self.secret}"})
-        with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
-            return json.load(response)
-
-    def put(self, path: str, document: Any) -> None:
-        """What an administrator's client sends."""
-        headers = {"Authorization": f"Bearer {self.secret}", "Content-Type": "application/json"}
-        request = urllib.request.Request(self.url + path, json.dumps(document).encode(), headers, method="PUT")
-        with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
-            assert response.status == 200
+        return rest(self.url, self.secret, method, path, body)
 
 
 @contextmanager

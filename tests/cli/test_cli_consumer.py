@@ -223,7 +223,7 @@ def test_stats_and_list_say_who_has_what(relay: Runner) -> None:
         (client,) = relay.json("stats")["clients"]
         assert client["consumer"] == "billing"
         assert "billing" in relay("stats").stdout
-        (found,) = server.get("/v1/connected-clients")["webhook_clients"]
+        (found,) = server.rest("GET", "/v1/connected-clients")["webhook_clients"]
         assert found["consumer"] == "billing"
         assert relay.json("consumer", "show", "orders", "billing")["connections"] == 1
 

@@ -133,7 +133,8 @@ def test_the_tries_of_a_delivery(relay: Runner) -> None:
         log = relay.json("logs", "list")["data"][0]["id"]
 
         def answered(status: str, code: int, retries: int) -> str:
-            server.put(f"/v1/logs/{log}", {"status": status, "status_code": code, "retries": retries, "duration_ms": 7})
+            delivery = {"status": status, "status_code": code, "retries": retries, "duration_ms": 7}
+            server.rest("PUT", f"/v1/logs/{log}", delivery)
             return relay("logs", "show", log).stdout
 
         once = answered("failed", 500, 0)
