@@ -32,6 +32,11 @@ if TYPE_CHECKING:
 
 _PACE = re.compile(r"([0-9]+(?:\.[0-9]+)?)(x|/s)?")
 
+_SLOWEST: Final = 1e-6
+_FASTEST: Final = 1e6
+"""The bounds of a factor, as REST has the upper one, and of events per second: an event in eleven days can be waited
+for, one in millions of years can't."""
+
 _FULL: Final = 0.5
 """Seconds to wait if the relay accepts no more waiting events: some are done by then."""
 
@@ -51,8 +56,9 @@ class PaceType(Read):
         if value == "original":
             return Pace(factor=1.0)
         match = _PACE.fullmatch(value.strip())
-        if match is None or float(match[1]) == 0:
-            self.fail(f"{value!r} is not full, original, a factor like 2x, or a rate like 10/s")
+        if match is None or not _SLOWEST <= float(match[1]) <= _FASTEST:
+            bounds = f"from {_SLOWEST:f} to {_FASTEST:.0f}"
+            self.fail(f"{value!r} is not full, original, a factor like 2x, or a rate like 10/s, {bounds}")
         return Pace(factor=float(match[1])) if match[2] == "x" else Pace(rate=float(match[1]))
 
 

@@ -83,6 +83,15 @@ def test_stopped_between_two_steps(
     assert least <= slept[0] <= most
 
 
+@pytest.mark.parametrize(
+    "pace", ["9" * 400 + "/s", "9" * 400 + "x", "0.00000000001/s", "0/s", "1000001x", "-1/s", "slow"]
+)
+def test_a_pace_that_none_can_be(relay: Runner, pace: str) -> None:
+    """Nobody waits that long, or sends that much."""
+    said = relay.misused("replay", "shop", "--from", "earliest", "--to-consumer", "worker", "--pace", pace)
+    assert "a rate like 10/s, from 0.000001 to 1000000" in " ".join(said.split())
+
+
 def test_the_pace_goes_over_requests(shop: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each request says what the one before it went by."""
     real = ConsumerAdministration.replay
