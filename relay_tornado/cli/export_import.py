@@ -6,11 +6,13 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from operator import getitem
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import click
 
+from relay_tornado.admin.lookup import named
 from relay_tornado.cli.answers import Refused
 from relay_tornado.cli.client import Caller, check_rights, open_relay
 from relay_tornado.cli.errors import STDOUT, about
@@ -61,11 +63,10 @@ def export(bucket: str, file: Path, after: str | None, append: bool, data: Path,
             f"the log of {done.bucket} is damaged, and does not say which events it holds: all that the relay's file "
             "still has were exported, and others may be missing before and after them; `relay check` says more"
         )
-    summary = {"bucket": done.bucket, "file": str(file), "events": done.events, "last": done.last}
     if file == STANDARD:
         note(f"exported {counted(done.events, 'event')} of {done.bucket}")
     elif as_json:
-        print_json(summary)
+        print_json({"bucket": done.bucket, "file": str(file), "events": done.events, "last": done.last})
     else:
         click.echo(
             f"{file}: {counted(done.events, 'event')} of {printable(done.bucket)}, up to {done.last}"
@@ -262,9 +263,7 @@ class _Import:
         if self._source:
             return
         self._source = source
-        found = next(
-            (each for each in self._relay.call("bucket.list") if self._name in (each["id"], each["name"])), None
-        )
+        found = next(iter(named(self._relay.call("bucket.list"), self._name, getitem)), None)
         if found is None:
             options = {name: header.bucket[name] for name in _BUCKET_FIELDS if header.bucket.get(name)}
             # The new log begins at the export's first event, so that a client that reads all of it gets no gap.
