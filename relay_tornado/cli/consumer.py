@@ -9,7 +9,7 @@ import click
 
 from relay_tornado.cli.client import call
 from relay_tornado.cli.common import Group, ask
-from relay_tornado.cli.options import Number, format_duration, options_of, relay_options
+from relay_tornado.cli.options import Number, format_duration, options_of, relay_options, together
 from relay_tornado.cli.positions import Position, PositionType
 from relay_tornado.cli.printing import (
     Document,
@@ -25,6 +25,16 @@ from relay_tornado.log.consumers import reference_of
 from relay_tornado.model import DAY, counted
 
 _option = options_of("CONSUMER")
+
+_named = together(click.argument("bucket"), click.argument("consumer"))
+"""The arguments that name a consumer."""
+
+_letters = together(
+    _named,
+    click.argument("ids", nargs=-1, metavar="[ID]..."),
+    _option("--all", "everything", is_flag=True, help="All dead letters, instead of ids."),
+)
+"""The arguments that name dead letters of a consumer."""
 
 
 @click.group(cls=Group)
@@ -57,8 +67,7 @@ def list_(bucket: str | None, data: Path, as_json: bool) -> None:
 
 
 @consumer.command()
-@click.argument("bucket")
-@click.argument("consumer")
+@_named
 @relay_options
 def show(bucket: str, consumer: str, data: Path, as_json: bool) -> None:
     """Show the position of the consumer CONSUMER of the bucket BUCKET.
@@ -98,8 +107,7 @@ def show(bucket: str, consumer: str, data: Path, as_json: bool) -> None:
 
 
 @consumer.command()
-@click.argument("bucket")
-@click.argument("consumer")
+@_named
 @_option(
     "--to",
     type=PositionType(past=True),
@@ -123,8 +131,7 @@ def seek(bucket: str, consumer: str, to: Position, preview: bool, data: Path, as
 
 
 @consumer.command()
-@click.argument("bucket")
-@click.argument("consumer")
+@_named
 @_option("--yes", is_flag=True, help="Do not ask first.")
 @relay_options
 def delete(bucket: str, consumer: str, yes: bool, data: Path, as_json: bool) -> None:
@@ -163,8 +170,7 @@ def dead(bucket: str, consumer: str | None, limit: int, cursor: str | None, data
 
 
 @consumer.command(name="give-up")
-@click.argument("bucket")
-@click.argument("consumer")
+@_named
 @click.argument("id")
 @relay_options
 def give_up(bucket: str, consumer: str, id: str, data: Path, as_json: bool) -> None:
@@ -178,14 +184,8 @@ def give_up(bucket: str, consumer: str, id: str, data: Path, as_json: bool) -> N
     print_answer(letter, f"Gave {letter['id']} up, {tried}: `relay consumer resend` delivers it again.", as_json)
 
 
-_ALL = _option("--all", "everything", is_flag=True, help="All dead letters, instead of ids.")
-
-
 @consumer.command()
-@click.argument("bucket")
-@click.argument("consumer")
-@click.argument("ids", nargs=-1, metavar="[ID]...")
-@_ALL
+@_letters
 @relay_options
 def resend(bucket: str, consumer: str, ids: tuple[str, ...], everything: bool, data: Path, as_json: bool) -> None:
     """Redeliver dead letters of the consumer CONSUMER of the bucket BUCKET: the events ID, or all."""
@@ -205,10 +205,7 @@ def resend(bucket: str, consumer: str, ids: tuple[str, ...], everything: bool, d
 
 
 @consumer.command()
-@click.argument("bucket")
-@click.argument("consumer")
-@click.argument("ids", nargs=-1, metavar="[ID]...")
-@_ALL
+@_letters
 @_option("--yes", is_flag=True, help="Do not ask first.")
 @relay_options
 def forget(
