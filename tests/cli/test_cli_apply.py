@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,46 +12,9 @@ from relay_tornado.admin.administration import Administration
 from relay_tornado.cli.manifest import DeclaredBucket
 from relay_tornado.cli.plan import plan
 from relay_tornado.errors import Unavailable
+from tests.cli.manifests import WHOLE, manifest, steps
 from tests.cli.runner import Runner
 from tests.cli.server import WAYS, reaching, serving
-
-WHOLE = """
-[buckets.orders]
-description = "What the shop sells"
-retention = { max_age = "7d", max_bytes = "1GiB", max_events = "none", wait_for_consumers = true, \
-hard_max_bytes = "2GiB" }
-dedupe = { header = "auto", window = "12h" }
-auth = { type = "basic", username = "shop", password = { file = "password" } }
-max_body = "1MiB"
-expires_at = 2100-01-01
-
-[buckets.orders.inputs.orders-github]
-name = "GitHub"
-status_code = 202
-headers = { X-Served-By = "relay" }
-custom_domain = "Hooks.Example.org"
-path_prefix = "/shop/"
-verify = { provider = "github", secrets = [{ env = "GITHUB_SECRET" }] }
-response_from_output = "worker"
-
-[buckets.orders.outputs.worker]
-destination = "http://localhost:9000/hooks"
-timeout = "30s"
-rules = { match = { type = "value", parameter = { source = "header", name = "X-Kind" }, value = "order" } }
-
-[buckets.billing]
-"""
-
-
-def manifest(folder: Path, text: str) -> Path:
-    path = folder / "relay.toml"
-    path.write_text(text)
-    (folder / "password").write_text("hidden-password\n")
-    return path
-
-
-def steps(answer: dict[str, Any]) -> list[tuple[str, str, str]]:
-    return [(each["action"], each["kind"], each["name"]) for each in answer["changes"]]
 
 
 @WAYS
@@ -210,103 +172,6 @@ def test_what_changes_while_somebody_is_asked(relay: Runner, tmp_path: Path, mon
         assert [each["name"] for each in relay.json("bucket", "list")] == ["orders"]
 
 
-def test_an_empty_file_prunes_nothing(relay: Runner, tmp_path: Path) -> None:
-    """A file that was cut to nothing on its way deletes no bucket, whoever said yes."""
-    relay.json("bucket", "create", "orders")
-    for text in ("", "# [buckets.orders]\n", "[buckets]\n"):
-        assert "declares no bucket" in relay.refused("apply", manifest(tmp_path, text), "--prune", "--yes")
-    assert [each["name"] for each in relay.json("bucket", "list")] == ["orders"]
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("[buckets.orders\nstream = true", "line 1"),
-        ("a = 1\nb = nonsense", "line 2"),
-        ("[bucket.orders]", "bucket: there is no such key"),
-        ("[buckets.orders]\ndestination = 1", "buckets.orders.destination: there is no such field"),
-        ("[buckets.orders]\ndestination = 1", "there is no such field here; there are description, "),
-        (
-            "[buckets.orders.inputs.a]\nsecret = 1",
-            "there is no such field here; there are name, description, status_code",
-        ),
-        ("[buckets.orders.outputs.a]\nfoo = 'b'", "there is no such field here; there are description, destination"),
-        ("[buckets.orders]\nsuspended = true", "buckets.orders.suspended: can't be set: leave it out"),
-        ("[buckets.orders]\nauth = { type = 'none', id = 'b' }", "buckets.orders.auth.id: can't be set: leave it out"),
-        ("[buckets.orders.inputs.a]\ncreated_at = 1", "buckets.orders.inputs.a.created_at: can't be set"),
-        ("[buckets.orders.outputs.a]\nid = 'b'", "buckets.orders.outputs.a.id: can't be set: leave it out"),
-        (
-            "[buckets.orders.input.a]\nname = 'b'",
-            "input: there is no such table: inputs are declared as [buckets.orders.i",
-        ),
-        ("[buckets.orders.output.a]\ntimeout = 1", "outputs are declared as [buckets.orders.outputs.NAME]"),
-        ("[buckets.orders]\nname = 'x'", "buckets.orders.name"),
-        ("[buckets.orders]\nstream = 'yes'", "buckets.orders.stream: must be true or false"),
-        ("[buckets.orders]\nretention = { max_age = 'soon' }", "buckets.orders.retention.max_age"),
-        ("[buckets.orders]\nauth = { type = 'basic', password = { env = 'NOT_SET' } }", "NOT_SET is not set"),
-        ("[buckets.orders]\nauth = { password = { file = 'missing' } }", "missing can't be read"),
-        ("[buckets.orders]\nauth = { password = { other = 'x' } }", "buckets.orders.auth.password"),
-        ("[buckets.orders.inputs.a]\nid = 'b'", "buckets.orders.inputs.a.id"),
-        ("[buckets.orders.outputs.'a b']\ndestinaton = 'x'", 'buckets.orders.outputs."a b".destinaton'),
-        ("[buckets.orders.outputs.a]\nrules = { match = { type = 'x' } }", "buckets.orders.outputs.a.rules"),
-        ("[buckets.orders]\ndedupe = 'auto'", "buckets.orders.dedupe: must be a table: { … }"),
-        ("buckets = 1", "buckets: must be a table"),
-        ("[buckets]\norders = 1", "buckets.orders: must be a table"),
-        ("[buckets.orders]\ninputs = 1", "buckets.orders.inputs: must be a table"),
-        ("[buckets.orders.inputs]\na = 1", "buckets.orders.inputs.a: must be a table"),
-        ("[buckets.orders.outputs.a]\nname = 'b'", "buckets.orders.outputs.a.name"),
-        ("[buckets.orders.inputs.a]\nname = ''", "buckets.orders.inputs.a.name: is empty"),
-        ("[buckets.orders]\nmax_body = 'much'", "buckets.orders.max_body"),
-        (f"[buckets.orders]\nretention = {{ max_bytes = '{'9' * 400}GiB' }}", "buckets.orders.retention.max_bytes"),
-        ("[buckets.orders]\nmax_body = 'x'\nauth = 'none'", "buckets.orders"),
-        ("[buckets.orders]\nauth = { token = { env = 1 } }", "buckets.orders.auth.token: must be a text"),
-        ("[buckets.orders]\nauth = { token = { file = 1 } }", "buckets.orders.auth.token: must be a text"),
-        ("[buckets.orders]\nauth = { token = { env = 'A', file = 'B' } }", "buckets.orders.auth.token: must be a text"),
-        ("[buckets.orders]\nauth = { token = { file = 'latin' } }", "latin can't be read: it is not UTF-8"),
-        ('[buckets.orders]\nauth = { token = { file = "a\\u0000b" } }', "can't be read: a name has no NUL"),
-        (
-            "[buckets.orders.inputs.a]\nverify = { secrets = [{ env = 'NOT_SET' }] }",
-            "a.verify.secrets: the variable NOT",
-        ),
-        ("[buckets.orders.inputs.a]\nheaders = 1", "buckets.orders.inputs.a.headers"),
-        (f"a = {'[' * 100_000}", "relay.toml: "),
-    ],
-)
-def test_what_is_wrong_is_named(relay: Runner, tmp_path: Path, text: str, said: str) -> None:
-    """By its line or its key, before anything is changed."""
-    path = manifest(tmp_path, "[buckets.good]\n" + text if text.startswith("[buckets.orders]") else text)
-    (tmp_path / "latin").write_bytes(b"caf\xe9")
-    message = relay.refused("apply", path)
-    assert said in message
-    assert str(path) in message
-    assert not relay.data.exists()
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("[buckets.'a/b']", "bucket a/b: name: holds a"),
-        ("[buckets.new.inputs.taken]", "input taken of new: the input id taken is taken"),
-        ("[buckets.new.inputs.'a b']", "input a b of new: id: must be"),
-        ("[buckets.new.inputs.x]\npath_prefix = '/shop'", "input x of new: another input has path_prefix /shop"),
-        ("[buckets.new.inputs.x]\nresponse_from_output = 'none'", "input x of new: response_from_output"),
-        ("[buckets.new.outputs.x]\ninternal = false\ndestination = 'ftp://x'", "output x of new: destination"),
-        ("[buckets.new]\nauth = { type = 'basic' }", "bucket new: auth.username: is missing"),
-    ],
-)
-@pytest.mark.parametrize("dry", [True, False])
-def test_what_the_relay_would_refuse(relay: Runner, tmp_path: Path, text: str, said: str, dry: bool) -> None:
-    """The step is named before the first change is made, in a dry run, too."""
-    relay.json("bucket", "create", "other")
-    relay.json("input", "create", "other", "--id", "taken", "--path-prefix", "/shop")
-    before = relay.json("bucket", "list")
-    path = manifest(tmp_path, f"[buckets.good]\n{text}\n")
-    message = relay.refused("apply", path, *(["--dry-run"] if dry else []))
-    assert said in message
-    assert "nothing was changed" in message
-    assert relay.json("bucket", "list") == before
-
-
 def test_rules_that_an_older_relay_took(relay: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They may cost more to compile than new ones, as long as they stay as they are."""
     rules = "{ match = { type = 'regex', parameter = { source = 'payload' }, regex = 'NAME' } }"
@@ -318,28 +183,6 @@ def test_rules_that_an_older_relay_took(relay: Runner, tmp_path: Path, monkeypat
     message = relay.refused("apply", manifest(tmp_path, text.replace("NAME", "orders")))
     assert "output x of a: rules.match.regex: all patterns together" in message
     assert "nothing was changed" in message
-
-
-def test_a_bucket_that_would_be_too_large(relay: Runner, tmp_path: Path) -> None:
-    """The input that there is no room for is named before the first change is made; a command says the same of it."""
-    relay.json("bucket", "create", "other")
-    (tmp_path / "body").write_text("x" * 250_000)
-    inputs = "".join(f"[buckets.new.inputs.i{n:02}]\nbody = '{'x' * 250_000}'\n" for n in range(17))
-    message = relay.refused("apply", manifest(tmp_path, inputs))
-    assert "input i16 of new: the record of the bucket 'new', with its inputs and outputs, would have 42" in message
-    assert message.endswith("or put them into another bucket (nothing was changed)")
-    assert [each["name"] for each in relay.json("bucket", "list")] == ["other"]
-    fits = inputs[: inputs.index("[buckets.new.inputs.i16]")]
-    relay.json("apply", manifest(tmp_path, fits))
-    refused = relay.refused("input", "create", "new", "--body-file", tmp_path / "body")
-    assert refused.startswith("the record of the bucket 'new', with its inputs and outputs, would have 42")
-
-
-def test_an_id_declared_twice(relay: Runner, tmp_path: Path) -> None:
-    """An input's id that the file gives to two buckets is refused by its key."""
-    path = manifest(tmp_path, "[buckets.a.inputs.x]\n[buckets.b.inputs.x]\n")
-    assert "buckets.b.inputs.x: the id is declared of the bucket 'a' already" in relay.refused("apply", path)
-    assert not relay.data.exists()
 
 
 @WAYS
@@ -442,35 +285,6 @@ def test_secrets_that_are_not_shown(relay: Runner, tmp_path: Path) -> None:
         (orders,) = (each for each in relay.json("bucket", "list") if each["name"] == "orders")
     assert orders["auth"]["password"] == "hidden-password"
     assert orders["inputs"][0]["verify"]["secrets"] == ["hidden-secret"]
-
-
-def test_a_step_that_fails_in_the_middle(relay: Runner, tmp_path: Path) -> None:
-    """What only the relay knows, as a token's rights: it is said which step it was, and that others are done."""
-    relay.json("bucket", "create", "orders")
-    path = manifest(tmp_path, "[buckets.orders]\ndescription = 'mine'\n[buckets.new]\n")
-    with serving(relay.data) as server:
-        token = relay.json("token", "create", "--bucket", "orders")
-        said = relay("apply", path, RELAY_URL=server.url, RELAY_SECRET=token["secret"])
-        assert said.exit_code == 1
-        assert said.stderr.startswith("relay: bucket new: ")
-        assert said.stderr.endswith(" (1 of 2 changes made; apply the file again after mending it)\n")
-        assert [(each["name"], each["description"]) for each in relay.json("bucket", "list")] == [("orders", "mine")]
-
-
-def test_a_url_that_is_no_relays(relay: Runner, tmp_path: Path) -> None:
-    """Nothing is planned as if there were no bucket."""
-    relay.json("bucket", "create", "orders")
-    path = manifest(tmp_path, "[buckets.orders]\n")
-    with serving(relay.data) as server:
-        for arguments in ((), ("--dry-run",)):
-            relay.refused("apply", path, *arguments, RELAY_URL=f"{server.url}/other", RELAY_SECRET=server.secret)
-
-
-def test_no_file(relay: Runner, tmp_path: Path) -> None:
-    """It is said which one can't be read, and which one is no text."""
-    assert "none.toml can't be read" in relay.refused("apply", tmp_path / "none.toml")
-    (tmp_path / "latin.toml").write_bytes(b"[buckets.'caf\xe9']\n")
-    assert "latin.toml is not UTF-8 text" in relay.refused("apply", tmp_path / "latin.toml")
 
 
 def test_the_documents_example(relay: Runner, tmp_path: Path) -> None:
