@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from relay_tornado.admin.administration import Administration
 from relay_tornado.admin.commands import run_command
 from relay_tornado.admin.logs import Logs
+from relay_tornado.errors import Unavailable
 from relay_tornado.model import Bounds, Bucket, Input, Output, from_document
 from relay_tornado.registry.memory import MemoryRegistry
 from relay_tornado.settings import Settings
@@ -37,6 +38,10 @@ class _NoEvents:
     async def end_queue(self, bucket_id: str, output: int) -> None: ...
 
     def forget(self, bucket_id: str) -> None: ...
+
+    def using(self, key: object) -> NoReturn:
+        """The state of an output's events, which a new destination hastens: a relay that has none changes it, too."""
+        raise Unavailable("only records are rehearsed")
 
 
 class Rehearsal:

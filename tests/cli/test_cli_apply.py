@@ -125,6 +125,20 @@ def test_changed(relay: Runner, tmp_path: Path, way: str) -> None:
 
 
 @WAYS
+def test_a_public_output_gets_another_destination(relay: Runner, tmp_path: Path, way: str) -> None:
+    """As any change: told before it is done, and done once."""
+    text = "[buckets.a.outputs.shop]\ninternal = false\ndestination = 'https://shop.example/1'\n"
+    with reaching(relay.data, way) as variables:
+        relay.json("apply", manifest(tmp_path, text), **variables)
+        path = manifest(tmp_path, text.replace("/1", "/2"))
+        for arguments in (["--dry-run"], []):
+            assert steps(relay.json("apply", path, *arguments, **variables)) == [("change", "output", "shop")]
+        (output,) = relay.json("output", "list", **variables)
+        assert output["destination"] == "https://shop.example/2"
+        assert relay.json("apply", path, **variables)["changes"] == []
+
+
+@WAYS
 def test_pruned(relay: Runner, tmp_path: Path, way: str) -> None:
     """With --prune what is not declared goes, in declared parts only, and not without a yes."""
     with reaching(relay.data, way) as variables:
