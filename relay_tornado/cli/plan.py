@@ -134,6 +134,8 @@ def _is(key: str, wanted: Any, present: Any) -> bool:
     if key in TABLES and isinstance(wanted, Mapping) and isinstance(present, Mapping):
         if key == "auth" and wanted.get("type") == "":
             wanted = {**wanted, "type": "none"}
+        if key == "dedupe" and str(wanted.get("header")).lower() == "auto":
+            wanted = {**wanted, "header": "auto"}
         return all(present.get(name) == value for name, value in wanted.items())
     if key == "headers":
         return bool(

@@ -70,6 +70,7 @@ def test_made_once(relay: Runner, tmp_path: Path, way: str) -> None:
     "lines",
     [
         "auth = { type = '' }",
+        "dedupe = { header = 'AUTO' }",
         "[buckets.orders.inputs.a]\nstatus_code = 0",
         "[buckets.orders.inputs.a]\nheaders = { x-a = ' b ', X-B = [] }",
         "[buckets.orders.outputs.a]\ntimeout = 0\nthrottle = { enabled = false }\nrules = {}",
