@@ -27,6 +27,9 @@ def result(status_code: int = 200, body: bytes = b"", **headers: str) -> Result:
 class Desk:
     """Responses over a world with one bucket; everybody reaches everything unless `reached` says otherwise."""
 
+    bucket: Bucket
+    epoch: str
+
     def __init__(self, wait: float = 20.0, most: int = 1000) -> None:
         self.world = World()
         self.results = MemoryResults(self.world.log)
@@ -42,10 +45,6 @@ class Desk:
             return self.world.deliveries.reaches(bucket_id, event, output)
         return self.reached
 
-    async def open(self, **fields: Any) -> None:
-        self.bucket: Bucket = await self.world.bucket(outputs=OUTPUTS, next_output=3, **fields)
-        self.epoch = (await self.world.log.bounds("id-orders")).epochs[0].epoch
-
     def wait(self, seq: int, output: str = "anyOutput", *, duplicate: bool = False) -> Any:
         waits = Input("in-id-orders", "public", 0, 0, response_from_output=output)
         return self.responses.wait(self.bucket, waits, Appended(self.epoch, seq, duplicate), self._answered)
@@ -58,12 +57,19 @@ class Desk:
         await self.responses.respond(TOKEN, parse_id(f"{self.epoch}-{id}"), made)
 
 
+async def opened(count: int = 1, **options: Any) -> Desk:
+    """A desk whose bucket has so many events."""
+    desk = Desk(**options)
+    desk.bucket = await desk.world.bucket(outputs=OUTPUTS, next_output=3)
+    desk.epoch = (await desk.world.log.bounds("id-orders")).epochs[0].epoch
+    await desk.world.append(count)
+    return desk
+
+
 @pytest.mark.gen_test
 async def test_the_first_answer_wins_and_later_ones_are_kept() -> None:
     """The sender gets what the first client answers, once it is stored; the second is stored, too."""
-    desk = Desk()
-    await desk.open()
-    await desk.world.append()
+    desk = await opened()
     desk.wait(1)
     assert desk.responses.waiting == 1
     await desk.respond("1-2", result(0))
@@ -81,9 +87,7 @@ async def test_the_first_answer_wins_and_later_ones_are_kept() -> None:
 @pytest.mark.gen_test
 async def test_a_named_output_counts_its_copies_answers_alone() -> None:
     """What is answered for another copy, or for the event itself, is kept and passed over."""
-    desk = Desk()
-    await desk.open()
-    await desk.world.append(2)
+    desk = await opened(2)
     desk.wait(1, "out-2")
     for place in ("1-1", "1", "2-2"):
         await desk.respond(place, result(500))
@@ -100,9 +104,7 @@ async def test_nobody_answers(lost: bool, monkeypatch: pytest.MonkeyPatch) -> No
     """After its time a sender reads 504, which names the event; also where there was no memory to set a timer."""
     if lost:
         lose_timers(monkeypatch)
-    desk = Desk(wait=0.01)
-    await desk.open()
-    await desk.world.append()
+    desk = await opened(wait=0.01)
     desk.wait(1)
     async with asyncio.timeout(60):
         await desk.answered.wait()
@@ -123,9 +125,7 @@ def test_an_answer_that_is_read_late_is_in_time() -> None:
     """The loop stood still, as on a machine that was suspended: the answer may have come long before."""
 
     async def test() -> None:
-        desk = Desk(wait=10.0)
-        await desk.open()
-        await desk.world.append(2)
+        desk = await opened(2, wait=10.0)
         for seq in (1, 2):
             desk.wait(seq)
         await quiet()
@@ -142,10 +142,8 @@ def test_an_answer_that_is_read_late_is_in_time() -> None:
 @pytest.mark.gen_test
 async def test_nobody_would_get_it() -> None:
     """504 at once, by who is subscribed and what the outputs are; a deleted output has no copies."""
-    desk = Desk()
+    desk = await opened()
     desk.reached = None
-    await desk.open()
-    await desk.world.append()
 
     def at_once(seq: int, output: str) -> bool:
         desk.answers.clear()
@@ -175,9 +173,7 @@ async def test_nobody_would_get_it() -> None:
 @pytest.mark.gen_test
 async def test_a_duplicate_gets_the_stored_answer_or_waits_for_it() -> None:
     """Like the first one: of its output, and both get the one that comes."""
-    desk = Desk()
-    await desk.open()
-    await desk.world.append()
+    desk = await opened()
     desk.wait(1)
     desk.wait(1, duplicate=True)
     desk.wait(1, "out-1", duplicate=True)
@@ -197,9 +193,7 @@ async def test_a_duplicate_gets_the_stored_answer_or_waits_for_it() -> None:
 @pytest.mark.gen_test
 async def test_an_event_that_has_the_place_of_one_that_was_lost() -> None:
     """Its answer is not for the sender of the lost one."""
-    desk = Desk()
-    await desk.open()
-    await desk.world.append()
+    desk = await opened()
     desk.wait(1)
     desk.world.log.lose("id-orders", 1)
     await desk.world.append()
@@ -214,9 +208,7 @@ async def test_an_event_that_has_the_place_of_one_that_was_lost() -> None:
 @pytest.mark.parametrize("stored", [False, True])
 async def test_an_answer_while_a_duplicate_looks(stored: bool, failing: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """What comes while the stored answer is read is the sender's only where there is none, or it can't be read."""
-    desk = Desk()
-    await desk.open()
-    await desk.world.append()
+    desk = await opened()
     if stored:
         await desk.respond("1-2", result(201, b"stored"))
     reads, first = asyncio.Event(), desk.results.first
@@ -244,9 +236,7 @@ async def test_an_answer_while_a_duplicate_looks(stored: bool, failing: bool, mo
 @pytest.mark.gen_test
 async def test_a_duplicate_of_what_is_gone() -> None:
     """Nobody can get it any more: 504 at once."""
-    desk = Desk()
-    await desk.open()
-    await desk.world.append(2)
+    desk = await opened(2)
     await desk.world.log.trim("id-orders", Retention(max_events=1), None)
     desk.wait(1, duplicate=True)
     await quiet()
@@ -256,9 +246,7 @@ async def test_a_duplicate_of_what_is_gone() -> None:
 @pytest.mark.gen_test
 async def test_so_many_may_wait() -> None:
     """One more is told 503 with the id of its event, which is stored; whoever leaves makes room."""
-    desk = Desk(most=2)
-    await desk.open()
-    await desk.world.append(4)
+    desk = await opened(4, most=2)
     leave = desk.wait(1)
     desk.wait(2)
     desk.wait(3)
@@ -279,9 +267,7 @@ async def test_so_many_may_wait() -> None:
 @pytest.mark.gen_test
 async def test_what_cannot_be_answered() -> None:
     """An id that is nobody's, another bucket's, another epoch's stretch or an output that never was; a wrong status."""
-    desk = Desk()
-    await desk.open()
-    await desk.world.append(2)
+    desk = await opened(2)
     # After a restart a new epoch begins at 3.
     desk.world.log.reopen()
     await desk.world.append()
@@ -308,8 +294,7 @@ async def test_what_cannot_be_answered() -> None:
 @pytest.mark.gen_test
 async def test_a_copy_that_there_is_not() -> None:
     """An answer to a copy that rules, a target or `disabled` keep out is refused and not stored, unless one is."""
-    desk = Desk()
-    await desk.open()
+    desk = await opened(0)
     rules = {"match": {"type": "value", "value": "a", "parameter": {"source": "header", "name": "x-kind"}}}
     await desk.world.append(2, headers=b"X-Kind: b\r\n")
     await desk.world.append(1, headers=b"X-Kind: b\r\n", target=2)
@@ -335,9 +320,7 @@ async def test_a_copy_that_there_is_not() -> None:
 @pytest.mark.gen_test
 async def test_an_answer_that_is_not_stored_is_nobodys(monkeypatch: pytest.MonkeyPatch) -> None:
     """The client is told so, and the sender waits on."""
-    desk = Desk()
-    await desk.open()
-    await desk.world.append()
+    desk = await opened()
     desk.wait(1)
 
     async def record(*_: object) -> bool:
