@@ -157,7 +157,7 @@ async def test_an_id_of_another_log_is_told_by_a_bucket_that_comes_into_scope_to
     await world.bucket("b")
     await world.append(2, "id-a")
     await world.append(2, "id-b")
-    epoch = (await world.log.bounds("id-a")).epochs[0].epoch
+    epoch = await world.epoch("id-a")
     world.token = replace(TOKEN, buckets=frozenset({"id-a"}))
     text = json.loads(json.dumps(since).replace("{a}", epoch))
     reader, delivery, _ = await world.subscribe(since=text)
@@ -174,7 +174,7 @@ async def test_an_id_of_a_bucket_that_comes_into_scope_is_honoured() -> None:
     await world.bucket("a")
     await world.bucket("b")
     await world.append(3, "id-a")
-    epoch = (await world.log.bounds("id-a")).epochs[0].epoch
+    epoch = await world.epoch("id-a")
     world.token = replace(TOKEN, buckets=frozenset({"id-b"}))
     reader, delivery, (answer,) = await world.subscribe(since=f"{epoch}-1")
     assert answer["gap"]["reason"] == "reset"
@@ -232,8 +232,7 @@ async def test_nothing_of_a_bucket_comes_after_it_left() -> None:
     await world.bucket("a")
     await world.bucket("b")
     await world.append(8, "id-a", body=b"x" * 100_000)
-    reader = Reader()
-    reader.paused = True
+    reader = Reader(paused=True)
     await world.subscribe("a", since="earliest", reader=reader)
     await until(lambda: reader.waiting > 0)
     await world.delete("id-a")
@@ -258,8 +257,7 @@ async def test_nothing_of_a_bucket_comes_after_it_left() -> None:
 async def test_a_log_that_is_gone_before_its_bucket_is_no_failure() -> None:
     """The reader loses the bucket, not its connection."""
     world = await stocked(3)
-    reader = Reader()
-    reader.paused = True
+    reader = Reader(paused=True)
     await world.subscribe("orders", since="earliest", reader=reader, max_body=10)
     await quiet()
     await world.append(1)

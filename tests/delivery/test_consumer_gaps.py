@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from relay_tornado.log import gap_lines
-from relay_tornado.model import Gap, Retention
+from relay_tornado.model import Gap
 from tests.delivery import workers
 from tests.delivery.durable import KEY, Client, client, with_row
 from tests.delivery.virtual import event_loop as event_loop
@@ -19,7 +19,7 @@ from tests.delivery.world import Reader, World, damage, quiet, stocked, until
 
 async def _leave(world: World, keep: int) -> None:
     """Retention leaves so many events, and those who use a consumer learn of it."""
-    await world.log.trim("id-orders", Retention(max_events=keep), None)
+    await world.keep(keep)
     world.ledgers.trimmed("id-orders", (await world.log.bounds("id-orders")).first)
 
 
@@ -42,7 +42,7 @@ async def overtaken() -> World:
     world = await stocked(0)
     await with_row(world)
     await world.append(9)
-    await world.log.trim("id-orders", Retention(max_events=4), None)
+    await world.keep(4)
     return world
 
 
@@ -85,7 +85,7 @@ async def test_a_receipt_consumer_that_is_overtaken_meets_a_gap() -> None:
     await world.append(2, body=b"x" * 300_000)
     await until(lambda: reader.waiting > 0)
     await world.append(5, body=b"x" * 300_000)
-    await world.log.trim("id-orders", Retention(max_events=1), None)
+    await world.keep(1)
     reader.resume()
     await until(lambda: reader.seqs()[-1:] == [8])
     world.ledgers.trimmed("id-orders", 8)
@@ -164,8 +164,7 @@ async def with_a_slow_client() -> tuple[World, Reader, Client]:
     world = await stocked(0)
     await with_row(world)
     await world.append(4, body=b"x" * 200_000)
-    reader = Reader()
-    reader.paused = True
+    reader = Reader(paused=True)
     slow = await client(world, "orders", reader=reader)
     await until(lambda: reader.waiting > 0)
     return world, reader, slow
@@ -177,7 +176,7 @@ async def test_a_gap_that_a_connected_client_meets_is_logged_and_counted_once() 
     world, reader, _ = await with_a_slow_client()
     await world.append(6, body=b"x" * 200_000)
     with capture_logs() as logs:
-        await world.log.trim("id-orders", Retention(max_events=3), None)
+        await world.keep(3)
         reader.resume()
         await until(lambda: reader.seqs()[-1:] == [10])
     assert [each["event"] for each in logs if "reason" in each] == ["consumer_gap"]
@@ -206,7 +205,7 @@ async def test_a_gap_of_the_slower_one_of_two_connections(
     await world.append(10 - max(read, 4), body=b"x" * 200_000)
     with capture_logs() as logs:
         for most in steps:
-            await world.log.trim("id-orders", Retention(max_events=most), None)
+            await world.keep(most)
             world.ledgers.trimmed("id-orders", 10 - most + 1)
         reader.resume()
         await until(lambda: reader.seqs()[-1:] == [10])

@@ -36,8 +36,7 @@ async def stuck(world: World) -> Reader:
     """Somebody in the middle of a write of three events."""
     await world.bucket()
     await world.append(3)
-    reader = Reader()
-    reader.paused = True
+    reader = Reader(paused=True)
     await world.subscribe("orders", since="earliest", reader=reader)
     await until(lambda: reader.waiting > 0)
     return reader
@@ -91,8 +90,7 @@ async def test_who_is_behind_costs_a_commit_nothing(monkeypatch: pytest.MonkeyPa
         return real(delivery, bucket_id)
 
     monkeypatch.setattr(Delivery, "mark", mark)
-    slow = Reader()
-    slow.paused = True
+    slow = Reader(paused=True)
     _, behind, _ = await world.subscribe("orders", since="earliest", reader=slow)
     await until(lambda: slow.waiting > 0)
     quick, _, _ = await world.subscribe("orders")
@@ -118,7 +116,7 @@ async def test_caught_up_comes_once_a_bucket() -> None:
     await world.bucket("a")
     await world.bucket("b")
     await world.append(3, "id-a")
-    epochs = [(await world.log.bounds(each)).epochs[0].epoch for each in ("id-a", "id-b")]
+    epochs = [await world.epoch(each) for each in ("id-a", "id-b")]
     reader, delivery, _ = await world.subscribe(since={"a": "earliest"})
     await until(lambda: len(reader.statuses()) == 2)
     await world.append(1, "id-a")
@@ -163,7 +161,7 @@ async def test_positions_are_told_once_they_moved() -> None:
     world = World()
     await world.bucket("a")
     await world.bucket("b")
-    epoch = (await world.log.bounds("id-a")).epochs[0].epoch
+    epoch = await world.epoch("id-a")
     reader = Reader()
     _, delivery, _ = await world.subscribe(reader=reader, extended=True)
     await until(lambda: not delivery.busy)
@@ -187,7 +185,7 @@ async def test_a_position_is_told_anew_under_a_new_name() -> None:
     """Though it has not moved: whoever keeps positions by name has it, also where another bucket takes the old name."""
     world = World()
     await world.bucket("a")
-    epoch = (await world.log.bounds("id-a")).epochs[0].epoch
+    epoch = await world.epoch("id-a")
     reader, delivery, _ = await world.subscribe(extended=True)
     await world.append(2, "id-a")
     await until(lambda: len(reader.seqs("a")) == 2)
@@ -262,8 +260,7 @@ async def test_a_log_that_fails_ends_the_reader_with_words() -> None:
 async def test_a_closed_outlet_ends_the_delivery() -> None:
     """Its task ends, and nothing of it stays with the dispatcher."""
     world = await stocked(3)
-    reader = Reader()
-    reader.paused = True
+    reader = Reader(paused=True)
     _, delivery, _ = await world.subscribe("orders", since="earliest", reader=reader)
     await until(lambda: reader.waiting > 0)
     reader.close()

@@ -8,7 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from relay_tornado.log.consumers import Key, Terms
-from relay_tornado.model import Event, Retention
+from relay_tornado.model import Event
 from tests.delivery.world import TOKEN, Reader, World, damage, quiet, stocked, until
 
 
@@ -16,7 +16,7 @@ from tests.delivery.world import TOKEN, Reader, World, damage, quiet, stocked, u
 async def test_a_future_cursor_is_told() -> None:
     """Above the head of an epoch that may still grow: gap `future`, and on at first."""
     world = await stocked(2)
-    epoch = (await world.log.bounds("id-orders")).epochs[0].epoch
+    epoch = await world.epoch()
     _, _, (answer,) = await world.subscribe("orders", since=f"{epoch}-3")
     assert answer["gap"]["reason"] == "future"
     assert answer["start"] == 1
@@ -36,8 +36,8 @@ async def test_the_log_says_who_misses_events() -> None:
 async def test_a_cursor_below_retention_is_told() -> None:
     """The gap is exact, and delivery goes on at first."""
     world = await stocked(10)
-    epoch = (await world.log.bounds("id-orders")).epochs[0].epoch
-    await world.log.trim("id-orders", Retention(max_events=3), None)
+    epoch = await world.epoch()
+    await world.keep(3)
     reader, _, (answer,) = await world.subscribe("orders", since=f"{epoch}-4")
     assert answer["gap"] == {"from": 5, "to": 7, "count": 3, "reason": "retention"}
     assert answer["start"] == 8
@@ -51,12 +51,11 @@ async def test_retention_overtakes_a_slow_reader() -> None:
     """It is told exactly what it missed, and goes on at the first event that is there."""
     world = await stocked(0)
     await world.append(4, body=b"x" * 200_000)
-    reader = Reader()
-    reader.paused = True
+    reader = Reader(paused=True)
     await world.subscribe("orders", since="earliest", reader=reader)
     await until(lambda: reader.waiting > 0)
     await world.append(6, body=b"x" * 200_000)
-    await world.log.trim("id-orders", Retention(max_events=3), None)
+    await world.keep(3)
     reader.resume()
     await until(lambda: reader.seqs()[-1:] == [10])
     seqs = reader.seqs()
@@ -86,12 +85,11 @@ async def test_on_gap_fail_ends_a_reader_that_was_overtaken() -> None:
     """It is told, and then nothing more is written."""
     world = await stocked(0)
     await world.append(2, body=b"x" * 300_000)
-    reader = Reader()
-    reader.paused = True
+    reader = Reader(paused=True)
     await world.subscribe("orders", since="earliest", on_gap="fail", reader=reader)
     await until(lambda: reader.waiting > 0)
     await world.append(5)
-    await world.log.trim("id-orders", Retention(max_events=2), None)
+    await world.keep(2)
     reader.resume()
     await until(lambda: reader.ends == ["gap_refused"])
     assert reader.messages[-1]["status"] == "gap"
@@ -110,7 +108,7 @@ async def test_a_stock_client_that_was_overtaken_is_told_nothing() -> None:
     await world.append(2, body=b"x" * 300_000)
     await until(lambda: reader.waiting > 0)
     await world.append(5)
-    await world.log.trim("id-orders", Retention(max_events=2), None)
+    await world.keep(2)
     reader.resume()
     await until(lambda: reader.seqs()[-2:] == [6, 7])
     assert reader.statuses() == []
@@ -124,7 +122,7 @@ async def test_a_kept_position_may_be_overtaken_too() -> None:
     await quiet()
     first.end()
     await world.append(5)
-    await world.log.trim("id-orders", Retention(max_events=2), None)
+    await world.keep(2)
     _, _, (answer,) = await world.subscribe("orders", replaces=first, extended=True)
     assert answer["gap"] == {"from": 1, "to": 3, "count": 3, "reason": "retention"}
 
@@ -135,7 +133,7 @@ async def _untold(world: World) -> tuple[Reader, Any, asyncio.Event]:
     await world.bucket()
     await world.append(10)
     reader, delivery, _ = await world.subscribe("orders", since="earliest", extended=True, start=False)
-    await world.log.trim("id-orders", Retention(max_events=2), None)
+    await world.keep(2)
     gate = asyncio.Event()
     whole = world.log.read
 
@@ -187,7 +185,7 @@ async def test_a_gap_that_grows_before_the_second_answer_is_told_whole() -> None
     reader, first, gate = await _untold(world)
     second = asyncio.create_task(world.subscribe("orders", reader=reader, replaces=first, extended=True))
     await quiet()
-    await world.log.trim("id-orders", Retention(max_events=1), None)
+    await world.keep(1)
     gate.set()
     _, _, (answer,) = await second
     assert answer["gap"] == {"from": 1, "to": 9, "count": 9, "reason": "retention"}
@@ -198,7 +196,7 @@ async def test_one_ping_asks_whether_a_gap_was_read() -> None:
     """Not one behind every write that follows."""
     world = await stocked(5)
     await world.consumers.create(Key("id-orders", "client", "w"), 0, Terms(), 0.0)
-    await world.log.trim("id-orders", Retention(max_events=2), None)
+    await world.keep(2)
     reader, delivery, (answer,) = await world.subscribe("orders", consumer="w")
     assert answer["gap"]["count"] == 3
     for count in range(3, 6):

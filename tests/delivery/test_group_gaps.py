@@ -3,7 +3,6 @@ them."""
 
 from __future__ import annotations
 
-from relay_tornado.model import Retention
 from tests.delivery.virtual import event_loop as event_loop
 from tests.delivery.virtual import virtual_test
 from tests.delivery.workers import KEY, worker
@@ -17,7 +16,7 @@ async def test_a_gap_is_told() -> None:
     one = await worker(world, max_in_flight=1)
     await until(lambda: one.seqs == [1])
     await world.append(6)
-    await world.log.trim("id-orders", Retention(max_events=3), None)
+    await world.keep(3)
     one.ack(1)
     await quiet()
     assert one.reader.gaps() == [{"from": 2, "to": 7, "count": 6, "reason": "retention"}]
@@ -25,7 +24,7 @@ async def test_a_gap_is_told() -> None:
     one.read()
     one.leave()
     await world.append(5)
-    await world.log.trim("id-orders", Retention(max_events=3), None)
+    await world.keep(3)
     two = await worker(world)
     gap = two.answers[0]["gap"]
     assert (gap["from"], gap["to"], gap["reason"]) == (9, 12, "retention"), "8 was tried: it is a dead letter"
@@ -34,7 +33,7 @@ async def test_a_gap_is_told() -> None:
     two.leave()
     await until(lambda: three.seqs == [13])
     await world.append(5)
-    await world.log.trim("id-orders", Retention(max_events=3), None)
+    await world.keep(3)
     three.ack(13)
     await until(lambda: three.reader.ends == ["gap_refused"])
 
@@ -46,7 +45,7 @@ async def test_a_gap_is_told_until_somebody_has_read_it() -> None:
     one = await worker(world)
     one.leave()
     await world.append(9)
-    await world.log.trim("id-orders", Retention(max_events=4), None)
+    await world.keep(4)
     async with world.ledgers.using(KEY):
         pass
     gap = {"from": 1, "to": 5, "count": 5, "reason": "retention"}
@@ -77,7 +76,7 @@ async def test_a_gap_under_a_group_is_told_until_somebody_has_read_it() -> None:
     one, two = await worker(world, max_in_flight=1), await worker(world, max_in_flight=1)
     for kept in (3, 2):
         await world.append(5)
-        await world.log.trim("id-orders", Retention(max_events=kept), None)
+        await world.keep(kept)
         world.ledgers.trimmed("id-orders", (await world.log.bounds("id-orders")).first)
         await quiet()
     for each in (one, two):
@@ -88,7 +87,7 @@ async def test_a_gap_under_a_group_is_told_until_somebody_has_read_it() -> None:
     await world.append(1)
     three.reader.paused = True
     await world.append(5)
-    await world.log.trim("id-orders", Retention(max_events=1), None)
+    await world.keep(1)
     three.read()
     four = await worker(world, on_gap="fail")
     assert four.answers[0]["gap"]["to"] == 15
@@ -99,8 +98,8 @@ async def test_a_gap_under_a_group_is_told_until_somebody_has_read_it() -> None:
 async def test_a_gap_before_where_a_consumer_is_made_is_its_own() -> None:
     """It is told until it was read, and counted once."""
     world = await stocked(9)
-    await world.log.trim("id-orders", Retention(max_events=4), None)
-    epoch = (await world.log.bounds("id-orders")).epochs[0].epoch
+    await world.keep(4)
+    epoch = await world.epoch()
     one = await worker(world, since=f"{epoch}-2")
     assert (one.answers[0]["gap"]["from"], one.answers[0]["gap"]["to"]) == (3, 5)
     one.leave()

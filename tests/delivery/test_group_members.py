@@ -24,7 +24,7 @@ from tests.delivery.world import TOKEN, World, quiet, stocked, until
 async def test_the_answer_tells_of_the_consumer() -> None:
     """Its name, its floor as an id, what it is not done with, and its terms: the last subscribe's count."""
     world = await stocked(3)
-    epoch = (await world.log.bounds("id-orders")).epochs[0].epoch
+    epoch = await world.epoch()
     one = await worker(world, ack_wait=7, max_deliver=9)
     assert one.answers[0]["consumer"] == {
         "name": "w", "ack": "explicit", "floor": f"{epoch}-0", "pending": 3, "ack_wait": 7.0, "max_deliver": 9,
@@ -64,7 +64,7 @@ async def test_a_consumer_begins_behind_a_copy(copy: int, kinds: tuple[bool, ...
     made = [Output(f"o-{n}", n, f"o{n}", 0, 0, internal=internal) for n, internal in enumerate(kinds, 1)]
     await world.bucket(outputs=tuple(made))
     await world.append(3)
-    epoch = (await world.log.bounds("id-orders")).epochs[0].epoch
+    epoch = await world.epoch()
     one = await worker(world, since=f"{epoch}-2-{copy}")
     await until(lambda: sorted(set(one.seqs)) == expected)
     assert one.answers[0]["start"] == expected[0]

@@ -9,7 +9,7 @@ import pytest
 
 from relay_tornado.copies import Subjects
 from relay_tornado.errors import Invalid
-from relay_tornado.model import Event, Output, Retention
+from relay_tornado.model import Event, Output
 from relay_tornado.rules import Rules, compile_rules
 from relay_tornado.subject import Subject
 from tests.delivery.outputs import header_is, kind, output
@@ -116,7 +116,7 @@ async def test_cursors_between_copies() -> None:
     world = World()
     await world.bucket(outputs=(output(1), output(2), output(3)))
     await world.append(3)
-    epoch = (await world.log.bounds("id-orders")).epochs[0].epoch
+    epoch = await world.epoch()
 
     async def after(position: str, **fields: Any) -> tuple[list[str], int]:
         reader, delivery, (answer,) = await world.subscribe("orders", since=f"{epoch}-{position}", **fields)
@@ -150,8 +150,8 @@ async def test_a_cursor_between_copies_of_an_event_that_is_gone() -> None:
     world = World()
     await world.bucket(outputs=(output(1), output(2)))
     await world.append(4)
-    epoch = (await world.log.bounds("id-orders")).epochs[0].epoch
-    await world.log.trim("id-orders", Retention(max_events=2), None)
+    epoch = await world.epoch()
+    await world.keep(2)
     _, _, (answer,) = await world.subscribe("orders", since=f"{epoch}-2-1")
     assert (answer["start"], answer["gap"]) == (3, {"from": 2, "to": 2, "count": 1, "reason": "retention"})
     _, _, (answer,) = await world.subscribe("orders", since=f"{epoch}-2-2")
@@ -176,9 +176,9 @@ async def test_an_event_that_leaves_between_its_copies() -> None:
     world = World()
     await world.bucket(outputs=(output(1), output(2), output(3)))
     await world.append(4)
-    epoch = (await world.log.bounds("id-orders")).epochs[0].epoch
+    epoch = await world.epoch()
     reader, delivery, _ = await world.subscribe("orders", since=f"{epoch}-2-2", start=False)
-    await world.log.trim("id-orders", Retention(max_events=2), None)
+    await world.keep(2)
     delivery.start()
     await until(lambda: not delivery.busy)
     assert [each.get("gap", {}).get("from") for each in reader.statuses()] == [2, None]
@@ -191,7 +191,7 @@ async def test_a_renewed_subscribe_goes_on_between_copies() -> None:
     world = World()
     await world.bucket(outputs=(output(1), output(2), output(3)))
     await world.append(2)
-    epoch = (await world.log.bounds("id-orders")).epochs[0].epoch
+    epoch = await world.epoch()
     reader, first, _ = await world.subscribe("orders", since=f"{epoch}-1-1", start=False)
     reader, second, (answer,) = await world.subscribe("orders", reader=reader, replaces=first)
     assert answer["start"] == 1
@@ -238,7 +238,7 @@ async def test_filters() -> None:
     await world.bucket(outputs=(output(1), output(2)))
     await world.append(2, headers=kind("a"))
     await world.append(2, headers=kind("b"))
-    epoch = (await world.log.bounds("id-orders")).epochs[0].epoch
+    epoch = await world.epoch()
     reader, delivery, _ = await world.subscribe("orders", since="earliest", filter=header_is("b"))
     await until(lambda: not delivery.busy)
     assert reader.ids() == ["3-1", "3-2", "4-1", "4-2"]

@@ -98,7 +98,7 @@ def test_no_copy_is_missed_or_repeated_however_it_interleaves(seed: int, apart: 
             copies = tuple(n for each, n in got if each == seq)
             assert copies in [wanted(seq, outputs) for outputs in configurations[events[seq - 1][3] :]], seq
         now = [(seq, n) for seq in range(1, len(events) + 1) for n in wanted(seq, configurations[-1])]
-        epoch = (await world.log.bounds("id-orders")).epochs[0].epoch
+        epoch = await world.epoch()
         for place, (seq, n) in chance.sample(list(zip(reader.ids(), got, strict=True)), min(3, len(got))):
             again, resumed, _ = await world.subscribe(since=f"{epoch}-{place}", reader=Reader(), **special)
             await until(lambda: not resumed.busy)  # noqa: B023 - awaited here

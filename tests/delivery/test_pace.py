@@ -175,8 +175,7 @@ async def test_many_stuck_readers_stay_within_the_budget() -> None:
     await world.append(200, body=b"x" * 5000)
     readers = []
     for _ in range(40):
-        reader = Reader()
-        reader.paused = True
+        reader = Reader(paused=True)
         readers.append(reader)
         await world.subscribe("orders", since="earliest", reader=reader)
     await until(lambda: all(reader.waiting for reader in readers))

@@ -53,7 +53,7 @@ async def test_a_bare_id_is_about_its_own_bucket() -> None:
     await world.bucket("b")
     await world.append(4, "id-a")
     await world.append(4, "id-b")
-    epoch = (await world.log.bounds("id-a")).epochs[0].epoch
+    epoch = await world.epoch("id-a")
     _, _, answers = await world.subscribe("a", "b", since=f"{epoch}-2")
     assert [(each["bucket_name"], each["start"], each["gap"]) for each in answers] == [
         ("a", 3, None),
@@ -133,7 +133,7 @@ async def test_a_position_by_the_name_that_a_bucket_had_is_its_own() -> None:
     world = World()
     await world.bucket("a")
     await world.append(3, "id-a")
-    epoch = (await world.log.bounds("id-a")).epochs[0].epoch
+    epoch = await world.epoch("id-a")
     await world.change("id-a", name="b")
     reader, _, (answer,) = await world.subscribe(since={"a": f"{epoch}-1"})
     assert (answer["bucket_name"], answer["start"], answer["gap"]) == ("b", 2, None)
@@ -156,8 +156,7 @@ async def test_a_second_subscribe_keeps_positions() -> None:
     world = World()
     await world.bucket("a")
     await world.bucket("b")
-    reader = Reader()
-    reader.paused = True
+    reader = Reader(paused=True)
     await world.append(4, "id-a", body=b"x" * 150_000)
     _, first, _ = await world.subscribe("a", since="earliest", reader=reader)
     await until(lambda: reader.waiting > 0)

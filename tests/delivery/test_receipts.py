@@ -259,7 +259,7 @@ async def test_a_named_receipt_consumer() -> None:
     key = Key("id-orders", "client", "w")
     fields: dict[str, Any] = {"consumer": "w", "ack": "receipt", "token": TOKEN}
     one = await client(world, "orders", since={"last": 2}, **fields)
-    epoch = (await world.log.bounds("id-orders")).epochs[0].epoch
+    epoch = await world.epoch()
     assert one.answers[0]["consumer"] == {
         "name": "w", "ack": "receipt", "floor": f"{epoch}-1", "pending": 2, "ack_wait": None, "max_deliver": None,
     }  # fmt: skip

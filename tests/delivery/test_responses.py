@@ -9,7 +9,7 @@ import pytest
 from relay_tornado.delivery.responses import Responses
 from relay_tornado.errors import Invalid, NotFound, Unavailable
 from relay_tornado.ids import parse_id
-from relay_tornado.model import Appended, Bucket, Event, Input, Output, Result, Retention
+from relay_tornado.model import Appended, Bucket, Event, Input, Output, Result
 from relay_tornado.wire.answers import Answer
 from tests.delivery.virtual import VirtualLoop, run
 from tests.delivery.world import TOKEN, World, quiet
@@ -61,7 +61,7 @@ async def opened(count: int = 1, **options: Any) -> Desk:
     """A desk whose bucket has so many events."""
     desk = Desk(**options)
     desk.bucket = await desk.world.bucket(outputs=OUTPUTS, next_output=3)
-    desk.epoch = (await desk.world.log.bounds("id-orders")).epochs[0].epoch
+    desk.epoch = await desk.world.epoch()
     await desk.world.append(count)
     return desk
 
@@ -237,7 +237,7 @@ async def test_an_answer_while_a_duplicate_looks(stored: bool, failing: bool, mo
 async def test_a_duplicate_of_what_is_gone() -> None:
     """Nobody can get it any more: 504 at once."""
     desk = await opened(2)
-    await desk.world.log.trim("id-orders", Retention(max_events=1), None)
+    await desk.world.keep(1)
     desk.wait(1, duplicate=True)
     await quiet()
     assert [answer.status for answer in desk.answers] == [504]
@@ -283,7 +283,7 @@ async def test_what_cannot_be_answered() -> None:
         with pytest.raises(Invalid):
             await desk.respond("1", result(status))
     await desk.respond("2-2", result())
-    await desk.world.log.trim("id-orders", Retention(max_events=1), None)
+    await desk.world.keep(1)
     with pytest.raises(NotFound):
         await desk.respond("2", result())
     await desk.world.log.drop("id-orders")

@@ -18,7 +18,7 @@ from relay_tornado.errors import CursorLost
 from relay_tornado.ids import new_epoch
 from relay_tornado.log.consumers import Key, Stored
 from relay_tornado.log.ledgers import Ledgers
-from relay_tornado.model import Bounds, Bucket, BucketId, Event, Input, NewEvent, Token
+from relay_tornado.model import Bounds, Bucket, BucketId, Event, Input, NewEvent, Retention, Token
 from relay_tornado.registry.memory import MemoryRegistry
 from relay_tornado.rules import compile_rules
 from relay_tornado.settings import Settings
@@ -106,7 +106,7 @@ class _Write:
 class Reader:
     """An outlet: `messages` is what its client has read. While `paused`, writes wait and nothing is sent at once."""
 
-    def __init__(self, chance: random.Random | None = None) -> None:
+    def __init__(self, chance: random.Random | None = None, *, paused: bool = False) -> None:
         self.messages: list[dict[str, Any]] = []
         self.writes: list[int] = []
         self.at_once = 0
@@ -115,7 +115,7 @@ class Reader:
         self.closed = False
         self.chance = chance
         self._pending: list[tuple[bytes, asyncio.Future[None]]] = []
-        self.paused = False
+        self.paused = paused
 
     @property
     def waiting(self) -> int:
@@ -222,6 +222,14 @@ class World:
     async def change(self, bucket_id: BucketId = "id-orders", **fields: Any) -> None:
         """Changes a bucket's record."""
         await self.registry.put("bucket", bucket_id, replace(self.registry.get("bucket", bucket_id), **fields))
+
+    async def keep(self, count: int, bucket_id: BucketId = "id-orders") -> None:
+        """Retention leaves so many events."""
+        await self.log.trim(bucket_id, Retention(max_events=count), None)
+
+    async def epoch(self, bucket_id: BucketId = "id-orders") -> str:
+        """The first epoch of a bucket."""
+        return (await self.log.bounds(bucket_id)).epochs[0].epoch
 
     async def stored(self, key: Key) -> Stored:
         """What is stored of a consumer."""
