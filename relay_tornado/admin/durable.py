@@ -77,12 +77,14 @@ class TokenPositions:
                 await self._remove(key)
 
     async def fade(self, before: Bucket, bucket: Bucket) -> None:
-        """Removes the positions in a bucket that is now ephemeral. Those that can't be removed now are at the next
-        start."""
-        if bucket.ephemeral:
-            for token in self._tokens().values():
-                if token.keeps_position(before):
-                    await self._remove(_key(bucket, token))
+        """Removes all positions in a bucket that is now ephemeral, also of a token that was revoked meanwhile: that no
+        longer found the bucket. Those that can't be removed now are at the next start."""
+        if before.ephemeral or not bucket.ephemeral:
+            return
+        with suppress(RelayError):
+            for stored in await self._ledgers.store.list(bucket.id):
+                if stored.key.kind == "token":
+                    await self._remove(stored.key)
 
     async def end(self, before: Token, token: Token | None) -> None:
         """Removes the positions that the token no longer has; as `fade`."""

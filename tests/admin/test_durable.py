@@ -262,6 +262,25 @@ async def test_a_position_that_is_taken_away_as_it_is_made(world: World, made: s
 
 
 @pytest.mark.gen_test
+async def test_a_token_that_is_revoked_as_a_bucket_becomes_ephemeral(world: World) -> None:
+    """Its position leaves, though the bucket does not find the token any more, nor the token a bucket that has one."""
+    administration = world.administration
+    await administration.create_bucket("orders")
+    token, _ = await administration.create_token(durable=True)
+    put = world.registry.put
+
+    async def then_revoked(*arguments: Any, **options: Any) -> Any:
+        world.registry.put = put  # type: ignore[method-assign]
+        revision = await put(*arguments, **options)
+        await administration.revoke_token(token.key)
+        return revision
+
+    world.registry.put = then_revoked  # type: ignore[method-assign, assignment]
+    await administration.set_bucket("orders", ephemeral=True)
+    assert await world.consumers.list() == []
+
+
+@pytest.mark.gen_test
 async def test_a_position_that_is_taken_away_as_it_is_completed(world: World) -> None:
     """Its token is made while the bucket is, and revoked right as the bucket gives it its position."""
     administration = world.administration
