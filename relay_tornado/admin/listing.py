@@ -10,6 +10,7 @@ import heapq
 import time
 from collections import OrderedDict, deque
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -92,13 +93,11 @@ class Listing:
         copy = None if only is None else only.n
         places = await self._places(buckets, wanted)
         total = sum(place.count for place in places)
+        below = self._anchored(token, wanted) if offset and not cursor else None
         if cursor:
-            below: Key | None = await self._stored.key([place.bucket for place in places], cursor)
-        else:
-            below = self._anchored(token, wanted) if offset else None
+            below = await self._stored.key([place.bucket for place in places], cursor)
         if below is not None:
-            for place in places:
-                place.high = min(place.high, await self._stored.behind(below, place.bucket.id))
+            await self._begin(places, below)
         due = [] if cursor else [(each.bucket.id, each.low, each.high) for each in places if each.low <= each.high]
         merged = _Merged(places, status, only)
         chosen, counted = await self._choose(merged, limit, offset)
@@ -146,6 +145,12 @@ class Listing:
                 continue
             places.append(_Place(log, self._stored.results, bucket, bounds, low, high))
         return places
+
+    async def _begin(self, places: Sequence[_Place], below: Key) -> None:
+        """Has the list begin behind this place."""
+        for place in places:
+            with suppress(BucketGone):  # then nothing of it is listed
+                place.high = min(place.high, await self._stored.behind(below, place.bucket.id))
 
     async def _check_none(self, due: Sequence[tuple[str, int, int]]) -> None:
         """Nothing was found of these (a bucket's id, the first seq and the last). Raises Unavailable if a log still has

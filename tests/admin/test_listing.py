@@ -233,6 +233,24 @@ async def test_a_bucket_that_is_deleted_meanwhile_is_not_listed(
 
 
 @logs_test
+async def test_a_bucket_that_is_deleted_as_a_later_page_begins(
+    world: LogsWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is left out behind a cursor, too."""
+    kept, gone = [await world.bucket(name) for name in ("kept", "gone")]
+    sent = await world.send(kept, b"1", b"2")
+    await world.send(gone, b"x")
+    seek = world.log.seek
+
+    async def gone_first(bucket_id: str, time: float) -> int:
+        await world.administration.delete_bucket("gone")
+        return await seek(bucket_id, time)
+
+    monkeypatch.setattr(world.log, "seek", gone_first)
+    assert ids(await world.logs.list(ROOT, cursor=sent[1])) == sent[:1]
+
+
+@logs_test
 async def test_events_that_are_damaged_altogether_are_passed_over(
     world: LogsWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
