@@ -11,7 +11,7 @@ import random
 import shutil
 import sqlite3
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
@@ -110,7 +110,7 @@ def _silent(what: str, done: int, total: int) -> None:
 
 async def _fill(data: Path, randoms: random.Random, count: int, killed: Path | None = None) -> None:
     """Appends so many events, one a commit where the directory is to be copied as a kill -9 would leave it."""
-    settings = replace(Settings(), data=data)
+    settings = Settings(data=data)
     database = await Database.open(settings)
     try:
         async with opened(database, settings) as (log, administration):
@@ -155,7 +155,7 @@ def _flip(path: Path, randoms: random.Random, payloads: Seen | None = None, end:
 async def _see(data: Path, ids: list[str]) -> Seen:
     """Opens the directory as a start of the relay does, reads the log, judges `ids` as cursors, and appends."""
     seen = Seen()
-    settings = replace(Settings(), data=data)
+    settings = Settings(data=data)
     try:
         database = await Database.open(settings)
     except StartupError:

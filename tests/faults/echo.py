@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from dataclasses import replace
 from typing import Any
 
 from tornado.httpserver import HTTPServer
@@ -59,7 +58,7 @@ async def main(kind: str, transport: str | None) -> None:
         server.add_sockets(sockets)
         port = sockets[0].getsockname()[1]
     else:
-        settings = replace(Settings(), port=0, **({} if transport is None else {"transport": transport}))
+        settings = Settings(port=0, **({} if transport is None else {"transport": transport}))
         listener = Listener(Application([("/", RelayEcho)], websocket_max_message_size=MOST), settings)
         port = listener.start()
     print(f"listening on http://127.0.0.1:{port}", flush=True)  # noqa: T201

@@ -13,7 +13,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
@@ -176,7 +176,7 @@ async def _well_again(
     data: Path, fault: Fault, acknowledged: Sequence[bytes], outcome: Outcome, found: Counter[str]
 ) -> None:
     """What a start on a disk without faults finds, and that it takes events."""
-    settings = replace(Settings(), data=data)
+    settings = Settings(data=data)
     database = await Database.open(settings)
     try:
         outcome.expect(database.loss is None, f"{fault.words()}: the witness told {database.loss}")

@@ -8,7 +8,6 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -179,7 +178,6 @@ async def test_a_trim_goes_in_steps(disk: SqliteWorld, monkeypatch: pytest.Monke
 WORKER = """
 import asyncio, sys
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from relay_tornado.log.consumers import Key, Terms
 from relay_tornado.log.ledgers import Ledgers
@@ -193,7 +191,7 @@ def say(*words):
     print(*words, flush=True)
 
 async def main():
-    settings = replace(Settings(), data=Path(sys.argv[1]))
+    settings = Settings(data=Path(sys.argv[1]))
     database = await Database.open(settings)
     log = await SqliteEventLog.open(database, settings)
     await log.create("b", "aaaaaaaaaaaa")
@@ -260,7 +258,7 @@ def test_what_was_saved_survives_a_kill(tmp_path: Path) -> None:
     assert saved > 800
 
     async def look() -> int:
-        database = await Database.open(replace(Settings(), data=tmp_path / "data"))
+        database = await Database.open(Settings(data=tmp_path / "data"))
         try:
             stored = await SqliteConsumers(database).get(KEY)
             assert stored is not None

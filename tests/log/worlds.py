@@ -7,7 +7,7 @@ import contextlib
 import sqlite3
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ class SqliteWorld:
 
     @classmethod
     async def open(cls, path: Path, factory: Factory = sqlite3.Connection, **changes: Any) -> SqliteWorld:
-        settings = replace(Settings(), data=path / "data", **changes)
+        settings = Settings(data=path / "data", **changes)
         database = await Database.open(settings, factory=factory)
         return cls(settings, factory, database, await SqliteEventLog.open(database, settings))
 

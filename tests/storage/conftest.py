@@ -1,7 +1,6 @@
 """Settings of a directory that is not there yet, its file, faults for that, and short pauses after them."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from tests.storage.faults import Faults
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return replace(Settings(), data=tmp_path / "data")
+    return Settings(data=tmp_path / "data")
 
 
 @pytest.fixture

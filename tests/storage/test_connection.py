@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import sqlite3
 import threading
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +64,7 @@ def test_a_sqlite_that_is_too_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(sqlite_compat, "LEAST_SQLITE", (99, 1, 2))
     said = r"SQLite [\d.]+ is older than 99\.1\.2: use a Python that comes with a newer one\."
     with pytest.raises(StartupError, match=said):
-        asyncio.run(Database.open(replace(Settings(), data=tmp_path)))
+        asyncio.run(Database.open(Settings(data=tmp_path)))
     with pytest.raises(StartupError, match=said):
         open_file(tmp_path / NAME)
     assert not list(tmp_path.iterdir())
@@ -81,7 +80,7 @@ class NoWal(sqlite3.Connection):
 def test_a_file_system_without_wal(tmp_path: Path) -> None:
     """It is that which is told, and no damage."""
     with pytest.raises(StartupError, match="the file system does not support SQLite's WAL"):
-        asyncio.run(Database.open(replace(Settings(), data=tmp_path), factory=NoWal))
+        asyncio.run(Database.open(Settings(data=tmp_path), factory=NoWal))
 
 
 def test_a_schema_that_is_malformed(tmp_path: Path) -> None:
@@ -92,7 +91,7 @@ def test_a_schema_that_is_malformed(tmp_path: Path) -> None:
         raw.execute("UPDATE sqlite_schema SET sql = CAST(x'435245415445205441424c452022ff' AS TEXT)")
         raw.commit()
     with pytest.raises(StartupError, match=r"is damaged or no database \(a text in it is malformed\): move"):
-        asyncio.run(Database.open(replace(Settings(), data=tmp_path)))
+        asyncio.run(Database.open(Settings(data=tmp_path)))
     with pytest.raises(StartupError, match=r"can't be read \(a text in it is malformed\)"):
         open_file(tmp_path / NAME)
 
@@ -108,7 +107,7 @@ async def test_what_a_write_meets_is_not_quoted_either(database: Database) -> No
 @pytest.mark.gen_test
 async def test_no_thread_can_be_started(tmp_path: Path) -> None:
     """It is that which is told, with what to do, and nothing stays open: with threads again all is well."""
-    settings = replace(Settings(), data=tmp_path)
+    settings = Settings(data=tmp_path)
     with no_threads(), pytest.raises(StartupError, match=r"relay.db can't be opened: no thread .*raise the limit"):
         await Database.open(settings)
     await (await Database.open(settings)).close()
@@ -117,7 +116,7 @@ async def test_no_thread_can_be_started(tmp_path: Path) -> None:
 @pytest.mark.gen_test
 async def test_a_thread_that_says_nothing_of_its_beginning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """There was no memory for that, say: it counts as none, and later there is one."""
-    settings = replace(Settings(), data=tmp_path)
+    settings = Settings(data=tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr("relay_tornado.storage.connection._BEGINS", 0.01)
         patch.setattr("relay_tornado.low_memory.begin_thread", lambda work: None)

@@ -154,13 +154,13 @@ async def test_what_the_refusal_advises(settings: Settings, tmp_path: Path, inte
 
 
 WRITER = """
-import asyncio, dataclasses, pathlib, sys
+import asyncio, pathlib, sys
 from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
 from tests.storage.jobs import put
 
 async def main():
-    database = await Database.open(dataclasses.replace(Settings(), data=pathlib.Path(sys.argv[1])))
+    database = await Database.open(Settings(data=pathlib.Path(sys.argv[1])))
 
     async def write(number):
         for count in range(1 << 30):

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -233,7 +232,7 @@ def test_no_descriptor_is_left(tmp_path: Path, left: int) -> None:
 
 
 REFUSED = """
-import asyncio, dataclasses, os, pathlib, sys
+import asyncio, os, pathlib, sys
 from relay_tornado.errors import NotWritable
 from relay_tornado.settings import Settings
 from relay_tornado.storage import migrate
@@ -242,7 +241,7 @@ steps, schema = migrate.steps(), migrate.schema()
 migrate.steps, migrate.schema = lambda: steps, lambda: schema  # a clone in /root is closed to the other user
 os.setuid(65534)
 async def open_it():
-    await Database.open(dataclasses.replace(Settings(), data=pathlib.Path(sys.argv[1])))
+    await Database.open(Settings(data=pathlib.Path(sys.argv[1])))
     os._exit(0)  # as if it was killed, so that the WAL stays
 try:
     asyncio.run(open_it())
@@ -319,7 +318,7 @@ async def test_a_refused_start_leaves_no_lock(tmp_path: Path) -> None:
     """After a start that failed the directory is free again."""
     (tmp_path / "relay.db").mkdir()
     with pytest.raises(NotWritable):
-        await Database.open(replace(Settings(), data=tmp_path))
+        await Database.open(Settings(data=tmp_path))
     assert read_owner(tmp_path) is None
 
 

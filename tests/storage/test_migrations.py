@@ -6,7 +6,6 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +106,7 @@ def held(path: Path, columns: dict[str, list[str]] | None = None) -> dict[str, t
 async def test_everything_is_there_after_a_migration(version: int, tmp_path: Path) -> None:
     """As it was, in each column that there was: also of a log that was dropped and has not left yet, at the largest
     numbers, and under names of any form."""
-    settings = replace(Settings(), data=tmp_path)
+    settings = Settings(data=tmp_path)
     path = tmp_path / "relay.db"
     with closing(sqlite3.connect(path, isolation_level=None)) as raw:
         guard_schema(raw)

@@ -8,7 +8,6 @@ import os
 import random
 import sqlite3
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,7 @@ WRITTEN_OVER = "^relay.db was written over while the relay ran"
 
 async def another(folder: Path) -> Path:
     """Another relay's file, with more commits."""
-    database = await Database.open(replace(Settings(), data=folder))
+    database = await Database.open(Settings(data=folder))
     for number in range(9):
         await database.write(put(f"other {number}"))
     await database.close()

@@ -10,7 +10,6 @@ import tempfile
 from collections import namedtuple
 from collections.abc import Iterator
 from contextlib import closing, suppress
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -152,7 +151,7 @@ def test_a_copy_that_can_not_have_its_name(tmp_path: Path) -> None:
 @pytest.mark.gen_test
 async def test_a_full_disk(small_disk: Path) -> None:
     """For real: senders are told NoSpace, reads go on, what was acknowledged is there, and freeing space ends it."""
-    settings = replace(Settings(), data=small_disk / "data", reserve=0, page_cache=0, tail=0)
+    settings = Settings(data=small_disk / "data", reserve=0, page_cache=0, tail=0)
     database = await Database.open(settings)
     log = await SqliteEventLog.open(database, settings)
     await log.create("b", "aaaaaaaaaaaa")
@@ -187,7 +186,7 @@ async def test_a_full_disk(small_disk: Path) -> None:
 @pytest.mark.gen_test
 async def test_a_small_disk_is_never_filled(small_disk: Path) -> None:
     """With the reserve in force appends stop while there is room to delete and to checkpoint."""
-    settings = replace(Settings(), data=small_disk / "data")
+    settings = Settings(data=small_disk / "data")
     database = await Database.open(settings)
     log = await SqliteEventLog.open(database, settings)
     await log.create("b", "aaaaaaaaaaaa")

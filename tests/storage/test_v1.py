@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import zlib
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +74,7 @@ def write(path: Path) -> None:
 @storage_test
 async def test_a_file_of_version_1_is_migrated(tmp_path: Path) -> None:
     """Events keep their content, ids, times and CRCs, records read with defaults, and all of it goes on."""
-    settings = replace(Settings(), data=tmp_path / "data")
+    settings = Settings(data=tmp_path / "data")
     settings.data.mkdir()
     write(settings.data / "relay.db")
     database = await Database.open(settings)

@@ -9,7 +9,6 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -70,7 +69,7 @@ def test_space_counts_what_is_not_copied(tmp_path: Path) -> None:
     from those that are."""
 
     async def run() -> list[tuple[bool, bool]]:
-        database = await Database.open(replace(Settings(), data=tmp_path))
+        database = await Database.open(Settings(data=tmp_path))
         found = []
         try:
             for number in range(20):
@@ -153,7 +152,7 @@ def test_on_btrfs(tmp_path: Path) -> None:
     needs_disk("btrfs")
 
     async def run(data: Path) -> dict[str, bool]:
-        database = await Database.open(replace(Settings(), data=data))
+        database = await Database.open(Settings(data=data))
         try:
             await database.write(put("one"))
             return {name: flagged(data / name) for name in ("relay.db", "relay.db-wal", "relay.db-shm", NAME)}

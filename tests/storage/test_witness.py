@@ -257,14 +257,14 @@ async def test_a_witness_that_proves_nothing_is_made_anew(settings: Settings, tm
 
 
 WRITER = """
-import asyncio, dataclasses, itertools, pathlib, sys
+import asyncio, itertools, pathlib, sys
 from relay_tornado.log.sqlite import SqliteEventLog
 from relay_tornado.model import NewEvent
 from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
 
 async def main():
-    settings = dataclasses.replace(Settings(), data=pathlib.Path(sys.argv[1]))
+    settings = Settings(data=pathlib.Path(sys.argv[1]))
     database = await Database.open(settings)
     log = await SqliteEventLog.open(database, settings)
     await log.create("b", "aaaaaaaaaaaa")
