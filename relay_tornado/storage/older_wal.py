@@ -189,12 +189,6 @@ async def _wait(descriptor: int, path: Path, older: OlderWal, deadline: float) -
     while not _lock(descriptor, fcntl.LOCK_EX):
         _lock(descriptor, fcntl.LOCK_SH)
         pid, name = _holder(descriptor)
-        if time.monotonic() > deadline:
-            how = f"kill -9 {pid}" if pid else "SIGKILL"
-            raise StartupError(
-                f"{describe(path, older)}. The relay puts it aside, but {name} has {path.name} open. End that program "
-                f"with {how}: when it closes {path.name}, it may copy the older pages into it. Then start again."
-            )
         if not told:
             told = True
             _log.warning(
@@ -202,6 +196,12 @@ async def _wait(descriptor: int, path: Path, older: OlderWal, deadline: float) -
                 path=str(path),
                 reason=f"{name} has it open beside an older {wal_of(path).name}",
                 seconds=_PATIENCE,
+            )
+        if time.monotonic() > deadline:
+            how = f"kill -9 {pid}" if pid else "SIGKILL"
+            raise StartupError(
+                f"{describe(path, older)}. The relay puts it aside, but {name} has {path.name} open. End that program "
+                f"with {how}: when it closes {path.name}, it may copy the older pages into it. Then start again."
             )
         await asyncio.sleep(_PAUSE)
 
