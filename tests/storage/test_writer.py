@@ -279,10 +279,7 @@ def test_a_close_that_is_cancelled(tmp_path: Path) -> None:
     before = set(threading.enumerate())
     steps = 0
     while asyncio.run(asyncio.wait_for(closed(steps), 60)):
-        left = set(threading.enumerate()) - before
-        for thread in left:
-            thread.join(10)
-        assert not [each for each in left if each.is_alive()], f"after {steps} steps"
+        assert threads_since(before) == [], f"after {steps} steps"
         steps += 1
     assert steps
 
@@ -309,10 +306,7 @@ def test_an_open_that_lacks_memory_for_a_task(tmp_path: Path) -> None:
             asyncio.run(asyncio.wait_for(opened(after), 60))
             break
         except MemoryError:
-            left = set(threading.enumerate()) - before
-            for thread in left:
-                thread.join(10)
-            assert not [each for each in left if each.is_alive()], f"after {after} tasks"
+            assert threads_since(before) == [], f"after {after} tasks"
     assert after > 1
 
 
