@@ -342,8 +342,7 @@ class Index:
         if self._writer is not None:
             return
         try:
-            self._writer = await sidecar.writer(self.path)
-            self._state = await self._writer.run(lambda raw: file.prepare(raw, self.path))
+            self._writer, self._state = await sidecar.writer(self.path, lambda raw: file.prepare(raw, self.path))
             self._used = await self._writer.run(file.used)
             self._reader = await Connection.reader(self.path)
             self._location = LocationCheck(self.path)

@@ -207,13 +207,7 @@ class Series:
         if self._connection is not None and not self.path.exists():
             await self.close()
         if self._connection is None and time.monotonic() >= self._retry:
-            connection = await sidecar.writer(self.path)
-            try:
-                await connection.run(file.prepare)
-            except BaseException:
-                await connection.close()
-                raise
-            self._connection = connection
+            self._connection, _ = await sidecar.writer(self.path, file.prepare)
         return self._connection
 
     async def close(self) -> None:

@@ -21,16 +21,17 @@ _NICENESS: Final = 10
 GIL."""
 
 
-async def writer(path: Path) -> Connection:
-    """A connection for writing, whose thread runs at a low priority. Raises sqlite3.Error."""
+async def writer(path: Path, begin: Callable[[sqlite3.Connection], T]) -> tuple[Connection, T]:
+    """A connection for writing, whose thread runs at a low priority, and what `begin` returned on it. Raises
+    sqlite3.Error and what `begin` raises."""
     secure(path)
     connection = await Connection.writer(path)
     try:
         await connection.run(lambda raw: _give_way())
+        return connection, await connection.run(begin)
     except BaseException:
         await connection.close()
         raise
-    return connection
 
 
 def _give_way() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -289,9 +290,9 @@ async def test_a_file_that_is_being_let_go_of(world: World, monkeypatch: pytest.
         await closed.wait()
         await close(connection)
 
-    def open_another(path: Path) -> Awaitable[Connection]:
+    def open_another(path: Path, begin: Any) -> Awaitable[Any]:
         opened.append(path)
-        return writer(path)
+        return writer(path, begin)
 
     def fail(*args: object) -> None:
         raise sqlite3.DatabaseError("it is malformed")

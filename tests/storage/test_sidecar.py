@@ -24,9 +24,9 @@ async def test_its_thread_gives_way(tmp_path: Path) -> None:
         return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 
     before = niceness()
-    connection = await sidecar.writer(tmp_path / "x.db")
+    connection, begun = await sidecar.writer(tmp_path / "x.db", niceness)
     other = await Connection.writer(tmp_path / "y.db")
-    assert await connection.run(niceness) == max(before, 10)
+    assert await connection.run(niceness) == begun == max(before, 10)
     assert await other.run(niceness) == niceness() == before
     await connection.close()
     await other.close()
@@ -36,9 +36,10 @@ async def test_its_thread_gives_way(tmp_path: Path) -> None:
 async def test_who_stops_waiting_leaves_no_thread(tmp_path: Path) -> None:
     """However soon; a thread that were left would keep the process from ending (see conftest.py)."""
     for turns in range(30):
-        opening = asyncio.ensure_future(sidecar.writer(tmp_path / "x.db"))
+        opening = asyncio.ensure_future(sidecar.writer(tmp_path / "x.db", lambda raw: None))
         for _ in range(turns):
             await asyncio.sleep(0.0002)
         opening.cancel()
         with suppress(asyncio.CancelledError):
-            await (await opening).close()
+            connection, _ = await opening
+            await connection.close()
