@@ -87,10 +87,7 @@ _OUTLINE = (
     " AND typeof(event.received_at) = 'real' AND typeof(event.size) = 'integer' AND typeof(event.input_id) = 'text'"
     " AND abs(event.received_at) < 9e999 AND typeof(event.method) = 'text' ORDER BY place.seq"
 )
-_AFTER_STUBS = (
-    f"SELECT seq FROM event WHERE log = ? AND seq > ? AND seq <= ? AND NOT ({STUB})"  # noqa: S608
-    " ORDER BY seq LIMIT 1"
-)
+_AFTER_STUBS = f"SELECT min(seq) FROM event WHERE log = ? AND seq > ? AND seq <= ? AND NOT ({STUB})"  # noqa: S608
 
 _NEXT = "SELECT min(seq) FROM event WHERE log = ? AND seq BETWEEN ? AND ?"
 _RECEIVED_AT = (
@@ -218,10 +215,12 @@ def one(raw: sqlite3.Connection, sql: str, *values: Any) -> tuple[Any, ...] | No
     return row
 
 
-def after_stubs(raw: sqlite3.Connection, log: int, seq: int, head: int) -> int:
-    """The next seq that is not a stub; head + 1 if there is none."""
-    row = raw.execute(_AFTER_STUBS, (log, seq, head)).fetchone()
-    return head + 1 if row is None else int(row[0])
+def after_stubs(raw: sqlite3.Connection, log: int, seq: int, head: int) -> int | None:
+    """The next seq that is not a stub; head + 1 if there is none, None if that can't be read."""
+    row = one(raw, _AFTER_STUBS, log, seq, head)
+    if row is None:
+        return None
+    return head + 1 if row[0] is None else int(row[0])
 
 
 def next_there(raw: sqlite3.Connection, log: int, seq: int, head: int) -> int:

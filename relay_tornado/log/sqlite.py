@@ -165,7 +165,7 @@ class SqliteEventLog:
             if good:
                 return good
             if after + 1 in block.stubs:
-                raise CursorLost(await self._beyond_stubs(state, after + 1), "ephemeral")
+                raise CursorLost(await self._beyond_stubs(state, block, after + 1), "ephemeral")
             raise CursorLost(await self._beyond_damage(state, block, after + 1))
 
     async def _check_first(self, state: LogState, seq: int) -> None:
@@ -205,13 +205,15 @@ class SqliteEventLog:
             _log.error("events_damaged", bucket=state.bucket_id, first=start, last=seq - 1, events=seq - start)
         return seq
 
-    async def _beyond_stubs(self, state: LogState, seq: int) -> int:
-        """The next seq after a stub without content that is not a stub or has its content; head + 1 if there is
-        none."""
+    async def _beyond_stubs(self, state: LogState, block: Block, seq: int) -> int:
+        """The next seq after a stub without content that is not a stub or has its content; head + 1 if there is none.
+        If damage hides that, the next one that is no stub of the block, or is behind it."""
         beyond = state.ephemeral.beyond(seq)
         if beyond is None:
             key, head = state.key, state.head
             beyond = await self._read(lambda raw: rows.after_stubs(raw, key, seq, head))
+            if beyond is None:
+                beyond = next(each for each in range(seq + 1, block.end + 2) if each not in block.stubs)
             beyond = min(beyond, next((each for each in state.ephemeral.events if each > seq), beyond))
         return beyond
 

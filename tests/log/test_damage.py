@@ -124,6 +124,30 @@ async def test_a_damaged_page_of_the_file(disk: SqliteWorld) -> None:
     assert 90 <= len(read) < 100
 
 
+@log_test
+async def test_a_damaged_page_of_ephemeral_events(disk: SqliteWorld) -> None:
+    """Whoever reads on below it gets past it: gaps are told, and what is behind them is read."""
+    await make(disk.log)
+    await asyncio.gather(*(disk.log.append("b", event(b"%d" % number, ephemeral=True)) for number in range(400)))
+    await disk.log.append("b", event(b"last"))
+    await disk.close()
+    data = bytearray(disk.database.path.read_bytes())
+    pages = range(0, len(data), 4096)
+    leaves = [page for page in pages if data[page] == 13 and b"input-1" in data[page : page + 4096]]  # of a table
+    data[leaves[2] : leaves[2] + 4096] = b"\xff" * 4096
+    disk.database.path.write_bytes(data)
+    await disk.reopen()
+    gaps: list[tuple[int, str]] = []
+    after = 0
+    while after < 400:
+        with pytest.raises(CursorLost) as lost:
+            await disk.log.read("b", after, 256, MANY)
+        gaps.append((lost.value.first, lost.value.reason))
+        after = lost.value.first - 1
+    assert [reason for _, reason in gaps] == ["ephemeral", "retention", "ephemeral"]
+    assert (gaps[2][0], [each.body for each in await disk.log.read("b", 400, 9, MANY)]) == (401, [b"last"])
+
+
 SIZE = event(b"x" * 100).size
 
 
