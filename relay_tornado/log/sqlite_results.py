@@ -16,10 +16,11 @@ import msgspec
 
 from relay_tornado.errors import BucketGone, Malformed, NotFound, Overloaded, RelayError, Unavailable
 from relay_tornado.log.results import DONE, MOST_RESULTS, READ_BYTES, Latest, sent, storable, surplus
+from relay_tornado.log.rows import one
 from relay_tornado.low_memory import wake
 from relay_tornado.model import BucketId, Result
 from relay_tornado.settings import Settings
-from relay_tornado.storage.damage import Finite, sound
+from relay_tornado.storage.damage import Finite, is_damage, sound
 from relay_tornado.storage.database import Database
 from relay_tornado.storage.work import CLOSED, again
 
@@ -55,8 +56,8 @@ _OF = (
     " WHERE log = :log AND seq BETWEEN :first AND :last ORDER BY id"
 )
 _LATEST = (
-    f"SELECT {_columns(f'{_SIZE} <= :room')} FROM delivery WHERE id = (SELECT max(id) FROM delivery"  # noqa: S608
-    " WHERE log = :log AND seq = :seq AND (:output IS NULL OR output = :output))"
+    f"SELECT {_columns(f'{_SIZE} <= ?1')} FROM delivery WHERE id = (SELECT max(id) FROM delivery"  # noqa: S608
+    " WHERE log = ?2 AND seq = ?3 AND (?4 IS NULL OR output = ?4))"
 )
 _STATUS = (
     "SELECT CAST(status AS BLOB) FROM delivery WHERE id = (SELECT max(id) FROM delivery"
@@ -211,7 +212,7 @@ class SqliteResults:
 
     async def first(self, bucket_id: BucketId, seq: int, output: int | None) -> Result | None:
         def job(raw: sqlite3.Connection, key: int, first: int) -> Result | None:
-            row = raw.execute(_FIRST, (key, max(seq, first), output, output)).fetchone() if seq >= first else None
+            row = one(raw, _FIRST, key, seq, output, output) if seq >= first else None
             return None if row is None else _result(row)
 
         return await self._read(bucket_id, job, None)
@@ -239,8 +240,7 @@ class SqliteResults:
             found: dict[int, Latest] = {}
             room = READ_BYTES
             for seq in seqs:
-                wanted = {"room": room, "log": key, "seq": seq, "output": output}
-                row = raw.execute(_LATEST, wanted).fetchone() if seq >= oldest else None
+                row = one(raw, _LATEST, room, key, seq, output) if seq >= oldest else None
                 if row is not None and (result := _result(row)) is not None:
                     found[seq] = Latest(row[0], result)
                     room = 0 if result.left_out else room - len(row[3]) - len(row[4])
@@ -250,7 +250,14 @@ class SqliteResults:
 
     async def statuses(self, bucket_id: BucketId, first: int, last: int, output: int | None) -> Mapping[int, str]:
         def job(raw: sqlite3.Connection, key: int, oldest: int) -> Mapping[int, str]:
-            rows = raw.execute(_STATUSES, (key, max(first, oldest), last)).fetchall()
+            begin = max(first, oldest)
+            try:
+                rows = raw.execute(_STATUSES, (key, begin, last)).fetchall()
+            except sqlite3.DatabaseError as error:
+                if not is_damage(error):
+                    raise
+                known = {seq: one(raw, _STATUS, key, seq, output, output) for seq in range(begin, last + 1)}
+                rows = [(seq, output, row[0]) for seq, row in known.items() if row is not None]
             there = {seq: _text(status) for seq, copy, status in rows if output is None or copy == output}
             return {seq: status for seq, status in there.items() if status is not None}
 

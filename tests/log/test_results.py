@@ -330,6 +330,30 @@ async def test_a_damaged_result_is_as_none(disk: SqliteWorld, damage: str) -> No
 
 
 @log_test
+async def test_a_damaged_page_of_results_is_as_none(disk: SqliteWorld) -> None:
+    """What became of other events comes out."""
+    await make(disk.log, events=400)
+    before = SqliteResults(disk.database, disk.settings)
+    await asyncio.gather(*(before.record("b", seq, 1, result(body=b"result" * 20)) for seq in range(1, 401)))
+    await before.close()
+    await disk.close()
+    data = bytearray(disk.database.path.read_bytes())
+    pages = range(0, len(data), 4096)
+    leaves = [page for page in pages if data[page] == 13 and b"resultresult" in data[page : page + 4096]]  # of a table
+    data[leaves[2] : leaves[2] + 4096] = b"\xff" * 4096
+    disk.database.path.write_bytes(data)
+    await disk.reopen()
+    after = SqliteResults(disk.database, disk.settings)
+    for output in (None, 1):
+        there = await after.latest("b", range(1, 401), output)
+        assert 300 < len(there) < 400
+        assert await after.statuses("b", 1, 400, output) == dict.fromkeys(there, "sent")
+        assert {seq for seq in range(1, 401) if await after.first("b", seq, output) is not None} == there.keys()
+    assert await after.statuses("b", 1, 400, 2) == {}
+    await after.close()
+
+
+@log_test
 async def test_the_queue_is_bounded(disk: SqliteWorld) -> None:
     """Over its bytes results are refused, and nothing that was taken is lost."""
     await make(disk.log, events=1)
