@@ -17,6 +17,7 @@ _RATE: Final = {
     "rate_limit.events": "--rate-limit",
     "rate_limit.interval": "--rate-interval",
 }
+_TIMES: Final = {"from": "--since", "to": "--until"}
 
 FLAGS: Final[Mapping[str, Mapping[str, str]]] = {
     "bucket": {
@@ -50,11 +51,12 @@ FLAGS: Final[Mapping[str, Mapping[str, str]]] = {
         **_same("tls_verification", "strict_order", "secret"),
         "headers": "--header",
     },
-    "logs": _same("bucket", "output", "limit", "cursor", "filter"),
-    "search": _same("bucket", "header", "limit", "cursor"),
+    "logs": {**_same("bucket", "output", "limit", "cursor", "filter"), **_TIMES},
+    "search": {**_same("bucket", "header", "limit", "cursor"), **_TIMES},
     "token": {
         **_same("description", "api_access", "durable", "grace"),
         "buckets": "--bucket",
+        "scopes.buckets": "--bucket",
         "expires_at": "--expires",
     },
     "consumer": _same("to", "limit", "cursor"),
