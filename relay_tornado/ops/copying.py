@@ -27,7 +27,7 @@ from relay_tornado.errors import NoSpace
 from relay_tornado.model import MIB
 from relay_tornado.storage import migrate
 from relay_tornado.storage.connection import uri
-from relay_tornado.storage.damage import code_of
+from relay_tornado.storage.damage import code_of, sound
 from relay_tornado.storage.lock import serves
 from relay_tornado.storage.space import free_pages
 
@@ -149,7 +149,7 @@ def _make_rest(raw: sqlite3.Connection) -> None:
 
 def _objects(raw: sqlite3.Connection, kind: str) -> Sequence[tuple[str, str]]:
     sql = "SELECT name, sql FROM main.sqlite_schema WHERE type = ? AND name NOT LIKE 'sqlite_%' ORDER BY rowid"
-    return raw.execute(sql, (kind,)).fetchall()
+    return [sound(row, tuple[str, str]) for row in raw.execute(sql, (kind,)).fetchall()]
 
 
 def _in_copy(sql: str, kind: str) -> str:

@@ -23,7 +23,7 @@ from relay_tornado.errors import NewerSchema, StartupError
 from relay_tornado.ids import new_uuid
 from relay_tornado.storage import database_files
 from relay_tornado.storage.connection import uri
-from relay_tornado.storage.damage import code_of
+from relay_tornado.storage.damage import code_of, unquoted
 from relay_tornado.storage.witness import read_stamp
 
 PAGES = 4096
@@ -211,7 +211,8 @@ def backup(raw: sqlite3.Connection, target: Path, halted: Callable[[], bool] = n
 
 def to_one_file(copy: sqlite3.Connection) -> None:
     """Removes the WAL flag from a copy's header, which is the source's. Raises sqlite3.Error."""
-    copy.executescript("PRAGMA journal_mode = DELETE")  # `execute` would stop at the row, before the commit
+    with unquoted():
+        copy.executescript("PRAGMA journal_mode = DELETE")  # `execute` would stop at the row, before the commit
 
 
 def _script(raw: sqlite3.Connection, script: str, first: bool = False) -> None:

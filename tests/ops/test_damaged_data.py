@@ -57,6 +57,24 @@ def test_times_that_are_in_no_calendar(cli: Runner, file: Path, at: float) -> No
         assert (result.exit_code, "no date" in result.stdout) == (0, True)
 
 
+def test_a_backup_of_a_file_whose_schema_is_no_text(cli: Runner, file: Path, tmp_path: Path) -> None:
+    """It is made, with the damage, which is told."""
+    statement = "UPDATE sqlite_schema SET sql = CAST(sql AS BLOB) WHERE name = 'log_bucket'"
+    change(file, "PRAGMA writable_schema = ON", statement)
+    made = cli("backup", tmp_path / "b.db")
+    assert (made.exit_code, "the schema can't be read to the end" in made.stdout) == (0, True)
+    assert cli("check", tmp_path / "b.db").exit_code == 3
+
+
+def test_a_backup_of_a_file_whose_schema_is_malformed(cli: Runner, file: Path, tmp_path: Path) -> None:
+    """What SQLite says of it quotes it, and can't be decoded: a line says that none was made, and nothing is left."""
+    damaged = "replace(CAST(sql AS BLOB), 'CHECK (bytes', CAST('CHECK (bytes' AS BLOB) || x'a0')"
+    statement = f"UPDATE sqlite_schema SET sql = CAST({damaged} AS TEXT) WHERE name = 'log'"
+    change(file, "PRAGMA writable_schema = ON", statement)
+    assert "a text in it is malformed" in cli.refused("backup", tmp_path / "b.db")
+    assert {path.name for path in tmp_path.iterdir()} == {"data"}
+
+
 def change_types(file: Path, statement: str) -> None:
     """As `change`, past the types that columns have."""
     strict = "UPDATE sqlite_schema SET sql = replace(sql, '{}', '{}') WHERE name IN ('bucket', 'log')"
