@@ -17,7 +17,7 @@ from relay_tornado.errors import StartupError
 from relay_tornado.log import rows
 from relay_tornado.log.loading import Row, load
 from relay_tornado.log.reclaim import seek
-from relay_tornado.model import DAY, Retention, from_document
+from relay_tornado.model import DAY, Retention, from_document, to_document
 from relay_tornado.ops.check_consumers import FIRST_VERSION
 from relay_tornado.ops.opening import open_file
 from relay_tornado.ranges import Ranges
@@ -142,7 +142,7 @@ def _document(bucket_id: str, name: str, text: str) -> dict[str, Any]:
     try:
         msgspec.convert((bucket_id, name), tuple[str, str])
         document = msgspec.convert(json.loads(text), dict[str, Any])
-        from_document(Retention, document.get("retention") or {})
+        document["retention"] = to_document(from_document(Retention, document.get("retention") or {}))
     except (ValueError, TypeError, msgspec.MsgspecError) as error:
         raise StartupError(f"the bucket {name!r} can't be understood ({error}): `relay check` says more") from error
     return document
@@ -151,7 +151,7 @@ def _document(bucket_id: str, name: str, text: str) -> dict[str, Any]:
 def _bucket(
     raw: sqlite3.Connection, row: Row | None, bucket_id: str, name: str, document: dict[str, Any], now: float
 ) -> BucketStats:
-    retention = document.get("retention") or {}
+    retention = document["retention"]
     ephemeral = bool(document.get("ephemeral"))
     if row is None or row.first > row.head:
         last = 0 if row is None else row.head

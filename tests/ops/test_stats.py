@@ -83,6 +83,7 @@ def test_a_consumer_whose_events_have_left(cli: Runner) -> None:
     [
         ("UPDATE event SET received_at = CAST(NULL AS REAL)", None),
         ("UPDATE bucket SET document = replace(document, '{', '[')", "the bucket 'orders' can't be understood"),
+        ("UPDATE bucket SET document = replace(document, 'retention', 'retentiom')", None),
         ("UPDATE consumer SET done = '[[6,6}'", None),
         ("UPDATE consumer SET done = '[6,6]'", None),
         ("UPDATE consumer SET kind = CAST(x'ff' AS TEXT)", "can't be read (a text in it is malformed)"),
