@@ -26,7 +26,7 @@ from relay_tornado.forwarding.forwarding import Forwarding
 from relay_tornado.gauges import ConsumerLevels, Gauges, Measured
 from relay_tornado.handlers.control import ControlServer
 from relay_tornado.handlers.listener import Entrance
-from relay_tornado.handlers.site import Site, check_addresses
+from relay_tornado.handlers.site import Site, check_addresses, check_ports
 from relay_tornado.low_memory import try_log, watch_timers
 from relay_tornado.metrics import Metrics
 from relay_tornado.ops.backup_schedule import Backups, check_directory
@@ -97,6 +97,7 @@ class Relay:
             self._certificate = certificate = _certificate(settings)
             if settings.backup_dir is not None:
                 check_directory(settings.backup_dir)
+            check_ports(settings, inherited=bool(self._inherited))
             # A start that fails would leave an empty directory, which commands then take.
             if not os.path.lexists(settings.data):  # noqa: ASYNC240
                 check_addresses(settings, inherited=bool(self._inherited))

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.needs import needs_ipv6
+from tests.ports import hold_port, port_of
 from tests.serving import RELAY, TIMEOUT, Served, served, shell
 
 
@@ -135,6 +136,18 @@ def test_the_link_to_the_page(tmp_path: Path) -> None:
     with served(tmp_path, "--demo") as relay:
         assert sign_in(relay.wait_for(link)[1], demo=True) == 200
         assert relay.end() == 0
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_one_port_for_two_servers(tmp_path: Path, host: str) -> None:
+    """The start is refused before anything is made, and says which options to change."""
+    with hold_port() as held:
+        port = port_of(held)
+        command = [*RELAY, "serve", "--host", host, f"--port={port}", f"--metrics-port={port}"]
+        run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=TIMEOUT)
+    assert (run.returncode, run.stdout) == (1, "")
+    assert f"port {port} twice: choose another port with --metrics-port, or with --port" in run.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_the_page(tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ _ADVICE: Final[Mapping[int, str]] = {
     errno.EMFILE: NO_DESCRIPTOR,
     errno.ENFILE: NO_DESCRIPTOR,
 }
+_ALL: Final = ("0.0.0.0", "::")  # noqa: S104 - it is compared with
+"""The addresses that stand for all of their family."""
 
 _log = structlog.get_logger(__name__)
 
@@ -43,6 +45,26 @@ def check(host: str, port: int, flags: str) -> None:
     sockets, _ = _open(host, port, flags, listening=False)
     for bound in sockets:
         bound.close()
+
+
+def overlap(host: str, other: str) -> bool:
+    """Whether the hosts have an address in common, so that no two sockets can listen on one port of both. False if an
+    address can't be found out."""
+    try:
+        ours, theirs = (
+            {
+                (found[0], found[4][0])
+                for found in socket.getaddrinfo(name, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            }
+            for name in (host, other)
+        )
+    except OSError:
+        return False
+    return any(
+        family == another and (address == taken or not {address, taken}.isdisjoint(_ALL))
+        for family, address in ours
+        for another, taken in theirs
+    )
 
 
 def _open(host: str, port: int, flags: str, *, listening: bool) -> tuple[list[socket.socket], Mapping[str, OSError]]:

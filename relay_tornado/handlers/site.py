@@ -15,6 +15,7 @@ from relay_tornado.admin.administration import Administration
 from relay_tornado.counters import ConsumerLevel, Counters
 from relay_tornado.delivery.deliveries import Deliveries
 from relay_tornado.delivery.responses import Responses
+from relay_tornado.errors import StartupError
 from relay_tornado.forwarding.forwarding import Forwarding
 from relay_tornado.handlers import binding, health, metrics, rest, socket, stream, ui
 from relay_tornado.handlers.base import NotFoundHandler, log_request
@@ -157,6 +158,17 @@ class Site:
         if self._end is None:
             self._end = asyncio.get_running_loop().time() + self._drain_timeout
         return self._end
+
+
+def check_ports(settings: Settings, *, inherited: bool) -> None:
+    """Raises StartupError if the settings name one port of one address twice. With inherited sockets, only the
+    metrics' address matters."""
+    same = not inherited and 0 < settings.port == settings.metrics_port
+    if same and binding.overlap(settings.host, settings.metrics_host):
+        raise StartupError(
+            f"can't listen on {settings.metrics_host} port {settings.port} twice: choose another port with "
+            "--metrics-port, or with --port"
+        )
 
 
 def check_addresses(settings: Settings, *, inherited: bool) -> None:
