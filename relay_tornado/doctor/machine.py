@@ -48,6 +48,9 @@ VERY_SLOW_SYNC: Final = 0.100
 _OWN: Final = re.compile(r"relay\.(lock|sock|witness)|(relay|search|series)\.db([-.].*)?|sessions\.(json|new)")
 """The names of a relay's own files: other files in its directory are ignored."""
 
+_ESCAPE: Final = re.compile(r"\\([0-7]{3})")
+"""A character of a path in /proc/mounts that would break its line, as an octal number (proc_pid_mounts(5))."""
+
 _CLOCKS_APART: Final = 2.0
 _BEFORE_ANY_RELEASE: Final = 1_735_689_600.0
 """2025-01-01: a clock that says less was never set."""
@@ -250,9 +253,9 @@ def _mounted(path: Path, mounts: Path = Path("/proc/self/mounts")) -> str:
     path = path.resolve()
     best, kind = -1, ""
     with suppress(OSError):
-        for line in mounts.read_text().splitlines():
+        for line in filter(None, os.fsdecode(mounts.read_bytes()).split("\n")):
             _, place, type_, *_ = line.split(" ")
-            place = place.replace("\\040", " ")
+            place = _ESCAPE.sub(lambda found: chr(int(found[1], 8)), place)
             if path.is_relative_to(place) and len(place) >= best:
                 best, kind = len(place), type_
     return kind

@@ -417,4 +417,7 @@ def test_which_file_system_holds_a_path(tmp_path: Path) -> None:
     )
     for path, kind in ((tmp_path, "btrfs"), (tmp_path / "a b" / "d", "nfs4"), (Path("/nowhere"), "overlay")):
         assert machine._mounted(path, mounts) == kind
+    for name, escaped in ((b"a\tb", b"a\\011b"), (b"a\nb", b"a\\012b"), (b"#\\\xff\x85", b"\\043\\134\xff\x85")):
+        mounts.write_bytes(b"x / ext4 rw 0 0\nx %s/%s nfs4 rw 0 0\n" % (os.fsencode(here), escaped))
+        assert machine._mounted(tmp_path / os.fsdecode(name), mounts) == "nfs4"
     assert machine._mounted(tmp_path, tmp_path / "none") == ""
