@@ -52,7 +52,12 @@ def check(path: Path, progress: Progress, *, full: bool = False) -> Report:
     except StartupError as error:
         if _is_damage(path, error, witness):
             report.add("damage", "unreadable", f"the file can't be opened: {_reason(error)}", NOT_OPENED)
-        elif not report.damaged:
+        elif report.damaged:  # condemned by the witness
+            advice = start.advice_if_condemned(path)
+            report.add(
+                "damage", "unreadable", f"the file can't be opened, so nothing in it was checked: {error}", advice
+            )
+        else:
             raise
         report.seconds = time.monotonic() - begun
         return report

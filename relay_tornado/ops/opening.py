@@ -65,9 +65,13 @@ def open_file(path: Path) -> sqlite3.Connection:
 
 
 def _check_wal(path: Path) -> None:
-    """Raises StartupError if the WAL ends before the file and no relay has it open: what SQLite reads then is a
-    mixture. A relay that is being started may still wait until the WAL can be put aside."""
-    if path.name == NAME and not serves(path.parent, unknown=True) and (older := older_wal.find(path)) is not None:
+    """Raises StartupError if the WAL is another file's or ends before the file, and no relay has it open: what SQLite
+    reads then is a mixture. A relay that is being started may still wait until the WAL can be put aside."""
+    if path.name != NAME or serves(path.parent, unknown=True):
+        return
+    with contextlib.suppress(OSError):  # what can't be read, SQLite reports
+        wal_check.check(path)
+    if (older := older_wal.find(path)) is not None:
         raise StartupError(f"{older_wal.describe(path, older)}. relay serve puts it aside, or says what to do.")
 
 

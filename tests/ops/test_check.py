@@ -232,8 +232,8 @@ def test_a_loss_that_the_witness_proves(cli: Runner, file: Path) -> None:
 
 @pytest.mark.parametrize("opens", [True, False])
 def test_a_file_that_a_relay_condemned(cli: Runner, file: Path, monkeypatch: pytest.MonkeyPatch, opens: bool) -> None:
-    """It may look sound, but has pages of two files: the check says what the refused start says, also of one that can't
-    be opened. A backup of it has no such mark."""
+    """It may look sound, but has pages of two files: the check says what the refused start says. If the file can't be
+    opened either, the check says that, too. A backup of it has no such mark."""
     witness = Witness.open(cli.data / "relay.witness")
     witness.condemn()
     witness.close()
@@ -242,10 +242,12 @@ def test_a_file_that_a_relay_condemned(cli: Runner, file: Path, monkeypatch: pyt
     with monkeypatch.context() as patch:
         if not opens:
             patch.setattr("relay_tornado.ops.check.open_file", Mock(side_effect=StartupError("its WAL is older")))
-        (finding,) = found(cli)
+        finding, *others = found(cli)
     assert (finding["level"], finding["kind"]) == ("damage", "witness")
     assert "may have pages of both files" in finding["message"]
     assert str(refused.value).endswith(f": {finding['advice']}.")
+    assert [(each["kind"], each["advice"]) for each in others] == [("unreadable", finding["advice"])] * (not opens)
+    assert all("nothing in it was checked: its WAL is older" in each["message"] for each in others)
     shutil.copy(file, cli.data / "b.db")
     assert cli.json("check", cli.data / "b.db")["findings"] == []
     (cli.data / "relay.witness").unlink()

@@ -158,6 +158,8 @@ async def test_a_file_beside_the_wal_of_another(settings: Settings, tmp_path: Pa
     shutil.copy(other, path)
     with pytest.raises(StartupError, match=r"relay\.db-wal does not belong to .*relay\.db-shm and relay\.witness away"):
         await Database.open(settings)
+    with pytest.raises(StartupError, match=r"relay\.db-wal does not belong to"):  # nor does a command read the mixture
+        open_file(path)
     shutil.copy(tmp_path / "kept", path)
     assert await stored(settings) == ["a", "b", "c", "d"]
     for name in ("relay.db-wal", "relay.db-shm", "relay.witness"):
