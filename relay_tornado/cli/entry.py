@@ -1,7 +1,8 @@
 """The group of all commands. Each is imported when it is used; every error becomes one line and an exit code.
 
 Exit codes: 0 done; 1 the relay refused or failed (the line on stderr says why); 2 the command line is wrong;
-130 stopped by Ctrl-C; 143 ended by SIGTERM before the start was done, as the first process of a container.
+130 stopped by Ctrl-C; 143 ended by SIGTERM before the start was done, as the first process of a container. While the
+command is being loaded, Ctrl-C ends it by the signal itself, which a shell reports as 130, too.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import click
 from click.core import ParameterSource
 
 import relay_tornado
+from relay_tornado.cli import interrupts
 from relay_tornado.cli.errors import (
     ASKED_URL,
     NO_MEMORY,
@@ -94,6 +96,7 @@ class Commands(click.Group):
     }
 
     def main(self, *args: Any, **extra: Any) -> Any:
+        interrupts.end_silently()
         open_closed()
         escape_unknown()
         if os.getpid() == 1:
@@ -102,6 +105,7 @@ class Commands(click.Group):
         try:
             return super().main(*args, **extra)
         finally:
+            interrupts.raise_again()
             drop_output(sys.stderr)  # otherwise Python would change the exit code
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
@@ -122,6 +126,7 @@ class Commands(click.Group):
         if cmd_name == "serve":
             structlog_alone()
         command: click.Command = getattr(import_uncollected(module), name)
+        interrupts.raise_again()
         return command
 
     def resolve_command(

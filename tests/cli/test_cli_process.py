@@ -33,6 +33,41 @@ def test_ctrl_c_ends_a_command_clean(tmp_path: Path) -> None:
     assert (process.returncode, out, err) == (130, "", "relay: stopped\n")
 
 
+INTERRUPTED = """
+import importlib.abc, os, signal, sys
+class Interrupt(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, *_):
+        if name == sys.argv[1]:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupt())
+from relay_tornado.cli import main
+main(sys.argv[2:])
+"""
+"""A relay that gets Ctrl-C when it imports the module of that name."""
+
+
+@pytest.mark.parametrize("module", ["click", "relay_tornado.cli.flags", "relay_tornado.cli.serve"])
+def test_ctrl_c_while_it_is_loaded(tmp_path: Path, module: str) -> None:
+    """The signal ends it without a word."""
+    command = [sys.executable, "-c", INTERRUPTED, module, "serve", "--port", "0", "--data", str(tmp_path / "data")]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
+    assert (run.returncode, run.stdout, run.stderr) == (-signal.SIGINT, "", "")
+
+
+def test_ctrl_c_that_is_ignored_while_it_is_loaded(tmp_path: Path) -> None:
+    """A command in the background of a script, where Ctrl-C is ignored, goes on."""
+    command = [sys.executable, "-c", INTERRUPTED, "relay_tornado.cli.serve", "serve", "--help"]
+    run = subprocess.run(
+        command,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN) and None,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+    )
+    assert (run.returncode, run.stderr) == (0, "")
+    assert "Run the relay" in run.stdout
+
+
 def test_ctrl_c_with_nowhere_to_say_so(tmp_path: Path) -> None:
     """Its exit code is the same, as with standard error on a full disk."""
     file = tmp_path / "orders.toml"
