@@ -6,14 +6,15 @@ import dataclasses
 import itertools
 import os
 import shlex
-import signal
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import click
 
-from relay_tornado.cli.client import check_rights, reserve_of
+from relay_tornado.cli import interrupts
+from relay_tornado.cli.client import DATABASE, check_rights, reserve_of
 from relay_tornado.cli.errors import NO_MEMORY, Failure, file_words
 from relay_tornado.cli.options import options_of, relay_options
 from relay_tornado.cli.printing import note, print_json, size_words
@@ -48,8 +49,15 @@ def backup(file: Path, force: bool, data: Path, as_json: bool) -> None:
     check_rights(data)
     reserve = reserve_of(data)
     os.nice(LEAST_URGENT)
-    _tidy_up()
-    with show_progress(as_json) as progress:
+    before = _identity(file)
+
+    def left() -> str:
+        now = _identity(file)
+        if now not in (None, before):
+            return f"{file} is complete and checked"
+        return f"no backup was made; {'nothing is left' if now is None else f'{file} is as it was'}"
+
+    with interrupts.tidying_up(left), show_progress(as_json) as progress:
         made = make(locate(data), file, progress, force=force, reserve=reserve)
     report = made.report
     if as_json:
@@ -73,8 +81,17 @@ def restore(file: Path, damaged: bool, data: Path, as_json: bool) -> None:
         path = locate(file)
     except NotFound:
         raise Failure(f"there is no backup {file}: name the file that `relay backup` wrote") from None
-    _tidy_up()
-    with show_progress(as_json) as progress:
+    made, there = data / DATABASE, (data / DATABASE).exists()
+
+    def left() -> str:
+        if there or not made.exists():
+            return f"nothing was restored into {data}; repeat the command"
+        return (
+            f"{made} is restored and checked; its tokens are valid again, even if revoked since (`relay token list`), "
+            "and its public outputs are paused (`relay bucket show`)"
+        )
+
+    with interrupts.tidying_up(left), show_progress(as_json) as progress:
         restored = restoring.restore(path, data, progress, damaged=damaged)
     report = restored.report
     if as_json:
@@ -121,6 +138,7 @@ def check(file: Path | None, full: bool, data: Path, as_json: bool) -> None:
     from relay_tornado.ops.opening import locate
 
     place = data if file is None else file
+    interrupts.end_at_once("stopped: nothing was changed")
     try:
         if file is None:
             check_rights(data)
@@ -154,11 +172,12 @@ def check(file: Path | None, full: bool, data: Path, as_json: bool) -> None:
         raise click.exceptions.Exit(DAMAGED)
 
 
-def _tidy_up() -> None:
-    """Handles signals that end the command like Ctrl-C, so that unfinished files are removed."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # with `nohup` it goes on
-        signal.signal(signal.SIGHUP, signal.default_int_handler)
+def _identity(file: Path) -> tuple[int, int] | None:
+    """Which file it is; None if there is none."""
+    with suppress(OSError):
+        found = file.stat()
+        return found.st_dev, found.st_ino
+    return None
 
 
 def _held(report: Report) -> str:

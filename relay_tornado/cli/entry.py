@@ -1,8 +1,8 @@
 """The group of all commands. Each is imported when it is used; every error becomes one line and an exit code.
 
 Exit codes: 0 done; 1 the relay refused or failed (the line on stderr says why); 2 the command line is wrong;
-130 stopped by Ctrl-C; 143 ended by SIGTERM before the start was done, as the first process of a container. While the
-command is being loaded, Ctrl-C ends it by the signal itself, which a shell reports as 130, too.
+130 stopped by Ctrl-C; 143 by SIGTERM. While the command is being loaded, and where it has nothing to tidy up, these
+signals end it themselves, which a shell reports as the same codes.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from relay_tornado.cli.flags import in_flags
 from relay_tornado.cli.lazy_imports import import_uncollected, structlog_alone
 from relay_tornado.cli.streams import escape_unknown, open_closed
 from relay_tornado.errors import NO_THREAD, RelayError
+from relay_tornado.model import printable
 
 _COMMANDS: Final = {
     "GET /v1/buckets lists": "`relay bucket list` shows",
@@ -174,10 +175,11 @@ class Commands(click.Group):
             if not str(error).endswith(_NOT_MAPPED):
                 raise
             raise Failure(NO_MEMORY) from error
-        except (KeyboardInterrupt, click.Abort):
+        except (KeyboardInterrupt, click.Abort) as error:
+            left = str(error)
             with suppress(OSError):
-                click.echo("relay: stopped", err=True)
-            raise click.exceptions.Exit(130) from None
+                click.echo(f"relay: stopped: {printable(left)}" if left else "relay: stopped", err=True)
+            raise click.exceptions.Exit(interrupts.exit_code()) from None
         except _ODD as error:
             # Unless a relay elsewhere answered, this is a fault of this program.
             url = ctx.meta.get(ASKED_URL)

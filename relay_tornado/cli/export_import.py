@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Any, BinaryIO, NamedTuple
 import click
 
 from relay_tornado.admin.lookup import named
+from relay_tornado.cli import interrupts
 from relay_tornado.cli.answers import Refused
 from relay_tornado.cli.client import Caller, check_rights, open_relay
 from relay_tornado.cli.errors import STDOUT, about
@@ -50,7 +51,21 @@ def export(bucket: str, file: Path, after: str | None, append: bool, data: Path,
         raise click.UsageError("--append finds out by itself where FILE ends: leave --after out, and name a FILE")
     check_rights(data)
     path = locate(data)
-    with _output(file, append) as (output, continued), show_progress(as_json) as progress:
+    opened = False
+
+    def left() -> str:
+        if file == STANDARD:
+            return "the output is incomplete; --after and the seq of its last whole line continue it"
+        if not opened or not file.exists():
+            return "nothing was exported"
+        return f"{file} is incomplete; --append continues it"
+
+    with (
+        interrupts.tidying_up(left),
+        _output(file, append) as (output, continued),
+        show_progress(as_json) as progress,
+    ):
+        opened = True
         position, source = (after, None) if continued is None else (continued.after, continued.source)
         done = write_export(path, bucket, position, output.write, progress, header=continued is None, source=source)
         output.flush()
@@ -160,7 +175,20 @@ def import_(bucket: str, file: Path, data: Path, as_json: bool) -> None:
 
     Repeat an import that was interrupted: events that are there already are skipped.
     """
-    with _input(file) as (lines, size), open_relay(data, create=True) as relay, show_progress(as_json) as progress:
+    job: _Import | None = None
+
+    def left() -> str:
+        if job is None or not job.bucket_id:
+            return "nothing was imported"
+        done = f"imported {counted(job.imported, 'event')} into {bucket}, up to {job.head}, and perhaps the next batch"
+        return f"{done}; importing the same again adds the rest"
+
+    with (
+        interrupts.tidying_up(left),
+        _input(file) as (lines, size),
+        open_relay(data, create=True) as relay,
+        show_progress(as_json) as progress,
+    ):
         job = _Import(relay, bucket)
         job.run(lines, lambda done: progress("importing events", done, size))
     if as_json:

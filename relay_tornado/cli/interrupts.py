@@ -1,14 +1,18 @@
-"""What Ctrl-C does while the program is being loaded: Python's own answer would be a traceback."""
+"""What Ctrl-C, SIGTERM and SIGHUP do to a command: while it is being loaded, and while it works."""
 
 from __future__ import annotations
 
+import os
 import signal
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
 
 
 def end_silently() -> None:
-    """Until `raise_again`, Ctrl-C ends the process at once, by the signal: there is nothing to tidy up yet. It does not
-    where it is ignored, as behind `nohup`, or handled otherwise."""
+    """Until `raise_again`, Ctrl-C ends the process at once, by the signal, without Python's traceback: there is nothing
+    to tidy up while the program is being loaded. It does not where it is ignored, or handled otherwise."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         _handle(signal.SIG_DFL)
 
@@ -22,3 +26,54 @@ def raise_again() -> None:
 def _handle(handler: signal._HANDLER) -> None:
     with suppress(ValueError):  # not in the main thread, which alone is interrupted
         signal.signal(signal.SIGINT, handler)
+
+
+_number = signal.SIGINT
+"""The signal that stopped the command."""
+
+
+def exit_code() -> int:
+    """That of a command that was stopped: 130 by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP, as a shell reports them."""
+    return 128 + _number
+
+
+@contextmanager
+def tidying_up(left: Callable[[], str]) -> Iterator[None]:
+    """In the block, and from then on, SIGTERM and SIGHUP do what Ctrl-C does, so that unfinished files are removed. If
+    one of them stops the block, `left` says in a few words what is there then, for the message."""
+    handle_stops()
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(left()) from error
+
+
+def handle_stops() -> None:
+    """Has SIGTERM and SIGHUP do what Ctrl-C does."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # with `nohup` it goes on
+        signal.signal(signal.SIGHUP, _interrupt)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    global _number
+    _number = signal.Signals(number)
+    handler = signal.getsignal(signal.SIGINT)  # while an event loop runs, that of asyncio
+    (handler if callable(handler) else signal.default_int_handler)(number, frame)
+
+
+def end_at_once(words: str) -> None:
+    """Has SIGTERM end the process at once, with these words on stderr. For a command that has nothing to tidy up, and
+    long statements of SQLite, during which no handler runs."""
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        return
+
+    def wait() -> None:
+        signal.sigwait((signal.SIGTERM,))
+        try:
+            os.write(2, f"relay: {words}\n".encode())
+        finally:
+            os._exit(128 + signal.SIGTERM)
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))
+    threading.Thread(target=wait, name="sigterm", daemon=True).start()

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
+from unittest.mock import DEFAULT, patch
 
 import structlog
 from click.testing import CliRunner, Result
@@ -43,7 +43,10 @@ class Runner:
         state = str(self.data.with_name("state-home"))
         environment = {**cleared, "RELAY_DATA": str(self.data), "XDG_STATE_HOME": state, **variables}
         # The test's process stays as urgent as it is, and hears signals as before.
-        with patch("os.nice"), patch("relay_tornado.cli.backup._tidy_up"):
+        with (
+            patch("os.nice"),
+            patch.multiple("relay_tornado.cli.interrupts", handle_stops=DEFAULT, end_at_once=DEFAULT),
+        ):
             result = CliRunner(env=environment).invoke(main, [str(each) for each in arguments], input=input)
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception

@@ -309,17 +309,20 @@ def signalled(data: Path, command: str, file: Path, name: str, *before: str) -> 
     return subprocess.run(line, env={**os.environ, "END_BY": name}, capture_output=True, text=True, timeout=TIMEOUT)
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
-def test_a_copy_that_is_told_to_end_leaves_nothing(cli: Runner, tmp_path: Path, name: str) -> None:
-    """As where the relay ends meanwhile, that makes a backup, or the terminal goes."""
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129), ("SIGINT", 130)])
+def test_a_copy_that_is_told_to_end_leaves_nothing(cli: Runner, tmp_path: Path, name: str, code: int) -> None:
+    """As where the relay ends meanwhile, that makes a backup, or the terminal goes. It says what is there."""
     fill(cli.data, "orders", 50)
     done = signalled(cli.data, "backup", tmp_path / "b.db", name, sys.executable, "-c", HEARS)
-    assert (done.returncode, done.stdout) == (130, ""), done.stderr
+    assert (done.returncode, done.stdout) == (code, "")
+    assert done.stderr == "relay: stopped: no backup was made; nothing is left\n"
     assert {path.name for path in tmp_path.iterdir()} == {"data"}
     cli.json("backup", tmp_path / "b.db")
     done = signalled(tmp_path / "new", "restore", tmp_path / "b.db", name, sys.executable, "-c", HEARS)
-    assert (done.returncode, done.stdout) == (130, ""), done.stderr
+    assert (done.returncode, done.stdout) == (code, "")
+    assert done.stderr == f"relay: stopped: nothing was restored into {tmp_path / 'new'}; repeat the command\n"
     assert {path.name for path in (tmp_path / "new").iterdir()} == {"relay.lock"}
+    assert signalled(tmp_path / "new", "restore", tmp_path / "b.db", "SIGCONT").returncode == 0
 
 
 def test_a_backup_that_outlives_its_terminal(cli: Runner, tmp_path: Path) -> None:
