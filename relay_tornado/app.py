@@ -34,6 +34,7 @@ from relay_tornado.proxy_trust import ProxyTrust
 from relay_tornado.search.index import Index
 from relay_tornado.series.series import Series
 from relay_tornado.settings import Settings
+from relay_tornado.steps import Steps
 from relay_tornado.storage.maintenance import Maintenance
 from relay_tornado.tls import Certificate
 
@@ -46,10 +47,12 @@ _log = structlog.get_logger(__name__)
 class Relay:
     """One relay. After `await start()`, `port` and `url` tell where it is; `await stop()` drains it."""
 
-    def __init__(self, settings: Settings, inherited: Sequence[socket.socket] = ()) -> None:
-        """`inherited` are listening sockets, which replace the address in the settings."""
+    def __init__(self, settings: Settings, inherited: Sequence[socket.socket] = (), steps: Steps | None = None) -> None:
+        """`inherited` are listening sockets, which replace the address in the settings. A start tells `steps` what it
+        does."""
         self.settings = settings
         self._inherited = inherited
+        self._steps = steps or Steps("")
         self._certificate: Certificate | None = None
         self._stack = AsyncExitStack()
         self._administration: Administration | None = None
@@ -91,6 +94,7 @@ class Relay:
 
         Raises StartupError.
         """
+        steps = self._steps
         async with AsyncExitStack() as stack:
             stack.callback(watch_timers().cancel)
             settings, counters = self.settings, Counters()
@@ -101,14 +105,16 @@ class Relay:
             # A start that fails would leave an empty directory, which commands then take.
             if not os.path.lexists(settings.data):  # noqa: ASYNC240
                 check_addresses(settings, inherited=bool(self._inherited))
-            engine = await stack.enter_async_context(open_engine(settings, counters))
+            engine = await stack.enter_async_context(open_engine(settings, counters, steps))
             database, log, registry, ledgers = engine.database, engine.log, engine.registry, engine.ledgers
+            steps.begin("reading the state of consumers")
             sessions = None
             if not settings.no_ui:
                 sessions = Sessions(registry, settings.data / SESSIONS)
                 stack.push_async_callback(sessions.close)
             index = _index(engine, settings, counters)
             self._administration = administration = await administer(engine, settings, sessions, index)
+            steps.begin("opening its port")
             stack.callback(ChangeLog(registry).close)
             maintenance = Maintenance(database)
             backups = None if settings.backup_dir is None else Backups(settings, settings.backup_dir)
@@ -182,6 +188,7 @@ class Relay:
             self._site = site
             administration.url = self.url
             administration.address = self.address
+            steps.begin("beginning to forward to public outputs")
             await forwarding.start()
             await database.told()
             self._stack = stack.pop_all()

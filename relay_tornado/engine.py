@@ -23,6 +23,7 @@ from relay_tornado.registry.sqlite import SqliteRegistry
 from relay_tornado.registry.sqlite_uses import SqliteUses
 from relay_tornado.search.index import Index
 from relay_tornado.settings import Settings
+from relay_tornado.steps import Steps
 from relay_tornado.storage.database import Database
 
 
@@ -39,11 +40,16 @@ class Engine:
 
 
 @asynccontextmanager
-async def open_engine(settings: Settings, counters: Counters | None = None) -> AsyncIterator[Engine]:
-    """Opens a data directory under its lock. Raises StartupError, and Locked if another process uses it."""
+async def open_engine(
+    settings: Settings, counters: Counters | None = None, steps: Steps | None = None
+) -> AsyncIterator[Engine]:
+    """Opens a data directory under its lock, and tells `steps` what it does. Raises StartupError, and Locked if another
+    process uses it."""
     async with AsyncExitStack() as stack:
-        database = await Database.open(settings)
+        steps = steps or Steps("")
+        database = await Database.open(settings, steps=steps)
         stack.push_async_callback(database.close)
+        steps.begin("loading logs, buckets and tokens")
         log = await SqliteEventLog.open(database, settings, counters)
         stack.push_async_callback(log.close)
         results = SqliteResults(database, settings)

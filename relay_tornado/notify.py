@@ -14,9 +14,9 @@ from typing import IO, Final
 
 import structlog
 
+from relay_tornado import sd_notify
+
 _FIRST_DESCRIPTOR: Final = 3
-_SEND_TIMEOUT: Final = 0.5
-"""Seconds to wait for room in the service manager's queue, which is hardly ever full."""
 
 _log = structlog.get_logger(__name__)
 
@@ -27,8 +27,6 @@ class Notifier:
 
     def __init__(self, environ: MutableMapping[str, str] = os.environ) -> None:
         self._address = environ.pop("NOTIFY_SOCKET", "")
-        if self._address.startswith("@"):
-            self._address = "\0" + self._address[1:]
         usec = environ.pop("WATCHDOG_USEC", "")
         pid = environ.pop("WATCHDOG_PID", "")
         ours = usec.isdigit() and int(usec) > 0 and pid in ("", str(os.getpid()))
@@ -37,18 +35,14 @@ class Notifier:
 
     def ready(self, status: str) -> None:
         """The relay serves, and later units of the boot may start. `status`: one line for `systemctl status`."""
-        self._send("READY=1\nSTATUS=" + " ".join(status.split()))
+        self.send("READY=1\nSTATUS=" + " ".join(status.split()))
 
-    def stopping(self) -> None:
-        self._send("STOPPING=1")
-
-    def extend(self, seconds: float) -> None:
-        """Moves the timeout of a start or stop to `seconds` from now, for a migration or a long drain. Has to be called
-        again before that."""
-        self._send(f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}")
+    def stopping(self, within: float) -> None:
+        """The relay ends within so many seconds. The service manager waits for that, if it would not anyway."""
+        self.send(f"STOPPING=1\nSTATUS=stopping, within {within:.0f} s\nEXTEND_TIMEOUT_USEC={int(within * 1e6)}")
 
     def alive(self) -> None:
-        self._send("WATCHDOG=1")
+        self.send("WATCHDOG=1")
 
     async def keep_alive(self) -> None:
         """Sends signs of life, if they are expected, until it is cancelled. Runs in the event loop, so a stuck loop
@@ -59,13 +53,10 @@ class Notifier:
             self.alive()
             await asyncio.sleep(self.watchdog / 3)
 
-    def _send(self, state: str) -> None:
-        if not self._address:
-            return
+    def send(self, state: str) -> None:
+        """Sends lines of sd_notify(3). If that fails, it is logged."""
         try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as out:
-                out.settimeout(_SEND_TIMEOUT)
-                out.sendto(state.encode(), self._address)
+            sd_notify.send(self._address, state)
         except OSError as error:
             _log.warning("service_manager_not_told", state=state.partition("\n")[0], error=str(error))
 

@@ -30,6 +30,8 @@ LAYERS: tuple[frozenset[str], ...] = (
             "lateness",
             "low_memory",
             "pieces",
+            "steps",
+            "sd_notify",
         }
     ),
     frozenset({"wire", "rate_limits", "proxy_trust"}),

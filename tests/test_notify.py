@@ -29,16 +29,14 @@ def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[st
 
 
 def test_it_says_how_the_relay_is(manager: tuple[str, socket.socket]) -> None:
-    """Ready, an extended time-out and stopping arrive in sd_notify's form, one message each."""
+    """Ready, and stopping with the time that it may take, arrive in sd_notify's form, one message each."""
     address, listening = manager
     notifier = Notifier({"NOTIFY_SOCKET": address})
     notifier.ready("listening on port 8080")
-    notifier.extend(90)
-    notifier.stopping()
-    assert [listening.recv(4096) for _ in range(3)] == [
+    notifier.stopping(23.0)
+    assert [listening.recv(4096) for _ in range(2)] == [
         b"READY=1\nSTATUS=listening on port 8080",
-        b"EXTEND_TIMEOUT_USEC=90000000",
-        b"STOPPING=1",
+        b"STOPPING=1\nSTATUS=stopping, within 23 s\nEXTEND_TIMEOUT_USEC=23000000",
     ]
 
 

@@ -124,9 +124,8 @@ class Commands(click.Group):
         if cmd_name not in self.places:
             return None
         module, name = self.places[cmd_name][0].split(":")
-        if cmd_name == "serve":
-            structlog_alone()
-        command: click.Command = getattr(import_uncollected(module), name)
+        with _loading(cmd_name):
+            command: click.Command = getattr(import_uncollected(module), name)
         interrupts.raise_again()
         return command
 
@@ -198,6 +197,18 @@ class Commands(click.Group):
             if sqlite3 is None or not isinstance(error, sqlite3.Error):
                 raise
             raise Failure(f"the relay's file can't be read ({error}): `relay check` says what is damaged") from error
+
+
+@contextmanager
+def _loading(command: str) -> Iterator[None]:
+    if command != "serve":
+        yield
+        return
+    from relay_tornado.cli.slow_steps import loading_reported
+
+    with loading_reported():
+        structlog_alone()
+        yield
 
 
 @contextmanager

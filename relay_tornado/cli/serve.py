@@ -25,14 +25,16 @@ from relay_tornado.cli.common import STOP_SIGNALS, program
 from relay_tornado.cli.errors import STDOUT, output_words, silence_output
 from relay_tornado.cli.options import options_of
 from relay_tornado.cli.settings_options import settings_from, settings_options, unknown_variables
+from relay_tornado.cli.slow_steps import reported
 from relay_tornado.cli.ui import link
 from relay_tornado.garbage_collection import limit_full_collections
 from relay_tornado.large_blocks import return_large_blocks
 from relay_tornado.log_output import configure
-from relay_tornado.low_memory import LogWatch, begin_thread, exception_handler
+from relay_tornado.low_memory import LogWatch, begin_thread, exception_handler, try_log
 from relay_tornado.model import Bucket
 from relay_tornado.notify import Notifier, inherited_sockets
 from relay_tornado.settings import Settings
+from relay_tornado.steps import Step, Steps
 
 _log = structlog.get_logger(__name__)
 
@@ -45,10 +47,10 @@ _OTHERS = (signal.SIGUSR1, signal.SIGUSR2)
 """Signals that make other programs reopen their logs, and the like. Without a handler they would end the relay."""
 _HANDLED = (*STOP_SIGNALS, signal.SIGHUP, *_OTHERS)
 _INSTEAD = "the log has the address; `relay ui` prints a link to the page, and `relay token create` makes a token"
-_EXTENSION = 60.0
-"""Seconds by which a start in progress extends systemd's time-out."""
 _CUT_OFF = 10.0
 """Seconds after the drain time-out after which a stop is cut off, whatever it waits for."""
+_LAST = 5.0
+"""Seconds that the process may take to end after that."""
 
 
 @click.command()
@@ -86,10 +88,12 @@ async def _run(settings: Settings, demo: bool, notifier: Notifier, inherited: Se
         loop.add_signal_handler(number, told_to_stop.set)
     for other in _OTHERS:
         loop.add_signal_handler(other, _ignored, other)
-    relay = Relay(settings, inherited)
+    steps = Steps("preparing")
+    relay = Relay(settings, inherited, steps)
     loop.add_signal_handler(signal.SIGHUP, relay.reload)
-    if not await _start(relay, notifier, told_to_stop):
-        return
+    with reported(steps, _say_slow, notifier.send):
+        if not await _start(relay, told_to_stop):
+            return
     limit_full_collections()
     alive = asyncio.create_task(notifier.keep_alive())
     try:
@@ -105,8 +109,9 @@ async def _run(settings: Settings, demo: bool, notifier: Notifier, inherited: Se
         notifier.ready(f"listening on {relay.address}")
         await told_to_stop.wait()
     finally:
-        notifier.stopping()
-        _end_within(settings.drain_timeout + _CUT_OFF, loop)
+        longest = settings.drain_timeout + _CUT_OFF
+        notifier.stopping(longest + _LAST)
+        _end_within(longest, loop)
         await relay.stop()
         alive.cancel()
         await loop.shutdown_default_executor()
@@ -118,19 +123,21 @@ async def _run(settings: Settings, demo: bool, notifier: Notifier, inherited: Se
             signal.signal(number, signal.SIG_IGN)
 
 
-async def _start(relay: Relay, notifier: Notifier, told_to_stop: asyncio.Event) -> bool:
-    """Starts the relay, and extends the service manager's time-out while a copy and a migration take long. Returns
-    False if it was told to stop meanwhile."""
+async def _start(relay: Relay, told_to_stop: asyncio.Event) -> bool:
+    """Starts the relay. Returns False if it was told to stop meanwhile."""
     starting, stopping = asyncio.create_task(relay.start()), asyncio.create_task(told_to_stop.wait())
     stopping.add_done_callback(lambda _: starting.cancel())
-    while not starting.done():
-        notifier.extend(_EXTENSION)
-        await asyncio.wait((starting,), timeout=_EXTENSION / 3)
+    await asyncio.wait((starting,))
     stopping.cancel()
     if starting.cancelled():
         return False
     await starting
     return True
+
+
+def _say_slow(step: Step, seconds: int, percent: int | None) -> None:
+    share = {} if percent is None else {"percent": percent}
+    try_log(_log.warning, "start_takes_long", step=step.name, seconds=seconds, **share)
 
 
 def _ignored(number: signal.Signals) -> None:

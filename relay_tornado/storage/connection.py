@@ -200,8 +200,10 @@ def keep_statements_in_memory(raw: sqlite3.Connection) -> None:
 
 
 def _prepare_writer(raw: sqlite3.Connection) -> None:
-    # The order matters: auto_vacuum can be chosen only before the first table, and before WAL.
+    # The order matters: the next one writes, after which SQLite would copy a long WAL into the file, unchecked; and
+    # auto_vacuum can be chosen only before the first table, and before WAL.
     raw.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT}")
+    raw.execute("PRAGMA wal_autocheckpoint = 0")
     raw.execute("PRAGMA auto_vacuum = INCREMENTAL")
     mode = raw.execute("PRAGMA journal_mode = WAL").fetchone()[0]
     if mode != "wal":
@@ -210,7 +212,6 @@ def _prepare_writer(raw: sqlite3.Connection) -> None:
     raw.execute("PRAGMA foreign_keys = ON")
     raw.execute(f"PRAGMA journal_size_limit = {JOURNAL_LIMIT}")
     guard_schema(raw)
-    raw.execute("PRAGMA wal_autocheckpoint = 0")
     # Some builds overwrite whatever is deleted: a trim would write as much as it frees, perhaps on a full disk.
     raw.execute("PRAGMA secure_delete = FAST")
 

@@ -15,7 +15,9 @@ import structlog
 
 from relay_tornado.errors import NoSpace, NotWritable, RelayError, Unavailable, Unknown
 from relay_tornado.low_memory import try_log, wake
+from relay_tornado.model import MIB
 from relay_tornado.settings import Settings
+from relay_tornado.steps import Steps
 from relay_tornado.storage import older_wal, start, wal_check
 from relay_tornado.storage.connection import Connection, Factory
 from relay_tornado.storage.lock import Lock
@@ -32,6 +34,9 @@ T = TypeVar("T")
 NAME = "relay.db"
 
 _READERS = 2
+_LONG_WAL = 4 * MIB
+"""Bytes of the WAL to copy from which that is done before the relay serves: later, the first checkpoint copies them at
+once, and senders wait."""
 _WITNESS_INTERVAL = 1.0
 _PART = 4
 _NO_SPACE = "the disk is nearly full; free some space, or let old events leave earlier"
@@ -65,34 +70,39 @@ class Database:
         self._closing = False
 
     @classmethod
-    async def open(cls, settings: Settings, *, factory: Factory = sqlite3.Connection) -> Database:
+    async def open(
+        cls, settings: Settings, *, factory: Factory = sqlite3.Connection, steps: Steps | None = None
+    ) -> Database:
         """Takes the lock, checks the WAL, puts an older one aside, checks the witness, creates or migrates the file
-        (after a copy), and opens it.
+        (after a copy), opens it, and copies a long WAL into it. Tells `steps` what it does.
 
         A loss is logged. The next start reports it again, unless `told` is called. Raises Locked, NotWritable,
         NewerSchema or StartupError; then nothing is held. `factory` makes the raw connections.
         """
         check_sqlite()
+        steps = steps or Steps("")
         lock = Lock.acquire(settings.data)
         path = settings.data / NAME
         opened = contextlib.AsyncExitStack()
         opened.callback(lock.release)
         try:
+            steps.begin("checking relay.db and its write-ahead log")
             start.check_condemned(path)  # first: what the others advise would go on with its pages
             wal_check.check(path)
             start.check_there(path)
             start.secure(path)
             start.roll_back(path)
             await older_wal.put_aside(path)
-            witness, verdict = start.examine(path)
+            witness, verdict = start.examine(path, steps)
             opened.callback(witness.close)
             descriptor = os.open(path, os.O_RDONLY)
             opened.callback(os.close, descriptor)
+            steps.begin("opening relay.db")
             connection = await Connection.writer(path, factory)
             opened.push_async_callback(connection.close)
             halted = threading.Event()  # a cancelled start does not wait for the end of a copy
             opened.callback(halted.set)
-            stamp = await connection.run(lambda raw: start.prepare(raw, path, halted.is_set))
+            stamp = await connection.run(lambda raw: start.prepare(raw, path, halted.is_set, steps))
             if not verdict.holds:
                 witness.untold = verdict.loss
                 witness.restart(stamp)
@@ -102,6 +112,11 @@ class Database:
             database = cls(path, lock, overwrite, witness, space, writer, verdict.loss)
             opened.pop_all()
             opened.push_async_callback(database.close)
+            uncopied = overwrite.index.uncopied() or 0
+            if uncopied > _LONG_WAL:
+                steps.begin(f"copying {uncopied // MIB} MiB of the write-ahead log into relay.db")
+                await writer.copy()
+                steps.begin("opening relay.db")
             for _ in range(_READERS):
                 database._readers.append(await Connection.reader(path, factory))
                 database._reading.append(0)

@@ -21,6 +21,7 @@ import structlog
 from relay_tornado import __version__
 from relay_tornado.errors import NewerSchema, StartupError
 from relay_tornado.ids import new_uuid
+from relay_tornado.steps import Steps
 from relay_tornado.storage import database_files
 from relay_tornado.storage.connection import uri
 from relay_tornado.storage.damage import code_of, unquoted
@@ -138,9 +139,16 @@ def copy_of(path: Path, version: int) -> Path:
     return path.with_name(f"{path.name}.before-v{version}")
 
 
-def migrate(raw: sqlite3.Connection, path: Path, todo: Sequence[Step], halted: Callable[[], bool] = never) -> None:
-    """Copies the file, and runs the steps above its version. Raises StartupError if a step fails, or if the copy is
-    `halted`."""
+def migrate(
+    raw: sqlite3.Connection,
+    path: Path,
+    todo: Sequence[Step],
+    halted: Callable[[], bool] = never,
+    steps: Steps | None = None,
+) -> None:
+    """Copies the file, and runs the steps above its version. Tells `steps` what it does. Raises StartupError if a step
+    fails, or if the copy is `halted`."""
+    steps = steps or Steps("")
     found = version(raw)
     todo = [step for step in todo if step.version > found]
     if not todo:
@@ -150,8 +158,10 @@ def migrate(raw: sqlite3.Connection, path: Path, todo: Sequence[Step], halted: C
     original = _interrupted(raw, copy)
     if original is None:
         original = found
-        backup(raw, copy, halted)
+        steps.begin(f"copying relay.db to {copy.name} before it is migrated")
+        backup(raw, copy, halted, steps.advance)
     for step in todo:
+        steps.begin(f"migrating relay.db to version {step.version}")
         try:
             _script(raw, step.script)
         except sqlite3.Error as error:
@@ -180,12 +190,19 @@ def _interrupted(raw: sqlite3.Connection, copy: Path) -> int | None:
         return None
 
 
-def backup(raw: sqlite3.Connection, target: Path, halted: Callable[[], bool] = never) -> None:
+def backup(
+    raw: sqlite3.Connection,
+    target: Path,
+    halted: Callable[[], bool] = never,
+    advance: Callable[[int, int], None] = lambda *_: None,
+) -> None:
     """Copies the database, completely or not at all: into a file beside the target, which is synced and renamed. Copies
-    page by page, so that a damaged page does not prevent an upgrade. Raises StartupError, also if it is `halted`."""
+    page by page, so that a damaged page does not prevent an upgrade. `advance` is told how many pages are copied, of
+    how many. Raises StartupError, also if it is `halted`."""
     part = target.with_name(target.name + ".part")
 
-    def go_on(*_: int) -> None:
+    def go_on(_: int, left: int, total: int) -> None:
+        advance(total - left, total)
         if halted():
             raise StartupError(f"the copy {target} was not made to its end; nothing was changed")
 

@@ -20,6 +20,7 @@ import structlog
 
 from relay_tornado import __version__
 from relay_tornado.errors import NO_DESCRIPTOR, NotWritable, StartupError
+from relay_tornado.steps import Steps
 from relay_tornado.storage import database_files, migrate, permissions, wal_check, wal_index
 from relay_tornado.storage import witness as witnesses
 from relay_tornado.storage.connection import keep_statements_in_memory, uri
@@ -47,8 +48,9 @@ class Verdict:
     loss: Loss | None = None
 
 
-def examine(path: Path) -> tuple[Witness, Verdict]:
-    """Opens the witness beside `path` and compares it with the file, before anything is changed. Logs the outcome.
+def examine(path: Path, steps: Steps) -> tuple[Witness, Verdict]:
+    """Opens the witness beside `path` and compares it with the file, before anything is changed. Logs the outcome, and
+    tells `steps` what it does.
 
     Raises NewerSchema, StartupError, sqlite3.Error or OSError.
     """
@@ -57,13 +59,13 @@ def examine(path: Path) -> tuple[Witness, Verdict]:
     witness = Witness.open(path.with_name(witnesses.NAME))
     try:
         stamp = witness.read()
-        return witness, _judge(path, found, stamp, missing)
+        return witness, _judge(path, found, stamp, missing, steps)
     except BaseException:
         witness.close()
         raise
 
 
-def _judge(path: Path, found: Stamp | None, stamp: Stamp | None, missing: bool) -> Verdict:
+def _judge(path: Path, found: Stamp | None, stamp: Stamp | None, missing: bool, steps: Steps) -> Verdict:
     if found is None:
         if stamp is not None:
             _log.warning("witness_of_another_database", path=str(path), appended=stamp.appended, database="new")
@@ -80,7 +82,7 @@ def _judge(path: Path, found: Stamp | None, stamp: Stamp | None, missing: bool) 
         path=str(path),
         commits=loss.commits,
         events=loss.events,
-        wal_copy=_keep_wal(path),
+        wal_copy=_keep_wal(path, steps),
         cause="a damaged disk or file, or an older copy that was restored",
     )
     return Verdict(holds=False, loss=loss)
@@ -97,10 +99,11 @@ def look(path: Path) -> Stamp | None:
         return read_stamp(raw)
 
 
-def _keep_wal(path: Path) -> str | None:
+def _keep_wal(path: Path, steps: Steps) -> str | None:
     source = wal_of(path)
     if not source.exists():
         return None
+    steps.begin("copying the write-ahead log aside, as committed events are missing")
     copy = database_files.free_name(source, "lost")
     try:
         with source.open("rb") as wal, os.fdopen(database_files.create(copy), "wb") as kept:
@@ -114,8 +117,9 @@ def _keep_wal(path: Path) -> str | None:
     return str(copy)
 
 
-def prepare(raw: sqlite3.Connection, path: Path, halted: Callable[[], bool]) -> Stamp:
-    """Creates the schema in a new file, or migrates an older one unless `halted`. Runs on the writer's connection.
+def prepare(raw: sqlite3.Connection, path: Path, halted: Callable[[], bool], steps: Steps) -> Stamp:
+    """Creates the schema in a new file, or migrates an older one unless `halted`, and tells `steps` what it does. Runs
+    on the writer's connection.
 
     Raises NewerSchema, StartupError or sqlite3.Error.
     """
@@ -124,7 +128,7 @@ def prepare(raw: sqlite3.Connection, path: Path, halted: Callable[[], bool]) -> 
         # The file then holds its id and a count, so that a WAL that is lost before the next checkpoint is noticed.
         raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     else:
-        migrate.migrate(raw, path, migrate.steps(), halted)
+        migrate.migrate(raw, path, migrate.steps(), halted, steps)
         raw.execute("UPDATE meta SET version = ? WHERE version <> ?", (__version__, __version__))
     keep_statements_in_memory(raw)
     return read_stamp(raw)

@@ -156,6 +156,10 @@ class Writer:
         self.notify()
         return await shrunk
 
+    async def copy(self) -> None:
+        """Copies the WAL into the file, as far as readers allow. Only while nothing was submitted yet."""
+        await self._checkpoint("PASSIVE")
+
     async def look(self) -> None:
         """Looks whether the file or its WAL was written over. Raises Unavailable if it was. On the thread, so that no
         checkpoint is under way, but without the connection, which the event loop may use meanwhile."""

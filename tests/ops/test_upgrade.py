@@ -255,7 +255,7 @@ STOPPED = """
 import os, signal, time
 from relay_tornado.storage import migrate
 backup, looks = migrate.backup, []
-def told(raw, target, halted):
+def told(raw, target, halted, *more):
     def until_it_hears():
         looks.append(0)
         os.kill(os.getpid(), signal.SIGTERM)
@@ -263,7 +263,7 @@ def told(raw, target, halted):
             time.sleep(0.01)
         return True
     try:
-        return backup(raw, target, until_it_hears)
+        return backup(raw, target, until_it_hears, *more)
     finally:
         print(len(looks), "looks")
 migrate.PAGES, migrate.backup = 1, told

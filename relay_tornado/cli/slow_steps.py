@@ -1,0 +1,130 @@
+"""Reports a start that takes long: on stderr, and to the service manager, which ends one that it hears nothing of.
+
+A thread does so, as the event loop may be busy with the step. It imports nothing large: at first, loading the program
+is the step.
+"""
+
+from __future__ import annotations
+
+import _thread
+import os
+import resource
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+from relay_tornado import sd_notify
+from relay_tornado.steps import Step, Steps
+
+SLOW = 5.0
+"""Seconds of a step after which it is told; then after twice as many, and so on, at most `_SELDOM` apart."""
+_SELDOM = 300.0
+
+EXTENSION = 300.0
+"""Seconds by which each sign of progress puts off the service manager's time-out."""
+
+_LOOK = 10.0
+"""Seconds between two looks for progress."""
+
+_BUSY = 0.01
+"""Seconds of processor time between two looks that count as progress. Idle, the process uses a tenth of that."""
+
+_TICK = 0.5
+
+Say = Callable[[Step, int, int | None], object]
+Tell = Callable[[str], object]
+
+
+@contextmanager
+def reported(steps: Steps, say: Say, tell: Tell) -> Iterator[None]:
+    """While the block runs, calls `say` with a step that takes long, for how many seconds it has, and how many percent
+    of it are done (None: unknown); and `tell` with lines of sd_notify(3). Neither may raise."""
+    watch = _Watch(steps, say, tell)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # the thread inherits the mask
+    with suppress(RuntimeError):  # no thread can be started, as for lack of memory
+        _thread.start_new_thread(watch.run, ())
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    try:
+        yield
+    finally:
+        watch.end()
+
+
+@contextmanager
+def loading_reported() -> Iterator[None]:
+    """Reports that loading the program takes long. There is no log yet."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+
+    def say(step: Step, seconds: int, _: int | None) -> None:
+        with suppress(OSError):
+            os.write(2, f"relay: the start takes long: {step.name}, for {seconds} s\n".encode())
+
+    def tell(state: str) -> None:
+        with suppress(OSError):
+            sd_notify.send(address, state)
+
+    with reported(Steps("loading the program"), say, tell):
+        yield
+
+
+class _Watch:
+    def __init__(self, steps: Steps, say: Say, tell: Tell) -> None:
+        self._steps = steps
+        self._say = say
+        self._tell = tell
+        self._ended = threading.Event()
+        self._telling = threading.Lock()
+        self._known = steps.now
+        self._since = self._known.since
+        self._next = SLOW
+        self._used = (0.0, 0)
+
+    def end(self) -> None:
+        """Nothing is told any more."""
+        self._ended.set()
+        with self._telling:
+            pass
+
+    def run(self) -> None:
+        look = time.monotonic()
+        while True:
+            with self._telling:
+                if self._ended.is_set():
+                    return
+                now = time.monotonic()
+                self._tell_of_step(now)
+                if now >= look:
+                    look = now + _LOOK
+                    if self._goes_on():
+                        self._tell(f"EXTEND_TIMEOUT_USEC={int(EXTENSION * 1e6)}")
+            self._ended.wait(_TICK)
+
+    def _tell_of_step(self, now: float) -> None:
+        step = self._steps.now
+        if step.since != self._since:
+            self._since, self._next = step.since, SLOW
+        took = now - step.since
+        if took < self._next:
+            return
+        self._next = took + min(took, _SELDOM)
+        percent = step.done * 100 // step.total if step.total else None
+        share = "" if percent is None else f", {percent} %"
+        self._tell(f"STATUS=starting: {step.name} ({took:.0f} s{share})")
+        self._say(step, int(took), percent)
+
+    def _goes_on(self) -> bool:
+        """Whether there was progress since the last look: another step, more of it, processor time, or blocks of a
+        disk."""
+        step, used = self._steps.now, _usage()
+        seconds, blocks = (now - before for now, before in zip(used, self._used, strict=True))
+        went_on = step != self._known or seconds >= _BUSY or blocks > 0
+        self._known, self._used = step, used
+        return went_on
+
+
+def _usage() -> tuple[float, int]:
+    """Seconds of processor time of the other threads, and blocks that were read and written."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return time.process_time() - time.thread_time(), used.ru_inblock + used.ru_oublock
