@@ -28,8 +28,11 @@ EXTENSION = 300.0
 _LOOK = 10.0
 """Seconds between two looks for progress."""
 
-_BUSY = 0.01
-"""Seconds of processor time between two looks that count as progress. Idle, the process uses a tenth of that."""
+_BUSY = 0.05
+"""Seconds of processor time between two looks that count as progress. A relay that waits for something uses 0.01."""
+_MANY = 64
+"""Blocks of 512 bytes that were read from a disk and written between two looks that count as progress. A line in a log
+file is fewer."""
 
 _TICK = 0.5
 
@@ -79,7 +82,7 @@ class _Watch:
         self._known = steps.now
         self._since = self._known.since
         self._next = SLOW
-        self._used = (0.0, 0)
+        self._used = (-1.0, 0)  # the first look finds progress
 
     def end(self) -> None:
         """Nothing is told any more."""
@@ -119,7 +122,7 @@ class _Watch:
         disk."""
         step, used = self._steps.now, _usage()
         seconds, blocks = (now - before for now, before in zip(used, self._used, strict=True))
-        went_on = step != self._known or seconds >= _BUSY or blocks > 0
+        went_on = step != self._known or seconds >= _BUSY or blocks >= _MANY
         self._known, self._used = step, used
         return went_on
 

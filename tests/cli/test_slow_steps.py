@@ -56,18 +56,20 @@ def test_a_quick_start_says_nothing(told: Told) -> None:
 
 
 def test_what_is_progress(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another step, more of it, processor time or blocks of a disk; not the little that an idle process uses."""
-    used = [1.0, 10]
+    """Another step, more of it, processor time or blocks of a disk; not the little that a process uses that hangs."""
+    used = [0.0, 0]
     monkeypatch.setattr(slow_steps, "_usage", lambda: tuple(used))
     steps = Steps("first")
     one = watch(steps, told)
-    assert one._goes_on()  # from nothing
+    assert one._goes_on()  # as for the first time
     assert not one._goes_on()
-    used[0] += 0.002
+    used[0] += 0.01
     assert not one._goes_on()
-    used[0] += 0.02
+    used[0] += 0.1
     assert one._goes_on()
-    used[1] += 1
+    used[1] += 8  # as by what is told
+    assert not one._goes_on()
+    used[1] += 100
     assert one._goes_on()
     steps.advance(1, 2)
     assert one._goes_on()
