@@ -97,11 +97,11 @@ class _Watch:
                 if self._ended.is_set():
                     return
                 now = time.monotonic()
-                self._tell_of_step(now)
                 if now >= look:
                     look = now + _LOOK
                     if self._goes_on():
                         self._tell(f"EXTEND_TIMEOUT_USEC={int(EXTENSION * 1e6)}")
+                self._tell_of_step(now)
             self._ended.wait(_TICK)
 
     def _tell_of_step(self, now: float) -> None:
