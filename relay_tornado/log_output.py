@@ -13,7 +13,7 @@ import structlog
 
 from relay_tornado.ids import SECRET_PREFIX
 from relay_tornado.log_stream import LogHandler
-from relay_tornado.notify import in_journal
+from relay_tornado.sd_notify import in_journal
 from relay_tornado.settings import Settings
 
 _SECRETS = (

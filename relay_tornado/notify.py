@@ -10,7 +10,7 @@ import asyncio
 import os
 import socket
 from collections.abc import MutableMapping
-from typing import IO, Final
+from typing import Final
 
 import structlog
 
@@ -75,12 +75,3 @@ def inherited_sockets(environ: MutableMapping[str, str] = os.environ) -> list[so
         inherited.setblocking(False)
         sockets.append(inherited)
     return sockets
-
-
-def in_journal(stream: IO[str]) -> bool:
-    """Whether the stream goes to systemd's journal, which reads a line's level from its beginning (sd-daemon(3))."""
-    try:
-        found = os.fstat(stream.fileno())
-    except (OSError, ValueError):  # not a file, or closed
-        return False
-    return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"

@@ -82,7 +82,8 @@ def test_a_program_that_takes_long_to_load(
     """As on a machine that is short of processor time, where systemd would give up before it listens."""
     monkeypatch.setattr(Served, "program", program(LOADING))
     with served(tmp_path, NOTIFY_SOCKET=address(manager)) as relay:
-        relay.wait_for(r"\Arelay: the start takes long: loading the program, for \d+ s\n")
+        line = json.loads(relay.wait_for(r"\A{.*}\n")[0])
+        assert (line["event"], line["step"], line["level"]) == ("start_takes_long", "loading the program", "warning")
         assert manager.recv(4096) == b"EXTEND_TIMEOUT_USEC=300000000"
         assert hear(manager, "STATUS=").startswith("STATUS=starting: loading the program (")
         go_on(tmp_path)
@@ -101,7 +102,7 @@ def test_a_check_that_takes_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         relay.url()
         assert relay.end() == 0
         assert hear(manager, "STOPPING=1") == "STOPPING=1\nSTATUS=stopping, within 23 s\nEXTEND_TIMEOUT_USEC=23000000"
-    lines = [json.loads(line) for line in relay.stderr.splitlines() if line.startswith("{")]
+    lines = [json.loads(line) for line in relay.err.read_text().splitlines()]
     slow = [line for line in lines if line["event"] == "start_takes_long"]
     assert {(line["level"], line["step"]) for line in slow} >= {
         ("warning", "checking relay.db and its write-ahead log")

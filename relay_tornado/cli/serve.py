@@ -25,7 +25,7 @@ from relay_tornado.cli.common import STOP_SIGNALS, program
 from relay_tornado.cli.errors import STDOUT, output_words, silence_output
 from relay_tornado.cli.options import options_of
 from relay_tornado.cli.settings_options import settings_from, settings_options, unknown_variables
-from relay_tornado.cli.slow_steps import reported
+from relay_tornado.cli.slow_steps import SLOW_START, reported
 from relay_tornado.cli.ui import link
 from relay_tornado.garbage_collection import limit_full_collections
 from relay_tornado.large_blocks import return_large_blocks
@@ -137,7 +137,7 @@ async def _start(relay: Relay, told_to_stop: asyncio.Event) -> bool:
 
 def _say_slow(step: Step, seconds: int, percent: int | None) -> None:
     share = {} if percent is None else {"percent": percent}
-    try_log(_log.warning, "start_takes_long", step=step.name, seconds=seconds, **share)
+    try_log(_log.warning, SLOW_START, step=step.name, seconds=seconds, **share)
 
 
 def _ignored(number: signal.Signals) -> None:

@@ -7,16 +7,23 @@ is the step.
 from __future__ import annotations
 
 import _thread
+import json
 import os
 import resource
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 
 from relay_tornado import sd_notify
+from relay_tornado.sd_notify import in_journal
 from relay_tornado.steps import Step, Steps
+
+SLOW_START = "start_takes_long"
+"""The event in the log."""
 
 SLOW = 5.0
 """Seconds of a step after which it is told; then after twice as many, and so on, at most `_SELDOM` apart."""
@@ -57,12 +64,18 @@ def reported(steps: Steps, say: Say, tell: Tell) -> Iterator[None]:
 
 @contextmanager
 def loading_reported() -> Iterator[None]:
-    """Reports that loading the program takes long. There is no log yet."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
+    """Reports that loading the program takes long, in the form of the log, which is not there yet: as JSON, unless
+    stderr is a terminal."""
+    address, form = os.environ.get("NOTIFY_SOCKET", ""), os.environ.get("RELAY_LOG_FORMAT", "")
+    console = form == "console" or (form != "json" and os.isatty(2))
+    level = "<4>" if in_journal(sys.stderr) else ""
 
     def say(step: Step, seconds: int, _: int | None) -> None:
+        at = datetime.fromtimestamp(time.time(), UTC).isoformat().replace("+00:00", "Z")
+        told = {"step": step.name, "seconds": seconds, "event": SLOW_START, "level": "warning", "timestamp": at}
+        line = f"relay: the start takes long: {step.name}, for {seconds} s" if console else json.dumps(told)
         with suppress(OSError):
-            os.write(2, f"relay: the start takes long: {step.name}, for {seconds} s\n".encode())
+            os.write(2, f"{level}{line}\n".encode())
 
     def tell(state: str) -> None:
         with suppress(OSError):
