@@ -1,7 +1,6 @@
-"""The interface to systemd: sd_notify(3), sd_listen_fds(3) and the journal.
+"""The interface to systemd: sd_notify(3) and sd_listen_fds(3).
 
-It takes a few lines over a socket and some variables, which are stable since 2013 (the journal's since 2017). Without
-systemd nothing happens.
+It takes a few lines over a socket and some variables, which are stable since 2013. Without systemd nothing happens.
 """
 
 from __future__ import annotations

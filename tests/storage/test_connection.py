@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 import sqlite3
 import threading
 from pathlib import Path
@@ -33,6 +34,26 @@ async def test_a_text_that_is_malformed_is_not_quoted(tmp_path: Path) -> None:
         assert failure.value.__cause__ is None
         with pytest.raises(sqlite3.OperationalError, match="no such table: absent"):
             await connection.run(lambda raw: raw.execute("SELECT * FROM absent"))
+    finally:
+        await connection.close()
+
+
+@pytest.mark.gen_test
+async def test_a_writer_copies_nothing_unasked(tmp_path: Path) -> None:
+    """However long the WAL is that it finds: a copy is made with looks before and after it (storage/transaction.py)."""
+    made, left = tmp_path / "made.db", tmp_path / "left.db"
+    await (await Connection.writer(made)).close()
+    with contextlib.closing(sqlite3.connect(made, isolation_level=None)) as raw:
+        raw.execute("PRAGMA wal_autocheckpoint = 0")
+        raw.execute("CREATE TABLE t (a)")
+        raw.execute("INSERT INTO t SELECT zeroblob(5000000)")
+        for end in ("", "-wal"):
+            shutil.copy(f"{made}{end}", f"{left}{end}")
+    before = left.read_bytes()
+    connection = await Connection.writer(left)
+    try:
+        assert await connection.run(lambda raw: raw.execute("SELECT length(a) FROM t").fetchone()) == (5000000,)
+        assert left.read_bytes() == before
     finally:
         await connection.close()
 
