@@ -21,7 +21,7 @@ from relay_tornado.ops.findings import Report
 from relay_tornado.ops.opening import open_file
 from relay_tornado.search import file as search
 from relay_tornado.series import file as series
-from relay_tornado.storage import database_files, permissions
+from relay_tornado.storage import database_files, permissions, start
 from relay_tornado.storage.damage import code_of
 from relay_tornado.storage.space import disk_of, share_space
 
@@ -55,10 +55,12 @@ def make(source: Path, target: Path, progress: Progress, *, force: bool = False,
 
     Only a complete and checked copy gets the target's name. `reserve` bytes stay free if both are on one file system.
     Raises Conflict if the target exists (without `force`), NotFound if its directory does not, NoSpace, StartupError if
-    the source can't be read, Unsound, and OSError if the target can't be written.
+    the source can't be read or is condemned, Unsound, and OSError if the target can't be written.
     """
     begun = time.monotonic()
     _check_target(source, target, force)
+    with contextlib.suppress(OSError):  # a witness that can't be read
+        start.check_condemned(source)
     part = target.with_name(target.name + ".part")
     if (long := permissions.too_long(part)) is not None:
         raise StartupError(f"{part} can't be made: {long}.")

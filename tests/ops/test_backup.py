@@ -23,6 +23,7 @@ from relay_tornado.ops.backup import make
 from relay_tornado.storage import database_files
 from relay_tornado.storage.lock import Lock
 from relay_tornado.storage.space import disk_of, share_space
+from relay_tornado.storage.witness import Witness
 from tests.acceptance.relay import TIMEOUT
 from tests.cli.runner import Runner
 from tests.faults.disk import Disk, needs_disk
@@ -98,6 +99,16 @@ def test_nothing_is_overwritten(cli: Runner, tmp_path: Path) -> None:
     assert "is a directory" in cli.refused("backup", tmp_path)
     assert "make it first" in cli.refused("backup", tmp_path / "no" / "b.db")
     assert "there is no" in cli.refused("backup", tmp_path / "c.db", "--data", tmp_path / "nowhere")
+
+
+def test_a_condemned_file_gets_no_backup(cli: Runner, tmp_path: Path) -> None:
+    """It may have pages of two files. The backup would not be marked as that, and would push out a better one."""
+    fill(cli.data, "orders", 3)
+    witness = Witness.open(cli.data / "relay.witness")
+    witness.condemn()
+    witness.close()
+    assert "may have pages of both files: restore a backup" in cli.refused("backup", tmp_path / "b.db")
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
 def test_a_symlink_to_the_file_is_not_replaced(cli: Runner, tmp_path: Path) -> None:
