@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import re
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Final
@@ -26,6 +27,9 @@ _log = structlog.get_logger(__name__)
 _UNAUTHENTICATED: Final = 64 * KIB
 """Maximum size of a message that Tornado reads before `auth`. The session has a lower limit, and sends a close frame
 that arrives; above this one Tornado cuts the connection."""
+
+_KEY: Final = re.compile("[A-Za-z0-9+/]{22}==")
+"""16 bytes in base64 (RFC 6455, 4.2.1)."""
 
 _TEXT: Final = 0x1
 _CLOSE: Final = 0x8
@@ -238,8 +242,8 @@ class SocketHandler(JsonHandler, WebSocketHandler):
             self.set_header("Sec-WebSocket-Version", "13")
             message = "this is a WebSocket: connect with a WebSocket client (version 13), not with plain HTTP"
             self.answer({"code": "upgrade_required", "message": message}, 426)
-        elif not headers.get("Sec-WebSocket-Key") or not headers.get("Host"):
-            message = "the WebSocket handshake lacks its Sec-WebSocket-Key or Host header"
+        elif not _KEY.fullmatch(headers.get("Sec-WebSocket-Key", "")) or not headers.get("Host"):
+            message = "the WebSocket handshake lacks a Sec-WebSocket-Key (16 bytes in base64) or its Host header"
             self.answer({"code": "invalid", "message": message}, 400)
         else:
             if await self._turned_away():

@@ -367,6 +367,31 @@ async def test_plain_http_is_told_what_this_is(server: Live) -> None:
     client.close()
 
 
+@pytest.mark.parametrize(
+    "key",
+    [
+        b"x",
+        b"AAAAAAAAAAAAAAAAAAAAAA",
+        b"AAAAAAAAAAAAAAAAAAAA",
+        b"AAAAAAAAAAAAAAAAAAAAAAA=",
+        b"AAAAAAAAAAAAAAAAAAAA_A==",
+        b"AAAAAAAAAAAAAAAAAAAAAAAAAA==",
+    ],
+)
+@pytest.mark.gen_test
+async def test_a_key_that_is_not_16_bytes_is_refused(server: Live, key: bytes) -> None:
+    """400, as RFC 6455 asks for; what stands beside it in another header of that name makes it none, too."""
+    one = b"AAAAAAAAAAAAAAAAAAAAAA=="
+    assert one in HANDSHAKE
+    async with Raw(server.port) as raw:
+        for handshake in (HANDSHAKE.replace(one, key), HANDSHAKE.replace(b"Host", b"Sec-WebSocket-Key: x\r\nHost")):
+            raw.send(handshake)
+            answer = await raw.reply()
+            assert (answer.status, b"16 bytes" in answer.body) == (400, True)
+        raw.send(HANDSHAKE)
+        assert (await raw.reply()).status == 101
+
+
 @pytest.mark.gen_test
 async def test_a_slash_at_the_end_of_the_url(server: Live) -> None:
     """It counts for nothing, as in REST: who configures a client may write one."""
