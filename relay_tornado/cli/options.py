@@ -141,7 +141,7 @@ class Duration(_Quantity):
 
 def date_time(text: str) -> float:
     """Unix seconds of an ISO date with or without a time, in UTC if it names no zone. Raises ValueError."""
-    moment = datetime.fromisoformat(text)
+    moment = datetime.fromisoformat(text.upper())  # which reads no small z
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 

@@ -76,6 +76,7 @@ def test_when_a_token_expires(relay: Runner) -> None:
         (soon.strftime("%Y-%m-%d"), soon.replace(hour=0, minute=0, second=0).timestamp()),
         (soon.strftime("%Y-%m-%dT%H:%M:%S+01:00"), soon.timestamp() - 3600),
         (soon.strftime("%Y-%m-%d %H:%M:%SZ"), soon.timestamp()),
+        (soon.strftime("%Y-%m-%dt%H:%M:%Sz"), soon.timestamp()),
         ("none", None),
     ):
         made = relay.json("token", "create", "--expires", text)
