@@ -6,8 +6,8 @@ answered. Raises NotFound, Invalid naming the field, Conflict, and the storage's
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from math import isfinite, nan
 from typing import Final
@@ -140,14 +140,14 @@ class ConsumerAdministration:
             progress = await self._progress(bucket, key, reference, bounds)
             return _seeked(progress, bounds, floor, preview)
         try:
-            return await self._move(bucket, key, to)
+            return await self._move(bucket, key, reference, to)
         except Damaged:
             floor = await self._floor(bucket, await self._log.bounds(bucket.id), to, key)
             await self._ledgers.renew(key, floor)
-        return await self._move(bucket, key, to)
+        return await self._move(bucket, key, reference, to)
 
-    async def _move(self, bucket: Bucket, key: Key, to: Position) -> Document:
-        async with self._ledgers.using(key) as ledger:
+    async def _move(self, bucket: Bucket, key: Key, reference: str, to: Position) -> Document:
+        async with self._using(bucket, key, reference) as ledger:
             bounds = await self._log.bounds(bucket.id)
             floor = await self._floor(bucket, bounds, to, key)
             seeked = _seeked(ledger.progress, bounds, floor, False)
@@ -205,7 +205,7 @@ class ConsumerAdministration:
         relative to the previous answer's `anchor`. Raises Conflict for a consumer that is moved by receipts.
         """
         key = key_of(bucket, reference)
-        async with self._ledgers.using(key) as ledger:
+        async with self._using(bucket, key, reference) as ledger:
             _check_tries(ledger, "to where it should begin again")
             bounds = await self._log.bounds(bucket.id)
             end = bounds.head if last is None else min(last, bounds.head)
@@ -245,7 +245,7 @@ class ConsumerAdministration:
         another try, is in flight, or comes next. If one in flight is acked, or accepted by the output's destination,
         it is done after all. Raises Conflict for any other event, and for a consumer that is moved by receipts."""
         key = key_of(bucket, reference)
-        async with self._ledgers.using(key) as ledger:
+        async with self._using(bucket, key, reference) as ledger:
             _check_tries(ledger, "to behind this one")
             bounds = await self._log.bounds(bucket.id)
             seq, now, progress = _seq(bounds, id, "id"), self._ledgers.clock(), ledger.progress
@@ -298,7 +298,7 @@ class ConsumerAdministration:
         which there is no room, `gone` those whose events the log no longer holds; events that are delivered anyway are
         not counted."""
         key = key_of(bucket, reference)
-        async with self._ledgers.using(key) as ledger:
+        async with self._using(bucket, key, reference) as ledger:
             await self._ledgers.store.saved()
             progress = ledger.progress
             scheduled = left = gone = 0
@@ -374,6 +374,18 @@ class ConsumerAdministration:
         if stored is None:
             raise missing(bucket, reference)
         return stored
+
+    @asynccontextmanager
+    async def _using(self, bucket: Bucket, key: Key, reference: str) -> AsyncIterator[Ledger]:
+        """Opens an existing consumer for a moment. Raises NotFound."""
+        async with AsyncExitStack() as stack:
+            try:
+                ledger = await stack.enter_async_context(self._ledgers.using(key))
+            except BucketGone:
+                raise
+            except NotFound:
+                raise missing(bucket, reference) from None
+            yield ledger
 
     async def _committed(self, ledger: Ledger) -> None:
         """Tells those who deliver of a change, and returns once it is committed."""

@@ -240,10 +240,7 @@ class Ledgers:
         try:
             stored = await self.store.get(key)
             if stored is None and floor is None:
-                raise NotFound(
-                    f"this bucket has no consumer {key.name!r}: a client makes one when it subscribes with it; "
-                    "an output's is output:NAME, a durable token's token:KEY"
-                )
+                raise NotFound(f"there is no {key.kind} consumer {key.name!r}")
             if stored is None:
                 stored = await self.store.create(key, floor or 0, terms or Terms(), self.clock())
             bounds = await self._log.bounds(key.bucket_id)

@@ -155,11 +155,23 @@ def test_a_list_of_commands_says_what_each_does(relay: Runner, group: str) -> No
 
 
 def test_a_consumer_that_is_not_there(relay: Runner) -> None:
-    """Whatever is to be done with it, the line says how one comes to be."""
+    """Whatever is to be done with it, the same line says how one comes to be."""
     relay.json("bucket", "create", "orders")
-    for command in (("show",), ("seek", "--to", "latest"), ("resend", "--all"), ("delete", "--yes"), ("dead",)):
-        said = relay.refused("consumer", command[0], "orders", "worker", *command[1:])
-        assert "has no consumer 'worker': a client makes one when it subscribes with it" in said
+    lines = {
+        relay.refused("consumer", command[0], "orders", "worker", *command[1:])
+        for command in (
+            ("show",),
+            ("seek", "--to", "latest"),
+            ("seek", "--to", "latest", "--preview"),
+            ("give-up", "x-1"),
+            ("resend", "--all"),
+            ("forget", "--all", "--yes"),
+            ("delete", "--yes"),
+            ("dead",),
+        )
+    }
+    assert len(lines) == 1
+    assert "has no consumer 'worker': a client makes one when it subscribes with it" in lines.pop()
 
 
 @pytest.mark.parametrize(
