@@ -28,7 +28,7 @@ received or acknowledged."""
 EXACT: Final = 2.0
 """Uncertainty of a server's time in seconds: it is told in whole seconds."""
 KEPT: Final = 1_000
-"""Maximum number of ids in the text of `Recent`."""
+"""Maximum number of ids in the text of `Recent`: of events that came within `SURE` before the last one."""
 STRETCHES: Final = 10_000
 """Maximum number of done stretches per bucket in the text of `Positions`."""
 
@@ -273,9 +273,12 @@ def drop_oldest(kept: dict[str, Any], most: int) -> None:
         del kept[next(iter(kept))]
 
 
+_NEVER: Final = ("", -math.inf)
+
+
 class Recent(Tracker):
-    """Tracks by ids only. It leaves out events of the previous connection's last seconds, and those that an earlier run
-    was done with.
+    """Tracks by ids only. It leaves out events of the last seconds of the previous connection, and of an earlier run if
+    that was done with them.
 
     Redeliveries on one connection are intended, and so is every repeat after a bucket was caught up with.
     """
@@ -289,7 +292,9 @@ class Recent(Tracker):
         """Events whose receipt the relay knows of: if it repeats one, its consumer was moved back, and later repeats
         are intended."""
         self._seen: dict[str, tuple[str, float]] = {}
-        """Events of this connection, and when they arrived."""
+        """The newest events of this connection: ids with their buckets, and when they arrived."""
+        self._dropped = _NEVER
+        """The bucket and the arrival of the last one that was dropped from them."""
         self._begun = math.inf
         self._done: deque[str] = deque(maxlen=KEPT)
 
@@ -306,7 +311,8 @@ class Recent(Tracker):
         repeated = self._before.pop(event.id, None) is not None
         self._seen.pop(event.id, None)
         self._seen[event.id] = (event.bucket_id, self._clock())
-        drop_oldest(self._seen, REMEMBERED)
+        if len(self._seen) > REMEMBERED:
+            self._dropped = self._seen.pop(next(iter(self._seen)))
         return not repeated
 
     def caught_up(self, bucket_id: str) -> None:
@@ -320,7 +326,7 @@ class Recent(Tracker):
             (self._before if at > sure else self._known)[each] = bucket
         for kept in (self._before, self._known):
             drop_oldest(kept, REMEMBERED)
-        self._seen, self._begun = {}, math.inf
+        self._seen, self._dropped, self._begun = {}, _NEVER, math.inf
 
     def done(self, event: EventData) -> bool:
         if event.id in self._done:
@@ -329,7 +335,12 @@ class Recent(Tracker):
         return True
 
     def text(self) -> str:
-        return json.dumps({"version": 1, "recent": list(self._done)}) + "\n"
+        # What a cut right after the last event would leave uncertain. When the connection will end is not known.
+        _, newest = next(reversed(self._seen.values()), _NEVER)
+        sure = newest - SURE
+        before = () if self._begun < sure else self._before
+        recent = [each for each in self._done if each in before or self._seen.get(each, self._dropped)[1] > sure]
+        return json.dumps({"version": 1, "recent": recent}) + "\n"
 
     def load(self, text: str) -> None:
         recent = _read(text, "recent")["recent"]

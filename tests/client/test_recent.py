@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from relay_tornado.client.errors import CheckpointError
@@ -65,6 +67,56 @@ def test_what_a_consumer_is_moved_back_to_is_given() -> None:
     assert recent.received(event(6, bucket="c"))
     assert recent.received(event(7, bucket="c"))
     assert recent.received(event(4))
+
+
+def kept(recent: Recent) -> set[str]:
+    """The ids that the next run passes over."""
+    return set(json.loads(recent.text())["recent"])
+
+
+def test_a_checkpoint_keeps_the_ids_of_the_last_seconds() -> None:
+    """What the relay surely heard of is given again if it comes again, as when the position was moved back."""
+    now = [100.0]
+    recent = Recent(clock=lambda: now[0])
+    recent.began(0)
+    for seq in range(1, 6):
+        recent.received(event(seq))
+        now[0] += SURE / 2
+    for seq in range(1, 6):
+        recent.done(event(seq))
+    assert kept(recent) == {event(seq).id for seq in (4, 5)}
+    now[0] += 10 * SURE  # without an event: nothing is saved meanwhile
+    assert kept(recent) == {event(seq).id for seq in (4, 5)}
+    recent.cut(10 * SURE)
+    assert kept(recent) == {event(5).id}
+    recent.began(0)
+    recent.received(event(6))
+    assert kept(recent) == {event(5).id}  # the relay may still repeat it: it is not done
+    now[0] += SURE + 1
+    recent.received(event(7))
+    recent.done(event(7))
+    assert kept(recent) == {event(7).id}
+    again = Recent(clock=lambda: now[0])
+    again.load(recent.text())
+    again.began(0)
+    assert again.received(event(1))
+    assert not again.received(event(7))
+    again.done(event(1))
+    assert kept(again) == {event(seq).id for seq in (1, 7)}
+
+
+def test_a_checkpoint_of_a_burst() -> None:
+    """Ids of the last seconds are kept also if too many came to remember when each did."""
+    recent = Recent(clock=lambda: 100.0)
+    recent.began(0)
+    for seq in range(1, REMEMBERED + 10):
+        recent.received(event(seq))
+    recent.done(event(1))
+    assert kept(recent) == {event(1).id}
+    recent.cut()
+    recent.began(0)
+    recent.received(event(REMEMBERED + 10))
+    assert kept(recent) == set()
 
 
 @pytest.mark.parametrize("text", ['{"version":1,"recent":5}', '{"version":1,"recent":"abc"}', "[" * 100_000])
