@@ -32,6 +32,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "pieces",
             "steps",
             "sd_notify",
+            "shares",
         }
     ),
     frozenset({"wire", "rate_limits", "proxy_trust"}),
@@ -55,6 +56,7 @@ SANS_IO = (
     "wire",
     "rate_limits",
     "proxy_trust",
+    "shares",
     "rules",
     "patterns",
     "subject",

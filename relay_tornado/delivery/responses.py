@@ -23,13 +23,14 @@ from relay_tornado.log.results import Results
 from relay_tornado.low_memory import Timer
 from relay_tornado.model import ANY_OUTPUT, Appended, Bucket, BucketId, Cursor, Event, Input, Result, Token
 from relay_tornado.registry.contract import Registry
+from relay_tornado.shares import Shares
 from relay_tornado.wire.answers import Answer, client_answer, text_answer
 
 WAIT: Final = 10.0
 """Seconds that a sender waits for a client's answer."""
 
-MOST: Final = 1000
-"""The most senders that wait at the same time."""
+MOST: Final = 2000
+"""The most senders that wait at the same time; half of them, if all are of one input."""
 
 _GONE: Final = -1
 """The number of an output that does not exist."""
@@ -49,10 +50,13 @@ class Subscribers(Protocol):
 class _Waiter:
     """A sender that waits for its answer."""
 
-    __slots__ = ("answered", "bucket_id", "came", "id", "looking", "output", "seq", "timer")
+    __slots__ = ("answered", "bucket_id", "came", "id", "input_id", "looking", "output", "seq", "timer")
 
-    def __init__(self, bucket_id: BucketId, appended: Appended, output: int | None, answered: Answered) -> None:
+    def __init__(
+        self, bucket_id: BucketId, input_id: str, appended: Appended, output: int | None, answered: Answered
+    ) -> None:
         self.bucket_id = bucket_id
+        self.input_id = input_id
         self.seq = appended.seq
         self.id = format_id(appended.epoch, appended.seq)
         self.output = output
@@ -77,7 +81,7 @@ class Responses:
         wait: float = WAIT,
         most: int = MOST,
     ) -> None:
-        """`wait` is in seconds; `most` senders may wait at the same time."""
+        """`wait` is in seconds; `most` senders may wait at the same time, which the inputs share."""
         self._results = results
         self._log = log
         self._registry = registry
@@ -85,11 +89,14 @@ class Responses:
         self.forwarding: Subscribers | None = None
         """The forwarder to public outputs, set by the composition root, since it is created after this."""
         self._wait = wait
-        self._most = most
         self._waiters: dict[tuple[BucketId, int], dict[_Waiter, None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self.waiting = 0
+        self.shares: Shares[str] = Shares(most)
+
+    @property
+    def waiting(self) -> int:
         """The number of senders that wait now."""
+        return self.shares.held
 
     async def respond(self, token: Token, cursor: Cursor, result: Result) -> None:
         """A client's answer to the event or copy with this id; see `answered`.
@@ -165,12 +172,12 @@ class Responses:
         output = None
         if input.response_from_output != ANY_OUTPUT:
             output = next((each.n for each in bucket.outputs if each.id == input.response_from_output), _GONE)
-        waiter = _Waiter(bucket.id, appended, output, answered)
-        if self.waiting >= self._most:
+        waiter = _Waiter(bucket.id, input.id, appended, output, answered)
+        if not self.shares.fits(input.id, 1):
             answered(_too_many(waiter.id))
             return _nothing
         self._waiters.setdefault((bucket.id, appended.seq), {})[waiter] = None
-        self.waiting += 1
+        self.shares.take(input.id, 1)
         try:
             self._look(waiter)
         except BaseException:
@@ -256,7 +263,7 @@ class Responses:
             del self._waiters[key]
         if waiter.timer is not None:
             waiter.timer.cancel()
-        self.waiting -= 1
+        self.shares.give_back(waiter.input_id, 1)
         return True
 
 

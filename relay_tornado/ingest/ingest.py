@@ -35,6 +35,7 @@ from relay_tornado.log.contract import Done, EventLog
 from relay_tornado.model import KIB, Appended, Bucket, BucketId, Input, NewEvent
 from relay_tornado.registry.routes import Routes
 from relay_tornado.settings import Settings
+from relay_tornado.shares import Shares
 from relay_tornado.wire.answers import NO_SUCH_INPUT, Answer, error_answer, text_answer
 
 AT_ONCE = 32 * KIB
@@ -70,8 +71,9 @@ class Head(NamedTuple):
 
 
 class Ingest:
-    """Accepts webhooks. `buffered` is the number of bytes of bodies being received, over all uploads. Once `stopping`
-    is set, no sender begins to wait for a client's answer: the relay would end before it."""
+    """Accepts webhooks. `buffer` holds the bytes of bodies being received, by input: bodies that stall fill the share
+    of their input only. Once `stopping` is set, no sender begins to wait for a client's answer: the relay would end
+    before it."""
 
     def __init__(
         self,
@@ -89,14 +91,18 @@ class Ingest:
         self.counters = Counters() if counters is None else counters
         self.log = log
         self.answers = answers
-        self.buffered = 0
+        self.buffer: Shares[str] = Shares(settings.ingest_buffer)
         self.stopping = False
-        self.capacity = settings.ingest_buffer
         self.endpoints = Endpoints(routes, settings, clock)
         self.refusals = Refusals()
         self._clock = clock
         self._queue_full = queue_full
         self._coming: Counter[BucketId] = Counter()
+
+    @property
+    def buffered(self) -> int:
+        """The number of bytes of bodies being received, over all uploads."""
+        return self.buffer.held
 
     def begin(self, head: Head, place: Place | None = None) -> Upload | Answer:
         """Returns an upload to feed, or the refusal: unknown input 404, method too long 400, wrong credentials 401,
@@ -164,7 +170,7 @@ class Ingest:
         allowed = self.allow(endpoint, headers, declared)
         if isinstance(allowed, Answer):
             return allowed
-        if declared > AT_ONCE and self.buffered + declared > self.capacity:
+        if declared > AT_ONCE and not self.buffer.fits(endpoint.input.id, declared):
             self.counters.rejected("overloaded")
             return _FULL
         if self.crowded(endpoint):
@@ -293,12 +299,14 @@ class Upload:
     def feed(self, chunk: bytes) -> Answer | None:
         """Takes bytes of the body. Returns the refusal (413, 503) if they are too many; then the upload is over."""
         size, ingest, endpoint = len(chunk), self._ingest, self._place.endpoint
-        if self._size + size > endpoint.max_body:
+        total = self._size + size
+        if total > endpoint.max_body:
             self.abandon()
             ingest.refused(endpoint, "too_large")
             return endpoint.too_large
         whole = size <= AT_ONCE and self._size == 0 and size == self._head.content_length
-        if ingest.buffered + size > ingest.capacity and not whole:
+        buffer, user = ingest.buffer, endpoint.input.id
+        if not whole and not buffer.fits(user, size, self._size):
             return self._overloaded()
         try:
             if self._size == 0:
@@ -307,10 +315,10 @@ class Upload:
                 self._body = bytearray(self._body) + chunk
             else:
                 self._body += chunk
+            buffer.take(user, size)
         except MemoryError:
             return self._overloaded()
-        ingest.buffered += size
-        self._size += size
+        self._size = total
         if self._digest is not None:
             self._digest.update(chunk)
         return None
@@ -405,7 +413,7 @@ class Upload:
 
     def abandon(self) -> None:
         """Releases the bytes that were fed, unless the log has them. May be repeated."""
-        self._ingest.buffered -= self._size
+        self._ingest.buffer.give_back(self._place.endpoint.input.id, self._size)
         self._size = 0
         self._body = b""
         if self._spent:

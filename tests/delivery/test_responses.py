@@ -45,8 +45,10 @@ class Desk:
             return self.world.deliveries.reaches(bucket_id, event, output)
         return self.reached
 
-    def wait(self, seq: int, output: str = "anyOutput", *, duplicate: bool = False) -> Any:
-        waits = Input("in-id-orders", "public", 0, 0, response_from_output=output)
+    def wait(
+        self, seq: int, output: str = "anyOutput", *, duplicate: bool = False, input_id: str = "in-id-orders"
+    ) -> Any:
+        waits = Input(input_id, "public", 0, 0, response_from_output=output)
         return self.responses.wait(self.bucket, waits, Appended(self.epoch, seq, duplicate), self._answered)
 
     def _answered(self, answer: Answer) -> None:
@@ -245,8 +247,8 @@ async def test_a_duplicate_of_what_is_gone() -> None:
 
 @pytest.mark.gen_test
 async def test_so_many_may_wait() -> None:
-    """One more is told 503 with the id of its event, which is stored; whoever leaves makes room."""
-    desk = await opened(4, most=2)
+    """One more of an input is told 503 with the id of its event, which is stored; whoever leaves makes room."""
+    desk = await opened(4, most=4)
     leave = desk.wait(1)
     desk.wait(2)
     desk.wait(3)
@@ -261,6 +263,29 @@ async def test_so_many_may_wait() -> None:
     assert len(desk.answers) == 1
     desk.responses.close()
     assert [each.status for each in desk.answers] == [503, 504, 504]
+    assert desk.responses.waiting == 0
+
+
+@pytest.mark.gen_test
+async def test_senders_of_one_input_leave_as_many_places_as_they_take() -> None:
+    """So those of another input wait, too, and with all of them gone, every place is free again."""
+    desk = Desk(most=8)
+    await desk.open()
+    await desk.world.append(13)
+    leave = [desk.wait(seq) for seq in range(1, 7)]
+    assert [answer.status for answer in desk.answers] == [503, 503]
+    for seq in range(7, 10):
+        desk.wait(seq, input_id="in-2")
+    assert [answer.status for answer in desk.answers] == [503, 503, 503]
+    desk.wait(10, input_id="in-3")
+    assert len(desk.answers) == 3
+    assert desk.responses.waiting == 7
+    for each in leave:
+        each()
+    for seq in (11, 12, 13):
+        desk.wait(seq, input_id="in-3")
+    assert len(desk.answers) == 4
+    desk.responses.close()
     assert desk.responses.waiting == 0
 
 

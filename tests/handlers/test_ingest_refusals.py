@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from relay_tornado import errors
 from relay_tornado.handlers import ingest, tornado_connection
 from relay_tornado.model import BucketAuth
 from relay_tornado.transport import direct
-from tests.handlers.edge import BUCKET, CHUNKED, URL, HeldLog, edge
+from tests.handlers.edge import BUCKET, CHUNKED, INPUT, URL, HeldLog, edge
 from tests.handlers.raw import HEALTH, Raw, request
 from tests.waiting import until
 
@@ -223,4 +224,27 @@ async def test_the_ingest_buffer_is_full() -> None:
         assert (await second.ask(request(URL, body[:40_000]))).status == 503
         assert (await first.ask(b"x" * 10)).status == 200
         assert (await second.ask(request(URL, body[:40_000]))).status == 200
+        assert site.site.ingest.buffered == 0
+
+
+@pytest.mark.gen_test
+async def test_bodies_that_stall_keep_out_only_their_own_input() -> None:
+    """However many bodies of one input are on their way, another input's is taken; so is a small one of their own."""
+    async with edge(ingest_buffer=1_000_000) as site, contextlib.AsyncExitStack() as stack:
+        await site.change(inputs=(INPUT, dataclasses.replace(INPUT, id="in-2")))
+        body = b"x" * 100_000
+        stalled = []
+        for _ in range(15):
+            raw = await stack.enter_async_context(Raw(site.port))
+            raw.send(request(URL, body)[:-10])
+            stalled.append(raw)
+        await until(lambda: site.counters.rejections["overloaded"] == 10)
+        async with Raw(site.port) as other:
+            assert (await other.ask(request(URL, body))).status == 503
+        async with Raw(site.port) as other:
+            assert (await other.ask(request(URL, body[:11_000]))).status == 200
+            for _ in range(3):
+                assert (await other.ask(request(b"/v1/webhooks/in-2", 5 * body))).status == 200
+        statuses = [(await raw.ask(b"x" * 10)).status for raw in stalled]
+        assert sorted(statuses) == 5 * [200] + 10 * [503]
         assert site.site.ingest.buffered == 0

@@ -19,7 +19,7 @@ from relay_tornado.ingest.ingest import Ingest
 from relay_tornado.model import Dedupe, Output, Verify
 from relay_tornado.signatures import sign
 from tests.handlers.desk import Desk, desk
-from tests.handlers.edge import URL, edge
+from tests.handlers.edge import INPUT, URL, Edge, edge
 from tests.handlers.raw import Raw, bearer, request
 from tests.handlers.sockets import TIMEOUT, Client
 from tests.waiting import until
@@ -212,6 +212,29 @@ async def test_a_repeat_of_what_a_consumer_is_given_again() -> None:
         reply = await sender.reply()
         assert (reply.status, reply.body) == (201, b"at last")
         assert len(await site.site.events()) == 1
+
+
+@pytest.mark.gen_test
+async def test_senders_of_one_input_that_nobody_answers_leave_others_their_places() -> None:
+    """Those over its share get 503 at once; another input's sender waits, and gets its client's answer."""
+    async with desk() as made:
+        waits = dataclasses.replace(INPUT, response_from_output="anyOutput")
+        await made.site.change(inputs=(waits, dataclasses.replace(waits, id="in-2")))
+        made.site.site.clients.responses.shares.capacity = 8
+        client = await made.client()
+        silent = [await made.sender(request(URL, b"silent")) for _ in range(12)]
+        await events(client, 12)
+        await until(lambda: made.waiting == 4)
+        other = await made.sender(request(b"/v1/webhooks/in-2", b"other"))
+        (event,) = await events(client, 1)
+        await until(lambda: made.waiting == 5)
+        await client.say({"action": "respond", "id": event["meta"]["id"], "status": 201, "body": "yes"})
+        assert ((await other.reply()).status, made.waiting) == (201, 4)
+        replies = [asyncio.create_task(raw.reply()) for raw in silent]
+        await until(lambda: sum(reply.done() for reply in replies) == 8)
+        assert {reply.result().status for reply in replies if reply.done()} == {503}
+        for reply in replies:
+            reply.cancel()
 
 
 @pytest.mark.gen_test

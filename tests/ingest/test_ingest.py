@@ -220,19 +220,31 @@ async def test_the_limit_of_a_bucket(changes: dict[str, Any], limit: int) -> Non
     assert (await bench.send(body=b"x" * (limit + 1))).status == 413
 
 
+def two_inputs() -> Bucket:
+    """A bucket with the inputs in-1 and in-2."""
+    return dataclasses.replace(BUCKET, inputs=(INPUT, dataclasses.replace(INPUT, id="in-2")))
+
+
+def begin(bench: Bench, input_id: str, length: int | None) -> Upload | Answer:
+    return bench.ingest.begin(Head("POST", b"/v1/webhooks/" + input_id.encode(), HEADERS, length, "192.0.2.7"))
+
+
 @pytest.mark.gen_test
 async def test_the_ingest_buffer() -> None:
     """Bodies on their way are bounded in all: over it 503 with Retry-After, by the declared length or on the way;
     what is refused, abandoned or done is let go."""
-    bench = await Bench(ingest_buffer=100_000).open()
-    first = bench.upload(80_000)
+    bench = await Bench(two_inputs(), ingest_buffer=100_000).open()
+    first = begin(bench, "in-1", 80_000)
+    assert isinstance(first, Upload)
     assert first.feed(b"x" * 60_000) is None
     assert bench.ingest.buffered == 60_000
-    full = bench.refusal(40_001)
+    full = begin(bench, "in-2", 40_001)
+    assert isinstance(full, Answer)
     assert full.status == 503
     assert ("Retry-After", "1") in full.headers
     assert b"not stored" in full.body
-    second = bench.upload(None)
+    second = begin(bench, "in-2", None)
+    assert isinstance(second, Upload)
     assert second.feed(b"x" * 40_000) is None
     refusal = second.feed(b"x")
     assert refusal is not None
@@ -242,7 +254,8 @@ async def test_the_ingest_buffer() -> None:
     assert first.feed(b"x" * 20_000) is None
     assert (await finish(first)).status == 200
     assert bench.ingest.buffered == 0
-    third = bench.upload(100)
+    third = begin(bench, "in-1", 100)
+    assert isinstance(third, Upload)
     third.feed(b"x" * 50)
     third.abandon()
     third.abandon()
@@ -250,15 +263,46 @@ async def test_the_ingest_buffer() -> None:
 
 
 @pytest.mark.gen_test
+async def test_bodies_of_one_input_leave_as_much_free_as_they_take() -> None:
+    """Several bodies of one input get half of the buffer, by the declared length or on their way, however many are
+    begun; another input's body has room meanwhile. Alone, a body may be larger."""
+    bench = await Bench(two_inputs(), ingest_buffer=100_000).open()
+    stalled = [begin(bench, "in-1", 40_000) for _ in range(4)]
+    refusals = []
+    for upload in stalled:
+        assert isinstance(upload, Upload)
+        refusals.append(upload.feed(b"x" * 20_000))
+    assert [refusal is not None and refusal.status for refusal in refusals] == [False, False, 503, 503]
+    assert bench.ingest.buffered == 40_000
+    assert (await bench.send(body=b"x" * 40_000)).status == 503
+    other = begin(bench, "in-2", 60_000)
+    assert isinstance(other, Upload)
+    assert other.feed(b"y" * 60_000) is None
+    assert (await finish(other)).status == 200
+    assert isinstance(stalled[0], Upload)
+    assert stalled[0].feed(b"x" * 10_000) is None
+    refusal = stalled[0].feed(b"x")
+    assert refusal is not None
+    assert refusal.status == 503
+    assert bench.ingest.buffered == 20_000
+    assert isinstance(stalled[1], Upload)
+    stalled[1].abandon()
+    assert (await bench.send(body=b"x" * 100_000)).status == 200
+    assert bench.ingest.buffered == 0
+
+
+@pytest.mark.gen_test
 async def test_who_stalls_keeps_no_small_webhook_out() -> None:
     """A body of up to 32 KiB that arrives whole needs no room in the buffer; in parts, or larger, it does."""
     bench = await Bench(ingest_buffer=100_000).open()
-    stalled = bench.upload(100_000)
+    stalled = begin(bench, "in-1", 100_000)
+    assert isinstance(stalled, Upload)
     assert stalled.feed(b"x" * 99_999) is None
     assert (await bench.send(body=b"y" * AT_ONCE)).status == 200
     assert (await bench.send(body=b"y" * (AT_ONCE + 1))).status == 503
     for size in (AT_ONCE, None):
-        upload = bench.upload(size)
+        upload = begin(bench, "in-1", size)
+        assert isinstance(upload, Upload)
         refusal = upload.feed(b"y" * (AT_ONCE - 1))
         assert refusal is not None
         assert refusal.status == 503
