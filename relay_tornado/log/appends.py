@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Sequence
 
 import structlog
@@ -35,6 +35,11 @@ _WARM = 60.0
 """A commit is quick if it holds at most so many events and bytes, for at most so many logs, all of which were appended
 to within the last `_WARM` seconds. It then changes only pages that are in memory: the table's last ones, and the last
 index page of each log. Digests are spread over their index, and have to be read from the disk."""
+
+_SHARE = 3
+"""An event fits in the queue if its bucket then has no more than this many times what is free there: three quarters of
+the queue, if nothing else waits. Otherwise the senders of one bucket could keep all others out while the disk is
+slow."""
 
 _log = structlog.get_logger(__name__)
 
@@ -69,15 +74,19 @@ class Appends:
         self._empty: asyncio.Future[None] | None = None
 
     def add(self, state: LogState, event: NewEvent, size: int, done: Done) -> Overloaded | None:
-        """Queues an event of that size. Returns an error if its bytes do not fit (an empty queue takes any event)."""
-        held = self.held + size + EVENT_OVERHEAD
-        if held > self._most_bytes and self.held:
+        """Queues an event of that size. Returns an error if its bytes do not fit, in all or in its bucket's share. An
+        empty queue takes any event; a bucket's first one may take all that is free."""
+        cost = size + EVENT_OVERHEAD
+        held, queued = self.held + cost, state.queued
+        free = self._most_bytes - held
+        if (free < 0 and self.held) or (queued and queued + cost > _SHARE * free):
             return Overloaded("more events are coming in than can be stored; send it again in a moment")
         queue, entry = self._queue, Entry(state, event, size, done)
         if not queue:
             self._notify()
         queue.append(entry)
         self.held = held
+        state.queued = queued + cost
         return None
 
     def waiting(self) -> int:
@@ -117,9 +126,16 @@ class Appends:
         for entry in self._taken:
             if entry.done is not None:
                 self._fail(entry, Unknown())
+        for entry in self._taken:
+            entry.state.queued = 0
         self._taken = ()
-        waiting = sum(entry.size + EVENT_OVERHEAD for queue in (self._alone, self._queue) for entry in queue)
-        self._release(self.held - waiting)
+        queued: Counter[LogState] = Counter()
+        for queue in (self._alone, self._queue):
+            for entry in queue:
+                queued[entry.state] += entry.size + EVENT_OVERHEAD
+        for state, size in queued.items():
+            state.queued = size
+        self._release(self.held - queued.total())
 
     def reject(self, error: RelayError) -> None:
         """Fails everything that waits."""
@@ -143,6 +159,7 @@ class Appends:
         if entry.done is not None:
             self._loop.call_soon(entry.done, error)
             entry.done = None
+            entry.state.queued -= entry.size + EVENT_OVERHEAD
             self._release(entry.size + EVENT_OVERHEAD)
 
     def committed(self, entries: list[Entry], made: Plan, began: float) -> None:
@@ -155,6 +172,8 @@ class Appends:
         finally:
             self._answer(entries)
             self._announce(made)
+            for entry in entries:
+                entry.state.queued -= entry.size + EVENT_OVERHEAD
             self._release(sum([entry.size for entry in entries]) + len(entries) * EVENT_OVERHEAD)
             self._taken = ()
 

@@ -20,7 +20,7 @@ from relay_tornado.log.batch import Entry
 from relay_tornado.log.lineage import Placed, place_cursor
 from relay_tornado.log.state import LogState
 from relay_tornado.log.tail import Tail
-from relay_tornado.model import Bounds, Cursor, Gap, NewEvent
+from relay_tornado.model import Appended, Bounds, Cursor, Gap, NewEvent
 from relay_tornado.storage import writer as writers
 from tests.failing import once as fails_once
 from tests.log.worlds import MANY, SqliteWorld, event, fill, make, read_all
@@ -200,17 +200,45 @@ async def test_a_cancelled_append_is_committed(disk: SqliteWorld) -> None:
 
 @log_test
 async def test_the_queue_is_bounded(io_loop: IOLoop, tmp_path: Path) -> None:
-    """Over `append_queue` bytes an append is told Overloaded and not stored; one event always fits."""
+    """Over `append_queue` bytes, or its bucket's share of them, an append is told Overloaded and not stored; one event
+    always fits."""
     world = await SqliteWorld.open(tmp_path, append_queue=100_000)
     await make(world.log)
     appends = [world.log.append("b", event(b"x" * 9_000)) for _ in range(30)]
     results = await asyncio.gather(*appends, return_exceptions=True)
     stored = [result for result in results if not isinstance(result, BaseException)]
     refused = [result for result in results if isinstance(result, Overloaded)]
-    assert (len(stored), len(refused)) == (10, 20)
-    assert [place.seq for place in stored] == list(range(1, 11))
-    assert (await world.log.append("b", event(b"x" * 200_000))).seq == 11
-    assert len(await fill(world.log, 10)) == 10
+    assert (len(stored), len(refused)) == (7, 23)
+    assert [place.seq for place in stored] == list(range(1, 8))
+    assert (await world.log.append("b", event(b"x" * 200_000))).seq == 8
+    assert len(await fill(world.log, 7)) == 7
+    await world.close()
+
+
+@log_test
+async def test_the_events_of_a_bucket_leave_room_in_the_queue_for_others(io_loop: IOLoop, tmp_path: Path) -> None:
+    """However many events of some buckets wait for a commit, another bucket's are taken. What is committed, or fails,
+    makes room again."""
+    world = await SqliteWorld.open(tmp_path, append_queue=100_000)
+    buckets = ["b", "c", "d"]
+    for bucket in buckets:
+        await make(world.log, bucket)
+    for _ in range(3):
+        appends = [[world.log.append(bucket, event(b"x" * 500)) for _ in range(120)] for bucket in buckets]
+        bad = world.log.append("c", event(b"x" * 500, method="\ud800"))
+        first = world.log.append("b", event(b"x" * 500))
+        counts = []
+        for futures in appends:
+            results = await asyncio.gather(*futures, return_exceptions=True)
+            counts.append(sum(isinstance(result, Appended) for result in results))
+            assert all(isinstance(result, Appended | Overloaded) for result in results)
+        assert counts == [73, 18, 4]
+        for late in (bad, first):
+            with pytest.raises(Overloaded):
+                await late
+        with pytest.raises(Unavailable):
+            await world.log.append("c", event(b"x" * 500, method="\ud800"))
+    assert world.log.append_queue == 0
     await world.close()
 
 
