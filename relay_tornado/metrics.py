@@ -43,7 +43,11 @@ _COUNTERS: Final = (
     ("auth_failures", "relay_auth_failures", "Wrong, expired or revoked tokens on sockets and in requests."),
     ("retention_events", "relay_retention_events", "Events removed by retention."),
     ("forward_given_up", "relay_forward_given_up", "Events that a public output gave up: dead letters made."),
-    ("connections_refused", "relay_connections_refused", "Connections closed unread: too many were open."),
+    (
+        "connections_refused",
+        "relay_connections_refused",
+        "Connections closed unread: too many were open, or took too much memory.",
+    ),
 )
 _LABELLED: Final = (
     ("rejections", "relay_rejections", "Webhooks refused, by the code of the error.", "reason"),

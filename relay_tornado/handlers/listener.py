@@ -13,6 +13,7 @@ from collections.abc import Sequence, Sized
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 import structlog
@@ -24,9 +25,11 @@ from relay_tornado.counters import Counters
 from relay_tornado.errors import StartupError
 from relay_tornado.handlers.binding import BACKLOG, listen
 from relay_tornado.handlers.lingering import Lingering
+from relay_tornado.handlers.peers import Peers
 from relay_tornado.handlers.tornado_connection import Limits, TlsConnection, TornadoConnection
 from relay_tornado.ingest.ingest import Ingest
 from relay_tornado.low_memory import Timer, try_log
+from relay_tornado.model import MIB
 from relay_tornado.proxy_trust import ProxyTrust
 from relay_tornado.rate_limits import LogLimit
 from relay_tornado.settings import Settings
@@ -42,6 +45,10 @@ RESERVED_DESCRIPTORS = 128
 
 MAX_OTHER_BODY = 64 << 10
 """Maximum size in bytes of the body of a request that is not a webhook: none needs one."""
+
+MOST_UNFINISHED = 64 * MIB
+"""Maximum bytes in memory of requests that are still arriving, but for bodies of webhooks: of heads, and of the bodies
+of other requests. Nobody has shown a token or an input's URL for them yet."""
 
 LAST_WORDS = 1.0
 """Seconds for which a stop waits for connections that only linger."""
@@ -115,6 +122,7 @@ class Listener:
         `delegate`; without `ingest`, `delegate` gets everything."""
         self._counters = Counters() if counters is None else counters
         self.trust = entrance.trust
+        self._peers = Peers(entrance.trust)
         self._entrance = entrance
         self.connections: set[TornadoConnection | DirectConnection] = set()
         self._arriving: deque[_Arrival] = deque()
@@ -214,6 +222,7 @@ class Listener:
     def forget(self, connection: TornadoConnection | DirectConnection) -> None:
         """The connection's descriptor is closed."""
         self.connections.discard(connection)
+        self._peers.remove(connection.peer)
         self._closed.set()
 
     def hand_over(self, connection: DirectConnection, data: bytes) -> None:
@@ -240,7 +249,11 @@ class Listener:
         """Serves a connection, from which `data` was already read; None for a new one. If this fails, for example for
         lack of memory, the connection is closed and its client tries again."""
         made: TornadoConnection | DirectConnection | None = None
+        counted = data is not None
         try:
+            if not counted:
+                self._peers.add(remote_ip)
+                counted = True
             if data is None and self._direct is not None:
                 made = direct = DirectConnection(self._direct, connection, remote_ip)
                 self.connections.add(direct)
@@ -248,8 +261,12 @@ class Listener:
             elif (stream := self._stream(connection, remote_ip, data or b"")) is not None:
                 made = stream
                 self._serve(stream)
+            else:
+                self._peers.remove(remote_ip)
         except Exception:
             (made or connection).close()
+            if made is None and counted:
+                self._peers.remove(remote_ip)
             try_log(_log.exception, "request_failed")
 
     def _serve(self, stream: TornadoConnection) -> None:
@@ -271,11 +288,13 @@ class Listener:
             except OSError as error:
                 self._pause(listening, error)
                 return
-            if len(self.connections) + len(self._arriving) + len(self.lingering) >= self.limit:
+            peer = _plain(address)
+            free = self.limit - len(self.connections) - len(self._arriving) - len(self.lingering)
+            if free <= 0 or self._peers.crowds(peer, free):
                 connection.close()
-                self._refuse()
+                self._refuse(peer)
                 continue
-            self._begin(connection, _plain(address), None)
+            self._begin(connection, peer, None)
 
     def _stream(self, connection: socket.socket, remote_ip: str, data: bytes) -> TornadoConnection | None:
         """Returns None if the client is gone before the TLS handshake."""
@@ -301,10 +320,10 @@ class Listener:
         if listening.fileno() != -1:
             self._loop.add_handler(listening, self._accept, IOLoop.READ)
 
-    def _refuse(self) -> None:
+    def _refuse(self, peer: str) -> None:
         self._refused += 1
         self._counters.connections_refused += 1
-        if self._say("too_many_connections", refused=self._refused, limit=self.limit):
+        if self._say("too_many_connections", refused=self._refused, limit=self.limit, address=peer):
             self._refused = 0
 
     def _say(self, event: str, **what: Any) -> bool:
@@ -325,7 +344,25 @@ class Listener:
             return  # data that arrived meanwhile is to be read first
         for connection in [late for late in self.connections if late.deadline < now]:
             connection.expire()
+        self._make_room()
         self.lingering.sweep(now)
+
+    def _make_room(self) -> None:
+        """Closes connections whose unfinished requests take too much memory in all, those that take most first."""
+        unfinished = [each for each in self.connections if each.unfinished]
+        excess = sum([each.unfinished for each in unfinished]) - MOST_UNFINISHED
+        if excess <= 0:
+            return
+        unfinished.sort(key=attrgetter("unfinished"), reverse=True)
+        closed = 0
+        for connection in unfinished:
+            if excess <= 0:
+                break
+            excess -= connection.unfinished
+            connection.close()
+            closed += 1
+        self._counters.connections_refused += closed
+        self._say("unfinished_requests_closed", connections=closed, limit_bytes=MOST_UNFINISHED)
 
 
 def _inherited(sockets: Sequence[socket.socket]) -> list[socket.socket]:

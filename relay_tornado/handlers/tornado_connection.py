@@ -130,7 +130,8 @@ class TornadoConnection(IOStream):
     are those of the last request read, and `forwarded_host` is the host it asked for, if the proxy names it.
 
     `deadline` is the monotonic time at which the sweep calls `expire`. `last` says that no request is read after the
-    one in progress, or after the next one if none is.
+    one in progress, or after the next one if none is. `unfinished` is the number of bytes of a request that is still
+    arriving, but for the body of a webhook.
 
     A client that closes its half of the connection during its request may still read: it gets the answers to what it
     has sent, including frames of a WebSocket, unless `halves` is false. But the connection is kept only briefly, since
@@ -160,6 +161,7 @@ class TornadoConnection(IOStream):
         "last",
         "protocol",
         "remote_ip",
+        "unfinished",
     )
 
     def __init__(
@@ -176,6 +178,7 @@ class TornadoConnection(IOStream):
         self._proxy = remote_ip if owner.trust.trusts(remote_ip) else ""
         self.head = b""
         self.last = False
+        self.unfinished = 0
         self.deadline = NEVER
         self._limits = limits
         self._owner = owner
@@ -210,6 +213,11 @@ class TornadoConnection(IOStream):
         return self._request is _LATE
 
     @property
+    def peer(self) -> str:
+        """The address at the other end of the socket."""
+        return self._proxy or self.remote_ip
+
+    @property
     def proxied(self) -> bool:
         """Whether the connection comes from a trusted proxy."""
         return bool(self._proxy)
@@ -230,7 +238,10 @@ class TornadoConnection(IOStream):
         self._listen_on = True
         self.head = b""
         self.deadline = time.monotonic() + self._limits.idle_timeout
-        self.head = head = await super().read_until_regex(regex, max_bytes)
+        reading = super().read_until_regex(regex, max_bytes)
+        if self._read_buffer_size and self._request is _IDLE:  # it arrived behind the last request
+            self._begin_head(self._read_buffer_size)
+        self.head = head = await reading
         self.arrived()
         if self._proxy:
             origin = self._owner.trust.origin(self._proxy, head)
@@ -261,8 +272,9 @@ class TornadoConnection(IOStream):
             return len(ahead)
         size_or_none = super().read_from_fd(buf)
         if self._request is _IDLE and size_or_none:
-            self._request = _HEAD
-            self.deadline = min(self.deadline, time.monotonic() + self._limits.head_timeout)
+            self._begin_head(size_or_none)
+        elif self._request is _HEAD and size_or_none:
+            self.unfinished += size_or_none
         if self._request is _DEAF and size_or_none:
             # uvloop reports a reset connection only once, even if data before the reset is still to be read.
             for _ in range(_DROPS):
@@ -278,6 +290,12 @@ class TornadoConnection(IOStream):
                 self._end_reading()
                 return None
         return size_or_none
+
+    def _begin_head(self, size: int) -> None:
+        """Notes the first bytes of a head."""
+        self._request = _HEAD
+        self.unfinished = size
+        self.deadline = min(self.deadline, time.monotonic() + self._limits.head_timeout)
 
     def _end_reading(self) -> None:
         """Stops watching for data after the client's end: nothing reads now, and the next read meets the end and
@@ -316,6 +334,7 @@ class TornadoConnection(IOStream):
     def arrived(self) -> None:
         """Notes that the request is complete, unless a body is expected next."""
         self._request = _ANSWER
+        self.unfinished = 0
         self._take_time()
 
     def drop_body(self) -> None:

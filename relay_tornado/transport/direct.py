@@ -102,7 +102,8 @@ class DirectConnection:
     """One accepted socket. `remote_ip` is the sender of the last request that was read.
 
     `deadline` is the monotonic time at which the sweep calls `expire`. `busy` says whether a request is in progress,
-    `last` whether no further request is to be read.
+    `last` whether no further request is to be read. `unfinished` is the number of bytes of a head that is still
+    arriving.
     """
 
     __slots__ = (
@@ -127,6 +128,7 @@ class DirectConnection:
         "last",
         "remote_ip",
         "socket",
+        "unfinished",
     )
 
     def __init__(self, shared: Direct, connection: socket.socket, remote_ip: str) -> None:
@@ -136,6 +138,7 @@ class DirectConnection:
         self.socket = connection
         self.remote_ip = remote_ip
         self.last = False
+        self.unfinished = 0
         self.deadline = time.monotonic() + shared.idle_timeout
         self._shared = shared
         self._fd = connection.fileno()
@@ -333,9 +336,10 @@ class DirectConnection:
                 self.deadline = min(self.deadline, time.monotonic() + shared.head_timeout)
             else:
                 self._scanned = len(data) - 3
+            self.unfinished = len(data)
             return False
         method, target, block, size, host, length, keeps = head
-        self._scanned = 0
+        self._scanned = self.unfinished = 0
         if self._proxy:
             host = self._through(data[:size]) or host
         place = ingest.endpoints.find(target, host)

@@ -27,14 +27,17 @@ class Reply(NamedTuple):
 
 
 class Raw:
-    """One connection. Every wait has its time."""
+    """One connection, from the address `source` if there is one. Every wait has its time."""
 
-    def __init__(self, port: int, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, port: int, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None, source: str | None = None
+    ) -> None:
         self.address = (host, port)
         self.tls = tls
+        self.source = None if source is None else (source, 0)
 
     async def __aenter__(self) -> Self:
-        self.reader, self.writer = await asyncio.open_connection(*self.address, ssl=self.tls)
+        self.reader, self.writer = await asyncio.open_connection(*self.address, ssl=self.tls, local_addr=self.source)
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -46,7 +46,7 @@ async def test_the_number_of_connections(monkeypatch: pytest.MonkeyPatch) -> Non
             for _ in range(5):
                 async with Raw(site.port) as third:
                     assert await third.closed() == b""
-        assert [line["event"] for line in lines] == ["too_many_connections"]
+        assert [(line["event"], line["address"]) for line in lines] == [("too_many_connections", "127.0.0.1")]
         assert (await first.ask(request(URL, b"x"))).status == 200
         second.writer.close()
         await until(lambda: len(site.site.listener.connections) == 1)

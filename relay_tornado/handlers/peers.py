@@ -1,0 +1,47 @@
+"""Counts the open connections of each address, so that one address leaves room for others."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import lru_cache
+from typing import Final
+
+from relay_tornado.handlers.connected_clients import counted_address
+from relay_tornado.proxy_trust import ProxyTrust
+
+SHARE: Final = 3
+"""An address may have this many times the connections that are then still free: three quarters of all, if there are no
+others."""
+
+
+class Peers:
+    """The open connections by the address at their other end (IPv6: its /64). Loopback and trusted proxies are not
+    counted: many clients have these addresses."""
+
+    def __init__(self, trust: ProxyTrust) -> None:
+        self._trust = trust
+        self._open: Counter[str] = Counter()
+        self._key = lru_cache(4096)(self._counted)
+
+    def crowds(self, peer: str, free: int) -> bool:
+        """Whether another connection of this address would take more than its share; `free` is how many connections
+        there may still be, this one among them."""
+        key = self._key(peer)
+        return key is not None and self._open[key] + 1 > SHARE * (free - 1)
+
+    def add(self, peer: str) -> None:
+        """A connection of this address is open."""
+        key = self._key(peer)
+        if key is not None:
+            self._open[key] += 1
+
+    def remove(self, peer: str) -> None:
+        """A connection that was added is closed."""
+        key = self._key(peer)
+        if key is not None:
+            self._open[key] -= 1
+            if not self._open[key]:
+                del self._open[key]
+
+    def _counted(self, peer: str) -> str | None:
+        return None if self._trust.trusts(peer) else counted_address(peer)

@@ -1,0 +1,110 @@
+"""How many connections one address may have, and how much memory requests may take that are still arriving."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack, suppress
+
+import pytest
+import structlog
+
+from relay_tornado.handlers import listener
+from relay_tornado.handlers.listener import Entrance
+from relay_tornado.handlers.peers import Peers
+from relay_tornado.proxy_trust import ProxyTrust
+from tests.handlers.edge import URL, Edge, edge
+from tests.handlers.raw import Raw, request
+from tests.waiting import until
+
+pytestmark = pytest.mark.usefixtures("transport")
+
+FIRST, SECOND = "127.0.0.2", "127.0.0.3"
+OTHER = b"/v1/buckets"
+
+
+@pytest.fixture
+def each_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Addresses of loopback are counted, too: a test has no others."""
+    monkeypatch.setattr("relay_tornado.handlers.peers.counted_address", lambda address: address)
+
+
+async def served(site: Edge, stack: AsyncExitStack, source: str, target: bytes = URL) -> Raw | None:
+    """A connection from this address that stays open; None if the relay closed it."""
+    with suppress(ConnectionError, asyncio.IncompleteReadError):
+        raw = await stack.enter_async_context(Raw(site.port, source=source))
+        assert (await raw.ask(request(target, b"x"))).status in (200, 401)
+        return raw
+    return None
+
+
+def test_an_address_has_three_times_what_it_leaves_free() -> None:
+    """Networks of IPv6 count as one address; loopback and trusted proxies are not counted."""
+    peers = Peers(ProxyTrust.parse("192.0.2.0/24"))
+    for address in ("198.51.100.1", "2001:db8::1", "2001:db8::2", "2001:db8:0:1::1", "192.0.2.1", "127.0.0.1", "::1"):
+        peers.add(address)
+    assert [peers.crowds("198.51.100.1", free) for free in (1, 2)] == [True, False]
+    assert [peers.crowds("2001:db8::3", free) for free in (1, 2)] == [True, False]
+    peers.add("2001:db8::3")
+    assert [peers.crowds("2001:db8::4", free) for free in (2, 3)] == [True, False]
+    assert not peers.crowds("2001:db8:0:1::2", 2)
+    for address in ("192.0.2.1", "127.0.0.1", "::1"):
+        assert not peers.crowds(address, 1)
+    peers.remove("2001:db8::3")
+    assert not peers.crowds("2001:db8::4", 2)
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("target", [URL, OTHER], ids=["webhooks", "REST"])
+async def test_an_address_leaves_room_for_another(target: bytes, each_counts: None) -> None:
+    """However many connections one address opens, another one is served. Those that end make room, also where they
+    were handed over."""
+    async with edge(max_connections=8) as site, AsyncExitStack() as stack:
+        for _ in range(2):
+            tries = [await served(site, stack, FIRST, target) for _ in range(8)]
+            assert [each is not None for each in tries] == 6 * [True] + 2 * [False]
+            other = await served(site, stack, SECOND, target)
+            assert other is not None
+            for raw in (*tries, other):
+                if raw is not None:
+                    raw.writer.close()
+            await until(lambda: not site.site.listener.connections)
+        assert site.counters.connections_refused == 4
+
+
+@pytest.mark.gen_test
+async def test_a_proxy_may_have_all_connections(each_counts: None) -> None:
+    """All clients behind it have its address."""
+    entrance = Entrance(trust=ProxyTrust.parse(FIRST))
+    async with edge(max_connections=8, entrance=entrance) as site, AsyncExitStack() as stack:
+        tries = [await served(site, stack, FIRST) for _ in range(9)]
+        assert [each is not None for each in tries] == 8 * [True] + [False]
+
+
+HEAD = b"POST %b HTTP/1.1\r\nHost: h\r\nX: " % URL + b"y" * 20_000
+BODY = request(OTHER, b"z" * 20_100)[:-100]
+BEHIND = request(OTHER) + HEAD
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("unfinished", [HEAD, BODY, BEHIND], ids=["heads", "bodies", "behind another request"])
+async def test_requests_that_do_not_end_are_bounded_in_memory(
+    unfinished: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that take most are closed; a small one goes on, and so do bodies of webhooks, which have a bound of their
+    own."""
+    monkeypatch.setattr(listener, "MOST_UNFINISHED", 100_000)
+    async with edge() as site, AsyncExitStack() as stack:
+        small, webhook, *large = [await stack.enter_async_context(Raw(site.port)) for _ in range(10)]
+        small.send(request(URL, b"x")[:20])
+        webhook.send(request(URL, b"x" * 200_000)[:-1])
+        await until(lambda: site.site.ingest.buffered == 199_999)
+        with structlog.testing.capture_logs() as lines:
+            for raw in large:
+                raw.send(unfinished)
+            await until(lambda: site.counters.connections_refused > 0)
+            await until(lambda: sum(each.unfinished for each in site.site.listener.connections) <= 100_000)
+        assert "unfinished_requests_closed" in [line["event"] for line in lines]
+        assert len(site.site.listener.connections) >= 2 + 100_000 // len(unfinished)
+        assert (await small.ask(request(URL, b"x")[20:])).status == 200
+        assert (await webhook.ask(b"x")).status == 200
+        assert sum(each.unfinished for each in site.site.listener.connections) <= 100_000
