@@ -71,6 +71,35 @@ async def test_an_address_leaves_room_for_another(target: bytes, each_counts: No
         assert site.counters.connections_refused == 4
 
 
+UPGRADE = (
+    b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+)
+ENDS = {
+    "nothing": b"",
+    "part of a head": request(URL)[:20],
+    "part of a body": request(URL, b"x" * 100)[:-1],
+    "TLS": b"\x16\x03\x01\x02\x00",
+    "a head that is too long": b"GET / HTTP/1.1\r\nHost: h\r\nX: " + b"y" * 40_000,
+    "no HTTP": b"\x00\r\n\r\n",
+    "a WebSocket": request(b"/v1/socket", headers=UPGRADE, method=b"GET"),
+    "part of another request": request(OTHER, b"x" * 100)[:-1],
+}
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("sent", ENDS.values(), ids=ENDS)
+async def test_a_connection_takes_no_place_once_it_has_ended(sent: bytes, each_counts: None) -> None:
+    """However it ends, its address may have as many as before."""
+    async with edge(max_connections=8) as site, AsyncExitStack() as stack:
+        for _ in range(8):
+            async with Raw(site.port, source=FIRST) as raw, Raw(site.port, source=SECOND) as later:
+                raw.send(sent)
+                assert (await later.ask(request(URL, b"x"))).status == 200
+            await until(lambda: not (site.site.listener.connections or site.site.listener.lingering))
+        assert [await served(site, stack, FIRST) is not None for _ in range(7)] == 6 * [True] + [False]
+
+
 @pytest.mark.gen_test
 async def test_a_proxy_may_have_all_connections(each_counts: None) -> None:
     """All clients behind it have its address."""
