@@ -176,8 +176,12 @@ class Responses:
         if not self.shares.fits(input.id, 1):
             answered(_too_many(waiter.id))
             return _nothing
-        self._waiters.setdefault((bucket.id, appended.seq), {})[waiter] = None
         self.shares.take(input.id, 1)
+        try:
+            self._waiters.setdefault((bucket.id, appended.seq), {})[waiter] = None
+        except BaseException:
+            self.shares.give_back(input.id, 1)
+            raise
         try:
             self._look(waiter)
         except BaseException:

@@ -222,8 +222,9 @@ class Listener:
     def forget(self, connection: TornadoConnection | DirectConnection) -> None:
         """The connection's descriptor is closed."""
         self.connections.discard(connection)
-        self._peers.remove(connection.peer)
         self._closed.set()
+        with suppress(MemoryError):  # then its address counts one too many; whoever closes it has more to do
+            self._peers.remove(connection.peer)
 
     def hand_over(self, connection: DirectConnection, data: bytes) -> None:
         """Lets Tornado serve this connection from now on; `data` is what was already read from it."""

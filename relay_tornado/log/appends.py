@@ -77,16 +77,16 @@ class Appends:
         """Queues an event of that size. Returns an error if its bytes do not fit, in all or in its bucket's share. An
         empty queue takes any event; a bucket's first one may take all that is free."""
         cost = size + EVENT_OVERHEAD
-        held, queued = self.held + cost, state.queued
+        held, queued = self.held + cost, state.queued + cost
         free = self._most_bytes - held
-        if (free < 0 and self.held) or (queued and queued + cost > _SHARE * free):
+        if (free < 0 and self.held) or (state.queued and queued > _SHARE * free):
             return Overloaded("more events are coming in than can be stored; send it again in a moment")
         queue, entry = self._queue, Entry(state, event, size, done)
         if not queue:
             self._notify()
         queue.append(entry)
         self.held = held
-        state.queued = queued + cost
+        state.queued = queued
         return None
 
     def waiting(self) -> int:
@@ -128,7 +128,6 @@ class Appends:
                 self._fail(entry, Unknown())
         for entry in self._taken:
             entry.state.queued = 0
-        self._taken = ()
         queued: Counter[LogState] = Counter()
         for queue in (self._alone, self._queue):
             for entry in queue:
@@ -136,6 +135,7 @@ class Appends:
         for state, size in queued.items():
             state.queued = size
         self._release(self.held - queued.total())
+        self._taken = ()
 
     def reject(self, error: RelayError) -> None:
         """Fails everything that waits."""
