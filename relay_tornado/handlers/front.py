@@ -77,10 +77,6 @@ class _Request(HTTPMessageDelegate):
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
         assert self._inner is not None
-        if not isinstance(self._inner, IngestRequest):
-            stream = self._connection.stream
-            assert isinstance(stream, TornadoConnection)
-            stream.unfinished += len(chunk)
         return self._inner.data_received(chunk)
 
     def finish(self) -> None:

@@ -47,8 +47,8 @@ MAX_OTHER_BODY = 64 << 10
 """Maximum size in bytes of the body of a request that is not a webhook: none needs one."""
 
 MOST_UNFINISHED = 64 * MIB
-"""Maximum bytes in memory of requests that are still arriving, but for bodies of webhooks: of heads, and of the bodies
-of other requests. Nobody has shown a token or an input's URL for them yet."""
+"""Maximum bytes in memory of heads that are still arriving. Bodies have bounds of their own, and none is kept before a
+token or an input's URL was shown."""
 
 LAST_WORDS = 1.0
 """Seconds for which a stop waits for connections that only linger."""

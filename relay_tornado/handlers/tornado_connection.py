@@ -130,8 +130,8 @@ class TornadoConnection(IOStream):
     are those of the last request read, and `forwarded_host` is the host it asked for, if the proxy names it.
 
     `deadline` is the monotonic time at which the sweep calls `expire`. `last` says that no request is read after the
-    one in progress, or after the next one if none is. `unfinished` is the number of bytes of a request that is still
-    arriving, but for the body of a webhook.
+    one in progress, or after the next one if none is. `unfinished` is the number of bytes of a head that is
+    still arriving.
 
     A client that closes its half of the connection during its request may still read: it gets the answers to what it
     has sent, including frames of a WebSocket, unless `halves` is false. But the connection is kept only briefly, since
