@@ -280,9 +280,11 @@ class Ingest:
 
 class Upload:
     """A webhook that is being received. Its bytes count against the ingest buffer as they arrive, until it is handed to
-    the log, refused or abandoned."""
+    the log, refused or abandoned; those of a small body that arrives whole do not."""
 
-    __slots__ = ("_body", "_digest", "_head", "_headers", "_ingest", "_leave", "_left", "_place", "_size", "_spent")
+    __slots__ = (
+        *("_body", "_digest", "_head", "_headers", "_held", "_ingest", "_leave", "_left", "_place", "_size", "_spent"),
+    )
 
     def __init__(self, ingest: Ingest, place: Place, head: Head, headers: bytes) -> None:
         self._ingest = ingest
@@ -290,7 +292,7 @@ class Upload:
         self._head = head
         self._headers = headers
         self._body: bytes | bytearray = b""
-        self._size = 0
+        self._size = self._held = 0
         self._spent = bool(place.endpoint.limiters)
         self._left = False
         self._leave: Callable[[], None] | None = None
@@ -305,17 +307,19 @@ class Upload:
             ingest.refused(endpoint, "too_large")
             return endpoint.too_large
         whole = size <= AT_ONCE and self._size == 0 and size == self._head.content_length
-        buffer, user = ingest.buffer, endpoint.input.id
-        if not whole and not buffer.fits(user, size, self._size):
-            return self._overloaded()
         try:
+            if not whole:  # else the log gets it at once
+                buffer, user = ingest.buffer, endpoint.input.id
+                if not buffer.fits(user, size, self._held):
+                    return self._overloaded()
+                buffer.take(user, size)
+                self._held += size
             if self._size == 0:
                 self._body = chunk
             elif isinstance(self._body, bytes):
                 self._body = bytearray(self._body) + chunk
             else:
                 self._body += chunk
-            buffer.take(user, size)
         except MemoryError:
             return self._overloaded()
         self._size = total
@@ -413,7 +417,9 @@ class Upload:
 
     def abandon(self) -> None:
         """Releases the bytes that were fed, unless the log has them. May be repeated."""
-        self._ingest.buffer.give_back(self._place.endpoint.input.id, self._size)
+        if self._held:
+            held, self._held = self._held, 0
+            self._ingest.buffer.give_back(self._place.endpoint.input.id, held)
         self._size = 0
         self._body = b""
         if self._spent:

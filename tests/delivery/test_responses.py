@@ -269,9 +269,7 @@ async def test_so_many_may_wait() -> None:
 @pytest.mark.gen_test
 async def test_senders_of_one_input_leave_as_many_places_as_they_take() -> None:
     """So those of another input wait, too, and with all of them gone, every place is free again."""
-    desk = Desk(most=8)
-    await desk.open()
-    await desk.world.append(13)
+    desk = await opened(13, most=8)
     leave = [desk.wait(seq) for seq in range(1, 7)]
     assert [answer.status for answer in desk.answers] == [503, 503]
     for seq in range(7, 10):

@@ -19,7 +19,7 @@ from relay_tornado.ingest.ingest import Ingest
 from relay_tornado.model import Dedupe, Output, Verify
 from relay_tornado.signatures import sign
 from tests.handlers.desk import Desk, desk
-from tests.handlers.edge import INPUT, URL, Edge, edge
+from tests.handlers.edge import INPUT, URL, edge
 from tests.handlers.raw import Raw, bearer, request
 from tests.handlers.sockets import TIMEOUT, Client
 from tests.waiting import until
@@ -223,10 +223,10 @@ async def test_senders_of_one_input_that_nobody_answers_leave_others_their_place
         made.site.site.clients.responses.shares.capacity = 8
         client = await made.client()
         silent = [await made.sender(request(URL, b"silent")) for _ in range(12)]
-        await events(client, 12)
+        await client.webhooks(12)
         await until(lambda: made.waiting == 4)
         other = await made.sender(request(b"/v1/webhooks/in-2", b"other"))
-        (event,) = await events(client, 1)
+        (event,) = await client.webhooks(1)
         await until(lambda: made.waiting == 5)
         await client.say({"action": "respond", "id": event["meta"]["id"], "status": 201, "body": "yes"})
         assert ((await other.reply()).status, made.waiting) == (201, 4)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from relay_tornado import errors
 from relay_tornado.ingest.endpoints import Endpoint
-from relay_tornado.ingest.ingest import AT_ONCE, Head
+from relay_tornado.ingest.ingest import AT_ONCE, Head, Upload
 from relay_tornado.model import Appended, Bucket, BucketAuth, Dedupe, NewEvent, RateLimit, Verify
 from relay_tornado.wire.answers import Answer
 from tests.ingest.world import BUCKET, HEADERS, INPUT, Bench, FailingLog, finish, replace_input
