@@ -11,6 +11,7 @@ import sqlite3
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Sequence
+from itertools import chain
 
 import structlog
 
@@ -37,9 +38,8 @@ to within the last `_WARM` seconds. It then changes only pages that are in memor
 index page of each log. Digests are spread over their index, and have to be read from the disk."""
 
 _SHARE = 3
-"""An event fits in the queue if its bucket then has no more than this many times what is free there: three quarters of
-the queue, if nothing else waits. Otherwise the senders of one bucket could keep all others out while the disk is
-slow."""
+"""An event fits in the queue if its bucket then has no more than this many times what is free there. So one bucket
+alone gets three quarters: otherwise its senders could keep all others out while the disk is slow."""
 
 _log = structlog.get_logger(__name__)
 
@@ -59,6 +59,8 @@ class Appends:
         self._counters = counters
         self._slow = SlowCommits()
         self._most_bytes = settings.append_queue
+        self._uncrowded = settings.append_queue * _SHARE // (_SHARE + 1)
+        """Up to so many bytes held, no bucket can have more than its share."""
         self._batch_events = settings.commit_events
         self._batch_bytes = settings.commit_bytes
         self._notify = notify
@@ -70,24 +72,44 @@ class Appends:
         """The entries of the last batch, until all of them are answered."""
         self.held = 0
         """Bytes of the events that wait for a commit, with their overhead."""
+        self._by_log: Counter[LogState] | None = None
+        """The same for each log, if it was counted since something was last released."""
         self._loop = asyncio.get_running_loop()
         self._empty: asyncio.Future[None] | None = None
 
     def add(self, state: LogState, event: NewEvent, size: int, done: Done) -> Overloaded | None:
         """Queues an event of that size. Returns an error if its bytes do not fit, in all or in its bucket's share. An
         empty queue takes any event; a bucket's first one may take all that is free."""
-        cost = size + EVENT_OVERHEAD
-        held, queued = self.held + cost, state.queued + cost
-        free = self._most_bytes - held
-        if (free < 0 and self.held) or (state.queued and queued > _SHARE * free):
+        held = self.held + size + EVENT_OVERHEAD
+        if held > self._uncrowded and self._crowded(state, held):
             return Overloaded("more events are coming in than can be stored; send it again in a moment")
         queue, entry = self._queue, Entry(state, event, size, done)
         if not queue:
             self._notify()
         queue.append(entry)
         self.held = held
-        state.queued = queued
         return None
+
+    def _crowded(self, state: LogState, held: int) -> bool:
+        """Whether an event of this log does not fit, with which so many bytes would wait. Counts it if it fits."""
+        free = self._most_bytes - held
+        if free < 0 or not self.held:
+            return self.held > 0
+        if self._by_log is None:
+            self._by_log = self._waiting_by_log()
+        before = self._by_log[state]
+        own = before + held - self.held
+        if before and own > _SHARE * free:
+            return True
+        self._by_log[state] = own
+        return False
+
+    def _waiting_by_log(self) -> Counter[LogState]:
+        counts: Counter[LogState] = Counter()
+        for entry in chain(self._taken, self._alone, self._queue):
+            if entry.done is not None:
+                counts[entry.state] += entry.size + EVENT_OVERHEAD
+        return counts
 
     def waiting(self) -> int:
         """How many events wait for their transaction."""
@@ -126,16 +148,9 @@ class Appends:
         for entry in self._taken:
             if entry.done is not None:
                 self._fail(entry, Unknown())
-        for entry in self._taken:
-            entry.state.queued = 0
-        queued: Counter[LogState] = Counter()
-        for queue in (self._alone, self._queue):
-            for entry in queue:
-                queued[entry.state] += entry.size + EVENT_OVERHEAD
-        for state, size in queued.items():
-            state.queued = size
-        self._release(self.held - queued.total())
         self._taken = ()
+        waiting = sum(entry.size + EVENT_OVERHEAD for queue in (self._alone, self._queue) for entry in queue)
+        self._release(self.held - waiting)
 
     def reject(self, error: RelayError) -> None:
         """Fails everything that waits."""
@@ -151,6 +166,7 @@ class Appends:
             await self._empty
 
     def _release(self, size: int) -> None:
+        self._by_log = None
         self.held -= size
         if not self.held and self._empty is not None and not self._empty.done():
             wake(self._empty, None)
@@ -159,7 +175,6 @@ class Appends:
         if entry.done is not None:
             self._loop.call_soon(entry.done, error)
             entry.done = None
-            entry.state.queued -= entry.size + EVENT_OVERHEAD
             self._release(entry.size + EVENT_OVERHEAD)
 
     def committed(self, entries: list[Entry], made: Plan, began: float) -> None:
@@ -172,8 +187,6 @@ class Appends:
         finally:
             self._answer(entries)
             self._announce(made)
-            for entry in entries:
-                entry.state.queued -= entry.size + EVENT_OVERHEAD
             self._release(sum([entry.size for entry in entries]) + len(entries) * EVENT_OVERHEAD)
             self._taken = ()
 

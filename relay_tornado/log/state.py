@@ -18,7 +18,7 @@ class LogState:
     """One log. Changes only in the event loop, after the commit that changed it.
 
     `open`: this process opened the newest epoch. `gone`: the log is dropped. `bytes_checked`: `bytes` was compared with
-    the events. `queued`: the bytes of its events that wait for a commit, with their overhead.
+    the events.
     """
 
     key: int
@@ -31,7 +31,6 @@ class LogState:
     last_at: float = 0.0
     gone: bool = False
     bytes_checked: bool = False
-    queued: int = 0
     recent: Recent = field(default_factory=Recent)
     ephemeral: EphemeralEvents = field(default_factory=EphemeralEvents)
 
