@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 User = TypeVar("User")
+
+SHARE: Final = 3
+"""One may hold so many times what is free then: three quarters of all, if nobody else holds anything."""
 
 
 class Shares(Generic[User]):
     """Amounts held by users, at most `capacity` in all; `held` is their sum.
 
-    A user that holds something gets more only if what is free then is at least what the user holds then. So one user
-    alone gets at most half, each of two a third, each of n one in n + 1, and there is always room for another. A first
-    thing may take all that is free, since it may be larger than half of the capacity.
+    A user that holds something gets more only if it then holds at most `SHARE` times what is free, so there is always
+    room for another. A first thing may take all that is free, since it may be larger than any share.
     """
 
     __slots__ = ("_by_user", "capacity", "held")
@@ -26,7 +28,7 @@ class Shares(Generic[User]):
         """Whether the user may take this amount. `own` is how much it holds already for the same thing."""
         free = self.capacity - self.held - amount
         others = self._by_user.get(user, 0) - own
-        return free >= (others + own + amount if others else 0)
+        return others + own + amount <= SHARE * free if others else free >= 0
 
     def take(self, user: User, amount: int) -> None:
         """Takes an amount, whether it fits or not. Takes nothing if it raises MemoryError."""

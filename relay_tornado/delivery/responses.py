@@ -30,7 +30,7 @@ WAIT: Final = 10.0
 """Seconds that a sender waits for a client's answer."""
 
 MOST: Final = 2000
-"""The most senders that wait at the same time; half of them, if all are of one input."""
+"""The most senders that wait at the same time; three quarters of them, if all are of one input."""
 
 _GONE: Final = -1
 """The number of an output that does not exist."""

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from functools import lru_cache
-from typing import Final
 
 from relay_tornado.handlers.connected_clients import counted_address
 from relay_tornado.proxy_trust import ProxyTrust
-
-SHARE: Final = 3
-"""An address may have this many times the connections that are then still free: three quarters of all, if there are no
-others."""
+from relay_tornado.shares import SHARE
 
 
 class Peers:

@@ -27,6 +27,7 @@ from relay_tornado.log.tail import EVENT_OVERHEAD
 from relay_tornado.low_memory import try_log, wake
 from relay_tornado.model import NewEvent
 from relay_tornado.settings import Settings
+from relay_tornado.shares import SHARE
 from relay_tornado.storage.work import Stale, Work, again
 
 _QUICK_EVENTS = 256
@@ -36,10 +37,6 @@ _WARM = 60.0
 """A commit is quick if it holds at most so many events and bytes, for at most so many logs, all of which were appended
 to within the last `_WARM` seconds. It then changes only pages that are in memory: the table's last ones, and the last
 index page of each log. Digests are spread over their index, and have to be read from the disk."""
-
-_SHARE = 3
-"""An event fits in the queue if its bucket then has no more than this many times what is free there. So one bucket
-alone gets three quarters: otherwise its senders could keep all others out while the disk is slow."""
 
 _log = structlog.get_logger(__name__)
 
@@ -59,7 +56,7 @@ class Appends:
         self._counters = counters
         self._slow = SlowCommits()
         self._most_bytes = settings.append_queue
-        self._uncrowded = settings.append_queue * _SHARE // (_SHARE + 1)
+        self._uncrowded = settings.append_queue * SHARE // (SHARE + 1)
         """Up to so many bytes held, no bucket can have more than its share."""
         self._batch_events = settings.commit_events
         self._batch_bytes = settings.commit_bytes
@@ -91,7 +88,8 @@ class Appends:
         return None
 
     def _crowded(self, state: LogState, held: int) -> bool:
-        """Whether an event of this log does not fit, with which so many bytes would wait. Counts it if it fits."""
+        """Whether an event of this log, with which so many bytes would wait, does not fit: in all, or in the share of
+        its bucket, whose senders could keep all others out while the disk is slow. Counts it if it fits."""
         free = self._most_bytes - held
         if free < 0 or not self.held:
             return self.held > 0
@@ -99,7 +97,7 @@ class Appends:
             self._by_log = self._waiting_by_log()
         before = self._by_log[state]
         own = before + held - self.held
-        if before and own > _SHARE * free:
+        if before and own > SHARE * free:
             return True
         self._by_log[state] = own
         return False

@@ -224,14 +224,14 @@ async def test_senders_of_one_input_that_nobody_answers_leave_others_their_place
         client = await made.client()
         silent = [await made.sender(request(URL, b"silent")) for _ in range(12)]
         await client.webhooks(12)
-        await until(lambda: made.waiting == 4)
+        await until(lambda: made.waiting == 6)
         other = await made.sender(request(b"/v1/webhooks/in-2", b"other"))
         (event,) = await client.webhooks(1)
-        await until(lambda: made.waiting == 5)
+        await until(lambda: made.waiting == 7)
         await client.say({"action": "respond", "id": event["meta"]["id"], "status": 201, "body": "yes"})
-        assert ((await other.reply()).status, made.waiting) == (201, 4)
+        assert ((await other.reply()).status, made.waiting) == (201, 6)
         replies = [asyncio.create_task(raw.reply()) for raw in silent]
-        await until(lambda: sum(reply.done() for reply in replies) == 8)
+        await until(lambda: sum(reply.done() for reply in replies) == 6)
         assert {reply.result().status for reply in replies if reply.done()} == {503}
         for reply in replies:
             reply.cancel()
