@@ -52,8 +52,8 @@ _FIRST = (
 )
 _SIZES = f"SELECT id, ifnull({_SIZE}, 0) FROM delivery WHERE log = ? AND seq BETWEEN ? AND ? ORDER BY id DESC"  # noqa: S608
 _OF = (
-    f"SELECT seq, {_columns('id >= :oldest')} FROM delivery"  # noqa: S608
-    " WHERE log = :log AND seq BETWEEN :first AND :last ORDER BY id"
+    f"SELECT seq, {_columns('id >= ?1')} FROM delivery"  # noqa: S608
+    " WHERE log = ?2 AND seq BETWEEN ?3 AND ?4 ORDER BY id"
 )
 _LATEST = (
     f"SELECT {_columns(f'{_SIZE} <= ?1')} FROM delivery WHERE id = (SELECT max(id) FROM delivery"  # noqa: S608
@@ -182,7 +182,7 @@ class SqliteResults:
     async def claim(
         self, bucket_id: BucketId, output: int, expect: int, seqs: Sequence[int], floor: int, at: float
     ) -> Sequence[int] | None:
-        def job(raw: sqlite3.Connection) -> Sequence[int] | None:
+        def job(raw: sqlite3.Connection, hidden: Collection[int] = ()) -> Sequence[int] | None:
             row = raw.execute(_LOG, (bucket_id,)).fetchone()
             if row is None:
                 raise BucketGone(bucket_id)
@@ -191,13 +191,24 @@ class SqliteResults:
                 return None
             claimed = []
             for seq in seqs:
-                if first <= seq <= head and _status(raw, key, seq, output) not in DONE:
+                if not first <= seq <= head:
+                    continue
+                if seq in hidden:
+                    claimed.append(seq)
+                elif _status(raw, key, seq, output) not in DONE:
                     _insert(raw, key, seq, output, sent(at), "{}")
                     claimed.append(seq)
             raw.execute(_MOVE, (key, str(output), floor, at, at))
             return claimed
 
-        return await self._database.write(job)
+        try:
+            return await self._database.write(job)
+        except Malformed:
+            # SQLite writes no more in a transaction that met a damaged page, so these are looked for outside of it.
+            hidden = await self._read(bucket_id, lambda raw, key, _: _hidden(raw, key, seqs, output), set[int]())
+            if not hidden:
+                raise
+        return await self._database.write(lambda raw: job(raw, hidden))
 
     async def end_queue(self, bucket_id: BucketId, output: int) -> None:
         def job(raw: sqlite3.Connection) -> None:
@@ -222,13 +233,12 @@ class SqliteResults:
             found: dict[tuple[int, int], list[Result]] = {}
             begin = max(first, oldest)
             room, there = READ_BYTES, 1 << 62
-            for number, size in raw.execute(_SIZES, (key, begin, last)):
+            for number, size in _rows(raw, _SIZES, key, begin, last) or ():
                 room -= size
                 if room < 0:
                     break
                 there = number
-            wanted = {"oldest": there, "log": key, "first": begin, "last": last}
-            for seq, *row in raw.execute(_OF, wanted).fetchall():
+            for seq, *row in _rows(raw, _OF, there, key, begin, last) or ():
                 if (result := _result(row)) is not None:
                     found.setdefault((seq, row[0]), []).append(result)
             return found
@@ -251,11 +261,8 @@ class SqliteResults:
     async def statuses(self, bucket_id: BucketId, first: int, last: int, output: int | None) -> Mapping[int, str]:
         def job(raw: sqlite3.Connection, key: int, oldest: int) -> Mapping[int, str]:
             begin = max(first, oldest)
-            try:
-                rows = raw.execute(_STATUSES, (key, begin, last)).fetchall()
-            except sqlite3.DatabaseError as error:
-                if not is_damage(error):
-                    raise
+            rows = _rows(raw, _STATUSES, key, begin, last)
+            if rows is None:
                 known = {seq: one(raw, _STATUS, key, seq, output, output) for seq in range(begin, last + 1)}
                 rows = [(seq, output, row[0]) for seq, row in known.items() if row is not None]
             there = {seq: _text(status) for seq, copy, status in rows if output is None or copy == output}
@@ -297,6 +304,26 @@ def _store(raw: sqlite3.Connection, entries: Iterable[_Entry]) -> None:
         else:
             entry.outcome = None
             _insert(raw, row[0], entry.seq, entry.output, entry.result, entry.headers)
+
+
+def _rows(raw: sqlite3.Connection, sql: str, *values: Any) -> list[Any] | None:
+    """The rows of a query; None if what it reads is damaged."""
+    try:
+        return raw.execute(sql, values).fetchall()
+    except sqlite3.DatabaseError as error:
+        if not is_damage(error):
+            raise
+        return None
+
+
+def _hidden(raw: sqlite3.Connection, key: int, seqs: Iterable[int], output: int) -> set[int]:
+    """The events of which damage hides what became of this copy; for output 0, of any of their copies."""
+    copy = output or None
+    return {
+        seq
+        for seq in seqs
+        if _rows(raw, _KEPT, key, seq, output) is None or _rows(raw, _STATUS, key, seq, copy, copy) is None
+    }
 
 
 def _insert(raw: sqlite3.Connection, key: int, seq: int, output: int, result: Result, headers: str) -> None:

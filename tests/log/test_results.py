@@ -331,7 +331,7 @@ async def test_a_damaged_result_is_as_none(disk: SqliteWorld, damage: str) -> No
 
 @log_test
 async def test_a_damaged_page_of_results_is_as_none(disk: SqliteWorld) -> None:
-    """What became of other events comes out."""
+    """What became of other events comes out, and a queue goes on behind them."""
     await make(disk.log, events=400)
     before = SqliteResults(disk.database, disk.settings)
     await asyncio.gather(*(before.record("b", seq, 1, result(body=b"result" * 20)) for seq in range(1, 401)))
@@ -350,6 +350,10 @@ async def test_a_damaged_page_of_results_is_as_none(disk: SqliteWorld) -> None:
         assert await after.statuses("b", 1, 400, output) == dict.fromkeys(there, "sent")
         assert {seq for seq in range(1, 401) if await after.first("b", seq, output) is not None} == there.keys()
     assert await after.statuses("b", 1, 400, 2) == {}
+    lost = [seq for seq in range(1, 401) if seq not in there]
+    assert await after.of("b", lost[0], lost[0]) == {}
+    for claimed in (lost, []):  # sent again rather than never, and once: their place in the queue is stored
+        assert await after.claim("b", 1, 0 if claimed else 400, claimed or [400], 400, 1.0) == claimed
     await after.close()
 
 
