@@ -133,30 +133,31 @@ async def test_a_socket_that_can_not_be_opened_takes_no_place(monkeypatch: pytes
 
 
 LARGE = b"x" * 100_000
-SAID = {
-    "plain": (request(URL, b"one"), 1),
-    "large": (request(URL, LARGE), 1),
-    "chunked": (CHUNKED + b"3\r\none\r\n0\r\n\r\n", 1),
-    "chunked, large": (CHUNKED + b"186a0\r\n" + LARGE + b"\r\n0\r\n\r\n", 1),
-    "HTTP/1.0": (request(URL, b"one", version=b"HTTP/1.0"), 1),
-    "absolute form": (request(b"http://relay.test" + URL, b"one"), 1),
-    "options": (request(URL, b"one", b"TE: deflate\r\nConnection: TE, close\r\n"), 1),
-    "refused": (request(URL + b"x", b"one"), 1),
-    "REST": (HEALTH, 1),
-    "several": (request(URL, b"one") + HEALTH + CHUNKED + b"3\r\ntwo\r\n0\r\n\r\n" + HEALTH, 4),
-    "webhooks": (b"".join(request(URL, b"body %d" % number) for number in range(3)), 3),
-    "more than is read at a time": (request(URL, b"x" * 300_000) + request(URL, b"y"), 2),
-    "one and most of another": (request(URL, b"one") + request(URL, b"two")[:-1], 1),
-    "one and a word": (request(URL, b"one") + b"POST", 1),
-    "one and a half": (HEALTH + CHUNKED + b"3\r\none\r\n0\r\n", 1),
+SAID: dict[str, tuple[bytes, int, list[bytes]]] = {
+    "plain": (request(URL, b"one"), 1, [b"one"]),
+    "large": (request(URL, LARGE), 1, [LARGE]),
+    "chunked": (CHUNKED + b"3\r\none\r\n0\r\n\r\n", 1, [b"one"]),
+    "chunked, large": (CHUNKED + b"186a0\r\n" + LARGE + b"\r\n0\r\n\r\n", 1, [LARGE]),
+    "HTTP/1.0": (request(URL, b"one", version=b"HTTP/1.0"), 1, [b"one"]),
+    "absolute form": (request(b"http://relay.test" + URL, b"one"), 1, [b"one"]),
+    "options": (request(URL, b"one", b"TE: deflate\r\nConnection: TE, close\r\n"), 1, [b"one"]),
+    "refused": (request(URL + b"x", b"one"), 1, []),
+    "REST": (HEALTH, 1, []),
+    "several": (request(URL, b"one") + HEALTH + CHUNKED + b"3\r\ntwo\r\n0\r\n\r\n" + HEALTH, 4, [b"one", b"two"]),
+    "webhooks": (b"".join(request(URL, b"%d" % number) for number in range(3)), 3, [b"0", b"1", b"2"]),
+    "more than is read at a time": (request(URL, LARGE * 3) + request(URL, b"y"), 2, [LARGE * 3, b"y"]),
+    "one and most of another": (request(URL, b"one") + request(URL, b"two")[:-1], 1, [b"one"]),
+    "one and a word": (request(URL, b"one") + b"POST", 1, [b"one"]),
+    "one and a half": (HEALTH + CHUNKED + b"3\r\none\r\n0\r\n", 1, []),
 }
+"""What is sent, how many answers come, and the bodies that are stored."""
 
 
 @pytest.mark.usefixtures("quiet")
-@pytest.mark.parametrize(("sent", "answers"), SAID.values(), ids=SAID)
-async def test_who_has_said_everything_gets_the_answers(sent: bytes, answers: int) -> None:
+@pytest.mark.parametrize(("sent", "answers", "stored"), SAID.values(), ids=SAID)
+async def test_who_has_said_everything_gets_the_answers(sent: bytes, answers: int, stored: list[bytes]) -> None:
     """A client that closes its half of the connection behind its requests reads the answers to all that are whole, and
-    then the connection ends."""
+    then the connection ends. Nothing is stored of what is not whole."""
     async with edge() as site, Raw(site.port) as client:
         client.send(sent)
         client.writer.write_eof()
@@ -165,6 +166,7 @@ async def test_who_has_said_everything_gets_the_answers(sent: bytes, answers: in
         assert await client.closed() == b""
         await until(lambda: not site.site.listener.connections)
         assert site.site.ingest.buffered == 0
+        assert [event.body for event in await site.events()] == stored
 
 
 @pytest.mark.usefixtures("quiet")
