@@ -9,6 +9,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from tornado.ioloop import IOLoop
 
@@ -19,22 +20,32 @@ BYTES = 20 << 20
 _READ_SIZE = 32 << 10
 
 
+@dataclass(slots=True)
+class _Kept:
+    """The address at the other end of a connection, until when it is kept, and how many bytes are still read."""
+
+    peer: str
+    deadline: float
+    left: int
+
+
 class Lingering:
     """Reads and drops what arrives on these connections, for up to `TIME` seconds and `BYTES` bytes each."""
 
-    def __init__(self, closed: Callable[[], None]) -> None:
-        """`closed` is called whenever one is closed."""
-        self._told = closed
+    def __init__(self, opened: Callable[[str], None], closed: Callable[[str], None]) -> None:
+        """`opened` is called with the address at the other end of each connection that is kept, `closed` when it is
+        closed."""
+        self._opened = opened
+        self._closed = closed
         self._loop = IOLoop.current()
-        self._left: dict[socket.socket, int] = {}
-        self._deadlines: dict[socket.socket, float] = {}
+        self._kept: dict[socket.socket, _Kept] = {}
 
     def __len__(self) -> int:
-        return len(self._left)
+        return len(self._kept)
 
-    def add(self, connection: socket.socket, words: bytes = b"") -> None:
-        """Keeps the connection open, on a descriptor of its own, after its owner closes it. `words` are sent as they
-        are, past any TLS; nothing is sent after them."""
+    def add(self, connection: socket.socket, peer: str, words: bytes = b"") -> None:
+        """Keeps the connection open, on a descriptor of its own, after its owner closes it. `peer` is the address at
+        its other end. `words` are sent as they are, past any TLS; nothing is sent after them."""
         try:
             # connection.dup() is not available for TLS. What arrives is dropped, so encryption does not matter.
             copy = socket.socket(fileno=os.dup(connection.fileno()))
@@ -48,36 +59,41 @@ class Lingering:
         except OSError:
             copy.close()
             return
-        self._left[copy] = BYTES
-        self._deadlines[copy] = time.monotonic() + TIME
+        kept = _Kept(peer, time.monotonic() + TIME, BYTES)
+        self._opened(peer)
+        try:
+            self._kept[copy] = kept
+        except MemoryError:
+            self._closed(peer)
+            raise
         self._loop.add_handler(copy, self._discard, IOLoop.READ)
 
     def sweep(self, now: float) -> None:
         """Closes those whose time is over."""
-        for connection in [each for each, deadline in self._deadlines.items() if deadline < now]:
+        for connection in [each for each, kept in self._kept.items() if kept.deadline < now]:
             self._close(connection)
 
     def close(self) -> None:
         """Closes them all."""
-        for connection in tuple(self._left):
+        for connection in tuple(self._kept):
             self._close(connection)
 
     def _discard(self, connection: socket.socket, events: int) -> None:
         # Reads everything available: uvloop reports a reset connection only once, even if data before the reset is
         # still to be read.
-        while connection in self._left:
+        while (kept := self._kept.get(connection)) is not None:
             try:
                 size = len(connection.recv(_READ_SIZE))
             except BlockingIOError:
                 return
             except OSError:
                 size = 0
-            self._left[connection] -= size
-            if size == 0 or self._left[connection] < 0:
+            kept.left -= size
+            if size == 0 or kept.left < 0:
                 self._close(connection)
 
     def _close(self, connection: socket.socket) -> None:
-        del self._left[connection], self._deadlines[connection]
+        peer = self._kept.pop(connection).peer
         self._loop.remove_handler(connection)
         connection.close()
-        self._told()
+        self._closed(peer)

@@ -128,7 +128,7 @@ class Listener:
         self._arriving: deque[_Arrival] = deque()
         self._welcoming = Timer(self._welcome)
         self._closed = asyncio.Event()
-        self.lingering = Lingering(self._closed.set)
+        self.lingering = Lingering(self._peers.add, self._left)
         self.limit = _limit(settings)
         self._delegate = delegate
         self._address = settings.host, settings.port
@@ -222,9 +222,13 @@ class Listener:
     def forget(self, connection: TornadoConnection | DirectConnection) -> None:
         """The connection's descriptor is closed."""
         self.connections.discard(connection)
+        self._left(connection.peer)
+
+    def _left(self, peer: str) -> None:
+        """A connection of this address is closed."""
         self._closed.set()
         with suppress(MemoryError):  # then its address counts one too many; whoever closes it has more to do
-            self._peers.remove(connection.peer)
+            self._peers.remove(peer)
 
     def hand_over(self, connection: DirectConnection, data: bytes) -> None:
         """Lets Tornado serve this connection from now on; `data` is what was already read from it."""

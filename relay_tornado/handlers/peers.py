@@ -23,7 +23,9 @@ class Peers:
         """Whether another connection of this address would take more than its share; `free` is how many connections
         there may still be, this one among them."""
         key = self._key(peer)
-        return key is not None and self._open[key] + 1 > SHARE * (free - 1)
+        if key is None or not (has := self._open[key]):
+            return False
+        return has + 1 > SHARE * (free - 1)
 
     def add(self, peer: str) -> None:
         """A connection of this address is open."""

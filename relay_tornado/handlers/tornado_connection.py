@@ -465,7 +465,7 @@ class TornadoConnection(IOStream):
             if not self.writing():
                 self._take_leave()
             if self._linger and not self.closed():
-                self._owner.lingering.add(self.socket)
+                self._owner.lingering.add(self.socket, self.peer)
         super().close(exc_info)
 
     def _take_leave(self) -> None:
@@ -504,7 +504,7 @@ class TlsConnection(TornadoConnection, SSLIOStream):
     def close(self, exc_info: Any = False) -> None:
         """A client that does not speak TLS gets an answer first."""
         if isinstance(exc_info, ssl.SSLError) and exc_info.reason == "HTTP_REQUEST" and not self.closed():
-            self._owner.lingering.add(self.socket, _NOT_TLS)
+            self._owner.lingering.add(self.socket, self.peer, _NOT_TLS)
         super().close(exc_info)
 
     def _take_leave(self) -> None:

@@ -21,12 +21,12 @@ def test_one_that_is_reset_goes_at_once(loop: Callable[[], asyncio.AbstractEvent
 
     async def check() -> None:
         closed = asyncio.Event()
-        lingering = Lingering(closed.set)
+        lingering = Lingering(lambda _: None, lambda _: closed.set())
         with socket.create_server(("127.0.0.1", 0)) as listening:
             client = socket.create_connection(listening.getsockname())
             connection, _ = listening.accept()
         with connection:
-            lingering.add(connection)
+            lingering.add(connection, "127.0.0.1")
         client.sendall(b"x" * sent)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         client.close()

@@ -101,6 +101,26 @@ async def test_a_connection_takes_no_place_once_it_has_ended(sent: bytes, each_c
 
 
 @pytest.mark.gen_test
+async def test_an_address_leaves_room_for_another_while_its_connections_linger(each_counts: None) -> None:
+    """The relay has closed them, and keeps their descriptors for a moment, as their ends do not close."""
+    async with edge(max_connections=8) as site, AsyncExitStack() as stack:
+        kept = site.site.listener.lingering
+        for number in range(1, 7):
+            raw = await stack.enter_async_context(Raw(site.port, source=FIRST))
+            raw.send(ENDS["no HTTP"])
+            await until(lambda number=number: len(kept) == number)
+        assert await served(site, stack, FIRST) is None
+        assert await served(site, stack, SECOND) is not None
+
+
+@pytest.mark.gen_test
+async def test_an_address_without_a_connection_may_have_the_last_one(each_counts: None) -> None:
+    async with edge(max_connections=1) as site, AsyncExitStack() as stack:
+        tries = [await served(site, stack, source) for source in (FIRST, SECOND)]
+        assert [each is not None for each in tries] == [True, False]
+
+
+@pytest.mark.gen_test
 async def test_a_proxy_may_have_all_connections(each_counts: None) -> None:
     """All clients behind it have its address."""
     entrance = Entrance(trust=ProxyTrust.parse(FIRST))
