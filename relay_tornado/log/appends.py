@@ -147,8 +147,7 @@ class Appends:
             if entry.done is not None:
                 self._fail(entry, Unknown())
         self._taken = ()
-        waiting = sum(entry.size + EVENT_OVERHEAD for queue in (self._alone, self._queue) for entry in queue)
-        self._release(self.held - waiting)
+        self._release(self.held - self._waiting_by_log().total())
 
     def reject(self, error: RelayError) -> None:
         """Fails everything that waits."""

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from structlog.testing import capture_logs
 
 from relay_tornado.errors import BucketGone, CursorLost, NoSpace, Unavailable, Unknown
 from relay_tornado.log import rows
+from relay_tornado.log.batch import Entry
 from relay_tornado.log.lineage import Placed, place_cursor
 from relay_tornado.log.loading import load
 from relay_tornado.log.sqlite import SqliteEventLog
@@ -159,6 +162,31 @@ async def test_a_sender_that_can_not_be_answered(disk: SqliteWorld) -> None:
         await until(lambda: len(answered) == 2)
     assert [entry["event"] for entry in logs] == ["answer_failed"]
     assert [each.seq for each in await read_all(disk.log)] == [1, 2, 3]
+
+
+class _Short(deque[Entry]):
+    """A queue for whose second entry there is no memory."""
+
+    def extend(self, entries: Iterable[Entry]) -> None:
+        self.append(next(iter(entries)))
+        raise MemoryError
+
+
+@log_test
+async def test_events_that_can_not_be_tried_one_by_one(disk: SqliteWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their senders are told that the outcome is unknown, and no event counts as waiting any more."""
+    await make(disk.log)
+    appends = disk.log._appends
+    monkeypatch.setattr(appends, "_alone", _Short())
+    with monkeypatch.context() as patch:
+        patch.setattr("relay_tornado.log.batch.Plan.write", Mock(side_effect=ValueError))
+        with capture_logs() as logs:
+            found = await asyncio.gather(*(disk.log.append("b", event()) for _ in range(3)), return_exceptions=True)
+    assert [type(each) for each in found] == 3 * [Unknown]
+    assert [entry["event"] for entry in logs] == ["outcome_not_told"]
+    assert (await disk.log.append("b", event())).seq == 1
+    await settled(disk)
+    assert (appends.held, disk.log._logs["b"].queued) == (0, 0)
 
 
 @log_test
