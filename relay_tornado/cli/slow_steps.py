@@ -53,7 +53,7 @@ def reported(steps: Steps, say: Say, tell: Tell) -> Iterator[None]:
     of it are done (None: unknown); and `tell` with lines of sd_notify(3). Neither may raise."""
     watch = _Watch(steps, say, tell)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # the thread inherits the mask
-    with suppress(RuntimeError):  # no thread can be started, as for lack of memory
+    with suppress(RuntimeError, MemoryError):  # no thread can be started
         _thread.start_new_thread(watch.run, ())
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
     try:

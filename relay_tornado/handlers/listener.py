@@ -233,7 +233,12 @@ class Listener:
     def hand_over(self, connection: DirectConnection, data: bytes) -> None:
         """Lets Tornado serve this connection from now on; `data` is what was already read from it."""
         self.connections.discard(connection)
-        self._arriving.append(_Arrival(connection.socket, connection.peer, data))
+        try:
+            self._arriving.append(_Arrival(connection.socket, connection.peer, data))
+        except MemoryError:
+            connection.socket.close()
+            self._left(connection.peer)
+            raise
         self._welcome_soon()
 
     def _welcome_soon(self) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import _thread
+import signal
 import threading
+from unittest.mock import Mock
 
 import pytest
 
@@ -53,6 +56,20 @@ def test_a_quick_start_says_nothing(told: Told) -> None:
     with reported(Steps("quick"), told.say, lambda _: None):
         pass
     assert told.said == []
+
+
+@pytest.mark.parametrize("error", [MemoryError, RuntimeError])
+def test_a_start_goes_on_without_the_thread(
+    told: Told, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    """Signals still reach it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    monkeypatch.setattr(_thread, "start_new_thread", Mock(side_effect=error))
+    try:
+        with reported(Steps("quick"), told.say, lambda _: None):
+            assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def test_what_is_progress(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:

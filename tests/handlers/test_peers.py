@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from contextlib import AsyncExitStack, suppress
 
 import pytest
 import structlog
+from structlog.testing import capture_logs
 
 from relay_tornado.handlers import listener
 from relay_tornado.handlers.listener import Entrance
@@ -111,6 +113,27 @@ async def test_an_address_leaves_room_for_another_while_its_connections_linger(e
             await until(lambda number=number: len(kept) == number)
         assert await served(site, stack, FIRST) is None
         assert await served(site, stack, SECOND) is not None
+
+
+class _Full(deque[object]):
+    """A queue for which there is no memory."""
+
+    def append(self, _: object) -> None:
+        raise MemoryError
+
+
+@pytest.mark.gen_test
+async def test_a_connection_that_can_not_be_handed_over_is_closed(
+    each_counts: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And takes no place of its address any more."""
+    async with edge(max_connections=8, transport="direct") as site, AsyncExitStack() as stack:
+        with monkeypatch.context() as patch, capture_logs() as logs:
+            patch.setattr(site.site.listener, "_arriving", _Full())
+            tries = [await served(site, stack, FIRST, OTHER) for _ in range(8)]
+        assert tries == 8 * [None]
+        assert [entry["event"] for entry in logs] == 8 * ["request_failed"]
+        assert [await served(site, stack, FIRST) is not None for _ in range(7)] == 6 * [True] + [False]
 
 
 @pytest.mark.gen_test
