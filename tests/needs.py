@@ -5,6 +5,7 @@ import ctypes
 import os
 import shutil
 import socket
+import subprocess
 import sys
 
 import pytest
@@ -43,6 +44,16 @@ def needs_root(remedy: str) -> None:
     """Skips the running test where it does not run as root; `remedy` says why it must."""
     if os.geteuid() != 0:
         pytest.skip(f"it does not run as root: {remedy}")
+
+
+def first_process() -> list[str]:
+    """What to write before a command so that it is the first process of a container. Skips the running test where that
+    can't be had."""
+    needs("unshare", "install util-linux")
+    inside = ["unshare", "-p", "-f"]
+    if subprocess.run([*inside, "true"], stderr=subprocess.DEVNULL, timeout=60).returncode:
+        pytest.skip("no processes of their own can be had: it takes root")
+    return inside
 
 
 def needs_ipv6() -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.relay import wait_for
-from tests.needs import needs
+from tests.needs import first_process
 from tests.serving import RELAY, TIMEOUT, Served, served, shell
 
 SILENT = """
@@ -119,11 +119,7 @@ def test_it_ends_whatever_was_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_told_before_it_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As the first process of a container, too, which no signal ends that it does not handle."""
-    needs("unshare", "install util-linux")
-    inside = ["unshare", "-p", "-f"]
-    if subprocess.run([*inside, "true"], stderr=subprocess.DEVNULL, timeout=TIMEOUT).returncode:
-        pytest.skip("no processes of their own can be had: it takes root")
-    monkeypatch.setattr(Served, "program", [*inside, sys.executable, "-W", "error", "-c", LOADING])
+    monkeypatch.setattr(Served, "program", [*first_process(), sys.executable, "-W", "error", "-c", LOADING])
     with served(tmp_path) as unshare:
         unshare.wait_for("loading it")
         first = wait_for_child(unshare.process.pid, "serve")

@@ -8,9 +8,7 @@ signals end it themselves, which a shell reports as the same codes.
 from __future__ import annotations
 
 import errno
-import os
 import re
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -52,9 +50,6 @@ _NOT_MAPPED: Final = "failed to map segment from shared object"
 
 _ODD: Final = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
 """The errors that a document which is not a relay's causes, as with a list in place of a text."""
-
-_TERMINATED: Final = 128 + signal.SIGTERM
-"""The exit code that a shell reports for a process that SIGTERM ended."""
 
 _REASON: Final = 200
 """The most characters of such an error that are shown."""
@@ -100,9 +95,7 @@ class Commands(click.Group):
         interrupts.end_silently()
         open_closed()
         escape_unknown()
-        if os.getpid() == 1:
-            # The first process of a container is ended only by signals that it handles.
-            signal.signal(signal.SIGTERM, lambda *_: os._exit(_TERMINATED))
+        interrupts.end_by_sigterm()
         try:
             return super().main(*args, **extra)
         finally:

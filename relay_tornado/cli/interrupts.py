@@ -14,13 +14,28 @@ def end_silently() -> None:
     """Until `raise_again`, Ctrl-C ends the process at once, by the signal, without Python's traceback: there is nothing
     to tidy up while the program is being loaded. It does not where it is ignored, or handled otherwise."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        _handle(signal.SIG_DFL)
+        _handle(_exit if _is_first() else signal.SIG_DFL)
 
 
 def raise_again() -> None:
     """From now on, Ctrl-C raises KeyboardInterrupt."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+    if signal.getsignal(signal.SIGINT) in (signal.SIG_DFL, _exit):
         _handle(signal.default_int_handler)
+
+
+def _is_first() -> bool:
+    """Whether this is the first process of a container, which only signals end that it handles."""
+    return os.getpid() == 1
+
+
+def end_by_sigterm() -> None:
+    """Has SIGTERM end the process at once, also the first one of a container."""
+    if _is_first():
+        signal.signal(signal.SIGTERM, _exit)
+
+
+def _exit(number: int, frame: FrameType | None) -> None:
+    os._exit(128 + number)
 
 
 def _handle(handler: signal._HANDLER) -> None:
@@ -65,7 +80,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 def end_at_once(words: str) -> None:
     """Has SIGTERM end the process at once, with these words on stderr. For a command that has nothing to tidy up, and
     long statements of SQLite, during which no handler runs."""
-    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+    if signal.getsignal(signal.SIGTERM) not in (signal.SIG_DFL, _exit):
         return
 
     def wait() -> None:

@@ -13,6 +13,7 @@ from relay_tornado import __version__
 from tests.acceptance.relay import TIMEOUT, Relay
 from tests.cli.owners import locked
 from tests.cli.owners import server as server
+from tests.needs import first_process
 
 
 def test_ctrl_c_ends_a_command_clean(tmp_path: Path) -> None:
@@ -52,6 +53,14 @@ def test_ctrl_c_while_it_is_loaded(tmp_path: Path, module: str) -> None:
     command = [sys.executable, "-c", INTERRUPTED, module, "serve", "--port", "0", "--data", str(tmp_path / "data")]
     run = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
     assert (run.returncode, run.stdout, run.stderr) == (-signal.SIGINT, "", "")
+
+
+@pytest.mark.parametrize("module", ["click", "relay_tornado.cli.serve"])
+def test_ctrl_c_while_the_first_process_of_a_container_is_loaded(tmp_path: Path, module: str) -> None:
+    """No signal that it does not handle would end it."""
+    command = [sys.executable, "-c", INTERRUPTED, module, "serve", "--help"]
+    run = subprocess.run([*first_process(), *command], capture_output=True, text=True, timeout=TIMEOUT)
+    assert (run.returncode, run.stdout, run.stderr) == (128 + signal.SIGINT, "", "")
 
 
 def test_ctrl_c_that_is_ignored_while_it_is_loaded(tmp_path: Path) -> None:

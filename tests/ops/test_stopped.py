@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from tests.cli.runner import Runner
+from tests.needs import first_process
 from tests.ops.filling import fill
 from tests.serving import TIMEOUT
 
@@ -37,7 +39,9 @@ module._check_pages = lambda raw, *_: (threading.Timer(0.1, end).start(), raw.ex
 SIGNALS = [("SIGTERM", 143), ("SIGINT", 130)]
 
 
-def stopped(signal: str, when: str, data: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+def stopped(
+    signal: str, when: str, data: Path, *arguments: object, inside: Sequence[str] = ()
+) -> subprocess.CompletedProcess[str]:
     """Runs `relay ARGUMENTS`, which gets the signal at that moment."""
     code = f"""
 import os, signal, sys
@@ -47,7 +51,7 @@ def end():
 {when}
 main()
 """
-    line = [sys.executable, "-c", code, *map(str, arguments), "--data", str(data)]
+    line = [*inside, sys.executable, "-c", code, *map(str, arguments), "--data", str(data)]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RELAY_")}
     run = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=TIMEOUT)
     assert "Traceback" not in run.stderr
@@ -120,6 +124,12 @@ def test_a_check(cli: Runner) -> None:
     done = stopped("SIGTERM", CHECK, cli.data, "check")
     assert (done.returncode, done.stdout, done.stderr) == (143, "", "relay: stopped: nothing was changed\n")
     assert cli.json("check")["sound"]
+
+
+def test_a_check_as_the_first_process_of_a_container(cli: Runner) -> None:
+    fill(cli.data, "orders", 1)
+    done = stopped("SIGTERM", CHECK, cli.data, "check", inside=first_process())
+    assert (done.returncode, done.stdout, done.stderr) == (143, "", "relay: stopped: nothing was changed\n")
 
 
 def test_a_restore_that_was_just_done(cli: Runner, tmp_path: Path) -> None:
