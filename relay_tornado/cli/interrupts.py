@@ -78,17 +78,19 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def end_at_once(words: str) -> None:
-    """Has SIGTERM end the process at once, with these words on stderr. For a command that has nothing to tidy up, and
-    long statements of SQLite, during which no handler runs."""
-    if signal.getsignal(signal.SIGTERM) not in (signal.SIG_DFL, _exit):
+    """Has Ctrl-C, SIGTERM and SIGHUP end the process at once, with these words on stderr. For a command that has
+    nothing to tidy up, and long statements of SQLite, during which no handler runs."""
+    ends = (signal.SIG_DFL, signal.default_int_handler, _exit)  # not one that is ignored, or handled otherwise
+    numbers = [each for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) in ends]
+    if not numbers:
         return
 
     def wait() -> None:
-        signal.sigwait((signal.SIGTERM,))
+        number = signal.sigwait(numbers)
         try:
             os.write(2, f"relay: {words}\n".encode())
         finally:
-            os._exit(128 + signal.SIGTERM)
+            os._exit(128 + number)
 
-    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))
-    threading.Thread(target=wait, name="sigterm", daemon=True).start()
+    signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    threading.Thread(target=wait, name="signals", daemon=True).start()

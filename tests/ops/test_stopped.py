@@ -118,12 +118,22 @@ def test_an_import_that_had_not_begun(cli: Runner, tmp_path: Path) -> None:
     assert [bucket["name"] for bucket in cli.json("bucket", "list")] == ["orders"]
 
 
-def test_a_check(cli: Runner) -> None:
+@pytest.mark.parametrize(("signal", "code"), [*SIGNALS, ("SIGHUP", 129)])
+def test_a_check(cli: Runner, signal: str, code: int) -> None:
     """It ends at once, also within a statement that takes long."""
     fill(cli.data, "orders", 1)
-    done = stopped("SIGTERM", CHECK, cli.data, "check")
-    assert (done.returncode, done.stdout, done.stderr) == (143, "", "relay: stopped: nothing was changed\n")
+    done = stopped(signal, CHECK, cli.data, "check")
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", "relay: stopped: nothing was changed\n")
     assert cli.json("check")["sound"]
+
+
+def test_a_check_that_outlives_its_terminal(cli: Runner) -> None:
+    """With `nohup`, which has SIGHUP ignored, it goes on."""
+    fill(cli.data, "orders", 1)
+    begun = "import relay_tornado.ops.check as module\nlook = module._check_pages\n"
+    begun += "module._check_pages = lambda *given: end() or look(*given)"
+    done = stopped("SIGHUP", begun, cli.data, "check", inside=["nohup"])
+    assert (done.returncode, "sound" in done.stdout) == (0, True)
 
 
 def test_a_check_as_the_first_process_of_a_container(cli: Runner) -> None:
