@@ -50,7 +50,7 @@ def first_process() -> list[str]:
     """What to write before a command so that it is the first process of a container. Skips the running test where that
     can't be had."""
     needs("unshare", "install util-linux")
-    inside = ["unshare", "-p", "-f"]
+    inside = ["unshare", "-p", "-f", "--kill-child"]
     if subprocess.run([*inside, "true"], stderr=subprocess.DEVNULL, timeout=60).returncode:
         pytest.skip("no processes of their own can be had: it takes root")
     return inside
