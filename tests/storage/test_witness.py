@@ -20,6 +20,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from relay_tornado.settings import Settings
+from relay_tornado.steps import Steps
 from relay_tornado.storage import database as databases
 from relay_tornado.storage import start
 from relay_tornado.storage import witness as witnesses
@@ -372,7 +373,7 @@ async def test_the_kept_wal_is_the_owners_alone(settings: Settings, monkeypatch:
     mask = os.umask(0)
     try:
         with capture_logs() as logs:
-            start.examine(path)[0].close()
+            start.examine(path, Steps(""))[0].close()
     finally:
         os.umask(mask)
     assert rights == [0o600]
@@ -390,7 +391,7 @@ async def test_a_wal_that_can_not_be_kept_leaves_nothing(settings: Settings) -> 
     resource.setrlimit(resource.RLIMIT_FSIZE, (10 * SECTOR, limit[1]))
     try:
         with capture_logs() as logs:
-            start.examine(path)[0].close()
+            start.examine(path, Steps(""))[0].close()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     assert [entry["event"] for entry in logs] == ["wal_not_copied", "committed_work_lost"]
