@@ -21,7 +21,7 @@ import structlog
 from relay_tornado import __version__
 from relay_tornado.errors import NO_DESCRIPTOR, NotWritable, StartupError
 from relay_tornado.steps import Steps
-from relay_tornado.storage import database_files, migrate, permissions, wal_check, wal_index
+from relay_tornado.storage import database_files, migrate, partial_copy, permissions, wal_check, wal_index
 from relay_tornado.storage import witness as witnesses
 from relay_tornado.storage.connection import keep_statements_in_memory, uri
 from relay_tornado.storage.damage import code_of, unquoted
@@ -52,13 +52,17 @@ def examine(path: Path, steps: Steps) -> tuple[Witness, Verdict]:
     """Opens the witness beside `path` and compares it with the file, before anything is changed. Logs the outcome, and
     tells `steps` what it does.
 
-    Raises NewerSchema, StartupError, sqlite3.Error or OSError.
+    Raises NewerSchema, StartupError (also if the file is damaged by what is lost), sqlite3.Error or OSError.
     """
     found = look(path)
-    missing = not path.with_name(witnesses.NAME).exists()
-    witness = Witness.open(path.with_name(witnesses.NAME))
+    place = path.with_name(witnesses.NAME)
+    missing, noted = not place.exists(), witnesses.notes_copies(place)
+    witness = Witness.open(place)
     try:
         stamp = witness.read()
+        if found is not None and stamp is not None and stamp.database == found.database:
+            lost = witnesses.loss(stamp, found) is not None
+            partial_copy.check(path, lost=lost, noted=noted, steps=steps)
         return witness, _judge(path, found, stamp, missing, steps)
     except BaseException:
         witness.close()

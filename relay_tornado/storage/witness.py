@@ -82,6 +82,11 @@ def peek_copied(path: Path) -> Stamp | None:
     return _decode(_content(path)[_COPIED:])
 
 
+def notes_copies(path: Path) -> bool:
+    """Whether what was copied is noted in it at all: before 0.5.20 it had two sectors. Raises OSError."""
+    return len(_content(path)) > _COPIED
+
+
 def condemned(path: Path) -> bool:
     """Whether the file was condemned. Raises OSError."""
     return _content(path)[_COPIED:].startswith(_CONDEMNED)

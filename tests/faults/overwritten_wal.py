@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from relay_tornado.storage.database import NAME
+from relay_tornado.storage.partial_copy import DAMAGED
 from tests.acceptance.clients import Subscriber, Webhook, read_log
 from tests.acceptance.relay import Relay, wait_for
 from tests.faults.disk import MIB
@@ -167,7 +168,8 @@ class _Victim:
             return
         self._found["starts refused"] += 1
         self._expect(relay.wait() == 1, f"a start failed: {relay.said()}")
-        if CONDEMNED in relay.said():  # written over at the moment of a checkpoint
+        if CONDEMNED in relay.said() or (DAMAGED in relay.said() and self._right is None):
+            # It was written over at the moment of a checkpoint, or after one that was not complete.
             self._condemned = True
             self._found["may have pages of both"] += 1
             self._expect(relay.run("check").returncode != 0, "relay check finds nothing")

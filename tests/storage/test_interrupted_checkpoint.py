@@ -9,6 +9,7 @@ import sqlite3
 import struct
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,8 +33,9 @@ storage_test = pytest.mark.gen_test(timeout=60)
 PAGE = 4096
 
 
-def remove_z(raw: sqlite3.Connection) -> None:
-    raw.execute("DELETE FROM bucket WHERE name LIKE 'z%'")
+def remove(pattern: str) -> Callable[[sqlite3.Connection], object]:
+    """A job that removes the rows with such names."""
+    return lambda raw: raw.execute("DELETE FROM bucket WHERE name LIKE ?", (pattern,))
 
 
 @dataclass
@@ -68,7 +70,7 @@ async def checkpoint(settings: Settings, folder: Path, *, grows: bool = True) ->
     old = folder / "old"
     old.write_bytes(await write_generation(database, "a", "b"))
     if not grows:
-        await database.write(remove_z)
+        await database.write(remove("z%"))
     await write_generation(database, "c")
     for name in "defgh":
         await database.write(put(name + "x" * 9_000))
@@ -137,7 +139,7 @@ async def test_an_older_wal_after_an_interrupted_checkpoint(
 @storage_test
 @pytest.mark.parametrize("interrupted", [True, False])
 async def test_what_the_refusal_advises(settings: Settings, tmp_path: Path, interrupted: bool) -> None:
-    """With the WAL moved away, a check before the next start says whether the file is damaged."""
+    """With the WAL moved away, a check says whether the file is damaged; if it is, no start uses it."""
     found = await checkpoint(settings, tmp_path, grows=False)
     path = settings.data / "relay.db"
     found.interrupt(settings, len(found.pages) // 2 if interrupted else len(found.pages))
@@ -149,7 +151,10 @@ async def test_what_the_refusal_advises(settings: Settings, tmp_path: Path, inte
     report = check(path, lambda *_: None)
     assert ("pages" in {finding.kind for finding in report.findings}) == interrupted
     assert "witness" not in {finding.kind for finding in report.findings}
-    if not interrupted:
+    if interrupted:
+        with pytest.raises(StartupError, match="is damaged, as its write-ahead log had more"):
+            await Database.open(settings)
+    else:
         assert await contents(settings) == list("abcdefgh")
 
 
@@ -195,3 +200,37 @@ def test_kills_in_checkpoints(tmp_path: Path) -> None:
             assert raw.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
         assert not list((tmp_path / "data").glob("*.older-*"))
     assert len(answered) > 50
+
+
+@storage_test
+@pytest.mark.parametrize("emptied", [True, False])
+async def test_a_wal_that_is_lost_after_a_part_of_it_was_copied(settings: Settings, emptied: bool) -> None:
+    """A reader held the checkpoint back, so the file has pages of different commits: what is left is damaged, and no
+    start uses it. With the right WAL, everything is there."""
+    path = settings.data / "relay.db"
+    database = await Database.open(settings)
+    for number in range(60):
+        await database.write(put(f"{'az'[number % 2]}{number:02}" + "x" * 3_000))
+    assert await passive(database)
+    for number in range(1, 60, 8):
+        await database.write(remove(f"z{number:02}%"))
+    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as raw:
+        raw.execute("BEGIN")
+        names(raw)
+        for number in range(3, 60, 8):
+            await database.write(remove(f"z{number:02}%"))
+        await database._writer._checkpoint("PASSIVE")
+        wal = wal_of(path).read_bytes()
+        crash = shutil.copytree(settings.data, settings.data.with_name("crash"), ignore=lambda *_: ["relay.sock"])
+    await database.close()
+    shutil.rmtree(settings.data)
+    crash.rename(settings.data)
+    (settings.data / "relay.db-shm").unlink()
+    lost = b"" if emptied else wal[: HEAD + 3 * (FRAME_HEAD + PAGE)]
+    wal_of(path).write_bytes(lost)
+    before = path.read_bytes()
+    with pytest.raises(StartupError, match=r"put the right relay\.db-wal back"):
+        await Database.open(settings)
+    assert (path.read_bytes(), wal_of(path).read_bytes()) == (before, lost)
+    wal_of(path).write_bytes(wal)
+    assert len(await contents(settings)) == 60 - 16
