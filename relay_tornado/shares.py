@@ -10,11 +10,17 @@ SHARE: Final = 3
 """One may hold so many times what is free then: three quarters of all, if nobody else holds anything."""
 
 
+def exceeds(held: int, amount: int, free: int) -> bool:
+    """Whether who holds something may not have this amount more; `free` is what is free then. Who holds nothing may
+    have all, since a first thing may be larger than any share."""
+    return held > 0 and held + amount > SHARE * free
+
+
 class Shares(Generic[User]):
     """Amounts held by users, at most `capacity` in all; `held` is their sum.
 
     A user that holds something gets more only if it then holds at most `SHARE` times what is free, so there is always
-    room for another. A first thing may take all that is free, since it may be larger than any share.
+    room for another.
     """
 
     __slots__ = ("_by_user", "capacity", "held")
@@ -28,7 +34,7 @@ class Shares(Generic[User]):
         """Whether the user may take this amount. `own` is how much it holds already for the same thing."""
         free = self.capacity - self.held - amount
         others = self._by_user.get(user, 0) - own
-        return others + own + amount <= SHARE * free if others else free >= 0
+        return free >= 0 and not exceeds(others, own + amount, free)
 
     def take(self, user: User, amount: int) -> None:
         """Takes an amount, whether it fits or not. Takes nothing if it raises MemoryError."""

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from relay_tornado.handlers.connected_clients import counted_address
 from relay_tornado.proxy_trust import ProxyTrust
-from relay_tornado.shares import SHARE
+from relay_tornado.shares import exceeds
 
 
 class Peers:
@@ -23,9 +23,7 @@ class Peers:
         """Whether another connection of this address would take more than its share; `free` is how many connections
         there may still be, this one among them."""
         key = self._key(peer)
-        if key is None or not (has := self._open[key]):
-            return False
-        return has + 1 > SHARE * (free - 1)
+        return key is not None and exceeds(self._open[key], 1, free - 1)
 
     def add(self, peer: str) -> None:
         """A connection of this address is open."""

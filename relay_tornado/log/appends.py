@@ -27,7 +27,7 @@ from relay_tornado.log.tail import EVENT_OVERHEAD
 from relay_tornado.low_memory import try_log, wake
 from relay_tornado.model import NewEvent
 from relay_tornado.settings import Settings
-from relay_tornado.shares import SHARE
+from relay_tornado.shares import SHARE, exceeds
 from relay_tornado.storage.work import Stale, Work, again
 
 _QUICK_EVENTS = 256
@@ -95,11 +95,10 @@ class Appends:
             return self.held > 0
         if self._by_log is None:
             self._by_log = self._waiting_by_log()
-        before = self._by_log[state]
-        own = before + held - self.held
-        if before and own > SHARE * free:
+        cost = held - self.held
+        if exceeds(self._by_log[state], cost, free):
             return True
-        self._by_log[state] = own
+        self._by_log[state] += cost
         return False
 
     def _waiting_by_log(self) -> Counter[LogState]:
