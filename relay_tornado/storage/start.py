@@ -60,16 +60,13 @@ def examine(path: Path, steps: Steps) -> tuple[Witness, Verdict]:
     witness = Witness.open(place)
     try:
         stamp = witness.read()
-        if found is not None and stamp is not None and stamp.database == found.database:
-            lost = witnesses.loss(stamp, found) is not None
-            partial_copy.check(path, lost=lost, noted=noted, steps=steps)
-        return witness, _judge(path, found, stamp, missing, steps)
+        return witness, _judge(path, found, stamp, missing, noted, steps)
     except BaseException:
         witness.close()
         raise
 
 
-def _judge(path: Path, found: Stamp | None, stamp: Stamp | None, missing: bool, steps: Steps) -> Verdict:
+def _judge(path: Path, found: Stamp | None, stamp: Stamp | None, missing: bool, noted: bool, steps: Steps) -> Verdict:
     if found is None:
         if stamp is not None:
             _log.warning("witness_of_another_database", path=str(path), appended=stamp.appended, database="new")
@@ -79,6 +76,7 @@ def _judge(path: Path, found: Stamp | None, stamp: Stamp | None, missing: bool, 
         _log.warning(event, path=str(path), consequence="a loss before this start can't be noticed; it is made anew")
         return Verdict(holds=False)
     loss = witnesses.loss(stamp, found)
+    partial_copy.check(path, lost=loss is not None, noted=noted, steps=steps)
     if loss is None:
         return Verdict(holds=True)
     _log.error(
