@@ -23,7 +23,7 @@ from relay_tornado.log.sqlite_consumers import SqliteConsumers
 from relay_tornado.log.sqlite_results import SqliteResults
 from relay_tornado.log.state import LogState
 from relay_tornado.model import Cursor, Gap, Retention
-from tests.log.worlds import MANY, SqliteWorld, behind, event, fill, make, read_all
+from tests.log.worlds import MANY, SqliteWorld, behind, event, fill, make, read_all, spoil_leaf
 from tests.storage.faults import Faults, once
 from tests.waiting import until
 
@@ -131,11 +131,7 @@ async def test_a_damaged_page_of_ephemeral_events(disk: SqliteWorld) -> None:
     await asyncio.gather(*(disk.log.append("b", event(b"%d" % number, ephemeral=True)) for number in range(400)))
     await disk.log.append("b", event(b"last"))
     await disk.close()
-    data = bytearray(disk.database.path.read_bytes())
-    pages = range(0, len(data), 4096)
-    leaves = [page for page in pages if data[page] == 13 and b"input-1" in data[page : page + 4096]]  # of a table
-    data[leaves[2] : leaves[2] + 4096] = b"\xff" * 4096
-    disk.database.path.write_bytes(data)
+    spoil_leaf(disk, b"input-1")
     await disk.reopen()
     gaps: list[tuple[int, str]] = []
     after = 0

@@ -16,7 +16,7 @@ from relay_tornado.log.results import MOST_RESULTS, READ_BYTES, Latest, Results,
 from relay_tornado.log.sqlite_results import SqliteResults
 from relay_tornado.model import Result, Retention
 from tests.log.memory_results import MemoryResults
-from tests.log.worlds import SqliteWorld, World, behind, event, fill, make
+from tests.log.worlds import SqliteWorld, World, behind, event, fill, make, spoil_leaf
 from tests.waiting import until
 
 log_test = pytest.mark.gen_test
@@ -337,11 +337,7 @@ async def test_a_damaged_page_of_results_is_as_none(disk: SqliteWorld) -> None:
     await asyncio.gather(*(before.record("b", seq, 1, result(body=b"result" * 20)) for seq in range(1, 401)))
     await before.close()
     await disk.close()
-    data = bytearray(disk.database.path.read_bytes())
-    pages = range(0, len(data), 4096)
-    leaves = [page for page in pages if data[page] == 13 and b"resultresult" in data[page : page + 4096]]  # of a table
-    data[leaves[2] : leaves[2] + 4096] = b"\xff" * 4096
-    disk.database.path.write_bytes(data)
+    spoil_leaf(disk, b"resultresult")
     await disk.reopen()
     after = SqliteResults(disk.database, disk.settings)
     for output in (None, 1):

@@ -124,6 +124,16 @@ def behind(world: SqliteWorld) -> Iterator[sqlite3.Connection]:
             raw.execute(sql)
 
 
+def spoil_leaf(world: SqliteWorld, content: bytes) -> None:
+    """Makes the third page of a table that holds this content malformed. The world is closed."""
+    path = world.database.path
+    data = bytearray(path.read_bytes())
+    pages = range(0, len(data), 4096)
+    leaves = [page for page in pages if data[page] == 13 and content in data[page : page + 4096]]  # of a table
+    data[leaves[2] : leaves[2] + 4096] = b"\xff" * 4096
+    path.write_bytes(data)
+
+
 async def make(log: EventLog, bucket_id: str = "b", *, events: int = 0, size: int = 4) -> str:
     """A log with its first epoch, which is returned, and perhaps with events, as `fill` makes them."""
     epoch = new_epoch()
