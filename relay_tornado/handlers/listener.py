@@ -26,7 +26,8 @@ from relay_tornado.errors import StartupError
 from relay_tornado.handlers.binding import BACKLOG, listen
 from relay_tornado.handlers.lingering import Lingering
 from relay_tornado.handlers.peers import Peers
-from relay_tornado.handlers.tornado_connection import Limits, TlsConnection, TornadoConnection
+from relay_tornado.handlers.tls_connection import TlsConnection
+from relay_tornado.handlers.tornado_connection import Limits, TornadoConnection
 from relay_tornado.ingest.ingest import Ingest
 from relay_tornado.low_memory import Timer, try_log
 from relay_tornado.model import MIB

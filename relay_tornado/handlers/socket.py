@@ -19,7 +19,8 @@ from relay_tornado.errors import CloseCode
 from relay_tornado.handlers.base import JsonHandler
 from relay_tornado.handlers.connected_clients import ConnectedClients
 from relay_tornado.handlers.conversation import Conversation
-from relay_tornado.handlers.tornado_connection import TlsConnection, TornadoConnection, stream_of
+from relay_tornado.handlers.tls_connection import TlsConnection
+from relay_tornado.handlers.tornado_connection import TornadoConnection, stream_of
 from relay_tornado.model import KIB
 
 _log = structlog.get_logger(__name__)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import enum
 import socket
-import ssl
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -19,7 +18,7 @@ from typing import Any, Protocol
 from tornado.http1connection import HTTP1Connection
 from tornado.httputil import HTTPServerRequest
 from tornado.ioloop import IOLoop
-from tornado.iostream import IOStream, SSLIOStream, StreamClosedError, UnsatisfiableReadError
+from tornado.iostream import IOStream, StreamClosedError, UnsatisfiableReadError
 
 from relay_tornado.delivery.outlet import Lane
 from relay_tornado.handlers.heads import ends_lines, essential, frames_body, names_host, says_close
@@ -45,7 +44,6 @@ _PERHAPS_PROXIED = text_answer(
     "This is the PROXY protocol, which the relay does not speak, or a request behind empty lines. Switch the protocol"
     " off in the load balancer, let that set X-Forwarded-For instead, and name its address in --proxy-trust.",
 ).encode(CLOSE)
-_NOT_TLS = text_answer(400, "This port speaks HTTPS: write https:// or wss:// in front of its address.").encode(CLOSE)
 _NO_REQUEST = b"\r\n\r\n"
 """Given to Tornado in place of a head that it would accept and must not, so that it rejects it as malformed."""
 
@@ -485,32 +483,3 @@ def stream_of(request: HTTPServerRequest) -> TornadoConnection:
     assert isinstance(connection, HTTP1Connection)
     assert isinstance(connection.stream, TornadoConnection)
     return connection.stream
-
-
-class TlsConnection(TornadoConnection, SSLIOStream):
-    """A connection over TLS, from a socket before its handshake; the time for a first request includes the
-    handshake."""
-
-    halves = False
-
-    def __init__(self, connection: ssl.SSLSocket, remote_ip: str, limits: Limits, owner: Owner) -> None:
-        super().__init__(connection, remote_ip, limits, owner)
-        self.protocol = self._protocol = "https"
-
-    def open_to(self, lane: Lane) -> None:
-        """Does nothing: if TLS could not take a write, the same write has to be repeated, which only the stream
-        does."""
-
-    def close(self, exc_info: Any = False) -> None:
-        """A client that does not speak TLS gets an answer first."""
-        if isinstance(exc_info, ssl.SSLError) and exc_info.reason == "HTTP_REQUEST" and not self.closed():
-            self._owner.lingering.add(self.socket, self.peer, _NOT_TLS)
-        super().close(exc_info)
-
-    def _take_leave(self) -> None:
-        """Sends TLS's closing alert: without it the data may have been truncated, and some clients report that."""
-        with suppress(OSError, ValueError):
-            self.socket.unwrap()
-
-    def _end_sending(self) -> None:
-        """Does nothing: half of a TLS connection can't be closed. The deadline already set ends it."""
