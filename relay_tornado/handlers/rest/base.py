@@ -186,9 +186,9 @@ class RestHandler(JsonHandler):
 
     # the request's parts, for operations
 
-    def document(self) -> dict[str, Any]:
-        """The body as a JSON object. Raises Invalid and WrongType."""
-        return parse(b"".join(self._chunks), self.request.headers.get("Content-Type", ""))
+    def document(self, *, cut: bool = False) -> dict[str, Any]:
+        """The body as a JSON object; `cut` as in `parse`. Raises Invalid and WrongType."""
+        return parse(b"".join(self._chunks), self.request.headers.get("Content-Type", ""), cut=cut)
 
     def given(self) -> Document:
         """The body as read by the endpoint's form; empty if the body is optional and absent. Raises Invalid and

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from codecs import BOM_UTF8
 from typing import Any, Final
@@ -23,17 +24,20 @@ _LEAST, _MOST = -(2**63), 2**63 - 1
 _TEXT: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 _HALF: Final = re.compile(rb"\\(?:(u[dD][89abAB][0-9a-fA-F]{2})(?=[^\\]|\\[^u])|.)", re.DOTALL)
 """An escape in a text. Its group is the first half of a surrogate pair whose second half does not follow."""
+_HALVES: Final = re.compile("[\ud800-\udfff]")
+"""Halves of surrogate pairs in a decoded text, in which each pair is one character."""
 
 
-def parse(body: bytes, content_type: str) -> dict[str, Any]:
-    """The JSON object in a body. Clients may omit the Content-Type, or send another one, and may send a BOM.
+def parse(body: bytes, content_type: str, *, cut: bool = False) -> dict[str, Any]:
+    """The JSON object in a body. Clients may omit the Content-Type, or send another one, and may send a BOM. With
+    `cut`, its texts may have been cut within a character: half a surrogate pair is read as U+FFFD.
 
     Raises Invalid, and WrongType if the Content-Type names another format and the body does not look like JSON.
     """
     body = body.removeprefix(BOM_UTF8)
     try:
         _check_number(body)
-        document = msgspec.json.decode(body)
+        document = _decode_cut(body) if cut else msgspec.json.decode(body)
         _make_plain(document, MAX_DEPTH)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, OverflowError, Invalid) as error:
         if _names_another_form(content_type) and not body.lstrip().startswith((b"{", b"[")):
@@ -47,6 +51,21 @@ def parse(body: bytes, content_type: str) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise Invalid("the body must be a JSON object: { … }")
     return document
+
+
+def _decode_cut(body: bytes) -> Any:
+    """What is in a body with halves of surrogate pairs. Raises what msgspec raises, and RecursionError."""
+    try:
+        return msgspec.json.decode(body)
+    except msgspec.MsgspecError:
+        try:
+            text = json.dumps(json.loads(body), ensure_ascii=False)
+        except ValueError:
+            text = ""
+        whole = _HALVES.sub("\ufffd", text)
+        if whole == text:
+            raise
+    return msgspec.json.decode(whole)
 
 
 def check_size(size: int, most: int) -> None:

@@ -82,7 +82,7 @@ class LogHandler(RestHandler):
 
     @operation("Store a client's answer to an event or a copy", Answered(), body=ANSWER)
     async def put(self, log: str) -> None:
-        result = read_answer(self.document())
+        result = read_answer(self.document(cut=True))
         await self.rest.responses.respond(self.token, parse_id(log), result)
         self.answer({"id": log, "status": result.status})
 

@@ -103,6 +103,8 @@ FORMS: list[tuple[str, dict[str, Any], tuple[str, int, bytes, dict[str, list[str
             ("base64 in lines", base64.encodebytes(bytes(256)).decode(), bytes(256)),
             ("base64 in one line", "aGVsbG8=\r\n", b"hello"),
             ("text in lines", "two\nlines\n", b"two\nlines\n"),
+            ("text that was cut within a character", "\U0001f600 \ud83d", "\U0001f600 \ufffd".encode()),
+            ("text that begins within one", "\ude00\ud83d\\ud83d", "\ufffd\ufffd\\ud83d".encode()),
         )
     ),
     *(
@@ -174,6 +176,19 @@ async def test_an_answer_that_does_not_fit(here: World) -> None:
     epoch = log.split("-")[0]
     for missing in ("nonsense", "k3v9x1q7m2ab-1", f"{epoch}-2", f"{epoch}-0"):
         assert (await here.call("PUT", f"/v1/logs/{missing}", {"status_code": 200})).status == 404, missing
+
+
+@pytest.mark.parametrize(
+    "rest", [b",}", b"} x", b', "n": NaN}', b', "n": ' + b"9" * 5_000 + b"}", b', "n": ' + b"[" * 9_999]
+)
+@pytest.mark.gen_test
+async def test_an_answer_that_was_cut_within_a_character_and_is_no_json(here: World, rest: bytes) -> None:
+    """It is refused as any other."""
+    log = await here.send(await here.bucket("orders"))
+    body = b'{"status_code": 200, "response_body": "\\ud83d"' + rest
+    answer = await here.call("PUT", f"/v1/logs/{log}", body)
+    assert (answer.status, answer.document["code"]) == (400, "invalid")
+    assert (await here.call("GET", f"/v1/logs/{log}")).document["deliveries"] == []
 
 
 @pytest.mark.gen_test
