@@ -22,6 +22,9 @@ _NOW = 1000
 _LONG = 750
 """Repeats of pages in the WAL from which it is copied in any case."""
 
+_RARELY = 4000
+"""Pages after which there is another try at the latest while a reader holds the WAL back."""
+
 _LOW = 100
 """Pages from which it is copied when space is low, on top of what a reader holds back: a WAL that restarts at its
 beginning needs no room, so a trim can free some."""
@@ -89,8 +92,10 @@ class Checkpoints:
         self.pages = self._held_back = left
         self._repeats = 0
         self._logs.clear()
-        # Each try sorts all that is left, so tries become rare while a reader holds the WAL back.
-        self._at = left + max(_SOON, left // 2)
+        # Tries become rarer while a reader holds the WAL back: one that copies a part sorts all that is left. One that
+        # copies nothing costs next to nothing, and once the reader is gone, the next one is to come soon: it copies all
+        # that is left, and nothing is committed meanwhile.
+        self._at = left + max(_SOON, min(left // 2, _RARELY))
 
     def failed(self, why: str) -> bool:
         """A checkpoint failed: the next one copies its pages, too. Returns whether that should be logged: while a disk

@@ -70,6 +70,18 @@ def test_they_become_rare_while_a_reader_holds_the_rest_back(disk: _Disk) -> Non
     assert checkpoints.due
 
 
+def test_they_do_not_become_too_rare(disk: _Disk) -> None:
+    """Once the reader is gone, a long WAL is copied after 4000 more pages, however long it is and whoever waits."""
+    checkpoints = Checkpoints(disk)
+    checkpoints.copied(180_000)
+    checkpoints.committed(3_999)
+    assert not checkpoints.due
+    assert not checkpoints.due_behind(16, 0)
+    checkpoints.committed(1)
+    assert checkpoints.due
+    assert checkpoints.due_behind(1, 900)
+
+
 def test_a_page_that_many_commits_change_is_counted_once(disk: _Disk) -> None:
     """It is copied once. But the WAL, which has it once for each commit, does not get long."""
     checkpoints = Checkpoints(disk)
