@@ -1,19 +1,24 @@
-"""relay.db-wal is emptied, cut or replaced by an older copy, beside a relay that is loaded and after a kill -9: what
-was acknowledged is there, or its loss is told, and no id names two events."""
+"""relay.db-wal is emptied, cut, deleted or replaced by an older copy, beside a relay under load and after a kill -9,
+also while a reader holds checkpoints back: what was acknowledged is there, or its loss is told, and no id names two
+events."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import random
 import shutil
+import sqlite3
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
+from relay_tornado.storage.connection import uri
 from relay_tornado.storage.database import NAME
 from relay_tornado.storage.partial_copy import DAMAGED
+from relay_tornado.storage.wal_index import FRAME_HEAD, WalIndex
 from tests.acceptance.clients import Subscriber, Webhook, read_log
 from tests.acceptance.relay import Relay, wait_for
 from tests.faults.disk import MIB
@@ -21,27 +26,34 @@ from tests.faults.load import Load
 from tests.faults.outcome import Outcome
 from tests.waiting import until
 
-KINDS = ("emptied", "cut", "an older copy")
+RUNNING, KILLED, HELD = "beside a relay", "between two runs", "between two runs, after held back checkpoints"
+KINDS = (
+    *((kind, RUNNING) for kind in ("emptied", "cut", "an older copy")),
+    *((kind, KILLED) for kind in ("emptied", "cut", "an older copy")),
+    *((kind, HELD) for kind in ("emptied", "cut", "deleted")),
+)
+"""What is done to the WAL, and when."""
 SENDERS = 20
 SIZE = 5_000
 MOST = 8 * MIB
 """Of new events that are sent before the relay is stopped. Not each is noticed by then: nothing is lost with a WAL that
 was all copied, or with the end of the file, which is from an earlier use of it."""
+HELD_BACK = 2_500
+"""Events that come while a reader holds checkpoints back: enough for some checkpoints, which can't copy all."""
+PAGE = 4096
 NOTICED = "relay.db-wal was written over"
 CONDEMNED = "may have pages of both files"
 
 
 def run(folder: Path, times: int) -> Outcome:
-    """So many times, with each kind in turn, beside a running relay and then between two runs. Each has a directory of
-    its own."""
+    """So many times, with each kind in turn. Each has a directory of its own."""
     outcome = Outcome()
     found: Counter[str] = Counter()
     for number in range(times):
         relay = Relay(folder / f"relay-{number}")
         with relay:
-            kind, running = KINDS[number % len(KINDS)], number // len(KINDS) % 2 == 0
-            name = f"{number}, {kind} {'beside a relay' if running else 'between two runs'}"
-            _Victim(relay, name, outcome, found).go_through(kind, running=running)
+            kind, when = KINDS[number % len(KINDS)]
+            _Victim(relay, f"{number}, {kind} {when}", outcome, found).go_through(kind, when)
         shutil.rmtree(relay.data)
     outcome.figures = {"times": times, **{word: found[word] for word in _FIGURES}}
     return outcome
@@ -49,6 +61,7 @@ def run(folder: Path, times: int) -> Outcome:
 
 _FIGURES = (
     "noticed while it ran",
+    "copied in part",
     "starts refused",
     "may have pages of both",
     "put aside",
@@ -81,12 +94,13 @@ class _Victim:
         self._seen: list[Webhook] = []
         """What subscribers were given, also of what is lost."""
 
-    def go_through(self, kind: str, *, running: bool) -> None:
+    def go_through(self, kind: str, when: str) -> None:
         loads = [asyncio.run(self._fill()), self._load("under way")]
-        asyncio.run(self._harm_beside(kind, loads[1]) if running else self._kill(loads[1]))
-        if running:
+        if when == RUNNING:
+            asyncio.run(self._harm_beside(kind, loads[1]))
             self._expect(self._relay.wait() == 0, "the relay did not end with 0")
         else:
+            asyncio.run(self._kill(loads[1], held=when == HELD))
             self._right = shutil.copyfile(self._wal, self._old.with_name("right-wal"))
             self._harm(kind)
         self._start()
@@ -135,13 +149,38 @@ class _Victim:
             await asyncio.gather(sending, following)
             self._expect(not load.odd, f"senders got {sorted(load.odd)}")
 
-    async def _kill(self, load: Load) -> None:
+    async def _kill(self, load: Load, *, held: bool) -> None:
         async with Subscriber(self._relay, self._token, "orders", "earliest") as subscriber:
             sending = asyncio.ensure_future(load.run())
             following = asyncio.ensure_future(self._follow(subscriber))
             await load.until(random.randint(20, 200))
-            self._relay.kill()
+            async with self._holding_back() if held else contextlib.nullcontext():
+                if held:
+                    await load.until(load.count + HELD_BACK)
+                self._relay.kill()
             await asyncio.gather(sending, following)
+
+    @contextlib.asynccontextmanager
+    async def _holding_back(self) -> AsyncIterator[None]:
+        """Reads as another program does: no checkpoint copies what is committed from now on, nor the earlier state of
+        a page that is changed again. The end of this connection, which can't write, leaves the WAL as it is."""
+        path = self._relay.data / NAME
+        index = WalIndex(path, PAGE)
+        try:
+            with contextlib.closing(sqlite3.connect(uri(path, "ro"), uri=True, isolation_level=None)) as raw:
+                await until(index.uncopied, "something that is to be copied")
+                raw.execute("BEGIN")
+                raw.execute("SELECT 1 FROM sqlite_schema").fetchone()
+                before = self._copied(index)
+                yield
+                self._found["copied in part"] += before < self._copied(index) and bool(index.uncopied())
+        finally:
+            index.close()  # not earlier: the process would lose the reader's locks
+
+    def _copied(self, index: WalIndex) -> int:
+        """How many frames of the WAL are in the file."""
+        frames, uncopied = index.read(), index.uncopied()
+        return 0 if frames is None or uncopied is None else frames.number - uncopied // (FRAME_HEAD + PAGE)
 
     async def _follow(self, subscriber: Subscriber) -> None:
         self._seen += [event async for event in subscriber.webhooks()]
@@ -151,6 +190,8 @@ class _Victim:
             os.truncate(self._wal, 0)
         elif kind == "cut":
             os.truncate(self._wal, random.randrange(self._wal.stat().st_size))
+        elif kind == "deleted":
+            self._wal.unlink()
         else:
             shutil.copyfile(self._old, self._wal)
 
@@ -195,7 +236,8 @@ class _Victim:
         self._found["cursors misread"] += not right
         self._expect(right, f"the cursor {last.id} was answered with {answer}")
         sending = asyncio.ensure_future(load.run())
-        await load.until(50)
+        await until(lambda: sending.done() or load.count >= 50, "senders to be refused, or enough events")
+        self._expect(not sending.done(), "senders are refused after the start")
         sending.cancel()
         await asyncio.wait([sending])
 

@@ -66,7 +66,7 @@ ROWS = (
     Row("writes", "no 2xx on a failed write", failing_writes.run, (300, 60), (300,), failing_writes.needs_strace),
     Row("bits", "a loss is noticed", bitflips.run, (20, 10), (200, 50)),
     Row("over", "a file that is written over is noticed", overwritten.run, (5,), (40,)),
-    Row("wal", "a WAL that is written over loses nothing untold", overwritten_wal.run, (6,), (60,)),
+    Row("wal", "a WAL that is written over loses nothing untold", overwritten_wal.run, (9,), (90,)),
     Row("replay", "replay is exact, or a gap is told", replays.run, (100,), (500,)),
     Row("silence", "a silent connection is noticed", silences.run, silences.QUICK, silences.LONG),
     Row("disk", "a full disk heals", full_disks.run, (1,), (6,), needs_disk),
