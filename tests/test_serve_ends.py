@@ -21,7 +21,9 @@ import pytest
 
 from tests.acceptance.relay import wait_for
 from tests.needs import first_process
+from tests.ops.filling import fill
 from tests.serving import RELAY, TIMEOUT, Served, served, shell
+from tests.storage.witnesses import lead
 
 SILENT = """
 import socket, sys, threading
@@ -47,6 +49,21 @@ importlib.import_module = load
 entry.main()
 """
 """A relay whose parts take their time to be loaded."""
+
+CHECKING = """
+import sqlite3, sys
+class Endless(sqlite3.Connection):
+    def execute(self, sql, *given):
+        if sql.startswith("PRAGMA integrity_check"):
+            print("checking it", file=sys.stderr, flush=True)
+            sql = "WITH RECURSIVE n (i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
+        return super().execute(sql, *given)
+connect = sqlite3.connect
+sqlite3.connect = lambda *given, **options: connect(*given, **({"factory": Endless} | options))
+from relay_tornado.cli.entry import main
+main()
+"""
+"""A relay whose check of a file that lost commits has no end."""
 
 LOST = """
 import asyncio, threading
@@ -129,6 +146,33 @@ def test_told_before_it_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         finally:
             with suppress(ProcessLookupError):
                 os.kill(first, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_told_while_it_checks_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """The check is broken off, nothing is changed, and the next start makes it."""
+    data = tmp_path / "relay-data"
+    fill(data, "orders", 1)
+    lead(data)
+
+    def contents() -> dict[str, bytes]:
+        """Without what two starts may have differently: who holds the lock, and who reads the file."""
+        return {
+            path.name: path.read_bytes() for path in data.glob("relay.*") if path.suffix not in (".lock", ".db-shm")
+        }
+
+    before = contents()
+    monkeypatch.setattr(Served, "program", [sys.executable, "-W", "error", "-c", CHECKING])
+    with served(tmp_path) as relay:
+        relay.wait_for("checking it")
+        assert relay.end(number) == 0
+        assert (relay.stdout, relay.stderr) == ("", "checking it\n")
+    assert contents() == before != {}
+    monkeypatch.undo()
+    with served(tmp_path) as relay:
+        relay.url()
+        assert "committed_work_lost" in relay.stderr
+        assert relay.end() == 0
 
 
 def test_a_backup_that_hears_nothing_holds_no_stop_up(tmp_path: Path) -> None:

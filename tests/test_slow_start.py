@@ -92,7 +92,7 @@ def test_a_program_that_takes_long_to_load(
 
 
 def test_a_check_that_takes_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, manager: socket.socket) -> None:
-    """The log names the step, also while it keeps the event loop busy. A stop asks for the time that it may take."""
+    """The log names the step. A stop asks for the time that it may take."""
     fill(tmp_path / "relay-data", "orders", 1)
     monkeypatch.setattr(Served, "program", program(CHECKING))
     with served(tmp_path, NOTIFY_SOCKET=address(manager)) as relay:

@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 import os
 import sqlite3
-import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -18,8 +18,9 @@ from relay_tornado.low_memory import try_log, wake
 from relay_tornado.model import MIB
 from relay_tornado.settings import Settings
 from relay_tornado.steps import Steps
-from relay_tornado.storage import older_wal, start, wal_check
+from relay_tornado.storage import older_wal, start
 from relay_tornado.storage.connection import Connection, Factory
+from relay_tornado.storage.halt import Halt
 from relay_tornado.storage.lock import Lock
 from relay_tornado.storage.overwrite_check import OverwriteCheck
 from relay_tornado.storage.piggyback import Rider
@@ -87,22 +88,18 @@ class Database:
         opened.callback(lock.release)
         try:
             steps.begin("checking relay.db and its write-ahead log")
-            start.check_condemned(path)  # first: what the others advise would go on with its pages
-            wal_check.check(path)
-            start.check_there(path)
-            start.secure(path)
-            start.roll_back(path)
-            await older_wal.put_aside(path)
-            witness, verdict = start.examine(path, steps)
+            halt = Halt()
+            await halt.run(partial(start.check, path))
+            await older_wal.put_aside(path, halt)
+            witness, verdict = await halt.run(partial(start.examine, path, steps, halt), lambda found: found[0].close())
             opened.callback(witness.close)
             descriptor = os.open(path, os.O_RDONLY)
             opened.callback(os.close, descriptor)
             steps.begin("opening relay.db")
             connection = await Connection.writer(path, factory)
             opened.push_async_callback(connection.close)
-            halted = threading.Event()  # a cancelled start does not wait for the end of a copy
-            opened.callback(halted.set)
-            stamp = await connection.run(lambda raw: start.prepare(raw, path, halted.is_set, steps))
+            opened.callback(halt.set)  # a cancelled start does not wait for the end of a copy
+            stamp = await connection.run(lambda raw: start.prepare(raw, path, halt.halted, steps))
             if not verdict.holds:
                 witness.untold = verdict.loss
                 witness.restart(stamp)

@@ -4,6 +4,7 @@ A copy's file is created for its owner alone. What is kept for examination gets 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -43,10 +44,19 @@ def free_name(path: Path, why: str) -> Path:
     """A path beside this one that no file has: its name, `why` it is kept, and the time."""
     name = f"{path.name}.{why}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
     kept, number = path.with_name(name), 1
-    while kept.exists():
+    while os.path.lexists(kept):
         number += 1
         kept = path.with_name(f"{name}-{number}")
     return kept
+
+
+def create_free(path: Path, why: str) -> tuple[Path, int]:
+    """Opens a new file with a `free_name`, and returns its path, too. A file that another program creates there at this
+    moment stays. Raises OSError."""
+    while True:
+        with contextlib.suppress(FileExistsError):
+            kept = free_name(path, why)
+            return kept, create(kept)
 
 
 def remove(path: Path) -> None:

@@ -35,6 +35,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -44,6 +45,7 @@ from relay_tornado.storage import database_files
 from relay_tornado.storage.connection import uri
 from relay_tornado.storage.damage import code_of, malformed, unquoted
 from relay_tornado.storage.database_files import beside, size_of, wal_of
+from relay_tornado.storage.halt import Halt
 from relay_tornado.storage.wal_check import in_file
 from relay_tornado.storage.witness import NAME, Stamp, peek_copied, read_stamp
 
@@ -131,7 +133,7 @@ def _find_surely(path: Path) -> OlderWal | None:
     return None
 
 
-async def put_aside(path: Path) -> None:
+async def put_aside(path: Path, halt: Halt) -> None:
     """Renames a WAL that ends before the file and holds nothing that the file lacks, and logs it.
 
     No connection of this process may be open. Waits for other programs that have the file open, and may be cancelled
@@ -139,7 +141,7 @@ async def put_aside(path: Path) -> None:
     program keeps the file open; sqlite3.Error and OSError.
     """
     deadline = time.monotonic() + _PATIENCE
-    while (older := _find_surely(path)) is not None:
+    while (older := await halt.run(partial(_find_surely, path))) is not None:
         wal, shm = wal_of(path), beside(path, "-shm")
         if peek_copied(path.with_name(NAME)) != older.without:
             raise StartupError(

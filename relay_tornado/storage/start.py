@@ -15,6 +15,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import structlog
 
@@ -26,6 +27,7 @@ from relay_tornado.storage import witness as witnesses
 from relay_tornado.storage.connection import keep_statements_in_memory, uri
 from relay_tornado.storage.damage import code_of, unquoted
 from relay_tornado.storage.database_files import beside, size_of, wal_of
+from relay_tornado.storage.halt import Halt
 from relay_tornado.storage.witness import Loss, Stamp, Witness, read_stamp
 
 _JOURNAL_MAGIC = b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7"
@@ -48,11 +50,22 @@ class Verdict:
     loss: Loss | None = None
 
 
-def examine(path: Path, steps: Steps) -> tuple[Witness, Verdict]:
+def check(path: Path) -> None:
+    """Checks what lies there, and creates the file, or rolls it back, before any connection is made. Raises
+    StartupError, sqlite3.Error or OSError."""
+    check_condemned(path)  # first: what the others advise would go on with its pages
+    wal_check.check(path)
+    check_there(path)
+    secure(path)
+    roll_back(path)
+
+
+def examine(path: Path, steps: Steps, halt: Halt | None = None) -> tuple[Witness, Verdict]:
     """Opens the witness beside `path` and compares it with the file, before anything is changed. Logs the outcome, and
     tells `steps` what it does.
 
-    Raises NewerSchema, StartupError (also if the file is damaged by what is lost), sqlite3.Error or OSError.
+    Raises NewerSchema, StartupError (also if the file is damaged by what is lost), sqlite3.Error or OSError, and
+    Halted.
     """
     found = look(path)
     place = path.with_name(witnesses.NAME)
@@ -60,13 +73,15 @@ def examine(path: Path, steps: Steps) -> tuple[Witness, Verdict]:
     witness = Witness.open(place)
     try:
         stamp = witness.read()
-        return witness, _judge(path, found, stamp, missing, noted, steps)
+        return witness, _judge(path, found, stamp, missing, noted, steps, halt or Halt())
     except BaseException:
         witness.close()
         raise
 
 
-def _judge(path: Path, found: Stamp | None, stamp: Stamp | None, missing: bool, noted: bool, steps: Steps) -> Verdict:
+def _judge(
+    path: Path, found: Stamp | None, stamp: Stamp | None, missing: bool, noted: bool, steps: Steps, halt: Halt
+) -> Verdict:
     if found is None:
         if stamp is not None:
             _log.warning("witness_of_another_database", path=str(path), appended=stamp.appended, database="new")
@@ -76,7 +91,7 @@ def _judge(path: Path, found: Stamp | None, stamp: Stamp | None, missing: bool, 
         _log.warning(event, path=str(path), consequence="a loss before this start can't be noticed; it is made anew")
         return Verdict(holds=False)
     loss = witnesses.loss(stamp, found)
-    partial_copy.check(path, lost=loss is not None, noted=noted, steps=steps)
+    partial_copy.check(path, lost=loss is not None, noted=noted, steps=steps, halt=halt)
     if loss is None:
         return Verdict(holds=True)
     _log.error(
@@ -84,7 +99,7 @@ def _judge(path: Path, found: Stamp | None, stamp: Stamp | None, missing: bool, 
         path=str(path),
         commits=loss.commits,
         events=loss.events,
-        wal_copy=_keep_wal(path, steps),
+        wal_copy=_keep_wal(path, steps, halt),
         cause="a damaged disk or file, or an older copy that was restored",
     )
     return Verdict(holds=False, loss=loss)
@@ -101,22 +116,38 @@ def look(path: Path) -> Stamp | None:
         return read_stamp(raw)
 
 
-def _keep_wal(path: Path, steps: Steps) -> str | None:
+def _keep_wal(path: Path, steps: Steps, halt: Halt) -> str | None:
+    """Copies the WAL aside, completely or not at all. Returns the copy's path; None if there is none. Raises Halted."""
     source = wal_of(path)
     if not source.exists():
         return None
     steps.begin("copying the write-ahead log aside, as committed events are missing")
-    copy = database_files.free_name(source, "lost")
     try:
-        with source.open("rb") as wal, os.fdopen(database_files.create(copy), "wb") as kept:
-            shutil.copyfileobj(wal, kept)
-        database_files.sync(copy)
+        copy, descriptor = database_files.create_free(source, "lost")
+        try:
+            with os.fdopen(descriptor, "wb") as kept, source.open("rb") as wal:
+                shutil.copyfileobj(_UntilHalted(wal, halt), kept)
+            database_files.sync(copy)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                copy.unlink(missing_ok=True)  # a part of it is of no use, and takes the space that the relay needs
+            raise
     except OSError as error:
         _log.error("wal_not_copied", error=str(error))
-        with contextlib.suppress(OSError):
-            copy.unlink(missing_ok=True)  # a part of it is of no use, and takes the space that the relay needs
         return None
     return str(copy)
+
+
+class _UntilHalted:
+    """A file whose `read` raises Halted once the start was stopped."""
+
+    def __init__(self, file: BinaryIO, halt: Halt) -> None:
+        self._file = file
+        self._halt = halt
+
+    def read(self, size: int = -1, /) -> bytes:
+        self._halt.check()
+        return self._file.read(size)
 
 
 def prepare(raw: sqlite3.Connection, path: Path, halted: Callable[[], bool], steps: Steps) -> Stamp:

@@ -1,0 +1,141 @@
+"""A start that is stopped during its checks: it ends at once, changes nothing, and holds nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from relay_tornado.settings import Settings
+from relay_tornado.storage import database_files, start
+from relay_tornado.storage.database import Database
+from relay_tornado.storage.halt import Halt
+from relay_tornado.storage.witness import Loss
+from tests.storage.faults import crash
+from tests.storage.jobs import names, put
+from tests.storage.witnesses import lead
+from tests.waiting import until
+
+storage_test = pytest.mark.gen_test(timeout=60)
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def contents(settings: Settings) -> dict[str, bytes]:
+    """The files that a start might change, by name."""
+    return {path.name: path.read_bytes() for path in settings.data.iterdir() if path.name not in _CHANGED}
+
+
+_CHANGED = ("relay.lock", "relay.db-shm")
+
+
+async def lose(settings: Settings) -> None:
+    """Leaves a directory with a WAL, and a witness that is a commit ahead."""
+    database = await Database.open(settings)
+    await database.write(put("a" + "x" * 9_000))
+    await crash(database)
+    lead(settings.data)
+
+
+async def begin_again(settings: Settings) -> None:
+    """The next start finds what the stopped one found."""
+    with capture_logs() as logs:
+        database = await Database.open(settings)
+    assert database.loss == Loss(1, 0)
+    assert [entry["event"] for entry in logs] == ["committed_work_lost"]
+    assert [name.rstrip("x") for name in await database.read(names)] == ["a"]
+    await database.close()
+
+
+@storage_test
+@pytest.mark.parametrize("name", ["check", "examine"])
+async def test_a_check_that_nobody_waits_for(settings: Settings, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """The event loop runs meanwhile. The stop waits for the check's end, and takes what it opened with it."""
+    await lose(settings)
+    held, reached, go_on = descriptors(), threading.Event(), threading.Event()
+    real = getattr(start, name)
+
+    def slow(*given: object) -> object:
+        reached.set()
+        assert go_on.wait(60)
+        return real(*given)
+
+    monkeypatch.setattr(start, name, slow)
+    starting = asyncio.create_task(Database.open(settings))
+    await until(reached.is_set)
+    starting.cancel()
+    await asyncio.sleep(0.05)
+    assert not starting.done(), "its lock would be released before the end of the check"
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert descriptors() == held
+    monkeypatch.undo()
+    await begin_again(settings)
+
+
+@storage_test
+async def test_a_copy_of_the_wal_that_is_halted(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No part of it stays, and nothing is told: the next start does both."""
+    await lose(settings)
+    before, held = contents(settings), descriptors()
+    check = Halt.check
+
+    def begun() -> bool:
+        return bool(list(settings.data.glob("*.lost-*")))
+
+    def slow(halt: Halt) -> None:
+        while begun() and not halt.halted():
+            time.sleep(0.001)
+        check(halt)
+
+    monkeypatch.setattr(Halt, "check", slow)
+    with capture_logs() as logs:
+        starting = asyncio.create_task(Database.open(settings))
+        await until(begun)
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+    assert (logs, contents(settings), descriptors()) == ([], before, held)
+    monkeypatch.undo()
+    await begin_again(settings)
+
+
+@storage_test
+async def test_what_another_program_makes_under_the_name_of_the_copy(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stays as it is, and the copy gets another name."""
+    await lose(settings)
+    free_name, others = database_files.free_name, []
+
+    def taken(path: Path, why: str) -> Path:
+        name = free_name(path, why)
+        if not others:
+            others.append(name)
+            name.write_bytes(b"another's")
+        return name
+
+    monkeypatch.setattr(database_files, "free_name", taken)
+    wal = (settings.data / "relay.db-wal").read_bytes()
+    await begin_again(settings)
+    copies = {path: path.read_bytes() for path in settings.data.glob("*.lost-*")}
+    assert copies.pop(others[0]) == b"another's"
+    assert list(copies.values()) == [wal]
+
+
+def test_a_name_that_is_a_link_to_nothing(tmp_path: Path) -> None:
+    """Is not free: no file can be created there."""
+    first = database_files.free_name(tmp_path / "relay.db-wal", "lost")
+    first.symlink_to("missing")
+    copy, descriptor = database_files.create_free(tmp_path / "relay.db-wal", "lost")
+    os.close(descriptor)
+    assert copy != first
+    assert not copy.is_symlink()
