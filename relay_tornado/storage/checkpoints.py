@@ -45,6 +45,8 @@ class Checkpoints:
 
     def __init__(self, space: Space, clock: Callable[[], float] = time.monotonic) -> None:
         self.pages = 0
+        self.failure = ""
+        """The error of the last checkpoint; "" if it had none."""
         self._repeats = 0
         self._logs: set[int] = set()
         """Those whose last pages are counted."""
@@ -89,6 +91,7 @@ class Checkpoints:
 
     def copied(self, left: int) -> None:
         """A checkpoint was made. `left` pages remain, held back by a reader's snapshot."""
+        self.failure = ""
         self.pages = self._held_back = left
         self._repeats = 0
         self._logs.clear()
@@ -100,6 +103,7 @@ class Checkpoints:
     def failed(self, why: str) -> bool:
         """A checkpoint failed: the next one copies its pages, too. Returns whether that should be logged: while a disk
         is full or broken, each one fails with the same error."""
+        self.failure = why
         self.pages += self._repeats
         self._repeats = 0
         self._at = self.pages + _SOON

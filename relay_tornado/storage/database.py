@@ -201,8 +201,13 @@ class Database:
     @property
     def squeezed(self) -> bool:
         """Whether space is low and much of the reserve is in a WAL that can't be emptied, because another connection
-        reads the file. Deleting then only makes the WAL longer, and frees nothing."""
+        reads the file or it can't be written. Deleting then only makes the WAL longer, and frees nothing."""
         return self._writer.held_back and self._space.low() and self._space.wal > self._space.least // _PART
+
+    @property
+    def checkpoint_failure(self) -> str:
+        """The error of the last checkpoint; "" if it had none, also if readers held it back."""
+        return self._writer.checkpoint_failure
 
     async def shrink(self) -> bool:
         """Copies the WAL into the file and truncates it, if readers allow it. Returns whether they did. Raises

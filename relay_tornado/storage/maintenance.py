@@ -111,10 +111,14 @@ class Maintenance:
             _log.info("space_given_back", bytes=given, urgent=True)
 
     async def _emptied(self) -> bool:
-        """Whether the WAL is empty. If something prevents that for some time, it is logged."""
+        """Whether the WAL is empty. If a reader prevents that for some time, it is logged; an error, as of a full disk,
+        is logged by the writer."""
         if await self._database.shrink():
             self._held = 0
             return True
+        if self._database.checkpoint_failure:
+            self._held = 0
+            return False
         self._held += 1
         if self._held == _HELD:
             _log.warning(

@@ -147,6 +147,11 @@ class Writer:
         if self._idle is not None and not self._idle.done():
             wake(self._idle, None)
 
+    @property
+    def checkpoint_failure(self) -> str:
+        """The error of the last checkpoint; "" if it had none."""
+        return self._checkpoints.failure
+
     async def shrink(self) -> bool:
         """Copies the WAL into the file and truncates it, if readers allow it. Returns whether they did. Raises the
         `refusal`."""

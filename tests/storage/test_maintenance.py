@@ -25,6 +25,7 @@ from relay_tornado.storage.database_files import wal_of
 from relay_tornado.storage.maintenance import QUIET, STEP, Maintenance, give_back
 from relay_tornado.storage.space import Space, free_pages
 from tests.log.worlds import fill, make, read_all
+from tests.storage.faults import Faults, always
 from tests.waiting import until
 
 storage_test = pytest.mark.gen_test(timeout=60)
@@ -237,6 +238,21 @@ async def test_a_wal_that_a_reader_holds_back(
             await until(lambda: wal_of(database.path).stat().st_size == 0)
     (said,) = (each for each in logs if each["event"] == "wal_held_back")
     assert said["bytes"] > 0
+
+
+@storage_test
+async def test_a_wal_that_can_not_be_copied(
+    database: Database, log: SqliteEventLog, faults: Faults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a full disk the log says that, and blames no reader."""
+    monkeypatch.setattr("relay_tornado.storage.maintenance._URGENT", 0.01)
+    monkeypatch.setattr("relay_tornado.storage.space.os.statvfs", lambda path: Disk(0, 4096, 1 << 31))
+    await until(lambda: database.problem)
+    faults.before = always("PRAGMA wal_checkpoint", sqlite3.SQLITE_FULL)
+    with capture_logs() as logs:
+        async with running(Maintenance(database)):
+            await until(lambda: sum(each.startswith("PRAGMA wal_checkpoint") for each in faults.statements) > 8)
+    assert [each["event"] for each in logs if each["log_level"] != "info"] == ["checkpoint_failed"]
 
 
 @storage_test
