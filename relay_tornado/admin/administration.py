@@ -117,7 +117,7 @@ class Administration:
         self._registry = registry
         self._clock = clock
         self._turns: WeakValueDictionary[str, Lock] = WeakValueDictionary()
-        self._positions = TokenPositions(log, registry, ledgers, clock)
+        self._positions = TokenPositions(log, registry, ledgers, clock, self._turn)
         self.housekeeping = Housekeeping(
             log, registry, settings, ledgers, self._remove_bucket, self._remove_token, clock
         )
@@ -139,7 +139,8 @@ class Administration:
         except RelayError:
             await self._drop_log(bucket.id)
             raise
-        await self._positions.complete(followed, self._positions.follow(bucket, first, followed))
+        made = await self._positions.complete(followed, self._positions.follow(bucket, first, followed))
+        await self._positions.tidy(made)
         return bucket
 
     async def create_bin(self) -> Bucket:
@@ -307,7 +308,8 @@ class Administration:
         except RelayError:
             await self._positions.end(token, None)
             raise
-        await self._positions.complete(begun, self._positions.begin(None, token, begun))
+        made = await self._positions.complete(begun, self._positions.begin(None, token, begun))
+        await self._positions.tidy(made)
         return token, secret
 
     async def set_token(self, key: str, /, **options: Any) -> Token:
@@ -412,9 +414,12 @@ class Administration:
                     continue
                 await self._positions.fade(bucket, changed)
                 await self._end_queues(bucket, changed)
-                await self._positions.complete(begun, self._positions.stay(bucket, changed, begun))
-                return changed
-            raise Conflict("the bucket is being changed by others all the time: try again")
+                made = await self._positions.complete(begun, self._positions.stay(bucket, changed, begun))
+                break
+            else:
+                raise Conflict("the bucket is being changed by others all the time: try again")
+        await self._positions.tidy(made)
+        return changed
 
     def _turn(self, key: str) -> Lock:
         """The lock for changing one bucket (by id) or token (by key), or for creating a bin (`_BIN`)."""
@@ -461,9 +466,12 @@ class Administration:
                         raise
                     continue
                 await self._positions.end(token, changed)
-                await self._positions.complete(begun, self._positions.begin(token, changed, begun))
-                return changed
-            raise Conflict("the token is being changed by others all the time: try again")
+                made = await self._positions.complete(begun, self._positions.begin(token, changed, begun))
+                break
+            else:
+                raise Conflict("the token is being changed by others all the time: try again")
+        await self._positions.tidy(made)
+        return changed
 
     def _check_free(self, name: str) -> None:
         if any(bucket.name == name for bucket in self._registry.list("bucket")):

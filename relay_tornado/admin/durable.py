@@ -16,6 +16,7 @@ from relay_tornado.errors import BucketGone, RelayError
 from relay_tornado.log.consumers import Key, Terms
 from relay_tornado.log.contract import EventLog
 from relay_tornado.log.ledgers import Ledgers
+from relay_tornado.low_memory import Lock
 from relay_tornado.model import Bucket, Token
 from relay_tornado.registry.contract import Registry
 
@@ -27,11 +28,20 @@ class TokenPositions:
     already; they raise Unavailable, NoSpace and Unknown. An expired token gets none in a bucket that is created or
     changed: it would only keep the bucket's events."""
 
-    def __init__(self, log: EventLog, registry: Registry, ledgers: Ledgers, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        log: EventLog,
+        registry: Registry,
+        ledgers: Ledgers,
+        clock: Callable[[], float],
+        turn: Callable[[str], Lock],
+    ) -> None:
+        """`turn` returns the lock for changing one bucket (by id) or token (by key)."""
         self._log = log
         self._registry = registry
         self._ledgers = ledgers
         self._clock = clock
+        self._turn = turn
 
     async def begin(self, before: Token | None, token: Token, but: Collection[Key] = ()) -> Collection[Key]:
         """Creates positions at the head of each bucket in which the token newly has one."""
@@ -62,19 +72,28 @@ class TokenPositions:
         now = self._clock()
         return {key: token for key, token in tokens.items() if key not in but and not token.expired(now)}
 
-    async def complete(self, made: Collection[Key], positions: Awaitable[Collection[Key]]) -> None:
+    async def complete(self, made: Collection[Key], positions: Awaitable[Collection[Key]]) -> Collection[Key]:
         """Creates positions once more after their record is stored: a bucket and a token that are created at the same
-        time do not see each other before. If that fails, the token's client creates them, or the next start. Then
-        removes those among them, and among the ones `made` before, that are no longer wanted: a concurrent change of
-        the token could not see them."""
+        time do not see each other before. If that fails, the token's client creates them, or the next start. Returns
+        them and the ones `made` before: of those, `tidy` removes what a concurrent change could not see."""
         try:
-            made = {*made, *await positions}
+            return {*made, *await positions}
         except RelayError as error:
             _log.warning("token_positions_lacking", reason=str(error))
+            return made
+
+    async def tidy(self, made: Collection[Key]) -> None:
+        """Removes those of the positions that are no longer wanted. Waits for changes of their bucket and token that
+        are under way, which may want them again. The caller holds no turn."""
         for key in made:
-            bucket, token = self._registry.get("bucket", key.bucket_id), self._registry.get("token", key.name)
-            if bucket is not None and not _had(token, bucket):
-                await self._remove(key)
+            if self._unwanted(key):
+                async with self._turn(key.bucket_id), self._turn(key.name):
+                    if self._unwanted(key):
+                        await self._remove(key)
+
+    def _unwanted(self, key: Key) -> bool:
+        bucket, token = self._registry.get("bucket", key.bucket_id), self._registry.get("token", key.name)
+        return bucket is not None and not _had(token, bucket)
 
     async def fade(self, before: Bucket, bucket: Bucket) -> None:
         """Removes all positions in a bucket that is now ephemeral, also of a token that was revoked meanwhile: that no

@@ -1,7 +1,7 @@
 """The positions of durable tokens (`admin.durable`), as tokens and buckets come, change and go."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -300,6 +300,44 @@ async def test_a_position_that_is_taken_away_as_it_is_completed(world: World) ->
     world.consumers.create = without  # type: ignore[method-assign, assignment]
     await administration.create_bucket("orders")
     assert await world.consumers.list() == []
+
+
+@pytest.mark.parametrize("again", ["durable", "stored again"])
+@pytest.mark.gen_test
+async def test_a_position_that_is_wanted_again_as_it_is_taken_away(world: World, again: str) -> None:
+    """It is there afterwards: without it, the token would miss what comes until its client is back."""
+    administration = world.administration
+    orders = await administration.create_bucket("orders", ephemeral=again == "durable")
+    token, _ = await administration.create_token(durable=again == "durable")
+    put, delete = world.registry.put, world.consumers.delete
+    changes: list[asyncio.Task[Any]] = []
+
+    def change(wanted: bool) -> Coroutine[Any, Any, Any]:
+        if again == "durable":
+            return administration.set_token(token.key, durable=wanted)
+        return administration.set_bucket("orders", ephemeral=not wanted)
+
+    async def unwanted(*arguments: Any, **options: Any) -> Any:
+        world.registry.put = put  # type: ignore[method-assign]
+        await change(wanted=False)
+        world.consumers.delete = late  # type: ignore[method-assign]
+        return await put(*arguments, **options)
+
+    async def late(key: Key) -> bool:
+        world.consumers.delete = delete  # type: ignore[method-assign]
+        changes.append(asyncio.create_task(change(wanted=True)))
+        for _ in range(100):  # it goes as far as it can
+            await asyncio.sleep(0)
+        return await delete(key)
+
+    world.registry.put = unwanted  # type: ignore[method-assign, assignment]
+    if again == "durable":
+        await administration.set_bucket("orders", ephemeral=False)
+    else:
+        await administration.set_token(token.key, durable=True)
+    await asyncio.gather(*changes)
+    assert len(changes) == 1
+    assert await positions(world, token.key) == {orders.name: 0}
 
 
 @pytest.mark.parametrize("made", ["token", "durable", "stored again"])
