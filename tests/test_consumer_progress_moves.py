@@ -249,3 +249,24 @@ def test_what_a_seek_would_repeat_is_counted() -> None:
     progress.fail(two, 9.0, 0.0)
     assert [progress.done_above(seq) for seq in range(7)] == [3, 2, 2, 1, 1, 0, 0]
     assert [Progress(1, ((3, 6),)).done_above(seq) for seq in range(8)] == [5, 4, 4, 3, 2, 1, 0, 0]
+
+
+def test_what_is_scheduled_while_it_is_out_comes_again_once_its_try_has_ended() -> None:
+    """It was given up meanwhile; until then nobody else gets it."""
+    progress = Progress(0)
+    (one,) = take(progress, 1)
+    progress.give_up(1, 1, 1.0)
+    assert progress.schedule({1: AT_ONCE}, 2.0) == [1]
+    assert take(progress, 1, now=3.0) == []
+    assert progress.fail(one, AT_ONCE, 4.0)
+    assert seqs(take(progress, 1, now=5.0)) == [1]
+
+
+def test_the_next_one_may_be_given_up_also_behind_one_that_is_out() -> None:
+    """As where an earlier one was given back, and taken again."""
+    progress = Progress(0)
+    one, _ = take(progress, 2)
+    progress.release(one)
+    take(progress, 2, limit=1)
+    assert progress.give_up(4, 4, 1.0) is None
+    assert progress.give_up(3, 4, 1.0) is not None

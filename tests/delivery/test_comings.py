@@ -10,7 +10,7 @@ import pytest
 from relay_tornado.delivery.deliver import Delivery
 from relay_tornado.model import Bucket
 from relay_tornado.wire import control
-from tests.delivery.world import TOKEN, Reader, World, quiet, stocked, until
+from tests.delivery.world import TOKEN, Reader, World, judged_later, quiet, stocked, until
 
 
 @pytest.mark.gen_test
@@ -50,6 +50,21 @@ async def test_a_bucket_made_while_positions_are_judged_is_not_missed() -> None:
     world.log.bounds = slow  # type: ignore[method-assign]
     reader, _, _ = await world.subscribe()
     await until(lambda: reader.seqs("b") == [1])
+
+
+@pytest.mark.gen_test
+async def test_a_bucket_changed_while_positions_are_judged_comes_once() -> None:
+    """It is being placed already, and does not join as well."""
+    world = await stocked(2)
+    gate = judged_later(world)
+    subscribing = asyncio.ensure_future(world.subscribe(since="earliest"))
+    await quiet()
+    await world.change(description="new")
+    gate.set()
+    reader, _, _ = await subscribing
+    await world.append(1)
+    await quiet()
+    assert reader.seqs() == [1, 2, 3]
 
 
 @pytest.mark.gen_test
@@ -112,6 +127,42 @@ async def test_a_bucket_that_comes_into_scope_joins_at_the_position_asked_for() 
     await world.append(1, "id-b")
     await until(lambda: named.seqs("c") == [4])
     assert stock.seqs("c") == [4]
+
+
+@pytest.mark.gen_test
+async def test_a_bucket_that_leaves_the_scope_before_it_is_placed() -> None:
+    """Nothing of it comes."""
+    world = await stocked(2)
+    world.token = narrow = replace(TOKEN, buckets=frozenset())
+    reader, delivery, _ = await world.subscribe(since={"*": "earliest"})
+    gate = judged_later(world)
+    delivery.rescope(TOKEN)
+    await quiet()
+    delivery.rescope(narrow)
+    gate.set()
+    await quiet()
+    await world.append(1)
+    await quiet()
+    assert reader.messages == []
+
+
+@pytest.mark.gen_test
+async def test_a_bucket_that_comes_into_scope_as_its_client_subscribes_anew() -> None:
+    """It begins at its head, as without the second subscribe: only a new bucket begins with its first event."""
+    world = await stocked(2)
+    world.token = replace(TOKEN, buckets=frozenset())
+    reader, first, _ = await world.subscribe()
+    gate = judged_later(world)
+    first.rescope(TOKEN)
+    await quiet()
+    subscribing = asyncio.ensure_future(world.subscribe(reader=reader, replaces=first, token=TOKEN))
+    await quiet()
+    gate.set()
+    await subscribing
+    await quiet()
+    await world.append(1)
+    await quiet()
+    assert reader.seqs() == [3]
 
 
 @pytest.mark.gen_test

@@ -9,10 +9,11 @@ import pytest
 from relay_tornado.errors import NoSpace
 from relay_tornado.log.consumers import Key, Stored, Terms
 from relay_tornado.log.ledgers import Ledger
+from tests.delivery import workers
 from tests.delivery.durable import DURABLE, KEY
 from tests.delivery.virtual import event_loop as event_loop
 from tests.delivery.virtual import virtual_test
-from tests.delivery.world import World, stocked, until
+from tests.delivery.world import World, judged_later, quiet, stocked, until
 
 
 async def durable() -> World:
@@ -89,6 +90,23 @@ async def test_a_bucket_that_is_deleted_as_it_joins_ends_in_itself() -> None:
     assert reader.ends == []
     assert "id-orders" not in delivery.positions()
     world.deliveries.end(delivery)
+
+
+@virtual_test
+@pytest.mark.parametrize("fields", [{}, {"consumer": "w"}, {"consumer": "w", "ack": "receipt"}])
+async def test_who_leaves_as_a_bucket_joins_is_not_in_it(fields: dict[str, str]) -> None:
+    """Nobody waits for it, and it has no consumer open."""
+    world = World()
+    _, delivery, _ = await world.subscribe(**fields)
+    gate = judged_later(world)
+    await world.bucket()
+    await quiet()
+    world.deliveries.end(delivery)
+    gate.set()
+    await world.append(1)
+    await quiet()
+    assert world.deliveries.lag() == {}
+    assert world.ledgers.find(workers.KEY) is None
 
 
 @virtual_test

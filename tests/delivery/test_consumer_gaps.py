@@ -231,3 +231,17 @@ async def test_a_gap_is_for_who_asked_for_such() -> None:
     asks.pong()
     again = await client(world, "orders", on_gap="fail")
     assert again.answers[0]["gap"] is None
+
+
+@virtual_test
+async def test_a_gap_that_is_met_before_the_answer_is_out_is_asked_for_once_it_is_told() -> None:
+    """A pong to an earlier ping would say that it was read."""
+    world = await stocked(9)
+    asked: list[int] = []
+    reader = Reader()
+    reader.ping = lambda payload: asked.append(len(reader.gaps()))  # type: ignore[method-assign]
+    _, delivery, _ = await world.subscribe("orders", reader=reader, consumer="w", since="earliest", start=False)
+    await _leave(world, 4)
+    delivery.start()
+    await quiet()
+    assert asked == [1]

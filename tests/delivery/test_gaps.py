@@ -9,7 +9,8 @@ from structlog.testing import capture_logs
 
 from relay_tornado.log.consumers import Key, Terms
 from relay_tornado.model import Event
-from tests.delivery.world import TOKEN, Reader, World, damage, quiet, stocked, until
+from relay_tornado.wire import control
+from tests.delivery.world import TOKEN, Reader, World, damage, judged_later, quiet, stocked, until
 
 
 @pytest.mark.gen_test
@@ -96,6 +97,23 @@ async def test_on_gap_fail_ends_a_reader_that_was_overtaken() -> None:
     await world.append(1)
     await quiet()
     assert reader.messages[-1]["status"] == "gap"
+
+
+@pytest.mark.gen_test
+async def test_a_bucket_that_is_left_as_it_is_overtaken_has_no_gap() -> None:
+    """Nothing of it is told, and the other buckets go on with on_gap "fail", too."""
+    world = await stocked(5)
+    await world.bucket("others")
+    reader, delivery, _ = await world.subscribe(since="earliest", on_gap="fail", start=False)
+    await world.keep(2)
+    gate = judged_later(world)
+    delivery.start()
+    await quiet()
+    delivery.unsubscribe(control.Unsubscribe(("orders",)))
+    gate.set()
+    await world.append(1, "id-others")
+    await quiet()
+    assert (reader.gaps(), reader.ends, reader.seqs("others")) == ([], [], [1])
 
 
 @pytest.mark.gen_test

@@ -61,6 +61,7 @@ async def test_unacked_events_go_to_another() -> None:
     assert len(stuck.seqs) == 6
     assert not stuck.ack(1), "it was given to another"
     assert await world.floor(KEY) == 6
+    assert world.counters.redeliveries == 6
 
 
 @virtual_test

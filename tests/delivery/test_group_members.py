@@ -84,7 +84,7 @@ async def test_what_is_not_for_the_subscriber_is_done() -> None:
     assert one.ack(6, all=True)
     assert await world.floor(KEY) == 6
     await world.change(outputs=(replace(outputs()[0], internal=False),))
-    await world.append(2)
+    await world.append(2, headers=b"N: 1\r\n")
     await quiet()
     assert await world.floor(KEY) == 8
     assert one.delivery.moved()["orders"].endswith("-8")
@@ -295,6 +295,35 @@ async def test_caught_up_and_positions() -> None:
     empty = await worker(world, consumer="x", since="latest")
     await until(empty.reader.statuses)
     assert empty.reader.statuses()[0]["id"].endswith("-4")
+
+
+@virtual_test
+async def test_who_leaves_takes_nothing_from_one_that_is_being_given_it() -> None:
+    """Its events are being read."""
+    world = await stocked(0)
+    one, two = await worker(world), await worker(world)
+    await quiet()
+    gate = held_up(world)
+    await world.append(1)
+    await quiet()
+    two.leave()
+    gate.set()
+    await quiet()
+    assert (one.seqs, one.reader.ends) == ([1], [])
+
+
+@virtual_test
+async def test_who_joins_behind_a_seek_is_told_a_whole_position() -> None:
+    """Also where no event has told its epoch since then."""
+    world = await stocked(4)
+    await worker(world)
+    await quiet()
+    async with world.ledgers.using(KEY) as ledger:
+        ledger.progress.seek(4)
+        ledger.tell()
+    two = await worker(world)
+    await until(two.reader.statuses)
+    assert two.reader.statuses()[0]["id"] == f"{await world.epoch()}-4"
 
 
 @virtual_test

@@ -27,6 +27,24 @@ def test_a_frame_is_life() -> None:
     assert liveness.stuck(70.0, None)
 
 
+def test_pings_that_come_often_put_nothing_off() -> None:
+    """The first one that waits for an answer counts."""
+    liveness = Liveness(40.0, 0.0)
+    for second in range(40):
+        liveness.asked(second)
+        assert not liveness.stuck(second, None)
+    assert liveness.stuck(40.0, None)
+
+
+def test_who_has_answered_is_not_waited_for() -> None:
+    """It may be silent until the next ping."""
+    liveness = Liveness(40.0, 0.0)
+    liveness.asked(20.0)
+    liveness.heard(30.0)
+    assert not liveness.stuck(65.0, None)
+    assert not liveness.stuck(70.0, None)
+
+
 def test_growth_is_life() -> None:
     """More acknowledged than at the last look; as much as then is none."""
     liveness = Liveness(40.0, 0.0)

@@ -242,6 +242,46 @@ async def test_what_comes_instead_of_what_is_lost_reaches_who_is_there(tmp_path:
 
 
 @pytest.mark.gen_test
+async def test_a_position_that_a_loss_moved_back_is_told(tmp_path: Path) -> None:
+    """Before anything comes instead: a client that keeps it would begin behind the log's end."""
+    async with world(tmp_path) as here:
+        await here.append(*OLD)
+        reader, delivery = await here.subscribe(Earliest())
+        await until(lambda: len(bodies(reader)) == 10)
+        assert delivery.moved()["orders"].endswith("-10")
+        await here.lose(8)
+        await until(reader.gaps)
+        assert delivery.moved()["orders"].endswith("-8")
+
+
+@pytest.mark.gen_test
+async def test_what_was_read_before_a_loss_is_not_written_behind_it(tmp_path: Path) -> None:
+    """A subscriber that had nothing of it has no gap."""
+    async with world(tmp_path) as here:
+        await here.append(*OLD)
+        read, peek = here.log.read, here.log.peek
+        gate, found = asyncio.Event(), asyncio.Event()
+
+        async def late(*arguments: Any) -> Any:
+            events = await read(*arguments)
+            found.set()
+            await gate.wait()
+            return events
+
+        here.log.read = late  # type: ignore[method-assign]
+        here.log.peek = lambda *_: None  # type: ignore[method-assign,assignment,return-value]
+        reader, _ = await here.subscribe(Earliest())
+        await found.wait()
+        here.log.read, here.log.peek = read, peek  # type: ignore[method-assign]
+        await here.lose(1)
+        gate.set()
+        await here.append(b"new 2")
+        await until(lambda: bodies(reader)[-1:] == ["new 2"])
+        assert bodies(reader) == ["old 1", "new 2"]
+        assert reader.gaps() == []
+
+
+@pytest.mark.gen_test
 @pytest.mark.parametrize("live", [False, True])
 async def test_who_is_slow_gets_nothing_of_what_is_lost(tmp_path: Path, live: bool) -> None:
     """What was read for it before the loss and is not written yet is not written any more, whether it had been up to

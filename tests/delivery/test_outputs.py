@@ -6,8 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from relay_tornado.copies import Subjects
+from relay_tornado.delivery import dispatch
 from relay_tornado.errors import Invalid
 from relay_tornado.model import Event, Output
 from relay_tornado.rules import Rules, compile_rules
@@ -47,6 +49,7 @@ async def test_which_copies_go_out(outputs: list[Output], stream: bool, ids: lis
     replayed, again, _ = await world.subscribe("orders", since="earliest")
     await until(lambda: not again.busy)
     assert replayed.ids() == ids
+    assert world.counters.deliveries == (2 if ids else 0)
     looking, third, _ = await world.subscribe("orders", since="earliest", outputs="none")
     await until(lambda: not third.busy)
     await world.append(headers=kind("b"))
@@ -347,6 +350,20 @@ async def test_slow_rules_give_the_loop_back(monkeypatch: pytest.MonkeyPatch) ->
     await world.append(20)
     await until(lambda: next(turns) >= 0 and len(live.ids()) == 20)
     assert next(turns) > 10
+
+
+@pytest.mark.gen_test
+async def test_an_event_whose_rules_take_a_whole_slice_comes_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not fail the pass."""
+    monkeypatch.setattr(dispatch, "SLICE", -1.0)
+    world = await stocked(0, outputs=(output(1, rules=header_is("a")),))
+    reader, _, _ = await world.subscribe("orders")
+    await quiet()
+    with capture_logs() as logs:
+        await world.append(3, headers=kind("a"))
+        await quiet()
+    assert reader.ids() == ["1-1", "2-1", "3-1"]
+    assert logs == []
 
 
 @pytest.mark.gen_test

@@ -14,7 +14,7 @@ from relay_tornado.delivery.bounds import CHUNK, LEAST_CHUNK, WriteBudget
 from relay_tornado.delivery.frames import FrameCache
 from relay_tornado.model import Event
 from relay_tornado.rules import Rules
-from tests.delivery.world import Reader, World, quiet, stocked, until
+from tests.delivery.world import Reader, World, judged_later, quiet, stocked, until
 from tests.hostile import HOSTILE, HOSTILE_BODY
 
 NEVER = {"match": {"type": "value", "value": "x", "parameter": {"source": "header", "name": "X-None"}}}
@@ -129,6 +129,31 @@ async def test_a_crowd_that_leaves_amid_a_pass_holds_nobody_up(monkeypatch: pyte
         await until(lambda: other.seqs("others") == [1], turns=200)
     assert sum(len(reader.seqs()) for reader, _, _ in crowd) < len(crowd)
     assert logs == []
+
+
+@pytest.mark.gen_test
+async def test_a_subscription_that_ends_amid_a_pass_gets_nothing_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that replaces it does, and so the client gets the event once."""
+    monkeypatch.setattr(dispatch, "SLICE", -1.0)
+    monkeypatch.setattr(dispatch, "_CLOCK_EVERY", 1)
+    world = await stocked(0)
+    others = [(await world.subscribe("orders"))[0] for _ in range(50)]
+    reader, first, _ = await world.subscribe()
+    await quiet()
+    gate = judged_later(world)
+    await world.bucket("new")
+    await quiet()
+    await world.append(1)
+    subscribing = asyncio.ensure_future(world.subscribe("orders", reader=reader, replaces=first))
+    await until(lambda: any(other.seqs() for other in others))
+    gate.set()
+    gate = judged_later(world)
+    await until(lambda: all(other.seqs() for other in others))
+    await quiet()
+    gate.set()
+    await subscribing
+    await quiet()
+    assert reader.seqs() == [1]
 
 
 @pytest.mark.gen_test

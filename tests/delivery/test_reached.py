@@ -100,6 +100,17 @@ async def test_what_comes_while_a_connection_subscribes_anew() -> None:
 
 
 @pytest.mark.gen_test
+async def test_what_comes_before_a_new_bucket_is_placed() -> None:
+    """It reaches the subscriber, which begins with the first event."""
+    world = World()
+    reader, _, _ = await world.subscribe()
+    await world.bucket()
+    await world.append()
+    assert await reached(world, 1)
+    await until(lambda: reader.seqs() == [1])
+
+
+@pytest.mark.gen_test
 @pytest.mark.parametrize("slow", ["none", "one", "all"])
 async def test_slow_filters_are_not_all_asked(monkeypatch: pytest.MonkeyPatch, slow: str) -> None:
     """Each may take a tenth of a second, and nothing else runs meanwhile: once they have taken too long, or those of

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from relay_tornado.delivery import deliver, deliveries
-from relay_tornado.log.consumers import Key
+from relay_tornado.log.consumers import Key, Terms
 from relay_tornado.log.ledgers import Ledger
 from relay_tornado.model import Output
 from relay_tornado.pieces import Pieces
@@ -307,6 +307,39 @@ async def test_a_second_subscribe_goes_on_with_what_was_not_pinged() -> None:
     await again.answer(3)
     assert again.reader.seqs() == [1, 2, 3]
     assert await world.floor(KEY) == 3
+
+
+@virtual_test
+async def test_a_second_subscribe_that_names_a_consumer_takes_its_position() -> None:
+    """What the connection read without it is not read by the consumer."""
+    world = await stocked(3)
+    await world.consumers.create(Key("id-orders", "client", "w"), 0, Terms(receipt=True), 0.0)
+    reader, first, _ = await world.subscribe("orders", since="latest")
+    await world.append(1)
+    await until(lambda: reader.seqs() == [4])
+    await world.subscribe("orders", reader=reader, replaces=first, consumer="w", ack="receipt")
+    await quiet()
+    assert reader.seqs() == [4, 1, 2, 3, 4]
+
+
+@virtual_test
+async def test_a_second_subscribe_goes_where_the_position_was_moved() -> None:
+    """Also where the one before it was writing, and has not gone there."""
+    world, one = await with_client()
+    await world.append(3)
+    await quiet()
+    one.reader.paused = True
+    await world.append(1)
+    await until(lambda: one.reader.waiting > 0)
+    async with world.ledgers.using(KEY) as ledger:
+        ledger.progress.seek(1)
+        ledger.tell()
+    subscribing = asyncio.ensure_future(client(world, "orders", reader=one.reader, replaces=one.delivery))
+    await quiet()
+    one.reader.resume()
+    await subscribing
+    await quiet()
+    assert one.reader.seqs() == [1, 2, 3, 4, 2, 3, 4]
 
 
 @virtual_test

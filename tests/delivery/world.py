@@ -337,3 +337,16 @@ def damage(world: World) -> None:
         return [event for event in found if not (after < 3 and event.seq >= 3)]
 
     world.log.peek = damaged  # type: ignore[method-assign]
+
+
+def judged_later(world: World) -> asyncio.Event:
+    """Has positions wait for this before they are judged."""
+    gate = asyncio.Event()
+    bounds = world.log.bounds
+
+    async def late(bucket_id: str) -> Any:
+        await gate.wait()
+        return await bounds(bucket_id)
+
+    world.log.bounds = late  # type: ignore[method-assign]
+    return gate
