@@ -64,12 +64,8 @@ class DueTimes:
             if last is None or seq <= last:
                 return seq
             self._beyond.append((due, seq))
-            self.pop()
+            heapq.heappop(self._heap)
         return None
-
-    def pop(self) -> None:
-        """The event that `first` returned is out."""
-        heapq.heappop(self._heap)
 
     def next(self) -> float | None:
         """When the next event is due, apart from those that `first` found to be beyond its `last`; None if there is
@@ -79,5 +75,5 @@ class DueTimes:
             one = self._parked.get(seq)
             if one is not None and one.due == due and seq not in self._out:
                 return due
-            self.pop()
+            heapq.heappop(self._heap)
         return None

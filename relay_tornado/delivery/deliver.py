@@ -113,7 +113,7 @@ class Delivery:
             await pieces.done()
             placement, bucket = telling(each), each.bucket
             self._expected.pop(bucket.id, None)
-            if self._shared.directory.get(bucket.id) is None or not self.subscription.wants(bucket):
+            if self._shared.directory.get(bucket.id) is None:
                 self._let_go(bucket.id)
                 self._tell(frames.bucket_deleted(bucket.name, bucket.id))
             elif (place := self._enter(placement, replaces)) is not None:
@@ -415,8 +415,7 @@ class Delivery:
     async def _share(self, place: Place, member: Member) -> None:
         """Writes this connection's share of a group's events; if there is none, the group wakes it later."""
         if await member.group.page(member):
-            if place.open:
-                self._dirty[place.bucket_id] = None
+            self._dirty[place.bucket_id] = None
         elif place.replaying and await member.group.caught_up(member):
             self._caught_up(place)
 
@@ -504,7 +503,6 @@ class Delivery:
                 place.lost = had.lost
         self._places[bucket_id] = place
         if ledger is not None and ledger.gone and not ledger.terms.receipt:
-            self._let_go(bucket_id)
             self.released(bucket_id)
             return None
         if (

@@ -226,7 +226,7 @@ class Dispatcher:
         for place in places:
             lane = place.lane
             if lane.busy or lane.apart:
-                if place.open and (lane.busy or place.seq < head):
+                if lane.busy or place.seq < head:
                     self._leave(place)
                 continue
             behind = place.open and place.seq < head

@@ -129,7 +129,6 @@ class Group:
         self._groups.forget(self)
         if self._unwatch is not None:
             self._unwatch()
-        self._place.open = False
         self._shared.dispatcher.remove(self._place)
         self._timer.cancel()
 
