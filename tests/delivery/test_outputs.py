@@ -408,8 +408,8 @@ async def test_who_is_reached() -> None:
     nobody = [False] * 5
     assert await reached() == nobody
     await world.subscribe("other")
-    await world.subscribe("orders", outputs="none")
-    await world.subscribe("orders", filter=header_is("b"))
+    await world.subscribe("orders", since="earliest", outputs="none")
+    await world.subscribe("orders", since="earliest", filter=header_is("b"))
     assert await reached() == nobody
     # Who came later and asks for what is new does not get it; who asks for what was, does.
     _, late, _ = await world.subscribe("orders")
