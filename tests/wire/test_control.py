@@ -117,6 +117,10 @@ def test_our_fields() -> None:
         ('{"action":"subscribe","outputs":null}', True),
         ('{"action":"ack"}', True),
         ('{"action":"dance","extended":true}', True),
+        ('{"action":"auth","max_body":1}', False),
+        *((f'{{"action":"subscribe","{field}":1}}', True) for field in ("on_gap", "consumer", "filter", "max_body")),
+        *((f'{{"action":"subscribe","{field}":1}}', True) for field in ("ack", "max_in_flight", "max_deliver")),
+        ('{"action":"subscribe","ack_wait":1}', True),
         ('{"action":"dance"}', False),
     ],
 )
