@@ -67,8 +67,6 @@ class Plan:
 
     def write(self, raw: sqlite3.Connection) -> None:
         """Writes the rows, inside the writer's transaction."""
-        if not self.count:
-            return
         rows.insert(raw, self.values, self.marked)
         heads: list[Any] = []
         epochs: list[Any] = []

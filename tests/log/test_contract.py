@@ -263,6 +263,18 @@ async def test_a_repeat_has_the_place_of_the_first(world: World) -> None:
 
 
 @log_test
+async def test_a_repeat_has_the_id_of_the_first_in_a_later_epoch(world: World) -> None:
+    """The epoch is that of the first, not the one that appends after a restart have."""
+    epoch = await make(world.log)
+    await world.log.append("b", event(dedupe=b"d", dedupe_window=1000.0))
+    await world.reopen()
+    later = await world.log.append("b", event())
+    again = await world.log.append("b", event(dedupe=b"d", dedupe_window=1000.0))
+    assert later.epoch != epoch
+    assert again == Appended(epoch, 1, True)
+
+
+@log_test
 async def test_repeats_at_once(world: World) -> None:
     """Repeats that are appended together store one event; the others get its place."""
     await make(world.log)

@@ -70,6 +70,20 @@ async def test_nothing_goes_into_a_log_that_was_dropped(faulty: SqliteWorld, fau
 
 
 @log_test
+async def test_events_that_wait_when_their_log_is_dropped(disk: SqliteWorld) -> None:
+    """They are told that it is gone, those beside them are stored, and no error of the file is made of it."""
+    await make(disk.log)
+    await make(disk.log, "c")
+    await disk.log.append("b", event())  # then a job, as the drop, is the next to be written
+    with capture_logs() as logs:
+        sent = [disk.log.append(of, event()) for of in "cbcb"]
+        await disk.log.drop("b")
+        found = await asyncio.gather(*sent, return_exceptions=True)
+    assert [each.seq if isinstance(each, Appended) else type(each) for each in found] == [1, BucketGone, 2, BucketGone]
+    assert logs == []
+
+
+@log_test
 async def test_which_commits_are_quick(disk: SqliteWorld) -> None:
     """Those of a few logs and not many bytes, that look for no digest."""
     await make(disk.log)
@@ -193,7 +207,9 @@ async def test_a_cancelled_append_is_committed(disk: SqliteWorld) -> None:
     await make(disk.log)
     futures = [asyncio.ensure_future(disk.log.append("b", event(b"%d" % n))) for n in range(10)]
     futures[4].cancel()
-    await asyncio.wait(futures)
+    with capture_logs() as logs:
+        await asyncio.wait(futures)
+    assert logs == []
     assert [f.result().seq for f in futures if not f.cancelled()] == [1, 2, 3, 4, 6, 7, 8, 9, 10]
     assert [e.body for e in await read_all(disk.log)] == [b"%d" % n for n in range(10)]
 
@@ -239,6 +255,48 @@ async def test_the_events_of_a_bucket_leave_room_in_the_queue_for_others(io_loop
         with pytest.raises(Unavailable):
             await world.log.append("c", event(b"x" * 500, method="\ud800"))
     assert world.log.append_queue == 0
+    await world.close()
+
+
+@log_test
+async def test_the_share_of_a_bucket_counts_what_is_being_committed(io_loop: IOLoop, tmp_path: Path) -> None:
+    """However long the commit takes, a bucket's events that wait for it and behind it leave room for others."""
+    world = await SqliteWorld.open(tmp_path, append_queue=100_000)
+    for bucket in "bc":
+        await make(world.log, bucket)
+    with contextlib.closing(sqlite3.connect(world.database.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        appends = [world.log.append("b", event(b"x" * 500)) for _ in range(40)]
+        await until(lambda: len(world.log._appends._queue) == 0)
+        appends += [world.log.append("b", event(b"x" * 500)) for _ in range(80)]
+        room = world.log.append("c", event(b"x" * 500))
+        other.execute("ROLLBACK")
+    results = await asyncio.gather(*appends, return_exceptions=True)
+    assert sum(isinstance(result, Appended) for result in results) == 73
+    assert (await room).seq == 1
+    await world.close()
+
+
+@log_test
+async def test_the_tail_counts_every_event_of_a_commit(io_loop: IOLoop, tmp_path: Path) -> None:
+    """So that memory has no more than it may, the oldest events of many that were committed at once are not kept."""
+    world = await SqliteWorld.open(tmp_path, tail=20_000, page_cache=0)
+    await make(world.log)
+    await fill(world.log, 3, size=4_000)
+    assert world.log.peek("b", 0, 1, MANY) is None
+    assert [each.seq for each in world.log.peek("b", 1, 2, MANY) or ()] == [2, 3]
+    await world.close()
+
+
+@log_test
+async def test_an_event_that_is_tried_again_keeps_its_place(io_loop: IOLoop, tmp_path: Path) -> None:
+    """What shared a commit with one that can't be stored comes before what was appended after it."""
+    world = await SqliteWorld.open(tmp_path, commit_events=3)
+    await make(world.log)
+    events = [event(b"%d" % n, method="\ud800" if n == 1 else "POST") for n in range(7)]
+    with capture_logs():
+        await asyncio.gather(*(world.log.append("b", each) for each in events), return_exceptions=True)
+    assert [each.body for each in await read_all(world.log)] == [b"0", b"2", b"3", b"4", b"5", b"6"]
     await world.close()
 
 
