@@ -373,8 +373,6 @@ class SqliteEventLog:
 
     def _remove(self, state: LogState) -> None:
         state.gone = True
-        state.recent = Recent()
-        state.ephemeral = EphemeralEvents()
         self._pages.forget(state.key)
         if self._logs.get(state.bucket_id) is state:
             del self._logs[state.bucket_id]

@@ -75,6 +75,17 @@ async def test_what_left_is_a_gap(world: World) -> None:
 
 
 @log_test
+async def test_what_is_there_of_an_earlier_run_is_read(disk: SqliteWorld) -> None:
+    """The first of a run has left, and a run behind it is the newest: its later events are still given."""
+    await make(disk.log)
+    held(disk)._budget = 2 * (event(b"1").size + EVENT_OVERHEAD)
+    await send(disk, b"1", b"2")
+    await send(disk, b"3", ephemeral=False)
+    await send(disk, b"4")
+    assert await lost(disk, 0) == (2, "ephemeral")
+
+
+@log_test
 async def test_after_a_restart_nothing_is_there(world: World) -> None:
     """Places go on where they were; the content was never stored."""
     await make(world.log)

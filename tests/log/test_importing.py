@@ -10,7 +10,8 @@ import pytest
 from relay_tornado.errors import BucketGone, Conflict, CursorLost, Invalid
 from relay_tornado.log.lineage import Placed, place_cursor
 from relay_tornado.model import Cursor, Event, Gap, Retention
-from tests.log.worlds import MANY, World, event, make, read_all
+from tests.log.worlds import MANY, SqliteWorld, World, event, make, read_all
+from tests.waiting import until
 
 log_test = pytest.mark.gen_test
 
@@ -155,3 +156,16 @@ async def test_readers_are_woken_and_senders_go_between(world: World) -> None:
     assert watch.head("b") == 200
     watch.close()
     assert [each.seq for each in await read_all(world.log, "a")] == list(range(1, 21))
+
+
+@log_test
+async def test_a_log_that_is_dropped_takes_nothing_over(disk: SqliteWorld) -> None:
+    """Nor do rows stay in the file that belong to no log, where the drop is committed right before."""
+    await make(disk.log)
+    dropping = asyncio.ensure_future(disk.log.drop("b"))
+    await asyncio.sleep(0)
+    with pytest.raises(BucketGone):
+        await disk.log.import_events("b", exported(1, 9), {})
+    await dropping
+    await until(lambda: not disk.log._trimming._purges)
+    assert await disk.database.read(lambda raw: raw.execute("SELECT count(*) FROM event").fetchone()) == (0,)

@@ -18,6 +18,7 @@ from relay_tornado.log import appends, rows
 from relay_tornado.log.appends import Appends, Batch
 from relay_tornado.log.batch import Entry
 from relay_tornado.log.lineage import Placed, place_cursor
+from relay_tornado.log.pages import Block
 from relay_tornado.log.state import LogState
 from relay_tornado.log.tail import Tail
 from relay_tornado.model import Appended, Bounds, Cursor, Gap, NewEvent
@@ -360,6 +361,25 @@ async def test_of_a_log_that_was_dropped_nothing_is_kept(disk: SqliteWorld) -> N
         await disk.log.drop("c")
     assert (len(disk.log._epochs), len(disk.log._opened), len(disk.log._logs)) == held
     assert disk.log._pages.used == 0
+
+
+@log_test
+async def test_of_a_log_that_is_dropped_during_a_read_nothing_is_told(
+    disk: SqliteWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was read from the file before is not given: whoever asked may have no right to see it any more."""
+    await make(disk.log, events=2)
+    disk.log._logs["b"].recent.events.clear()
+    load = disk.log._pages.load
+
+    async def dropped(state: LogState, seq: int) -> Block:
+        block = await load(state, seq)
+        await disk.log.drop("b")
+        return block
+
+    monkeypatch.setattr(disk.log._pages, "load", dropped)
+    with pytest.raises(BucketGone):
+        await disk.log.read("b", 0, 9, MANY)
 
 
 @log_test

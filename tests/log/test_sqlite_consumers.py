@@ -22,7 +22,7 @@ from relay_tornado.model import Retention
 from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
 from tests.failing import once as fails_once
-from tests.log.stores import KEY, TERMS, begin, floors, there
+from tests.log.stores import KEY, TERMS, begin, floors, letters, save, there
 from tests.log.worlds import SqliteWorld, event, make
 from tests.waiting import until
 
@@ -284,3 +284,21 @@ async def test_what_is_parked_in_a_log_that_is_dropped_becomes_nothing(disk: Sql
 
     assert await disk.database.write(job) == (True, 0)
     await disk.log.drop("b")
+
+
+@log_test
+async def test_no_consumer_is_ahead_of_its_log(disk: SqliteWorld) -> None:
+    """What is said of events that the file has lost meanwhile is not stored: nobody could use the record then."""
+    store = await begin(disk)
+    await store.create(KEY, 99, TERMS, 1.0)
+    assert (await there(store)).floor == 20
+    parked = {seq: Parked(1, 5.0, 1.0) for seq in (20, 21)}
+    dead = {seq: Dead(1, 7.0, 1.0, "max_deliver") for seq in (19, 22)}
+    await save(store, Changes(17, ((18, 25), (28, 30)), False, parked, set(), dead, tried=((20, 22), (23, 23))))
+    stored = await there(store)
+    assert (stored.floor, tuple(stored.done), tuple(stored.tried)) == (17, ((18, 20),), ((20, 20),))
+    assert (list(stored.parked), await letters(store)) == ([20], [(19, "max_deliver")])
+    await save(store, Changes(99))
+    assert (await there(store)).floor == 20
+    await store.renew(KEY, 99, 2.0)
+    assert (await there(store)).floor == 20

@@ -40,6 +40,17 @@ async def test_one_that_can_not_be_stored_harms_nobody(disk: SqliteWorld) -> Non
 
 
 @log_test
+async def test_a_disk_that_fails_damages_no_consumer(faulty: SqliteWorld, faults: Faults) -> None:
+    """What can't be read for a moment is not said to be damaged, which would cost it its position."""
+    store = await begin(faulty, "worker")
+    faults.before = always("SELECT ack_wait", sqlite3.SQLITE_IOERR)
+    with pytest.raises(Unavailable):
+        await store.list("b")
+    faults.heal()
+    assert [each.damaged for each in await store.list("b")] == [""]
+
+
+@log_test
 async def test_what_damage_keeps_from_being_stored(faulty: SqliteWorld, faults: Faults) -> None:
     """It is stored with what is saved next: a floor is never there without what is tried again, and dead, below it.
     Whoever takes the consumer up from the file goes on from what the file says."""
