@@ -61,7 +61,6 @@ class Ride:
 
     def write(self, raw: sqlite3.Connection) -> None:
         """Raises only if the transaction itself is over or can't be continued."""
-        self._errors.clear()
         for rider in self._riders:
             raw.execute("SAVEPOINT rider")
             try:

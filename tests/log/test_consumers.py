@@ -349,13 +349,14 @@ async def test_gaps_are_untold_until_they_are_told(world: World, consumers: Cons
         stored = await there(consumers, key)
         return [(gap.from_seq, gap.to_seq) for gap in stored.untold]
 
-    for key in (KEY, OTHER):
+    token = KEY._replace(kind="token")
+    for key in (KEY, OTHER, token):
         await consumers.create(key, 0, TERMS, 1.0)
         consumers.told(key, [Gap("retention", 1, 3)])
         for begin, end in ((1, 3), (4, 6), (9, 9)):
             consumers.met(key, Gap("retention", begin, end), 5.0)
     assert await untold(OTHER) == []
-    assert await untold() == [(1, 6), (9, 9)]
+    assert await untold() == await untold(token) == [(1, 6), (9, 9)]
     consumers.told(KEY, [Gap("retention", 1, 6), Gap("retention", 1, 9)])
     assert await untold() == [(9, 9)]
     consumers.met(KEY, Gap("reset", 10, 10), 6.0)
@@ -371,3 +372,5 @@ async def test_gaps_are_untold_until_they_are_told(world: World, consumers: Cons
     assert (len(found), found[0], found[-1]) == (contract.UNTOLD, (1, 1), (31, 99))
     consumers.met(KEY, Gap("future"), 9.0)
     assert (await untold())[-1] == (None, None), "it vouches for nothing, nor does what it is one with"
+    consumers.met(KEY, Gap("retention", 101, 101), 9.0)
+    assert (await untold())[-1] == (None, None)

@@ -13,7 +13,7 @@ from relay_tornado.log.consumers import Consumers, Key, Stored, Terms
 from relay_tornado.log.ledgers import Ledger, Ledgers
 from relay_tornado.model import Gap
 from tests.counting import Compared
-from tests.log.stores import KEY, TERMS, keep_last, letters, there
+from tests.log.stores import KEY, OTHER, TERMS, keep_last, letters, there
 from tests.log.worlds import World, make
 
 log_test = pytest.mark.gen_test
@@ -258,6 +258,32 @@ async def test_a_ledger_in_use_learns_what_retention_took(world: World, ledgers:
     ledger.save()
     assert await letters(ledgers.store) == [(1, RETENTION)]
     ledgers.close(ledger)
+
+
+@log_test
+async def test_receipts_of_what_left_are_waited_for(world: World, ledgers: Ledgers) -> None:
+    """As long as a client was given all of it and may still confirm that; else it is a gap at once."""
+    await make(world.log, events=10)
+    ledger = await ledgers.open(KEY, 0, TERMS)
+    await keep_last(world, 6)
+    for given, floor in ((5, 0), (4, 0), (3, 4)):
+        ledger.given = lambda given=given: given
+        ledgers.trimmed("b", 5)
+        assert ledger.progress.floor == floor
+    assert ledger.gap == Gap("retention", 1, 4)
+    ledgers.close(ledger)
+
+
+@log_test
+async def test_given_up_forwards_are_counted(world: World, ledgers: Ledgers) -> None:
+    """What an output was trying when retention took it; not what a client was."""
+    await make(world.log, events=3)
+    for key in (KEY, OTHER):
+        ledger = await ledgers.open(key, 0, TERMS)
+        ledger.progress.begin(ledger.progress.take(3, 1, 0.0)[0])
+    await keep_last(world, 1)
+    ledgers.trimmed("b", 3)
+    assert ledgers.counters.forward_given_up == 1
 
 
 @log_test

@@ -15,10 +15,10 @@ import pytest
 from relay_tornado.consumer_changes import Changes, Dead, Parked
 from relay_tornado.errors import Conflict
 from relay_tornado.log import consumer_rows, reclaim
-from relay_tornado.log.consumers import Key
+from relay_tornado.log.consumers import Gaps, Key
 from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.log.sqlite_consumers import SqliteConsumers
-from relay_tornado.model import Retention
+from relay_tornado.model import Gap, Retention
 from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
 from tests.failing import once as fails_once
@@ -302,3 +302,17 @@ async def test_no_consumer_is_ahead_of_its_log(disk: SqliteWorld) -> None:
     assert (await there(store)).floor == 20
     await store.renew(KEY, 99, 2.0)
     assert (await there(store)).floor == 20
+
+
+@log_test
+async def test_gaps_that_come_during_a_commit_that_fails(disk: SqliteWorld) -> None:
+    """They are stored with those that were in it."""
+    store = await begin(disk, KEY.name)
+    first, second = Gap("retention", 1, 2), Gap("retention", 5, 6)
+    store.met(KEY, first, 1.0)
+    assert store.prepare()
+    store.met(KEY, second, 2.0)
+    store.undone()
+    await store.saved()
+    stored = await there(store)
+    assert (stored.untold, stored.gaps) == ((first, second), Gaps(2, second, 2.0))

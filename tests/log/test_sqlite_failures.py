@@ -246,6 +246,23 @@ async def test_what_was_read_of_what_is_gone_is_not_read_again(faulty: SqliteWor
 
 
 @log_test
+async def test_ephemeral_events_that_are_gone(faulty: SqliteWorld, faults: Faults) -> None:
+    """Their content, which is in memory, is not given for the events that get their seqs next."""
+    faulty.log._tail = Tail(0)
+    await make(faulty.log, events=3)
+    await faulty.log.append("b", event(b"gone", ephemeral=True))
+    with behind(faulty) as raw:
+        raw.execute("DELETE FROM event WHERE seq > 3")
+        raw.execute("UPDATE log SET head = 3")
+    faults.before = once("INSERT OR FAIL INTO event", sqlite3.SQLITE_IOERR)
+    with pytest.raises(Unavailable):
+        await faulty.log.append("b", event())
+    await settled(faulty)
+    await faulty.log.append("b", event(b"new"))
+    assert [e.body for e in await read_all(faulty.log, after=3)] == [b"new"]
+
+
+@log_test
 async def test_the_epoch_of_a_commit_of_unknown_outcome_is_found(faulty: SqliteWorld, faults: Faults) -> None:
     """It is in the file, and the ids of what it holds are good."""
     await make(faulty.log)

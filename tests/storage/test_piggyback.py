@@ -18,7 +18,7 @@ from relay_tornado.storage.database import Database
 from relay_tornado.storage.writer import Writer
 from tests.failing import lose_timers
 from tests.failing import once as once_more
-from tests.storage.faults import Faults, always, once
+from tests.storage.faults import Faults, always, error, once
 from tests.storage.jobs import names
 from tests.waiting import until
 
@@ -207,6 +207,25 @@ async def test_it_survives_the_file_being_opened_anew(
     with pytest.raises(error):
         await database.write(put("lost"))
     await until(lambda: rider.told[-1:] == ["committed"])
+    assert await database.read(names) == ["rider"]
+
+
+@storage_test
+async def test_it_finds_the_disk_full(database: Database) -> None:
+    """SQLite rolls the transaction back then: that is told as it is to whoever wrote in it, and all is tried again."""
+
+    class Full(Passenger):
+        def write(self, raw: sqlite3.Connection) -> None:
+            if not self.told:
+                raw.execute("ROLLBACK")
+                raise error(sqlite3.SQLITE_FULL)
+            super().write(raw)
+
+    rider = Full(database)
+    database.ride(rider)
+    with capture_logs(), pytest.raises(NoSpace):
+        await database.write(put("lost"))
+    await until(lambda: rider.told == ["undone", "committed"])
     assert await database.read(names) == ["rider"]
 
 
