@@ -155,6 +155,28 @@ async def test_the_cache_is_bounded_and_lets_go_of_what_left(io_loop: IOLoop, tm
 
 
 @log_test
+async def test_small_events_are_counted_with_what_they_take(io_loop: IOLoop, tmp_path: Path) -> None:
+    """A block of 256 takes far more memory than their bytes, and is not kept where that is too much."""
+    world = await SqliteWorld.open(tmp_path, page_cache=100_000, tail=0)
+    await make(world.log, events=256)
+    await read_all(world.log)
+    assert world.log._pages.used == 0
+    await world.close()
+
+
+@log_test
+async def test_a_block_that_ends_before_the_head_is_read_again(io_loop: IOLoop, tmp_path: Path) -> None:
+    """It is of when the head was in it: a reader of what came since is not told that nothing is there."""
+    world = await SqliteWorld.open(tmp_path, tail=0)
+    await make(world.log, events=5)
+    await read_all(world.log)
+    await fill(world.log, 3)
+    assert world.log.peek("b", 5, 9, MANY) is None
+    assert [each.seq for each in await world.log.read("b", 5, 9, MANY)] == [6, 7, 8]
+    await world.close()
+
+
+@log_test
 async def test_the_tail_is_read_without_a_thread(disk: SqliteWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """Recent events come from memory: `peek` has them all, and no read goes to the file."""
     await make(disk.log, events=500)

@@ -14,7 +14,7 @@ import pytest
 
 from relay_tornado.consumer_changes import Changes, Dead, Parked
 from relay_tornado.errors import Conflict
-from relay_tornado.log import consumer_rows, reclaim
+from relay_tornado.log import consumer_rows, reclaim, sqlite_consumers
 from relay_tornado.log.consumers import Gaps, Key
 from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.log.sqlite_consumers import SqliteConsumers
@@ -316,3 +316,23 @@ async def test_gaps_that_come_during_a_commit_that_fails(disk: SqliteWorld) -> N
     await store.saved()
     stored = await there(store)
     assert (stored.untold, stored.gaps) == ((first, second), Gaps(2, second, 2.0))
+
+
+@log_test
+async def test_what_is_being_committed_is_waited_for(disk: SqliteWorld) -> None:
+    """`saved` is about everything that was saved before, also where its transaction has begun."""
+    store = await begin(disk, "worker")
+    store.save(KEY, lambda: Changes(7))
+    assert store.prepare()
+    await store.saved()
+    assert floors(disk.database.path) == {"worker": 7}
+
+
+@log_test
+async def test_who_has_nothing_to_save_keeps_nobody_waiting(disk: SqliteWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those behind it are saved all the same, though no transaction came of its turn."""
+    monkeypatch.setattr(sqlite_consumers, "_TOGETHER", 1)
+    store = await begin(disk, "idle", "worker")
+    store.save(KEY._replace(name="idle"), lambda: None)
+    store.save(KEY, lambda: Changes(7))
+    await until(lambda: floors(disk.database.path)["worker"] == 7)

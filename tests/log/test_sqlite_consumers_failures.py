@@ -40,6 +40,22 @@ async def test_one_that_can_not_be_stored_harms_nobody(disk: SqliteWorld) -> Non
 
 
 @log_test
+async def test_what_can_not_be_stored_is_not_tried_again(disk: SqliteWorld) -> None:
+    """Else the next changes of the consumer, from the same source, could never be stored."""
+    store = await begin(disk, "worker")
+    changes = [Changes(5, (), False, {3: Parked(1 << 70, 1.0, 1.0)}), Changes(6)]
+
+    def source() -> Changes:
+        return changes.pop(0)
+
+    for _ in range(2):
+        store.save(KEY, source)
+        with capture_logs():
+            await store.saved()
+    assert floors(disk.database.path) == {"worker": 6}
+
+
+@log_test
 async def test_a_disk_that_fails_damages_no_consumer(faulty: SqliteWorld, faults: Faults) -> None:
     """What can't be read for a moment is not said to be damaged, which would cost it its position."""
     store = await begin(faulty, "worker")

@@ -246,6 +246,17 @@ async def test_what_was_read_of_what_is_gone_is_not_read_again(faulty: SqliteWor
 
 
 @log_test
+async def test_a_log_whose_row_can_not_be_read_any_more_is_not_gone(disk: SqliteWorld) -> None:
+    """Clients would take that for a deletion: it is as it was known before."""
+    await make(disk.log, events=3)
+    loaded = await disk.database.read(load)
+    (row,) = loaded.live
+    disk.log._apply(loaded._replace(live=[], damaged=[row.key]))
+    assert (await disk.log.bounds("b")).head == 3
+    assert len(await read_all(disk.log)) == 3
+
+
+@log_test
 async def test_ephemeral_events_that_are_gone(faulty: SqliteWorld, faults: Faults) -> None:
     """Their content, which is in memory, is not given for the events that get their seqs next."""
     faulty.log._tail = Tail(0)

@@ -147,6 +147,15 @@ async def commit(database: Database, times: int) -> None:
         await database.write(lambda raw: None)
 
 
+def test_a_witness_that_begins_afresh_says_nothing_of_copies(tmp_path: Path) -> None:
+    """The count of commits goes on from a lower one: the same count is that of another content then."""
+    witness = Witness.open(tmp_path / "w")
+    witness.note_copied(Stamp(A, 9, 9))
+    witness.restart(Stamp(A, 8, 8))
+    assert peek_copied(tmp_path / "w") is None
+    witness.close()
+
+
 @storage_test
 async def test_an_orderly_restart_is_no_loss(settings: Settings) -> None:
     """The witness goes on from start to start without a word."""
