@@ -138,8 +138,6 @@ class OverwriteCheck:
             hole = os.lseek(descriptor, 0, os.SEEK_HOLE)
         except OSError:
             return False  # the file system does not know
-        if hole >= self._end(frames):
-            return False
         within = max(hole - HEAD, 0) // (FRAME_HEAD + self._page)  # the hole may begin behind this frame's header
         heads = (os.pread(descriptor, FRAME_HEAD, self._end(frame)) for frame in range(within, min(within + 2, frames)))
         return any(head[_SALTS] != salts for head in heads)

@@ -131,6 +131,26 @@ async def test_what_does_not_follow_is_refused_whole(world: World) -> None:
 
 
 @log_test
+async def test_what_is_taken_over_counts_as_what_came_in(world: World) -> None:
+    """Events of one time, as of one commit, are in order; their bytes count; and the next event is not older."""
+    await make(world.log)
+    events = [msgspec.structs.replace(each, received_at=4e9) for each in exported(1, 3)]
+    await world.log.import_events("b", events, {})
+    assert world.log.held("b") == (3, sum(each.size for each in events))
+    await world.log.append("b", event())
+    assert [each.received_at for each in await read_all(world.log)] == [4e9] * 4
+
+
+@log_test
+async def test_a_stub_is_as_large_as_what_comes_with_it(world: World) -> None:
+    """Else its size is wrong, and nothing is taken over."""
+    await make(world.log)
+    with pytest.raises(Invalid):
+        await world.log.import_events("b", exported(1, 1), {1: exported(1, 1)[0].size - 1})
+    assert (await world.log.bounds("b")).head == 0
+
+
+@log_test
 async def test_stubs_stay_stubs(world: World) -> None:
     """The place of an ephemeral event is taken over with its size, and its content is not there."""
     await make(world.log)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from relay_tornado.errors import CursorLost
-from relay_tornado.log.lineage import Placed, gap_behind, place_cursor, position_id
+from relay_tornado.log.lineage import Placed, gap_behind, gap_within, holds, place_cursor, position_id
 from relay_tornado.model import Bounds, Cursor, Epoch, Gap
 
 A, B, C = "aaaaaaaaaaaa", "bbbbbbbbbbbb", "cccccccccccc"
@@ -53,6 +53,22 @@ def test_place_cursor(bounds: Bounds, cursor: Cursor | None, placed: Placed) -> 
 def test_a_gap_behind_a_reader(seq: int, lost: CursorLost, gap: Gap) -> None:
     """What is missing before where reading goes on, and why."""
     assert gap_behind(OPEN, seq, lost) == gap
+
+
+def test_a_gap_behind_some_copies_of_an_event() -> None:
+    """It begins with the event, whose other copies are missing, too; before the first event there is none."""
+    assert gap_within(Cursor(C, 25, 2), Gap("reset", 26, 28)) == Gap("reset", 25, 28)
+    assert gap_within(Cursor(C, 25, 2), Gap("reset", 27, 28)) == Gap("reset", 27, 28)
+    assert gap_within(Cursor(A, 0, 2), Gap("retention", 1, 4)) == Gap("retention", 1, 4)
+
+
+@pytest.mark.parametrize(
+    ("id", "held"),
+    [(Cursor(A, 4), False), (Cursor(A, 5), True), (Cursor(B, 5), False), (Cursor(C, 30), True), (Cursor(C, 31), False)],
+)
+def test_which_events_a_log_has(id: Cursor, held: bool) -> None:
+    """Those that are kept, by the id that they got."""
+    assert holds(OPEN, id) is held
 
 
 def test_what_a_log_never_held_is_no_gap() -> None:

@@ -173,6 +173,8 @@ async def test_a_block_that_ends_before_the_head_is_read_again(io_loop: IOLoop, 
     await fill(world.log, 3)
     assert world.log.peek("b", 5, 9, MANY) is None
     assert [each.seq for each in await world.log.read("b", 5, 9, MANY)] == [6, 7, 8]
+    pages = world.log._pages
+    assert pages.used == sum(block.cost for block in pages._blocks.values())
     await world.close()
 
 

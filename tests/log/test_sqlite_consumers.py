@@ -336,3 +336,14 @@ async def test_who_has_nothing_to_save_keeps_nobody_waiting(disk: SqliteWorld, m
     store.save(KEY._replace(name="idle"), lambda: None)
     store.save(KEY, lambda: Changes(7))
     await until(lambda: floors(disk.database.path)["worker"] == 7)
+
+
+@log_test
+async def test_nobody_waits_for_a_consumer_that_is_deleted(disk: SqliteWorld) -> None:
+    """There is nothing left to save, which is no error."""
+    store = await begin(disk, "worker")
+    store.save(KEY, lambda: Changes(7))
+    saved = asyncio.ensure_future(store.saved())
+    await asyncio.sleep(0)
+    store.forget("b")
+    await saved

@@ -49,6 +49,7 @@ async def test_an_error_of_the_commit_itself(settings: Settings, faults: Faults,
     database = await Database.open(settings, factory=faults.factory)
     kept: list[list[str]] = []
     database.keep(names, kept.append)
+    before = database.commits
     fault = once("COMMIT", sqlite3.SQLITE_IOERR_FSYNC)
     if done:
         faults.after = fault
@@ -60,6 +61,7 @@ async def test_an_error_of_the_commit_itself(settings: Settings, faults: Faults,
     there = ["a"] if done else []
     assert kept == [there, ["announced b"]]
     assert await database.read(names) == [*there, "b"]
+    assert database.commits == before + len(there) + 2  # one of them after the file was opened anew
     # The connection is another one, set up as the first one was.
     assert await database.write(lambda raw: raw.execute("PRAGMA temp_store").fetchone()) == (2,)
     await database.close()
