@@ -214,6 +214,37 @@ async def test_a_sum_of_sizes_that_can_not_be_checked(disk: SqliteWorld, monkeyp
 
 
 @log_test
+async def test_a_number_of_events_that_can_not_be_checked(disk: SqliteWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where events can't be counted as many stay as without that, and not one alone."""
+    await make(disk.log, events=50)
+    monkeypatch.setattr(size_check, "_OLDEST", "SELECT json_extract(CAST(x'ff' AS TEXT), ?, ?, ?)")
+    monkeypatch.setattr(rows, "is_damage", lambda error: True)
+    assert await disk.log.trim("b", Retention(None, 20, None), None) == 30
+
+
+@log_test
+async def test_a_sum_of_sizes_that_an_append_meets(disk: SqliteWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes in while events are counted is not taken for wrong."""
+    await make(disk.log, events=50, size=100)
+    with behind(disk) as raw:
+        raw.execute("UPDATE log SET bytes = bytes + 1000000")
+    await disk.reopen()
+    read = disk.log._trimming._read
+
+    async def meet(job: Any) -> Any:
+        found = await read(job)
+        if found == (50 * SIZE, 0):
+            await fill(disk.log, 5, size=100)
+        return found
+
+    disk.log._trimming._read = meet  # type: ignore[method-assign]
+    with capture_logs():
+        await disk.log.trim("b", Retention(None, None, 40 * SIZE), None)
+    held = disk.log.held("b")
+    assert held == (40, 40 * SIZE)
+
+
+@log_test
 async def test_a_sum_of_sizes_that_a_trim_meets(disk: SqliteWorld) -> None:
     """What leaves while events are counted is no error; they are counted once more."""
     await make(disk.log, events=50, size=100)

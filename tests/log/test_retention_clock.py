@@ -51,6 +51,29 @@ def test_a_jump_puts_it_off_for_an_hour() -> None:
         assert [entry["event"] for entry in logs] == ["clock_jumped"]
 
 
+def test_a_jump_shortens_no_grace() -> None:
+    """Soon after a start, the hour's wait may end first."""
+    clocks = Clocks()
+    policy = clock(clocks, grace=10_000.0)
+    clocks.wall += 86_400.0
+    assert not policy.by_age()
+    clocks.passes(9_999.0)
+    assert not policy.by_age()
+    clocks.passes(1.0)
+    assert policy.by_age()
+
+
+def test_a_jump_is_known_to_an_hour() -> None:
+    """The clock may have been wrong by so much more when the first event came, without a jump that was noticed."""
+    clocks = Clocks()
+    policy = clock(clocks, grace=0.0)
+    clocks.passes(60.0)
+    clocks.wall += 5_000.0
+    with capture_logs():
+        policy.by_age()
+    assert policy.age(10.0) == 10.0 + 5_000.0 + 60.0 - 10.0 + 3600.0
+
+
 def test_a_small_correction_is_no_jump() -> None:
     """What a time service does, and time asleep that both clocks count, changes nothing."""
     clocks = Clocks()

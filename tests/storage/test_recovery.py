@@ -43,6 +43,21 @@ async def test_an_error_before_the_commit(database: Database, faults: Faults, st
 
 
 @storage_test
+async def test_a_transaction_that_can_not_be_rolled_back(database: Database, faults: Faults) -> None:
+    """Whatever error ended it, the file is opened anew: the next transaction could not begin."""
+
+    def fails(raw: sqlite3.Connection) -> None:
+        put("a")(raw)
+        raise ValueError("by intent")
+
+    faults.before = once("ROLLBACK", sqlite3.SQLITE_IOERR)
+    with capture_logs(), pytest.raises(Unavailable):
+        await database.write(fails)
+    await database.write(put("b"))
+    assert await database.read(names) == ["b"]
+
+
+@storage_test
 @pytest.mark.parametrize("done", [False, True])
 async def test_an_error_of_the_commit_itself(settings: Settings, faults: Faults, done: bool) -> None:
     """Nobody can know whether it was stored, so it is Unknown; what keeps rows in memory reads them again first."""
