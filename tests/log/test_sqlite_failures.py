@@ -7,6 +7,7 @@ import contextlib
 import sqlite3
 from collections import deque
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
@@ -243,6 +244,22 @@ async def test_what_was_read_of_what_is_gone_is_not_read_again(faulty: SqliteWor
     await settled(faulty)
     await faulty.log.append("b", event(b"new"))
     assert [e.body for e in await read_all(faulty.log, after=2)] == [b"0003", b"new"]
+
+
+@log_test
+async def test_what_waits_is_refused_while_the_file_can_not_be_opened(tmp_path: Path, faults: Faults) -> None:
+    """At once: nobody knows how long that lasts."""
+    world = await SqliteWorld.open(tmp_path, faults.factory, commit_events=1)
+    await make(world.log)
+    faults.before = once("INSERT OR FAIL INTO event", sqlite3.SQLITE_IOERR)
+    faults.opening = sqlite3.SQLITE_CANTOPEN
+    with capture_logs():
+        found = await asyncio.gather(*(world.log.append("b", event()) for _ in range(3)), return_exceptions=True)
+    assert [type(each) for each in found] == [Unavailable] * 3
+    faults.heal()
+    await settled(world)
+    assert (await world.log.append("b", event())).seq == 1
+    await world.close()
 
 
 @log_test

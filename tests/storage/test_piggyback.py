@@ -211,6 +211,23 @@ async def test_it_survives_the_file_being_opened_anew(
 
 
 @storage_test
+async def test_it_lacks_memory(database: Database) -> None:
+    """That is no fault of what it writes, which is tried again; the transaction goes on without it."""
+
+    class Short(Passenger):
+        def write(self, raw: sqlite3.Connection) -> None:
+            if not self.told:
+                raise MemoryError
+            super().write(raw)
+
+    rider = Short(database)
+    database.ride(rider)
+    await database.write(put("work"))
+    await until(lambda: rider.told == ["undone", "committed"])
+    assert await database.read(names) == ["work", "rider"]
+
+
+@storage_test
 async def test_it_finds_the_disk_full(database: Database) -> None:
     """SQLite rolls the transaction back then: that is told as it is to whoever wrote in it, and all is tried again."""
 
