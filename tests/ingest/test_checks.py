@@ -115,6 +115,16 @@ async def test_rates_of_an_input_and_of_its_bucket() -> None:
 
 
 @pytest.mark.gen_test
+async def test_a_new_rate_begins_anew() -> None:
+    """Whoever is over it is told to wait for whole seconds, and no less than it takes."""
+    bench = await Bench(replace_input(rate_limit=RateLimit(1, 60.0))).open()
+    assert [(await bench.send()).status for _ in range(2)] == [200, 429]
+    await bench.registry.put("bucket", BUCKET.id, replace_input(rate_limit=RateLimit(2, 0.5)))
+    assert [(await bench.send()).status for _ in range(3)] == [200, 200, 429]
+    assert ("Retry-After", "1") in (await bench.send()).headers
+
+
+@pytest.mark.gen_test
 async def test_refused_signatures_and_senders_that_leave_do_not_count() -> None:
     """Nobody uses up an input's rate by what is not stored."""
     bench = await Bench(replace_input(verify=VERIFYING.inputs[0].verify, rate_limit=RateLimit(2, 60.0))).open()

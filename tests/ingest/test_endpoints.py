@@ -70,6 +70,7 @@ async def test_where_a_target_leads_is_looked_up_anew_after_a_change() -> None:
     again = endpoints.find(target, "")
     assert again is not None
     assert again.endpoint.max_body == 3
+    assert endpoints.find(target, "") is again
     for number in range(5000):
         assert endpoints.find(b"/v1/webhooks/in-1/%d" % number, "") is not None
     assert len(endpoints._places) <= 4096

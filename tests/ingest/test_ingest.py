@@ -19,6 +19,7 @@ from relay_tornado.model import Appended, Bucket, BucketAuth, Dedupe, NewEvent, 
 from relay_tornado.wire.answers import Answer
 from tests.ingest.world import BUCKET, HEADERS, INPUT, Bench, FailingLog, finish, replace_input
 from tests.log.memory import MemoryEventLog
+from tests.waiting import until
 
 pytestmark = pytest.mark.usefixtures("ways")
 
@@ -142,6 +143,8 @@ async def test_a_change_while_the_body_comes(before: Bucket, after: Bucket | Non
     outlines = await bench.log.outline(BUCKET.id, 1, 9)
     assert [each.stub for each in outlines] == ([after is not None and after.ephemeral] if status == 200 else [])
     assert bench.ingest.buffered == 0
+    refused = 0 if status == 200 else 1
+    assert sum(bench.ingest.counters.rejections.values()) == len(bench.ingest.refusals.documents()) == refused
 
 
 @pytest.mark.gen_test
@@ -169,6 +172,18 @@ async def test_credentials_that_are_asked_for_while_the_body_comes() -> None:
     upload = bench.upload(4, headers)
     after = dataclasses.replace(BUCKET, auth=BucketAuth("token", token="s3cret"))
     await bench.registry.put("bucket", BUCKET.id, after)
+    assert upload.feed(b"body") is None
+    assert (await finish(upload)).status == 200
+    assert [event.headers for event in await bench.events()] == [b"A: b\r\n"]
+
+
+@pytest.mark.gen_test
+async def test_another_change_while_the_body_comes() -> None:
+    """Credentials that the head has shown are still good."""
+    before = dataclasses.replace(BUCKET, auth=BucketAuth("token", token="s3cret"))
+    bench = await Bench(before).open()
+    upload = bench.upload(4, b"A: b\r\nAuthorization: Bearer s3cret\r\n")
+    await bench.registry.put("bucket", BUCKET.id, dataclasses.replace(before, name="sales"))
     assert upload.feed(b"body") is None
     assert (await finish(upload)).status == 200
     assert [event.headers for event in await bench.events()] == [b"A: b\r\n"]
@@ -360,6 +375,19 @@ async def test_what_could_not_be_stored(error: BaseException, status: int, retry
     assert str(error) == "" or str(error).encode() not in answer.body
 
 
+@pytest.mark.gen_test
+async def test_a_bucket_that_is_deleted_before_the_commit() -> None:
+    """It is gone for good, and so its sender is told."""
+    log = FailingLog()
+    log.error = errors.BucketGone(BUCKET.id)
+    bench = await Bench(log=log).open()
+    answers: list[Answer] = []
+    bench.upload(0).finish(answers.append)
+    await bench.registry.delete("bucket", BUCKET.id)
+    await until(lambda: answers)
+    assert [answer.status for answer in answers] == [404]
+
+
 BASIC = dataclasses.replace(BUCKET, auth=BucketAuth("basic", username="Aladdin", password="open sesämi:"))
 BEARER = dataclasses.replace(BUCKET, auth=BucketAuth("token", token="s3cret"))
 GOOD_BASIC = b"Basic " + base64.b64encode("Aladdin:open sesämi:".encode())
@@ -380,7 +408,10 @@ async def test_bucket_auth(bucket: Bucket, lines: bytes) -> None:
     bench = await Bench(bucket).open()
     headers = b"A: 1\r\n" + lines + b"X-Authorization: kept\r\nB:  2 \n"
     assert (await bench.send(headers=headers)).status == 200
-    assert (await bench.events())[0].headers == b"A: 1\r\nX-Authorization: kept\r\nB:  2 \n"
+    deduping = dataclasses.replace(bucket, dedupe=Dedupe("A", 60))
+    await bench.registry.put("bucket", bucket.id, deduping)
+    assert (await bench.send(headers=headers)).status == 200
+    assert [event.headers for event in await bench.events()] == [b"A: 1\r\nX-Authorization: kept\r\nB:  2 \n"] * 2
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from relay_tornado.model import Dedupe, Output
 from relay_tornado.registry.routes import Routes
 from tests.failing import once
 from tests.ingest.world import BUCKET, Bench, finish
+from tests.waiting import until
 
 
 class Full:
@@ -63,6 +64,25 @@ async def test_what_can_not_be_handed_to_the_log_waits_for_no_output(monkeypatch
     assert (await bench.send(body=b"x")).status == 200
     assert set(full.coming) == {0}
     assert len(await bench.events()) == 2
+
+
+@pytest.mark.gen_test
+async def test_what_is_being_committed_counts_as_queued() -> None:
+    """Until it is committed: from then on the queue itself counts it, before its sender hears of it and goes on."""
+    bench, full = await queued()
+    place = bench.ingest.endpoints.find(b"/v1/webhooks/in-1", "")
+    assert place is not None
+    coming: list[int] = []
+
+    def done(_: object) -> None:
+        bench.ingest.crowded(place.endpoint)
+        coming.append(full.coming[-1])
+
+    for _ in range(3):
+        assert bench.ingest.take(place, "POST", b"", b"", "192.0.2.7", done) is None
+    assert full.coming == [0, 1, 2]
+    await until(lambda: len(coming) == 3)
+    assert coming == [2, 1, 0]
 
 
 @pytest.mark.gen_test

@@ -100,6 +100,20 @@ def test_a_refusal_that_goes_on_is_logged_again() -> None:
     ]
 
 
+def test_refusals_are_listed_from_the_last_on() -> None:
+    """By the names that their bucket and input have now."""
+    times = iter((1.0, 2.0, 3.0))
+    found = Refusals(lambda: next(times))
+    found.add(BUCKET, INPUT, "signature")
+    found.add(BUCKET, INPUT, "too_large")
+    assert [each["reason"] for each in found.documents()] == ["too_large", "signature"]
+    found.add(dataclasses.replace(BUCKET, name="sales"), dataclasses.replace(INPUT, name="shop"), "signature")
+    assert [(each["bucket"], each["input"], each["reason"]) for each in found.documents()] == [
+        ("sales", "shop", "signature"),
+        ("orders", INPUT.name, "too_large"),
+    ]
+
+
 def test_lines_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many inputs refuse webhooks; what was left out is counted in the next line."""
     monkeypatch.setattr(refusals, "RATE", RateLimit(2, 2.0))
