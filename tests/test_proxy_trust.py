@@ -148,6 +148,9 @@ def test_a_range_in_ipv6s_form_is_its_ipv4_range() -> None:
     trust = ProxyTrust.parse("::ffff:10.0.0.0/104")
     assert trust.trusts("10.9.9.9")
     assert not trust.trusts("11.0.0.1")
+    everything = ProxyTrust.parse("::/0")
+    assert everything.trusts("2001:db8::1")
+    assert not everything.trusts("10.9.9.9")
 
 
 @pytest.mark.parametrize(

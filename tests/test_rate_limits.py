@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from relay_tornado.model import RateLimit
@@ -72,6 +72,7 @@ def test_log_lines_are_left_out() -> None:
 
 
 @given(st.integers(1, 50), st.floats(0.1, 3600), st.lists(st.floats(0, 100), max_size=200))
+@example(1, 0.7, [0.1] * 40)
 def test_no_more_than_the_rate_and_the_burst(events: int, interval: float, pauses: list[float]) -> None:
     """Over any time no more come through than the burst and what the rate gives; who waits as told gets through."""
     limit = RateLimit(events, interval)

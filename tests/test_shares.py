@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from relay_tornado.shares import Shares
+from tests.starving import each_failing
 
 
 def greedy(shares: Shares[str], user: str) -> int:
@@ -37,6 +40,21 @@ def test_a_first_thing_may_take_everything() -> None:
     shares.give_back("a", 80)
     assert shares.held == 0
     assert shares.fits("a", 100)
+
+
+def test_there_is_no_memory_for_what_is_taken() -> None:
+    """Then nothing is; and what was there is still whole."""
+    made: list[Shares[str]] = []
+
+    def make() -> Callable[[], None]:
+        made.append(shares := Shares(1000))
+        shares.take("a", 400)
+        return lambda: shares.take("b", 500)
+
+    for _ in each_failing(make):
+        assert (made[-1].held, made[-1].fits("b", 600)) == (400, True)
+    assert len(made) > 1
+    assert made[-1].held == 900
 
 
 def test_a_part_of_a_thing_beside_others() -> None:

@@ -94,6 +94,12 @@ def test_an_ordinary_webhook() -> None:
     )  # fmt: skip
 
 
+def test_only_the_first_bytes_count() -> None:
+    """What a buffer holds behind them came from somebody else."""
+    assert read_head(bytearray(PLAIN), len(PLAIN)) is not None
+    assert read_head(bytearray(PLAIN), len(PLAIN) - 1) is None
+
+
 @pytest.mark.parametrize(
     ("lines", "length", "keeps"),
     [
