@@ -29,7 +29,7 @@ class Admission:
         """Returns when the caller may proceed."""
         if self._timer.at is None:
             self._timer.soon()
-        if self._left and not self._waiting:
+        if self._left:
             self._let_through()
             return
         future = self._loop.create_future()

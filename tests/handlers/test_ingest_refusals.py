@@ -88,12 +88,18 @@ async def test_a_sender_that_never_ends_is_cut() -> None:
 
 @pytest.mark.gen_test
 async def test_a_head_that_is_too_long(folder: Path | None) -> None:
-    """431 in words, read also by a sender that sends on."""
+    """431 in words, read also by a sender that sends on, whether it is there as a whole or not."""
     async with edge(folder, max_header=2000) as site, Raw(site.port) as raw:
         assert (await raw.ask(request(URL, headers=b"A: %b\r\n" % (b"x" * 1500)))).status == 200
-        for extra in (b"x" * 3000, b"x" * 200_000):
+        long = b"x" * 3000
+        for rest in (
+            long,
+            b"x" * 200_000,
+            long + b"\r\nHost: h\r\n\r\n",
+            long + b"\r\nHost: h\r\nContent-Length: 1\r\n\r\n",
+        ):
             async with Raw(site.port) as other:
-                reply = await other.ask(b"POST %b HTTP/1.1\r\nA: %b" % (URL, extra))
+                reply = await other.ask(b"POST %b HTTP/1.1\r\nA: %b" % (URL, rest))
                 assert (reply.status, reply.header("Connection")) == (431, "close")
                 assert b"longer than the 2000 bytes" in reply.body
                 assert await other.closed() == b""
@@ -113,7 +119,7 @@ async def test_a_head_as_long_as_is_allowed(target: bytes) -> None:
 @pytest.mark.gen_test
 async def test_a_slow_sender_is_cut() -> None:
     """A body that does not arrive in its time is answered 408, the connection closes, and its bytes are let go."""
-    async with edge(body_timeout=0.2) as site, Raw(site.port) as raw:
+    async with edge(body_timeout=0.2, head_timeout=600.0, idle_timeout=600.0) as site, Raw(site.port) as raw:
         raw.send(request(URL, b"body")[:-2])
         reply = await raw.reply()
         assert (reply.status, reply.header("Connection")) == (408, "close")

@@ -370,6 +370,28 @@ async def test_a_reset() -> None:
         assert DIRECT.certificate is None
 
 
+@pytest.mark.gen_test
+async def test_a_header_that_looks_like_a_webhook(transport: str) -> None:
+    """It is none where a head that goes on with it comes in two pieces."""
+    begun, rest = b"POST %b HTTP/1.1\r\nX-A: " % URL, b"PUT %b/x HTTP/1.1\r\nHost: h\r\n\r\n" % URL
+    async with edge(transport=transport) as site, Raw(site.port) as raw:
+        raw.send(begun)
+        await until(lambda: [each.unfinished for each in site.site.listener.connections] == [len(begun)])
+        assert (await raw.ask(rest)).status == 200
+        assert [(event.method, event.headers) for event in await site.events()] == [
+            ("POST", b"X-A: PUT %b/x HTTP/1.1\r\nHost: h\r\n" % URL)
+        ]
+
+
+@pytest.mark.gen_test
+async def test_answers_leave_at_once(transport: str) -> None:
+    """The kernel holds none back to send it with the next."""
+    async with edge(transport=transport) as site, Raw(site.port) as raw:
+        assert (await raw.ask(request(URL, b"x"))).status == 200
+        [connection] = site.site.listener.connections
+        assert connection.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 class _Busy:
     """A socket that takes nothing when it is told something for the first time."""
 
