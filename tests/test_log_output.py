@@ -141,9 +141,9 @@ def test_failed_handshakes_are_not_logged() -> None:
     assert [line["event"] for line in lines(stream)] == ["something else"]
 
 
-@pytest.mark.parametrize("own", [True, False], ids=["the relay's", "a library's"])
+@pytest.mark.parametrize("how", ["the error", "the error at hand", "a library's", "in a thread"])
 @pytest.mark.gen_test
-async def test_a_want_of_memory_has_lost_tasks_looked_for(own: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_want_of_memory_has_lost_tasks_looked_for(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A library wakes who waits, and what fails at that is caught and logged: the loop is told of nothing."""
     loop = asyncio.get_running_loop()
     opened()
@@ -156,8 +156,14 @@ async def test_a_want_of_memory_has_lost_tasks_looked_for(own: bool, monkeypatch
         try:
             future.set_result(None)
         except MemoryError as error:
-            if own:
-                structlog.get_logger("relay_tornado").error("handler_failed", exc_info=error)
+            log = structlog.get_logger("relay_tornado")
+            if how == "the error":
+                log.error("handler_failed", exc_info=error)
+            elif how == "the error at hand":
+                log.exception("handler_failed")
+            elif how == "in a thread":
+                loop.set_debug(True)  # in which only what may come from a thread is let in from one
+                await asyncio.to_thread(log.error, "handler_failed", exc_info=error)
             else:
                 logging.getLogger("tornado.application").error("Uncaught exception", exc_info=True)
     await until(waiting.done)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 import types
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -368,6 +369,20 @@ def test_a_timer_that_the_loop_has_not(loop: str, lost: str, monkeypatch: pytest
     on(loop, test)
 
 
+async def test_a_timer_that_is_only_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is called once, where it is found before the loop comes to it."""
+    monkeypatch.setattr(module, "_LATE", 0.0)
+    called: list[int] = []
+    timers = [Timer(lambda: called.append(1)) for _ in range(2)]
+    timers[0].soon()
+    timers[1].after(0.0)
+    time.sleep(0.01)  # for the clock to go on
+    Timer.look()
+    assert called == [1, 1]
+    await asyncio.sleep(0.02)
+    assert called == [1, 1]
+
+
 @pytest.mark.usefixtures("soon")
 async def test_a_step_without_memory() -> None:
     """It is done again, where it has not set a time itself or cancelled the timer; other errors are the loop's."""
@@ -385,16 +400,24 @@ async def test_a_step_without_memory() -> None:
         done.append(4)
         raise MemoryError
 
+    def sets() -> None:
+        later.after(3600)
+        done.append(5)
+        raise MemoryError
+
     rounds = watch_timers()
-    failing, cancelled = Timer(fails), Timer(cancels)
+    failing, cancelled, later = Timer(fails), Timer(cancels), Timer(sets)
     Timer(once(once(lambda: done.append(1)), after=1)).soon()
     failing.soon()
     cancelled.soon()
+    later.soon()
     with capture_logs() as logs:
         await until(lambda: 1 in done)
     await asyncio.sleep(0.1)
-    assert sorted(done) == [1, 3, 4]
-    assert [type(each["exception"]) for each in told] == [MemoryError, ZeroDivisionError, MemoryError]
+    assert sorted(done) == [1, 3, 4, 5]
+    assert [type(each["exception"]) for each in told] == [MemoryError, ZeroDivisionError, MemoryError, MemoryError]
+    assert cancelled.at is None
+    later.cancel()
     assert [each["event"] for each in logs] == ["timer_failed"]
     rounds.cancel()
 

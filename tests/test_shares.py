@@ -83,5 +83,5 @@ def test_what_is_held_is_what_was_taken(steps: list[tuple[str, int, bool]]) -> N
     for user, amounts in held.items():
         while amounts:
             shares.give_back(user, amounts.pop())
-    assert shares.held == 0
+    assert shares.held == len(shares._by_user) == 0
     assert shares.fits("a", 100)

@@ -254,3 +254,18 @@ async def test_bodies_that_stall_keep_out_only_their_own_input() -> None:
         statuses = [(await raw.ask(b"x" * 10)).status for raw in stalled]
         assert sorted(statuses) == 7 * [200] + 8 * [503]
         assert site.site.ingest.buffered == 0
+
+
+@pytest.mark.gen_test
+async def test_the_rest_of_a_refused_body_is_no_webhook() -> None:
+    """It was refused when there was no room for it, and what still comes of it is dropped, though there is room now."""
+    async with edge(ingest_buffer=100_000) as site, Raw(site.port) as first, Raw(site.port) as second:
+        first.send(request(URL, b"x" * 90_000)[:-10])
+        await until(lambda: site.site.ingest.buffered == 89_990)
+        second.send(request(URL, b"y" * 20_000)[:-10])
+        assert (await second.reply()).status == 503
+        assert (await first.ask(b"x" * 10)).status == 200
+        second.send(b"y" * 10)
+        assert await second.closed() == b""
+        await until(lambda: len(site.site.listener.connections) == 1)
+        assert [event.body for event in await site.events()] == [b"x" * 90_000]

@@ -53,6 +53,9 @@ def test_an_address_has_three_times_what_it_leaves_free() -> None:
         assert not peers.crowds(address, 1)
     peers.remove("2001:db8::3")
     assert not peers.crowds("2001:db8::4", 2)
+    for address in ("198.51.100.1", "2001:db8::1", "2001:db8::2", "2001:db8:0:1::1", "192.0.2.1"):
+        peers.remove(address)
+    assert not peers._open  # or the memory would fill with addresses
 
 
 @pytest.mark.gen_test

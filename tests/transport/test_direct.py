@@ -384,6 +384,21 @@ async def test_a_header_that_looks_like_a_webhook(transport: str) -> None:
 
 
 @pytest.mark.gen_test
+async def test_a_head_behind_a_longer_one(transport: str) -> None:
+    """It is read at its end, whatever was looked through of the one before, and is no part of a head any more then."""
+    long, short = request(URL + b"/" + b"a" * 1000, b"x"), request(URL, b"body")
+    async with edge(transport=transport) as site, Raw(site.port) as raw:
+        raw.send(long[:-500])
+        await until(lambda: [each.unfinished for each in site.site.listener.connections] == [len(long) - 500])
+        assert (await raw.ask(long[-500:])).status == 200
+        raw.send(short[:-1])
+        await until(lambda: site.site.ingest.buffered)
+        assert [each.unfinished for each in site.site.listener.connections] == [0]
+        assert (await raw.ask(short[-1:])).status == 200
+        assert [event.body for event in await site.events()] == [b"x", b"body"]
+
+
+@pytest.mark.gen_test
 async def test_answers_leave_at_once(transport: str) -> None:
     """The kernel holds none back to send it with the next."""
     async with edge(transport=transport) as site, Raw(site.port) as raw:
@@ -410,7 +425,8 @@ class _Busy:
 
 
 @pytest.mark.gen_test
-async def test_an_answer_that_nothing_leaves_of_at_once() -> None:
+@pytest.mark.parametrize(("target", "status"), [(URL, 200), (URL + b"x", 404)], ids=["stored", "refused"])
+async def test_an_answer_that_nothing_leaves_of_at_once(target: bytes, status: int) -> None:
     """It leaves later, whole, and so does the next one."""
     async with edge() as site, Raw(site.port) as raw:
         assert (await raw.ask(request(URL, b"first"))).status == 200
@@ -418,9 +434,10 @@ async def test_an_answer_that_nothing_leaves_of_at_once() -> None:
         assert isinstance(connection, DirectConnection)
         busy = _Busy(connection.socket)
         connection.socket = busy  # type: ignore[assignment]
-        raw.send(request(URL, b"second") * 2)
-        assert [(await raw.reply()).status for _ in range(2)] == [200, 200]
-        assert (busy.refused, len(await site.events())) == (1, 3)
+        raw.send(request(target, b"second") + request(URL, b"third"))
+        assert [(await raw.reply()).status for _ in range(2)] == [status, 200]
+        assert busy.refused == 1
+        assert len(await site.events()) == (3 if status == 200 else 2)
 
 
 def _deaf(connection: DirectConnection) -> bool:

@@ -127,6 +127,23 @@ async def test_a_handed_over_connection_keeps_its_peer() -> None:
 
 
 @pytest.mark.gen_test
+async def test_a_proxy_names_each_sender_and_host() -> None:
+    """Of a webhook in one piece and of one in two."""
+    async with edge(entrance=Entrance(trust=ProxyTrust.parse("127.0.0.1"))) as site, Raw(site.port) as proxy:
+        await site.change(input={"custom_domain": "hooks.example"})
+        for number in range(4):
+            lines = b"X-Forwarded-For: 192.0.2.%d\r\nX-Forwarded-Host: hooks.example\r\n" % number
+            asked = request(b"/", b"body", lines)
+            if number % 2:
+                proxy.send(asked[:-1])
+                await until(lambda: site.site.ingest.buffered)
+                asked = asked[-1:]
+            assert (await proxy.ask(asked)).status == 200
+        assert kind(site) is DirectConnection
+        assert [event.remote_ip for event in await site.events()] == [f"192.0.2.{number}" for number in range(4)]
+
+
+@pytest.mark.gen_test
 async def test_nor_does_it_wait_behind_tornado(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same where Tornado has the connection."""
     async with edge(transport="tornado") as site, Raw(site.port) as raw:
