@@ -152,10 +152,12 @@ async def watching(certificate: Certificate) -> AsyncIterator[None]:
 
 @pytest.mark.gen_test
 async def test_a_client_of_today_is_served(files: Files) -> None:
-    """TLS 1.3 and 1.2 with forward secrecy, HTTP/1.1 agreed on, the name verified; nothing older."""
+    """TLS 1.3 and 1.2 with forward secrecy, authenticated encryption, HTTP/1.1 agreed on, the name verified; nothing
+    older."""
     files.put(issue(key_type=trustme.KeyType.RSA))  # with which the old ways would do too
     certificate = files.load()
     assert certificate.context.minimum_version == ssl.TLSVersion.TLSv1_2
+    assert certificate.context.options & ssl.OP_NO_RENEGOTIATION
     async with serving(certificate) as port:
         for version in (ssl.TLSVersion.TLSv1_3, ssl.TLSVersion.TLSv1_2):
             context = trusting()
@@ -166,11 +168,12 @@ async def test_a_client_of_today_is_served(files: Files) -> None:
             assert client.session.selected_alpn_protocol() == "http/1.1"
             assert client.session.cipher()[1] == ("TLSv1.3" if version == ssl.TLSVersion.TLSv1_3 else "TLSv1.2")  # type: ignore[index]
             await client.close()
-        old = trusting()
-        old.maximum_version = ssl.TLSVersion.TLSv1_2
-        old.set_ciphers("AES256-SHA:AES128-GCM-SHA256")
-        with pytest.raises((ssl.SSLError, ConnectionError)):
-            await Client.connect(port, old)
+        for ciphers in ("AES256-SHA:AES128-GCM-SHA256", "ECDHE-RSA-AES128-SHA256:ECDHE-RSA-AES256-SHA384"):
+            old = trusting()
+            old.maximum_version = ssl.TLSVersion.TLSv1_2
+            old.set_ciphers(ciphers)
+            with pytest.raises((ssl.SSLError, ConnectionError)):
+                await Client.connect(port, old)
 
 
 @pytest.mark.gen_test
@@ -277,6 +280,22 @@ async def test_files_that_do_not_change_are_not_loaded_again(files: Files) -> No
         for _ in range(20):
             await asyncio.sleep(0.01)
     assert certificate.context is before
+
+
+@pytest.mark.gen_test
+async def test_files_that_can_be_used_again_are(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where nothing is seen to have changed, such as where their mode has."""
+    certificate = files.load()
+
+    def fail(_: Certificate) -> None:
+        raise StartupError("not yet")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Certificate, "_load", fail)
+        certificate.reload()
+    assert certificate.problem == "not yet"
+    async with watching(certificate):
+        await until(lambda: certificate.problem == "")
 
 
 def _missing(files: Files) -> None:

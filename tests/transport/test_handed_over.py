@@ -144,6 +144,24 @@ async def test_a_proxy_names_each_sender_and_host() -> None:
 
 
 @pytest.mark.gen_test
+@pytest.mark.parametrize("transport", ["direct", "tornado"])
+async def test_what_a_proxy_says_of_one_request_is_not_true_of_the_next(transport: str) -> None:
+    """Its connections carry those of many clients."""
+    trust = ProxyTrust.parse("127.0.0.1")
+    async with edge(transport=transport, entrance=Entrance(trust=trust)) as site, Raw(site.port) as proxy:
+        await site.change(input={"custom_domain": "hooks.example"})
+        said = b"X-Forwarded-Host: hooks.example\r\nX-Forwarded-Proto: https\r\n"
+        assert (await proxy.ask(request(b"/", b"body", said))).status == 200
+        [connection] = site.site.listener.connections
+        assert not isinstance(connection, TornadoConnection) or connection.protocol == "https"
+        assert (await proxy.ask(request(b"/", b"body"))).status == 404
+        [connection] = site.site.listener.connections
+        assert isinstance(connection, TornadoConnection)
+        assert connection.protocol == "http"
+        assert len(await site.events()) == 1
+
+
+@pytest.mark.gen_test
 async def test_nor_does_it_wait_behind_tornado(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same where Tornado has the connection."""
     async with edge(transport="tornado") as site, Raw(site.port) as raw:
