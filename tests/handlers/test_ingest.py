@@ -230,6 +230,16 @@ async def test_a_malformed_request_to_nowhere(framing: bytes) -> None:
 
 
 @pytest.mark.gen_test
+async def test_http_1_0_knows_no_chunks() -> None:
+    """A request with them came through something that did not read them (RFC 9112, 6.1): its end is in doubt."""
+    async with edge() as site, Raw(site.port) as raw:
+        reply = await raw.ask(CHUNKED.replace(b"HTTP/1.1", b"HTTP/1.0") + b"1\r\nx\r\n0\r\n\r\n")
+        assert (reply.status, reply.header("Connection")) == (400, "close")
+        assert await raw.closed() == b""
+        assert await site.events() == []
+
+
+@pytest.mark.gen_test
 async def test_equal_lengths() -> None:
     """A Content-Length that a proxy doubled counts once."""
     async with edge() as site, Raw(site.port) as raw:

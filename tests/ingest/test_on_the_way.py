@@ -83,6 +83,10 @@ async def test_what_is_being_committed_counts_as_queued() -> None:
     assert full.coming == [0, 1, 2]
     await until(lambda: len(coming) == 3)
     assert coming == [2, 1, 0]
+    full.full = True
+    refusal = bench.ingest.take(place, "POST", b"", b"", "192.0.2.7", done)
+    assert refusal is not None
+    assert refusal.status == 429
 
 
 @pytest.mark.gen_test
