@@ -477,7 +477,7 @@ async def test_dedupe_auto(name: bytes) -> None:
     assert (await bench.send(headers=two, body=b"body", chunks=2)).status == 200
     assert len(await bench.events()) == 1
     assert (await bench.send(headers=name + b": 2\r\n", body=b"body")).status == 200
-    assert len(await bench.events()) == 2
+    assert [event.verified for event in await bench.events()] == [None, None]
 
 
 @pytest.mark.gen_test
