@@ -467,9 +467,9 @@ async def test_a_sender_that_resets_while_its_answer_leaves() -> None:
 
 
 @pytest.mark.gen_test
-async def test_a_refused_body_that_does_not_come() -> None:
+async def test_a_refused_body_that_does_not_come(transport: str) -> None:
     """It was answered, and is not a second time: its connection ends when its time is over."""
-    async with edge(body_timeout=0.2) as site, Raw(site.port) as raw:
+    async with edge(transport=transport, body_timeout=0.2) as site, Raw(site.port) as raw:
         raw.send(b"POST %bx HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nx" % URL)
         assert (await raw.reply()).status == 404
         assert await raw.closed() == b""
