@@ -261,6 +261,7 @@ async def test_what_failed_over_it_tells_of_want_too() -> None:
     error.__context__ = MemoryError()
     exception_handler(loop, {"message": "", "exception": error})
     assert await lost == 7
+    assert not module._looks  # or it would be kept
 
 
 async def test_where_a_task_is_can_be_seen() -> None:

@@ -30,11 +30,12 @@ class Full:
 BOUNDED = Output(
     "o-1", 1, "out", 0, 0, internal=False, destination="http://192.0.2.1/", throttle={"max_queue_depth": 1}
 )
+UNBOUNDED = Output("o-2", 2, "another", 0, 0, internal=False, destination="http://192.0.2.1/")
 
 
 async def queued() -> tuple[Bench, Full]:
-    """An ingest over one bucket with such an output."""
-    bench, full = await Bench(dataclasses.replace(BUCKET, outputs=(BOUNDED,))).open(), Full()
+    """An ingest over one bucket with both outputs."""
+    bench, full = await Bench(dataclasses.replace(BUCKET, outputs=(BOUNDED, UNBOUNDED))).open(), Full()
     bench.ingest = Ingest(bench.log, Routes(bench.registry), bench.settings, bench.answers, queue_full=full)
     return bench, full
 
