@@ -19,12 +19,13 @@ def stand_still(seconds: float) -> None:
     cast(VirtualLoop, asyncio.get_running_loop()).passed += seconds
 
 
-async def spend(limit: float, still: float, seconds: float) -> None:
-    """Within the limit, the loop stands still, turns a few times, and then time passes."""
+async def spend(limit: float, still: float, seconds: float, times: int = 1) -> None:
+    """Within the limit, the loop stands still and turns a few times, so many times, and then time passes."""
     async with lateness.timeout(limit):
-        stand_still(still)
-        for _ in range(5):
-            await asyncio.sleep(0)
+        for _ in range(times):
+            stand_still(still)
+            for _ in range(5):
+                await asyncio.sleep(0)
         await asyncio.sleep(seconds)
 
 
@@ -44,10 +45,18 @@ async def test_what_came_while_the_loop_stood_still_is_in_time() -> None:
 @pytest.mark.parametrize(("late", "end"), [(3, 16), (60, 80)])
 @virtual_test
 async def test_an_extension_is_as_long_as_the_loop_was_late(late: float, end: float) -> None:
-    """As long as the limit at most, and it is not extended again."""
+    """As long as the limit at most."""
     with pytest.raises(TimeoutError):
         await spend(10, 10 + late, 100)
     assert asyncio.get_running_loop().time() == pytest.approx(end)
+
+
+@virtual_test
+async def test_a_limit_is_extended_once() -> None:
+    """A loop that is late every time comes to an end."""
+    with pytest.raises(TimeoutError):
+        await spend(10, 13, 0, times=9)
+    assert asyncio.get_running_loop().time() == pytest.approx(26)
 
 
 @virtual_test
