@@ -11,7 +11,7 @@ import pytest
 from relay_tornado.agent import agent as agent_module
 from relay_tornado.agent.agent import Agent, Outcome
 from relay_tornado.agent.request import Request, Shape
-from relay_tornado.agent.target import Answer, Target
+from relay_tornado.agent.target import Answer, Target, Trouble
 from relay_tornado.client.event import Event, Headers
 
 
@@ -45,7 +45,7 @@ class Relay:
 class Fine:
     """A target that answers 200, and who is told of it."""
 
-    async def send(self, request: Request) -> Answer:
+    async def send(self, request: Request) -> Answer | Trouble:
         return Answer(200, {}, b"")
 
     def ended(self, event: Event, outcome: Outcome) -> None: ...
@@ -54,8 +54,12 @@ class Fine:
 class Told(Fine):
     """One that keeps what it is told."""
 
-    def __init__(self) -> None:
+    def __init__(self, status: int = 200) -> None:
+        self.status = status
         self.outcomes: list[Outcome] = []
+
+    async def send(self, request: Request) -> Answer | Trouble:
+        return Answer(self.status, {}, b"")
 
     def ended(self, event: Event, outcome: Outcome) -> None:
         self.outcomes.append(outcome)
@@ -68,10 +72,27 @@ class Slow(Fine):
         self.asked = asyncio.Event()
         self.go = asyncio.Event()
 
-    async def send(self, request: Request) -> Answer:
+    async def send(self, request: Request) -> Answer | Trouble:
         self.asked.set()
         await self.go.wait()
         return await super().send(request)
+
+
+class Away(Told):
+    """One that never answers."""
+
+    async def send(self, request: Request) -> Trouble:
+        return Trouble("away")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failures: list[int] = []
+
+    def delay(self, failures: int) -> float:
+        self.failures.append(failures)
+        return 0.0
+
+    def retrying(self, event: Event, request: Request, result: Answer, tries: int, wait: float) -> None: ...
 
 
 class Busy(Fine):
@@ -149,22 +170,79 @@ async def test_what_waits_for_its_next_try_is_left_undone() -> None:
     assert (relay.finished, agent.open, busy.waits) == ([], 1, [(1, 3600.0)])
 
 
+@pytest.mark.parametrize(
+    ("status", "verdict"), [(200, "delivered"), (302, "delivered"), (404, "refused"), (410, "refused")]
+)
+@pytest.mark.gen_test
+async def test_what_a_final_answer_means(status: int, verdict: str) -> None:
+    """Whatever it says, the event is done after one try."""
+    relay, told = Relay(), Told(status)
+    agent = Agent(cast("Target", told), Shape("http://localhost:1"), cast("Any", told))
+
+    async def events() -> AsyncIterator[Event]:
+        yield relay.event(1)
+
+    await asyncio.wait_for(agent.run(events()), 60)
+    assert [(each.verdict, each.tries) for each in told.outcomes] == [(verdict, 1)]
+    assert relay.finished == ["1"]
+
+
+@pytest.mark.gen_test
+async def test_an_event_has_so_many_tries() -> None:
+    """With longer and longer waits between them. Then it has failed, and is done."""
+    relay, away = Relay(), Away()
+
+    async def events() -> AsyncIterator[Event]:
+        yield relay.event(1)
+
+    some = cast("Any", away)
+    agent = Agent(some, Shape("http://localhost:1"), some, max_tries=3, backoff=some)
+    await asyncio.wait_for(agent.run(events()), 60)
+    assert [(each.verdict, each.tries) for each in away.outcomes] == [("failed", 3)]
+    assert away.failures == [1, 2]
+    assert relay.finished == ["1"]
+
+
 @pytest.mark.gen_test
 async def test_there_is_room_for_the_next_however_many_came() -> None:
     """More than may be unanswered at once, those of other outputs among them: each is done, and none is open."""
-    relay, fine = Relay(), cast("Any", Fine())
+    relay, told = Relay(), Told()
     relay.back.set()
     count = 4 * agent_module.UNANSWERED
 
     async def events() -> AsyncIterator[Event]:
         for seq in range(1, count + 1):
-            yield relay.event(seq, output="ours" if seq % 2 else "other")
+            yield relay.event(seq, output="ours" if seq % 4 else "other")
 
     url = Shape("http://localhost:1")
-    agent = Agent(cast("Target", fine), url, fine, respond=relay.respond, output="ours")
+    agent = Agent(cast("Target", told), url, cast("Any", told), respond=relay.respond, output="ours")
     await asyncio.wait_for(agent.run(events()), 60)
-    assert agent.open == 0
+    assert (agent.open, len(told.outcomes)) == (0, count * 3 // 4)
     assert sorted(map(int, relay.finished)) == list(range(1, count + 1))
+
+
+@pytest.mark.gen_test
+async def test_how_many_are_open_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as the target is asked at once, and so many more whose answers the relay has not taken."""
+    monkeypatch.setattr(agent_module, "UNANSWERED", 3)
+    relay, slow = Relay(), Slow()
+
+    async def events() -> AsyncIterator[Event]:
+        for seq in range(1, 51):
+            yield relay.event(seq)
+
+    agent = Agent(
+        cast("Target", slow), Shape("http://localhost:1"), cast("Any", slow), concurrency=2, respond=relay.respond
+    )
+    running = asyncio.create_task(agent.run(events()))
+    for go, most in ((asyncio.Event(), 2), (slow.go, 5)):
+        go.set()
+        for _ in range(200):
+            await asyncio.sleep(0)
+        assert agent.open == most
+    relay.back.set()
+    await asyncio.wait_for(running, 60)
+    assert (agent.open, sorted(map(int, relay.finished))) == (0, list(range(1, 51)))
 
 
 @pytest.mark.gen_test
@@ -187,6 +265,32 @@ async def test_a_run_after_an_event_was_held_begins_anew() -> None:
     await asyncio.wait_for(agent.run(events("http://localhost:1/")), 60)
     assert (agent.held, agent.open, agent.stopping) == (None, 0, False)
     assert relay.finished == ["1", "2"]
+    await asyncio.sleep(0)
+    assert not [task for task in asyncio.all_tasks() if "Event.wait" in repr(task)]
+
+
+@pytest.mark.gen_test
+async def test_what_its_events_raise_ends_the_run() -> None:
+    """As it is; what was begun is left undone."""
+    relay, slow = Relay(), Slow()
+
+    async def events() -> AsyncIterator[Event]:
+        yield relay.event(1)
+        await slow.asked.wait()
+        raise ConnectionError("gone")
+
+    agent = Agent(cast("Target", slow), Shape("http://localhost:1"), cast("Any", slow), concurrency=2)
+    with pytest.raises(ConnectionError, match="gone"):
+        await asyncio.wait_for(agent.run(events()), 60)
+    assert relay.finished == []
+
+
+@pytest.mark.gen_test
+async def test_once_it_is_stopped_it_does_not_wait_for_another_run() -> None:
+    fine = cast("Any", Fine())
+    agent = Agent(cast("Target", fine), Shape("http://localhost:1"), fine)
+    agent.stop()
+    await asyncio.wait_for(agent.pause(3600.0), 60)
 
 
 @pytest.mark.gen_test
@@ -204,3 +308,18 @@ async def test_an_event_that_is_not_held_has_failed() -> None:
     assert (agent.held, agent.open) == (None, 0)
     assert relay.finished == ["1", "2"]
     assert [(each.verdict, each.tries) for each in told.outcomes] == [("failed", 0), ("delivered", 1)]
+
+
+@pytest.mark.gen_test
+async def test_an_event_that_can_not_be_sent_is_not_held() -> None:
+    """No other destination would help: who sends it holds up none behind it."""
+    relay, told = Relay(), Told()
+
+    async def events() -> AsyncIterator[Event]:
+        yield relay.event(1, path="/../x")
+        yield relay.event(2)
+
+    agent = Agent(cast("Target", told), Shape("http://localhost:1/in"), cast("Any", told), hold=True)
+    await asyncio.wait_for(agent.run(events()), 60)
+    assert (agent.held, relay.finished) == (None, ["1", "2"])
+    assert [each.verdict for each in told.outcomes] == ["failed", "delivered"]

@@ -8,7 +8,7 @@ import pytest
 
 from relay_tornado.agent import answers
 from relay_tornado.agent.agent import Outcome
-from relay_tornado.agent.answers import TRIES, respond
+from relay_tornado.agent.answers import TRIES, answer_of, respond
 from relay_tornado.agent.target import Answer
 from relay_tornado.client.backoff import Backoff
 from tests.client.peer import AUTHENTICATED, ENTRY, Peer, at, service, webhook
@@ -24,6 +24,14 @@ def refused(code: str) -> dict[str, Any]:
 
 def outcome(whole: bool = True) -> Outcome:
     return Outcome("delivered", Answer(200, {}, b"fine" if whole else b"", whole=whole), 1, 0.1, None)
+
+
+@pytest.mark.parametrize(("status", "back"), [(101, 0), (200, 200), (503, 503), (599, 599), (600, 0), (999, 0)])
+def test_only_a_status_that_a_sender_can_get_goes_back(status: int, back: int) -> None:
+    """With its headers and body. Any other is as if nobody had answered."""
+    result = Answer(status, {"X-A": ["b"]}, b"body")
+    whole = (status, {"X-A": ["b"]}, b"body")
+    assert answer_of(Outcome("failed", result, 1, 0.1, None)) == (whole if back else (0, {}, b""))
 
 
 async def gave_the_event(peer: Peer) -> bool:
