@@ -134,15 +134,12 @@ class Transport:
     async def _dial(self, destination: Destination, verify: bool) -> _Connection:
         """Connects to one of the addresses. One that is silent, or fails in TLS, does not hide the others."""
         found = await self._resolver.resolve(destination.host, destination.port)
-        if not found:
-            raise OSError(f"{destination.host} has no address")
         context = self._context(verify) if destination.tls else None
         while True:
             made = await connect(found)
             peer = None
             try:
                 peer = made.getpeername()
-                made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 _, connection = await asyncio.get_running_loop().create_connection(
                     lambda: _Connection(self._live, self._bounds), sock=made
                 )
@@ -179,7 +176,6 @@ class Transport:
         for connection in reversed(self._idle.get(key, ())):
             if connection.unsent():
                 continue
-            self._forget(key, connection)
             if connection.wake():
                 return connection
         return None

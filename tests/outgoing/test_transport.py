@@ -103,7 +103,9 @@ async def test_a_word_about_idleness_is_no_answer() -> None:
     async with Target(lambda got: answer(408)) as target, transport() as made:
         assert [(await send(made, target.url)).status for _ in range(2)] == [408, 408]
         assert len(target.got) == 3
-        await until(lambda: len(made._live) == 1)
+        await until(
+            lambda: len(made._live) == 1 and made._idle, "the first connection to be closed, and not the second"
+        )
 
 
 @pytest.mark.gen_test

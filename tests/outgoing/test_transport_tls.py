@@ -64,13 +64,29 @@ async def test_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             assert (await send(made, target.url, verify=False)).status == 200
             assert (await send(made, target.url, verify=False)).status == 200
             assert (await fails(made, target.url)).kind == "unreachable", "not on the unchecked connection"
-            assert (await fails(made, target.url.replace("https", "http"))).kind == "broken"
+            failed = await fails(made, target.url.replace("https", "http"), verify=False)
+            assert failed.kind == "broken", "nor in clear text on one with TLS"
         authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
         monkeypatch.setitem(os.environ, "SSL_CERT_FILE", str(tmp_path / "ca.pem"))
         async with transport() as made:
             assert (await send(made, target.url)).status == 200
             failed = await fails(made, other.url)
             assert "certificate is not good" in str(failed)
+
+
+@pytest.mark.gen_test
+async def test_a_name_with_a_dot_at_its_end_is_that_of_the_certificate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("both.test").configure_cert(context)
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    monkeypatch.setitem(os.environ, "SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    made = Transport(_Both(), BOUNDS)
+    async with Target(tls=context) as target:
+        assert (await send(made, f"https://both.test.:{target.port}")).status == 200
+        await made.close()
 
 
 class _Both(Resolver):
