@@ -81,7 +81,8 @@ class Forwarder:
         self._resting = self._ended = False
         self._halted = False
         """Whether nothing is sent, as the destination answered 410, or the bucket's log is gone."""
-        self._failure = ""
+        self.failure = ""
+        """Why the last attempt that failed did, in a sentence."""
         self._disable_at: float | None = None
         """When the output is to be disabled (again), in monotonic seconds; None if it need not be."""
         self._on_deleted = deleted
@@ -104,11 +105,6 @@ class Forwarder:
         None if the circuit is not open."""
         circuit = self._permits.circuit
         return self._shared.clock() + circuit.wait(self._shared.monotonic()) if circuit.opened else None
-
-    @property
-    def failure(self) -> str:
-        """Why the last attempt failed, while the circuit is open; else ""."""
-        return self._failure if self.circuit_open else ""
 
     @property
     def parked(self) -> int:
@@ -425,7 +421,7 @@ class Forwarder:
         opened = permit.failed()
         if permit.moved:
             return
-        self._failure = result.reason
+        self.failure = result.reason
         if opened:
             _log.warning(
                 "circuit_opened",
@@ -434,7 +430,7 @@ class Forwarder:
                 bucket=self.bucket.name,
                 destination=_shown(self.output),
                 last=result.status or result.outcome,
-                reason=self._failure,
+                reason=self.failure,
                 consequence="its events wait, and one is tried now and then",
             )
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from relay_tornado.forwarding import forwarder
 from relay_tornado.forwarding.request import encode
 from relay_tornado.log.consumers import Key, output_key
 from relay_tornado.model import Appended, Event
@@ -237,6 +238,46 @@ async def test_what_fails_inside_stops_nobody(monkeypatch: pytest.MonkeyPatch) -
         assert [letter.reason for letter in await w.dead()] == ["invalid: the relay failed on it, see its log"]
 
 
+@pytest.mark.parametrize(("strict", "stored_at_once", "in_flight"), [(False, 4, 0), (True, 1, 1)])
+@pytest.mark.gen_test
+async def test_the_next_event_while_results_are_stored(
+    strict: bool, stored_at_once: int, in_flight: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With strict_order it waits, as the one before would be sent again after a crash; else it waits if many results
+    do."""
+    monkeypatch.setattr(forwarder, "_RECORDS", 3)
+    go, calls = asyncio.Event(), []
+    async with Target() as target, world(public(target.url, strict_order=strict)) as w:
+        record = w.results.record
+
+        async def slow(*args: Any) -> bool:
+            calls.append(args)
+            await go.wait()
+            return await record(*args)
+
+        monkeypatch.setattr(w.results, "record", slow)
+        await w.append(*(b"%d" % number for number in range(9)))
+        await until(lambda: len(calls) == stored_at_once)
+        await w.turn(0)
+        assert (len(w.forwarder()._tasks), w.forwarder().in_flight) == (stored_at_once, in_flight)
+        assert w.forwarder().ledger.progress.floor == 0
+        go.set()
+        await w.settled(target, 9)
+
+
+@pytest.mark.gen_test
+async def test_rules_that_pass_many_over_stop_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many: the output goes on behind them by itself."""
+    monkeypatch.setattr(forwarder, "_TURNS", 10)
+    rules = {"match": {"type": "value", "parameter": {"source": "payload"}, "value": "last"}}
+    async with Target() as target, world(public(target.url, rules=rules, paused=True)) as w:
+        await w.append(*[b"other"] * 35, b"last")
+        await w.change(public(target.url, rules=rules))
+        await w.settled(target, 1)
+        assert target.bodies == [b"last"]
+        assert w.forwarder().ledger.progress.floor == 36
+
+
 @pytest.mark.gen_test
 async def test_rules_targets_and_force() -> None:
     """Only what rules let through, what goes to no other output alone, and what is forced past the rules."""
@@ -329,6 +370,20 @@ async def test_the_sender_waits_for_the_destinations_answer() -> None:
         w.responses.wait(w.bucket, waits, Appended(epoch, 3), answers.append)
         await until(lambda: len(answers) == 3)
         assert answers[2].status == 504
+
+
+@pytest.mark.gen_test
+async def test_no_answer_is_waited_for_that_does_not_come_now() -> None:
+    """Nothing is sent while the circuit is open, or the relay is stopping."""
+    async with Target(lambda got: answer(500)) as target, world(public(target.url, retries=-1)) as w:
+        await w.append(*(b"%d" % number for number in range(10)))
+        await w.settled(target, 10)
+        (event,) = await w.log.read(B, 0, 1, 99)
+        assert not w.forwarding.reaches(B, event, 1)
+        await w.change(public(target.url, retries=-1, timeout=7.0))
+        assert w.forwarding.reaches(B, event, 1)
+        await w.forwarding.finish(1)
+        assert not w.forwarding.reaches(B, event, 1)
 
 
 @pytest.mark.gen_test

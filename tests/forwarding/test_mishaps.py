@@ -11,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from relay_tornado.copies import Goes
-from relay_tornado.errors import Unavailable
+from relay_tornado.errors import BucketGone, Unavailable
 from relay_tornado.forwarding import attempt, forwarder, permits
 from relay_tornado.model import Retention
 from tests.failing import once
@@ -27,12 +27,15 @@ RULES = {"match": {"type": "value", "parameter": {"source": "header", "name": "X
 )
 @pytest.mark.gen_test
 async def test_no_memory_for_a_moment(place: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wherever on its way to its request: the event is sent a second later, before those behind it."""
-    async with Target() as target, world(public(target.url)) as w:
+    """Wherever on its way to its request: the event is sent a second later, before those behind it. It has taken none
+    of the requests that a throttle allows."""
+    throttle = {"enabled": True, "rate": 2}
+    async with Target() as target, world(public(target.url, throttle=throttle)) as w:
         monkeypatch.setattr(place, name, once(getattr(place, name)))
         await w.append(b"1", b"2")
         await w.idle()
         assert target.bodies == []
+        assert w.forwarder()._timer.at is not None
         await w.turn(1.1)
         await w.settled(target, 2)
         assert target.bodies == [b"1", b"2"]
@@ -105,7 +108,8 @@ async def test_what_retention_overtook_leaves_nothing() -> None:
 
 @pytest.mark.gen_test
 async def test_an_output_that_can_not_be_disabled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its destination is asked nothing more, what comes waits, and it is disabled as soon as that can be stored."""
+    """Its destination is asked nothing more, also after changes of other outputs, what comes waits, and it is disabled
+    as soon as that can be stored."""
     disable, stores = World._disable, False
 
     async def refused(self: World, *told: Any) -> None:
@@ -118,6 +122,7 @@ async def test_an_output_that_can_not_be_disabled(monkeypatch: pytest.MonkeyPatc
         await w.append(b"1", b"2")
         with capture_logs() as lines:
             await w.settled(target, 1)
+            await w.change(public(target.url), public(target.url, 2, disabled=True))
             for _ in range(9):
                 await w.turn(11)
                 await w.idle()
@@ -139,6 +144,30 @@ async def test_an_output_that_can_not_be_disabled(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.gen_test
+async def test_a_destination_that_is_gone_while_that_is_being_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked nothing more, also where several events may be out at once."""
+    stored, calls = asyncio.Event(), []
+    throttle = {"enabled": True, "mode": "concurrency", "max_concurrent": 2}
+    async with Target(lambda got: answer(410)) as target, world(public(target.url, throttle=throttle)) as w:
+        record = w.results.record
+
+        async def slow(*args: Any) -> None:
+            calls.append(args)
+            await stored.wait()
+            await record(*args)
+
+        monkeypatch.setattr(w.results, "record", slow)
+        await w.append(b"1")
+        await until(lambda: calls)
+        await w.append(b"2")
+        await w.turn(0)
+        assert w.forwarder().in_flight == 1
+        stored.set()
+        await w.idle()
+        assert (w.disabled, target.bodies) == (["410 Gone"], [b"1"])
+
+
+@pytest.mark.gen_test
 async def test_a_new_destination_while_an_output_is_being_disabled(monkeypatch: pytest.MonkeyPatch) -> None:
     """It stays enabled, and the log does not say otherwise."""
 
@@ -152,6 +181,23 @@ async def test_a_new_destination_while_an_output_is_being_disabled(monkeypatch: 
             await w.settled(other, 1)
         assert [line["event"] for line in lines if line["event"].startswith("output_")] == []
         assert other.bodies == [b"2"]
+
+
+@pytest.mark.gen_test
+async def test_a_new_destination_while_it_is_stored_that_the_old_one_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That one is not disabled."""
+    async with Target(lambda got: answer(410)) as target, Target() as other, world(public(target.url)) as w:
+        record = w.results.record
+
+        async def moved(*args: Any) -> None:
+            if w.bucket.outputs[0].destination == target.url:
+                await w.change(public(other.url))
+            await record(*args)
+
+        monkeypatch.setattr(w.results, "record", moved)
+        await w.append(b"1", b"2")
+        await w.settled(other, 1)
+        assert (w.disabled, other.bodies) == ([], [b"2"])
 
 
 @pytest.mark.gen_test
@@ -197,6 +243,28 @@ async def test_an_event_that_can_not_be_read(monkeypatch: pytest.MonkeyPatch) ->
         await w.turn(1.1)
         await w.settled(target, 2)
         assert target.bodies == [b"1", b"2"]
+
+
+@pytest.mark.gen_test
+async def test_a_log_that_is_gone_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is read again until the bucket has gone, too, or its output is changed."""
+    reads = []
+
+    async def gone(*asked: Any) -> Any:
+        reads.append(asked)
+        raise BucketGone(B)
+
+    async with Target() as target, world(public(target.url)) as w:
+        monkeypatch.setattr(w.log, "peek", lambda *asked: [])
+        monkeypatch.setattr(w.log, "read", gone)
+        await w.append(b"1")
+        await w.turn(0)
+        await w.idle()
+        assert len(reads) == 1
+        assert not w.forwarder().active
+        monkeypatch.undo()
+        await w.change(public(target.url, timeout=5.0))
+        await target.until(1)
 
 
 @pytest.mark.gen_test
@@ -306,3 +374,37 @@ async def test_a_change_while_an_event_waits_for_memory(change: dict[str, Any]) 
         await w.settled(other, 2 if "paused" in change else 1)
         held = one.bodies[1:2] if "paused" in change else []
         assert other.bodies == [*held, b"last"]
+
+
+@pytest.mark.gen_test
+async def test_retention_overtakes_an_event_that_waits_for_memory() -> None:
+    """Nothing keeps it for that long: it is read again."""
+    gate = asyncio.Event()
+    async with without_room(gate) as (w, _, other):
+        await w.append(b"last")
+        await w.log.trim(B, Retention(max_events=1), None)
+        gate.set()
+        await w.settled(other, 1)
+        await w.idle(2)
+        assert other.bodies == [b"last"]
+
+
+@pytest.mark.gen_test
+async def test_a_stop_while_an_event_waits_for_memory() -> None:
+    """It is not sent any more, though there is room before the relay has ended."""
+    gate = asyncio.Event()
+    async with without_room(gate) as (w, one, other):
+        await w.forwarding.finish(0)
+        gate.set()
+        await w.idle(1)
+        await w.idle(2)
+        assert (len(one.bodies), other.bodies) == (1, [])
+
+
+@pytest.mark.gen_test
+async def test_what_can_not_be_sent_keeps_no_memory() -> None:
+    async with Target() as target, world(public(target.url), forward_buffer=1) as w:
+        await w.append(b"x" * 100_000, method="CONNECT")
+        await w.append(b"y" * 100_000)
+        await target.until(1)
+        assert target.bodies == [b"y" * 100_000]

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from tests.forwarding.target import Got, Target, answer
 from tests.forwarding.world import public, world
@@ -101,3 +102,24 @@ async def test_the_old_destination_gives_nothing_up(fields: dict[str, Any]) -> N
         await w.idle()
         assert await w.dead() == []
         assert [each.status for each in await w.stored(1)] == ["stalled", "sent"]
+
+
+@pytest.mark.gen_test
+async def test_the_old_destination_opens_no_circuit() -> None:
+    """Nor does the log say so of the new one."""
+    gate = asyncio.Event()
+
+    async def fails(got: Got) -> bytes:
+        if got.body == b"9":
+            await gate.wait()
+        return answer(500)
+
+    async with Target(fails) as old, Target() as new, world(public(old.url, retries=-1)) as w:
+        with capture_logs() as lines:
+            await w.append(*(b"%d" % number for number in range(10)))
+            await old.until(10)
+            await w.change(public(new.url, retries=-1))
+            gate.set()
+            await w.settled(new, 1)
+        assert [line["event"] for line in lines] == []
+        assert w.forwarding.circuits_open == 0

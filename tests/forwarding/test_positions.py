@@ -55,6 +55,21 @@ async def test_an_output_that_could_not_be_changed(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.gen_test
+async def test_an_output_whose_position_is_made_anew() -> None:
+    """As where it was internal for a moment, which its forwarder did not notice: it goes on from there."""
+    async with Target() as target, world(public(target.url)) as w:
+        await w.append(b"1")
+        await w.settled(target, 1)
+        await w.ledgers.delete(output_key(B, 1))
+        await w.append(b"2")
+        await target.until(2)
+        await until(lambda: not w.forwarding._leaving)
+        await w.idle()
+        assert target.bodies == [b"1", b"2"]
+        assert w.forwarder().ledger.live
+
+
+@pytest.mark.gen_test
 async def test_an_output_that_is_made_during_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is forwarded to from then on, as any other; the relay serves its administrators by then."""
     w, going = World(), asyncio.Event()

@@ -102,6 +102,7 @@ async def test_drain() -> None:
         await asyncio.sleep(0)
         gate.set()
         await finishing
+        await w.idle()
         assert target.bodies == [b"1"]
         await w.restart()
         await target.until(2)

@@ -10,6 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from relay_tornado.admin.consumers import ConsumerAdministration
+from relay_tornado.forwarding import forwarder
 from tests.forwarding.target import Got, Target, answer, once_open
 from tests.forwarding.world import B, World, public, quick_tries, without_room, world
 from tests.waiting import until
@@ -78,6 +79,22 @@ async def test_the_retry_schedule_lets_later_ones_pass() -> None:
 
 
 @pytest.mark.gen_test
+async def test_where_several_are_sent_at_once_none_is_held_back() -> None:
+    """There is no order to keep: later events pass one in its quick tries, also where the destination asks for a while
+    for that one."""
+    throttle = {"enabled": True, "mode": "concurrency", "max_concurrent": 2}
+    async with (
+        Target(lambda got: answer(500, b"", "Retry-After: 60") if got.body == b"1" else answer()) as target,
+        world(public(target.url, throttle=throttle)) as w,
+    ):
+        await w.append(b"1")
+        await w.settled(target, 1)
+        await w.append(b"2")
+        await w.settled(target, 2)
+        assert target.bodies == [b"1", b"2"]
+
+
+@pytest.mark.gen_test
 async def test_the_clock_of_day_is_set_back() -> None:
     """A try that is due in a second is made in a second, so later events are kept waiting no longer."""
     statuses = [500, 200, 200]
@@ -91,6 +108,18 @@ async def test_the_clock_of_day_is_set_back() -> None:
         await w.turn(1.1)
         await target.until(3)
         assert target.bodies == [b"one", b"one", b"two"]
+
+
+@pytest.mark.gen_test
+async def test_the_clock_of_day_is_set_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits for its time is looked at now and then, however far that time is."""
+    monkeypatch.setattr(forwarder, "_LOOK", 0.01)
+    answers = iter([answer(500, b"", "Retry-After: 3600"), answer()])
+    async with Target(lambda got: next(answers)) as target, world(public(target.url)) as w:
+        await w.append(b"1")
+        await w.settled(target, 1)
+        w.now += 3600
+        await target.until(2)
 
 
 @pytest.mark.gen_test
@@ -134,6 +163,50 @@ async def test_strict_order_waits() -> None:
         assert target.bodies[4:] == [b"1", b"2", b"3"]
 
 
+async def again(w: World, *seqs: int) -> None:
+    """An administrator has these events sent again."""
+    ledger = w.forwarder().ledger
+    ledger.progress.schedule(dict.fromkeys(seqs, w.now), w.now)
+    ledger.save()
+    ledger.tell()
+    await w.turn(0)
+    await w.idle()
+
+
+@pytest.mark.gen_test
+async def test_what_is_sent_again_waits_for_none_that_failed() -> None:
+    """Without strict_order. Later events that were not sent yet do, while that one is in its quick tries."""
+    bad = {b"1"}
+    async with Target(lambda got: answer(500 if got.body in bad else 200)) as target, world(public(target.url)) as w:
+        bad.clear()
+        await w.append(b"1", b"2")
+        await w.settled(target, 2)
+        bad.add(b"1")
+        await again(w, 1)
+        await again(w, 2)
+        await w.append(b"3")
+        await w.idle()
+        assert target.bodies[2:] == [b"1", b"2"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"throttle": {"enabled": True, "deadline": 5 * 10**9}}, {"durability": {"enabled": True, "schedule": "seconds"}}],
+)
+@pytest.mark.gen_test
+async def test_a_deadline_counts_from_when_an_event_is_sent_again(fields: dict[str, Any]) -> None:
+    """Where it was over by then: it came in a day before."""
+    async with Target() as target, world(public(target.url, **fields)) as w:
+        await w.append(b"1")
+        await w.settled(target, 1)
+        w.now += 86_400
+        target.answers = lambda got: answer(500 if len(target.got) == 2 else 200)
+        await again(w, 1)
+        await w.turn(1.1)
+        await w.settled(target, 3)
+        assert await w.dead() == []
+
+
 @pytest.mark.gen_test
 async def test_strict_order_holds_for_what_is_sent_again() -> None:
     """Neither a dead letter nor a replayed event passes one before it that failed; one before that may go."""
@@ -142,24 +215,15 @@ async def test_strict_order_holds_for_what_is_sent_again() -> None:
         Target(lambda got: answer(500 if got.body in bad else 200)) as target,
         world(public(target.url, strict_order=True)) as w,
     ):
-        ledger = w.forwarder().ledger
-
-        async def again(*seqs: int) -> None:
-            ledger.progress.schedule(dict.fromkeys(seqs, w.now), w.now)
-            ledger.save()
-            ledger.tell()
-            await w.turn(0)
-            await w.idle()
-
         bad.clear()
         await w.append(b"1", b"2", b"3", b"4")
         await w.settled(target, 4)
         target.got.clear()
         bad.add(b"2")
-        await again(2, 3)
-        await again(4)
+        await again(w, 2, 3)
+        await again(w, 4)
         assert target.bodies == [b"2"]
-        await again(1)
+        await again(w, 1)
         assert target.bodies == [b"2", b"1"]
         bad.clear()
         await w.turn(1.1)
@@ -234,6 +298,7 @@ async def test_an_event_that_is_given_up_while_it_waits_for_memory() -> None:
         await w.idle(2)
         assert other.bodies == [b"last"]
         assert [(each.seq, each.attempts, each.reason) for each in await w.dead(2)] == [(2, 0, "given_up")]
+        assert not w.forwarder(2).ledger.progress._gone
 
 
 @pytest.mark.gen_test
