@@ -477,7 +477,7 @@ class Forwarder:
         stored = Result(status, code, result.headers, body, milliseconds, taken.attempt - 1, self._shared.clock())
         try:
             await self._shared.answers.answered(self.bucket.id, Cursor(epoch, taken.seq, self.output.n), stored)
-        except (NotFound, BucketGone):
+        except NotFound:
             pass  # the event was removed meanwhile
         except RelayError as error:
             # The attempt counts even if its result can't be stored.

@@ -18,7 +18,7 @@ import structlog
 
 from relay_tornado.copies import Subjects
 from relay_tornado.counters import Counters
-from relay_tornado.errors import BucketGone, Damaged, Forbidden, Invalid, NotFound, NotSent, Overloaded, RelayError
+from relay_tornado.errors import Damaged, Forbidden, Invalid, NotFound, NotSent, Overloaded, RelayError
 from relay_tornado.forwarding.bounds import Memory, Slots
 from relay_tornado.forwarding.forwarder import Forwarder
 from relay_tornado.forwarding.guard import Guard, GuardedResolver, Refused
@@ -279,7 +279,7 @@ class Forwarding:
                 continue  # marked again while another was opened; it keeps the head that it was to begin at
             try:
                 await self._settle(bucket_id, number, head)
-            except (NotFound, BucketGone):
+            except NotFound:
                 continue
             except Exception as error:
                 failed[bucket_id, number] = head

@@ -246,6 +246,22 @@ async def test_an_event_that_can_not_be_read(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.gen_test
+async def test_a_result_that_can_not_be_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The event was sent all the same, and is not sent again."""
+
+    async def broken(*args: Any) -> None:
+        raise RuntimeError("a test says so")
+
+    async with Target() as target, world(public(target.url)) as w:
+        monkeypatch.setattr(w.results, "record", broken)
+        await w.append(b"1", b"2")
+        await w.settled(target, 2)
+        await w.turn(1.1)
+        await w.idle()
+        assert (target.bodies, w.forwarder().ledger.progress.floor) == ([b"1", b"2"], 2)
+
+
+@pytest.mark.gen_test
 async def test_a_log_that_is_gone_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is read again until the bucket has gone, too, or its output is changed."""
     reads = []

@@ -46,6 +46,28 @@ async def test_quick_tries_then_dead() -> None:
 
 
 @pytest.mark.gen_test
+async def test_what_is_stored_of_an_answer() -> None:
+    """Of the first failed try and of the last its whole body, of those in between the beginning; how long it took, in
+    milliseconds; and no status that no server may answer with."""
+    statuses = [500, 600, 500]
+
+    def answers(got: Got) -> bytes:
+        w.now += 1.5
+        return answer(statuses.pop(0), b"x" * 10_000)
+
+    async with Target(answers) as target, world(public(target.url)) as w:
+        await w.append(b"1")
+        await w.settled(target, 1)
+        for count in (2, 3):
+            await w.turn(10)
+            await w.settled(target, count)
+        stored = await w.stored(1)
+        assert [len(each.body) for each in stored] == [10_000, 4096, 10_000]
+        assert [each.status_code for each in stored] == [500, 0, 500]
+        assert [each.duration_ms for each in stored] == [1500] * 3
+
+
+@pytest.mark.gen_test
 async def test_no_retries() -> None:
     """With retries -1 there is one try."""
     async with Target(lambda got: answer(404)) as target, world(public(target.url, retries=-1)) as w:
