@@ -13,7 +13,7 @@ import pytest
 
 from relay_tornado.outgoing.names import Resolver
 from relay_tornado.outgoing.transport import Answer, Transport, Unanswered, _Connection
-from tests.forwarding.target import Got, Target, answer
+from tests.forwarding.target import Got, Target, answer, once_open
 from tests.outgoing.requests import BOUNDS, HEAD, context_of, fails, raw, send, transport
 from tests.ports import hold_port, port_for, port_of
 from tests.waiting import until
@@ -289,6 +289,7 @@ async def test_a_body_that_is_never_taken_holds_up_no_other_request(monkeypatch:
 async def test_bodies_that_are_never_taken_are_bounded(monkeypatch: pytest.MonkeyPatch, tls: bool) -> None:
     """Over the bound for what is left of them after their answers, a connection is closed at once."""
     monkeypatch.setattr("relay_tornado.outgoing.transport._UNSENT", 96 << 20)
+    monkeypatch.setattr("relay_tornado.outgoing.transport._IDLE", 3600.0)
     async with raw(early(answer(200)), context_of(tls)) as url, transport() as made:
         for _ in range(3):
             assert (await send(made, url, b"x" * (64 << 20), verify=False)).status == 200
@@ -352,6 +353,21 @@ async def test_a_destination_of_which_no_connection_is_kept_leaves_nothing() -> 
         for target in (first, second):
             await send(made, target.url)
         assert [len(kept) for kept in made._idle.values()] == [1]
+        await made.close()
+
+
+@pytest.mark.gen_test
+async def test_so_many_connections_to_one_destination_are_kept() -> None:
+    """After more requests at once, the others are closed."""
+    gate = asyncio.Event()
+    async with Target(once_open(gate)) as target:
+        made = Transport(Resolver(), BOUNDS._replace(idle_each=2))
+        sending = [asyncio.create_task(send(made, target.url)) for _ in range(4)]
+        await target.until(4)
+        gate.set()
+        await asyncio.gather(*sending)
+        assert [len(kept) for kept in made._idle.values()] == [2]
+        await until(lambda: len(made._live) == 2 and made._idle)
         await made.close()
 
 
