@@ -79,3 +79,23 @@ async def test_all_who_wait_for_memory_are_woken(monkeypatch: pytest.MonkeyPatch
         memory.give_back("one", 2 * SMALL_EVENT)
     await asyncio.gather(*waiting)
     rounds.cancel()
+
+
+@pytest.mark.gen_test
+async def test_what_one_output_may_hold() -> None:
+    """Small events do not count. Of large ones it may hold an eighth of the memory, or a single one; in all outputs
+    hold no more than there is, or a single one."""
+    memory, large = Memory(64 * SMALL_EVENT), SMALL_EVENT + 1
+    assert memory.take("one", SMALL_EVENT)
+    assert memory.used == 0
+    for _ in range(2):
+        assert [memory.take("one", large) for _ in range(8)] == [True] * 7 + [False]
+        assert memory.take("other", 9 * SMALL_EVENT)
+        assert not memory.take("third", 48 * SMALL_EVENT)
+        memory.give_back("other", 9 * SMALL_EVENT)
+        for _ in range(7):
+            memory.give_back("one", large)
+        assert memory.used == 0
+        assert memory.take("one", 65 * SMALL_EVENT)
+        assert not memory.take("other", large)
+        memory.give_back("one", 65 * SMALL_EVENT)

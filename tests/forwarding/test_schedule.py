@@ -94,7 +94,7 @@ def test_deadlines_count_from_when_it_came_in() -> None:
 def test_a_destination_may_ask_for_more() -> None:
     """Never less than Retry-After."""
     schedule = schedule_of(public("http://h"))
-    assert schedule.due(1, 0.0, 0.0, 1.0, 30.0) == 30
+    assert schedule.due(1, 0.0, 0.0, 0.8, 30.0) == 30
     assert schedule.due(1, 0.0, 0.0, 1.0, 0.1) == 1
 
 
@@ -210,3 +210,47 @@ def test_tries_of_before_the_circuit_opened() -> None:
     assert circuit.wait(FIRST) == math.inf
     assert not circuit.failed(FIRST, probe)
     assert circuit.wait(FIRST) == pytest.approx(2 * FIRST)
+
+
+def fail(circuit: Circuit, times: int, now: float) -> None:
+    for _ in range(times):
+        circuit.failed(now, circuit.begin())
+
+
+def test_a_circuit_that_closed_opens_for_as_long_as_at_first() -> None:
+    """Each time is spread, so that many outputs do not try at once."""
+    circuit = Circuit(lambda: 1.2)
+    fail(circuit, FAILURES, 0.0)
+    assert circuit.wait(0.0) == pytest.approx(FIRST * 1.2)
+    fail(circuit, 1, 100.0)
+    assert circuit.wait(100.0) == pytest.approx(2 * FIRST * 1.2)
+    circuit.begin()
+    circuit.succeeded()
+    fail(circuit, FAILURES, 200.0)
+    assert circuit.wait(200.0) == pytest.approx(FIRST * 1.2)
+
+
+def test_a_destination_that_asks_for_a_while_gets_the_longest() -> None:
+    """Of those that it asked for, and of that for which the circuit is open."""
+    circuit = Circuit()
+    circuit.hold(50.0)
+    circuit.hold(20.0)
+    assert circuit.wait(0.0) == 50.0
+    fail(circuit, FAILURES, 0.0)
+    assert circuit.wait(0.0) == 50.0
+
+
+def test_attempts_that_begin_together_count_together() -> None:
+    """Those within a thousandth of the interval, until the last of them is out of it; a later one counts alone."""
+    throttle = Throttle({"enabled": True, "rate": 3, "interval": "second"})
+    for now in (0.0, 0.0009, 0.0018):
+        assert throttle.wait(now) == 0
+        throttle.take()
+        throttle.begin(now)
+    assert throttle.wait(1.0005) == pytest.approx(0.0004)
+    assert throttle.wait(1.001) == 0
+    for now in (1.001, 1.0015):
+        assert throttle.wait(now) == 0
+        throttle.take()
+        throttle.begin(now)
+    assert throttle.wait(1.0016) == pytest.approx(0.0002)
