@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from relay_tornado.agent.request import NoDestination, Request, Shape, Unsendable
+from relay_tornado.agent.request import NoDestination, Request, Shape, Unsendable, split_credentials
 from tests.client.events import event_of
 
 
@@ -200,3 +200,10 @@ def test_a_destination_can_be_mended(destination: str) -> None:
 def test_hosts_that_may_be_there(host: str) -> None:
     """What the resolver can be asked for is left to it."""
     assert Shape(f"http://{host}:1/").request(event_of()).origin == f"http://{host}:1"
+
+
+@pytest.mark.parametrize("place", ["h:99999", "h:0", "h h", ""])
+def test_what_is_wrong_with_a_url_is_told_without_its_password(place: str) -> None:
+    with pytest.raises(Unsendable) as caught:
+        split_credentials(f"http://me:canary@{place}/in")
+    assert "canary" not in str(caught.value)
