@@ -304,6 +304,7 @@ class Progress:
         self._forget_out()
         self.floor = self._next = floor
         self._settled.clear()
+        self._due.clear()
         self.parked.clear()
         self._changes.parked.clear()
         self._changes.cleared = self._changed = True

@@ -48,6 +48,10 @@ class DueTimes:
         heapq.heapify(self._heap)
         self._beyond.clear()
 
+    def clear(self) -> None:
+        self._heap.clear()
+        self._beyond.clear()
+
     def first(self, now: float, last: int | None) -> int | None:
         """The event that has been due longest, of those up to the seq `last` (None: of all); None if none is due."""
         if last != self._last:
