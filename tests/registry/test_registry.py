@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from tornado.ioloop import IOLoop
 
@@ -178,7 +179,8 @@ async def test_a_removal_at_a_revision(world: World) -> None:
         await registry.delete("bucket", "b", 1)
     await world.reopen()
     assert world.registry.get("bucket", "b") == bucket("b", "renamed")
-    await world.registry.delete("bucket", "b", 2)
+    # Two who both saw it, at once, and one who comes too late.
+    await asyncio.gather(*(world.registry.delete("bucket", "b", 2) for _ in range(2)))
     await world.registry.delete("bucket", "b", 2)
     assert world.registry.list("bucket") == []
 
@@ -224,6 +226,22 @@ async def test_a_watcher_that_fails_stops_no_other(world: World) -> None:
     world.registry.watch(lambda kind, key: heard.append(key))
     await world.registry.put("token", "t", token("t"))
     assert heard == ["t"]
+
+
+@registry_test
+async def test_a_watcher_that_ends_itself_hides_the_change_from_no_other(world: World) -> None:
+    """It may end as soon as it is told of the change that it waited for."""
+    heard: list[str] = []
+
+    def once_only(kind: str, key: str) -> None:
+        heard.append("once")
+        end()
+
+    end = world.registry.watch(once_only)
+    world.registry.watch(lambda kind, key: heard.append(key))
+    await world.registry.put("token", "t", token("t"))
+    await world.registry.delete("token", "t")
+    assert heard == ["once", "t", "t"]
 
 
 @registry_test
@@ -283,12 +301,40 @@ async def test_a_write_of_unknown_outcome_is_found_out(disk: World) -> None:
 
 
 @registry_test
-async def test_a_record_that_can_not_be_understood(disk: World) -> None:
+async def test_names_that_changed_owners_are_found_after_a_reload(disk: World) -> None:
+    """The records are taken over one after the other, and a name may be given up by a later one than takes it."""
+    assert disk.database is not None
+    await disk.registry.put("bucket", "a", bucket("a", "one", ("i1",)))
+    await disk.registry.put("bucket", "b", bucket("b", "two", ("i2",)))
+
+    def exchange(raw: sqlite3.Connection) -> None:
+        raw.execute("UPDATE bucket SET name = 'x' WHERE id = 'a'")
+        for made in (bucket("b", "one", ("i1",)), bucket("a", "two", ("i2",))):
+            document = msgspec.json.encode(made).decode()
+            raw.execute("UPDATE bucket SET name = ?, document = ? WHERE id = ?", (made.name, document, made.id))
+
+    await disk.database.write(exchange)
+    disk.faults.after = once("COMMIT", sqlite3.SQLITE_IOERR)
+    with pytest.raises(Unknown):
+        await disk.registry.put("bucket", "c", bucket("c"))
+    await disk.database.write(lambda raw: None)
+    assert [disk.registry.find_bucket(name).id for name in ("one", "two", "c")] == ["b", "a", "c"]
+    for taken in (bucket("d", "one"), bucket("d", "two"), bucket("d", "d", ("i1",)), bucket("d", "d", ("i2",))):
+        with pytest.raises(Conflict):
+            await disk.registry.put("bucket", "d", taken)
+
+
+@registry_test
+@pytest.mark.parametrize("document", ['{"secret_hash": 5}', None])
+async def test_a_record_that_can_not_be_understood(disk: World, document: str | None) -> None:
     """The start is refused, and says which record it is; nothing secret is shown."""
     await disk.registry.put("token", "t", token("t", "the-hash"))
     await disk.close()
-    with contextlib.closing(sqlite3.connect(disk.settings.data / "relay.db")) as raw, raw:
-        raw.execute("UPDATE token SET document = '{\"secret_hash\": 5}'")
+    with contextlib.closing(sqlite3.connect(disk.settings.data / "relay.db", isolation_level=None)) as raw:
+        raw.execute("PRAGMA writable_schema = ON")
+        raw.execute("UPDATE sqlite_schema SET sql = replace(sql, 'document TEXT NOT NULL', 'document TEXT')")
+        raw.execute("PRAGMA writable_schema = RESET")
+        raw.execute("UPDATE token SET document = ?", (document,))
     database = await Database.open(disk.settings)
     with pytest.raises(StartupError, match="token t") as error:
         await SqliteRegistry.open(database)
@@ -330,6 +376,19 @@ async def test_input_ids_are_claimed_in_the_file(disk: World) -> None:
     assert disk.database is not None
     rows = await disk.database.read(lambda raw: raw.execute("SELECT id, bucket FROM input ORDER BY id").fetchall())
     assert rows == [("i2", "a"), ("i3", "a")]
+
+
+@registry_test
+async def test_the_file_has_the_name_and_the_secret_that_a_record_has(disk: World) -> None:
+    """The columns that make them unique follow each change of the record."""
+    await disk.registry.put("bucket", "a", bucket("a", "old"))
+    await disk.registry.put("bucket", "a", bucket("a", "new"))
+    await disk.registry.put("token", "t", token("t", "old"))
+    await disk.registry.put("token", "t", token("t", "new"))
+    assert disk.database is not None
+    sql = "SELECT name FROM bucket UNION ALL SELECT secret_hash FROM token"
+    rows = await disk.database.read(lambda raw: raw.execute(sql).fetchall())
+    assert rows == [("new",), ("new",)]
 
 
 @registry_test
