@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import sqlite3
 import subprocess
@@ -121,6 +122,21 @@ async def test_what_could_not_be_written_is_written_later(tmp_path: Path) -> Non
         await uses.write()
     async with opened(tmp_path) as (_, uses, _):
         assert uses.last("a") == NOW
+
+
+@uses_test
+async def test_a_use_while_an_earlier_one_is_written(tmp_path: Path) -> None:
+    """The next write has it: on a disk that hangs, a minute may pass meanwhile."""
+    async with opened(tmp_path) as (registry, uses, _):
+        await registry.put("token", "a", token("a"))
+        uses.note("a", NOW)
+        writing = asyncio.ensure_future(uses.write())
+        await asyncio.sleep(0)
+        uses.note("a", NOW + 60)
+        await writing
+        await uses.write()
+    async with opened(tmp_path) as (_, uses, _):
+        assert uses.last("a") == NOW + 60
 
 
 WORKER = """

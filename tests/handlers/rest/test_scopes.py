@@ -65,6 +65,26 @@ async def test_a_hidden_thing_answers_as_one_that_is_not_there(here: World, meth
     assert hidden.document == absent.document
 
 
+@pytest.mark.gen_test
+async def test_what_another_bucket_has_is_in_no_path_of_ones_own(here: World) -> None:
+    """An input, an output or an event is named within its bucket alone; by another one's path it answers as if it were
+    not there, and stays as it is."""
+    things = await populate(here, 0)
+    own = {**things, "bucket": "other-0"}
+    missing = {**own, "input": "0" * 36, "output": "0" * 36, "public": "0" * 36, "log": "k3v9x1q7m2ab-1"}
+    before = (await here.call("GET", f"/v1/buckets/{things['bucket']}")).document
+    for method, path, body, _ in ROWS:
+        names = [name for name in ("input", "output", "public", "log") if f"{{{name}}}" in path]
+        if "{bucket}" not in path or not names:
+            continue
+        there = await here.call(method, path.format(**own), filled(body, things), "other")
+        absent = await here.call(method, path.format(**missing), filled(body, things), "other")
+        assert (there.status, absent.status) == (404, 404), (method, path, there.document)
+        message = there.document["message"].replace(things[names[0]], missing[names[0]])
+        assert {**there.document, "message": message} == absent.document
+    assert (await here.call("GET", f"/v1/buckets/{things['bucket']}")).document == before
+
+
 # Method and path of what a consumer has, and its body.
 OF_A_CONSUMER: list[tuple[str, str, Any]] = [
     ("GET", "", None),
