@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
+from relay_tornado.handlers import health, metrics, rest, socket, stream, ui
 from relay_tornado.model import Bucket, Input
 from relay_tornado.registry.memory import MemoryRegistry
 from relay_tornado.registry.routes import RESERVED, Routes
@@ -100,6 +103,15 @@ def test_the_relays_own_paths_are_never_taken(path: str) -> None:
         assert found(made, host, path) is None
         assert found(made, host, f"{path}/in") is None
     assert found(made, "hooks.example", f"{path}x") == ("domain", f"{path}x")
+
+
+def test_every_path_of_the_relays_own_is_one_of_them() -> None:
+    """Whatever the site serves, but for `/`, where the page's address is only sent on."""
+    none: Any = Mock()
+    specs = [*rest.routes(none), *socket.routes(none), *stream.routes(none, none, none, none)]
+    specs += [*health.routes(none, ""), *metrics.routes(none, none), *ui.routes(none, none, none)]
+    first = {re.findall(r"/[a-z0-9.]*", spec.regex.pattern.replace("\\", ""))[0] for spec in specs}
+    assert first - {"/"} == set(RESERVED)
 
 
 def test_changes_are_followed() -> None:
