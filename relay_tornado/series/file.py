@@ -71,7 +71,7 @@ def _insert(raw: sqlite3.Connection, step: int, at: int, values: Mapping[str, fl
     raw.executemany(
         "INSERT INTO point SELECT ?, ?, id, ? FROM series WHERE name = ?"
         " ON CONFLICT DO UPDATE SET value = excluded.value + iif(?, value, 0)",
-        [(step, at, value, name, step == FINE and name.startswith(_SUMS)) for name, value in values.items()],
+        [(step, at, value, name, name.startswith(_SUMS)) for name, value in values.items()],
     )
 
 

@@ -152,6 +152,8 @@ async def test_rates_by_the_minute(world: World) -> None:
     world.levels = replace(world.levels, totals={"b": 4})
     await world.go(10)
     assert sum(world.rate("b")) == 4
+    world.now += 60 * 2  # without a measure
+    assert world.rate("b")[-3:] == [4, 0, 0]
     world.now += 3600 * 2
     assert sum(world.rate("b")[:-1]) == 0
     assert world.rate("unknown") == [0] * 60
@@ -249,6 +251,30 @@ async def test_sums_means_and_the_worst(world: World) -> None:
     assert found["events"] == pytest.approx(3 / 29)
 
 
+def test_what_is_written_twice(tmp_path: Path) -> None:
+    """At one time counts are added, and of a level the newest stays."""
+    with closing(sqlite3.connect(tmp_path / file.NAME, isolation_level=None)) as raw:
+        file.prepare(raw)
+        for lag in (9, 2):
+            file.write(raw, START, {"events": 1.0, "lag": lag, "bucket:b": 5})
+        assert file.read(raw, START, START + 10, 10, ("lag", "bucket:b"), ()) == {"lag": [2], "bucket:b": [10]}
+
+
+@pytest.mark.gen_test
+async def test_a_month_is_there_when_its_fine_points_left(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is read from the points of 5 minutes, and shorter spans from the fine ones, up to their end and no further."""
+    monkeypatch.setitem(file.KEPT, file.FINE, 900.0)
+    await world.series.open(world.levels.totals)
+    await world.go(1800, events=10)
+    await world.go(3600)
+    for span, count in (("month", 1800), ("hour", 0)):
+        _, step, found = await world.series.bucket(span, "b")
+        assert round(sum(each * step for each in found if each)) == count, span
+    with closing(sqlite3.connect(world.series.path)) as raw:
+        (start,) = raw.execute("SELECT min(at) FROM point WHERE step = 10").fetchone()
+        assert len(file.read(raw, start, start + 60, 10, ("events",), ())["events"]) == 6
+
+
 @pytest.mark.parametrize("harm", ["no database", "another version", "taken away", "a directory", "not to be removed"])
 @pytest.mark.gen_test
 async def test_a_file_that_fails_disturbs_nobody(tmp_path: Path, harm: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,6 +302,20 @@ async def test_a_file_that_fails_disturbs_nobody(tmp_path: Path, harm: str, monk
     assert len(points(found["events"])) == (0 if harm in ("a directory", "not to be removed") else 2)
     assert sum(world.rate("b")) == (4 if harm == "taken away" else 2)
     await world.series.close()
+
+
+@pytest.mark.gen_test
+async def test_a_disk_that_is_full_takes_nothing_away(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file is good, and goes on when there is room."""
+    monkeypatch.setattr("relay_tornado.series.series._AGAIN", 0.0)
+    await world.series.open(world.levels.totals)
+    await world.go(20, events=1)
+    with monkeypatch.context() as patched:
+        patched.setattr(file, "write", Mock(side_effect=sqlite3.OperationalError("database or disk is full")))
+        await world.go(10, events=1)
+    await world.go(10, events=1)
+    _, _, found = await world.series.whole("hour")
+    assert len(points(found["events"])) == 3
 
 
 @pytest.mark.gen_test

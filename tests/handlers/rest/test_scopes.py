@@ -104,22 +104,25 @@ async def test_a_tokens_position_is_its_own(here: World) -> None:
     in no list and by no path. Clients' and outputs' are whoever's the bucket is."""
     things = await populate(here, 0)
     key = await here.token("durable", buckets=["orders-0"], durable=True)
+    other = await here.token("also durable", buckets=["orders-0"], durable=True)
     consumers = f"/v1/buckets/{things['bucket']}/consumers"
     theirs = {("client", "worker"), ("output", "2")}
     for who, expected in (
-        ("administrator", theirs | {("token", key)}),
+        ("administrator", theirs | {("token", key), ("token", other)}),
         ("durable", theirs | {("token", key)}),
+        ("also durable", theirs | {("token", other)}),
         ("scoped with API", theirs),
     ):
         listed = (await here.call("GET", consumers, token=who)).document
         assert {(each["kind"], each["name"]) for each in listed} == expected, who
     for method, part, wanted in OF_A_CONSUMER:
         body = filled(wanted, things)
-        hidden = await here.call(method, f"{consumers}/token:{key}{part}", body, "scoped with API")
-        absent = await here.call(method, f"{consumers}/token:nobody{part}", body, "scoped with API")
-        assert (hidden.status, absent.status) == (404, 404), (method, part, hidden.document)
-        hidden.document["message"] = hidden.document["message"].replace(key, "nobody")
-        assert hidden.document == absent.document
+        for who in ("scoped with API", "also durable"):
+            hidden = await here.call(method, f"{consumers}/token:{key}{part}", body, who)
+            absent = await here.call(method, f"{consumers}/token:nobody{part}", body, who)
+            assert (hidden.status, absent.status) == (404, 404), (who, method, part, hidden.document)
+            hidden.document["message"] = hidden.document["message"].replace(key, "nobody")
+            assert hidden.document == absent.document
         # Its position can be neither deleted nor given single events.
         may = 412 if part == "/replay" or (method, part) in (("DELETE", ""), ("POST", "/dead")) else 200
         for who in ("administrator", "durable"):
@@ -127,7 +130,8 @@ async def test_a_tokens_position_is_its_own(here: World) -> None:
             assert answer.status == may, (who, method, part, answer.document)
     series = f"/v1/series?bucket={things['bucket']}&consumer=token:"
     for name in (key, "nobody"):
-        assert (await here.call("GET", series + name, token="scoped with API")).status == 404
+        for who in ("scoped with API", "also durable"):
+            assert (await here.call("GET", series + name, token=who)).status == 404
     for who in ("administrator", "durable"):
         assert (await here.call("GET", series + key, token=who)).status == 200
     here.site.rest.lags = lambda: [
@@ -188,7 +192,8 @@ async def test_secrets_are_shown_to_administrators_only(here: World) -> None:
     """Others read them empty, and what they read they may send back without a change."""
     things = await populate(here, 0)
     path = f"/v1/buckets/{things['bucket']}"
-    rules = {"match": {"type": "payload-hash-sha256", "secret": "hmac-key", "parameter": SIGNED}}
+    signed = {"match": {"type": "payload-hash-sha256", "secret": "hidden-key", "parameter": SIGNED}}
+    rules = {"and": [signed, {"not": {"or": [signed]}}]}
     for where, body in (
         (path, {"auth": {"type": "basic", "username": "u", "password": "hidden-password"}}),
         (f"{path}/inputs/{things['input']}", {"verify": {"provider": "github", "secrets": ["hidden-secret"]}}),
@@ -200,7 +205,8 @@ async def test_secrets_are_shown_to_administrators_only(here: World) -> None:
     seen = (await here.call("GET", path, token="scoped with API")).document
     assert seen["auth"] == {"type": "basic", "username": "u", "password": "", "token": ""}
     assert seen["inputs"][0]["verify"]["secrets"] == []
-    assert seen["outputs"][0]["rules"]["match"]["secret"] == ""
+    assert "hidden" not in str(seen)
+    assert seen["outputs"][0]["rules"]["and"][0]["match"] == {**signed["match"], "secret": ""}
     assert (seen["outputs"][0]["secret"], before["outputs"][0]["secret"]) == ("", "whsec_hidden0h")
     for part, where in (
         (seen, path),
@@ -229,6 +235,13 @@ async def test_secrets_are_shown_to_administrators_only(here: World) -> None:
     assert after["description"] == "mine"
     anew = {"verify": {"provider": "gitlab", "secrets": ["my own"]}}
     assert (await here.call("PUT", where, anew, "scoped with API")).status == 200
+    # The other kind of a bucket's `auth`.
+    assert (await here.call("PUT", path, {"auth": {"type": "token", "token": "hidden-token"}})).status == 200
+    seen = (await here.call("GET", path, token="scoped with API")).document
+    assert seen["auth"] == {"type": "token", "username": "", "password": "", "token": ""}
+    back = await here.call("PUT", path, {"auth": seen["auth"], "description": "still mine"}, "scoped with API")
+    assert (back.status, "hidden" in str(back.document)) == (200, False)
+    assert (await here.call("GET", path)).document["auth"]["token"] == "hidden-token"
 
 
 @pytest.mark.gen_test
@@ -307,6 +320,7 @@ async def test_what_a_public_output_sends_is_masked(here: World) -> None:
         ({"destination": "https://evil.example/"}, 403),
         ({"destination": "https://evil.example/", "headers": seen["headers"]}, 403),
         ({"destination": "http://shop.example:8443/"}, 403),
+        ({"destination": "https://shop.example/"}, 403),
         ({"headers": {**seen["headers"], "host": "evil.example"}}, 403),
         ({"headers": {"Host": ["evil.example"]}}, 403),
         ({"tls_verification": False}, 403),
