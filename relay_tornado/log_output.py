@@ -20,9 +20,7 @@ _SECRETS = (
     (re.compile(SECRET_PREFIX + "[0-9A-Za-z]*"), SECRET_PREFIX + "[redacted]"),
     (re.compile(r"(/v1/webhooks/)[^\s\"'?<>\\]+(?:\?[^\s\"'<>\\]*)?"), r"\1[redacted]"),
     (
-        re.compile(
-            r"((?:proxy-)?authorization[\"']?\s*[:=]\s*[\"']?(?:(?:basic|bearer)\s+)?)[^\s\"',}]+", re.IGNORECASE
-        ),
+        re.compile(r"(authorization[\"']?\s*[:=]\s*[\"']?(?:(?:basic|bearer)\s+)?)[^\s\"',}]+", re.IGNORECASE),
         r"\1[redacted]",
     ),
     (re.compile(r"\b((?:basic|bearer)\s+)[A-Za-z0-9+/=._~-]{8,}", re.IGNORECASE), r"\1[redacted]"),
@@ -95,7 +93,7 @@ def configure(settings: Settings, stream: IO[str] | None = None) -> None:
     handler = _handler(stream)
     handler.setFormatter(
         (_ForJournal if in_journal(stream) else structlog.stdlib.ProcessorFormatter)(
-            foreign_pre_chain=[structlog.stdlib.PositionalArgumentsFormatter(), *shared],
+            foreign_pre_chain=shared,
             processors=[
                 structlog.processors.format_exc_info,
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,

@@ -49,7 +49,7 @@ def lines(stream: io.StringIO) -> list[dict[str, object]]:
 def test_one_form() -> None:
     """Away from a terminal each line is a JSON object, whoever logs it."""
     stream = opened()
-    structlog.get_logger("relay_tornado.x").info("started", port=8080, data=b"\xff")
+    structlog.get_logger("relay_tornado.x").info("started", port=8080, data=b"a\xff", text="é".encode())
     logging.getLogger("tornado.application").warning("a %s in %d", "word", 3)
     first, second = lines(stream)
     assert (first["event"], first["port"], first["level"], first["logger"]) == (
@@ -59,6 +59,7 @@ def test_one_form() -> None:
         "relay_tornado.x",
     )
     assert (second["event"], second["level"], second["logger"]) == ("a word in 3", "warning", "tornado.application")
+    assert (first["data"], first["text"]) == ("a\\xff", "é")
     assert str(first["timestamp"]).endswith("Z")
 
 

@@ -130,6 +130,13 @@ def test_ten_thousand_buckets_make_a_bounded_set_of_series() -> None:
     assert value(samples, "relay_lag_events") == 55
 
 
+def test_the_last_that_is_named_and_the_first_that_is_not() -> None:
+    """As many as have a series each need no other; one more is what stands for the others."""
+    lag = {f"bucket {number}": 1 for number in range(BUCKETS_NAMED)}
+    assert bounded(lag) == lag
+    assert bounded({**lag, "one more": 9, "the last": 2}) == {**lag, OTHER_BUCKETS: 9}
+
+
 def test_series_do_not_move_with_the_load() -> None:
     """Which buckets are named depends on their order, not on who is slow at the moment."""
     lag = {f"bucket {number}": number for number in range(300)}

@@ -12,6 +12,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
+from structlog.testing import capture_logs
 
 from relay_tornado.counters import ConsumerLevel, Counters
 from relay_tornado.model import DAY
@@ -132,6 +133,25 @@ async def test_a_stop_loses_nothing(world: World, opened: bool) -> None:
     await world.go(10, events=3)
     _, _, found = await world.series.bucket("hour", "b")
     assert points(list(found)) == [1.5]
+
+
+@pytest.mark.gen_test
+async def test_a_mistake_in_what_is_measured_is_logged(world: World) -> None:
+    """It ends nothing else, and the file is closed at the end as ever."""
+
+    def levels() -> Levels:
+        if world.series._connection is None:
+            return world.levels
+        raise ZeroDivisionError
+
+    with capture_logs() as logs:
+        task = asyncio.create_task(world.series.run(levels))
+        await until(lambda: world.series._connection)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert [each["event"] for each in logs] == ["series_failed"]
+    assert world.series._connection is None
 
 
 @pytest.mark.gen_test
