@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from relay_tornado.errors import NoSpace
+from relay_tornado.errors import NoSpace, Unknown
 from relay_tornado.log.consumers import Key, Terms
 from relay_tornado.model import Bucket, Gap, Token
 from relay_tornado.registry.contract import Kind
@@ -146,8 +146,12 @@ async def test_a_bucket_may_be_ephemeral_for_a_while(world: World) -> None:
     await world.log.append(bucket.id, event())
     await administration.set_bucket("orders", description="other")
     assert await positions(world, token.key) == {"orders": 1}
+    others = [Key(bucket.id, "client", "worker"), Key(bucket.id, "output", "1")]
+    for key in others:
+        await world.consumers.create(key, 0, Terms(), 0)
     await administration.set_bucket("orders", ephemeral=True)
     assert await positions(world, token.key) == {}
+    assert {each.key for each in await world.consumers.list()} == set(others)
     await administration.set_bucket("orders", ephemeral=False)
     assert await positions(world, token.key) == {"orders": 2}
 
@@ -395,3 +399,92 @@ async def test_a_token_that_can_not_be_changed_keeps_no_position(world: World) -
     await world.log.append(orders.id, event())
     await administration.set_token(token.key, durable=True)
     assert await positions(world, token.key) == {"orders": 1}
+
+
+def changes_of(world: World) -> dict[str, Callable[[], Awaitable[object]]]:
+    """By name, what gives a position in a bucket; `make_ready` is done before."""
+    administration = world.administration
+    public = {"internal": False, "destination": "https://shop.example/"}
+    return {
+        "token": lambda: administration.create_token(durable=True),
+        "durable": lambda: administration.set_token(administration.list_tokens()[0].key, durable=True),
+        "stored again": lambda: administration.set_bucket("orders", ephemeral=False),
+        "bucket": lambda: administration.create_bucket("later"),
+        "public": lambda: administration.create_output("orders", **public),
+    }
+
+
+async def make_ready(world: World, made: str) -> Bucket:
+    """The bucket `orders`, as that change finds it."""
+    orders = await world.administration.create_bucket("orders", ephemeral=made == "stored again")
+    world.now += 1  # at a start, a token younger than a bucket gets its position at the head
+    await world.administration.create_token(durable=made in ("stored again", "bucket"))
+    return orders
+
+
+CHANGES = ("token", "durable", "stored again", "bucket", "public")
+
+
+@pytest.mark.parametrize("made", CHANGES)
+@pytest.mark.gen_test
+async def test_what_comes_as_soon_as_the_record_is_there_is_not_missed(world: World, made: str) -> None:
+    """The position is made before: an event may come at once, and comes after it."""
+    orders = await make_ready(world, made)
+    put = world.registry.put
+
+    async def then_an_event(kind: Kind, key: str, *arguments: Any, **options: Any) -> Any:
+        world.registry.put = put  # type: ignore[method-assign]
+        revision = await put(kind, key, *arguments, **options)
+        await world.log.append(key if kind == "bucket" else orders.id, event())
+        return revision
+
+    world.registry.put = then_an_event  # type: ignore[method-assign, assignment]
+    await changes_of(world)[made]()
+    assert {each.floor for each in await world.consumers.list()} == {0}
+
+
+@pytest.mark.parametrize("made", CHANGES)
+@pytest.mark.gen_test
+async def test_a_change_of_unknown_outcome_keeps_its_positions(world: World, made: str) -> None:
+    """It may have been stored: what comes until the next start, which finds out, is not missed."""
+    orders = await make_ready(world, made)
+    put = world.registry.put
+
+    async def unknown(*arguments: Any, **options: Any) -> None:
+        world.registry.put = put  # type: ignore[method-assign]
+        await put(*arguments, **options)
+        raise Unknown("the disk said nothing")
+
+    world.registry.put = unknown  # type: ignore[method-assign, assignment]
+    with pytest.raises(Unknown):
+        await changes_of(world)[made]()
+    for bucket in world.administration.list_buckets():
+        await world.log.append(bucket.id, event())
+    await world.administration.reconcile()
+    found = await world.consumers.list()
+    assert {each.floor for each in found} == {0}
+    assert orders.id in {each.key.bucket_id for each in found}
+
+
+@pytest.mark.gen_test
+async def test_a_position_that_can_not_be_completed_is_made_at_the_next_start(world: World) -> None:
+    """The record is stored by then, so the change has succeeded."""
+    administration = world.administration
+    await administration.create_bucket("orders", ephemeral=True)
+    put, create = world.registry.put, world.consumers.create
+
+    async def fail(*arguments: object) -> None:
+        raise NoSpace("the disk is full")
+
+    async def late(*arguments: Any, **options: Any) -> Any:
+        world.registry.put = put  # type: ignore[method-assign]
+        await administration.set_bucket("orders", ephemeral=False)
+        world.consumers.create = fail  # type: ignore[method-assign, assignment]
+        return await put(*arguments, **options)
+
+    world.registry.put = late  # type: ignore[method-assign, assignment]
+    token, _ = await administration.create_token(durable=True)
+    assert await positions(world, token.key) == {}
+    world.consumers.create = create  # type: ignore[method-assign]
+    await administration.reconcile()
+    assert await positions(world, token.key) == {"orders": 0}
