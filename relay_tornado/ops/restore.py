@@ -195,11 +195,9 @@ def _check_empty(directory: Path) -> None:
         return
     except NotADirectoryError:
         raise Conflict(f"{directory} is a file: name a directory with --data") from None
-    allowed = {lock.NAME, "lost+found"} | {_PART + end for end in database_files.ENDS}
+    allowed = {lock.NAME, witnesses.NAME, "lost+found"} | {_PART + end for end in database_files.ENDS}
     # Search index and series follow the log, and notice by themselves that it is another one.
     allowed |= {name + end for name in _ASIDE for end in database_files.ENDS}
-    if NAME not in names:
-        allowed.add(witnesses.NAME)
     if names - allowed:
         raise Conflict(
             f"{directory} is not empty: restore into another directory with --data, or move this one away first, with "

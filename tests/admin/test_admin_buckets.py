@@ -309,6 +309,18 @@ async def test_changes_at_once_lose_nothing(world: World) -> None:
 
 
 @pytest.mark.gen_test
+async def test_one_input_that_somebody_made_is_not_deleted_unasked(world: World) -> None:
+    """Not even where it is the only one, as the first was deleted: senders know it."""
+    first = await world.administration.create_bucket("orders")
+    world.now += 1
+    await world.administration.create_input("orders")
+    await world.administration.delete_input(first.inputs[0].id)
+    with pytest.raises(Conflict):
+        await world.administration.delete_bucket("orders")
+    await world.administration.delete_bucket("orders", force=True)
+
+
+@pytest.mark.gen_test
 async def test_a_deleted_bucket_is_gone(world: World) -> None:
     """Its log takes nothing more, and its name makes another bucket with another id and input."""
     first = await world.administration.create_bucket("orders")

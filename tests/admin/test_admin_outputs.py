@@ -438,3 +438,18 @@ async def test_what_waits_for_an_output_that_moved_is_due_at_once(world: World) 
     assert await dues() == [3600.0]
     await administration.set_output(output.id, destination="https://example.org/b")
     assert await dues() == [AT_ONCE]
+
+
+@pytest.mark.gen_test
+async def test_an_output_that_is_public_again_begins_at_the_head(world: World) -> None:
+    """It gets nothing of what came while it was internal, nor once more what it had before."""
+    administration = world.administration
+    bucket, output = await administration.create_output(
+        (await administration.create_bucket("orders")).name, internal=False, destination="https://example.org/"
+    )
+    await world.fill(bucket.id, 2)
+    await administration.set_output(output.id, internal=True)
+    await world.fill(bucket.id, 3)
+    await administration.set_output(output.id, internal=False)
+    (position,) = await world.consumers.list()
+    assert (position.key, position.floor) == (output_key(bucket.id, output.n), 5)

@@ -235,6 +235,23 @@ async def test_a_bucket_and_a_token_made_at_the_same_time(world: World) -> None:
         assert len(await positions(world, token.key)) == number + 1
 
 
+@pytest.mark.gen_test
+async def test_a_bucket_that_is_made_while_a_token_becomes_durable(world: World) -> None:
+    """Neither sees the other before both are stored: the token has its position all the same."""
+    administration = world.administration
+    token, _ = await administration.create_token()
+    put = world.registry.put
+
+    async def late(*arguments: Any, **options: Any) -> Any:
+        world.registry.put = put  # type: ignore[method-assign]
+        await administration.create_bucket("orders")
+        return await put(*arguments, **options)
+
+    world.registry.put = late  # type: ignore[method-assign, assignment]
+    await administration.set_token(token.key, durable=True)
+    assert await positions(world, token.key) == {"orders": 0}
+
+
 @pytest.mark.parametrize("made", ["bucket", "stored again", "token", "durable"])
 @pytest.mark.gen_test
 async def test_a_position_that_is_taken_away_as_it_is_made(world: World, made: str) -> None:

@@ -15,6 +15,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -246,6 +247,19 @@ def test_damage_that_no_restore_gets_over(file: Path, new: Runner) -> None:
     said = new.refused("restore", file, "--damaged")
     assert "could not be restored (the record of bucket " in said
     assert "can't be understood (Expected `object`, got `array`)" in said
+    assert {path.name for path in new.data.iterdir()} == {"relay.lock"}
+
+
+def test_a_result_that_is_not_sound_is_removed(file: Path, new: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The backup is sound, and what came to lie on the disk is not."""
+    copy = restore.copying.by_pages
+
+    def badly(raw: sqlite3.Connection, directory: Path, part: Path, *arguments: Any) -> None:
+        copy(raw, directory, part, *arguments)
+        change(part, "UPDATE log SET head = head + 1")
+
+    monkeypatch.setattr(restore.copying, "by_pages", badly)
+    assert "the restored file is not sound, and was removed" in new.refused("restore", file)
     assert {path.name for path in new.data.iterdir()} == {"relay.lock"}
 
 
