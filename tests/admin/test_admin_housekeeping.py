@@ -5,16 +5,19 @@ import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 from unittest.mock import AsyncMock
 
 import pytest
 from structlog.testing import capture_logs
 
-from relay_tornado.errors import BucketGone, Unavailable
+from relay_tornado.errors import BucketGone, NotFound, Unavailable
 from relay_tornado.ids import new_epoch, new_uuid
 from relay_tornado.log.consumers import Key, Terms
+from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.log.retention_clock import RetentionClock
 from relay_tornado.model import UNTIL_IT_ENDS, Retention
+from relay_tornado.registry.contract import Kind
 from tests.admin.world import OpenWorld, World, event, sqlite_world
 
 
@@ -362,3 +365,43 @@ async def test_a_deleted_bucket_takes_its_consumers_along(world: World) -> None:
     await world.administration.delete_bucket("orders")
     assert told == [True]
     assert await ledgers.store.list() == []
+
+
+@pytest.mark.gen_test
+async def test_a_start_takes_up_what_was_being_tried(world: World) -> None:
+    """Also of a consumer that nobody comes back for: what was tried as often as it may be is dead."""
+    bucket = await world.administration.create_bucket("orders")
+    await world.fill(bucket.id, 1)
+    key = Key(bucket.id, "client", "worker")
+    ledger = await Ledgers(world.consumers, world.log).open(key, 0, Terms(30.0, 1))
+    (one,) = ledger.progress.take(1, 1, 1.0)
+    ledger.progress.begin(one)
+    ledger.save()
+    await world.consumers.saved()
+    await world.administration.reconcile()
+    stored = await world.consumers.get(key)
+    assert stored is not None
+    assert (tuple(stored.tried), stored.dead) == ((), 1)
+
+
+@pytest.mark.gen_test
+async def test_what_is_removed_while_it_is_changed_stays_removed(world: World) -> None:
+    """A change is of the record that it began with, and makes no other."""
+    administration = world.administration
+    bucket = await administration.create_bucket("orders")
+    token, _ = await administration.create_token()
+    put = world.registry.put
+
+    async def late(kind: Kind, key: str, *arguments: Any, **options: Any) -> Any:
+        world.registry.put = put  # type: ignore[method-assign]
+        await world.registry.delete(kind, key)
+        return await put(kind, key, *arguments, **options)
+
+    for change in (
+        lambda: administration.set_bucket(bucket.id, description="new"),
+        lambda: administration.set_token(token.key, description="new"),
+    ):
+        world.registry.put = late  # type: ignore[method-assign, assignment]
+        with pytest.raises(NotFound):
+            await change()
+    assert (administration.list_buckets(), administration.list_tokens()) == ([], [])
