@@ -24,7 +24,7 @@ from relay_tornado.ops.restore import restore
 from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
 from relay_tornado.storage.lock import Lock
-from tests.ops.filling import event, fill, quiet, rows
+from tests.ops.filling import change, event, fill, quiet, rows
 
 
 def test_steps_make_a_state_that_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,6 +81,29 @@ def test_steps_make_a_state_that_was(tmp_path: Path, monkeypatch: pytest.MonkeyP
     found = dict(rows(settings.data / "relay.db", "SELECT seq, body FROM event WHERE log = ?", log))
     copied = dict(rows(part, "SELECT seq, body FROM event WHERE log = ?", log))
     assert all(found.get(seq, body) == body for seq, body in copied.items())
+
+
+def test_the_last_rows_are_of_one_moment(tmp_path: Path) -> None:
+    """Events that leave after the small tables were copied are in the copy, as its log says that it has them."""
+    fill(tmp_path / "data", "orders", 30)
+    source, part = tmp_path / "data" / "relay.db", tmp_path / "part"
+    descriptor = os.open(part, os.O_CREAT | os.O_RDWR, 0o600)
+    left: list[str] = []
+
+    def meanwhile(statement: str) -> None:
+        if statement.startswith("DELETE FROM copy.sqlite_sequence"):
+            left.append(statement)
+            change(source, "UPDATE log SET first = 11", "DELETE FROM event WHERE seq < 11")
+
+    try:
+        with closing(open_file(source)) as reader:
+            reader.set_trace_callback(meanwhile)
+            copying.in_steps(reader, source.parent, part, descriptor, quiet, 1 << 40)
+    finally:
+        os.close(descriptor)
+    assert len(left) == 1
+    assert rows(source, "SELECT count(*) FROM event") == [(20,)]
+    assert rows(part, "SELECT first, (SELECT count(*) FROM event) FROM log") == [(1, 30)]
 
 
 def test_deliveries_whose_ids_are_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
