@@ -405,3 +405,28 @@ async def test_what_is_removed_while_it_is_changed_stays_removed(world: World) -
         with pytest.raises(NotFound):
             await change()
     assert (administration.list_buckets(), administration.list_tokens()) == ([], [])
+
+
+@pytest.mark.gen_test
+async def test_what_is_prolonged_while_others_expire_stays(open_world: OpenWorld) -> None:
+    """Removing one takes a while, and the next is looked at as it is by then."""
+    async with open_world(retention_grace=0.0) as world:
+        administration, end = world.administration, world.now + 100
+        for name in ("one", "two"):
+            await administration.create_bucket(name, expires_at=end)
+            await administration.create_token(description=f"relay {name}{UNTIL_IT_ENDS}", expires_at=end)
+        tokens = administration.list_tokens()
+        delete = world.registry.delete
+
+        async def meanwhile(kind: Kind, *arguments: Any) -> None:
+            await delete(kind, *arguments)
+            if kind == "bucket":
+                await administration.set_bucket("two", expires_at=None)
+            else:
+                await administration.set_token(tokens[1].key, expires_at=end + 100)
+
+        world.registry.delete = meanwhile  # type: ignore[method-assign, assignment]
+        world.now += 100
+        await administration.housekeeping.trim_all()
+        assert [each.name for each in administration.list_buckets()] == ["two"]
+        assert [each.key for each in administration.list_tokens()] == [tokens[1].key]
