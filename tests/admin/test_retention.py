@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from unittest.mock import AsyncMock
 
 import pytest
 from structlog.testing import capture_logs
@@ -243,3 +244,31 @@ async def test_a_log_is_looked_at_again_once_it_has_grown(world: World, monkeypa
     await world.administration.delete_bucket("waiting", force=True)
     assert await keeper.trim_grown() == 0
     came.close()
+
+
+@pytest.mark.gen_test
+async def test_a_hard_limit_is_for_those_that_wait(world: World) -> None:
+    """One that is left over from when the bucket waited for its consumers removes nothing."""
+    free = {"max_age": None, "max_events": None, "max_bytes": None}
+    hard = {**free, "wait_for_consumers": True, "hard_max_bytes": 1}
+    bucket = await world.administration.create_bucket("orders", retention=hard)
+    await world.fill(bucket.id, 5)
+    changed = await world.administration.set_bucket("orders", retention={**hard, "wait_for_consumers": False})
+    assert changed.retention.hard_max_bytes == 1
+    assert await world.administration.housekeeping.trim_all() == 0
+
+
+@pytest.mark.gen_test
+async def test_a_pass_that_fails_is_not_the_last(open_world: OpenWorld) -> None:
+    """Whatever is raised, it is logged, and the next pass comes when it is due."""
+    async with open_world(retention_interval=0.01) as world:
+        keeper = world.administration.housekeeping
+        passes = AsyncMock(side_effect=[ZeroDivisionError, *[0] * 1000])
+        keeper.trim_all = passes  # type: ignore[method-assign]
+        with capture_logs() as logs:
+            task = asyncio.create_task(keeper.run())
+            await until(lambda: passes.await_count > 1 or task.done())
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        assert [each["event"] for each in logs] == ["housekeeping_failed"]
