@@ -147,6 +147,18 @@ def test_names_of_the_future_are_neither_counted_nor_removed(tmp_path: Path, mon
     assert {path for _, path in backups(tmp_path)} == {*future, *(tmp_path / name_at(at) for at in made[1:3])}
 
 
+def test_none_leaves_before_there_are_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With fewer than are to be kept, all of them stay."""
+    clock = Clock(monkeypatch, 2_000_000_000.0)
+    making(monkeypatch, clock, until=2)
+    for number in range(1, 5):
+        (tmp_path / name_at(clock.now - number * 100_000)).write_bytes(b"an older one")
+    settings = replace(Settings(), data=tmp_path, backup_every=3600.0, backup_keep=6)
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(Backups(settings, tmp_path, clock).run())
+    assert len(backups(tmp_path)) == 5
+
+
 def test_what_others_make_there_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A backup that is being made by hand under a name like these, and files of other names."""
     clock = Clock(monkeypatch, 2_000_000_000.0)
