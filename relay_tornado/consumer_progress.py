@@ -173,6 +173,7 @@ class Progress:
         taken = [] if into is None else into
         while len(taken) < limit and (seq := self._due.first(now, last)) is not None:
             self._hand_out(taken, seq, self.parked[seq].attempts + 1)
+            self._due.pop()
         while len(taken) < limit and self._next < head and self._room():
             self._next = self._settled.end(self._next + 1)
             if self._next < head and self._room():

@@ -64,8 +64,13 @@ class DueTimes:
             if last is None or seq <= last:
                 return seq
             self._beyond.append((due, seq))
-            heapq.heappop(self._heap)
+            self.pop()
         return None
+
+    def pop(self) -> None:
+        """The event that `first` returned is out. Without this, one that is given back with the same due time, again
+        and again, would have many entries."""
+        heapq.heappop(self._heap)
 
     def next(self) -> float | None:
         """When the next event is due, apart from those that `first` found to be beyond its `last`; None if there is
@@ -75,5 +80,5 @@ class DueTimes:
             one = self._parked.get(seq)
             if one is not None and one.due == due and seq not in self._out:
                 return due
-            heapq.heappop(self._heap)
+            self.pop()
         return None

@@ -126,6 +126,19 @@ def test_events_that_left_before_they_were_due_take_no_memory() -> None:
     assert seqs(take(progress, 10_000, now=90_000.0)) == [9_998, 9_999, 10_000]
 
 
+@pytest.mark.parametrize("outcome", ["given back", "failed"])
+def test_an_event_that_is_taken_again_and_again_takes_the_memory_of_one(outcome: str) -> None:
+    """Its due time stays the same, as where there is no slot for it, or it is to be tried again at once."""
+    progress = Progress(0, parked={1: Parked(1, AT_ONCE, 0.0)})
+    for _ in range(100):
+        (one,) = take(progress, 1, 1, now=1.0)
+        if outcome == "failed":
+            progress.fail(one, AT_ONCE, 1.0)
+        else:
+            progress.release(one)
+    assert len(progress._due) == 1
+
+
 def test_due_times_are_put_in_order_while_events_are_out() -> None:
     """One that is out meanwhile comes again once it is given back, and only once."""
     progress = Progress(0)
