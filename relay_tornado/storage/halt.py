@@ -7,7 +7,7 @@ import errno
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Final, TypeVar
+from typing import Final, Generic, TypeVar
 
 from relay_tornado.errors import NO_THREAD
 from relay_tornado.low_memory import run_in_thread
@@ -16,6 +16,12 @@ T = TypeVar("T")
 
 _AGAIN: Final = 0.02
 """Seconds between two interrupts of a statement: one that comes before the statement begins has no effect."""
+
+_LOOK: Final = 1.0
+"""Seconds between two looks at a thread that has not told its end."""
+
+_LOST: Final = 10.0
+"""Seconds after which a thread that is not at work, and has told no end, counts as lost."""
 
 
 class Halted(Exception):
@@ -52,25 +58,58 @@ class Halt:
 
     async def run(self, work: Callable[[], T], drop: Callable[[T], object] = lambda _: None) -> T:
         """Does the work on a thread of its own, and returns or raises what it does; OSError if no thread can be
-        started. A cancelled caller waits until the work has ended, so that nothing is still done when the lock is
-        released; `drop` gets the result that it has all the same."""
+        started, or it can't tell its end for lack of memory. A cancelled caller waits until the work has ended, so that
+        nothing is still done when the lock is released; `drop` gets the result that it has all the same."""
+        thread = _Thread(work)
         try:
-            running = run_in_thread(work)
+            running = run_in_thread(thread)
         except RuntimeError as error:
             raise OSError(errno.EAGAIN, NO_THREAD) from error
         try:
-            await asyncio.wait([running])
+            await self._ended(running, thread, _LOOK)
         except asyncio.CancelledError:
             self.set()
-            while not running.done():
-                self._interrupt()
-                await asyncio.wait([running], timeout=_AGAIN)
-            if running.exception() is None:
+            with suppress(OSError):
+                await self._ended(running, thread, _AGAIN)
+            if running.done() and running.exception() is None:
                 drop(running.result())
             raise
         return running.result()
 
+    async def _ended(self, running: asyncio.Future[T], thread: _Thread[T], every: float) -> None:
+        """Waits for the work's end. Raises OSError if the thread is lost."""
+        idle = 0.0
+        while not running.done():
+            self._interrupt()
+            await asyncio.wait([running], timeout=every)
+            idle = 0.0 if thread.working else idle + every
+            if idle >= _LOST and not running.done() and thread.is_lost():
+                raise OSError(errno.EAGAIN, NO_THREAD)
+
     def _interrupt(self) -> None:
-        if (raw := self._raw) is not None:
+        if self._halted and (raw := self._raw) is not None:
             with suppress(sqlite3.ProgrammingError):  # it was closed just now
                 raw.interrupt()
+
+
+class _Thread(Generic[T]):
+    """The work of a thread. It says itself whether it is done: without memory, the event loop is never told."""
+
+    def __init__(self, work: Callable[[], T]) -> None:
+        self.working = False
+        self._work = work
+        self._lost = False
+
+    def __call__(self) -> T:
+        self.working = True  # first: `is_lost` looks the other way round
+        try:
+            if self._lost:
+                raise Halted
+            return self._work()
+        finally:
+            self.working = False
+
+    def is_lost(self) -> bool:
+        """Whether it is not at work. Then it does nothing any more, should it begin later."""
+        self._lost = True
+        return not self.working

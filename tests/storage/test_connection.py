@@ -7,11 +7,13 @@ import contextlib
 import shutil
 import sqlite3
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from relay_tornado import low_memory
 from relay_tornado.errors import StartupError
 from relay_tornado.ops.opening import open_file
 from relay_tornado.settings import Settings
@@ -135,14 +137,29 @@ async def test_no_thread_can_be_started(tmp_path: Path) -> None:
 
 
 @pytest.mark.gen_test
-async def test_a_thread_that_says_nothing_of_its_beginning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """There was no memory for that, say: it counts as none, and later there is one."""
+@pytest.mark.parametrize("which", range(4))
+async def test_a_thread_that_says_nothing_of_its_beginning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: int
+) -> None:
+    """There was no memory for that, say: it counts as none, be it for a check or a connection; later there is one."""
     settings = Settings(data=tmp_path)
+    begun: list[object] = []
+    begin = low_memory.begin_thread
+
+    def begins(work: Callable[[], object]) -> None:
+        begun.append(work)
+        if len(begun) <= which:
+            begin(work)
+        else:
+            patch.setattr("relay_tornado.storage.halt._LOST", 0.01)
+
     with monkeypatch.context() as patch:
+        patch.setattr("relay_tornado.storage.halt._LOOK", 0.01)
         patch.setattr("relay_tornado.storage.connection._BEGINS", 0.01)
-        patch.setattr("relay_tornado.low_memory.begin_thread", lambda work: None)
+        patch.setattr("relay_tornado.low_memory.begin_thread", begins)
         with pytest.raises(StartupError, match=r"relay.db can't be opened: no thread "):
             await Database.open(settings)
+    assert len(begun) == which + 1
     await (await Database.open(settings)).close()
 
 

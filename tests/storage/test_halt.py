@@ -6,15 +6,17 @@ import asyncio
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
+from relay_tornado.errors import NO_THREAD, StartupError
 from relay_tornado.settings import Settings
-from relay_tornado.storage import database_files, start
+from relay_tornado.storage import database_files, halt, start
 from relay_tornado.storage.database import Database
-from relay_tornado.storage.halt import Halt
+from relay_tornado.storage.halt import Halt, Halted
 from relay_tornado.storage.witness import Loss
 from tests.storage.faults import crash
 from tests.storage.jobs import names, put
@@ -79,6 +81,58 @@ async def test_a_check_that_nobody_waits_for(settings: Settings, monkeypatch: py
     assert descriptors() == held
     monkeypatch.undo()
     await begin_again(settings)
+
+
+def never_begins(begun: list[Callable[[], object]]) -> Callable[..., asyncio.Future[object]]:
+    """Has the work done by a thread that has no memory to begin."""
+
+    def run(work: Callable[[], object]) -> asyncio.Future[object]:
+        begun.append(work)
+        return asyncio.get_running_loop().create_future()
+
+    return run
+
+
+def never_tells(begun: list[Callable[[], object]]) -> Callable[..., asyncio.Future[object]]:
+    """Has the work done by a thread that has no memory to tell its end."""
+
+    def run(work: Callable[[], object]) -> asyncio.Future[object]:
+        begun.append(work)
+        work()
+        return asyncio.get_running_loop().create_future()
+
+    return run
+
+
+@storage_test
+@pytest.mark.parametrize("lost", [never_begins, never_tells])
+@pytest.mark.parametrize("stopped", [False, True])
+async def test_a_thread_that_is_lost(
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    lost: Callable[[list[Callable[[], object]]], Callable[..., asyncio.Future[object]]],
+    stopped: bool,
+) -> None:
+    """The start is refused, and a stop ends it; neither waits for ever. The thread does nothing later."""
+    done: list[str] = []
+    begun: list[Callable[[], object]] = []
+    held = descriptors()
+    monkeypatch.setattr(halt, "_LOOK", 0.01)
+    monkeypatch.setattr(halt, "_LOST", 0.05)
+    monkeypatch.setattr(halt, "run_in_thread", lost(begun))
+    monkeypatch.setattr(start, "check", lambda path: done.append(path.name))
+    starting = asyncio.create_task(Database.open(settings))
+    await until(lambda: begun)
+    if stopped:
+        starting.cancel()
+    with pytest.raises(asyncio.CancelledError if stopped else StartupError) as refused:
+        await starting
+    assert stopped or NO_THREAD in str(refused.value)
+    assert descriptors() == held
+    for work in begun:
+        with pytest.raises(Halted):
+            work()
+    assert done == (["relay.db"] if lost is never_tells else [])
 
 
 @storage_test
