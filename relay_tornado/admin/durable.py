@@ -84,7 +84,8 @@ class TokenPositions:
 
     async def tidy(self, made: Collection[Key]) -> None:
         """Removes those of the positions that are no longer wanted. Waits for changes of their bucket and token that
-        are under way, which may want them again. The caller holds no turn."""
+        are under way, which may want them again. The caller holds the turn of no bucket or token; whoever takes both
+        takes the bucket's first."""
         for key in made:
             if self._unwanted(key):
                 async with self._turn(key.bucket_id), self._turn(key.name):
