@@ -128,6 +128,7 @@ def _keep_wal(path: Path, steps: Steps, halt: Halt) -> str | None:
             with os.fdopen(descriptor, "wb") as kept, source.open("rb") as wal:
                 shutil.copyfileobj(_UntilHalted(wal, halt), kept)
             database_files.sync(copy)
+            halt.check()  # this may have taken long, and the next start makes a copy, too
         except BaseException:
             with contextlib.suppress(OSError):
                 copy.unlink(missing_ok=True)  # a part of it is of no use, and takes the space that the relay needs

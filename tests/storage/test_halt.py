@@ -163,6 +163,34 @@ async def test_a_copy_of_the_wal_that_is_halted(settings: Settings, monkeypatch:
 
 
 @storage_test
+async def test_a_copy_of_the_wal_that_is_halted_while_it_is_synced(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not stay, and nothing is told: the next start would make a second one."""
+    await lose(settings)
+    before, reached, go_on = contents(settings), threading.Event(), threading.Event()
+    sync = database_files.sync
+
+    def slow(path: Path) -> None:
+        reached.set()
+        assert go_on.wait(60)
+        sync(path)
+
+    monkeypatch.setattr(database_files, "sync", slow)
+    with capture_logs() as logs:
+        starting = asyncio.create_task(Database.open(settings))
+        await until(reached.is_set)
+        starting.cancel()
+        await asyncio.sleep(0)
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+    assert (logs, contents(settings)) == ([], before)
+    monkeypatch.undo()
+    await begin_again(settings)
+
+
+@storage_test
 async def test_what_another_program_makes_under_the_name_of_the_copy(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
