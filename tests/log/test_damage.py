@@ -180,6 +180,25 @@ async def test_a_damaged_sum_of_sizes(disk: SqliteWorld, monkeypatch: pytest.Mon
 
 
 @log_test
+async def test_a_sum_of_sizes_that_is_wrong_when_the_file_is_opened_again_is_counted_again(
+    faulty: SqliteWorld, faults: Faults
+) -> None:
+    """It was right at an earlier trim, and is not what it was."""
+    await make(faulty.log, events=300, size=100)
+    assert await faulty.log.trim("b", Retention(None, None, 200 * SIZE), None) == 100
+    with behind(faulty) as raw:
+        raw.execute("UPDATE log SET bytes = bytes * 100")
+    faults.before = once("INSERT OR FAIL INTO event", sqlite3.SQLITE_IOERR)
+    with capture_logs() as logs:
+        with pytest.raises(Unavailable):
+            await faulty.log.append("b", event())
+        await until(lambda: not faulty.database.problem)
+        await faulty.database.write(lambda raw: None)
+        assert await faulty.log.trim("b", Retention(None, None, 150 * SIZE), None) == 50
+    assert [entry["event"] for entry in logs if entry["event"] == "log_bytes_wrong"] == ["log_bytes_wrong"]
+
+
+@log_test
 async def test_a_sum_of_sizes_is_judged_by_what_is_stored(disk: SqliteWorld) -> None:
     """The damaged size of an event, or of a stub, which can't be told from a right one, makes nothing leave; a sum that
     is too high with stubs among the events is corrected."""

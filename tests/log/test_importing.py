@@ -7,9 +7,10 @@ import asyncio
 import msgspec
 import pytest
 
-from relay_tornado.errors import BucketGone, Conflict, CursorLost, Invalid
+from relay_tornado.errors import BucketGone, Conflict, CursorLost, Invalid, NoSpace
 from relay_tornado.log.lineage import Placed, place_cursor
 from relay_tornado.model import Cursor, Event, Gap, Retention
+from relay_tornado.storage.space import Space
 from tests.log.worlds import MANY, SqliteWorld, World, event, make, read_all
 from tests.waiting import until
 
@@ -189,3 +190,14 @@ async def test_a_log_that_is_dropped_takes_nothing_over(disk: SqliteWorld) -> No
     await dropping
     await until(lambda: not disk.log._trimming._purges)
     assert await disk.database.read(lambda raw: raw.execute("SELECT count(*) FROM event").fetchone()) == (0,)
+
+
+@log_test
+async def test_the_reserve_of_the_disk_is_not_for_what_is_taken_over(
+    disk: SqliteWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await make(disk.log)
+    monkeypatch.setattr(Space, "low", lambda self, *sizes: True)
+    with pytest.raises(NoSpace):
+        await disk.log.import_events("b", exported(1, 9), {})
+    assert disk.log.held("b").events == 0

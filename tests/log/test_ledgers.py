@@ -319,6 +319,24 @@ async def test_what_left_before_a_loss_says_nothing_after_it(world: World, ledge
 
 
 @log_test
+async def test_a_gap_that_a_connection_meets_is_the_consumer_s_unless_another_one_has_read_of_it(
+    world: World, ledgers: Ledgers
+) -> None:
+    """Else it would be counted twice, or never; and what was read before a loss says nothing after it."""
+    await make(world.log, events=9)
+    ledger = await ledgers.open(KEY, 0, TERMS)
+    ledger.read(5)
+    assert ledger.has_met(Gap("retention", 6, 8))
+    assert not ledger.has_met(Gap("retention", 5, 8))
+    ledger.met(Gap("retention", 3, 6), 1.0)
+    met = {(3, 6): True, (4, 5): True, (2, 6): False, (3, 7): False, (6, 6): True}
+    assert {ends: ledger.has_met(Gap("retention", *ends)) for ends in met} == met
+    ledgers.lost("b", 3)
+    assert ledger.has_met(Gap("reset", 4, 8))
+    ledgers.close(ledger)
+
+
+@log_test
 async def test_a_deleted_consumer_s_gap_is_not_another_one_s(world: World, ledgers: Ledgers) -> None:
     """A client that is told of it has read under one that is gone: that of the same name has its own to tell."""
     await make(world.log, events=9)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,12 +20,15 @@ from structlog.testing import capture_logs
 from relay_tornado.errors import StartupError
 from relay_tornado.ops.check import check
 from relay_tornado.settings import Settings
+from relay_tornado.steps import Steps
+from relay_tornado.storage import partial_copy
 from relay_tornado.storage.database import Database
 from relay_tornado.storage.database_files import wal_of
+from relay_tornado.storage.halt import Halt
 from relay_tornado.storage.wal_check import in_file
 from relay_tornado.storage.wal_index import FRAME_HEAD, HEAD
 from relay_tornado.storage.witness import Witness, peek, peek_copied
-from tests.storage.faults import Faults
+from tests.storage.faults import Faults, always
 from tests.storage.jobs import names, put
 from tests.storage.older_wals import aside, contents, passive, put_back, write_generation
 
@@ -234,3 +238,20 @@ async def test_a_wal_that_is_lost_after_a_part_of_it_was_copied(settings: Settin
     assert (path.read_bytes(), wal_of(path).read_bytes()) == (before, lost)
     wal_of(path).write_bytes(wal)
     assert len(await contents(settings)) == 60 - 16
+
+
+@storage_test
+@pytest.mark.parametrize(("code", "damaged"), [(sqlite3.SQLITE_CORRUPT, True), (sqlite3.SQLITE_IOERR, False)])
+async def test_a_file_that_can_not_be_read_is_not_called_damaged(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, code: int, damaged: bool
+) -> None:
+    """That would send its owner to a backup, while the disk is what fails."""
+    await (await Database.open(settings)).close()
+    faults = Faults()
+    faults.before = always("PRAGMA integrity_check", code)
+    monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=faults.factory))
+    (settings.data / "relay.witness").unlink()
+    with pytest.raises(
+        StartupError if damaged else sqlite3.OperationalError, match="damaged" if damaged else "injected"
+    ):
+        partial_copy.check(settings.data / "relay.db", lost=True, noted=False, steps=Steps(""), halt=Halt())
