@@ -199,6 +199,17 @@ async def test_a_sum_of_sizes_that_is_wrong_when_the_file_is_opened_again_is_cou
 
 
 @log_test
+@pytest.mark.parametrize("wrong", ["bytes + 7", "1"])
+async def test_a_wrong_sum_of_sizes_ends_with_what_it_counts(disk: SqliteWorld, wrong: str) -> None:
+    """A log that is emptied holds nothing, and never less than that: what is old leaves all the same."""
+    await make(disk.log, events=5)
+    await restart(disk, f"UPDATE log SET bytes = {wrong}")
+    assert await disk.log.trim("b", Retention(None, 2, None), None) == 3
+    assert await disk.log.trim("b", Retention(None, 0, None), None) == 2
+    assert disk.log.held("b") == (0, 0)
+
+
+@log_test
 async def test_a_sum_of_sizes_is_judged_by_what_is_stored(disk: SqliteWorld) -> None:
     """The damaged size of an event, or of a stub, which can't be told from a right one, makes nothing leave; a sum that
     is too high with stubs among the events is corrected."""

@@ -12,6 +12,7 @@ import pytest
 from tornado.ioloop import IOLoop
 
 from relay_tornado.errors import BucketGone, Invalid, Malformed, NotFound, Overloaded, Unavailable
+from relay_tornado.log import reclaim
 from relay_tornado.log.results import MOST_RESULTS, READ_BYTES, Latest, Results, sent
 from relay_tornado.log.sqlite_results import SqliteResults
 from relay_tornado.model import Result, Retention
@@ -265,6 +266,16 @@ async def test_results_share_commits(disk: SqliteWorld, stored: SqliteResults) -
 
 
 @log_test
+async def test_a_commit_of_results_has_no_more_bytes_than_it_may(disk: SqliteWorld) -> None:
+    await make(disk.log, events=1)
+    results = SqliteResults(disk.database, type(disk.settings)(data=disk.settings.data, commit_bytes=10_000))
+    before = disk.database.commits
+    await asyncio.gather(*(results.record("b", 1, output, result(body=b"x" * 4000)) for output in range(1, 7)))
+    assert disk.database.commits == before + 3
+    await results.close()
+
+
+@log_test
 async def test_damage_of_one_bucket_refuses_no_others_results(disk: SqliteWorld) -> None:
     """What shares a commit with a result whose place in the index can't be read is stored all the same."""
     await make(disk.log)
@@ -394,6 +405,21 @@ async def test_rows_of_events_that_left_are_deleted(disk: SqliteWorld, stored: S
     await disk.log.drop("b")
     await until(lambda: disk.database.read(lambda raw: raw.execute("SELECT 1 FROM log").fetchone() is None))
     assert await disk.database.read(lambda raw: raw.execute(count).fetchone()) == (0, 0)
+
+
+@log_test
+async def test_results_leave_in_steps_of_so_many_bytes(
+    disk: SqliteWorld, stored: SqliteResults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is larger leaves by itself."""
+    await make(disk.log, events=2)
+    for output, size in enumerate([10] * 6 + [100], 1):
+        await stored.record("b", 1, output, result(body=b"x" * size))
+    monkeypatch.setattr(reclaim, "STEP_BYTES", 30)
+    before = disk.database.commits
+    assert await disk.log.trim("b", Retention(None, 1, None), None) == 1
+    assert disk.database.commits == before + 1 + 3
+    assert await disk.database.read(lambda raw: raw.execute("SELECT count(*) FROM delivery").fetchone()) == (0,)
 
 
 @log_test

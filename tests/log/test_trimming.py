@@ -76,7 +76,7 @@ async def test_a_log_that_is_dropped_meanwhile(disk: SqliteWorld) -> None:
 
 @log_test
 async def test_what_a_log_holds_is_counted_once(disk: SqliteWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And not before each step: it reads all of it."""
+    """And not before each step: it reads all of it. Nor before little leaves."""
     await make(disk.log, events=600)
     counted: list[object] = []
     difference = size_check.difference
@@ -86,7 +86,9 @@ async def test_what_a_log_holds_is_counted_once(disk: SqliteWorld, monkeypatch: 
         return difference(*arguments)
 
     monkeypatch.setattr(size_check, "difference", count)
-    assert await disk.log.trim("b", Retention(None, None, 0), None) == 600
+    assert await disk.log.trim("b", Retention(None, None, disk.log.held("b").bytes - 1), None) == 1
+    assert len(counted) == 0
+    assert await disk.log.trim("b", Retention(None, None, 0), None) == 599
     assert len(counted) == 1
 
 
@@ -129,6 +131,8 @@ async def test_a_floor_stays(world: World) -> None:
     assert (await world.log.bounds("b")).first == 300
     assert await world.log.trim("b", Retention(None, 10, None), 300) == 0
     assert await world.log.trim("b", Retention(None, 10, None), 1) == 0
+    assert await world.log.trim("b", Retention(None, 0, None), 5000) == 301
+    assert (await world.log.bounds("b")).first == 601
 
 
 @log_test
@@ -247,6 +251,33 @@ async def test_an_event_larger_than_a_step_leaves_in_one(disk: SqliteWorld, monk
     left = "SELECT (SELECT count(*) FROM log), (SELECT count(*) FROM event)"
     await until(lambda: not disk.log._trimming._purges)
     assert await disk.database.read(lambda raw: raw.execute(left).fetchone()) == (0, 0)
+
+
+@log_test
+async def test_a_step_takes_no_more_than_its_bytes(disk: SqliteWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Appends wait for no more than that, by a trim as for a log that is gone."""
+    await make(disk.log, events=20)
+    monkeypatch.setattr(reclaim, "STEP_BYTES", disk.log.held("b").bytes * 3 // 20)
+    before = disk.database.commits
+    assert await disk.log.trim("b", Retention(None, 10, None), None) == 10
+    assert disk.database.commits == before + 4
+    await disk.log.drop("b")
+    await until(lambda: not disk.log._trimming._purges)
+    assert disk.database.commits == before + 4 + 1 + 5
+
+
+@log_test
+async def test_equal_digests_of_another_log_stay(disk: SqliteWorld) -> None:
+    """Whether a window is over or a log is gone: senders may send the same to two buckets."""
+    for bucket_id, window in (("b", 0.0), ("c", 100.0), ("d", 100.0)):
+        await make(disk.log, bucket_id)
+        await disk.log.append(bucket_id, event(dedupe=b"d", dedupe_window=window))
+    await asyncio.sleep(0.01)
+    await disk.log.forget_repeats("b")
+    await disk.log.drop("d")
+    await until(lambda: not disk.log._trimming._purges)
+    left = "SELECT bucket FROM dedupe JOIN log ON log.id = dedupe.log"
+    assert await disk.database.read(lambda raw: raw.execute(left).fetchall()) == [("c",)]
 
 
 @log_test
