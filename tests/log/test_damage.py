@@ -199,6 +199,16 @@ async def test_a_sum_of_sizes_that_is_wrong_when_the_file_is_opened_again_is_cou
 
 
 @log_test
+async def test_a_damaged_first_removes_nothing_more(disk: SqliteWorld) -> None:
+    """Events below it were not meant to leave: `relay check` finds them."""
+    await make(disk.log, events=6)
+    await restart(disk, "UPDATE log SET first = 4")
+    assert await disk.log.trim("b", Retention(None, 2, None), None) == 1
+    left = await disk.database.read(lambda raw: raw.execute("SELECT seq FROM event ORDER BY seq").fetchall())
+    assert [seq for (seq,) in left] == [1, 2, 3, 5, 6]
+
+
+@log_test
 @pytest.mark.parametrize("wrong", ["bytes + 7", "1"])
 async def test_a_wrong_sum_of_sizes_ends_with_what_it_counts(disk: SqliteWorld, wrong: str) -> None:
     """A log that is emptied holds nothing, and never less than that: what is old leaves all the same."""

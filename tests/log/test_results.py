@@ -7,6 +7,7 @@ import contextlib
 import sqlite3
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 from tornado.ioloop import IOLoop
@@ -18,6 +19,7 @@ from relay_tornado.log.sqlite_results import SqliteResults
 from relay_tornado.model import Result, Retention
 from tests.log.memory_results import MemoryResults
 from tests.log.worlds import SqliteWorld, World, behind, event, fill, make, spoil_leaf
+from tests.storage.faults import Faults
 from tests.waiting import until
 
 log_test = pytest.mark.gen_test
@@ -220,6 +222,14 @@ async def test_a_claim_marks_and_moves_at_once(world: World, results: Results) -
 
 
 @log_test
+async def test_events_that_the_log_does_not_hold_are_not_claimed(world: World, results: Results) -> None:
+    await make(world.log, events=6)
+    await world.log.trim("b", Retention(None, 4, None), None)
+    assert await results.claim("b", 1, 0, [2, 3, 6, 7], 6, 7.0) == [3, 6]
+    assert set(await results.of("b", 0, 9)) == {(3, 1), (6, 1)}
+
+
+@log_test
 async def test_a_queue_that_is_ended_has_no_position(world: World, results: Results) -> None:
     """The other queues and the results stay; a missing queue, or log, is no error."""
     await make(world.log, events=5)
@@ -341,6 +351,29 @@ async def test_a_damaged_result_is_as_none(disk: SqliteWorld, damage: str) -> No
 
 
 @log_test
+async def test_results_of_a_disk_that_fails_are_not_as_none(faulty: SqliteWorld, faults: Faults) -> None:
+    """Else what is only unread for a moment would be sent again."""
+    await make(faulty.log, events=2)
+    stored = SqliteResults(faulty.database, faulty.settings)
+    await stored.record("b", 1, 1, result())
+    faults.before = lambda sql: sqlite3.SQLITE_IOERR if "FROM delivery" in sql else None
+    for reading in (
+        stored.first("b", 1, None),
+        stored.of("b", 1, 2),
+        stored.latest("b", [1], None),
+        stored.statuses("b", 1, 2, None),
+    ):
+        with pytest.raises(Unavailable):
+            await reading
+    with pytest.raises(Unavailable):
+        await stored.claim("b", 1, 0, [1, 2], 2, 7.0)
+    faults.heal()
+    await until(lambda: not faulty.database.problem)
+    assert await stored.claim("b", 1, 0, [1, 2], 2, 7.0) == [2]
+    await stored.close()
+
+
+@log_test
 async def test_a_damaged_page_of_results_is_as_none(disk: SqliteWorld) -> None:
     """What became of other events comes out, and a queue goes on behind them."""
     await make(disk.log, events=400)
@@ -374,12 +407,28 @@ async def test_the_queue_is_bounded(disk: SqliteWorld) -> None:
         *(results.record("b", 1, output, result(body=b"x" * 3000)) for output in range(9)), return_exceptions=True
     )
     taken = [each for each in told if each is None]
-    assert 1 <= len(taken) < 9
+    assert len(taken) == 2
     assert all(each is None or isinstance(each, Overloaded) for each in told)
     assert len(await results.of("b", 1, 1)) == len(taken)
+    await results.record("b", 1, 1, result(body=b"x" * 9000))
     await results.close()
     with pytest.raises(Unavailable):
         await results.record("b", 1, 1, result())
+
+
+@log_test
+async def test_a_commit_of_results_that_fails_for_lack_of_memory_leaves_nobody_waiting(
+    disk: SqliteWorld, stored: SqliteResults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor do its results take up room; the next ones are stored."""
+    await make(disk.log, events=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(disk.database, "write", AsyncMock(side_effect=MemoryError))
+        told = await asyncio.gather(*(stored.record("b", 1, n, result()) for n in (1, 2)), return_exceptions=True)
+    assert [type(each) for each in told] == [Unavailable] * 2
+    assert stored._bytes == 0
+    await stored.record("b", 1, 3, result())
+    assert set(await stored.of("b", 1, 1)) == {(1, 3)}
 
 
 @log_test

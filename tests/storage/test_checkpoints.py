@@ -156,3 +156,13 @@ def test_an_error_is_logged_once_in_a_while(disk: _Disk) -> None:
     assert [checkpoints.failed("written over") for _ in range(2)] == [True, False]
     now += SAY_EVERY
     assert checkpoints.failed("written over")
+
+
+def test_an_error_ends_with_the_next_one_that_is_made(disk: _Disk) -> None:
+    """Also if a reader held it back, which is no error."""
+    checkpoints = Checkpoints(disk)
+    assert checkpoints.failure == ""
+    checkpoints.failed("disk I/O error")
+    assert checkpoints.failure == "disk I/O error"
+    checkpoints.copied(300)
+    assert checkpoints.failure == ""

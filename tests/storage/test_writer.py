@@ -182,6 +182,23 @@ class Passenger:
 
 
 @storage_test
+async def test_callers_that_leave_disturb_nobody(database: Database) -> None:
+    """A job of theirs is committed, or fails, all the same; nothing is opened anew for that."""
+
+    def fail(raw: sqlite3.Connection) -> None:
+        raise ValueError
+
+    tasks = [asyncio.create_task(database.write(job)) for job in (put("a"), fail)]
+    await asyncio.sleep(0)
+    for task in tasks:
+        task.cancel()
+    with capture_logs() as logs:
+        await database.write(put("b"))
+    assert logs == []
+    assert await database.read(names) == ["a", "b"]
+
+
+@storage_test
 async def test_a_quick_work_runs_in_the_loop(database: Database) -> None:
     """Only its COMMIT goes to the thread; with riders, or where it is not quick, all of it does."""
     here = threading.get_ident()
