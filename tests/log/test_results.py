@@ -351,6 +351,19 @@ async def test_a_damaged_result_is_as_none(disk: SqliteWorld, damage: str) -> No
 
 
 @log_test
+async def test_a_result_that_sqlite_refuses_takes_no_other_along(faulty: SqliteWorld, faults: Faults) -> None:
+    """Those of one commit are tried one by one, and whose is to blame is told."""
+    await make(faulty.log, events=2)
+    stored = SqliteResults(faulty.database, faulty.settings)
+    left = [sqlite3.SQLITE_CONSTRAINT] * 2
+    faults.before = lambda sql: left.pop() if left and sql.startswith("INSERT INTO delivery") else None
+    told = await asyncio.gather(*(stored.record("b", seq, 1, result()) for seq in (1, 2)), return_exceptions=True)
+    assert [type(each) for each in told] == [Unavailable, type(None)]
+    assert set(await stored.of("b", 1, 2)) == {(2, 1)}
+    await stored.close()
+
+
+@log_test
 async def test_results_of_a_disk_that_fails_are_not_as_none(faulty: SqliteWorld, faults: Faults) -> None:
     """Else what is only unread for a moment would be sent again."""
     await make(faulty.log, events=2)
@@ -399,7 +412,7 @@ async def test_a_damaged_page_of_results_is_as_none(disk: SqliteWorld) -> None:
 
 @log_test
 async def test_the_queue_is_bounded(disk: SqliteWorld) -> None:
-    """Over its bytes results are refused, and nothing that was taken is lost."""
+    """Over its bytes results are refused, and nothing that was taken is lost. An empty one takes any result."""
     await make(disk.log, events=1)
     disk.settings = type(disk.settings)(data=disk.settings.data, append_queue=10_000)
     results = SqliteResults(disk.database, disk.settings)
@@ -410,7 +423,7 @@ async def test_the_queue_is_bounded(disk: SqliteWorld) -> None:
     assert len(taken) == 2
     assert all(each is None or isinstance(each, Overloaded) for each in told)
     assert len(await results.of("b", 1, 1)) == len(taken)
-    await results.record("b", 1, 1, result(body=b"x" * 9000))
+    await results.record("b", 1, 1, result(body=b"x" * 20_000))
     await results.close()
     with pytest.raises(Unavailable):
         await results.record("b", 1, 1, result())

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from relay_tornado.errors import StartupError
 from relay_tornado.settings import Settings
 from relay_tornado.storage import migrate
 from relay_tornado.storage.database import Database
@@ -176,3 +177,16 @@ def test_a_copy_whose_last_write_fails_is_none(tmp_path: Path) -> None:
         if "INJECTED" not in seen.read_text():
             break
     assert refused
+
+
+def test_a_copy_tells_how_far_it_is_and_ends_when_it_is_halted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that was halted leaves no file."""
+    monkeypatch.setattr(migrate, "PAGES", 1)
+    with closing(sqlite3.connect(tmp_path / "relay.db")) as raw:
+        raw.executescript("CREATE TABLE one (x); CREATE TABLE two (x)")
+        told: list[tuple[int, int]] = []
+        migrate.backup(raw, tmp_path / "copy", advance=lambda *pages: told.append(pages))
+        assert told == [(1, 3), (2, 3), (3, 3)]
+        with pytest.raises(StartupError, match="nothing was changed"):
+            migrate.backup(raw, tmp_path / "halted", lambda: True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["copy", "relay.db"]
