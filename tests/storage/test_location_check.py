@@ -46,6 +46,10 @@ WAYS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda folder: (folder.rename(folder.parent / "old"), shutil.copytree(folder.parent / "old", folder)),
         "relay.db",
     ),
+    "directory replaced by a file": (
+        lambda folder: (folder.rename(folder.parent / "old"), folder.write_bytes(b"x")),
+        "relay.db",
+    ),
 }
 
 

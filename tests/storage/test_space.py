@@ -24,6 +24,7 @@ from relay_tornado.storage.database import Database
 from relay_tornado.storage.space import Space
 from tests.log.worlds import read_all
 from tests.needs import needs_root
+from tests.storage.jobs import put
 from tests.waiting import until
 
 Disk = namedtuple("Disk", "f_bavail f_frsize f_blocks")
@@ -79,6 +80,19 @@ def test_the_disk_is_looked_at_once_a_second(tmp_path: Path, monkeypatch: pytest
             assert [space.low() for _ in range(3)] == [expected] * 3
     assert len(looks) == 5
     assert [entry["event"] for entry in logs] == ["disk_space_low", "disk_space_back"]
+
+
+def test_space_is_back_once_there_is_clearly_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it would end and begin with each event, where as much leaves as comes in."""
+    free = [0]
+    clock = Clock()
+    monkeypatch.setattr(os, "statvfs", lambda path: Disk(free[0] * MIB // 4096, 4096, 100 * GIB // 4096))
+    space = Space(tmp_path / "relay.db", 256 * MIB, clock)
+    found = []
+    for free[0] in (257, 255, 257, 287, 289, 257):
+        found.append(space.low())
+        clock.now += 2.0
+    assert found == [False, True, True, True, False, False]
 
 
 def test_a_disk_that_does_not_answer_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,3 +219,16 @@ async def test_a_small_disk_is_never_filled(small_disk: Path) -> None:
 
 def event() -> NewEvent:
     return NewEvent("i", "POST", b"", b"", b"", b"x" * 5000, "::1")
+
+
+@pytest.mark.gen_test
+async def test_what_is_copied_of_the_wal_takes_no_more_room(settings: Settings) -> None:
+    """The WAL stays as long as it was; what comes next takes the place of that."""
+    database = await Database.open(settings)
+    await database.write(put("a"))
+    database.space._next_look = 0.0
+    assert 0 < database.space.pending <= database.space.wal
+    await database._writer._checkpoint("PASSIVE")
+    database.space._next_look = 0.0
+    assert database.space.pending == 0 < database.space.wal
+    await database.close()
