@@ -470,6 +470,23 @@ async def test_rows_of_events_that_left_are_deleted(disk: SqliteWorld, stored: S
 
 
 @log_test
+async def test_results_that_have_yet_to_leave_are_not_read(
+    disk: SqliteWorld, stored: SqliteResults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their events are gone already."""
+    monkeypatch.setattr(reclaim, "has_old_deliveries", lambda raw, log: False)
+    await make(disk.log, events=3)
+    for seq in (1, 2, 3):
+        await stored.record("b", seq, 1, result())
+    assert await disk.log.trim("b", Retention(None, 1, None), None) == 2
+    assert await disk.database.read(lambda raw: raw.execute("SELECT count(*) FROM delivery").fetchone()) == (3,)
+    assert [await stored.first("b", seq, None) is None for seq in (1, 2, 3)] == [True, True, False]
+    assert set(await stored.of("b", 1, 3)) == {(3, 1)}
+    assert set(await stored.latest("b", [1, 2, 3], None)) == {3}
+    assert await stored.statuses("b", 1, 3, None) == {3: "sent"}
+
+
+@log_test
 async def test_results_leave_in_steps_of_so_many_bytes(
     disk: SqliteWorld, stored: SqliteResults, monkeypatch: pytest.MonkeyPatch
 ) -> None:
