@@ -64,6 +64,29 @@ def test_what_a_checkpoint_has_yet_to_copy(tmp_path: Path) -> None:
     assert index.uncopied() is None
 
 
+def test_which_pages_a_wal_has(tmp_path: Path) -> None:
+    """Those of its frames, and after it began again none of before."""
+    path = tmp_path / "x.db"
+    with closing(in_wal_mode(path)) as raw:
+        index = WalIndex(path, PAGE)
+        for _ in range(5):
+            raw.execute("INSERT INTO t VALUES (zeroblob(3000))")
+        before = index.read()
+        assert before is not None
+        wal = beside(path, "-wal").read_bytes()
+        places = range(HEAD, len(wal), FRAME_HEAD + PAGE)
+        assert index.pages(before) == {int.from_bytes(wal[place : place + 4]) for place in places}
+        raw.execute("PRAGMA wal_checkpoint(RESTART)")
+        raw.execute("UPDATE t SET x = 1 WHERE rowid = 5")
+        after = index.read()
+        assert after is not None
+        assert after.number < before.number
+        assert after.salts != before.salts
+        assert 0 < len(index.pages(after)) <= after.number
+        assert 0 not in index.pages(after)
+    index.close()
+
+
 def test_space_counts_what_is_not_copied(tmp_path: Path) -> None:
     """A WAL that is copied takes no more space than it has taken: its bytes are no longer free, and are not subtracted
     from those that are."""
