@@ -42,7 +42,7 @@ def test_a_first_thing_may_take_everything() -> None:
     assert shares.fits("a", 100)
 
 
-def test_there_is_no_memory_for_what_is_taken() -> None:
+def test_nothing_is_taken_where_memory_for_it_is_short() -> None:
     """Then nothing is; and what was there is still whole."""
     made: list[Shares[str]] = []
 

@@ -84,3 +84,11 @@ async def sqlite_world(folder: Path, kind: type[W] = World, **settings: Any) -> 
 def event(body: bytes = b"x") -> NewEvent:
     """A webhook of which only the body matters."""
     return NewEvent("input", "POST", b"", b"", b"", body, "192.0.2.1")
+
+
+async def positions(world: World, key: str) -> dict[str, int]:
+    """By bucket's name, where the consumers of a durable token are."""
+    names = {bucket.id: bucket.name for bucket in world.administration.list_buckets()}
+    found = [each for each in await world.consumers.list() if each.key.kind == "token" and each.key.name == key]
+    assert all(each.terms.receipt for each in found)
+    return {names[each.key.bucket_id]: each.floor for each in found}

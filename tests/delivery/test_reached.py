@@ -100,7 +100,7 @@ async def test_what_comes_while_a_connection_subscribes_anew() -> None:
 
 
 @pytest.mark.gen_test
-async def test_what_comes_before_a_new_bucket_is_placed() -> None:
+async def test_what_comes_before_a_new_bucket_is_placed_reaches_its_subscriber() -> None:
     """It reaches the subscriber, which begins with the first event."""
     world = World()
     reader, _, _ = await world.subscribe()

@@ -82,7 +82,7 @@ async def test_all_who_wait_for_memory_are_woken(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.gen_test
-async def test_what_one_output_may_hold() -> None:
+async def test_an_output_holds_an_eighth_of_the_memory_or_one_event() -> None:
     """Small events do not count. Of large ones it may hold an eighth of the memory, or a single one; in all outputs
     hold no more than there is, or a single one."""
     memory, large = Memory(64 * SMALL_EVENT), SMALL_EVENT + 1

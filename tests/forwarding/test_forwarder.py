@@ -240,7 +240,7 @@ async def test_what_fails_inside_stops_nobody(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize(("strict", "stored_at_once", "in_flight"), [(False, 4, 0), (True, 1, 1)])
 @pytest.mark.gen_test
-async def test_the_next_event_while_results_are_stored(
+async def test_the_next_event_waits_while_many_results_are_stored(
     strict: bool, stored_at_once: int, in_flight: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With strict_order it waits, as the one before would be sent again after a crash; else it waits if many results

@@ -144,7 +144,9 @@ async def test_an_output_that_can_not_be_disabled(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.gen_test
-async def test_a_destination_that_is_gone_while_that_is_being_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_destination_that_is_gone_is_asked_nothing_while_that_is_stored(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """It is asked nothing more, also where several events may be out at once."""
     stored, calls = asyncio.Event(), []
     throttle = {"enabled": True, "mode": "concurrency", "max_concurrent": 2}
@@ -184,7 +186,7 @@ async def test_a_new_destination_while_an_output_is_being_disabled(monkeypatch: 
 
 
 @pytest.mark.gen_test
-async def test_a_new_destination_while_it_is_stored_that_the_old_one_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_new_destination_is_not_disabled_where_the_old_one_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     """That one is not disabled."""
     async with Target(lambda got: answer(410)) as target, Target() as other, world(public(target.url)) as w:
         record = w.results.record
@@ -246,7 +248,7 @@ async def test_an_event_that_can_not_be_read(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.gen_test
-async def test_a_result_that_can_not_be_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_event_whose_result_can_not_be_stored_is_not_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """The event was sent all the same, and is not sent again."""
 
     async def broken(*args: Any) -> None:
@@ -393,7 +395,7 @@ async def test_a_change_while_an_event_waits_for_memory(change: dict[str, Any]) 
 
 
 @pytest.mark.gen_test
-async def test_retention_overtakes_an_event_that_waits_for_memory() -> None:
+async def test_an_event_that_waits_for_memory_is_not_sent_once_it_has_left() -> None:
     """Nothing keeps it for that long: it is read again."""
     gate = asyncio.Event()
     async with without_room(gate) as (w, _, other):
@@ -406,7 +408,7 @@ async def test_retention_overtakes_an_event_that_waits_for_memory() -> None:
 
 
 @pytest.mark.gen_test
-async def test_a_stop_while_an_event_waits_for_memory() -> None:
+async def test_an_event_that_waits_for_memory_is_not_sent_after_a_stop() -> None:
     """It is not sent any more, though there is room before the relay has ended."""
     gate = asyncio.Event()
     async with without_room(gate) as (w, one, other):

@@ -46,7 +46,7 @@ async def test_quick_tries_then_dead() -> None:
 
 
 @pytest.mark.gen_test
-async def test_what_is_stored_of_an_answer() -> None:
+async def test_the_first_and_the_last_answer_are_stored_whole() -> None:
     """Of the first failed try and of the last its whole body, of those in between the beginning; how long it took, in
     milliseconds; and no status that no server may answer with."""
     statuses = [500, 600, 500]
@@ -133,7 +133,7 @@ async def test_the_clock_of_day_is_set_back() -> None:
 
 
 @pytest.mark.gen_test
-async def test_the_clock_of_day_is_set_on(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_try_that_waits_is_made_when_the_clock_of_day_is_set_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """What waits for its time is looked at now and then, however far that time is."""
     monkeypatch.setattr(forwarder, "_LOOK", 0.01)
     answers = iter([answer(500, b"", "Retry-After: 3600"), answer()])

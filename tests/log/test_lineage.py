@@ -55,7 +55,7 @@ def test_a_gap_behind_a_reader(seq: int, lost: CursorLost, gap: Gap) -> None:
     assert gap_behind(OPEN, seq, lost) == gap
 
 
-def test_a_gap_behind_some_copies_of_an_event() -> None:
+def test_a_gap_behind_some_copies_of_an_event_begins_with_it() -> None:
     """It begins with the event, whose other copies are missing, too; before the first event there is none."""
     assert gap_within(Cursor(C, 25, 2), Gap("reset", 26, 28)) == Gap("reset", 25, 28)
     assert gap_within(Cursor(C, 25, 2), Gap("reset", 27, 28)) == Gap("reset", 27, 28)
@@ -66,7 +66,7 @@ def test_a_gap_behind_some_copies_of_an_event() -> None:
     ("id", "held"),
     [(Cursor(A, 4), False), (Cursor(A, 5), True), (Cursor(B, 5), False), (Cursor(C, 30), True), (Cursor(C, 31), False)],
 )
-def test_which_events_a_log_has(id: Cursor, held: bool) -> None:
+def test_a_log_holds_what_it_keeps_under_the_ids_that_it_gave(id: Cursor, held: bool) -> None:
     """Those that are kept, by the id that they got."""
     assert holds(OPEN, id) is held
 

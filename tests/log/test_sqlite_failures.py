@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import sqlite3
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -14,28 +13,21 @@ from unittest.mock import Mock
 import pytest
 from structlog.testing import capture_logs
 
-from relay_tornado.errors import BucketGone, CursorLost, NoSpace, Unavailable, Unknown
+from relay_tornado.errors import BucketGone, CursorLost, Unavailable, Unknown
 from relay_tornado.log import rows
 from relay_tornado.log.batch import Entry
 from relay_tornado.log.lineage import Placed, place_cursor
 from relay_tornado.log.loading import load
 from relay_tornado.log.sqlite import SqliteEventLog
 from relay_tornado.log.tail import Tail
-from relay_tornado.model import Appended, Cursor, Gap, Retention
+from relay_tornado.model import Appended, Cursor, Gap
 from relay_tornado.storage import writer as writers
-from relay_tornado.storage.space import Space
-from tests.log.worlds import MANY, SqliteWorld, behind, event, fill, make, read_all
+from tests.log.worlds import MANY, SqliteWorld, behind, event, fill, make, read_all, settled
 from tests.storage.faults import Faults, always, once
 from tests.storage.jobs import put
 from tests.waiting import until
 
 log_test = pytest.mark.gen_test
-
-
-async def settled(world: SqliteWorld) -> None:
-    """Waits until the writer is past an error."""
-    await until(lambda: not world.database.problem)
-    await world.database.write(lambda raw: None)
 
 
 @log_test
@@ -274,7 +266,7 @@ async def test_a_log_whose_row_can_not_be_read_any_more_is_not_gone(disk: Sqlite
 
 
 @log_test
-async def test_ephemeral_events_that_are_gone(faulty: SqliteWorld, faults: Faults) -> None:
+async def test_ephemeral_events_that_are_gone_are_not_given_for_later_ones(faulty: SqliteWorld, faults: Faults) -> None:
     """Their content, which is in memory, is not given for the events that get their seqs next."""
     faulty.log._tail = Tail(0)
     await make(faulty.log, events=3)
@@ -348,17 +340,6 @@ async def test_while_the_file_can_not_be_opened_appends_fail_at_once(
 
 
 @log_test
-async def test_a_full_disk_by_sqlite(faulty: SqliteWorld, faults: Faults) -> None:
-    """NoSpace for all of the batch, and nothing of it is stored."""
-    await make(faulty.log)
-    faults.before = once("COMMIT", sqlite3.SQLITE_FULL)
-    results = await asyncio.gather(*(faulty.log.append("b", event()) for _ in range(5)), return_exceptions=True)
-    assert {type(result) for result in results} == {NoSpace}
-    await settled(faulty)
-    assert (await faulty.log.append("b", event())).seq == 1
-
-
-@log_test
 @pytest.mark.parametrize(
     "met",
     ["BEGIN IMMEDIATE", "INSERT OR FAIL INTO event", "UPDATE meta", "ROLLBACK", "COMMIT", "PRAGMA wal_checkpoint"],
@@ -376,73 +357,6 @@ async def test_too_little_memory_for_a_moment(faulty: SqliteWorld, faults: Fault
     stored = 2 if isinstance(outcome, Appended) else 1
     assert (await faulty.log.append("b", event())).seq == stored + 1
     assert [e.seq for e in await read_all(faulty.log)] == list(range(1, stored + 2))
-
-
-@log_test
-async def test_low_space(disk: SqliteWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Under the reserve appends are refused before they queue, and /readyz says so; trimming goes on; it comes back."""
-    await make(disk.log, events=10)
-    monkeypatch.setattr(Space, "low", lambda self, *sizes: True)
-    future = asyncio.ensure_future(disk.log.append("b", event()))
-    assert future.done()
-    with pytest.raises(NoSpace):
-        await future
-    assert disk.database.problem
-    assert "disk" in disk.database.problem
-    assert await disk.log.trim("b", Retention(None, 5, None), None) == 5
-    monkeypatch.undo()
-    assert not disk.database.problem
-    assert (await disk.log.append("b", event())).seq == 11
-
-
-@log_test
-async def test_events_that_wait_take_room(disk: SqliteWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was accepted and is not written yet is not free for the next event."""
-    await make(disk.log)
-    monkeypatch.setattr(Space, "low", lambda self, coming=0, waiting=0: waiting > 0)
-    first, second = disk.log.append("b", event()), disk.log.append("b", event())
-    with pytest.raises(NoSpace):
-        await second
-    assert (await first).seq == 1
-
-
-@log_test
-async def test_low_space_that_a_reader_holds(disk: SqliteWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While a program beside the relay keeps the WAL from being emptied, whatever is deleted makes it longer: nothing
-    is, neither by retention nor of a log that was dropped, and what can't wait is written. Then it goes on."""
-    monkeypatch.setattr("relay_tornado.log.trimming._AGAIN", 0.01)
-    await make(disk.log, events=600)
-    await disk.log.append("b", event(dedupe=b"d", dedupe_window=0.001))
-    await make(disk.log, "c", events=600)
-    dropped = disk.log._logs["c"].key
-    path = disk.database.path
-
-    def rows_of_dropped() -> Any:
-        with contextlib.closing(sqlite3.connect(path)) as raw:
-            return raw.execute("SELECT count(*) FROM event WHERE log = ?", (dropped,)).fetchone()[0]
-
-    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as reader:
-        reader.execute("BEGIN")
-        assert reader.execute("SELECT count(*) FROM log").fetchone() == (2,)
-        assert await disk.log.trim("b", Retention(None, 500, None), None) == 101
-        monkeypatch.setattr(Space, "_look", _full)
-        disk.database.space._next_look = 0
-        assert "disk" in disk.database.problem
-        assert not await disk.database.shrink()
-        before = disk.database.commits
-        assert await disk.log.trim("b", Retention(None, 100, None), None) == 0
-        await disk.log.forget_repeats("b")
-        assert disk.database.commits == before
-        await disk.log.drop("c")
-        assert disk.database.commits == before + 1
-        await asyncio.sleep(0.05)
-        assert disk.database.commits == before + 1
-        assert rows_of_dropped() == 600
-        reader.execute("COMMIT")
-    assert await disk.database.shrink()
-    assert await disk.log.trim("b", Retention(None, 100, None), None) == 400
-    await until(lambda: not disk.log._trimming._purges)
-    assert rows_of_dropped() == 0
 
 
 @log_test
@@ -475,12 +389,6 @@ async def test_rows_that_can_not_leave(faulty: SqliteWorld, faults: Faults, monk
         await faulty.database.write(put("a"))
     await faulty.database.write(put("a"))
     assert not tasks()
-
-
-def _full(space: Space, waiting: int) -> None:
-    """A disk that has nothing left; of a few KiB, the WAL takes a good part."""
-    space._low, space.free, space.least = True, 0, 1 << 14
-    space.wal = space._wal.stat().st_size
 
 
 @log_test

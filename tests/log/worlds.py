@@ -21,6 +21,7 @@ from relay_tornado.settings import Settings
 from relay_tornado.storage.connection import Factory
 from relay_tornado.storage.database import Database
 from tests.log.memory import MemoryEventLog
+from tests.waiting import until
 
 MANY = 1 << 40
 
@@ -154,3 +155,18 @@ async def read_all(log: EventLog, bucket_id: str = "b", after: int = 0, page: in
         found += events
         after = events[-1].seq
     return found
+
+
+async def restart(disk: SqliteWorld, *damage: str) -> None:
+    """Has the file be damaged by these statements between two starts."""
+    await disk.close()
+    with behind(disk) as raw:
+        for sql in damage:
+            raw.execute(sql)
+    await disk.reopen()
+
+
+async def settled(world: SqliteWorld) -> None:
+    """Waits until the writer is past an error."""
+    await until(lambda: not world.database.problem)
+    await world.database.write(lambda raw: None)

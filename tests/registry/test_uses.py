@@ -125,7 +125,7 @@ async def test_what_could_not_be_written_is_written_later(tmp_path: Path) -> Non
 
 
 @uses_test
-async def test_a_use_while_an_earlier_one_is_written(tmp_path: Path) -> None:
+async def test_a_use_while_an_earlier_one_is_written_is_written_next(tmp_path: Path) -> None:
     """The next write has it: on a disk that hangs, a minute may pass meanwhile."""
     async with opened(tmp_path) as (registry, uses, _):
         await registry.put("token", "a", token("a"))

@@ -271,7 +271,7 @@ async def test_sums_means_and_the_worst(world: World) -> None:
     assert found["events"] == pytest.approx(3 / 29)
 
 
-def test_what_is_written_twice(tmp_path: Path) -> None:
+def test_counts_that_are_written_twice_add_up_and_levels_are_replaced(tmp_path: Path) -> None:
     """At one time counts are added, and of a level the newest stays."""
     with closing(sqlite3.connect(tmp_path / file.NAME, isolation_level=None)) as raw:
         file.prepare(raw)

@@ -241,7 +241,7 @@ async def test_a_wal_that_a_reader_holds_back(
 
 
 @storage_test
-async def test_a_wal_that_can_not_be_copied(
+async def test_a_wal_that_can_not_be_copied_is_blamed_on_no_reader(
     database: Database, log: SqliteEventLog, faults: Faults, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a full disk the log says that, and blames no reader."""

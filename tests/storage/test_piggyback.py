@@ -211,7 +211,7 @@ async def test_it_survives_the_file_being_opened_anew(
 
 
 @storage_test
-async def test_it_lacks_memory(database: Database) -> None:
+async def test_it_is_tried_again_after_a_want_of_memory(database: Database) -> None:
     """That is no fault of what it writes, which is tried again; the transaction goes on without it."""
 
     class Short(Passenger):
@@ -228,7 +228,7 @@ async def test_it_lacks_memory(database: Database) -> None:
 
 
 @storage_test
-async def test_it_finds_the_disk_full(database: Database) -> None:
+async def test_it_is_tried_again_after_a_full_disk(database: Database) -> None:
     """SQLite rolls the transaction back then: that is told as it is to whoever wrote in it, and all is tried again."""
 
     class Full(Passenger):

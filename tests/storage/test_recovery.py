@@ -43,7 +43,9 @@ async def test_an_error_before_the_commit(database: Database, faults: Faults, st
 
 
 @storage_test
-async def test_a_transaction_that_can_not_be_rolled_back(database: Database, faults: Faults) -> None:
+async def test_a_transaction_that_can_not_be_rolled_back_has_the_file_opened_anew(
+    database: Database, faults: Faults
+) -> None:
     """Whatever error ended it, the file is opened anew: the next transaction could not begin."""
 
     def fails(raw: sqlite3.Connection) -> None:
