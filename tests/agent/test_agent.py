@@ -13,6 +13,7 @@ from relay_tornado.agent.agent import Agent, Outcome
 from relay_tornado.agent.request import Request, Shape
 from relay_tornado.agent.target import Answer, Target, Trouble
 from relay_tornado.client.event import Event, Headers
+from tests.waiting import until
 
 
 class Relay:
@@ -81,12 +82,12 @@ class Slow(Fine):
 class Away(Told):
     """One that never answers."""
 
-    async def send(self, request: Request) -> Trouble:
-        return Trouble("away")
-
     def __init__(self) -> None:
         super().__init__()
         self.failures: list[int] = []
+
+    async def send(self, request: Request) -> Trouble:
+        return Trouble("away")
 
     def delay(self, failures: int) -> float:
         self.failures.append(failures)
@@ -174,7 +175,7 @@ async def test_what_waits_for_its_next_try_is_left_undone() -> None:
     ("status", "verdict"), [(200, "delivered"), (302, "delivered"), (404, "refused"), (410, "refused")]
 )
 @pytest.mark.gen_test
-async def test_what_a_final_answer_means(status: int, verdict: str) -> None:
+async def test_a_final_answer_ends_an_event_after_one_try(status: int, verdict: str) -> None:
     """Whatever it says, the event is done after one try."""
     relay, told = Relay(), Told(status)
     agent = Agent(cast("Target", told), Shape("http://localhost:1"), cast("Any", told))
@@ -188,7 +189,7 @@ async def test_what_a_final_answer_means(status: int, verdict: str) -> None:
 
 
 @pytest.mark.gen_test
-async def test_an_event_has_so_many_tries() -> None:
+async def test_an_event_without_an_answer_fails_after_max_tries() -> None:
     """With longer and longer waits between them. Then it has failed, and is done."""
     relay, away = Relay(), Away()
 
@@ -222,7 +223,7 @@ async def test_there_is_room_for_the_next_however_many_came() -> None:
 
 
 @pytest.mark.gen_test
-async def test_how_many_are_open_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_open_events_are_bounded_by_concurrency_and_untaken_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     """As many as the target is asked at once, and so many more whose answers the relay has not taken."""
     monkeypatch.setattr(agent_module, "UNANSWERED", 3)
     relay, slow = Relay(), Slow()
@@ -248,7 +249,7 @@ async def test_how_many_are_open_at_once(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.gen_test
 async def test_a_run_after_an_event_was_held_begins_anew() -> None:
     """The event is there again, with somewhere to go to, and nothing is held or open when it has gone there."""
-    relay, fine = Relay(), cast("Any", Fine())
+    relay, fine, tasks = Relay(), cast("Any", Fine()), asyncio.all_tasks()
     relay.back.set()
 
     async def events(destination: str) -> AsyncIterator[Event]:
@@ -265,8 +266,7 @@ async def test_a_run_after_an_event_was_held_begins_anew() -> None:
     await asyncio.wait_for(agent.run(events("http://localhost:1/")), 60)
     assert (agent.held, agent.open, agent.stopping) == (None, 0, False)
     assert relay.finished == ["1", "2"]
-    await asyncio.sleep(0)
-    assert not [task for task in asyncio.all_tasks() if "Event.wait" in repr(task)]
+    await until(lambda: asyncio.all_tasks() == tasks, "nothing to wait for the stop")
 
 
 @pytest.mark.gen_test

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
 import time
@@ -26,16 +27,21 @@ from tests.waiting import until
 storage_test = pytest.mark.gen_test(timeout=60)
 
 
-def descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
+def held(settings: Settings) -> list[Path]:
+    """The files of its directory that this process has open."""
+    found: list[Path] = []
+    for each in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # what the listing itself had open
+            found.append(each.readlink())
+    return [path for path in found if path.is_relative_to(settings.data)]
+
+
+_CHANGED = ("relay.lock", "relay.db-shm")
 
 
 def contents(settings: Settings) -> dict[str, bytes]:
     """The files that a start might change, by name."""
     return {path.name: path.read_bytes() for path in settings.data.iterdir() if path.name not in _CHANGED}
-
-
-_CHANGED = ("relay.lock", "relay.db-shm")
 
 
 async def lose(settings: Settings) -> None:
@@ -58,10 +64,12 @@ async def begin_again(settings: Settings) -> None:
 
 @storage_test
 @pytest.mark.parametrize("name", ["check", "examine"])
-async def test_a_check_that_nobody_waits_for(settings: Settings, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+async def test_a_stop_waits_for_the_check_that_runs(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     """The event loop runs meanwhile. The stop waits for the check's end, and takes what it opened with it."""
     await lose(settings)
-    held, reached, go_on = descriptors(), threading.Event(), threading.Event()
+    reached, go_on = threading.Event(), threading.Event()
     real = getattr(start, name)
 
     def slow(*given: object) -> object:
@@ -72,13 +80,14 @@ async def test_a_check_that_nobody_waits_for(settings: Settings, monkeypatch: py
     monkeypatch.setattr(start, name, slow)
     starting = asyncio.create_task(Database.open(settings))
     await until(reached.is_set)
+    assert held(settings)
     starting.cancel()
     await asyncio.sleep(0.05)
     assert not starting.done(), "its lock would be released before the end of the check"
     go_on.set()
     with pytest.raises(asyncio.CancelledError):
         await starting
-    assert descriptors() == held
+    assert held(settings) == []
     monkeypatch.undo()
     await begin_again(settings)
 
@@ -116,7 +125,6 @@ async def test_a_thread_that_is_lost(
     """The start is refused, and a stop ends it; neither waits for ever. The thread does nothing later."""
     done: list[str] = []
     begun: list[Callable[[], object]] = []
-    held = descriptors()
     monkeypatch.setattr(halt, "_LOOK", 0.01)
     monkeypatch.setattr(halt, "_LOST", 0.05)
     monkeypatch.setattr(halt, "run_in_thread", lost(begun))
@@ -128,7 +136,7 @@ async def test_a_thread_that_is_lost(
     with pytest.raises(asyncio.CancelledError if stopped else StartupError) as refused:
         await starting
     assert stopped or NO_THREAD in str(refused.value)
-    assert descriptors() == held
+    assert not held(settings)
     for work in begun:
         with pytest.raises(Halted):
             work()
@@ -136,10 +144,12 @@ async def test_a_thread_that_is_lost(
 
 
 @storage_test
-async def test_a_copy_of_the_wal_that_is_halted(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_copy_of_the_wal_that_is_halted_leaves_nothing(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No part of it stays, and nothing is told: the next start does both."""
     await lose(settings)
-    before, held = contents(settings), descriptors()
+    before = contents(settings)
     check = Halt.check
 
     def begun() -> bool:
@@ -157,7 +167,7 @@ async def test_a_copy_of_the_wal_that_is_halted(settings: Settings, monkeypatch:
         starting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await starting
-    assert (logs, contents(settings), descriptors()) == ([], before, held)
+    assert (logs, contents(settings), held(settings)) == ([], before, [])
     monkeypatch.undo()
     await begin_again(settings)
 
@@ -191,7 +201,7 @@ async def test_a_copy_of_the_wal_that_is_halted_while_it_is_synced(
 
 
 @storage_test
-async def test_what_another_program_makes_under_the_name_of_the_copy(
+async def test_what_another_program_makes_under_the_name_of_the_copy_stays(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It stays as it is, and the copy gets another name."""
@@ -213,8 +223,8 @@ async def test_what_another_program_makes_under_the_name_of_the_copy(
     assert list(copies.values()) == [wal]
 
 
-def test_a_name_that_is_a_link_to_nothing(tmp_path: Path) -> None:
-    """Is not free: no file can be created there."""
+def test_a_name_that_is_a_link_to_nothing_is_not_free(tmp_path: Path) -> None:
+    """No file can be created there."""
     first = database_files.free_name(tmp_path / "relay.db-wal", "lost")
     first.symlink_to("missing")
     copy, descriptor = database_files.create_free(tmp_path / "relay.db-wal", "lost")
