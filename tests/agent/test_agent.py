@@ -176,7 +176,7 @@ async def test_what_waits_for_its_next_try_is_left_undone() -> None:
 )
 @pytest.mark.gen_test
 async def test_a_final_answer_ends_an_event_after_one_try(status: int, verdict: str) -> None:
-    """Whatever it says, the event is done after one try."""
+    """Whatever its status is."""
     relay, told = Relay(), Told(status)
     agent = Agent(cast("Target", told), Shape("http://localhost:1"), cast("Any", told))
 
@@ -190,7 +190,7 @@ async def test_a_final_answer_ends_an_event_after_one_try(status: int, verdict: 
 
 @pytest.mark.gen_test
 async def test_an_event_without_an_answer_fails_after_max_tries() -> None:
-    """With longer and longer waits between them. Then it has failed, and is done."""
+    """With longer and longer waits between the tries. It is done then."""
     relay, away = Relay(), Away()
 
     async def events() -> AsyncIterator[Event]:

@@ -131,7 +131,7 @@ async def test_a_bucket_that_comes_into_scope_joins_at_the_position_asked_for() 
 
 @pytest.mark.gen_test
 async def test_nothing_comes_of_a_bucket_that_leaves_the_scope_before_it_is_placed() -> None:
-    """Nothing of it comes."""
+    """It was about to be placed for a scope that is no longer the token's."""
     world = await stocked(2)
     world.token = narrow = replace(TOKEN, buckets=frozenset())
     reader, delivery, _ = await world.subscribe(since={"*": "earliest"})
@@ -148,7 +148,7 @@ async def test_nothing_comes_of_a_bucket_that_leaves_the_scope_before_it_is_plac
 
 @pytest.mark.gen_test
 async def test_a_bucket_that_comes_into_scope_during_a_new_subscribe_begins_at_its_head() -> None:
-    """It begins at its head, as without the second subscribe: only a new bucket begins with its first event."""
+    """As without the second subscribe: only a new bucket begins with its first event."""
     world = await stocked(2)
     world.token = replace(TOKEN, buckets=frozenset())
     reader, first, _ = await world.subscribe()

@@ -101,7 +101,7 @@ async def test_what_comes_while_a_connection_subscribes_anew() -> None:
 
 @pytest.mark.gen_test
 async def test_what_comes_before_a_new_bucket_is_placed_reaches_its_subscriber() -> None:
-    """It reaches the subscriber, which begins with the first event."""
+    """Who subscribes to every bucket begins with the first event of a new one."""
     world = World()
     reader, _, _ = await world.subscribe()
     await world.bucket()

@@ -147,7 +147,7 @@ async def test_an_output_that_can_not_be_disabled(monkeypatch: pytest.MonkeyPatc
 async def test_a_destination_that_is_gone_is_asked_nothing_while_that_is_stored(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It is asked nothing more, also where several events may be out at once."""
+    """Also where several events may be out at once."""
     stored, calls = asyncio.Event(), []
     throttle = {"enabled": True, "mode": "concurrency", "max_concurrent": 2}
     async with Target(lambda got: answer(410)) as target, world(public(target.url, throttle=throttle)) as w:
@@ -187,7 +187,7 @@ async def test_a_new_destination_while_an_output_is_being_disabled(monkeypatch: 
 
 @pytest.mark.gen_test
 async def test_a_new_destination_is_not_disabled_where_the_old_one_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """That one is not disabled."""
+    """It gets what comes next, though the old one's 410 is stored after the change."""
     async with Target(lambda got: answer(410)) as target, Target() as other, world(public(target.url)) as w:
         record = w.results.record
 
@@ -249,7 +249,7 @@ async def test_an_event_that_can_not_be_read(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.gen_test
 async def test_an_event_whose_result_can_not_be_stored_is_not_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The event was sent all the same, and is not sent again."""
+    """It has reached its destination all the same."""
 
     async def broken(*args: Any) -> None:
         raise RuntimeError("a test says so")
@@ -396,7 +396,7 @@ async def test_a_change_while_an_event_waits_for_memory(change: dict[str, Any]) 
 
 @pytest.mark.gen_test
 async def test_an_event_that_waits_for_memory_is_not_sent_once_it_has_left() -> None:
-    """Nothing keeps it for that long: it is read again."""
+    """Nothing keeps it for that long, and it is read again before it is sent."""
     gate = asyncio.Event()
     async with without_room(gate) as (w, _, other):
         await w.append(b"last")
@@ -409,7 +409,7 @@ async def test_an_event_that_waits_for_memory_is_not_sent_once_it_has_left() -> 
 
 @pytest.mark.gen_test
 async def test_an_event_that_waits_for_memory_is_not_sent_after_a_stop() -> None:
-    """It is not sent any more, though there is room before the relay has ended."""
+    """Also where there is room before the relay has ended."""
     gate = asyncio.Event()
     async with without_room(gate) as (w, one, other):
         await w.forwarding.finish(0)

@@ -56,7 +56,7 @@ async def test_an_output_that_could_not_be_changed(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.gen_test
 async def test_an_output_whose_position_is_made_anew_goes_on_from_there() -> None:
-    """As where it was internal for a moment, which its forwarder did not notice: it goes on from there."""
+    """As where it was internal for a moment, which its forwarder did not notice."""
     async with Target() as target, world(public(target.url)) as w:
         await w.append(b"1")
         await w.settled(target, 1)

@@ -56,7 +56,7 @@ def test_a_gap_behind_a_reader(seq: int, lost: CursorLost, gap: Gap) -> None:
 
 
 def test_a_gap_behind_some_copies_of_an_event_begins_with_it() -> None:
-    """It begins with the event, whose other copies are missing, too; before the first event there is none."""
+    """Its other copies are missing, too; before the first event there are none."""
     assert gap_within(Cursor(C, 25, 2), Gap("reset", 26, 28)) == Gap("reset", 25, 28)
     assert gap_within(Cursor(C, 25, 2), Gap("reset", 27, 28)) == Gap("reset", 27, 28)
     assert gap_within(Cursor(A, 0, 2), Gap("retention", 1, 4)) == Gap("retention", 1, 4)
@@ -67,7 +67,7 @@ def test_a_gap_behind_some_copies_of_an_event_begins_with_it() -> None:
     [(Cursor(A, 4), False), (Cursor(A, 5), True), (Cursor(B, 5), False), (Cursor(C, 30), True), (Cursor(C, 31), False)],
 )
 def test_a_log_holds_what_it_keeps_under_the_ids_that_it_gave(id: Cursor, held: bool) -> None:
-    """Those that are kept, by the id that they got."""
+    """Not what has left, nor an event that is kept by an id of another epoch."""
     assert holds(OPEN, id) is held
 
 

@@ -72,7 +72,7 @@ async def test_nothing_goes_into_a_log_that_was_dropped(faulty: SqliteWorld, fau
 
 @log_test
 async def test_events_that_wait_when_their_log_is_dropped_are_told_that_it_is_gone(disk: SqliteWorld) -> None:
-    """They are told that it is gone, those beside them are stored, and no error of the file is made of it."""
+    """Those beside them are stored, and no error of the file is made of it."""
     await make(disk.log)
     await make(disk.log, "c")
     await disk.log.append("b", event())  # then a job, as the drop, is the next to be written

@@ -306,7 +306,7 @@ async def test_no_consumer_is_ahead_of_its_log(disk: SqliteWorld) -> None:
 
 @log_test
 async def test_gaps_that_come_during_a_commit_that_fails_are_stored(disk: SqliteWorld) -> None:
-    """They are stored with those that were in it."""
+    """With those that were in it."""
     store = await begin(disk, KEY.name)
     first, second = Gap("retention", 1, 2), Gap("retention", 5, 6)
     store.met(KEY, first, 1.0)

@@ -267,7 +267,7 @@ async def test_a_log_whose_row_can_not_be_read_any_more_is_not_gone(disk: Sqlite
 
 @log_test
 async def test_ephemeral_events_that_are_gone_are_not_given_for_later_ones(faulty: SqliteWorld, faults: Faults) -> None:
-    """Their content, which is in memory, is not given for the events that get their seqs next."""
+    """Their content is in memory, under seqs that the next events get."""
     faulty.log._tail = Tail(0)
     await make(faulty.log, events=3)
     await faulty.log.append("b", event(b"gone", ephemeral=True))

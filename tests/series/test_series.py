@@ -272,7 +272,7 @@ async def test_sums_means_and_the_worst(world: World) -> None:
 
 
 def test_counts_that_are_written_twice_add_up_and_levels_are_replaced(tmp_path: Path) -> None:
-    """At one time counts are added, and of a level the newest stays."""
+    """Where both are of one time; of a level the newest stays."""
     with closing(sqlite3.connect(tmp_path / file.NAME, isolation_level=None)) as raw:
         file.prepare(raw)
         for lag in (9, 2):

@@ -372,7 +372,7 @@ async def test_a_reset() -> None:
 
 @pytest.mark.gen_test
 async def test_a_header_that_looks_like_a_webhook_is_none(transport: str) -> None:
-    """It is none where a head that goes on with it comes in two pieces."""
+    """Where the head that goes on with it comes in two pieces."""
     begun, rest = b"POST %b HTTP/1.1\r\nX-A: " % URL, b"PUT %b/x HTTP/1.1\r\nHost: h\r\n\r\n" % URL
     async with edge(transport=transport) as site, Raw(site.port) as raw:
         raw.send(begun)
@@ -385,7 +385,7 @@ async def test_a_header_that_looks_like_a_webhook_is_none(transport: str) -> Non
 
 @pytest.mark.gen_test
 async def test_a_head_behind_a_longer_one_is_read_at_its_end(transport: str) -> None:
-    """It is read at its end, whatever was looked through of the one before, and is no part of a head any more then."""
+    """Whatever was looked through of the one before; and it is no part of a head any more then."""
     long, short = request(URL + b"/" + b"a" * 1000, b"x"), request(URL, b"body")
     async with edge(transport=transport) as site, Raw(site.port) as raw:
         for begin, end in ((0, 100), (100, 500)):
