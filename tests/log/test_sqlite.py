@@ -268,7 +268,7 @@ async def test_the_share_of_a_bucket_counts_what_is_being_committed(io_loop: IOL
     with contextlib.closing(sqlite3.connect(world.database.path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         appends = [world.log.append("b", event(b"x" * 500)) for _ in range(40)]
-        await until(lambda: len(world.log._appends._queue) == 0)
+        await until(lambda: world.log._appends.waiting() == 0)
         appends += [world.log.append("b", event(b"x" * 500)) for _ in range(80)]
         room = world.log.append("c", event(b"x" * 500))
         other.execute("ROLLBACK")
