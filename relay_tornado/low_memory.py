@@ -269,7 +269,7 @@ def _look(loop: asyncio.AbstractEventLoop) -> None:
 def _revive(loop: asyncio.AbstractEventLoop, found: Lost) -> None:
     _looks[:] = [each for each in _looks if each is not found]
     for task, before in found.items():
-        if before is not None and not task.done() and _waits_for_nothing(task) and _at(task) is before:
+        if before is not None and not task.done() and _at(task) is before:
             _schedule(loop, task)
             for others in _looks:  # a task with two steps in the queue would take both, now and every time from then on
                 others.pop(task, None)

@@ -6,7 +6,7 @@ import asyncio
 import threading
 import types
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
@@ -84,6 +84,29 @@ async def test_a_lost_task_goes_on() -> None:
         assert await spinning > 0
     assert (steps, told) == ([7], [lost])
     assert [(entry["event"], entry["task"]) for entry in logs if "task" in entry] == [("task_rescued", "lost")]
+
+
+class _Turn:
+    """An awaitable of its own kind, which takes a turn of the loop."""
+
+    def __await__(self) -> Generator[None, None, None]:
+        yield
+
+
+async def test_a_task_at_an_unknown_place_is_left_alone() -> None:
+    """It may have gone on since it was looked at, and would take its steps twice."""
+    loop = asyncio.get_running_loop()
+
+    async def work() -> None:
+        for _ in range(10):
+            await _Turn()
+
+    working = loop.create_task(work())
+    await asyncio.sleep(0)
+    with capture_logs() as logs:
+        exception_handler(loop, {"message": "", "exception": MemoryError()})
+        await working
+    assert [entry for entry in logs if "task" in entry] == []
 
 
 async def test_a_lost_task_may_be_cancelled() -> None:
@@ -449,8 +472,10 @@ async def test_the_looks_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("soon")
-async def test_the_looks_themselves_may_be_lost() -> None:
-    """They go on with the next want of memory that the loop hears of."""
+@pytest.mark.parametrize("where", ["loop", "timer"])
+async def test_the_looks_themselves_may_be_lost(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They go on with the next want of memory that the loop or a timer hears of."""
+    loop = asyncio.get_running_loop()
     rounds = watch_timers()
     assert rounds._handle is not None
     rounds._handle.cancel()
@@ -461,6 +486,13 @@ async def test_the_looks_themselves_may_be_lost() -> None:
     timer._handle.cancel()
     await asyncio.sleep(0.2)
     assert not called
-    exception_handler(asyncio.get_running_loop(), {"message": "", "exception": MemoryError()})
+    if where == "loop":
+        exception_handler(loop, {"message": "", "exception": MemoryError()})
+    else:
+        other = Timer(lambda: None)
+        with monkeypatch.context() as patch, capture_logs():
+            patch.setattr(loop, "call_at", once(loop.call_at))
+            other.after(3600)
+        other.cancel()
     await until(lambda: called)
     rounds.cancel()

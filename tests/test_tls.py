@@ -240,6 +240,24 @@ async def test_a_half_written_pair_is_refused_and_said_once(files: Files) -> Non
     assert [line["event"] for line in lines] == ["certificate_not_loaded", "certificate_loaded"]
 
 
+@pytest.mark.gen_test
+async def test_a_folder_that_is_none_for_a_while(tmp_path: Path) -> None:
+    """The files are looked for until they are back."""
+    live, aside = tmp_path / "live", tmp_path / "aside"
+    live.mkdir()
+    Files(live).put(issue("first"))
+    certificate = Files(live).load()
+    before = certificate.context
+    async with watching(certificate):
+        live.rename(aside)
+        live.write_bytes(b"")
+        await until(lambda: certificate.problem)
+        live.unlink()
+        aside.rename(live)
+        await until(lambda: certificate.problem == "")
+    assert certificate.context is not before
+
+
 def test_a_file_that_is_gone_changes_nothing(files: Files) -> None:
     """The earlier certificate stays until the file is back."""
     certificate = files.load()
@@ -267,6 +285,29 @@ async def test_a_link_that_is_turned_is_a_change(files: Files, tmp_path: Path) -
     async with watching(certificate):
         (tmp_path / "turned").symlink_to("two")
         (tmp_path / "turned").replace(live)
+        await until(lambda: certificate.context is not before)
+    assert certificate.problem == ""
+
+
+@pytest.mark.gen_test
+async def test_other_files_of_the_same_time_and_size_are_a_change(files: Files) -> None:
+    """As where what makes them sets all times alike."""
+
+    def put(leaf: trustme.LeafCert) -> None:
+        for path, content in (
+            (files.certificate, b"".join(blob.bytes() for blob in leaf.cert_chain_pems)),
+            (files.key, leaf.private_key_pem.bytes()),
+        ):
+            made = path.with_suffix(".new")
+            made.write_bytes(content.ljust(8192, b"\n"))
+            os.utime(made, (1_800_000_000, 1_800_000_000))
+            made.replace(path)
+
+    put(issue("first"))
+    certificate = files.load()
+    before = certificate.context
+    put(issue("second"))
+    async with watching(certificate):
         await until(lambda: certificate.context is not before)
     assert certificate.problem == ""
 

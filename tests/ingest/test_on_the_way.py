@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 
 import pytest
 
 from relay_tornado import errors
 from relay_tornado.ingest.ingest import Ingest
-from relay_tornado.model import Dedupe, Output
+from relay_tornado.model import Appended, Dedupe, Output
 from relay_tornado.registry.routes import Routes
+from relay_tornado.shares import Shares
 from tests.failing import once
 from tests.ingest.world import BUCKET, Bench, finish
 from tests.waiting import until
@@ -102,6 +104,36 @@ async def test_repeats_of_what_is_made_by_hand() -> None:
     assert [await made(body) for body in (b"a", b"b", b"a")] == [1, 2, 1]
     with pytest.raises(errors.NotFound):
         await bench.ingest.make("in-2", "POST", b"", b"", b"", b"", "192.0.2.7")
+
+
+@pytest.mark.gen_test
+async def test_the_limit_of_what_is_made_by_hand() -> None:
+    """It is the bucket's, and may be reached."""
+    bench = await Bench(max_body=10).open()
+
+    def make(size: int) -> asyncio.Future[Appended]:
+        return bench.ingest.make("in-1", "POST", b"", b"", b"", b"x" * size, "192.0.2.7")
+
+    assert (await make(10)).seq == 1
+    with pytest.raises(errors.TooLarge):
+        make(11)
+
+
+@pytest.mark.gen_test
+async def test_no_memory_to_count_what_came(monkeypatch: pytest.MonkeyPatch) -> None:
+    """503, and only what was counted is let go of."""
+    bench = await Bench().open()
+    stays, upload = bench.upload(None), bench.upload(None)
+    assert stays.feed(b"x" * 10) is None
+    assert upload.feed(b"y") is None
+    with monkeypatch.context() as patch:
+        patch.setattr(Shares, "take", once(Shares.take))
+        refusal = upload.feed(b"z")
+    assert refusal is not None
+    assert refusal.status == 503
+    assert bench.ingest.buffered == 10
+    stays.abandon()
+    assert bench.ingest.buffered == 0
 
 
 @pytest.mark.gen_test
