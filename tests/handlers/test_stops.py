@@ -14,7 +14,7 @@ from relay_tornado.handlers.listener import Entrance, Listener
 from relay_tornado.handlers.socket import _Protocol
 from relay_tornado.handlers.tornado_connection import TornadoConnection
 from tests.handlers.desk import desk
-from tests.handlers.edge import URL, Edge, edge
+from tests.handlers.edge import URL, Edge, HeldLog, edge
 from tests.handlers.raw import HEALTH, TIMEOUT, Raw, request
 from tests.handlers.sockets import HANDSHAKE
 from tests.handlers.streams import here, stream_of
@@ -112,15 +112,23 @@ async def test_a_client_does_not_come_back_to_a_relay_that_stops(held: asyncio.E
         assert site.site.clients.count == 0
 
 
+@pytest.mark.parametrize("kind", ["socket", "stream"])
+@pytest.mark.parametrize("when", ["held", "before"])
 @pytest.mark.usefixtures("patient")
-async def test_a_held_client_that_leaves_is_let_go(monkeypatch: pytest.MonkeyPatch, held: asyncio.Event) -> None:
+async def test_a_held_client_that_leaves_is_let_go(
+    monkeypatch: pytest.MonkeyPatch, held: asyncio.Event, kind: str, when: str
+) -> None:
     """At once, as it may come back again and again, and each time would keep a descriptor from senders."""
     monkeypatch.setattr(tornado_connection, "DISCARD_TIME", 3600.0)
     async with edge(drain_timeout=8 * TIMEOUT) as site, Raw(site.port) as silent:
+        again = HANDSHAKE if kind == "socket" else await stream_of(site)
         stopping = await begun(site, silent)
         connections = site.site.listener.connections
         async with Raw(site.port) as back:
-            back.send(HANDSHAKE)
+            back.send(again)
+            if when == "before":
+                back.writer.write_eof()
+                assert await back.closed() == b""
             await asyncio.wait_for(held.wait(), TIMEOUT)
         await until(lambda: len(connections) == 1)
         assert not stopping.done()
@@ -202,6 +210,23 @@ async def test_a_request_that_begins_meanwhile_keeps_nobody_out(held: asyncio.Ev
             assert (await slow.reply()).status == 200
             await asyncio.wait_for(stopping, TIMEOUT / 2)
         assert len(await site.events()) == 4
+
+
+async def test_a_request_like_the_one_before_is_another() -> None:
+    """A sender that goes on with equal requests is not waited for again and again."""
+    log = HeldLog()
+    async with edge(log=log, transport="tornado") as site, Raw(site.port) as sender:
+        sender.send(request(URL, b"x"))
+        await until(lambda: log.held)
+        finishing = asyncio.create_task(site.site.finish(TIMEOUT))
+        await asyncio.sleep(0)
+        sender.send(request(URL, b"y"))
+        log.release()
+        assert (await sender.reply()).status == 200
+        await until(lambda: log.held)
+        await asyncio.wait_for(finishing, TIMEOUT / 2)
+        log.release()
+        assert (await sender.reply()).status == 200
 
 
 async def test_a_request_that_does_not_end_is_not_waited_for_longer() -> None:
