@@ -158,6 +158,35 @@ async def test_an_idle_connection_is_closed() -> None:
 
 
 @pytest.mark.gen_test
+async def test_a_webhook_that_has_arrived_waits_for_its_commit() -> None:
+    """However long, and in how many pieces it came: the times are those of what is still to come."""
+    log = HeldLog()
+    times = dict.fromkeys(("head_timeout", "body_timeout", "idle_timeout"), 0.3)
+    async with edge(log=log, **times) as site, Raw(site.port) as waiting:
+        waiting.send(request(URL, b"body")[:-2])
+        await until(lambda: site.site.ingest.buffered)
+        waiting.send(b"dy")
+        await until(lambda: log.held)
+        for _ in range(2):
+            async with Raw(site.port) as later:
+                assert await later.closed() == b""
+        log.release()
+        assert (await waiting.reply()).status == 200
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_an_idle_connection_is_closed_behind_a_slow_answer() -> None:
+    """The time that its client had to read is over then."""
+    async with edge(idle_timeout=0.5) as site:
+        await site.change(input={"body": "x" * 8_000_000})
+        async with Raw(site.port) as raw:
+            raw.send(request(URL, b"x"))
+            await until(lambda: any(each.writing() for each in site.site.listener.connections))
+            assert len((await raw.reply()).body) == 8_000_000
+            assert await raw.closed() == b""
+
+
+@pytest.mark.gen_test
 async def test_a_client_that_leaves() -> None:
     """What a client sent before it left in the middle is let go, and nothing is stored."""
     async with edge() as site:

@@ -74,6 +74,20 @@ async def test_a_quiet_stream_lets_go_of_its_deques() -> None:
     reader.close()
 
 
+@pytest.mark.gen_test
+async def test_what_waits_in_a_stream_that_is_detached_leaves() -> None:
+    """Its deques are kept as long as something is in them."""
+    ours, theirs = socket.socketpair()
+    stream, reader = alone(ours), IOStream(theirs)
+    sent = b"x" * 1_000_000
+    stream.write(sent)
+    assert stream.writing()
+    stream.detached()
+    assert await asyncio.wait_for(reader.read_bytes(len(sent)), 60) == sent
+    stream.close()
+    reader.close()
+
+
 def test_what_ends_a_stream_quietly() -> None:
     """`_is_connreset` is what a stream asks of an error of a read or a write: a read of which it says yes ends the
     stream, and raises nothing."""

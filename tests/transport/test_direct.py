@@ -467,6 +467,24 @@ async def test_a_sender_that_resets_while_its_answer_leaves() -> None:
 
 
 @pytest.mark.gen_test
+async def test_a_refused_head_request_has_no_body(transport: str) -> None:
+    """Otherwise its sender would take the body for the next answer."""
+    async with edge(transport=transport) as site, Raw(site.port) as raw:
+        raw.send(request(URL + b"x", method=b"HEAD") + request(URL, b"x"))
+        for status in (b"HTTP/1.1 404 ", b"HTTP/1.1 200 "):
+            assert (await asyncio.wait_for(raw.reader.readuntil(b"\r\n\r\n"), 60)).startswith(status)
+
+
+@pytest.mark.gen_test
+async def test_a_head_as_long_as_the_setting_allows(transport: str) -> None:
+    """It is read, however much longer than what is usual."""
+    async with edge(transport=transport, max_header=300 << 10) as site, Raw(site.port) as raw:
+        long = b"X-Long: %b\r\n" % (b"x" * (290 << 10))
+        assert (await raw.ask(request(URL, b"x", long))).status == 200
+        assert (await raw.ask(request(b"/healthz", b"", long, b"GET"))).status == 200
+
+
+@pytest.mark.gen_test
 async def test_a_refused_body_that_does_not_come(transport: str) -> None:
     """It was answered, and is not a second time: its connection ends when its time is over."""
     async with edge(transport=transport, body_timeout=0.2) as site, Raw(site.port) as raw:
