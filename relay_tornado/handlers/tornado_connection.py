@@ -166,7 +166,7 @@ class TornadoConnection(IOStream):
         self, connection: socket.socket, remote_ip: str, limits: Limits, owner: Owner, ahead: bytes = b""
     ) -> None:
         """`ahead` is the data already read from the socket, at most half of the limits' buffer."""
-        super().__init__(connection, max_buffer_size=limits.buffer, read_chunk_size=max(READ_SIZE, len(ahead)))
+        super().__init__(connection, max_buffer_size=limits.buffer, read_chunk_size=READ_SIZE)
         self._ahead = ahead
         self._request = _IDLE
         self.remote_ip = remote_ip
@@ -265,8 +265,7 @@ class TornadoConnection(IOStream):
         if self._ahead:
             # All at once: only an event on the socket would cause a second read.
             ahead, self._ahead = self._ahead, b""
-            buf[: len(ahead)] = ahead
-            self.read_chunk_size = READ_SIZE
+            buf[: len(ahead)] = ahead  # Tornado's buffer is a bytearray, and grows
             return len(ahead)
         size_or_none = super().read_from_fd(buf)
         if self._request is _IDLE and size_or_none:
@@ -394,7 +393,7 @@ class TornadoConnection(IOStream):
     def when_written(self, callback: Callable[[], None]) -> None:
         """Calls back when everything written has left, at once if it has. From now on, that may take as long as a
         connection may be idle; for an answer, this time starts anew with every part that leaves."""
-        if self.closed() or not self.writing():
+        if not self.writing():
             callback()
             return
         self.deadline = min(self.deadline, time.monotonic() + self._limits.idle_timeout)
