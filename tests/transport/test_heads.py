@@ -129,6 +129,7 @@ def test_what_is_read(lines: bytes, length: int, keeps: bool) -> None:
         PLAIN.replace(b"t\r\n", b"t\r\r\n"),
         b"\r\n" + PLAIN,
         PLAIN.replace(b"HTTP/1.1", b"HTTP/1.0"),
+        PLAIN.replace(b"HTTP/1.1", b"HTTP/1x1"),
         PLAIN.replace(b" /v1", b" http://h/v1"),
         PLAIN.replace(b" /v1", b"  /v1"),
         PLAIN.replace(b" /v1", b"\t/v1"),
