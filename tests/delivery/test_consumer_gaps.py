@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from structlog.testing import capture_logs
 from relay_tornado.log import gap_lines
 from relay_tornado.model import Gap
 from tests.delivery import workers
-from tests.delivery.durable import KEY, Client, client, with_row
+from tests.delivery.durable import DURABLE, KEY, Client, client, with_row
 from tests.delivery.virtual import event_loop as event_loop
 from tests.delivery.virtual import virtual_test
 from tests.delivery.world import Reader, World, damage, quiet, stocked, until
@@ -148,6 +149,25 @@ async def test_a_receipt_consumer_that_meets_damage_shows_it() -> None:
 
 
 @virtual_test
+async def test_damage_that_a_receipt_has_passed_is_counted_once() -> None:
+    """Whoever meets it later on the same consumer is told; it is no second gap."""
+    world = await stocked(9)
+    damage(world)
+    fields = {"consumer": "w", "ack": "receipt", "since": "earliest", "extended": True}
+    late, behind, _ = await world.subscribe("orders", start=False, **fields)
+    reader, delivery, _ = await world.subscribe("orders", **fields)
+    await until(lambda: len(reader.seqs()) == 6)
+    for _ in range(3):
+        await asyncio.sleep(1)
+        delivery.ponged(reader.pings[-1])
+    assert await world.floor(workers.KEY) == 9
+    behind.start()
+    await until(lambda: late.seqs() == [1, 2, 6, 7, 8, 9])
+    assert late.gaps() == reader.gaps() == [{"from": 3, "to": 5, "count": 3, "reason": "reset"}]
+    assert world.counters.gaps["reset"] == 1
+
+
+@virtual_test
 async def test_a_gap_under_a_stock_client() -> None:
     """Retention overtakes it while it is away: logged and counted once, kept with the consumer, delivery goes on."""
     world = await overtaken()
@@ -180,6 +200,16 @@ async def test_a_gap_that_a_connected_client_meets_is_logged_and_counted_once() 
         reader.resume()
         await until(lambda: reader.seqs()[-1:] == [10])
     assert [each["event"] for each in logs if "reason" in each] == ["consumer_gap"]
+    assert world.counters.gaps["retention"] == 1
+
+
+@virtual_test
+async def test_a_gap_in_a_bucket_that_comes_into_scope_is_counted_once() -> None:
+    """As its consumer's, which meets it as it is opened."""
+    world = await overtaken()
+    late = await client(world, token=replace(DURABLE, buckets=frozenset()))
+    late.delivery.rescope(DURABLE)
+    await until(lambda: late.reader.seqs() == [6, 7, 8, 9])
     assert world.counters.gaps["retention"] == 1
 
 

@@ -118,10 +118,10 @@ async def test_a_bucket_that_is_left_as_it_is_overtaken_has_no_gap() -> None:
 
 @pytest.mark.gen_test
 async def test_a_stock_client_that_was_overtaken_is_told_nothing() -> None:
-    """The log tells; the client gets events only."""
+    """The log tells; the client gets events only, and its position is known behind the gap."""
     world = await stocked(0)
     reader = Reader()
-    await world.subscribe("orders", reader=reader)
+    _, delivery, _ = await world.subscribe("orders", reader=reader)
     reader.paused = True
     await world.append(2, body=b"x" * 300_000)
     await until(lambda: reader.waiting > 0)
@@ -130,6 +130,8 @@ async def test_a_stock_client_that_was_overtaken_is_told_nothing() -> None:
     reader.resume()
     await until(lambda: reader.seqs()[-2:] == [6, 7])
     assert reader.statuses() == []
+    await until(lambda: not delivery.busy)
+    assert delivery.reached() == {"id-orders": f"{await world.epoch()}-7"}
 
 
 @pytest.mark.gen_test

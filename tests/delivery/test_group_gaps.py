@@ -106,3 +106,24 @@ async def test_a_gap_before_where_a_consumer_is_made_is_its_own() -> None:
     two = await worker(world)
     assert two.answers[0]["gap"] == one.answers[0]["gap"]
     assert world.counters.gaps["retention"] == 1
+
+
+@virtual_test
+async def test_a_client_that_answers_no_pings_is_not_remembered_without_end() -> None:
+    """A ping after a gap counts until a few more have followed; the newest one is after everything that was told."""
+    world = await stocked(1)
+    one = await worker(world, max_in_flight=1)
+    await until(lambda: one.seqs == [1])
+    for count in range(1, 11):
+        one.ack(one.seqs[-1])
+        await quiet()
+        await world.append(3)
+        await until(lambda count=count: len(one.seqs) == count + 1)
+        await world.append(3)
+        await world.keep(1)
+    gaps = len((await world.stored(KEY)).untold)
+    first, *_, last = one.reader.pings
+    one.delivery.ponged(first)
+    assert len((await world.stored(KEY)).untold) == gaps > 0
+    one.delivery.ponged(last)
+    assert (await world.stored(KEY)).untold == ()

@@ -135,6 +135,23 @@ async def test_a_seek_reaches_who_is_connected() -> None:
 
 
 @virtual_test
+async def test_a_seek_moves_the_position_that_is_told() -> None:
+    """Back to what is given again."""
+    world = await stocked(5)
+    one = await worker(world, max_in_flight=1)
+    for seq in range(1, 6):
+        await until(lambda seq=seq: one.seqs[-1:] == [seq])
+        one.ack(seq)
+    await quiet()
+    assert one.delivery.reached()["id-orders"].endswith("-5")
+    async with world.ledgers.using(KEY) as ledger:
+        ledger.progress.seek(1)
+        ledger.tell()
+    await until(lambda: one.seqs[5:] == [2])
+    assert one.delivery.reached()["id-orders"].endswith("-2")
+
+
+@virtual_test
 async def test_a_deleted_consumer_ends() -> None:
     """The client is told, nothing comes any more, also when its bucket changes; a new subscribe makes it anew."""
     world = await stocked(2)

@@ -188,6 +188,24 @@ async def test_a_loss_while_a_subscribe_waits_for_the_one_before(tmp_path: Path,
 
 
 @pytest.mark.gen_test
+async def test_two_losses_before_a_subscriber_is_told_of_one(tmp_path: Path) -> None:
+    """It goes on behind the lower end: what came between them and is still there is new to it."""
+    async with world(tmp_path) as here:
+        await here.append(*OLD)
+        reader = Reader(paused=True)
+        await here.subscribe(Earliest(), reader)
+        await until(lambda: reader.waiting)
+        await here.lose(6)
+        await here.append(b"new 1", b"new 2", b"new 3")
+        await here.lose(8)
+        reader.resume()
+        await here.append(b"new 4")
+        await until(lambda: bodies(reader)[-1:] == ["new 4"])
+        assert bodies(reader)[10:] == ["new 1", "new 2", "new 4"]
+        assert reader.gaps() == RESET
+
+
+@pytest.mark.gen_test
 async def test_who_asks_for_the_newest_behind_a_loss_has_no_gap(tmp_path: Path) -> None:
     """Its position is judged once the subscribe before it has ended, by a log that lost what it did before that."""
     async with world(tmp_path) as here:

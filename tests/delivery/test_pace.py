@@ -9,8 +9,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from relay_tornado import rules
-from relay_tornado.delivery import dispatch, filter_time
+from relay_tornado.delivery import bounds, dispatch, filter_time, selection
 from relay_tornado.delivery.bounds import CHUNK, LEAST_CHUNK, WriteBudget
+from relay_tornado.delivery.filter_time import FilterTime
 from relay_tornado.delivery.frames import FrameCache
 from relay_tornado.model import Event
 from relay_tornado.rules import Rules
@@ -223,6 +224,36 @@ async def test_delivery_gives_the_loop_back() -> None:
         await asyncio.sleep(0)
         turns += 1
     assert turns > 5
+
+
+@pytest.mark.gen_test
+async def test_many_buckets_with_nothing_to_read_give_the_loop_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A subscriber looks at each of them once, and thousands take long."""
+    monkeypatch.setattr(bounds, "SLICE", -1.0)
+    world = World()
+    for n in range(50):
+        await world.bucket(f"b{n}")
+    _, delivery, _ = await world.subscribe()
+    turns = 0
+    while delivery.busy:
+        await asyncio.sleep(0)
+        turns += 1
+    assert turns >= 50
+
+
+@pytest.mark.gen_test
+async def test_who_waits_for_its_filter_does_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also amid a page: it sleeps, and does not look again and again whether it may go on."""
+    monkeypatch.setattr(filter_time, "rest", lambda seconds: 3600.0)
+    monkeypatch.setattr(selection, "SLICE", -1.0)
+    world = await stocked(3)
+    reader, _, _ = await world.subscribe("orders", since="earliest", filter={"not": NEVER})
+    await until(lambda: reader.seqs() == [1])
+    await quiet()
+    looks: list[str] = []
+    monkeypatch.setattr(FilterTime, "wait", lambda self, token: looks.append(token) or 3600.0)
+    await quiet()
+    assert looks == []
 
 
 @pytest.mark.gen_test

@@ -133,3 +133,14 @@ async def test_slow_filters_are_not_all_asked(monkeypatch: pytest.MonkeyPatch, s
         monkeypatch.setattr(deliveries, "_FILTERING", 0.0)
     assert await reached(world, 1) == (slow != "none")
     assert asked == (20 if slow == "none" else 1)
+
+
+@pytest.mark.gen_test
+async def test_a_copy_for_an_output_that_is_gone() -> None:
+    """It reaches nobody, also where the bucket has no outputs any more."""
+    world = await stocked(0)
+    reader, _, _ = await world.subscribe("orders")
+    await world.append(target=1)
+    await world.append()
+    await until(lambda: reader.seqs() == [2])
+    assert [await reached(world, seq) for seq in (1, 2)] == [False, True]
