@@ -194,6 +194,9 @@ async def test_a_token_s_new_record_costs_no_look_at_every_bucket(monkeypatch: p
     assert reader.seqs("b3") == reader.seqs("b16") == []
     delivery.rescope(TOKEN)
     assert set(looked_at) == {"b3", "b15", *(f"b{n}" for n in range(10, 20))}
+    looked_at.clear()
+    delivery.rescope(narrow)
+    assert looked_at == []
 
 
 @pytest.mark.gen_test

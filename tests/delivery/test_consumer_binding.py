@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from relay_tornado.errors import NoSpace
+from relay_tornado.errors import Conflict, NoSpace, Unavailable
 from relay_tornado.log.consumers import Key, Stored, Terms
 from relay_tornado.log.ledgers import Ledger
 from tests.delivery import workers
@@ -142,3 +143,42 @@ async def test_what_a_revoked_token_leaves_for_want_of_a_disk_is_in_nobodys_hand
         await world.subscribe("orders", token=DURABLE)
     assert await world.consumers.get(KEY) is not None
     assert world.ledgers.find(KEY) is None
+
+
+@virtual_test
+async def test_a_token_that_is_no_longer_durable_leaves_nothing_behind() -> None:
+    """As one that is revoked: no consumer is left that nobody moves."""
+    world = await durable()
+    opened = world.ledgers.open
+
+    async def changed(key: Key, *how: Any) -> Ledger:
+        if how:
+            await world.registry.put("token", DURABLE.key, replace(DURABLE, durable=False))
+            await world.ledgers.delete(KEY)
+        return await opened(key, *how)
+
+    world.ledgers.open = changed  # type: ignore[method-assign]
+    _, delivery, (answer,) = await world.subscribe("orders", token=DURABLE)
+    assert "consumer" not in answer
+    assert await world.consumers.get(KEY) is None
+    world.deliveries.end(delivery)
+
+
+@virtual_test
+async def test_a_consumer_that_another_client_makes_with_other_acks_meanwhile() -> None:
+    """The first subscribe has ended by then: the client has to come back, and is not left without delivery."""
+    world = await stocked(0)
+    reader, first, _ = await world.subscribe("orders")
+    await quiet()
+    opened = world.ledgers.open
+
+    async def late(key: Key, *how: Any) -> Ledger:
+        if how:
+            await opened(key, 0, Terms())
+        return await opened(key, *how)
+
+    world.ledgers.open = late  # type: ignore[method-assign]
+    with pytest.raises(Unavailable):
+        await world.subscribe("orders", reader=reader, replaces=first, consumer="w", ack="receipt")
+    with pytest.raises(Conflict):
+        await world.subscribe("orders", consumer="w", ack="receipt")

@@ -149,6 +149,29 @@ async def test_a_loss_while_a_position_is_judged(tmp_path: Path, since: Any) -> 
 
 
 @pytest.mark.gen_test
+async def test_two_losses_while_a_position_is_judged(tmp_path: Path) -> None:
+    """Delivery begins behind the lower end: what came between them and is still there is new."""
+    async with world(tmp_path) as here:
+        await here.append(*OLD)
+        bounds = here.log.bounds
+
+        async def late(bucket_id: str) -> Any:
+            found = await bounds(bucket_id)
+            here.log.bounds = bounds  # type: ignore[method-assign]
+            await here.lose(6)
+            await here.append(b"new 1", b"new 2", b"new 3")
+            await here.lose(8)
+            return found
+
+        here.log.bounds = late  # type: ignore[method-assign]
+        reader, _ = await here.subscribe(Latest())
+        await here.append(b"new 4")
+        await until(lambda: bodies(reader)[-1:] == ["new 4"])
+        assert bodies(reader) == ["new 1", "new 2", "new 4"]
+        assert reader.gaps() == RESET
+
+
+@pytest.mark.gen_test
 @pytest.mark.parametrize("when", ["before", "between", "found"])
 async def test_a_loss_while_a_subscribe_waits_for_the_one_before(tmp_path: Path, when: str) -> None:
     """That one is still in its write, and was told nothing yet of what was lost before or is lost then; or (`found`) it
@@ -350,6 +373,27 @@ async def test_a_receipt_of_what_is_lost(tmp_path: Path, monkeypatch: pytest.Mon
         await here.append(b"new 1", b"new 2")
         if not stored:
             delivery.ponged(reader.pings[1])
+        reader.close()
+        here.deliveries.end(delivery)
+        again, _ = await here.subscribe(Earliest(), consumer="w", ack="receipt")
+        await until(lambda: bodies(again) == ["new 1", "new 2"])
+
+
+@pytest.mark.gen_test
+async def test_what_is_lost_is_in_no_later_ping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that takes its time with a write answers pings meanwhile: they say nothing of the new events that have
+    the seqs of lost ones."""
+    monkeypatch.setattr(receipts, "INTERVAL", 0.01)
+    async with world(tmp_path) as here:
+        reader, delivery = await _read_by_receipt(here, stored=False)
+        reader.paused = True
+        await here.append(b"old 11")
+        await until(lambda: reader.waiting)
+        await here.lose(8)
+        await here.append(b"new 1", b"new 2")
+        for _ in range(10):
+            await asyncio.sleep(0.01)
+            delivery.ponged(reader.pings[-1])
         reader.close()
         here.deliveries.end(delivery)
         again, _ = await here.subscribe(Earliest(), consumer="w", ack="receipt")

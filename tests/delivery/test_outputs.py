@@ -427,3 +427,14 @@ async def test_who_is_reached() -> None:
     assert await reached() == nobody
     late.end()
     await world.delete("id-orders")
+
+
+@pytest.mark.gen_test
+async def test_who_has_a_copy_has_the_event() -> None:
+    """Where it asks for events without outputs from then on."""
+    world = await stocked(2, outputs=(output(1), output(2)))
+    epoch = await world.epoch()
+    reader, first, _ = await world.subscribe("orders", since=f"{epoch}-1-1", start=False)
+    _, _, (answer,) = await world.subscribe("orders", reader=reader, replaces=first, outputs="none")
+    assert answer["start"] == 2
+    await until(lambda: reader.ids() == ["2"])

@@ -34,6 +34,19 @@ async def test_positions(since: Any, start: int) -> None:
 
 
 @pytest.mark.gen_test
+@pytest.mark.parametrize("since", ["latest", "earliest", {"last": 2}, {"time": 0}])
+async def test_an_ephemeral_bucket_begins_at_its_head(since: Any) -> None:
+    """Whatever was asked for, and that is no gap."""
+    world = await stocked(0, ephemeral=True)
+    await world.append(3, ephemeral=True)
+    reader, _, (answer,) = await world.subscribe("orders", since=since, extended=True)
+    assert (answer["start"], answer["gap"]) == (4, None)
+    await world.append(1, ephemeral=True)
+    await until(lambda: reader.seqs() == [4])
+    assert reader.gaps() == []
+
+
+@pytest.mark.gen_test
 async def test_a_cursor_is_continued() -> None:
     """After an event's id comes the next event."""
     world = await stocked(5)

@@ -486,3 +486,22 @@ async def test_where_there_are_no_pings_a_durable_token_has_no_position(pinging:
     delivery.start()
     await quiet()
     assert reader.seqs() == ([1, 2] if pinging else [])
+
+
+@virtual_test
+async def test_a_second_subscribe_goes_on_in_an_ephemeral_bucket() -> None:
+    """The durable token has no position there; what comes while the first one ends is not passed over."""
+    world = await stocked(0, ephemeral=True, created_at=START + 1)
+    one = await client(world, "orders")
+    await world.append(1, ephemeral=True)
+    await until(lambda: one.reader.seqs() == [1])
+    one.reader.paused = True
+    await world.append(1, ephemeral=True)
+    await until(lambda: one.reader.waiting > 0)
+    again = world.subscribe("orders", reader=one.reader, replaces=one.delivery, token=DURABLE)
+    subscribing = asyncio.ensure_future(again)
+    await quiet()
+    await world.append(2, ephemeral=True)
+    one.reader.resume()
+    await subscribing
+    await until(lambda: one.reader.seqs() == [1, 2, 3, 4])

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import pytest
 
+from relay_tornado.delivery import responses
 from relay_tornado.delivery.responses import Responses
 from relay_tornado.errors import Invalid, NotFound, Unavailable
 from relay_tornado.ids import parse_id
@@ -13,7 +14,7 @@ from relay_tornado.model import Appended, Bucket, Event, Input, Output, Result
 from relay_tornado.wire.answers import Answer
 from tests.delivery.virtual import VirtualLoop, run
 from tests.delivery.world import TOKEN, World, quiet
-from tests.failing import lose_timers
+from tests.failing import lose_timers, once
 from tests.log.memory_results import MemoryResults
 
 OUTPUTS = tuple(Output(f"out-{n}", n, f"output {n}", 0, 0) for n in (1, 2))
@@ -305,6 +306,8 @@ async def test_what_cannot_be_answered() -> None:
     for status in (1, 199, 600):
         with pytest.raises(Invalid):
             await desk.respond("1", result(status))
+    for status in (200, 599):
+        await desk.respond("1", result(status))
     await desk.respond("2-2", result())
     await desk.world.keep(1)
     with pytest.raises(NotFound):
@@ -355,4 +358,17 @@ async def test_an_answer_that_is_not_stored_is_nobodys(monkeypatch: pytest.Monke
             await desk.respond("1", result())
     assert desk.answers == []
     await desk.respond("1", result(200))
+    assert len(desk.answers) == 1
+
+
+@pytest.mark.gen_test
+async def test_a_sender_on_which_the_wait_fails_leaves_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for lack of memory: it is told at once, and does not count as waiting."""
+    desk = await opened()
+    monkeypatch.setattr(responses, "after", once(responses.after))
+    with pytest.raises(MemoryError):
+        desk.wait(1)
+    assert desk.responses.waiting == 0
+    desk.wait(1)
+    await desk.respond("1", result())
     assert len(desk.answers) == 1
