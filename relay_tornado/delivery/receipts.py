@@ -71,10 +71,8 @@ class Held:
 
     def read(self, seq: int, generation: int) -> None:
         """The client has read everything up to `seq`, in this generation."""
-        ledger = self.ledger
-        if self.left or ledger.gone or generation != ledger.progress.generation:
-            return
-        ledger.read(seq)
+        if not self.left and generation == self.ledger.progress.generation:
+            self.ledger.read(seq)
 
 
 class Receipt:
@@ -98,7 +96,7 @@ class Receipt:
         moved = [
             (held, held.place.seq, held.generation)
             for held in those
-            if held.place.seq > held.pinged and held.place.lost is None and not held.moved_away()
+            if held.place.seq > held.pinged and held.place.lost is None
         ]
         if not moved and not (self._pings and self._pings[-1][1]):
             return
