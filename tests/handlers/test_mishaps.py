@@ -4,6 +4,7 @@ token does not count any more, and no place stays taken."""
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import socket
 from typing import Any
 
@@ -202,6 +203,28 @@ async def test_a_token_that_is_revoked_while_its_stream_begins(monkeypatch: pyte
             await until(lambda: site.edge.site.clients.count == 0)
         assert [line["code"] for line in lines if line["event"] == "stream_closed"] == ["token_revoked"]
         assert [line["event"] for line in lines if line["log_level"] == "error"] == []
+
+
+async def test_a_token_that_is_scoped_while_its_stream_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing comes of what it may read no longer."""
+    begin = StreamHandler._begin
+    async with here() as site:
+        await site.bucket("other")
+        secret = await site.token()
+        key = hash_secret(secret)
+
+        async def scope(handler: StreamHandler) -> None:
+            await begin(handler)
+            token = site.edge.registry.get("token", key)
+            await site.edge.registry.put("token", key, dataclasses.replace(token, buckets=frozenset({"id-other"})))
+
+        monkeypatch.setattr(StreamHandler, "_begin", scope)
+        async with site.source(secret=secret) as source:
+            await source.hear("subscribed")
+            await site.append()
+            await site.append(1, "id-other")
+            webhook = await source.until("webhook")
+            assert webhook.document["meta"]["bucket_name"] == "other"
 
 
 async def test_a_close_frame_that_can_not_be_made(server: Live, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -272,6 +272,23 @@ async def test_another_token_ends_the_subscription(server: Live) -> None:
 
 
 @pytest.mark.gen_test
+async def test_another_token_does_not_go_on_where_the_first_was(server: Live) -> None:
+    """It begins at the head, as if nobody had subscribed there before."""
+    await server.bucket("orders")
+    first, second = await server.token(), await server.token()
+    client = await server.subscribed("orders", token=first)
+    await server.append(1)
+    assert await client.hear_events(1) == [1]
+    await client.say({"action": "auth", "key": second[0], "secret": second[1]})
+    assert await client.hear() == WORDS
+    await server.append(1)
+    await client.say({"action": "subscribe", "buckets": ["orders"]})
+    await client.hear_status("subscribed")
+    await server.append(1)
+    assert await client.hear_events(1) == [3]
+
+
+@pytest.mark.gen_test
 async def test_a_second_subscribe_replaces_the_first(server: Live) -> None:
     """Its answer comes between the events of the one and of the other, and no event is lost or repeated."""
     await server.bucket("a")

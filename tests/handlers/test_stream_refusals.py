@@ -132,6 +132,26 @@ async def test_a_filter_waits_for_one_that_took_long_to_compile(
             assert now == waited
 
 
+@pytest.mark.gen_test
+async def test_a_token_that_is_revoked_while_its_filter_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is let in no more."""
+    query = (
+        f"filter={quote(json.dumps({'match': {'type': 'value', 'value': 'x', 'parameter': {'source': 'payload'}}}))}"
+    )
+    async with here() as site:
+        secret = await site.token()
+        turn = FilterTime.turn
+
+        async def late(self: FilterTime, token: str) -> bool:
+            await site.edge.registry.delete("token", hash_secret(secret))
+            await turn(self, token)
+            return True
+
+        monkeypatch.setattr(FilterTime, "turn", late)
+        async with site.source(query, secret=secret) as source:
+            assert source.status == 401
+
+
 @pytest.mark.parametrize("depth", [500, 40_000, 100_000])
 @pytest.mark.gen_test
 async def test_what_is_nested_deep_is_refused(depth: int) -> None:
