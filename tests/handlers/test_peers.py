@@ -11,9 +11,10 @@ import structlog
 from structlog.testing import capture_logs
 
 from relay_tornado.handlers import listener
-from relay_tornado.handlers.listener import Entrance
+from relay_tornado.handlers.listener import Entrance, Listener
 from relay_tornado.handlers.peers import Peers
 from relay_tornado.proxy_trust import ProxyTrust
+from relay_tornado.transport.direct import DirectConnection
 from tests.handlers.edge import URL, Edge, edge
 from tests.handlers.raw import Raw, request
 from tests.waiting import until
@@ -74,6 +75,30 @@ async def test_an_address_leaves_room_for_another(target: bytes, each_counts: No
                     raw.writer.close()
             await until(lambda: not site.site.listener.connections)
         assert site.counters.connections_refused == 4
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("begun", [False, True])
+async def test_a_connection_that_can_not_be_served_counts_once(
+    begun: bool, each_counts: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And no more once it is closed: its address has as many as before, and no more than that."""
+
+    def fails(*_: object) -> None:
+        raise MemoryError
+
+    parts = (DirectConnection, "begin"), (Listener, "_serve")
+    if not begun:
+        parts = (listener, "DirectConnection"), (Listener, "_stream")
+    async with edge(max_connections=8) as site, AsyncExitStack() as stack:
+        with monkeypatch.context() as patch:
+            for owner, name in parts:
+                patch.setattr(owner, name, fails)
+            for _ in range(4):
+                assert await served(site, stack, FIRST) is None
+        await until(lambda: not site.site.listener.connections)
+        tries = [await served(site, stack, FIRST) for _ in range(8)]
+        assert [each is not None for each in tries] == 6 * [True] + 2 * [False]
 
 
 UPGRADE = (
