@@ -71,6 +71,26 @@ async def test_the_stock_conversation_is_exact(server: Live) -> None:
 
 
 @pytest.mark.gen_test
+async def test_who_has_not_subscribed_takes_turns(server: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crowd that connects at once delays nobody; who has subscribed waits for none."""
+    await server.bucket("orders")
+    turns = 0
+    turn = server.clients.admission.turn
+
+    async def counted() -> None:
+        nonlocal turns
+        turns += 1
+        await turn()
+
+    monkeypatch.setattr(server.clients.admission, "turn", counted)
+    client = await server.subscribed("orders")
+    assert turns == 2, "to authenticate, and to subscribe"
+    await client.say({"action": "subscribe", "buckets": ["orders"]})
+    await client.hear_status("subscribed")
+    assert turns == 2
+
+
+@pytest.mark.gen_test
 async def test_tornados_client_is_served_alike(server: Live) -> None:
     """Another implementation, with permessage-deflate on offer and messages sent without waiting for answers."""
     await server.bucket()

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import socket
 from collections.abc import AsyncIterator, Callable
 
@@ -13,6 +14,7 @@ from relay_tornado.delivery.filter_time import FilterTime
 from relay_tornado.handlers import conversation
 from relay_tornado.model import MIB
 from tests.delivery.world import frames
+from tests.handlers.raw import Raw
 from tests.handlers.sockets import HANDSHAKE, TIMEOUT, Client, Live, live
 from tests.waiting import until
 
@@ -353,6 +355,32 @@ async def test_where_nothing_is_acknowledged_only_who_answers_lives(monkeypatch:
         await answers.subscribe()
         for _ in range(20):
             await answers.hear_status("ping")
+
+
+def _masked(opcode: int, payload: bytes) -> bytes:
+    """A client's frame, with the long form of its length."""
+    return bytes((0x80 | opcode, 0x80 | 126)) + len(payload).to_bytes(2, "big") + bytes(4) + payload
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize(
+    "frame", [b"\x89\x80" + bytes(4), _masked(1, b'{"action": "pong"}' + b" " * 125)], ids=["a ping", "a message"]
+)
+async def test_any_frame_of_a_client_is_a_sign_of_life(frame: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where nothing is acknowledged, and it answers no ping with a pong."""
+    monkeypatch.setattr(conversation, "acknowledged", lambda _: 0)
+    async with live(ping_interval=0.1, stuck_timeout=1.0) as server:
+        key, secret = await server.token()
+        auth = json.dumps({"action": "auth", "key": key, "secret": secret}).encode().ljust(126)
+        async with Raw(server.port) as raw, asyncio.timeout(TIMEOUT):
+            raw.send(HANDSHAKE + _masked(1, auth))
+            pings = 0
+            while pings < 20:
+                data = await raw.reader.read(1 << 16)
+                assert data, "it was cut off"
+                came = data.count(b"\x89\x00")
+                raw.send(frame * came)
+                pings += came
 
 
 @pytest.mark.gen_test
