@@ -16,6 +16,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 from relay_tornado import protocol
 from relay_tornado.delivery.deliver import Delivery
+from relay_tornado.delivery.deliveries import Deliveries
 from relay_tornado.handlers import conversation, feed, front, listener
 from relay_tornado.handlers.conversation import Conversation
 from relay_tornado.handlers.feed import Feed
@@ -171,7 +172,8 @@ async def test_a_message_needs_no_task(server: Live, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(
-    ("owner", "name"), [(StreamHandler, "_refusal"), (TornadoConnection, "drop"), (Feed, "_event")]
+    ("owner", "name"),
+    [(Deliveries, "subscribe"), (StreamHandler, "_refusal"), (TornadoConnection, "drop"), (Feed, "_event")],
 )
 async def test_a_stream_that_can_not_begin(owner: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its connection ends, and it takes no place."""
