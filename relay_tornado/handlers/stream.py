@@ -57,6 +57,8 @@ class StreamHandler(JsonHandler):
 
     async def get(self) -> None:
         """Answers with the stream, once its starting position is known."""
+        # A browser also sends a password that it remembers.
+        self._callers.refuse_foreign_page(self.request)
         arguments = _arguments(self.request.query_arguments, self._callers.access)
         caller = self._callers.caller(self.request)
         compiling = self._clients.compiling

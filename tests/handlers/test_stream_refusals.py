@@ -195,6 +195,7 @@ async def test_a_401_says_what_may_be_sent(agent: bytes, schemes: list[str]) -> 
     ("headers", "status"),
     [
         ({"Origin": "https://elsewhere.example"}, 403),
+        ({"Origin": "https://elsewhere.example", "Authorization": ""}, 403),
         ({"Origin": "null"}, 403),
         ({"Sec_Fetch_Site": "cross-site"}, 403),
         ({"Sec_Fetch_Site": "same-site"}, 403),
