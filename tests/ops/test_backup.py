@@ -18,7 +18,7 @@ import pytest
 
 from relay_tornado.errors import NoSpace
 from relay_tornado.model import MIB
-from relay_tornado.ops import copying
+from relay_tornado.ops import backup, copying
 from relay_tornado.ops.backup import make
 from relay_tornado.storage import database_files
 from relay_tornado.storage.lock import Lock
@@ -198,6 +198,18 @@ def test_room_is_looked_for_before(cli: Runner, tmp_path: Path, monkeypatch: pyt
     said = cli.refused("backup", tmp_path / "b.db", RELAY_RESERVE="300MiB")
     assert "bytes are needed" in said
     assert {path.name for path in tmp_path.iterdir()} == {"a.db", "data"}
+
+
+def test_another_disk_holds_no_reserve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the relay keeps free for itself is on its own disk alone."""
+    fill(tmp_path / "data", "orders", 10)
+    disk = SimpleNamespace(f_bavail=300, f_blocks=1 << 20, f_frsize=1 << 20)
+    monkeypatch.setattr(os, "statvfs", lambda path: disk)
+    source = tmp_path / "data" / "relay.db"
+    with pytest.raises(NoSpace):
+        make(source, tmp_path / "a.db", quiet, reserve=300 * MIB)
+    monkeypatch.setattr(backup, "share_space", lambda one, other: False)
+    assert make(source, tmp_path / "b.db", quiet, reserve=300 * MIB).bytes
 
 
 def test_a_disk_is_known_by_its_free_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

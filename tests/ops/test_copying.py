@@ -6,7 +6,8 @@ import asyncio
 import itertools
 import os
 import sqlite3
-from contextlib import closing
+from collections.abc import Callable
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,9 +15,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from relay_tornado.errors import NoSpace
 from relay_tornado.log.sqlite import SqliteEventLog
 from relay_tornado.model import Retention
-from relay_tornado.ops import backup_schedule, copying
+from relay_tornado.ops import backup, backup_schedule, copying
 from relay_tornado.ops.backup import make
 from relay_tornado.ops.check import check
 from relay_tornado.ops.opening import open_file
@@ -128,7 +130,8 @@ def test_deliveries_whose_ids_are_used_again(tmp_path: Path, monkeypatch: pytest
             if rows(part, "SELECT count(*) FROM delivery") == [(197,)]:
                 raw.execute("DELETE FROM delivery WHERE id = 3 OR id >= 140")
                 for number in range(140, 260):
-                    raw.execute(insert, (None, 1 + number % 2, 1000 + number % 3, "sent"))
+                    # Some differ from those before them in their event alone.
+                    raw.execute(insert, (None, 2, number, "sent") if number % 2 else (None, 1, 1000, "sent"))
             return step(pace)
 
         monkeypatch.setattr(copying.Pace, "step", meanwhile)
@@ -174,3 +177,67 @@ def test_it_rests_for_no_longer_than_its_schedule_has_patience(tmp_path: Path, m
     held.release()
     assert rests
     assert max(rests) < backup_schedule.LOOK
+
+
+@pytest.mark.parametrize("way", [copying.in_steps, copying.by_pages])
+def test_the_room_is_just_enough(tmp_path: Path, way: Callable[..., None]) -> None:
+    """A copy that needs one byte more than it may take is not begun. Either way, the connection is as it was before: no
+    transaction of it keeps the WAL, and the copy is not open any more."""
+    fill(tmp_path / "data", "orders", 30)
+    source = tmp_path / "data" / "relay.db"
+    needed = source.stat().st_size
+    with closing(open_file(source)) as reader:
+        for room, enough in ((needed - 1, False), (needed, True)):
+            part = tmp_path / f"part{room}"
+            descriptor = os.open(part, os.O_CREAT | os.O_RDWR, 0o600)
+            try:
+                with nullcontext() if enough else pytest.raises(NoSpace):
+                    way(reader, source.parent, part, descriptor, quiet, room)
+            finally:
+                os.close(descriptor)
+            assert (part.stat().st_size > 0) == enough
+            assert not reader.in_transaction
+            assert [name for _, name, _ in reader.execute("PRAGMA database_list")] == ["main"]
+
+
+@pytest.mark.parametrize("way", [copying.in_steps, copying.by_pages])
+def test_a_copy_gives_its_space_back_as_its_source_does(tmp_path: Path, way: Callable[..., None]) -> None:
+    """The size of the pages and how free ones leave the file are those of the source: neither is changed later."""
+    fill(tmp_path / "data", "orders", 3)
+    source, part = tmp_path / "data" / "relay.db", tmp_path / "part"
+    descriptor = os.open(part, os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        with closing(open_file(source)) as reader:
+            way(reader, source.parent, part, descriptor, quiet, 1 << 40)
+    finally:
+        os.close(descriptor)
+    for name in ("page_size", "auto_vacuum", "user_version"):
+        assert rows(part, f"PRAGMA {name}") == rows(source, f"PRAGMA {name}") != [(0,)]
+
+
+@pytest.mark.parametrize("way", [copying.in_steps, copying.by_pages])
+def test_a_copy_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: Callable[..., None]
+) -> None:
+    """All of it: a power failure leaves no part of a backup, nor of what was restored from one, under its name."""
+    fill(tmp_path / "data", "orders", 30)
+    synced: list[tuple[int, int]] = []
+    sync, replace_by = os.fsync, Path.replace
+
+    def note(descriptor: int) -> None:
+        sync(descriptor)
+        found = os.fstat(descriptor)
+        synced.append((found.st_ino, found.st_size))
+
+    def name(path: Path, target: Path) -> Path:
+        found = path.stat()
+        assert (found.st_ino, found.st_size) in synced, target
+        return replace_by(path, target)
+
+    monkeypatch.setattr(backup, "_WAYS", (way,))
+    monkeypatch.setattr(os, "fsync", note)
+    monkeypatch.setattr(Path, "replace", name)
+    make(tmp_path / "data" / "relay.db", tmp_path / "b.db", quiet)
+    restore(tmp_path / "b.db", tmp_path / "new", quiet)
+    here = {(tmp_path / each).stat().st_ino for each in (".", "new", "b.db", "new/relay.db")}
+    assert here <= {number for number, _ in synced}

@@ -250,6 +250,22 @@ def test_damage_that_no_restore_gets_over(file: Path, new: Runner) -> None:
     assert {path.name for path in new.data.iterdir()} == {"relay.lock"}
 
 
+def test_what_came_while_the_backup_was_checked_stays(
+    cli: Runner, file: Path, new: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relay that ran on the directory for the first time meanwhile, or another restore: nothing of it is replaced."""
+    looked = restore.check
+
+    def meanwhile(path: Path, *arguments: Any) -> Any:
+        if not new.data.exists():
+            shutil.copytree(cli.data, new.data)
+        return looked(path, *arguments)
+
+    monkeypatch.setattr(restore, "check", meanwhile)
+    assert "not empty" in new.refused("restore", file)
+    assert rows(new.data / "relay.db", "SELECT id FROM meta") == rows(cli.data / "relay.db", "SELECT id FROM meta")
+
+
 def test_a_result_that_is_not_sound_is_removed(file: Path, new: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     """The backup is sound, and what came to lie on the disk is not."""
     copy = restore.copying.by_pages
