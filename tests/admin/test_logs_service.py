@@ -6,6 +6,7 @@ import asyncio
 import base64
 import itertools
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 from relay_tornado.admin import stored
 from relay_tornado.admin.lookup import output_of
 from relay_tornado.admin.resending import Range
+from relay_tornado.admin.searching import Wanted
 from relay_tornado.admin.stored import Judging
 from relay_tornado.errors import Conflict, Invalid, NotClear, NotFound
 from relay_tornado.model import Event, Gap, Retention, Token
@@ -164,6 +166,20 @@ async def test_an_id_counts_in_its_own_stretch_only(tmp_path: Path) -> None:
         assert (await world.logs.get(ROOT, old))["body"] == "1"
         assert (await world.logs.get(ROOT, new))["body"] == "2"
         assert ids(await world.logs.list(ROOT)) == [new, old]
+
+
+@logs_test
+async def test_a_list_goes_on_where_its_event_left_and_nowhere_else(world: LogsWorld) -> None:
+    """Retention may remove the event of a cursor. One that the log never had is refused: whatever came since would be
+    listed as if it were older."""
+    bucket = await world.bucket()
+    sent = await world.send(bucket, *(b"%d" % n for n in range(5)))
+    await world.log.trim(bucket, Retention(max_events=3), None)
+    for page in (partial(world.logs.list, ROOT), partial(world.logs.search, ROOT, Wanted())):
+        assert ids(await page(bucket="orders", cursor=sent[0])) == []
+        assert ids(await page(bucket="orders", cursor=sent[3])) == sent[2:3]
+        with pytest.raises(Invalid, match="cursor"):
+            await page(bucket="orders", cursor=f"{sent[0].partition('-')[0]}-9")
 
 
 @logs_test

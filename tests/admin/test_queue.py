@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -44,6 +45,32 @@ async def test_two_pollers_never_share_an_event(world: LogsWorld) -> None:
     services = [world.logs, second.logs]
     pages = await asyncio.gather(*(services[n % 2].drain(ROOT, "orders", limit=3) for n in range(10)))
     assert sorted(each["id"] for page in pages for each in page["logs"]) == sorted(sent)
+
+
+@logs_test
+async def test_pollers_of_one_service_have_their_turns(world: LogsWorld) -> None:
+    """However many poll at once: none is refused because the others moved the queue."""
+    bucket = await world.bucket()
+    sent = await world.send(bucket, *(b"%d" % n for n in range(3 * polling._ATTEMPTS)))
+    pages = await asyncio.gather(*(world.logs.drain(ROOT, "orders") for _ in sent))
+    assert ids(*pages) == sent
+
+
+@logs_test
+async def test_what_was_answered_while_a_poll_read_is_not_given_out(
+    world: LogsWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody else is done with it by now."""
+    bucket = await world.bucket()
+    sent = await world.send(bucket, b"1", b"2", b"3")
+    claim = world.results.claim
+
+    async def late(*arguments: Any) -> Sequence[int] | None:
+        await world.answer(bucket, 2)
+        return await claim(*arguments)
+
+    monkeypatch.setattr(world.results, "claim", late)
+    assert ids(await world.logs.drain(ROOT, "orders", limit=9)) == [sent[0], sent[2]]
 
 
 @logs_test
@@ -183,3 +210,12 @@ async def test_a_page_tells_damage_and_what_left_meanwhile(world: LogsWorld, mon
     page = await world.logs.page(ROOT, "orders", limit=9, cursor=sent[0])
     assert ids(page) == sent[4:]
     assert page["gap"] == gap_fields(Gap("retention", 2, 4))
+
+
+@logs_test
+async def test_a_page_of_an_ephemeral_bucket_begins_at_its_head(world: LogsWorld) -> None:
+    """Without a cursor, as over the socket: what came before is nobody's any more, even where memory still has it."""
+    bucket = await world.bucket(ephemeral=True)
+    (event_id,) = await world.send(bucket, b"1", ephemeral=True)
+    page = await world.logs.page(ROOT, "orders", limit=9)
+    assert page == {"logs": [], "has_more": False, "next_cursor": event_id}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import closing
 from unittest.mock import AsyncMock
 
 import pytest
@@ -244,6 +245,26 @@ async def test_a_log_is_looked_at_again_once_it_has_grown(world: World, monkeypa
     await world.administration.delete_bucket("waiting", force=True)
     assert await keeper.trim_grown() == 0
     came.close()
+
+
+@pytest.mark.gen_test
+async def test_a_large_log_is_looked_at_more_seldom(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where consumers keep it: each time once it has grown by a share of what it was."""
+    monkeypatch.setattr(growth, "_MUCH", 1)
+    monkeypatch.setattr(growth, "_SHARE", 2)
+    bucket = await world.administration.create_bucket("waiting", retention=WAITING)
+    await consumer(world, bucket, 0)
+    keeper = world.administration.housekeeping
+    with closing(world.log.watch(None, keeper._growth.came)):
+        looked = []
+        for number in range(1, 15):
+            await world.log.append(bucket.id, event())
+            trim = AsyncMock(return_value=0)
+            with monkeypatch.context() as patch:
+                patch.setattr(world.log, "trim", trim)
+                await keeper.trim_grown()
+            looked += [number] * trim.await_count
+    assert looked == [2, 4, 7, 11]
 
 
 @pytest.mark.gen_test

@@ -249,6 +249,24 @@ async def test_bodies_on_their_way_are_bounded(here: World) -> None:
 
 
 @pytest.mark.gen_test
+async def test_a_body_that_gets_too_large_is_held_no_longer(here: World) -> None:
+    """In chunks it says no length before: once it is over the limit, what came of it is given back, although its end is
+    still to come."""
+    rest = here.site.rest
+    chunk = b"80000\r\n" + b" " * (1 << 19) + b"\r\n"
+    async with Raw(here.relay.port) as raw:
+        head = b"POST /v1/buckets HTTP/1.1\r\nHost: relay.test\r\nTransfer-Encoding: chunked\r\n"
+        raw.send(head + basic(here) + b"\r\n" + chunk)
+        await until(lambda: rest.incoming == 1 << 19)
+        for _ in range(RestHandler.MAX_BODY >> 19):
+            raw.send(chunk)
+        await until(lambda: rest.incoming == 0)
+        assert executing()
+        raw.send(b"0\r\n\r\n")
+        assert (await raw.reply()).status == 413
+
+
+@pytest.mark.gen_test
 async def test_a_body_that_can_not_be_kept_holds_nothing(here: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there is no memory for what came of it, its connection ends, and all of it is given back."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,8 @@ from relay_tornado.handlers.rest import reads
 from relay_tornado.handlers.rest.logs import LogsHandler
 from relay_tornado.handlers.rest.reads import AT_ONCE, Reads
 from relay_tornado.handlers.tornado_connection import TornadoConnection
+from relay_tornado.model import Token
+from relay_tornado.wire.fields import Document
 from tests.handlers.raw import Raw
 from tests.handlers.rest.world import World
 from tests.waiting import until
@@ -35,10 +38,25 @@ async def greedy(here: World, stack: AsyncExitStack, count: int) -> tuple[str, l
 
 
 @pytest.mark.gen_test
-async def test_a_token_has_a_few_large_answers_at_once(here: World) -> None:
+async def test_a_token_has_a_few_large_answers_at_once(here: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next one comes when one of them was read, or its client is gone; other tokens' come meanwhile, as do this
     one's small ones."""
-    held = here.site.rest.reads
+    held, listed = here.site.rest.reads, here.site.rest.logs.list
+    made: list[str] = []
+
+    async def page(token: Token, *arguments: Any, **asked: Any) -> Document:
+        made.append(token.key)
+        return await listed(token, *arguments, **asked)
+
+    left: list[LogsHandler] = []
+    close = LogsHandler.on_connection_close
+
+    def leave(handler: LogsHandler) -> None:
+        left.append(handler)
+        close(handler)
+
+    monkeypatch.setattr(here.site.rest.logs, "list", page)
+    monkeypatch.setattr(LogsHandler, "on_connection_close", leave)
     async with AsyncExitStack() as stack:
         key, asking = await greedy(here, stack, AT_ONCE + 3)
         await until(lambda: len(held._waiting.get(key, ())) == 3)
@@ -50,9 +68,12 @@ async def test_a_token_has_a_few_large_answers_at_once(here: World) -> None:
         async with asyncio.timeout(60):
             while len(held._waiting.get(key, ())) == 2:
                 await asking[1].reader.read(1 << 20)
-        # One that left while it waited has its turn, and is asked nothing.
+        # One that left while it waited has its turn, and nothing is read for it.
+        before = len(left)
         asking[-1].writer.transport.abort()
+        await until(lambda: len(left) > before)
     await until(lambda: (held._running, held._waiting) == ({}, {}))
+    assert made.count(key) == AT_ONCE + 2
 
 
 @pytest.mark.gen_test

@@ -173,6 +173,18 @@ async def test_a_request_looks_at_so_many_bytes(tmp_path: Path, way: str, monkey
 
 
 @pytest.mark.gen_test
+async def test_events_that_one_read_has_no_room_for(tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next read begins with them, so none is passed over."""
+    monkeypatch.setattr(searching, "_CHUNK", 1000)
+    async with world(tmp_path, **options(way)) as here:
+        bucket = await here.bucket("orders")
+        sent = [await here.send(bucket, b"needle".ljust(400)) for _ in range(9)]
+        await ready(here, bucket, way)
+        for wanted in ({"q": "needle"}, {"method": "POST"}):
+            assert await all_ids(here, **wanted) == sent[::-1], wanted
+
+
+@pytest.mark.gen_test
 async def test_older_buckets_are_not_looked_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As long as there are newer events than theirs: a page of one of many buckets costs no more than of the only."""
     looked: set[str] = set()
