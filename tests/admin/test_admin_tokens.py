@@ -48,6 +48,20 @@ async def test_a_scope_is_resolved_when_it_is_given(world: World) -> None:
 
 
 @pytest.mark.gen_test
+async def test_a_scope_may_keep_a_bucket_that_is_gone(world: World) -> None:
+    """Whoever changes a token sends the scope that it has, by ids. Nothing else that is not there gets into one."""
+    gone, other = [await world.administration.create_bucket(name) for name in ("orders", "billing")]
+    token, _ = await world.administration.create_token(buckets=["orders", "billing"])
+    await world.administration.delete_bucket("orders")
+    changed = await world.administration.set_token(token.key, buckets=[gone.id, other.id])
+    assert changed.buckets == {gone.id, other.id}
+    assert (await world.administration.set_token(token.key, buckets=["billing"])).buckets == {other.id}
+    for unknown in (gone.id, "orders"):
+        with pytest.raises(Invalid):
+            await world.administration.set_token(token.key, buckets=[unknown, other.id])
+
+
+@pytest.mark.gen_test
 @pytest.mark.parametrize(
     ("options", "field"),
     [
