@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 
 from relay_tornado.admin import searching
 from relay_tornado.admin.searching import Wanted
+from relay_tornado.log.contract import Outline
 from tests.admin.logs_world import ROOT, LogsWorld, forget, ids, logs_test
 from tests.admin.logs_world import world as world
 
@@ -57,3 +59,22 @@ async def test_a_search_that_stops_at_an_event_without_content_passes_over_none_
         sent += await world.send(bucket, b"yes" if bucket == other else b"no", ephemeral=gone)
     forget(world.log)
     assert await found(world, Wanted("yes")) == sent[2:3]
+
+
+@logs_test
+async def test_a_search_that_stops_where_an_event_is_missing_goes_on(
+    world: LogsWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cursor is the last event that is there: over several buckets one of a missing event has no place."""
+    monkeypatch.setattr(searching, "LOOKED_AT", 1)
+    monkeypatch.setattr(searching, "_CHUNKS", (2, 2))
+    one, other = await world.bucket("one"), await world.bucket("other")
+    sent = await world.send(other, b"yes")
+    await world.send(one, b"no", b"no", b"no", b"no")
+    outline = world.log.outline
+
+    async def damaged(bucket_id: str, first: int, last: int) -> Sequence[Outline]:
+        return [each for each in await outline(bucket_id, first, last) if (bucket_id, each.seq) != (one, 3)]
+
+    monkeypatch.setattr(world.log, "outline", damaged)
+    assert await found(world, Wanted("yes")) == sent

@@ -14,9 +14,10 @@ from urllib.parse import urlencode
 import pytest
 
 from relay_tornado.admin import searching
+from relay_tornado.admin.searching import Wanted
 from relay_tornado.log.sqlite import SqliteEventLog
 from relay_tornado.search import file, index
-from tests.admin.logs_world import forget
+from tests.admin.logs_world import ROOT, forget
 from tests.handlers.rest.world import World, world
 
 
@@ -182,6 +183,22 @@ async def test_events_that_one_read_has_no_room_for(tmp_path: Path, way: str, mo
         await ready(here, bucket, way)
         for wanted in ({"q": "needle"}, {"method": "POST"}):
             assert await all_ids(here, **wanted) == sent[::-1], wanted
+
+
+@pytest.mark.gen_test
+async def test_a_text_in_a_span_of_time(tmp_path: Path, way: str) -> None:
+    """Nothing older or newer is found, whether the index names it or not."""
+    async with world(tmp_path, **options(way)) as here:
+        bucket = await here.bucket("orders")
+        for _ in range(6):
+            await here.send(bucket, b"needle")
+            await asyncio.sleep(0.002)
+        await ready(here, bucket, way)
+        search = here.site.rest.logs.search
+        at = [each["received_at"] for each in (await search(ROOT, Wanted("needle")))["data"]]
+        for since, until, fitting in ((at[3], at[1], [4, 3]), (at[1], None, [6, 5]), (None, at[3], [2, 1])):
+            page = await search(ROOT, Wanted("needle", since=since, until=until))
+            assert [each["seq"] for each in page["data"]] == fitting
 
 
 @pytest.mark.gen_test
