@@ -43,6 +43,9 @@ async def test_a_made_event_is_what_was_given(here: World) -> None:
     assert base64.b64decode(log["body_base64"]) == b"\x00\xff"
     assert (log["resend_of"], log["edited"], log["target"], log["size"]) == (first, True, 1, 55)
     assert (await log_of(here, first))["edited"] is False
+    headers = [["content-length", "7"], ["TRANSFER-ENCODING", "chunked"], ["host", "h"], ["A", "x"]]
+    made = await here.call("POST", "/v1/buckets/orders/events", {"headers": headers})
+    assert (await log_of(here, made.document["id"]))["headers"] == {"A": ["x"], "Content-Length": ["0"]}
     plain = await here.call("POST", "/v1/buckets/orders/events", {})
     log = await log_of(here, plain.document["id"])
     assert (log["method"], log["body"], log["edited"], log["resend_of"]) == ("POST", "", False, None)
@@ -63,6 +66,7 @@ async def test_what_can_not_be_made(here: World) -> None:
         ({"headers": [["A B", "x"]]}, "headers"),
         ({"headers": [["A", "x\r\nB: y"]]}, "headers"),
         ({"headers": {"A": "x"}}, "headers"),
+        ({"headers": [["A", "x"]] * 201}, "headers"),
         ({"body_base64": "***"}, "body_base64"),
         ({"input": other.inputs[0].id}, "input"),
         ({"output": "nobody"}, "output"),
