@@ -31,12 +31,13 @@ def run_once(maker: Backups, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_backup_that_fails_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the command says is the problem; the directory was made."""
+    """What the command says is the problem; the directory was made, for its owner only."""
     folder = tmp_path / "all" / "backups"
     made = Backups(replace(Settings(), data=tmp_path / "none"), folder)
     run_once(made, monkeypatch)
     assert made.problem.startswith(f"there is no {tmp_path / 'none'}: ")
     assert (made.newest, made.seconds, list(folder.iterdir())) == (None, None, [])
+    assert folder.stat().st_mode & 0o777 == 0o700
 
 
 def test_a_backup_has_the_relays_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,6 +50,20 @@ def test_a_backup_has_the_relays_directory(tmp_path: Path, monkeypatch: pytest.M
     assert made.problem == ""
     ((_, path),) = backups(folder)
     assert rows(path, "SELECT count(*) FROM event") == [(3,)]
+
+
+def test_a_backup_keeps_the_relays_reserve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which may come from its command line, too: a backup takes no space that the relay keeps free."""
+    start, given = asyncio.create_subprocess_exec, []
+
+    async def noted(*arguments: str, **options: Any) -> asyncio.subprocess.Process:
+        given.append(options["env"])
+        return await start(*arguments, **options)
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", noted)
+    fill(tmp_path / "data", "orders", 1)
+    run_once(Backups(replace(Settings(), data=tmp_path / "data", reserve=12_345), tmp_path / "backups"), monkeypatch)
+    assert [each["RELAY_RESERVE"] for each in given] == ["12345"]
 
 
 def test_where_memory_is_short_a_backup_ends_and_not_the_relay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
