@@ -58,6 +58,21 @@ async def test_seqs_that_a_row_has_no_room_for(world: SqliteWorld, tmp_path: Pat
 
 
 @log_test
+async def test_a_bucket_that_is_made_meanwhile_is_indexed_from_its_first_event(
+    world: SqliteWorld, tmp_path: Path
+) -> None:
+    """Also what came before the index learned of it."""
+    await fill(world, 1)
+    async with indexed(world, tmp_path, ("b", "new")) as made:
+        await caught_up(made, world)
+        await until(lambda: made._whole)
+        await world.log.create("new", "cccccccccccc", 1)
+        await asyncio.gather(*(world.log.append("new", event(b"needle %d" % number)) for number in range(3)))
+        await caught_up(made, world, "new")
+        assert await look(made, world, "needle", "new") == [3, 2, 1]
+
+
+@log_test
 async def test_old_and_new_events_are_found(world: SqliteWorld, tmp_path: Path) -> None:
     """What was there before, in many steps from the newest on, and what comes while it runs; in each bucket its own."""
     await world.log.create("c", "cccccccccccc")
