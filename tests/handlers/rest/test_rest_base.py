@@ -63,6 +63,18 @@ async def test_every_answer_has_a_request_id(here: World) -> None:
 
 
 @pytest.mark.gen_test
+async def test_no_answer_is_kept_by_a_cache(here: World) -> None:
+    """A page of events, a secret that is shown once, an error."""
+    await here.bucket("orders")
+    for method, path, body in (
+        ("GET", "/v1/logs", None),
+        ("POST", "/v1/tokens", {}),
+        ("GET", "/v1/buckets/none", None),
+    ):
+        assert (await here.call(method, path, body)).headers["Cache-Control"] == "no-store", path
+
+
+@pytest.mark.gen_test
 async def test_a_method_that_is_not_there(here: World) -> None:
     """405 with the methods that are; HEAD is where GET is, and has no body."""
     await here.bucket("orders")
@@ -250,8 +262,8 @@ async def test_bodies_on_their_way_are_bounded(here: World) -> None:
 
 @pytest.mark.gen_test
 async def test_a_body_that_gets_too_large_is_held_no_longer(here: World) -> None:
-    """In chunks it says no length before: once it is over the limit, what came of it is given back, although its end is
-    still to come."""
+    """In chunks it says no length before: once it is over the limit, what came of it is given back, once, although its
+    end is still to come."""
     rest = here.site.rest
     chunk = b"80000\r\n" + b" " * (1 << 19) + b"\r\n"
     async with Raw(here.relay.port) as raw:
@@ -264,6 +276,7 @@ async def test_a_body_that_gets_too_large_is_held_no_longer(here: World) -> None
         assert executing()
         raw.send(b"0\r\n\r\n")
         assert (await raw.reply()).status == 413
+        assert rest.incoming == 0
 
 
 @pytest.mark.gen_test
