@@ -20,7 +20,7 @@ from relay_tornado.ops.backup import make
 from relay_tornado.ops.opening import open_file
 from relay_tornado.ops.stats import stats
 from relay_tornado.settings import Settings
-from relay_tornado.storage import migrate, start
+from relay_tornado.storage import database_files, migrate, start, wal_check
 from relay_tornado.storage.database import Database
 from relay_tornado.storage.space import Space
 from tests.needs import needs, needs_root
@@ -117,6 +117,28 @@ async def stored(settings: Settings) -> list[str]:
         await database.close()
 
 
+def test_the_entry_of_a_new_file_is_synced(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And that of its directory, which may be new, too: where the file is, and not where a symlink to it lies."""
+    sync, synced = database_files.sync, []
+
+    def note(path: Path) -> None:
+        synced.append(path.resolve())
+        sync(path)
+
+    monkeypatch.setattr(database_files, "sync", note)
+    real = tmp_path / "disk" / "data" / "events.db"
+    real.parent.mkdir(parents=True)
+    settings.data.mkdir()
+    path = settings.data / "relay.db"
+    path.symlink_to(real)
+    start.secure(path)
+    assert synced[:2] == [real.parent, real.parent.parent]
+    assert real.exists()
+    before = len(synced)
+    start.secure(path)
+    assert real.parent not in synced[before:]
+
+
 @storage_test
 @pytest.mark.parametrize("harm", ["missing", "empty"])
 async def test_a_wal_without_its_file(settings: Settings, harm: str) -> None:
@@ -138,10 +160,11 @@ async def test_a_wal_without_its_file(settings: Settings, harm: str) -> None:
 
 
 @storage_test
-@pytest.mark.parametrize("copy", ["a backup", "an older copy", "another relay's"])
+@pytest.mark.parametrize("copy", ["a backup", "an older copy", "another relay's", "another relay's that has more"])
 async def test_a_file_beside_the_wal_of_another(settings: Settings, tmp_path: Path, copy: str) -> None:
     """The two are not mixed: the start is refused, and succeeds with either the right file or no WAL."""
     other = tmp_path / "copy.db"
+    theirs = list("vwxyz") if copy.endswith("more") else []
     await commit(settings, "a")
     assert await stored(settings) == ["a"]
     if copy == "a backup":
@@ -150,7 +173,8 @@ async def test_a_file_beside_the_wal_of_another(settings: Settings, tmp_path: Pa
         shutil.copy(settings.data / "relay.db", other)
     else:
         elsewhere = replace(settings, data=tmp_path / "elsewhere")
-        assert await stored(elsewhere) == []
+        await commit(elsewhere, *theirs)
+        assert await stored(elsewhere) == theirs
         shutil.copy(elsewhere.data / "relay.db", other)
     await commit(settings, "b")
     path = await commit(settings, "c", "d")
@@ -165,7 +189,7 @@ async def test_a_file_beside_the_wal_of_another(settings: Settings, tmp_path: Pa
     for name in ("relay.db-wal", "relay.db-shm", "relay.witness"):
         path.with_name(name).unlink(missing_ok=True)
     shutil.copy(other, path)
-    assert await stored(settings) == ([] if copy == "another relay's" else ["a"])
+    assert await stored(settings) == (theirs if "another" in copy else ["a"])
 
 
 @storage_test
@@ -186,6 +210,21 @@ async def test_a_wal_whose_header_is_damaged(settings: Settings) -> None:
             assert await database.read(names) == []
             await database.close()
             shutil.rmtree(settings.data)
+
+
+@storage_test
+async def test_a_wal_whose_frames_are_damaged(settings: Settings) -> None:
+    """What their checksums do not cover says nothing: it is no other relay's WAL, and the start tells the loss."""
+    path = await commit(settings, "a")
+    own = wal_check.in_file(path)[0].database.encode()
+    wal = path.with_name("relay.db-wal")
+    before = wal.read_bytes()
+    wal.write_bytes(before.replace(own, b"0" * len(own)))
+    assert wal.read_bytes() != before
+    database = await Database.open(settings)
+    assert database.loss is not None
+    assert await database.read(names) == []
+    await database.close()
 
 
 @storage_test

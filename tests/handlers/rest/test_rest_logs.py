@@ -320,6 +320,10 @@ async def test_resend(here: World) -> None:
     ranged = await here.call("POST", "/v1/buckets/orders/resend", {"first": 1, "last": 2})
     bodies = [(await here.call("GET", f"/v1/logs/{each}")).document["body"] for each in ranged.document["ids"]]
     assert (ranged.status, bodies) == (200, ["0", "1"])
+    nulls = dict.fromkeys(("first", "from", "to", "cursor", "filter", "output", "process_policy"))
+    for last, sent in ((2, 2), (0, 0)):
+        ranged = await here.call("POST", "/v1/buckets/orders/resend", {**nulls, "last": last})
+        assert (ranged.status, len(ranged.document.get("ids", []))) == (200, sent)
     for wrong, field in (({"action": "delete"}, "action"), ({}, "action"), ({"action": "resend", "x": 1}, "x")):
         await here.refused(field, "POST", f"/v1/logs/{logs[1]}/action", wrong)
 
