@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -18,7 +19,7 @@ from relay_tornado import __version__
 from relay_tornado.errors import Locked, NotWritable
 from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
-from relay_tornado.storage.lock import Lock, Owner, read_owner
+from relay_tornado.storage.lock import Lock, Owner, read_owner, serves
 from tests.needs import needs_root
 
 HOLDER = """
@@ -121,6 +122,26 @@ def test_the_owner_is_told_from_the_start(tmp_path: Path) -> None:
     lock.release()
     lock.release()
     assert read_owner(tmp_path / "new") is None
+
+
+def test_which_holder_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relay that is past the checks of its start, and this process; where nobody can tell, what the caller says."""
+    assert not serves(tmp_path, unknown=True)
+    lock = Lock.acquire(tmp_path)
+    assert serves(tmp_path, unknown=False)
+    for socket, there in (("null", False), ('"/run/control"', True)):
+        (tmp_path / "relay.lock").write_text(f'{{"pid": 1, "version": "0.5.21", "socket": {socket}}}')
+        assert serves(tmp_path, unknown=not there) == there
+    assert read_owner(tmp_path) == Owner(1, "0.5.21", Path("/run/control"))  # which wrote no reserve
+    lock.release()
+    for unknown in (False, True):
+        with monkeypatch.context() as failing:
+            failing.setattr(fcntl, "flock", Mock(side_effect=OSError(errno.ENOLCK, "no locks")))
+            assert serves(tmp_path, unknown=unknown) == unknown
+    (tmp_path / "relay.lock").unlink()
+    (tmp_path / "relay.lock").symlink_to("relay.lock")
+    for unknown in (False, True):
+        assert serves(tmp_path, unknown=unknown) == unknown
 
 
 def test_the_disk_is_full_once_it_is_locked(tmp_path: Path) -> None:

@@ -140,6 +140,22 @@ def test_the_entry_of_a_new_file_is_synced(settings: Settings, tmp_path: Path, m
 
 
 @storage_test
+async def test_a_new_file_beside_the_witness_of_one_that_was_taken_away(settings: Settings, tmp_path: Path) -> None:
+    """It is the new one's from then on: what that one loses is told."""
+    path = await commit(settings, *"abcdef")
+    for end in ("", "-wal", "-shm"):
+        path.with_name(f"relay.db{end}").unlink()
+    database = await Database.open(settings)
+    shutil.copy(path, tmp_path / "older.db")
+    await database.write(put("x"))
+    await database.close()
+    shutil.copy(tmp_path / "older.db", path)
+    database = await Database.open(settings)
+    assert database.loss is not None
+    await database.close()
+
+
+@storage_test
 @pytest.mark.parametrize("harm", ["missing", "empty"])
 async def test_a_wal_without_its_file(settings: Settings, harm: str) -> None:
     """The start is refused, a look as well, and nothing is changed: with the file put back all is there."""

@@ -95,7 +95,7 @@ class InputsHandler(RestHandler):
     async def post(self, bucket: str) -> None:
         options = self.document()
         if not self.token.administrator:
-            _check_shared(options, {})
+            _check_shared(options)
         changed, made = await self.rest.administration.create_input(self.bucket.id, **options)
         self.answer(shown(self.token, "input", input_document(changed.id, made)), 201)
 
@@ -111,7 +111,7 @@ class InputHandler(RestHandler):
             before = input_document(now.id, find_input(now, input))
             options = changes(self.token, "input", before, document)
             if not self.token.administrator:
-                _check_shared(options, before)
+                _check_shared(options)
             return options
 
         found = find_input(self.bucket, input)
@@ -214,10 +214,10 @@ def _as_meant(document: dict[str, Any], before: Document) -> dict[str, Any]:
     return {**document, "internal": before["internal"] or destination not in (there, masked(there))}
 
 
-def _check_shared(options: dict[str, Any], before: Document) -> None:
+def _check_shared(options: dict[str, Any]) -> None:
     """Raises Forbidden where a token that has only some buckets takes what all of them share."""
     for name in _SHARED:
-        if options.get(name) and options[name] != before.get(name):
+        if options.get(name):
             raise Forbidden(f"only an administrator's token may set an input's {name}: it is shared by all buckets")
 
 
