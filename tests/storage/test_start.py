@@ -7,6 +7,7 @@ import os
 import resource
 import shutil
 import sqlite3
+import struct
 import subprocess
 import sys
 from dataclasses import replace
@@ -23,6 +24,7 @@ from relay_tornado.settings import Settings
 from relay_tornado.storage import database_files, migrate, start, wal_check
 from relay_tornado.storage.database import Database
 from relay_tornado.storage.space import Space
+from relay_tornado.storage.witness import NAME, Witness
 from tests.needs import needs, needs_root
 from tests.storage.faults import crash
 from tests.storage.jobs import names, put
@@ -140,11 +142,16 @@ def test_the_entry_of_a_new_file_is_synced(settings: Settings, tmp_path: Path, m
 
 
 @storage_test
-async def test_a_new_file_beside_the_witness_of_one_that_was_taken_away(settings: Settings, tmp_path: Path) -> None:
-    """It is the new one's from then on: what that one loses is told."""
+@pytest.mark.parametrize("new", [True, False])
+async def test_a_file_beside_the_witness_of_another(settings: Settings, tmp_path: Path, new: bool) -> None:
+    """The witness is this file's from then on: what it loses is told."""
+    elsewhere = replace(settings, data=tmp_path / "elsewhere")
+    assert await stored(elsewhere) == []
     path = await commit(settings, *"abcdef")
     for end in ("", "-wal", "-shm"):
         path.with_name(f"relay.db{end}").unlink()
+    if not new:
+        shutil.copy(elsewhere.data / "relay.db", path)
     database = await Database.open(settings)
     shutil.copy(path, tmp_path / "older.db")
     await database.write(put("x"))
@@ -153,6 +160,38 @@ async def test_a_new_file_beside_the_witness_of_one_that_was_taken_away(settings
     database = await Database.open(settings)
     assert database.loss is not None
     await database.close()
+
+
+@storage_test
+async def test_a_new_file_in_the_place_of_one_that_was_condemned(settings: Settings) -> None:
+    """The mark is no more than of that one: it refuses none that is missing, and none that was made then."""
+    path = await commit(settings, "a")
+    witness = Witness.open(settings.data / NAME)
+    witness.condemn()
+    witness.close()
+    with pytest.raises(StartupError, match="may have pages of both files"):
+        await Database.open(settings)
+    for end in ("", "-wal", "-shm"):
+        path.with_name(f"relay.db{end}").unlink()
+    for _ in range(2):
+        assert await stored(settings) == []
+
+
+@storage_test
+@pytest.mark.parametrize("pages", [-3, 3])
+async def test_a_journal_of_a_file_of_another_size(settings: Settings, pages: int) -> None:
+    """It is rolled back into no file that is shorter or longer than its own can have been."""
+    assert await stored(settings) == []
+    path = settings.data / "relay.db"
+    journal = path.with_name("relay.db-journal")
+    before = path.read_bytes()
+    head = struct.pack(">8s5I", bytes.fromhex("d9d505f920a163d7"), 0, 0, len(before) // 4096 + pages, 512, 4096)
+    journal.write_bytes(head.ljust(512, b"\0"))
+    with pytest.raises(StartupError, match=r"relay\.db-journal does not belong to .*relay\.db, .*move it away"):
+        await Database.open(settings)
+    assert path.read_bytes() == before
+    journal.unlink()
+    assert await stored(settings) == []
 
 
 @storage_test

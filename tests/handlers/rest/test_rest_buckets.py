@@ -278,3 +278,23 @@ async def test_request_bins_that_are_made_at_once(here: World) -> None:
     """Those that are being made are counted, too."""
     made = await asyncio.gather(*(here.call("POST", "/v1/bins") for _ in range(30)))
     assert sorted(each.status for each in made) == [201] * 20 + [412] * 10
+
+
+@pytest.mark.gen_test
+async def test_a_consumers_dead_letters_and_position(here: World) -> None:
+    """Those that are named are forgotten, and no others; a preview moves nothing."""
+    bucket = await here.bucket("orders")
+    logs = [await here.send(bucket) for _ in range(3)]
+    await here.consumer(bucket, "worker")
+    path = "/v1/buckets/orders/consumers/worker"
+    for log in logs:
+        assert (await here.call("POST", f"{path}/dead", {"id": log})).status == 200
+    assert (await here.call("DELETE", f"{path}/dead?ids={logs[0]},{logs[2]}")).status == 200
+    for query in ("", "?ids=", "?all=false", f"?ids={logs[1]}&all=true"):
+        await here.refused("ids", "DELETE", f"{path}/dead{query}")
+    for body in ({}, {"all": False}, {"ids": [logs[1]], "all": True}, {"ids": []}):
+        await here.refused("ids", "POST", f"{path}/dead/resend", body)
+    assert [each["id"] for each in (await here.call("GET", f"{path}/dead")).document["data"]] == logs[1:2]
+    for body, seq in (({"preview": True}, 3), ({}, 0)):
+        assert (await here.call("POST", f"{path}/seek", {"to": "earliest", **body})).status == 200
+        assert (await here.call("GET", path)).document["floor"].endswith(f"-{seq}")

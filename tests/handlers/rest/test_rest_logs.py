@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from relay_tornado.admin.sessions import OWNER
 from relay_tornado.handlers.rest.json_body import MAX_VALUES
 from relay_tornado.log.results import READ_BYTES
 from tests.handlers.rest.world import World
@@ -317,6 +318,9 @@ async def test_resend(here: World) -> None:
     assert (answer.status, answer.document["status"]) == (200, "resent")
     copy = (await here.call("GET", f"/v1/logs/{answer.document['ids'][0]}")).document
     assert (copy["body"], copy["resend_of"]) == ("1", logs[1])
+    for policy, force in ((body, True), ({"action": "resend"}, False)):
+        again = (await here.call("POST", f"/v1/logs/{logs[1]}/action", policy)).document["ids"][0]
+        assert (await here.site.rest.logs.event(OWNER, again)).force == force
     ranged = await here.call("POST", "/v1/buckets/orders/resend", {"first": 1, "last": 2})
     bodies = [(await here.call("GET", f"/v1/logs/{each}")).document["body"] for each in ranged.document["ids"]]
     assert (ranged.status, bodies) == (200, ["0", "1"])
