@@ -185,6 +185,8 @@ async def test_what_all_buckets_share_is_an_administrators(here: World) -> None:
     ):
         answer = await here.call(method, path, body, "scoped with API")
         assert (answer.status, answer.document["code"]) == (403, "forbidden"), (path, body)
+    none = {"custom_domain": "", "path_prefix": ""}
+    assert (await here.call("POST", inputs, none, "scoped with API")).status == 201
 
 
 @pytest.mark.gen_test
