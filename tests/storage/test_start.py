@@ -268,13 +268,15 @@ async def test_a_wal_whose_header_is_damaged(settings: Settings) -> None:
 
 
 @storage_test
-async def test_a_wal_whose_frames_are_damaged(settings: Settings) -> None:
-    """What their checksums do not cover says nothing: it is no other relay's WAL, and the start tells the loss."""
+@pytest.mark.parametrize("cut", [False, True])
+async def test_a_wal_whose_frames_are_damaged(settings: Settings, cut: bool) -> None:
+    """What their checksums do not cover says nothing: it is no other relay's WAL, and the start tells the loss. Nor
+    does one that ends within its header."""
     path = await commit(settings, "a")
     own = wal_check.in_file(path)[0].database.encode()
     wal = path.with_name("relay.db-wal")
     before = wal.read_bytes()
-    wal.write_bytes(before.replace(own, b"0" * len(own)))
+    wal.write_bytes(before[:31] if cut else before.replace(own, b"0" * len(own)))
     assert wal.read_bytes() != before
     database = await Database.open(settings)
     assert database.loss is not None
