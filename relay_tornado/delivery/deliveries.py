@@ -271,8 +271,6 @@ class Deliveries:
         if bucket is None:
             self._ledgers.forget(key)
             self._directory.forget(key)
-        else:
-            self._dispatcher.wake(key)
 
 
 def _with_untold(

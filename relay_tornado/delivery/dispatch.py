@@ -179,7 +179,7 @@ class Dispatcher:
         self._timer.cancel()
 
     def wake(self, bucket_id: BucketId) -> None:
-        """The bucket may have something new, or its events go to other outputs now."""
+        """The bucket may have something new."""
         if self._live.get(bucket_id):
             self._woken[bucket_id] = None
             if self._timer.at is None:

@@ -280,6 +280,20 @@ async def test_a_bucket_that_leaves() -> None:
 
 
 @pytest.mark.gen_test
+async def test_a_bucket_that_is_put_back_is_new() -> None:
+    """Nothing is kept of a deleted bucket, not even its name: under the same id it joins from its first event."""
+    world = World()
+    reader, _, _ = await world.subscribe()
+    for _ in range(2):
+        await world.bucket("a")
+        await world.append(2, "id-a")
+        await until(lambda: reader.seqs("a") == [1, 2])
+        reader.messages.clear()
+        await world.delete("id-a")
+        await quiet()
+
+
+@pytest.mark.gen_test
 async def test_nothing_of_a_bucket_comes_after_it_left() -> None:
     """Not from a page that was read before, nor from a pass that was under way."""
     world = World()

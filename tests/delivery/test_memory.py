@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import pytest
 from structlog.testing import capture_logs
 
 from relay_tornado.delivery import dispatch
 from relay_tornado.delivery.bounds import PendingWrite, WriteBudget
+from relay_tornado.delivery.deliver import Delivery
 from tests import waiting
 from tests.delivery.world import Reader, World, quiet, stocked, until
 from tests.failing import once
@@ -102,3 +104,25 @@ async def test_a_write_that_nobody_waits_for_is_no_longer_in_flight() -> None:
     del pending
     waiting_for.close()
     assert budget.outstanding == 0
+
+
+@pytest.mark.gen_test
+async def test_nothing_of_a_delivery_is_kept_once_it_has_ended() -> None:
+    """Of one that was replaced, or that its client left."""
+    world = await stocked(1)
+    gc.collect()
+    before = {id(each) for each in gc.get_objects() if isinstance(each, Delivery)}
+
+    async def begin_and_end() -> None:
+        _, first, _ = await world.subscribe("orders", since="earliest")
+        await until(lambda: not first.busy)
+        _, second, _ = await world.subscribe("orders", replaces=first)
+        await until(lambda: not second.busy)
+        world.deliveries.end(second)
+        await second.ended()
+
+    await begin_and_end()
+    await quiet()
+    gc.collect()
+    kept = [each for each in gc.get_objects() if isinstance(each, Delivery) and id(each) not in before]
+    assert kept == []
