@@ -221,6 +221,8 @@ async def test_a_drain_waits_for_who_reads_last_words(
             refused.writer.close()
         await asyncio.wait_for(drained, 30)
         assert bool(listener.lingering) is not leaves
+        listener.close()
+        assert not listener.lingering
 
 
 @pytest.mark.gen_test

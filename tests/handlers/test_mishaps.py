@@ -155,6 +155,17 @@ async def test_a_socket_on_which_the_relay_fails(
     await server.subscribed("orders")
 
 
+async def test_a_socket_whose_frames_are_read_no_more(server: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is cut off, without a word about the protocol: its client comes back."""
+    client = await server.authenticated()
+    monkeypatch.setattr(WebSocketProtocol13, "_receive_frame", once(WebSocketProtocol13._receive_frame))
+    with structlog.testing.capture_logs() as lines:
+        await client.say({"action": "pong"})
+        assert await code_of(client) == 1006
+        await until(lambda: not server.clients.count and not server.listener.connections)
+    assert [line["event"] for line in lines] == ["socket_failed"]
+
+
 async def test_a_message_needs_no_task(server: Live, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the end of one could not be told, for want of memory, nothing would be read any more."""
     tasks: list[int] = []

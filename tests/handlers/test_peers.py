@@ -143,6 +143,23 @@ async def test_an_address_leaves_room_for_another_while_its_connections_linger(e
         assert await served(site, stack, SECOND) is not None
 
 
+@pytest.mark.gen_test
+async def test_connections_of_a_proxy_that_linger_are_not_its_clients(each_counts: None) -> None:
+    """They take no place of the address for which the proxy asked."""
+    behind = request(OTHER, headers=b"X-Forwarded-For: %b\r\n" % SECOND.encode(), method=b"GET")
+    async with (
+        edge(max_connections=20, entrance=Entrance(trust=ProxyTrust.parse(FIRST))) as site,
+        AsyncExitStack() as stack,
+    ):
+        kept = site.site.listener.lingering
+        for number in range(1, 16):
+            raw = await stack.enter_async_context(Raw(site.port, source=FIRST))
+            assert (await raw.ask(behind)).status == 401
+            raw.send(ENDS["no HTTP"])
+            await until(lambda number=number: len(kept) == number)
+        assert await served(site, stack, SECOND) is not None
+
+
 class _Full(deque[object]):
     """A queue for which there is no memory."""
 

@@ -392,6 +392,7 @@ async def test_plain_http_is_told_what_this_is(server: Live) -> None:
         ("GET", {}, 426),
         ("GET", upgrade | {"Sec-WebSocket-Version": "8"}, 426),
         ("GET", upgrade | {"Sec-WebSocket-Version": "13"}, 400),
+        ("GET", upgrade | {"Sec-WebSocket-Version": "13", "Connection": "keep-alive"}, 426),
         ("HEAD", {}, 426),
         ("DELETE", {}, 405),
     ):
@@ -425,6 +426,9 @@ async def test_a_key_that_is_not_16_bytes_is_refused(server: Live, key: bytes) -
             raw.send(handshake)
             answer = await raw.reply()
             assert (answer.status, b"16 bytes" in answer.body) == (400, True)
+        raw.send(HANDSHAKE.replace(b"Host: x", b"Host:"))
+        answer = await raw.reply()
+        assert (answer.status, b"its Host header" in answer.body) == (400, True)
         raw.send(HANDSHAKE)
         assert (await raw.reply()).status == 101
 
@@ -458,6 +462,7 @@ async def test_a_client_that_vanishes_leaves_nothing(server: Live) -> None:
     await until(lambda: server.clients.count == 0)
     await until(lambda: server.clients.deliveries.budget.outstanding == 0)
     assert server.clients._tokens == {}
+    assert not server.clients.alarms._sleepers
     assert server.clients.deliveries._live == set()
     assert server.clients.deliveries._dispatcher._places == {}
 

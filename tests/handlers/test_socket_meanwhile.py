@@ -12,7 +12,9 @@ import structlog
 from relay_tornado.delivery import deliver
 from relay_tornado.errors import Unavailable
 from relay_tornado.model import NewEvent, Retention, Token
-from tests.handlers.sockets import Live
+from relay_tornado.protocol import AUTH_PAUSE
+from tests.handlers.raw import Raw
+from tests.handlers.sockets import HANDSHAKE, Live, masked
 from tests.waiting import until
 
 pytestmark = pytest.mark.gen_test
@@ -115,6 +117,22 @@ async def test_a_shutdown_while_a_token_is_judged(server: Live, monkeypatch: pyt
         assert (await client.end())[0] == 1001
         await until(lambda: not server.clients.count)
     assert [line["event"] for line in lines if line["log_level"] == "error"] == []
+
+
+async def test_nothing_follows_a_close_frame(server: Live) -> None:
+    """Not even the answer to what was being worked on."""
+    key, secret = await server.token()
+    async with Raw(server.port) as raw:
+        raw.send(HANDSHAKE + masked({"action": "auth", "key": key, "secret": secret}))
+        await until(lambda: server.clients.keys)
+        (conversation,) = server.clients._live
+        conversation.send_away("on purpose")
+        await raw.reader.readuntil(b"\r\n\r\n")
+        first, size = await raw.reader.readexactly(2)
+        assert (first, (await raw.reader.readexactly(size))[2:]) == (0x88, b"on purpose")
+        await asyncio.sleep(2 * AUTH_PAUSE)
+        raw.send(b"\x88\x82\0\0\0\0\x03\xe9")
+        assert await raw.closed() == b""
 
 
 async def test_too_many_names_are_unsubscribed(server: Live, monkeypatch: pytest.MonkeyPatch) -> None:

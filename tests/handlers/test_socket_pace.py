@@ -5,6 +5,7 @@ import contextlib
 import json
 import socket
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 from tornado.iostream import IOStream
@@ -13,6 +14,7 @@ from relay_tornado.delivery import filter_time
 from relay_tornado.delivery.filter_time import FilterTime
 from relay_tornado.handlers import conversation
 from relay_tornado.model import MIB
+from relay_tornado.protocol import Session
 from tests.delivery.world import frames
 from tests.handlers.raw import Raw
 from tests.handlers.sockets import HANDSHAKE, TIMEOUT, Client, Live, live
@@ -47,8 +49,12 @@ async def test_pings_come_in_both_forms() -> None:
         assert (await ours.hear_status("ping"))["positions"] == {}
 
 
+@pytest.mark.parametrize("form", [str, str.encode], ids=["text", "binary"])
+@pytest.mark.parametrize("plain", [True, False], ids=["plain", "escaped"])
 @pytest.mark.gen_test
-async def test_filters_that_take_long_to_compile_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_filters_that_take_long_to_compile_wait_for_each_other(
+    form: Callable[[str], str | bytes], plain: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One may take most of a tenth of a second: the clients of a token can't fill the event loop with them. Whatever
     has no filter does not wait."""
     now = 0.0
@@ -62,7 +68,7 @@ async def test_filters_that_take_long_to_compile_wait_for_each_other(monkeypatch
             now += seconds
         await sleep(min(seconds, 0.01))
 
-    regex = "(?i)[" + "\\PL" * 90 + "]socket"  # which no other test has compiled
+    regex = "(?i)[" + "\\PL" * 90 + f"]{plain}{form.__name__}"  # which no other test has compiled
     slow = {"match": {"type": "regex", "regex": regex, "parameter": {"source": "payload"}}}
     quick = {"match": {"type": "value", "value": "x", "parameter": {"source": "payload"}}}
     async with live() as server:
@@ -75,7 +81,10 @@ async def test_filters_that_take_long_to_compile_wait_for_each_other(monkeypatch
         other = await server.subscribed("orders", token=token, extended=True)
         await server.subscribed("orders", extended=True, filter=quick)  # of another token
         assert waited == []
-        await other.say({"action": "subscribe", "buckets": ["orders"], "filter": quick})
+        # Its name may be escaped, and the message binary.
+        said = json.dumps({"action": "subscribe", "buckets": ["orders"], "filter": quick})
+        escaped = said.replace("filter", "\\u0066ilter")
+        await other.say(form(said if plain else escaped))
         await until(lambda: waited)
         assert waited == [100.0]
         for client in (one, other):
@@ -112,6 +121,39 @@ async def test_a_stuck_reader_is_closed() -> None:
         assert code == 4008
         assert "too slow" in reason
         await until(lambda: server.clients.count == 0)
+
+
+@pytest.mark.gen_test
+async def test_pings_that_do_not_leave_are_not_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One is enough for a client that reads nothing."""
+    ticks: list[bool] = []
+    tick = Session.tick
+
+    def counted(self: Session, *args: Any, blocked: bool = False) -> Any:
+        ticks.append(blocked)
+        return tick(self, *args, blocked=blocked)
+
+    monkeypatch.setattr(Session, "tick", counted)
+    async with live(ping_interval=0.02) as server:
+        await reads_nothing(server)
+        (there,) = server.clients._live
+        await until(lambda: there._ping is not None and not there._ping.done())
+        ping = there._ping
+        await until(lambda: ticks[-5:] == [True] * 5)
+        assert there._ping is ping or ping.done()
+
+
+@pytest.mark.gen_test
+async def test_events_do_not_go_through_the_stream(server: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are written to the socket itself, as long as nothing waits there."""
+    await server.bucket()
+    client = await server.subscribed("orders")
+    (there,) = server.clients._live
+    await until(lambda: not there._delivery.busy)
+    monkeypatch.delattr(conversation.Conversation, "send_now")
+    await server.append(3)
+    assert await client.hear_events(3) == [1, 2, 3]
+    assert there._open
 
 
 @pytest.mark.gen_test

@@ -94,6 +94,7 @@ async def test_basic_credentials_and_http_1_0_do_as_well() -> None:
         for authorization in (basic(key, site.secret), basic("whr", site.secret)):
             async with site.source(version="1.0", Authorization=authorization) as source:
                 assert "transfer-encoding" not in source.headers
+                assert source.headers["connection"] == "close"
                 await source.hear("subscribed")
                 await source.hear("caught_up")
                 await site.append()
@@ -250,6 +251,24 @@ async def test_a_new_bucket_joins_from_its_first_event() -> None:
             await site.append(1, old.id)
             message = await source.until("webhook")
             assert (message.document["meta"]["bucket_name"], message.document["meta"]["seq"]) == ("old", 4)
+
+
+@pytest.mark.gen_test
+async def test_a_new_bucket_joins_a_stream_that_had_one_bucket() -> None:
+    """The stream was of all buckets, also where its last id is about one."""
+    async with here() as site:
+        async with site.source() as source:
+            await source.hear("subscribed")
+            await source.hear("caught_up")
+            await site.append()
+            await source.until("webhook")
+            last = source.id
+        away = await site.bucket("away")
+        await site.append(2, away.id)
+        async with site.source(last=last) as source:
+            await source.hear("subscribed")
+            metas = [(await source.until("webhook")).document["meta"] for _ in range(2)]
+            assert [(meta["bucket_name"], meta["seq"]) for meta in metas] == [("away", 1), ("away", 2)]
 
 
 @pytest.mark.gen_test

@@ -166,6 +166,28 @@ async def test_last_words_that_nobody_reads_are_not_waited_for_long(monkeypatch:
 
 
 @pytest.mark.gen_test
+async def test_where_nothing_is_acknowledged_one_whose_kernel_takes_all_lives(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not known there what its side has received."""
+    monkeypatch.setattr(feed, "acknowledged", lambda _: None)
+    async with here(stuck_timeout=0.4, ping_interval=0.1) as site, site.source() as source:
+        for _ in range(12):
+            await source.until("ping")
+
+
+@pytest.mark.gen_test
+async def test_the_connection_ends_with_its_last_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once they have left: nobody waits for the client to close it."""
+    monkeypatch.setattr(feed, "_LAST_WORDS", 1000.0)
+    async with here() as site:
+        secret = await site.token()
+        async with site.source(secret=secret) as source:
+            await source.hear("subscribed")
+            await site.edge.registry.delete("token", hash_secret(secret))
+            await until(lambda: not site.edge.site.clients.count)
+            await source.closed()
+
+
+@pytest.mark.gen_test
 async def test_heartbeats_are_events_with_positions() -> None:
     """Also where nothing has moved, so that a page's script knows that its connection is alive."""
     async with here(ping_interval=0.05) as site, site.source("bucket=orders") as source:
@@ -229,6 +251,9 @@ async def test_no_id_leads_back() -> None:
             await source.hear("subscribed")
             (there,) = site.edge.site.clients.subscribed
             await until(lambda: there._heartbeat is not None and there._stream.writing())  # type: ignore[attr-defined]
+            before = there._ids[BUCKET.id]  # type: ignore[attr-defined]
+            there._beat()  # type: ignore[attr-defined]
+            assert there._ids[BUCKET.id] == before  # type: ignore[attr-defined]
             seqs = [int(source.id.rpartition("-")[2])]
             while seqs[-1] < 200:
                 message = await source.next()

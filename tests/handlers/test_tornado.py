@@ -171,6 +171,23 @@ async def test_what_writes_to_a_stream() -> None:
 
 
 @pytest.mark.gen_test
+async def test_what_is_closed_before_its_last_answer_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is left to be ended, and nothing fails."""
+    loop = asyncio.get_running_loop()
+    told: list[dict[str, Any]] = []
+    monkeypatch.setattr(loop, "call_exception_handler", told.append)
+    ours, theirs = socket.socketpair()
+    stream = alone(ours)
+    with theirs:
+        stream.write(b"x" * (4 << 20))
+        stream.refused(60.0)
+        stream.close()
+        for _ in range(10):
+            await asyncio.sleep(0)
+    assert told == []
+
+
+@pytest.mark.gen_test
 @pytest.mark.parametrize("error", [MemoryError(), ValueError()], ids=["memory", "another error"])
 async def test_what_closes_a_stream_without_memory(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stream closes itself for any error of a read, and only warns of it. The loop is told of a lack of memory, and

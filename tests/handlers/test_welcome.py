@@ -11,6 +11,7 @@ from unittest.mock import Mock
 import pytest
 from tornado.web import Application
 
+from relay_tornado.handlers import listener
 from relay_tornado.handlers.listener import HANDSHAKES_A_TURN, Entrance, Listener
 from relay_tornado.handlers.tornado_connection import TornadoConnection
 from relay_tornado.low_memory import Timer
@@ -86,6 +87,47 @@ async def test_few_handshakes_begin_in_a_turn(secure: bool) -> None:
         listener.close()
         for each in (*clients, *begun):
             each.close()
+
+
+async def test_one_that_left_before_it_was_accepted_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those behind it are accepted in the same turn."""
+    those = Listener(Application(), Settings(host="127.0.0.1", port=0))
+    begun: list[socket.socket] = []
+    those._begin = lambda accepted, *_: begun.append(accepted)  # type: ignore[method-assign]
+    accept = listener._accepted
+    left = [None]
+
+    def accepted(listening: socket.socket) -> tuple[socket.socket, str]:
+        if left:
+            left.pop()
+            raise ConnectionAbortedError
+        return accept(listening)
+
+    monkeypatch.setattr(listener, "_accepted", accepted)
+    port = those.start()
+    with socket.create_connection(("127.0.0.1", port)):
+        (listening,) = those._sockets
+        those._accept(listening, 0)
+        assert len(begun) == 1
+        # Nor does one that paused accept behind the end.
+        those.close()
+        those._resume(listening)
+        begun[0].close()
+
+
+async def test_who_leaves_before_its_handshake_takes_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over TLS that is noticed where the handshake is to begin."""
+    certificate = Mock()
+    certificate.context.wrap_socket.side_effect = OSError
+    those = Listener(Application(), Settings(host="127.0.0.1", port=0), Entrance(certificate=certificate))
+    monkeypatch.setattr("relay_tornado.handlers.peers.counted_address", lambda address: address)
+    port = those.start()
+    try:
+        with socket.create_connection(("127.0.0.1", port)):
+            await until(lambda: certificate.context.wrap_socket.called)
+        assert not those._peers._open
+    finally:
+        those.close()
 
 
 async def test_one_that_fails_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
