@@ -17,6 +17,7 @@ import pytest
 import structlog
 import websockets
 from tornado.iostream import IOStream, StreamClosedError
+from tornado.web import Application
 
 from relay_tornado.errors import StartupError
 from relay_tornado.handlers.listener import _ACCEPT_PAUSE, Listener
@@ -24,6 +25,7 @@ from relay_tornado.handlers.tornado_connection import TornadoConnection
 from relay_tornado.ids import format_id
 from relay_tornado.model import RateLimit
 from relay_tornado.rate_limits import LogLimit
+from relay_tornado.settings import Settings
 from relay_tornado.transport.direct import NEVER
 from tests.failing import lose_timers
 from tests.handlers.edge import CHUNKED, URL, HeldLog, edge
@@ -52,6 +54,17 @@ async def test_the_number_of_connections(monkeypatch: pytest.MonkeyPatch) -> Non
         await until(lambda: len(site.site.listener.connections) == 1)
         async with Raw(site.port) as third:
             assert (await third.ask(request(URL, b"x"))).status == 200
+
+
+@pytest.mark.gen_test
+async def test_a_line_of_refusals_counts_those_since_the_last_one() -> None:
+    listener = Listener(Application(), Settings())
+    with structlog.testing.capture_logs() as lines:
+        for times in (1, 2, 1):
+            listener._log_limit = LogLimit()
+            for _ in range(times):
+                listener._refuse("192.0.2.1")
+    assert [line["refused"] for line in lines] == [1, 1, 2]
 
 
 @pytest.mark.gen_test
@@ -173,6 +186,7 @@ async def test_a_request_that_was_just_read_finishes(monkeypatch: pytest.MonkeyP
     sender is answered. A chunked one is Tornado's on either transport."""
     read = TornadoConnection.read_from_fd
     stops: list[Callable[[], None]] = []
+    busy: list[bool] = []
 
     def read_and_stop(self: TornadoConnection, buf: bytearray | memoryview) -> int | None:
         size = read(self, buf)
@@ -180,14 +194,19 @@ async def test_a_request_that_was_just_read_finishes(monkeypatch: pytest.MonkeyP
             asyncio.get_running_loop().call_soon(stops.pop())
         return size
 
+    def stop_at(listener: Listener) -> None:
+        busy.extend(connection.busy for connection in listener.connections)
+        listener.stop()
+
     monkeypatch.setattr(TornadoConnection, "read_from_fd", read_and_stop)
     async with edge() as site, Raw(site.port) as connection:
         for stop in (False, True):
             if stop:
-                stops.append(site.site.listener.stop)
+                stops.append(partial(stop_at, site.site.listener))
             answer = await connection.ask(CHUNKED + b"1\r\nx\r\n0\r\n\r\n")
             assert (answer.status, answer.header("Connection")) == (200, "close" if stop else None)
         assert await connection.closed() == b""
+        assert busy == [True]
         assert len(await site.events()) == 2
 
 

@@ -166,6 +166,18 @@ async def test_a_socket_whose_frames_are_read_no_more(server: Live, monkeypatch:
     assert [line["event"] for line in lines] == ["socket_failed"]
 
 
+async def test_a_reason_that_can_not_be_made(server: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One whose delivery has ended is cut off without it."""
+    await server.bucket()
+    client = await server.subscribed("orders")
+    (there,) = server.clients._live
+    assert isinstance(there, Conversation)
+    monkeypatch.setattr(protocol.Session, "going_away", once(protocol.Session.going_away))
+    there.unavailable("on purpose")
+    assert await code_of(client) == 1006
+    await until(lambda: not server.clients.count)
+
+
 async def test_a_message_needs_no_task(server: Live, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the end of one could not be told, for want of memory, nothing would be read any more."""
     tasks: list[int] = []

@@ -151,6 +151,22 @@ async def test_one_that_reads_nothing_for_long_is_cut_off() -> None:
 
 
 @pytest.mark.gen_test
+async def test_heartbeats_that_do_not_leave_are_not_made_again() -> None:
+    """One is enough for a client that reads nothing."""
+    async with here(ping_interval=0.02) as site:
+        await site.append(200, body=b"x" * 100_000)
+        async with site.source("since=earliest") as source:
+            await source.hear("subscribed")
+            (there,) = site.edge.site.clients.subscribed
+            assert isinstance(there, feed.Feed)
+            await until(lambda: there._heartbeat is not None and not there._heartbeat.done())
+            heartbeat, due = there._heartbeat, there._next
+            await until(lambda: there._next > due + 0.1)
+            assert heartbeat is not None
+            assert there._heartbeat is heartbeat or heartbeat.done()
+
+
+@pytest.mark.gen_test
 async def test_last_words_that_nobody_reads_are_not_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that reads nothing keeps its place for a moment only once its stream has ended."""
     monkeypatch.setattr(feed, "_LAST_WORDS", 0.1)
