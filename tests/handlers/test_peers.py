@@ -155,7 +155,7 @@ async def test_connections_of_a_proxy_that_linger_are_not_its_clients(each_count
         for number in range(1, 16):
             raw = await stack.enter_async_context(Raw(site.port, source=FIRST))
             assert (await raw.ask(behind)).status == 401
-            raw.send(ENDS["no HTTP"])
+            raw.send(behind.replace(b"Host:", b"Transfer-Encoding: chunked\r\nContent-Length: 1\r\nHost:"))
             await until(lambda number=number: len(kept) == number)
         assert await served(site, stack, SECOND) is not None
 

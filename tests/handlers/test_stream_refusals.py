@@ -152,7 +152,7 @@ async def test_a_token_that_is_revoked_while_its_filter_waits(monkeypatch: pytes
             assert source.status == 401
 
 
-@pytest.mark.parametrize("depth", [500, *range(850, 1000, 2), 40_000, 100_000])
+@pytest.mark.parametrize("depth", [500, 40_000, 100_000])
 @pytest.mark.gen_test
 async def test_what_is_nested_deep_is_refused(depth: int) -> None:
     """Where it can be read, and where it can't be."""
