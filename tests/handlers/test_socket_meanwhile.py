@@ -13,7 +13,7 @@ from relay_tornado.delivery import deliver
 from relay_tornado.errors import Unavailable
 from relay_tornado.model import NewEvent, Retention, Token
 from relay_tornado.protocol import AUTH_PAUSE
-from tests.handlers.raw import Raw
+from tests.handlers.raw import TIMEOUT, Raw
 from tests.handlers.sockets import HANDSHAKE, Live, masked
 from tests.waiting import until
 
@@ -119,14 +119,19 @@ async def test_a_shutdown_while_a_token_is_judged(server: Live, monkeypatch: pyt
     assert [line["event"] for line in lines if line["log_level"] == "error"] == []
 
 
-async def test_nothing_follows_a_close_frame(server: Live) -> None:
+async def test_nothing_follows_a_close_frame(server: Live, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not even the answer to what was being worked on."""
     key, secret = await server.token()
-    async with Raw(server.port) as raw:
+    authenticate = server.access.authenticate
+
+    def found(*words: str) -> Token:
+        (there,) = server.clients._live
+        asyncio.get_running_loop().call_soon(there.send_away, "on purpose")
+        return authenticate(*words)
+
+    monkeypatch.setattr(server.access, "authenticate", found)
+    async with Raw(server.port) as raw, asyncio.timeout(TIMEOUT):
         raw.send(HANDSHAKE + masked({"action": "auth", "key": key, "secret": secret}))
-        await until(lambda: server.clients.keys)
-        (conversation,) = server.clients._live
-        conversation.send_away("on purpose")
         await raw.reader.readuntil(b"\r\n\r\n")
         first, size = await raw.reader.readexactly(2)
         assert (first, (await raw.reader.readexactly(size))[2:]) == (0x88, b"on purpose")
