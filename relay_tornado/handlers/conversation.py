@@ -132,7 +132,7 @@ class Conversation(ConnectedClient):
     # the outlet of delivery
 
     def send_now(self, data: bytes) -> bool:
-        return not self._stream.writing() and self._buffer(data) is not None
+        return self._open and not self._stream.writing() and self._buffer(data) is not None
 
     def send_rest(self, data: memoryview) -> None:
         self._buffer(data)
@@ -215,7 +215,7 @@ class Conversation(ConnectedClient):
                         self._tell("socket_closed", code=code, reason=reason)
                 case protocol.Log(message):
                     self._tell("message_ignored", reason=message)
-        if data:
+        if data and self._open:
             self._ping = self._buffer(data)
             self._liveness.asked(self._loop.time())
 

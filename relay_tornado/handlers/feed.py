@@ -177,7 +177,7 @@ class Feed(ConnectedClient):
 
     def send_now(self, data: bytes) -> bool:
         stream = self._stream
-        if stream is None or stream.writing():
+        if self.ended or stream is None or stream.writing():
             return False
         return self._buffer(self._framed(self._events(data))) is not None
 

@@ -183,8 +183,11 @@ class _Protocol(WebSocketProtocol13):
         self._receiving.add_done_callback(self._received)
 
     def _received(self, reading: asyncio.Task[None]) -> None:
-        # However the loop ends, Tornado has told the handler, which closes the connection.
-        if not reading.cancelled() and (error := reading.exception()) is not None:
+        error = None if reading.cancelled() else reading.exception()
+        if reading.cancelled() or isinstance(error, ValueError):
+            # As Tornado does when it reads in the request's own task.
+            self._abort()
+        elif error is not None:
             _log.error("socket_failed", exc_info=error)
 
 
