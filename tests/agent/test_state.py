@@ -55,6 +55,18 @@ def test_one_holder(tmp_path: Path) -> None:
     Holder(place).close()
 
 
+def test_a_link_to_a_checkpoint(tmp_path: Path) -> None:
+    """It is the same checkpoint, so it has one holder. Who is refused, however often, leaves no file open."""
+    (tmp_path / "link").symlink_to(tmp_path / "orders.checkpoint")
+    holder = Holder(tmp_path / "orders.checkpoint")
+    before = set(Path("/proc/self/fd").iterdir())
+    for _ in range(3):
+        with pytest.raises(InUse):
+            Holder(tmp_path / "link")
+    assert set(Path("/proc/self/fd").iterdir()) <= before
+    holder.close()
+
+
 def test_what_is_no_file(tmp_path: Path) -> None:
     """A pipe would be waited for without end."""
     os.mkfifo(tmp_path / "pipe")

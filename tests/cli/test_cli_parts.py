@@ -289,7 +289,13 @@ def test_a_destination_that_nobody_can_call(relay: Runner) -> None:
 
 
 @pytest.mark.usefixtures("made")
-@pytest.mark.parametrize("host", ["127.0.0.1:3000", "localhost", "2130706433", "10.1.2.3", "[fd00::1]", "[::1]:80"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("127.0.0.1:3000", "localhost", "localhost.", "api.localhost", "2130706433", "10.1.2.3"),
+        *("[fd00::1]", "[::1]:80"),
+    ],
+)
 def test_a_destination_that_is_refused(relay: Runner, host: str) -> None:
     """A public output to a private address is made, and a note says that the relay does not call that."""
     public = ("output", "create", "orders", "--public", "--destination", f"http://{host}/hooks")

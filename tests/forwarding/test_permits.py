@@ -124,6 +124,29 @@ async def test_a_hold_keeps_the_next_one_back() -> None:
 
 
 @pytest.mark.gen_test
+async def test_a_result_from_before_a_change() -> None:
+    """It neither opens the circuit that the changed output has, nor closes it."""
+    permits = Output(World(), throttle={"enabled": True, "mode": "concurrency", "max_concurrent": FAILURES + 1}).permits
+    before = [taken(permits) for _ in range(FAILURES + 1)]
+    permits.change(replace(permits.output, name="changed"))
+    *failing, succeeding = before
+    for permit in failing:
+        permit.begin()
+        permit.failed()
+        permit.release()
+    assert not permits.circuit.opened
+    for _ in range(FAILURES):
+        permit = taken(permits)
+        permit.begin()
+        permit.failed()
+        permit.release()
+    assert permits.circuit.opened
+    succeeding.begin()
+    succeeding.succeeded()
+    assert permits.circuit.opened
+
+
+@pytest.mark.gen_test
 async def test_a_change_of_the_output() -> None:
     """What is to begin goes to the new destination; a throttle that is the same knows what it was, and an order that is
     strict has one at once."""

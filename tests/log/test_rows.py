@@ -145,6 +145,25 @@ def checksum(**parts: Any) -> int:
     return rows.checksum(made, rows.marks_of(made))
 
 
+def test_heads_move() -> None:
+    """Those of any number of logs at once, each by what is added to it; not that of a log which was dropped."""
+    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as raw:
+        raw.executescript(SCHEMA.read_text())
+        raw.execute("INSERT INTO log (bucket) VALUES ('a'), ('b'), ('c')")
+        for seq in (1, 2, 3):
+            for log in (1, 2, 3):
+                rows.insert(raw, [log, seq, 100 * log, 0, 0.5, "i", "m", b"", b"", b"", "r", b""], [])
+        for head in (1, 2):
+            rows.grow(raw, [value for log in (1, 2, 3) for value in (log, head, 100 * log, head + 0.5)])
+        state = "SELECT id, head, bytes, last_at FROM log"
+        assert raw.execute(state).fetchall() == [(log, 2, 200 * log, 2.5) for log in (1, 2, 3)]
+        raw.execute("UPDATE log SET dropped = 1 WHERE id = 2")
+        for logs in ((2,), (1, 2)):
+            with pytest.raises(sqlite3.IntegrityError, match="not there any more"):
+                rows.grow(raw, [value for log in logs for value in (log, 3, 1, 3.5)])
+        assert raw.execute(f"{state} WHERE id = 2").fetchall() == [(2, 2, 400, 2.5)]
+
+
 @pytest.mark.parametrize("table", ["event", "sqlite_autoindex_event_1"])
 def test_a_flipped_bit(database: bytes, table: str) -> None:
     """Wherever it is in a page of rows or of their index: each event comes out as it was stored, or not at all, and
