@@ -127,6 +127,7 @@ async def test_an_output_that_can_not_be_disabled(monkeypatch: pytest.MonkeyPatc
                 await w.turn(11)
                 await w.idle()
         assert [line["event"] for line in lines].count("output_not_disabled") == 1
+        assert w.forwarder()._timer.at is not None
         assert target.bodies == [b"1"]
         assert [letter.seq for letter in await w.dead()] == [1]
         assert [each.status for each in await w.stored(1)] == ["failed"]

@@ -33,6 +33,13 @@ def stored(seq: int) -> Event:
 EVENTS = [stored(seq) for seq in range(1, 9)]
 
 
+def store(raw: sqlite3.Connection, log: int, event: Event, size: int | None = None) -> None:
+    marks = rows.marks_of(event)
+    values = [log, event.seq, event.size if size is None else size, rows.checksum(event, marks), event.received_at]
+    values += [event.input_id, event.method, event.path, event.query, event.headers, event.remote_ip, event.body]
+    rows.insert(raw, values if marks is None else [], [] if marks is None else [*values, *marks])
+
+
 @pytest.fixture(scope="module")
 def database() -> bytes:
     """A file with a log of eight events."""
@@ -40,10 +47,7 @@ def database() -> bytes:
         raw.executescript(SCHEMA.read_text())
         raw.execute("INSERT INTO log (bucket) VALUES ('b')")
         for event in EVENTS:
-            marks = rows.marks_of(event)
-            values = [1, event.seq, event.size, rows.checksum(event, marks), event.received_at, event.input_id]
-            values += [event.method, event.path, event.query, event.headers, event.remote_ip, event.body]
-            rows.insert(raw, values if marks is None else [], [] if marks is None else [*values, *marks])
+            store(raw, 1, event)
         raw.execute("UPDATE log SET head = 8")
         return raw.serialize()
 
@@ -59,6 +63,36 @@ def test_what_was_stored_comes_out(database: bytes) -> None:
     assert select(database).events == EVENTS
     assert select(database).sizes == [event.size for event in EVENTS]
     assert select(database, 7, 10).events == [*EVENTS[6:], None, None]
+
+
+@pytest.mark.parametrize(
+    "marks",
+    [
+        *({"resend_of": "first-1"}, {"target": 2}, {"force": True}, {"verified": True}, {"verified": False}),
+        *({"verdict": "no signature"}, {"edited": True}),
+    ],
+)
+def test_one_mark_alone(marks: dict[str, Any]) -> None:
+    """It comes out as it was stored."""
+    event = Event(1, "first", 0.5, "input", "POST", b"", b"", b"Host: relay\r\n", b"b", "192.0.2.1", **marks)
+    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as raw:
+        raw.executescript(SCHEMA.read_text())
+        store(raw, 1, event)
+        assert rows.select(raw, 1, 1, 1, EPOCHS, MANY).events == [event]
+
+
+@pytest.mark.parametrize("headers", [b"", b"Host: relay\r\n"])
+def test_an_empty_event_is_no_stub(headers: bytes) -> None:
+    """Nor is one that has headers alone. A stub is one whose size exceeds what is stored of it."""
+    event = Event(1, "first", 0.5, "input", "POST", b"/path", b"path", headers, b"", "192.0.2.1")
+    for size, stubs in ((event.size, set[int]()), (event.size + 1, set[int]() if headers else {1})):
+        with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as raw:
+            raw.executescript(SCHEMA.read_text())
+            store(raw, 1, event, size)
+            found = rows.select(raw, 1, 1, 1, EPOCHS, MANY)
+            assert (found.events, found.sizes, found.stubs) == ([None if stubs else event], [size], stubs)
+            assert [each.stub for each in rows.outline(raw, 1, 1, 1)] == [bool(stubs)]
+            assert rows.after_stubs(raw, 1, 0, 1) == 1 + len(stubs)
 
 
 def test_as_many_as_fit(database: bytes) -> None:
@@ -95,6 +129,7 @@ def test_a_time_that_is_infinite(database: bytes, wrong: float) -> None:
         raw.execute("UPDATE event SET received_at = ? WHERE seq = 3", (wrong,))
         found = rows.select(raw, 1, 1, 8, EPOCHS, MANY)
         assert [each and each.seq for each in found.events] == [1, 2, None, 4, 5, 6, 7, 8]
+        assert found.sizes[1:3] == [EVENTS[1].size, 0]
         assert [each.seq for each in rows.outline(raw, 1, 1, 8)] == [1, 2, 4, 5, 6, 7, 8]
 
 
@@ -117,9 +152,40 @@ def test_what_is_no_damage_comes_out(database: bytes) -> None:
     raw = sqlite3.connect(":memory:", isolation_level=None)
     with pytest.raises(sqlite3.OperationalError, match="no such table"):
         rows.select(raw, 1, 1, 8, EPOCHS, MANY)
+    with pytest.raises(sqlite3.OperationalError, match="no such table"):
+        rows.next_there(raw, 1, 1, 8)
     raw.close()
     with pytest.raises(sqlite3.ProgrammingError):
         rows.select(raw, 1, 1, 8, EPOCHS, MANY)
+
+
+class Failing(sqlite3.Connection):
+    """A file of which nothing can be read: first it is damaged, then the disk fails."""
+
+    asked = 0
+
+    def execute(self, *args: Any) -> sqlite3.Cursor:
+        self.asked += 1
+        error = sqlite3.DatabaseError("failed")
+        error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT if self.asked == 1 else sqlite3.SQLITE_IOERR_READ
+        raise error
+
+
+def test_what_can_not_be_read() -> None:
+    """A position is left where it is. What fails while a damaged range is read row by row, and is no damage, comes
+    out: else events that are there would count as lost."""
+    for read, found in (
+        (lambda raw: rows.next_there(raw, 1, 3, 8), 3),
+        (lambda raw: rows.after_stubs(raw, 1, 3, 8), None),
+        (lambda raw: rows.received_at(raw, 1, 3), None),
+    ):
+        with contextlib.closing(sqlite3.connect(":memory:", factory=Failing)) as raw:
+            assert read(raw) == found
+    for read in (lambda raw: rows.select(raw, 1, 1, 8, EPOCHS, MANY), lambda raw: rows.outline(raw, 1, 1, 8)):
+        with contextlib.closing(sqlite3.connect(":memory:", factory=Failing)) as raw:
+            with pytest.raises(sqlite3.DatabaseError, match="failed"):
+                read(raw)
+            assert raw.asked == 2
 
 
 def test_a_row_is_checked_whole() -> None:
@@ -195,3 +261,26 @@ def test_a_flipped_bit(database: bytes, table: str) -> None:
             for each in outlined:
                 assert [type(value) for value in each] == [int, float, str, str, int, bool]
     assert lost > len(used) / 2
+
+
+def test_a_flipped_bit_shows_no_other_logs_events() -> None:
+    """An entry of the index that names another log, or another seq, leads to no event."""
+    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as raw:
+        raw.executescript(SCHEMA.read_text())
+        for event in EVENTS:
+            store(raw, 2 if event.seq < 4 else 3, event)
+        index = "SELECT rootpage FROM sqlite_schema WHERE name = 'sqlite_autoindex_event_1'"
+        (page,) = raw.execute(index).fetchone()
+        database = raw.serialize()
+    for at in range((page - 1) * 4096, page * 4096):
+        for bit in range(8 if database[at] else 0):
+            data = bytearray(database)
+            data[at] ^= 1 << bit
+            with contextlib.closing(sqlite3.connect(":memory:")) as raw:
+                raw.deserialize(data)
+                found = rows.select(raw, 2, 1, 8, EPOCHS, MANY)
+                outlined = rows.outline(raw, 2, 1, 8)
+            assert len(found.events) == 8
+            assert all(told in (None, event) for told, event in zip(found.events, EVENTS, strict=True))
+            assert found.events[3:] == [None] * 5
+            assert {each.seq for each in outlined} <= {1, 2, 3}
