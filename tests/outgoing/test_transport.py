@@ -133,6 +133,16 @@ async def test_a_connection_that_went_stale() -> None:
 
 
 @pytest.mark.gen_test
+async def test_a_reused_connection_that_breaks_off_within_an_answer() -> None:
+    """The request was received, so it is not sent again by itself."""
+    async with Target() as target, transport() as made:
+        await send(made, target.url)
+        target.answers = lambda got: b"HTTP/1.1 200 OK\r\nConnection: close\r\nX-"
+        assert (await fails(made, target.url)).kind == "broken"
+        assert (len(target.got), target.connections) == (2, 1)
+
+
+@pytest.mark.gen_test
 async def test_answers_are_capped() -> None:
     """So much of a body is kept and the rest is cut off, and why is said; as is one that breaks off or does not end."""
     async with Target(lambda got: answer(200, b"x" * BOUNDS.body)) as target, transport() as made:
@@ -186,7 +196,8 @@ async def test_interim_answers_without_end() -> None:
             await writer.drain()
 
     async with Target(lambda got: some + answer(200, b"there")) as target, raw(serve) as endless, transport() as made:
-        assert (await send(made, target.url)).body == b"there"
+        for _ in range(2):  # on one connection
+            assert (await send(made, target.url)).body == b"there"
         failed = await fails(made, endless, timeout=5.0)
         assert (failed.kind, "interim" in str(failed)) == ("broken", True)
 
