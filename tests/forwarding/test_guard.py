@@ -252,6 +252,14 @@ def test_its_own_listeners(host: str) -> None:
     guard.judge("192.0.2.77", 8080)
 
 
+def test_each_of_its_own_listeners() -> None:
+    """Not only the first one on a port. What is no address is not called."""
+    guard = Guard(parse_ranges("0.0.0.0/0, ::/0"), lambda: [("127.0.0.2", 8080), ("127.0.0.1", 8080)])
+    for address in ("127.0.0.1", "127.0.0.2", "example.org"):
+        with pytest.raises(Refused):
+            guard.judge(address, 8080)
+
+
 @pytest.mark.gen_test
 async def test_its_own_listener_over_http() -> None:
     """An output that leads to the relay's own port, allowed or not, or to its public URL, is never called: the first is
