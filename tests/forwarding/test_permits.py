@@ -34,16 +34,19 @@ def taken(permits: Permits) -> Permit:
     return permit
 
 
+def fail(permit: Permit) -> None:
+    permit.begin()
+    permit.failed()
+    permit.release()
+
+
 @pytest.mark.gen_test
 async def test_one_try_finds_out_whether_a_destination_is_back() -> None:
     """Where there is nothing to send after all it is the next one, and no other beside that."""
     world = World()
     permits = Permits(world.forwarding._shared, public("http://127.0.0.1:1"), lambda: None)
     for _ in range(FAILURES):
-        permit = taken(permits)
-        permit.begin()
-        permit.failed()
-        permit.release()
+        fail(taken(permits))
     assert permits.circuit.opened
     world.now += 2 * LONGEST
     nothing = taken(permits)
@@ -131,15 +134,10 @@ async def test_a_result_from_before_a_change() -> None:
     permits.change(replace(permits.output, name="changed"))
     *failing, succeeding = before
     for permit in failing:
-        permit.begin()
-        permit.failed()
-        permit.release()
+        fail(permit)
     assert not permits.circuit.opened
     for _ in range(FAILURES):
-        permit = taken(permits)
-        permit.begin()
-        permit.failed()
-        permit.release()
+        fail(taken(permits))
     assert permits.circuit.opened
     succeeding.begin()
     succeeding.succeeded()

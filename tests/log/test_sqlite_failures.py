@@ -30,6 +30,14 @@ from tests.waiting import until
 log_test = pytest.mark.gen_test
 
 
+async def open_again(world: SqliteWorld, faults: Faults) -> None:
+    """Has an append fail, after which the file is opened again."""
+    faults.before = once("INSERT OR FAIL INTO event", sqlite3.SQLITE_IOERR)
+    with pytest.raises(Unavailable):
+        await world.log.append("b", event())
+    await settled(world)
+
+
 @log_test
 async def test_a_head_that_is_not_there_does_not_move(disk: SqliteWorld) -> None:
     """Events whose log left meanwhile are not committed."""
@@ -230,10 +238,7 @@ async def test_what_was_read_of_what_is_gone_is_not_read_again(faulty: SqliteWor
     with behind(faulty) as raw:
         raw.execute("DELETE FROM event WHERE seq > 3")
         raw.execute("UPDATE log SET head = 3")
-    faults.before = once("INSERT OR FAIL INTO event", sqlite3.SQLITE_IOERR)
-    with pytest.raises(Unavailable):
-        await faulty.log.append("b", event())
-    await settled(faulty)
+    await open_again(faulty, faults)
     await faulty.log.append("b", event(b"new"))
     assert [e.body for e in await read_all(faulty.log, after=2)] == [b"0003", b"new"]
 
@@ -274,10 +279,7 @@ async def test_ephemeral_events_that_are_gone_are_not_given_for_later_ones(fault
     with behind(faulty) as raw:
         raw.execute("DELETE FROM event WHERE seq > 3")
         raw.execute("UPDATE log SET head = 3")
-    faults.before = once("INSERT OR FAIL INTO event", sqlite3.SQLITE_IOERR)
-    with pytest.raises(Unavailable):
-        await faulty.log.append("b", event())
-    await settled(faulty)
+    await open_again(faulty, faults)
     await faulty.log.append("b", event(b"new"))
     assert [e.body for e in await read_all(faulty.log, after=3)] == [b"new"]
 
@@ -288,10 +290,7 @@ async def test_the_epoch_of_a_commit_of_unknown_outcome_is_found(faulty: SqliteW
     created = await make(faulty.log)
     with behind(faulty) as raw:
         raw.execute("INSERT INTO epoch SELECT 'zzzzzzzzzzzz', id, 1 FROM log")
-    faults.before = once("INSERT OR FAIL INTO event", sqlite3.SQLITE_IOERR)
-    with pytest.raises(Unavailable):
-        await faulty.log.append("b", event())
-    await settled(faulty)
+    await open_again(faulty, faults)
     faults.after = once("COMMIT", sqlite3.SQLITE_IOERR)
     with pytest.raises(Unknown):
         await faulty.log.append("b", event())

@@ -52,6 +52,20 @@ async def lose(settings: Settings) -> None:
     lead(settings.data)
 
 
+async def stop(settings: Settings, reached: Callable[[], object], go_on: threading.Event | None = None) -> None:
+    """Stops a start once it has `reached` a point, at which it waits to `go_on`. It tells nothing."""
+    with capture_logs() as logs:
+        starting = asyncio.create_task(Database.open(settings))
+        await until(reached)
+        starting.cancel()
+        if go_on is not None:
+            await asyncio.sleep(0)
+            go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+    assert logs == []
+
+
 async def begin_again(settings: Settings) -> None:
     """The next start finds what the stopped one found."""
     with capture_logs() as logs:
@@ -161,13 +175,8 @@ async def test_a_copy_of_the_wal_that_is_halted_leaves_nothing(
         check(halt)
 
     monkeypatch.setattr(Halt, "check", slow)
-    with capture_logs() as logs:
-        starting = asyncio.create_task(Database.open(settings))
-        await until(begun)
-        starting.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await starting
-    assert (logs, contents(settings), held(settings)) == ([], before, [])
+    await stop(settings, begun)
+    assert (contents(settings), held(settings)) == (before, [])
     monkeypatch.undo()
     await begin_again(settings)
 
@@ -187,15 +196,8 @@ async def test_a_copy_of_the_wal_that_is_halted_while_it_is_synced(
         sync(path)
 
     monkeypatch.setattr(database_files, "sync", slow)
-    with capture_logs() as logs:
-        starting = asyncio.create_task(Database.open(settings))
-        await until(reached.is_set)
-        starting.cancel()
-        await asyncio.sleep(0)
-        go_on.set()
-        with pytest.raises(asyncio.CancelledError):
-            await starting
-    assert (logs, contents(settings)) == ([], before)
+    await stop(settings, reached.is_set, go_on)
+    assert contents(settings) == before
     monkeypatch.undo()
     await begin_again(settings)
 
