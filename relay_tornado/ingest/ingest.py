@@ -342,7 +342,7 @@ class Upload:
             self.abandon()
             answered(event)
             return
-        self._spent = False
+        spent, self._spent = self._spent, False
         self.abandon()
         place, endpoint = self._place, self._place.endpoint
 
@@ -361,7 +361,8 @@ class Upload:
         try:
             ingest.submit(endpoint, event, appended)
         except BaseException:
-            endpoint.give_back()
+            if spent:
+                endpoint.give_back()
             raise
 
     def _event(self) -> NewEvent | Answer:
