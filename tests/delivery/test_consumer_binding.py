@@ -10,6 +10,7 @@ import pytest
 from relay_tornado.errors import Conflict, NoSpace, Unavailable
 from relay_tornado.log.consumers import Key, Stored, Terms
 from relay_tornado.log.ledgers import Ledger
+from relay_tornado.model import Token
 from tests.delivery import workers
 from tests.delivery.durable import DURABLE, KEY
 from tests.delivery.virtual import event_loop as event_loop
@@ -24,19 +25,23 @@ async def durable() -> World:
     return world
 
 
+@pytest.mark.parametrize("changed", [None, replace(DURABLE, durable=False)])
 @virtual_test
-async def test_a_token_that_is_revoked_leaves_nothing_behind() -> None:
+async def test_a_token_that_is_revoked_or_no_longer_durable_leaves_nothing_behind(changed: Token | None) -> None:
     """Also where its client subscribes at that moment: what it was about to make is not there afterwards."""
     world = await durable()
     opened = world.ledgers.open
 
-    async def revoked(key: Key, *how: Any) -> Ledger:
+    async def meanwhile(key: Key, *how: Any) -> Ledger:
         if how:
-            await world.registry.delete("token", DURABLE.key)
+            if changed is None:
+                await world.registry.delete("token", DURABLE.key)
+            else:
+                await world.registry.put("token", DURABLE.key, changed)
             await world.ledgers.delete(KEY)
         return await opened(key, *how)
 
-    world.ledgers.open = revoked  # type: ignore[method-assign]
+    world.ledgers.open = meanwhile  # type: ignore[method-assign]
     _, delivery, (answer,) = await world.subscribe("orders", token=DURABLE)
     assert "consumer" not in answer
     assert await world.consumers.get(KEY) is None
@@ -143,25 +148,6 @@ async def test_what_a_revoked_token_leaves_for_want_of_a_disk_is_in_nobodys_hand
         await world.subscribe("orders", token=DURABLE)
     assert await world.consumers.get(KEY) is not None
     assert world.ledgers.find(KEY) is None
-
-
-@virtual_test
-async def test_a_token_that_is_no_longer_durable_leaves_nothing_behind() -> None:
-    """As one that is revoked: no consumer is left that nobody moves."""
-    world = await durable()
-    opened = world.ledgers.open
-
-    async def changed(key: Key, *how: Any) -> Ledger:
-        if how:
-            await world.registry.put("token", DURABLE.key, replace(DURABLE, durable=False))
-            await world.ledgers.delete(KEY)
-        return await opened(key, *how)
-
-    world.ledgers.open = changed  # type: ignore[method-assign]
-    _, delivery, (answer,) = await world.subscribe("orders", token=DURABLE)
-    assert "consumer" not in answer
-    assert await world.consumers.get(KEY) is None
-    world.deliveries.end(delivery)
 
 
 @virtual_test

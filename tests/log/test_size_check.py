@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import sqlite3
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
-from relay_tornado.errors import Unavailable
 from relay_tornado.log import rows, size_check
 from relay_tornado.model import Retention
-from tests.log.worlds import SqliteWorld, behind, event, fill, make, restart
-from tests.storage.faults import Faults, once
-from tests.waiting import until
+from tests.log.worlds import SqliteWorld, behind, event, fill, make, open_again, restart
+from tests.storage.faults import Faults
 
 log_test = pytest.mark.gen_test
 
@@ -148,12 +145,8 @@ async def test_a_sum_of_sizes_that_is_wrong_when_the_file_is_opened_again_is_cou
     assert await faulty.log.trim("b", Retention(None, None, 200 * SIZE), None) == 100
     with behind(faulty) as raw:
         raw.execute("UPDATE log SET bytes = bytes * 100")
-    faults.before = once("INSERT OR FAIL INTO event", sqlite3.SQLITE_IOERR)
     with capture_logs() as logs:
-        with pytest.raises(Unavailable):
-            await faulty.log.append("b", event())
-        await until(lambda: not faulty.database.problem)
-        await faulty.database.write(lambda raw: None)
+        await open_again(faulty, faults)
         assert await faulty.log.trim("b", Retention(None, None, 150 * SIZE), None) == 50
     assert [entry["event"] for entry in logs if entry["event"] == "log_bytes_wrong"] == ["log_bytes_wrong"]
 

@@ -22,20 +22,12 @@ from relay_tornado.log.sqlite import SqliteEventLog
 from relay_tornado.log.tail import Tail
 from relay_tornado.model import Appended, Cursor, Gap
 from relay_tornado.storage import writer as writers
-from tests.log.worlds import MANY, SqliteWorld, behind, event, fill, make, read_all, settled
+from tests.log.worlds import MANY, SqliteWorld, behind, event, fill, make, open_again, read_all, settled
 from tests.storage.faults import Faults, always, once
 from tests.storage.jobs import put
 from tests.waiting import until
 
 log_test = pytest.mark.gen_test
-
-
-async def open_again(world: SqliteWorld, faults: Faults) -> None:
-    """Has an append fail, after which the file is opened again."""
-    faults.before = once("INSERT OR FAIL INTO event", sqlite3.SQLITE_IOERR)
-    with pytest.raises(Unavailable):
-        await world.log.append("b", event())
-    await settled(world)
 
 
 @log_test

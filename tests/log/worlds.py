@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 
+from relay_tornado.errors import Unavailable
 from relay_tornado.ids import new_epoch
 from relay_tornado.log.contract import EventLog
 from relay_tornado.log.sqlite import SqliteEventLog
@@ -21,6 +23,7 @@ from relay_tornado.settings import Settings
 from relay_tornado.storage.connection import Factory
 from relay_tornado.storage.database import Database
 from tests.log.memory import MemoryEventLog
+from tests.storage.faults import Faults, once
 from tests.waiting import until
 
 MANY = 1 << 40
@@ -170,3 +173,11 @@ async def settled(world: SqliteWorld) -> None:
     """Waits until the writer is past an error."""
     await until(lambda: not world.database.problem)
     await world.database.write(lambda raw: None)
+
+
+async def open_again(world: SqliteWorld, faults: Faults) -> None:
+    """Has an append fail, after which the file is opened again."""
+    faults.before = once("INSERT OR FAIL INTO event", sqlite3.SQLITE_IOERR)
+    with pytest.raises(Unavailable):
+        await world.log.append("b", event())
+    await settled(world)
