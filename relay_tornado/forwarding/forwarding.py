@@ -262,8 +262,7 @@ class Forwarding:
             while self._dirty:
                 failed = await self._settle_all()
                 self._tried.set()
-                for place, head in failed.items():
-                    self._dirty.setdefault(place, head)
+                self._dirty.update(failed)
                 if failed:
                     await asyncio.sleep(_AGAIN)
         finally:
