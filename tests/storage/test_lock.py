@@ -202,6 +202,25 @@ def test_what_is_no_directory(tmp_path: Path) -> None:
             Lock.acquire(path)
 
 
+def test_no_descriptor_is_leaked(tmp_path: Path) -> None:
+    """A lock that can't be had, one that is released, and a look at its holder leave none open."""
+
+    def tried(folder: Path, refusal: type[Exception]) -> None:
+        with pytest.raises(refusal):
+            Lock.acquire(folder)
+
+    (tmp_path / "refused" / "relay.lock").mkdir(parents=True)
+    lock = Lock.acquire(tmp_path / "held")
+    before = set(Path("/proc/self/fd").iterdir())
+    tried(tmp_path / "refused", NotWritable)
+    tried(tmp_path / "held", Locked)
+    assert read_owner(tmp_path / "held") is not None
+    Lock.acquire(tmp_path / "free").release()
+    assert read_owner(tmp_path / "free") is None
+    assert set(Path("/proc/self/fd").iterdir()) <= before
+    lock.release()
+
+
 def test_a_disk_that_is_not_mounted(tmp_path: Path) -> None:
     """A symlink that leads nowhere is told as what it is."""
     link = tmp_path / "data"
