@@ -235,14 +235,14 @@ def test_ranges() -> None:
 
 
 @pytest.mark.parametrize(
-    "host", ["127.0.0.1", "::ffff:127.0.0.1", "0.0.0.0", "::ffff:0.0.0.0", "::", "", "::1", "::1%1"]
+    "host", ["127.0.0.1", "::ffff:127.0.0.1", "0.0.0.0", "::ffff:0.0.0.0", "::", "", "::1", "::1%1", "relay.test"]
 )
 def test_its_own_listeners(host: str) -> None:
     """The relay never calls itself, however wide the ranges are: not on its address, nor on any of this machine's where
-    it listens on all of them; another port, and another machine's, are others."""
+    it listens on all of them, or on those of a name; another port, and another machine's, are others."""
     guard = Guard(parse_ranges("0.0.0.0/0, ::/0"), lambda: [(host, 8080)])
     mine = ["::1", "::1%1"] if host.startswith("::1") else ["127.0.0.1", "::ffff:127.0.0.1"]
-    if host in ("0.0.0.0", "::ffff:0.0.0.0", "::", ""):
+    if host in ("0.0.0.0", "::ffff:0.0.0.0", "::", "", "relay.test"):
         needs_ipv6()
         mine += ["127.0.0.9", "::1"]
     for address in mine:

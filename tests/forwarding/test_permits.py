@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -142,6 +143,36 @@ async def test_a_result_from_before_a_change() -> None:
     succeeding.begin()
     succeeding.succeeded()
     assert permits.circuit.opened
+
+
+@pytest.mark.gen_test
+async def test_a_probe_from_before_a_change() -> None:
+    """One that is not made after all makes no room for a second one beside that of the changed output."""
+    world = World()
+    permits = Output(world, throttle=AT_ONCE).permits
+
+    def probing() -> Permit:
+        for _ in range(FAILURES):
+            fail(taken(permits))
+        world.now += 2 * LONGEST
+        return taken(permits)
+
+    before = probing()
+    permits.change(replace(permits.output, name="changed"))
+    probing()
+    before.cancel()
+    assert permits.wait() == math.inf
+
+
+@pytest.mark.parametrize("end", [Permit.begin, Permit.cancel])
+@pytest.mark.gen_test
+async def test_a_rate_counts_none_from_before_a_change(end: Callable[[Permit], None]) -> None:
+    permits = Output(World(), throttle={"enabled": True, "rate": 2, "max_concurrent": 3}).permits
+    before = taken(permits)
+    permits.change(replace(permits.output, throttle={"enabled": True, "rate": 1, "max_concurrent": 3}))
+    end(before)
+    taken(permits)
+    assert permits.wait() == math.inf
 
 
 @pytest.mark.gen_test

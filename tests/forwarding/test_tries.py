@@ -350,13 +350,15 @@ async def test_410_disables() -> None:
     [
         ("Retry-After: 60",),
         ("Retry-After: Thu, 01 Jan 1970 00:01:40 GMT", "Date: Thu, 01 Jan 1970 00:00:40 GMT"),
+        ("Retry-After: Mon, 12 Jan 1970 13:31:00 GMT",),
     ],
 )
 async def test_retry_after(asking: tuple[str, ...]) -> None:
     """429 and 503 with Retry-After hold the whole output for so long; no try is used up meanwhile. A date is one of the
-    destination's clock, whatever the relay's says."""
+    destination's clock, whatever the relay's says, or of the relay's clock of day where the destination tells none."""
     answers = iter([answer(429, b"", *asking), answer(), answer()])
     async with Target(lambda got: next(answers)) as target, world(public(target.url, retries=1)) as w:
+        w.back = 1_000.0  # the clock of day is at 13:30:00 on 12 January 1970
         await w.append(b"1", b"2")
         await w.settled(target, 1)
         await w.turn(59)
