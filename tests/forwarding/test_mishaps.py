@@ -145,6 +145,27 @@ async def test_an_output_that_can_not_be_disabled(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.gen_test
+async def test_an_output_is_not_disabled_after_a_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though it was about to be."""
+    asked = []
+
+    async def refused(self: World, *told: Any) -> None:
+        asked.append(told)
+        raise Unavailable("no")
+
+    monkeypatch.setattr(World, "_disable", refused)
+    async with Target(lambda got: answer(410)) as target, world(public(target.url)) as w:
+        await w.append(b"1")
+        await w.settled(target, 1)
+        w.now += 11
+        w.forwarder().poke()
+        await w.forwarding.stop()
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert len(asked) == 1
+
+
+@pytest.mark.gen_test
 async def test_a_destination_that_is_gone_is_asked_nothing_while_that_is_stored(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

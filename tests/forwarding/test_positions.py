@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
+from relay_tornado.errors import Unavailable
 from relay_tornado.forwarding import forwarder
-from relay_tornado.log.consumers import Terms, output_key
+from relay_tornado.log.consumers import Key, Stored, Terms, output_key
 from tests.failing import once
 from tests.forwarding.target import Target
 from tests.forwarding.world import B, World, public, world
@@ -16,15 +19,63 @@ from tests.waiting import until
 
 
 @pytest.mark.gen_test
-async def test_a_bucket_whose_record_is_hidden_keeps_its_positions() -> None:
-    """Those of outputs that are not public any more leave; where damage hides the bucket's record, nothing does."""
-    async with Target() as target, world(public(target.url)) as made:
-        await made.log.create("hidden", "a" * 12)
-        for bucket_id, number in ((B, 2), ("hidden", 1)):
-            await made.consumers.create(output_key(bucket_id, number), 0, Terms(), 1.0)
-        await made.restart()
-        kept = {stored.key for stored in await made.consumers.list()}
-        assert kept == {output_key(B, 1), output_key("hidden", 1)}
+async def test_a_start_removes_the_positions_of_outputs_that_are_not_public() -> None:
+    """And nothing else: neither another output's position nor a consumer, and where damage hides the bucket's record,
+    none at all."""
+    worker = Key(B, "client", "worker")
+    async with Target() as target:
+        outputs = public(target.url, 1), public(target.url, 2), replace(public(target.url, 3), internal=True)
+        async with world(*outputs) as made:
+            await made.log.create("hidden", "a" * 12)
+            for key in (output_key(B, 3), output_key(B, 4), output_key("hidden", 1), worker):
+                await made.consumers.create(key, 0, Terms(), 1.0)
+            await made.restart()
+            kept = {stored.key for stored in await made.consumers.list()}
+    assert kept == {output_key(B, 1), output_key(B, 2), output_key("hidden", 1), worker}
+
+
+@pytest.mark.gen_test
+async def test_a_position_that_can_not_be_removed_keeps_no_relay_from_starting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log says so, and the next start removes it."""
+
+    async def refused(key: Key) -> None:
+        raise Unavailable("no")
+
+    async with world() as w:
+        await w.consumers.create(output_key(B, 1), 0, Terms(), 1.0)
+        with monkeypatch.context() as patch, capture_logs() as lines:
+            patch.setattr(w.consumers, "delete", refused)
+            await w.restart()
+        assert [line["event"] for line in lines] == ["output_position_kept"]
+        await w.restart()
+        assert await w.consumers.list() == []
+
+
+@pytest.mark.gen_test
+async def test_a_start_waits_for_no_output_that_there_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relay_tornado.forwarding.forwarding._PATIENCE", 3600.0)
+    async with world() as w:
+        assert w.forwarding.in_flight == 0
+
+
+@pytest.mark.gen_test
+async def test_a_start_waits_only_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a position whose reading takes longer; that goes on."""
+    monkeypatch.setattr("relay_tornado.forwarding.forwarding._PATIENCE", 0.01)
+    going = asyncio.Event()
+    async with Target() as target, world(public(target.url)) as w:
+        get = w.consumers.get
+
+        async def slow(key: Key) -> Stored | None:
+            await going.wait()
+            return await get(key)
+
+        monkeypatch.setattr(w.consumers, "get", slow)
+        await w.restart()
+        assert not w.forwarding._forwarders
+        await w.append(b"1")
+        going.set()
+        await target.until(1)
 
 
 @pytest.mark.parametrize(("place", "name"), [("ledgers", "open"), (forwarder.Forwarder, "_take_over")])
@@ -40,6 +91,32 @@ async def test_an_output_that_could_not_be_opened(place: Any, name: str, monkeyp
         for number in (1, 2):
             await w.idle(number)
             assert w.forwarder(number).ledger.progress.floor == 1
+
+
+@pytest.mark.parametrize("when", ["it is tried again later", "another one is opened"])
+@pytest.mark.gen_test
+async def test_an_output_that_could_not_be_opened_and_changes(when: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It begins where it was to begin all the same: what comes until it is opened is sent to it."""
+    going, tried = asyncio.Event(), []
+    async with Target() as target, Target() as other, world() as w:
+        opening = w.ledgers.open
+
+        async def slow(key: Key, *args: Any) -> Any:
+            tried.append(key.name)
+            if tried == ["1"]:
+                raise Unavailable("no")
+            if key.name == "2":
+                await going.wait()
+            return await opening(key, *args)
+
+        monkeypatch.setattr(w.ledgers, "open", slow)
+        others = [] if when == "it is tried again later" else [public(other.url, 2)]
+        await w.change(public(target.url), *others)
+        await until(lambda: tried == ["1", *(["2"] if others else [])])
+        await w.append(b"1")
+        await w.change(public(target.url, timeout=5), *others)
+        going.set()
+        await target.until(1)
 
 
 @pytest.mark.gen_test

@@ -99,7 +99,8 @@ async def test_drain() -> None:
         await w.append(b"1", b"2")
         await target.until(1)
         finishing = asyncio.create_task(w.forwarding.finish(20))
-        await asyncio.sleep(0)
+        await w.turn(0)
+        assert not finishing.done()
         gate.set()
         await finishing
         await w.idle()
@@ -107,6 +108,92 @@ async def test_drain() -> None:
         await w.restart()
         await target.until(2)
         assert target.bodies == [b"1", b"2"]
+
+
+@pytest.mark.gen_test
+async def test_an_output_that_is_made_during_a_drain_sends_nothing() -> None:
+    """Its position begins there, and what came then is sent after the next start."""
+    gate = asyncio.Event()
+    async with Target(once_open(gate)) as target, Target() as other, world(public(target.url)) as w:
+        await w.append(b"1")
+        await target.until(1)
+        finishing = asyncio.create_task(w.forwarding.finish(20))
+        await asyncio.sleep(0)
+        await w.change(public(target.url), public(other.url, 2))
+        await until(lambda: 2 in w.forwarding._forwarders[B])
+        await w.append(b"2")
+        await w.turn(0)
+        assert w.forwarder(2).in_flight == 0
+        gate.set()
+        await finishing
+        await w.restart()
+        await other.until(1)
+        assert other.bodies == [b"2"]
+
+
+@pytest.mark.gen_test
+async def test_a_drain_waits_for_the_request_of_an_output_that_left() -> None:
+    """And no longer than it is told."""
+    gate = asyncio.Event()
+    async with Target(once_open(gate)) as target, world(public(target.url)) as w:
+        await w.append(b"1")
+        await target.until(1)
+        await w.change()
+        await until(lambda: not w.forwarding._forwarders)
+        await w.forwarding.finish(0.01)
+        assert w.forwarding._leaving
+        finishing = asyncio.create_task(w.forwarding.finish(60))
+        await w.turn(0)
+        assert not finishing.done()
+        gate.set()
+        await finishing
+
+
+@pytest.mark.gen_test
+async def test_a_stop_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a request, whose event counts as not sent, nor a connection that waits for one."""
+    monkeypatch.setattr("relay_tornado.outgoing.transport._IDLE", 3600.0)
+    gate = asyncio.Event()
+
+    async def answers(got: Got) -> bytes:
+        if got.body == b"2":
+            await gate.wait()
+        return answer()
+
+    throttle = {"enabled": True, "mode": "concurrency", "max_concurrent": 2}
+    async with Target(answers) as target, world(public(target.url, throttle=throttle)) as w:
+        await w.append(b"1", b"2")
+        await target.until(2)
+        await until(lambda: w.forwarding.in_flight == 1)
+        forwarder = w.forwarder()
+        await w.forwarding.stop()
+        assert forwarder.in_flight == 0
+        assert forwarder.ledger.progress.out == 0
+        gate.set()
+        await until(lambda: not target._tasks)
+
+
+@pytest.mark.gen_test
+async def test_a_stop_ends_what_opens_positions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is sent after it, though the position can be read then."""
+    going, asked = asyncio.Event(), asyncio.Event()
+    async with Target() as target, world() as w:
+        get = w.consumers.get
+
+        async def slow(key: Key) -> Stored | None:
+            asked.set()
+            await going.wait()
+            return await get(key)
+
+        monkeypatch.setattr(w.consumers, "get", slow)
+        await w.change(public(target.url))
+        await asked.wait()
+        await w.forwarding.stop()
+        going.set()
+        await w.append(b"1")
+        for _ in range(9):
+            await asyncio.sleep(0)
+        assert not w.forwarding._forwarders
 
 
 @pytest.mark.gen_test
