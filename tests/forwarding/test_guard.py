@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 import threading
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 import pytest
@@ -258,6 +259,18 @@ def test_each_of_its_own_listeners() -> None:
     for address in ("127.0.0.1", "127.0.0.2", "example.org"):
         with pytest.raises(Refused):
             guard.judge(address, 8080)
+
+
+def test_an_address_that_may_be_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no socket is left to find out, it is not called."""
+    guard = Guard(parse_ranges("0.0.0.0/0"), lambda: [("", 8080)])
+
+    def none_left(*_: object) -> NoReturn:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(socket, "socket", none_left)
+    with pytest.raises(Refused, match="this relay itself"):
+        guard.judge("192.0.2.77", 8080)
 
 
 @pytest.mark.gen_test

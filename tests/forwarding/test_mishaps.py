@@ -166,6 +166,28 @@ async def test_an_output_is_not_disabled_after_a_stop(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.gen_test
+async def test_an_output_is_disabled_once_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long that takes."""
+    stored, asked = asyncio.Event(), []
+    disable = World._disable
+
+    async def slow(self: World, *told: Any) -> None:
+        asked.append(told)
+        await stored.wait()
+        await disable(self, *told)
+
+    monkeypatch.setattr(World, "_disable", slow)
+    async with Target(lambda got: answer(410)) as target, world(public(target.url)) as w:
+        await w.append(b"1")
+        await until(lambda: asked)
+        for _ in range(3):
+            await w.turn(11)
+        stored.set()
+        await w.idle()
+        assert (len(asked), w.disabled) == (1, ["410 Gone"])
+
+
+@pytest.mark.gen_test
 async def test_a_destination_that_is_gone_is_asked_nothing_while_that_is_stored(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -91,6 +91,8 @@ async def test_an_output_that_could_not_be_opened(place: Any, name: str, monkeyp
         for number in (1, 2):
             await w.idle(number)
             assert w.forwarder(number).ledger.progress.floor == 1
+        await w.forwarding.stop()
+        assert [w.ledgers.find(output_key(B, number)) for number in (1, 2)] == [None, None]
 
 
 @pytest.mark.parametrize("when", ["it is tried again later", "another one is opened"])
@@ -129,6 +131,54 @@ async def test_an_output_that_could_not_be_changed(monkeypatch: pytest.MonkeyPat
         await w.append(b"1")
         await new.until(2)
         assert old.bodies == []
+
+
+@pytest.mark.gen_test
+async def test_an_output_that_is_no_longer_public_sends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if its position can't be removed yet."""
+    asked = asyncio.Event()
+
+    async def refused(key: Key) -> None:
+        asked.set()
+        raise Unavailable("no")
+
+    async with Target() as target, world(public(target.url)) as w:
+        monkeypatch.setattr(w.consumers, "delete", refused)
+        await w.change(replace(public(target.url), internal=True))
+        await asked.wait()
+        await w.append(b"1")
+        assert w.forwarding.in_flight == 0
+        assert not w.forwarding._forwarders
+
+
+@pytest.mark.gen_test
+async def test_an_output_that_becomes_internal_while_it_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not opened, and has no position."""
+    going, asked = asyncio.Event(), asyncio.Event()
+    async with Target() as target, world() as w:
+        get = w.consumers.get
+
+        async def slow(key: Key) -> Stored | None:
+            asked.set()
+            await going.wait()
+            return await get(key)
+
+        monkeypatch.setattr(w.consumers, "get", slow)
+        await w.change(public(target.url))
+        await asked.wait()
+        await w.change(replace(public(target.url), internal=True))
+        going.set()
+        await until(lambda: w.forwarding._worker is None)
+        assert not w.forwarding._forwarders
+        assert await w.consumers.list() == []
+
+
+@pytest.mark.gen_test
+async def test_an_output_of_a_bucket_whose_log_is_gone_is_not_tried_again() -> None:
+    async with world() as w:
+        await w.log.drop(B)
+        await w.change(public("http://127.0.0.1:1"))
+        await until(lambda: w.forwarding._worker is None)
 
 
 @pytest.mark.gen_test

@@ -37,12 +37,24 @@ async def test_so_many_are_sent_at_once() -> None:
         await w.forwarding.send(one, target.url)
 
 
+@pytest.mark.parametrize("public_url", ["http://relay.test/x", "http://relay.test/x/"])
+@pytest.mark.parametrize("host", ["relay.test", "relay.test.", "relay.test:80"])
 @pytest.mark.gen_test
-async def test_its_public_url_is_not_sent_to() -> None:
+async def test_its_public_url_is_not_sent_to(public_url: str, host: str) -> None:
     """It would store the event again."""
-    async with world(public_url="http://relay.test/x") as w:
+    async with world(public_url=public_url) as w:
         with pytest.raises(Forbidden, match="this relay's own"):
-            await w.forwarding.send(await event(w), "http://relay.test/x/v1/webhooks/a")
+            await w.forwarding.send(await event(w), f"http://{host}/x/v1/webhooks/a")
+
+
+@pytest.mark.gen_test
+async def test_what_is_beside_its_public_url_is_sent_to() -> None:
+    """On another port, or under another path."""
+    async with Target() as target, Target() as other, world(public_url=f"{target.url}/x") as w:
+        one = await event(w)
+        for url in (f"{other.url}/x/v1/webhooks/a", f"{target.url}/v1/webhooks/a", f"{target.url}/x/a"):
+            answer, _ = await w.forwarding.send(one, url)
+            assert answer.status == 200
 
 
 @pytest.mark.gen_test

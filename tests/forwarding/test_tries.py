@@ -111,9 +111,10 @@ async def test_where_several_are_sent_at_once_none_is_held_back() -> None:
     ):
         await w.append(b"1")
         await w.settled(target, 1)
-        await w.append(b"2")
-        await w.settled(target, 2)
-        assert target.bodies == [b"1", b"2"]
+        await w.append(b"2", b"1")
+        await w.settled(target, 3)
+        assert target.bodies == [b"1", b"2", b"1"]
+        assert w.forwarding.parked == 2
 
 
 @pytest.mark.gen_test
@@ -466,3 +467,20 @@ async def test_queue_depth_and_deadline() -> None:
         assert not w.forwarding.full(B, 0)
         await w.append(b"4")
         await target.until(2)
+
+
+@pytest.mark.gen_test
+async def test_the_queue_of_one_output_is_full_whatever_the_others_are() -> None:
+    gate = asyncio.Event()
+    throttle = {"enabled": True, "mode": "concurrency", "max_concurrent": 1, "max_queue_depth": 1}
+    async with (
+        Target(once_open(gate)) as slow,
+        Target() as target,
+        world(public(slow.url, throttle=throttle), public(target.url, 2, throttle=throttle)) as w,
+    ):
+        await w.append(b"1", b"2")
+        await slow.until(1)
+        await target.until(2)
+        await w.idle(2)
+        assert w.forwarding.full(B, 0)
+        gate.set()
