@@ -307,17 +307,24 @@ async def test_an_event_whose_result_can_not_be_stored_is_not_sent_again(monkeyp
         assert (target.bodies, w.forwarder().ledger.progress.floor) == ([b"1", b"2"], 2)
 
 
+@pytest.mark.parametrize("remembered", [False, True])
 @pytest.mark.gen_test
-async def test_a_log_that_is_gone_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is read again until the bucket has gone, too, or its output is changed."""
+async def test_a_log_that_is_gone_is_read_once(monkeypatch: pytest.MonkeyPatch, remembered: bool) -> None:
+    """Nothing is read again until the bucket has gone, too, or its output is changed; whether or not the log says at
+    once that it is gone."""
     reads = []
 
     async def gone(*asked: Any) -> Any:
         reads.append(asked)
         raise BucketGone(B)
 
+    def peek(*asked: Any) -> Any:
+        if remembered:
+            raise BucketGone(B)
+        return []
+
     async with Target() as target, world(public(target.url)) as w:
-        monkeypatch.setattr(w.log, "peek", lambda *asked: [])
+        monkeypatch.setattr(w.log, "peek", peek)
         monkeypatch.setattr(w.log, "read", gone)
         await w.append(b"1")
         await w.turn(0)

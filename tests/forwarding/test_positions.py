@@ -197,6 +197,31 @@ async def test_an_output_whose_position_is_made_anew_goes_on_from_there() -> Non
 
 
 @pytest.mark.gen_test
+async def test_an_output_whose_position_was_deleted_waits_for_the_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long that takes: what it sent without one would be sent twice."""
+    going, asked = asyncio.Event(), asyncio.Event()
+    async with Target() as target, Target() as other, world(public(target.url)) as w:
+        get = w.consumers.get
+
+        async def slow(key: Key) -> Stored | None:
+            if key.name == "2":
+                asked.set()
+                await going.wait()
+            return await get(key)
+
+        monkeypatch.setattr(w.consumers, "get", slow)
+        await w.change(public(target.url), public(other.url, 2))
+        await asked.wait()
+        await w.ledgers.delete(output_key(B, 1))
+        await w.append(b"1")
+        await w.turn(0)
+        assert w.forwarding.in_flight == 0
+        going.set()
+        await w.settled(target, 1)
+        assert target.bodies == [b"1"]
+
+
+@pytest.mark.gen_test
 async def test_an_output_that_is_made_during_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is forwarded to from then on, as any other; the relay serves its administrators by then."""
     w, going = World(), asyncio.Event()

@@ -85,6 +85,47 @@ async def test_names_that_hang_hold_up_no_others(known: _Names) -> None:
 
 
 @pytest.mark.gen_test
+async def test_a_name_that_turns_out_slow_is_answered_whatever_hangs(
+    known: _Names, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if as many slow names hang as may be looked up at once."""
+    answered = threading.Event()
+
+    def look_up(*asked: Any) -> list[names.Socket]:
+        found = known.look_up(*asked)
+        if asked[0] == "late":
+            answered.wait(60)
+        return found
+
+    monkeypatch.setattr(names, "_lookup", look_up)
+    resolver = Resolver()
+    hanging = [asyncio.create_task(resolver.resolve(f"slow-{n}", 80)) for n in range(2)]
+    await until(lambda: len(resolver._slow) == 2)
+    late = asyncio.create_task(resolver.resolve("late", 80))
+    await until(lambda: "late" in resolver._slow)
+    answered.set()
+    assert await asyncio.wait_for(late, 20)
+    known.gate.set()
+    await asyncio.gather(*hanging)
+    resolver.close()
+
+
+@pytest.mark.gen_test
+async def test_who_waits_no_more_leaves_the_answer_to_others(known: _Names) -> None:
+    """One look-up is for all who ask meanwhile."""
+    resolver = Resolver()
+    impatient, patient = (asyncio.create_task(resolver.resolve("slow", 80)) for _ in range(2))
+    await until(lambda: known.asked)
+    impatient.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await impatient
+    known.gate.set()
+    assert await patient
+    assert known.asked == ["slow"]
+    resolver.close()
+
+
+@pytest.mark.gen_test
 async def test_a_name_that_is_quick_again(known: _Names, monkeypatch: pytest.MonkeyPatch) -> None:
     """It has its place among the others again."""
     resolver = Resolver()

@@ -13,6 +13,7 @@ import pytest
 
 from relay_tornado.outgoing.names import Resolver
 from relay_tornado.outgoing.transport import Answer, Transport, Unanswered, _Connection
+from tests.failing import once
 from tests.forwarding.target import Got, Target, answer, once_open
 from tests.outgoing.requests import BOUNDS, HEAD, context_of, fails, raw, send, transport
 from tests.ports import hold_port, port_for, port_of
@@ -259,6 +260,30 @@ async def test_what_the_system_gives_up_is_no_time_out(monkeypatch: pytest.Monke
     async with transport() as made:
         failed = await fails(made, "http://127.0.0.1:1/")
     assert (failed.kind, str(failed)) == ("unreachable", "it can't be reached: Connection timed out")
+
+
+@pytest.mark.parametrize("lack", [False, True], ids=["it is lost", "memory is short"])
+@pytest.mark.gen_test
+async def test_a_connection_of_which_nothing_comes_is_closed(monkeypatch: pytest.MonkeyPatch, lack: bool) -> None:
+    """Its descriptor is free at once, and it is not tried again and again."""
+    dialled, there = socket.socketpair()
+    if not lack:
+        dialled.close()
+        dialled = socket.socket()  # it has no other end
+
+    async def connected(*_: object) -> socket.socket:
+        return dialled
+
+    monkeypatch.setattr("relay_tornado.outgoing.transport.connect", connected)
+    with there:
+        async with transport() as made:
+            if lack:
+                monkeypatch.setattr("relay_tornado.outgoing.transport._Connection", once(_Connection))
+                with pytest.raises(MemoryError):
+                    await send(made, "http://127.0.0.1:1/")
+            else:
+                assert (await fails(made, "http://127.0.0.1:1/")).kind == "unreachable"
+        assert dialled.fileno() == -1
 
 
 @pytest.mark.gen_test
