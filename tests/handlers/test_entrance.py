@@ -135,6 +135,29 @@ async def test_a_closed_socket_is_not_reset_by_what_tls_says_at_its_end(
 
 
 @pytest.mark.gen_test
+async def test_a_client_that_closes_its_socket_is_read_until_tls_ends(
+    certificate: Certificate, tls: ssl.SSLContext
+) -> None:
+    """Its TLS says so behind its close frame; a reset for that could take the relay's close frame from it."""
+
+    def says_good_bye(port: int) -> ssl.SSLSocket:
+        plain = socket.create_connection(("127.0.0.1", port), TIMEOUT)
+        secure = tls.wrap_socket(plain, server_hostname="127.0.0.1", suppress_ragged_eofs=False)
+        secure.sendall(HANDSHAKE)
+        while not secure.recv(1 << 16).endswith(b"\r\n\r\n"):
+            pass
+        secure.sendall(b"\x88\x82\0\0\0\0\x03\xe8")
+        assert b"".join(iter(lambda: secure.recv(1 << 16), b"")) == b"\x88\x02\x03\xe8"
+        return secure
+
+    async with edge(entrance=Entrance(certificate)) as site:
+        with await asyncio.to_thread(says_good_bye, site.port):
+            assert not site.site.listener.connections
+            assert len(site.site.listener.lingering) == 1
+        await until(lambda: not site.site.listener.lingering)
+
+
+@pytest.mark.gen_test
 async def test_who_speaks_no_tls_is_told(certificate: Certificate, tls: ssl.SSLContext) -> None:
     """Plain HTTP on the port gets words, noise gets nothing, and neither disturbs the next."""
     async with edge(entrance=Entrance(certificate)) as site:

@@ -14,7 +14,7 @@ from relay_tornado.handlers.listener import Entrance, Listener
 from relay_tornado.handlers.socket import _Protocol
 from relay_tornado.handlers.tornado_connection import TornadoConnection
 from tests.handlers.desk import desk
-from tests.handlers.edge import URL, Edge, HeldLog, edge
+from tests.handlers.edge import CHUNKED, URL, Edge, HeldLog, edge
 from tests.handlers.raw import HEALTH, TIMEOUT, Raw, request
 from tests.handlers.sockets import HANDSHAKE
 from tests.handlers.streams import here, stream_of
@@ -291,6 +291,17 @@ async def test_where_the_service_manager_listens_everybody_waits_for_the_next_pr
             assert not stopping.done()
             silent.writer.close()
             await asyncio.wait_for(stopping, TIMEOUT)
+
+
+async def test_a_request_that_tornado_takes_over_then_is_told_of_the_end() -> None:
+    """A sender that has a connection sends one more, and its answer says that the connection closes."""
+    async with edge(transport="direct") as site, Raw(site.port) as sender:
+        assert (await sender.ask(request(URL, b"x"))).status == 200
+        site.site.listener.stop()
+        reply = await sender.ask(CHUNKED + b"1\r\ny\r\n0\r\n\r\n")
+        assert (reply.status, reply.header("Connection")) == (200, "close")
+        assert await sender.closed() == b""
+        assert len(await site.events()) == 2
 
 
 async def test_a_request_that_came_with_its_connection_counts(monkeypatch: pytest.MonkeyPatch) -> None:
