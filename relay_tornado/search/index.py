@@ -343,7 +343,6 @@ class Index:
             return
         try:
             self._writer, self._state = await sidecar.writer(self.path, lambda raw: file.prepare(raw, self.path))
-            self._used = await self._writer.run(file.used)
             self._reader = await Connection.reader(self.path)
             self._location = LocationCheck(self.path)
         except BaseException:

@@ -20,7 +20,7 @@ from relay_tornado.search.index import Index
 from relay_tornado.search.text import parse_query
 from tests.log.memory import MemoryEventLog
 from tests.log.worlds import SqliteWorld, event
-from tests.search.indexing import caught_up, fill, indexed, log_test, look, noise
+from tests.search.indexing import BOUND, caught_up, fill, indexed, log_test, look, noise
 from tests.waiting import until
 
 pytestmark = pytest.mark.usefixtures("at_once")
@@ -161,7 +161,8 @@ async def test_it_stays_within_its_bound(world: SqliteWorld, tmp_path: Path, mon
 async def test_what_was_there_before_stops_at_the_bound(
     world: SqliteWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a log that is larger than the index may be, the newest part is in it, and none of it was thrown away."""
+    """Of a log that is larger than the index may be, the newest part is in it, and none of it was thrown away, nor is
+    more taken in at each start. A smaller bound counts from the next event on."""
     monkeypatch.setattr(index, "LEAST", 1)
     monkeypatch.setattr(pages, "EVENTS", 16)
     for turn in range(8):
@@ -172,6 +173,14 @@ async def test_what_was_there_before_stops_at_the_bound(
         covered = made.covered("b")
         assert covered is not None
         assert 1 < covered.low < covered.high == 2048
+        used = made._used
+    async with indexed(world, tmp_path, bound=2_000_000) as made:
+        await until(lambda: made._whole, "the index to have enough")
+        assert made.covered("b") == covered
+    async with indexed(world, tmp_path, bound=used // 4) as made:
+        await fill(world, 1)
+        await until(lambda: (made.covered("b") or covered).high == 2049, "the newest event")
+        await until(lambda: made._used <= used // 4, "the oldest to leave")
 
 
 @log_test
@@ -200,6 +209,79 @@ async def test_what_left_the_log_leaves_the_index(
         await world.log.drop("b")
         await until(lambda: not made._state.segments, "the segments to go")
         assert made._writer is writer
+
+
+@pytest.mark.parametrize("left", ["its record", "its log"])
+@log_test
+async def test_half_of_a_bucket_is_none(
+    world: SqliteWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: str
+) -> None:
+    """Where the log of a deleted bucket could not be dropped, or a damaged file has a bucket without its log: it leaves
+    the index, which goes on in the others."""
+    monkeypatch.setattr(index, "_TIDY", 0.01)
+    monkeypatch.setattr(index, "_AGAIN", 3600.0)
+    await world.log.create("c", "cccccccccccc")
+    await fill(world, 3, "c")
+    live = ["b", "c"]
+    async with indexed(world, tmp_path, live) as made:
+        await caught_up(made, world, "c")
+        if left == "its log":
+            live.remove("c")
+        else:
+            await world.log.drop("c")
+        await until(lambda: "c" not in made._state.places, "the bucket to leave")
+        await fill(world, 1)
+        await caught_up(made, world)
+
+
+@log_test
+async def test_some_of_a_bucket_leaves_the_log(
+    world: SqliteWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The segments of that go, and what is left is found to its first event, in the middle of a segment."""
+    monkeypatch.setattr(index, "_TIDY", 0.01)
+    monkeypatch.setattr(index, "SEGMENTS", BOUND)  # each stretch has its own
+    async with indexed(world, tmp_path) as made:
+        await until(lambda: made._whole, "it to begin")
+        for count in (10, 20, 30):
+            await fill(world, 10)
+            await caught_up(made, world)
+            assert len(made._state.segments) >= count // 10
+        await world.log.trim("b", Retention(None, 16, None), None)
+        key = made._state.places["b"].key
+        await until(lambda: made._state.parts[key][0].first == 15, "the trim")
+        assert all(part.last >= 15 for part in made._state.parts[key])
+        assert await look(made, world, "number") == list(range(30, 14, -1))
+        await until(lambda: len(made._state.segments) == len(made._state.parts[key]), "the segments to go")
+
+
+@log_test
+async def test_what_leaves_makes_room(world: SqliteWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For older events of other buckets, and on the disk."""
+    monkeypatch.setattr(index, "LEAST", 1)
+    monkeypatch.setattr(pages, "EVENTS", 16)
+    monkeypatch.setattr(index, "_TIDY", 0.01)
+    bound = 1_000_000
+    await world.log.create("large", "cccccccccccc")
+    for turn in range(4):
+        texts = [f"{turn}-{n} {noise()}".encode() for n in range(256)]
+        await asyncio.gather(*(world.log.append("large", event(text)) for text in texts))
+    await fill(world, 3)
+    live = ["large"]
+    async with indexed(world, tmp_path, live, bound=bound) as made:
+        await until(lambda: made._whole, "the index to have enough")
+        live.append("b")
+        await fill(world, 1)
+        await until(lambda: "b" in made._state.places, "the other bucket")
+        assert made.covered("b") is None
+        live.remove("large")
+        await world.log.drop("large")
+        await caught_up(made, world)
+
+        async def is_small() -> bool:
+            return (await made._connection().run(file.free_pages))[0] <= bound // 4
+
+        await until(is_small, "the file to be made smaller")
 
 
 @log_test

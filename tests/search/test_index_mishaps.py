@@ -8,11 +8,12 @@ import sqlite3
 import threading
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
-from relay_tornado.errors import NO_THREAD
+from relay_tornado.errors import NO_THREAD, Unavailable
 from relay_tornado.search import file, index
 from relay_tornado.storage import database_files
 from relay_tornado.storage.connection import Connection
@@ -187,6 +188,53 @@ async def test_a_full_disk_stops_the_index_alone(world: SqliteWorld, tmp_path: P
         room[0] = 1 << 40
         await fill(world, 1)
         await caught_up(made, world)
+
+
+@log_test
+async def test_a_log_that_can_not_be_read_for_a_moment(
+    world: SqliteWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The index goes on, and opens its file no second time."""
+    await fill(world, 1)
+    async with indexed(world, tmp_path) as made:
+        await caught_up(made, world)
+        writer = made._writer
+        outline, failed = world.log.outline, []
+
+        async def lacking(*what: Any) -> Any:
+            if not failed:
+                failed.append(what)
+                raise Unavailable("not now")
+            return await outline(*what)
+
+        monkeypatch.setattr(world.log, "outline", lacking)
+        await fill(world, 1)
+        await caught_up(made, world)
+        assert failed
+        assert made._writer is writer
+
+
+@log_test
+async def test_a_step_that_fails_leaves_nothing(
+    world: SqliteWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No rows of events that do not count as indexed, and no event that counts and has none."""
+    await fill(world, 3)
+    left: list[file.State] = []
+    move = file.move
+
+    def fail(raw: sqlite3.Connection, *what: Any) -> None:
+        if not left:
+            with closing(sqlite3.connect(f"{(tmp_path / file.NAME).as_uri()}?mode=ro", uri=True)) as other:
+                left.append(file.load(other))
+            raise sqlite3.OperationalError("disk I/O error")
+        move(raw, *what)
+
+    monkeypatch.setattr(file, "move", fail)
+    async with indexed(world, tmp_path) as made:
+        await caught_up(made, world)
+        assert await look(made, world, "number") == [3, 2, 1]
+    assert (left[0].parts, left[0].segments) == ({}, {})
 
 
 @log_test
