@@ -106,7 +106,8 @@ class Group:
             self._unwatch = self.ledger.watch(self._changed)
             self._shared.dispatcher.add(self._place)
         self._show(member)
-        self.wait(member)
+        self._waiting[member] = None
+        self._wake()
 
     def leave(self, member: Member, heir: Member | None = None) -> None:
         """Removes a member. Its events go to the `heir`, or back to the group at once. May be repeated, and has to be
@@ -170,12 +171,6 @@ class Group:
         item.member.in_flight.drop(item)
 
     # sending
-
-    def wait(self, member: Member) -> None:
-        """Has this member, which has free places, wait for events."""
-        if member in self._members and member not in self._waiting:
-            self._waiting[member] = None
-            self._wake()
 
     async def page(self, member: Member) -> bool:
         """Writes the member's share of the available events. Returns False if there is none now: the member is woken

@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay_tornado.delivery import filter_time
+from relay_tornado.delivery.deliver import Delivery
 from relay_tornado.delivery.outlet import Frames
 from relay_tornado.model import Cursor, NewEvent, Retention
 from relay_tornado.wire.acks import Ack, Nak
+from tests.delivery.virtual import day, run, virtual_test
 from tests.delivery.virtual import event_loop as event_loop
-from tests.delivery.virtual import run, virtual_test
 from tests.delivery.workers import KEY, Worker, parked, worker
 from tests.delivery.world import Reader, World, frames, quiet, stocked, until
 
@@ -205,6 +206,58 @@ async def test_who_was_slow_has_its_share_once_it_answers(answer: str) -> None:
     await quiet()
     assert sorted(slow.seqs[2:] + one.seqs) == [2, 3]
     assert len(one.seqs) == 1
+
+
+@virtual_test
+async def test_who_was_slow_takes_nothing_from_one_that_waits() -> None:
+    """Also where it looks for events on its own; it gets at once what the other has no room for."""
+    world = await stocked(1)
+    slow = await worker(world, ack_wait=5)
+    await asyncio.sleep(6)
+    assert slow.tries() == [(1, 1), (1, 2)]
+    other = await worker(world, max_in_flight=1)
+    await world.append()
+    await quiet()
+    assert other.ack(2)
+    await quiet()
+    async with world.ledgers.using(KEY) as ledger:
+        assert ledger.progress.schedule({2: day()}, day()) == [2]
+        slow.delivery.mark("id-orders")
+        await quiet()
+        ledger.tell()
+        await quiet()
+    assert other.seqs == [2, 2]
+    await world.append()
+    await quiet()
+    assert slow.seqs == [1, 1, 3]
+
+
+@virtual_test
+async def test_what_is_refused_goes_to_another_first() -> None:
+    """Whoever refused it waits behind the others, however long it has waited."""
+    world = await stocked(0)
+    one, other = await worker(world), await worker(world)
+    for _ in range(2):
+        await world.append()
+        await quiet()
+    assert (one.seqs, other.seqs) == ([1], [2])
+    assert one.nak(1)
+    await quiet()
+    assert other.tries() == [(2, 1), (1, 2)]
+
+
+@virtual_test
+async def test_one_event_wakes_one_member(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand may share a consumer."""
+    world = await stocked(0)
+    workers = [await worker(world) for _ in range(20)]
+    await quiet()
+    marked: list[Delivery] = []
+    mark = Delivery.mark
+    monkeypatch.setattr(Delivery, "mark", lambda self, bucket_id: (marked.append(self), mark(self, bucket_id))[1])
+    await world.append()
+    await quiet()
+    assert sum(len(each.seqs) for each in workers) == len(marked) == 1
 
 
 @given(seed=st.integers(0, 2**32), count=st.integers(1, 5))

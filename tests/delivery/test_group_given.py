@@ -10,10 +10,10 @@ import pytest
 
 from relay_tornado.consumer_changes import GIVEN_UP, MAX_DELIVER
 from relay_tornado.consumer_progress import Progress
-from relay_tornado.delivery.bounds import WriteBudget
+from relay_tornado.delivery.bounds import CHUNK, WriteBudget
 from relay_tornado.delivery.group import Group
 from relay_tornado.low_memory import watch_timers
-from relay_tornado.model import Event
+from relay_tornado.model import Event, Output
 from relay_tornado.wire import control
 from tests.delivery.virtual import VirtualLoop, day, virtual_test
 from tests.delivery.virtual import event_loop as event_loop
@@ -84,6 +84,31 @@ async def test_a_loop_that_stood_still_takes_nothing_back_at_once() -> None:
 
 
 @virtual_test
+async def test_a_loop_that_stands_still_again_and_again() -> None:
+    """It puts off what is over once: there would be no end to it on a machine that has no time."""
+    world = await stocked(1)
+    one = await worker(world, ack_wait=30)
+    await until(lambda: one.seqs == [1])
+    for _ in range(3):
+        cast(VirtualLoop, asyncio.get_running_loop()).passed += 60
+        await quiet()
+    assert one.tries() == [(1, 1), (1, 2)]
+
+
+@virtual_test
+async def test_what_is_due_while_a_late_loop_is_put_up_with() -> None:
+    """It comes when it is due, and nothing else is taken back with it."""
+    world = await stocked(2)
+    one = await worker(world, ack_wait=30)
+    await until(lambda: one.seqs == [1, 2])
+    assert one.nak(2, 70)
+    cast(VirtualLoop, asyncio.get_running_loop()).passed += 60
+    await asyncio.sleep(15)
+    assert one.tries()[2:] == [(2, 2)]
+    assert one.ack(1)
+
+
+@virtual_test
 async def test_ack_wait_is_one_timer() -> None:
     """However much is out: what is acked in time does not come again, what is not comes each after its own time."""
     world = await stocked(0)
@@ -119,6 +144,23 @@ async def test_a_nak_comes_again_after_its_delay() -> None:
     await quiet()
     assert one.tries()[4:] == [(1, 2)]
     assert not one.nak(99)
+
+
+@virtual_test
+async def test_a_nak_while_the_client_reads_nothing() -> None:
+    """It comes again when it is due, though nobody waited for events when the nak came."""
+    world = await stocked(1)
+    one = await worker(world)
+    await until(lambda: one.seqs == [1])
+    await quiet()
+    one.reader.paused = True
+    await world.append()
+    await asyncio.sleep(2)
+    assert one.nak(1, 5)
+    one.reader.resume()
+    await quiet()
+    await asyncio.sleep(6)
+    assert one.tries() == [(1, 1), (2, 1), (1, 2)]
 
 
 def test_what_is_due_at_once_on_uvloop() -> None:
@@ -167,6 +209,22 @@ async def test_the_clock_of_day_is_set_back() -> None:
     assert two.tries()[3:] == []
     await asyncio.sleep(33)
     assert two.tries()[3:] == [(1, 2)], "at the timer's longest later"
+
+
+@virtual_test
+async def test_the_clock_of_day_is_set_back_while_nothing_happens() -> None:
+    """What got a nak comes at the timer's longest later than it said."""
+    back = [0.0]
+    world = World(clock=lambda: day() - back[0])
+    await world.bucket()
+    await world.append()
+    one = await worker(world, ack_wait=60)
+    await until(lambda: one.seqs == [1])
+    assert one.nak(1, delay=20)
+    await asyncio.sleep(1)
+    back[0] = 3600
+    await asyncio.sleep(50)
+    assert one.tries() == [(1, 1), (1, 2)]
 
 
 @virtual_test
@@ -283,6 +341,23 @@ async def test_copies_are_one_unit() -> None:
     assert await parked(world) == [3]
     assert one.ack("3-2")
     assert await parked(world) == []
+    await world.append()
+    await until(lambda: one.reader.ids()[8:] == ["4-1", "4-2"])
+    assert one.ack("4-2", all=True), "the copies before it are acked, too"
+    assert await world.floor(KEY) == 4
+
+
+@virtual_test
+async def test_events_that_are_larger_than_a_write() -> None:
+    """Each comes in a write of its own; with many copies, no more are in one than it may have."""
+    many = tuple(Output(f"o{n}", n, f"out {n}", 0, 0, internal=True) for n in range(1, 21))
+    for copies, size, most in (((), 2 * CHUNK, 3 * CHUNK), (many, CHUNK // 20, 2 * CHUNK)):
+        world = await stocked(0, outputs=copies)
+        one = await worker(world)
+        await world.append(4, body=b"x" * size)
+        await until(lambda one=one: set(one.seqs) == {1, 2, 3, 4})
+        assert len(one.seqs) == 4 * max(len(copies), 1)
+        assert max(one.reader.writes) < most
 
 
 @virtual_test

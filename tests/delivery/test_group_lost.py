@@ -76,6 +76,17 @@ async def test_damage_is_a_gap_that_is_told_once() -> None:
 
 
 @virtual_test
+async def test_caught_up_behind_damage() -> None:
+    """The position is behind it, too."""
+    world = await stocked(5)
+    damage(world)
+    one = await worker(world)
+    await until(lambda: any(each["status"] == "caught_up" for each in one.reader.statuses()))
+    assert one.seqs == [1, 2]
+    assert [each["id"][-2:] for each in one.reader.statuses() if each["status"] == "caught_up"] == ["-5"]
+
+
+@virtual_test
 async def test_what_left_while_it_was_read_for_a_connection_that_is_gone() -> None:
     """The consumer was taken up by another connection, which was given it in time and has acked it: it is neither a gap
     nor dead."""

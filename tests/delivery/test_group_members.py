@@ -359,14 +359,33 @@ async def test_who_unsubscribes_waits_for_nothing() -> None:
 
 
 @virtual_test
+async def test_who_leaves_as_it_waits_for_its_turn() -> None:
+    """Another one is being given events: it is told nothing of the bucket any more, and nobody waits in the group."""
+    world = await stocked(1)
+    await world.bucket("other")
+    gate = held_up(world)
+    one = await worker(world)
+    two = await worker(world, "orders", "other", extended=True)
+    group = world.deliveries._groups._groups[KEY]
+    await quiet()
+    two.delivery.unsubscribe(control.Unsubscribe(("orders",)))
+    gate.set()
+    await until(lambda: one.seqs == [1])
+    await quiet()
+    assert [each["bucket_name"] for each in two.reader.statuses()] == ["other"]
+    assert set(group._waiting) == set(group._members)
+
+
+@virtual_test
 async def test_nothing_is_left_of_a_group_that_all_have_left() -> None:
     """Nobody is behind then, however much comes. Who comes later gets all that is open, and what is new, also where
     somebody who administers the consumer has used it all the while."""
     world = await stocked(2)
     one = await worker(world)
     await until(lambda: one.seqs == [1, 2])
-    async with world.ledgers.using(KEY):
+    async with world.ledgers.using(KEY) as ledger:
         one.leave()
+        assert not ledger._watchers
         await world.append(1)
         await quiet()
         assert world.deliveries.lag() == {}
