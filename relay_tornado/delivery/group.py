@@ -42,7 +42,8 @@ from relay_tornado.low_memory import Lock, Timer
 from relay_tornado.model import BucketId, Event
 
 _LOOK: Final = 1.0
-"""Seconds until waiting members are woken again if events were not taken: the one that was woken may be slow."""
+"""Seconds until waiting members are woken again if events were not taken: the one that was woken may be slow, or unable
+to write. Then it is also the turn of those that let an event's `ack_wait` pass."""
 _SOONEST: Final = 0.001
 """The shortest time of a timer, in seconds: two clocks never agree exactly, and one that fires too soon fires again."""
 _LONGEST: Final = 30.0
@@ -81,6 +82,8 @@ class Group:
         self._due = self._patient_until = 0.0
         """When the timer is due, and until when no event times out, as the loop was late."""
         self._spared = False
+        self._untaken: float | None = None
+        """Since when there have been events that no waiting member takes."""
         self._loop = asyncio.get_running_loop()
         self._unwatch: Callable[[], object] | None = None
 
@@ -212,7 +215,9 @@ class Group:
             self._waiting[member] = None
             self._show(member)
             self._arm()
-        elif able:
+            return taken
+        self._untaken = None
+        if able:
             self._wake()
         return taken
 
@@ -345,11 +350,17 @@ class Group:
         if not self._waiting:
             return
         if ready := self._ready():
-            able = self._able() or [member for member in self._waiting if member.in_flight.credit > 0]
+            able = self._able()
+            if not able or (self._is_late() and all(member.receiver.busy for member in able)):
+                able = [member for member in self._waiting if member.in_flight.credit > 0]
             idle = [member for member in able if not member.receiver.busy]
             for member in idle[:ready] if len(idle) >= ready else able:
                 member.receiver.mark(self.ledger.key.bucket_id)
         self._arm()
+
+    def _is_late(self) -> bool:
+        """Whether events were not taken for so long that those who could take them may be unable to write."""
+        return self._untaken is not None and self._loop.time() - self._untaken >= _LOOK
 
     def _arm(self) -> None:
         """Sets the timer to the next of these: an `ack_wait` is over, a parked event is due, or untaken events are to
@@ -361,8 +372,11 @@ class Group:
             break
         if self._waiting and self._ready():
             when = min(when, now + _LOOK)
-        elif self._waiting and (due := self.ledger.progress.due()) is not None:
-            when = min(when, now + due - self._shared.ledgers.clock())
+            self._untaken = now if self._untaken is None else self._untaken
+        else:
+            self._untaken = None
+            if self._waiting and (due := self.ledger.progress.due()) is not None:
+                when = min(when, now + due - self._shared.ledgers.clock())
         when = max(when, now + _SOONEST)
         if self._timer.at is None or self._timer.at > when:
             self._due = when

@@ -233,6 +233,33 @@ async def test_who_was_slow_takes_nothing_from_one_that_waits() -> None:
 
 
 @virtual_test
+async def test_what_one_can_not_take_goes_to_one_that_was_slow() -> None:
+    """Soon, where the client of the other one reads nothing of another bucket's: nobody knows for how long. What that
+    one takes in time does not."""
+    world = await stocked(1)
+    await world.bucket("other")
+    slow = await worker(world, ack_wait=5)
+    await asyncio.sleep(6)
+    assert slow.tries() == [(1, 1), (1, 2)]
+    one = await worker(world, "orders", "other")
+    await quiet()
+    one.reader.paused = True
+    await world.append(1, "id-other")
+    await world.append(1)
+    await asyncio.sleep(0.5)
+    one.reader.resume()
+    await asyncio.sleep(1)
+    assert (slow.seqs, one.seqs) == ([1, 1], [2])
+    one.reader.paused = True
+    await world.append(1, "id-other")
+    await world.append(2)
+    await asyncio.sleep(0.5)
+    assert slow.seqs == [1, 1]
+    await asyncio.sleep(0.6)
+    assert slow.seqs == [1, 1, 3, 4]
+
+
+@virtual_test
 async def test_what_is_refused_goes_to_another_first() -> None:
     """Whoever refused it waits behind the others, however long it has waited."""
     world = await stocked(0)
