@@ -330,10 +330,10 @@ class Conversation(ConnectedClient):
 
 
 def _may_have_filter(message: str | bytes) -> bool:
-    """Whether a message has a filter, perhaps under an escaped name."""
+    """Whether a message has a filter, perhaps under an escaped name, or with capitals (`Filter`, `FILTER`)."""
     if isinstance(message, bytes):
-        return b"filter" in message or b"\\" in message
-    return "filter" in message or "\\" in message
+        return b"ilter" in message or b"FILTER" in message or b"\\" in message
+    return "ilter" in message or "FILTER" in message or "\\" in message
 
 
 def buffered(stream: TornadoConnection, data: bytes | memoryview, budget: WriteBudget) -> asyncio.Future[None] | None:

@@ -18,7 +18,7 @@ from relay_tornado.errors import Invalid
 from relay_tornado.ids import parse_id
 from relay_tornado.model import Cursor, Earliest, Last, Latest, Position, Since
 from relay_tornado.wire.acks import Ack, Nak, read_ack, read_id, read_nak
-from relay_tornado.wire.fields import Number, Whole
+from relay_tornado.wire.fields import Number, Whole, replace_halves
 
 Positions: TypeAlias = Position | Mapping[str, Position]
 """A position for every bucket, or a map from a bucket's name or id to its position, with "*" for the others."""
@@ -120,6 +120,16 @@ _OURS: Final = ("since", "on_gap", "consumer", *_CONSUMERS, "filter", "max_body"
 """Fields of a subscribe that are extensions of this relay."""
 _ADDED: Final = frozenset({"unsubscribe", "respond", "ack", "nak"})
 """Actions that are extensions of this relay."""
+_KEYS: Final = frozenset(
+    {"action", "extended", "key", "secret", "buckets", "id", "all", "delay", "status", "headers", "body", "body_base64"}
+).union(_OURS)
+_CAPITALS: Final = {written(key): key for written in (str.capitalize, str.upper) for key in _KEYS}
+"""Other ways to write a key. The original, in Go, ignores case, so its clients may write these. No others are read, so
+that a key can be found in a message's text."""
+
+_decode: Final = json.JSONDecoder().decode
+"""json.loads without its options, a little faster: there is a message for each ack."""
+
 MAX_NAMES: Final = 1_000
 """Maximum number of names in `buckets`: nothing else runs while a message is read."""
 MAX_POSITIONS: Final = 10_000
@@ -135,6 +145,8 @@ MAX_ACK_WAIT: Final = 86_400
 
 class _SincePosition(fields.Field[Positions]):
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Positions:
+        if value == []:  # what PHP writes for an empty object
+            return {}
         if isinstance(value, dict) and not _names_position(value):
             return {key: _position(item, f"{attr}.{key[:80]}") for key, item in value.items()}
         return _position(value, str(attr))
@@ -179,6 +191,8 @@ class _Subscribe(_Names):
 
 class _Headers(fields.Field[Mapping[str, tuple[str, ...]]]):
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Mapping[str, tuple[str, ...]]:
+        if value == []:  # what PHP writes for an empty object
+            return {}
         if not isinstance(value, dict):
             raise ValidationError('write an object, like {"Content-Type": "text/plain"}')
         headers = {}
@@ -214,10 +228,11 @@ def parse(message: str | bytes) -> Incoming:
     `Problem`; nothing is raised."""
     try:
         text = message if isinstance(message, str) else message.decode()
-        document = json.loads(text)
+        document = _decode(text.removeprefix("\ufeff"))
+        if isinstance(document, dict) and not _KEYS.issuperset(document):
+            document = {**{_CAPITALS.get(key, key): value for key, value in document.items()}, **document}
         if "\\u" in text:
-            # A lone surrogate is not valid text: it can't be sent back in an answer, and is in nobody's name.
-            json.dumps(document, ensure_ascii=False).encode()
+            document = _without_halves(document)
     except (ValueError, RecursionError):
         return Incoming("", False, Problem("invalid", "the message is no JSON: send one JSON object a message"))
     if not isinstance(document, dict):
@@ -232,6 +247,19 @@ def parse(message: str | bytes) -> Incoming:
         return Incoming(action, extended, _content(action, document))
     except Invalid as error:
         return Incoming(action, extended, Problem("invalid", str(error), error.field))
+
+
+def _without_halves(document: Any) -> Any:
+    """The same document. An answer may have been cut within a character: in it, half a surrogate pair becomes U+FFFD.
+    Elsewhere, where it can't be sent back and is in nobody's name, it raises UnicodeEncodeError."""
+    text = json.dumps(document, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        if not isinstance(document, dict) or document.get("action") != "respond":
+            raise
+        return json.loads(replace_halves(text))
+    return document
 
 
 def _content(action: str, document: dict[str, Any]) -> Message | Problem:

@@ -182,6 +182,14 @@ class StockFields(Schema):
         return value is None and name in self.fields and name not in self.OURS and not self.fields[name].allow_none
 
 
+_HALVES = re.compile("[\ud800-\udfff]")
+
+
+def replace_halves(text: str) -> str:
+    """The text with U+FFFD in place of each half of a surrogate pair; each pair is one character in it."""
+    return _HALVES.sub("\ufffd", text)
+
+
 def check_kept(value: Any) -> None:
     """Raises ValidationError if a JSON value is too large to be stored, or can't be."""
     try:

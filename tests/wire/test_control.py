@@ -52,6 +52,39 @@ def test_stock_messages(text: str, content: object) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "content"),
+    [
+        ('{"Action":"auth","Key":"K","Secret":"S"}', Auth("K", "S")),
+        ('{"ACTION":"auth","KEY":"K","SECRET":"S"}', Auth("K", "S")),
+        ('{"Action":"subscribe","Buckets":["foo"]}', Subscribe(("foo",))),
+        ('{"action":"subscribe","Buckets":["foo"]}', Subscribe(("foo",))),
+        ('{"Buckets":["foo"],"buckets":["bar"],"action":"subscribe"}', Subscribe(("bar",))),
+        ('{"action":"subscribe","aCTION":"auth"}', Subscribe()),
+        ('{"Action":"ack","ID":"k3v9x1q7m2ab-42","All":true}', Ack(Cursor("k3v9x1q7m2ab", 42), all=True)),
+        ('{"action":"nak","Id":"k3v9x1q7m2ab-42","Delay":5}', Nak(Cursor("k3v9x1q7m2ab", 42), 5.0)),
+        ('{"Action":"subscribe","Since":{"Orders":"earliest"}}', Subscribe(since={"Orders": Earliest()})),
+    ],
+)
+def test_keys_may_have_capitals(text: str, content: object) -> None:
+    """As whoever writes to a server in Go may write them; the exact key goes first."""
+    assert parse(text).content == content
+
+
+def test_a_byte_order_mark_is_ignored() -> None:
+    """In text and in bytes, and only at the beginning."""
+    text = '\ufeff{"action":"pong"}'
+    assert parse(text) == parse(text.encode()) == Incoming("pong", False, Pong())
+    assert parse(text.encode("utf-8-sig")).content == parse(f" {text}").content
+    assert problem(parse(f" {text}"))
+
+
+def test_an_empty_list_for_an_empty_object() -> None:
+    """Clients in PHP write one for the other."""
+    assert subscribe(since=[]).content == subscribe(since={}).content == Subscribe(since={})
+    assert respond(headers=[]).content == respond(headers={}).content
+
+
+@pytest.mark.parametrize(
     ("since", "position"),
     [
         ("latest", Latest()),
@@ -248,6 +281,13 @@ def test_respond() -> None:
     assert respond(status=0).content == Respond(at, 0, {}, b"")
 
 
+def test_an_answer_that_was_cut_within_a_character() -> None:
+    """Half a surrogate pair in it is U+FFFD, as by REST. In the id, it is no id."""
+    given = respond(headers={"X-A": ["\ude00"]}, body="\U0001f600 \ud83d\\ud83d").content
+    assert given == Respond(parse_id(ID), 200, {"X-A": ("\ufffd",)}, "\U0001f600 \ufffd\\ud83d".encode())
+    assert "id:" in problem(respond(id="\ud83d"))
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -255,7 +295,7 @@ def test_respond() -> None:
         ({"id": 7}, "id: write the meta.id of the event, in quotes"),
         ({"id": "x"}, "id: 'x' is no event id"),
         *(({"status": status}, "status: write 200 to 599") for status in (199, 600, -1, "200", 200.5, None, True)),
-        ({"headers": []}, "headers: write an object"),
+        ({"headers": ["A"]}, "headers: write an object"),
         ({"headers": {"A": 1}}, "headers.A: write a text, or a list of texts"),
         ({"headers": {"A": ["b", None]}}, "headers.A: write a text, or a list of texts"),
         ({"body": {}}, "body: write a text"),

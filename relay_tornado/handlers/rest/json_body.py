@@ -10,6 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from relay_tornado.errors import Invalid, TooLarge, WrongType
+from relay_tornado.wire.fields import replace_halves
 
 MAX_DEPTH: Final = 72
 """Maximum nesting of objects and lists: rules of 32 nodes, each within another, have 65 levels, and 68 in a bucket."""
@@ -24,8 +25,6 @@ _LEAST, _MOST = -(2**63), 2**63 - 1
 _TEXT: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 _HALF: Final = re.compile(rb"\\(?:(u[dD][89abAB][0-9a-fA-F]{2})(?=[^\\]|\\[^u])|.)", re.DOTALL)
 """An escape in a text. Its group is the first half of a surrogate pair whose second half does not follow."""
-_HALVES: Final = re.compile("[\ud800-\udfff]")
-"""Halves of surrogate pairs in a decoded text, in which each pair is one character."""
 
 
 def parse(body: bytes, content_type: str, *, cut: bool = False) -> dict[str, Any]:
@@ -62,7 +61,7 @@ def _decode_cut(body: bytes) -> Any:
             text = json.dumps(json.loads(body), ensure_ascii=False)
         except ValueError:
             text = ""
-        whole = _HALVES.sub("\ufffd", text)
+        whole = replace_halves(text)
         if whole == text:
             raise
     return msgspec.json.decode(whole)
