@@ -45,9 +45,8 @@ _POSITIONS: Final = (
 
 
 class StreamHandler(JsonHandler):
-    """Checks a request, and hands the connection over to a `Feed`. A refusal is a JSON answer."""
-
-    SUPPORTED_METHODS = ("GET",)  # type: ignore[assignment]
+    """Checks a request, and hands the connection over to a `Feed`. A refusal is a JSON answer. HEAD is checked in the
+    same way, and gets the head alone."""
 
     def initialize(self, clients: ConnectedClients, log: EventLog, registry: Registry, callers: Callers) -> None:
         self._clients = clients
@@ -88,7 +87,8 @@ class StreamHandler(JsonHandler):
             refusal = self._refusal(feed, request, answers)
             if refusal is None:
                 await self._begin()
-                stream = self._taken_over()
+                if self.request.method != "HEAD":
+                    stream = self._taken_over()
         except StreamClosedError:
             return  # the client has left already
         finally:
@@ -103,7 +103,7 @@ class StreamHandler(JsonHandler):
                 raise
         elif isinstance(refusal, RelayError):
             raise refusal
-        else:
+        elif refusal is not None:
             self.answer(refusal, 410)
 
     def challenges(self) -> Iterable[str]:
@@ -177,7 +177,8 @@ class StreamHandler(JsonHandler):
         self.set_header("Cache-Control", "no-store, no-transform")
         # Otherwise nginx would hold data back until its buffer is full.
         self.set_header("X-Accel-Buffering", "no")
-        self.set_header("Connection", "close")
+        if self.request.method != "HEAD":
+            self.set_header("Connection", "close")
         await self.flush()
 
     def _taken_over(self) -> TornadoConnection:

@@ -79,6 +79,15 @@ async def test_who_may_read_it() -> None:
 
 
 @pytest.mark.gen_test
+async def test_a_401_offers_what_is_taken() -> None:
+    """Bearer and Basic: some clients send a key and secret only when they are asked."""
+    async with edge() as site, Raw(site.port) as raw:
+        reply = await raw.ask(request(b"/metrics", method=b"GET"))
+        asked = [value.split()[0] for name, value in reply.headers if name.lower() == "www-authenticate"]
+        assert (reply.status, asked) == (401, ["Basic", "Bearer"])
+
+
+@pytest.mark.gen_test
 async def test_refusals_are_counted() -> None:
     """Each webhook that is refused, by why."""
     async with edge(max_body=100, body_timeout=0.2) as site, Raw(site.port) as raw:

@@ -15,7 +15,7 @@ from relay_tornado.delivery.filter_time import FilterTime
 from relay_tornado.ids import hash_secret
 from relay_tornado.model import Token
 from tests.handlers.edge import BUCKET
-from tests.handlers.raw import Raw, request
+from tests.handlers.raw import HEALTH, Raw, bearer, request
 from tests.handlers.streams import here
 from tests.waiting import until
 
@@ -175,6 +175,36 @@ async def test_who_has_no_token_gets_nothing() -> None:
         plain = await site.token([BUCKET.id], api_access=False)
         async with site.source(secret=plain) as source:
             await source.hear("subscribed")
+
+
+@pytest.mark.parametrize(
+    ("query", "status"),
+    [
+        ("bucket=orders&since=earliest", 200),
+        ("bucket=nope", 404),
+        ("since=yesterday", 400),
+        ("bucket=orders&since=aaaaaaaaaaaa-1&on_gap=fail", 410),
+    ],
+)
+@pytest.mark.gen_test
+async def test_head_is_answered_as_get_would_be(query: str, status: int) -> None:
+    """With the same head, no stream, and a connection that goes on."""
+    async with here() as site, Raw(site.edge.port) as raw:
+        await site.append(1)
+        path = f"/v1/stream?{query}".encode()
+        async with site.source(query) as source:
+            assert source.status == status
+            of_get = source.headers
+        for credentials, expected in ((b"", 401), (bearer(site.secret), status)):
+            reply = await raw.ask(request(path, b"", credentials, b"HEAD"), head=True)
+            assert reply.status == expected
+        of_head = {name.lower(): value for name, value in reply.headers}
+        for changing in ("request-id", "date", "connection", "transfer-encoding"):
+            of_get.pop(changing, None)
+            of_head.pop(changing, None)
+        assert of_head == of_get
+        await until(lambda: not site.edge.site.clients.count)
+        assert (await raw.ask(HEALTH)).status == 200
 
 
 @pytest.mark.parametrize(
