@@ -29,6 +29,10 @@ _PLACES = 4096
 _LONGEST_PLACE = 256
 """The number of targets, of at most so many bytes, whose places are kept."""
 
+_PREFIX = re.compile(rb"/+v1/+webhooks/+")
+_WITH_STRAY = re.compile(rb"([^#%]*)(?:(?:#|%23).*|(?:%(?:09|0[ad]|20))++)", re.IGNORECASE | re.DOTALL)
+"""An id with a fragment, which is no part of a request, or with encoded blanks and line ends: what senders append whose
+URL was copied with more than it has."""
 _ORIGIN = re.compile(rb"https?://([^/?#]*)", re.IGNORECASE)
 _BLANKS = b" \t\r"
 _log = structlog.get_logger(__name__)
@@ -46,14 +50,16 @@ def origin_form(target: bytes) -> bytes:
 
 
 def split_target(target: bytes) -> tuple[str, bytes, bytes] | None:
-    """Input id, path (with its slash, or empty) and query of an ingest URL's target; None if it is no such URL."""
-    if not target.startswith(WEBHOOKS_PREFIX):
-        target = origin_form(target)
-        if not target.startswith(WEBHOOKS_PREFIX):
-            return None
-    rest, _, query = target[len(WEBHOOKS_PREFIX) :].partition(b"?")
+    """Input id, path (with its slash, or empty) and query of an ingest URL's target; None if it is no such URL. Before
+    the id, each slash may be several."""
+    target = origin_form(target)
+    match = _PREFIX.match(target)
+    if match is None:
+        return None
+    rest, _, query = target[match.end() :].partition(b"?")
     input_id, slash, path = rest.partition(b"/")
-    return input_id.decode("latin-1"), slash + path, query
+    stray = _WITH_STRAY.fullmatch(input_id)
+    return (stray[1] if stray else input_id).decode("latin-1"), slash + path, query
 
 
 def _authority(target: bytes, host: str) -> str:

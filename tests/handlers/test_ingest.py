@@ -42,6 +42,17 @@ async def test_every_method(folder: Path | None, method: str) -> None:
 
 
 @pytest.mark.gen_test
+async def test_urls_with_stray_characters(folder: Path | None) -> None:
+    """Slashes too many, and what was copied along with a URL, do not keep a webhook out."""
+    async with edge(folder) as site, Raw(site.port) as raw:
+        slashes = (b"/" + URL, URL.replace(b"webhooks/", b"webhooks//"))
+        for target in (*slashes, URL + b"#orders", URL + b"%0A", URL + b"?"):
+            assert (await raw.ask(request(target, b"x"))).status == 200
+        assert (await raw.ask(request(b"/" + URL + b"x", b"x"))).status == 404
+        assert {(event.path, event.query) for event in await site.events()} == {(b"", b"")}
+
+
+@pytest.mark.gen_test
 async def test_head(folder: Path | None) -> None:
     """HEAD is a webhook, too; its answer has the length of the body that it leaves out, and the connection goes on."""
     async with edge(folder) as site, Raw(site.port) as raw:
