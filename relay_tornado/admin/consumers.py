@@ -260,7 +260,7 @@ class ConsumerAdministration:
             await self._committed(ledger)
         if key.kind == "output" and dead.attempts and not out:
             await self._record(key, seq, dead)
-        return dead_document(DeadLetter(key, seq, dead.attempts, dead.since, dead.at, dead.reason), bounds)
+        return dead_document(DeadLetter(key, seq, dead.attempts, dead.since, dead.at, dead.reason), bucket, bounds)
 
     async def _record(self, key: Key, seq: int, dead: Dead) -> None:
         """Has the log say that an output's event failed: its last try said that there is another."""
@@ -288,7 +288,7 @@ class ConsumerAdministration:
             if page or not found:
                 break
             most *= 2
-        document: Document = {"data": [dead_document(letter, bounds) for letter in page]}
+        document: Document = {"data": [dead_document(letter, bucket, bounds) for letter in page]}
         if len(page) < len(found):
             document["next_cursor"] = position_id(bounds, page[-1].seq)
         return document

@@ -58,6 +58,7 @@ def consumer_document(standing: Standing, bucket: Bucket, bounds: Bounds) -> Doc
         "bucket_name": bucket.name,
         "kind": key.kind,
         "name": key.name,
+        "output_name": _output_name(bucket, key),
         "ack": "forward" if key.kind == "output" else "explicit" if acked else "receipt",
         "floor": position_id(bounds, standing.floor),
         "head": position_id(bounds, bounds.head),
@@ -95,15 +96,23 @@ def _circuit_document(circuit: float | None) -> Document | None:
     return {"next_at": circuit if isfinite(circuit) else None}
 
 
-def dead_document(letter: DeadLetter, bounds: Bounds) -> Document:
-    """The JSON form of a dead letter."""
+def dead_document(letter: DeadLetter, bucket: Bucket, bounds: Bounds) -> Document:
+    """The JSON form of a dead letter of a consumer of this bucket."""
     return {
         "id": position_id(bounds, letter.seq),
         "seq": letter.seq,
         "kind": letter.key.kind,
         "consumer": letter.key.name,
+        "output_name": _output_name(bucket, letter.key),
         "attempts": letter.attempts,
         "since": letter.since,
         "at": letter.at,
         "reason": letter.reason,
     }
+
+
+def _output_name(bucket: Bucket, key: Key) -> str | None:
+    """The name of the output whose consumer this is; None for any other consumer, and for an output that is gone."""
+    if key.kind != "output":
+        return None
+    return next((each.name for each in bucket.outputs if str(each.n) == key.name), None)

@@ -51,7 +51,7 @@ def list_(bucket: str | None, data: Path, as_json: bool) -> None:
     rows = (
         {
             "BUCKET": each["bucket_name"],
-            "CONSUMER": _reference(each),
+            "CONSUMER": _named_words(each["kind"], each["name"], each),
             "ACKS": each["ack"],
             "POSITION": each["floor"],
             "PENDING": str(each["pending"]),
@@ -79,7 +79,7 @@ def show(bucket: str, consumer: str, data: Path, as_json: bool) -> None:
         print_json(found)
         return
     rows = [
-        ("consumer", _reference(found)),
+        ("consumer", _named_words(found["kind"], found["name"], found)),
         ("bucket", found["bucket_name"]),
         ("acks", found["ack"]),
         ("position", f"{found['floor']}, of {found['head']}"),
@@ -158,7 +158,7 @@ def dead(bucket: str, consumer: str | None, limit: int, cursor: str | None, data
     rows = (
         {
             "EVENT": each["id"],
-            "CONSUMER": reference_of(each["kind"], each["consumer"]),
+            "CONSUMER": _named_words(each["kind"], each["consumer"], each),
             "TRIES": str(each["attempts"]),
             "FIRST": when(each["since"]),
             "GIVEN UP": when(each["at"]),
@@ -224,6 +224,12 @@ def forget(
 
 def _reference(found: Document) -> str:
     return reference_of(found["kind"], found["name"])
+
+
+def _named_words(kind: str, name: str, found: Document) -> str:
+    """`billing`, or `output:1 (shop)`. A relay of an older version does not name the output."""
+    output = found.get("output_name")
+    return reference_of(kind, name) + ("" if output is None else f" ({output})")
 
 
 def _wanted(ids: Sequence[str], everything: bool) -> list[str] | None:

@@ -30,6 +30,7 @@ async def test_dead_letters_are_listed_given_again_and_forgotten(world: World) -
         "seq": 1,
         "kind": "client",
         "consumer": "one",
+        "output_name": None,
         "attempts": 1,
         "since": 1020.0,
         "at": 1020.0,

@@ -39,6 +39,7 @@ async def test_show_tells_where_it_is(world: World) -> None:
             "bucket_name": "orders",
             "kind": "client",
             "name": "w",
+            "output_name": None,
             "ack": "explicit",
             "floor": world.id(3),
             "head": world.id(10),

@@ -154,6 +154,36 @@ def test_the_event_that_is_refused_is_named_and_skipped(relay: Runner, way: str)
         assert relay.json("consumer", "show", "orders", "billing", **variables)["oldest"] is None
 
 
+@WAYS
+def test_an_output_is_shown_by_number_and_name(relay: Runner, way: str) -> None:
+    """In a list, alone, and where it gave an event up; as JSON beside its number."""
+    made = relay.json("bucket", "create", "orders")
+    options = ("--name", "My shop", "--destination", "http://127.0.0.1:9/", "--public", "--retries", "-1")
+    relay("output", "create", "orders", *options)
+
+    def prepare(server: Server) -> None:
+        server.send(made["inputs"][0]["id"], b"body")
+
+        async def given_up() -> None:
+            administration = server.relay.administration
+            bucket = administration.find_bucket("orders")
+            async with asyncio.timeout(60):
+                while not (await administration.consumers.dead(bucket, None))["data"]:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+
+        server.ask(given_up())
+
+    with reaching(relay.data, way, prepare) as variables:
+        (found,) = relay.json("consumer", "list", **variables)
+        assert (found["kind"], found["name"], found["output_name"]) == ("output", "1", "My shop")
+        assert "  output:1 (My shop)  " in relay("consumer", "list", **variables).stdout
+        shown = relay("consumer", "show", "orders", "output:My shop", **variables).stdout
+        assert shown.startswith("consumer     output:1 (My shop)\n")
+        (letter,) = relay.json("consumer", "dead", "orders", **variables)["data"]
+        assert (letter["consumer"], letter["output_name"]) == ("1", "My shop")
+        assert "  output:1 (My shop)  " in relay("consumer", "dead", "orders", **variables).stdout
+
+
 def test_what_cannot_be_delivered_again_is_told(relay: Runner) -> None:
     """Dead letters whose events retention removed, apart from those that are."""
     made = relay.json("bucket", "create", "orders")

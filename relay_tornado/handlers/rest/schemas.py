@@ -307,6 +307,7 @@ class ConsumerAnswer(Schema):
         validate=validate.OneOf(["client", "token", "output"]),
     )
     name = text("The name that the client gave it, the token's key, or the output's number.")
+    output_name = text("The output's name; null for a client's or token's consumer.", allow_none=True)
     ack = text(
         "What moves it: acks (`explicit`), receipts (`receipt`), or the relay's forwarding (`forward`).",
         validate=validate.OneOf(["explicit", "receipt", "forward"]),
@@ -352,6 +353,7 @@ class DeadLetterAnswer(Schema):
     seq = integer("The event's place in the bucket's log.")
     kind = text("The kind of its consumer: `client`, `token` or `output`.")
     consumer = text("The consumer's name.")
+    output_name = text("The output's name; null for a client's or token's consumer.", allow_none=True)
     attempts = integer("How often the event was tried.")
     since = decimal("The unix time of the first try.")
     at = decimal("The unix time at which the consumer gave the event up.")
