@@ -59,6 +59,20 @@ def create_free(path: Path, why: str) -> tuple[Path, int]:
             return kept, create(kept)
 
 
+def move_aside(path: Path, why: str) -> Path:
+    """Renames a file to a `free_name`, and returns that. A file that another program creates there at this moment
+    stays. Raises OSError."""
+    kept, descriptor = create_free(path, why)
+    os.close(descriptor)
+    try:
+        path.rename(kept)  # over the empty file just created, which holds the name
+    except BaseException:
+        with contextlib.suppress(OSError):
+            kept.unlink()
+        raise
+    return kept
+
+
 def remove(path: Path) -> None:
     """Removes the file, if it exists, and the files beside it. Raises OSError."""
     for end in ENDS:

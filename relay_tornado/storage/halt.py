@@ -58,8 +58,9 @@ class Halt:
 
     async def run(self, work: Callable[[], T], drop: Callable[[T], object] = lambda _: None) -> T:
         """Does the work on a thread of its own, and returns or raises what it does; OSError if no thread can be
-        started, or it can't tell its end for lack of memory. A cancelled caller waits until the work has ended, so that
-        nothing is still done when the lock is released; `drop` gets the result that it has all the same."""
+        started, or it can't tell its end for lack of memory. A cancelled caller waits until the work has ended, also if
+        it is cancelled again, so that nothing is still done when the lock is released; `drop` gets the result that it
+        has all the same."""
         thread = _Thread(work)
         try:
             running = run_in_thread(thread)
@@ -69,8 +70,12 @@ class Halt:
             await self._ended(running, thread, _LOOK)
         except asyncio.CancelledError:
             self.set()
-            with suppress(OSError):
-                await self._ended(running, thread, _AGAIN)
+            ended = False
+            while not ended:
+                with suppress(asyncio.CancelledError):
+                    with suppress(OSError):
+                        await self._ended(running, thread, _AGAIN)
+                    ended = True
             if running.done() and running.exception() is None:
                 drop(running.result())
             raise

@@ -150,8 +150,7 @@ async def put_aside(path: Path, halt: Halt) -> None:
             )
         with _alone(path) as descriptor:
             if descriptor is None:
-                kept = database_files.free_name(wal, "older")
-                wal.rename(kept)
+                kept = database_files.move_aside(wal, "older")
                 database_files.sync(wal.parent)
                 _log.warning(
                     "older_wal_put_aside",

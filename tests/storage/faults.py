@@ -11,6 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from relay_tornado.storage import database_files
 from relay_tornado.storage.database import Database
 
 
@@ -97,3 +100,19 @@ async def crash(database: Database) -> None:
     await database.close()
     shutil.rmtree(data)
     left.rename(data)
+
+
+def take_the_first_name(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Has another program create a file with the first `free_name`, at the moment when it is chosen. Returns the list
+    that will hold its path."""
+    free_name, others = database_files.free_name, []
+
+    def taken(path: Path, why: str) -> Path:
+        name = free_name(path, why)
+        if not others:
+            others.append(name)
+            name.write_bytes(b"another's")
+        return name
+
+    monkeypatch.setattr(database_files, "free_name", taken)
+    return others

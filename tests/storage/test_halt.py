@@ -19,7 +19,7 @@ from relay_tornado.storage import database_files, halt, start
 from relay_tornado.storage.database import Database
 from relay_tornado.storage.halt import Halt, Halted
 from relay_tornado.storage.witness import Loss
-from tests.storage.faults import crash
+from tests.storage.faults import crash, take_the_first_name
 from tests.storage.jobs import names, put
 from tests.storage.witnesses import lead
 from tests.waiting import until
@@ -78,10 +78,12 @@ async def begin_again(settings: Settings) -> None:
 
 @storage_test
 @pytest.mark.parametrize("name", ["check", "examine"])
+@pytest.mark.parametrize("stops", [1, 3])
 async def test_a_stop_waits_for_the_check_that_runs(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, name: str
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, name: str, stops: int
 ) -> None:
-    """The event loop runs meanwhile. The stop waits for the check's end, and takes what it opened with it."""
+    """The event loop runs meanwhile. The stop waits for the check's end, and takes what it opened with it. Further stops
+    do, too: each Ctrl-C of a command is one."""
     await lose(settings)
     reached, go_on = threading.Event(), threading.Event()
     real = getattr(start, name)
@@ -95,8 +97,9 @@ async def test_a_stop_waits_for_the_check_that_runs(
     starting = asyncio.create_task(Database.open(settings))
     await until(reached.is_set)
     assert held(settings)
-    starting.cancel()
-    await asyncio.sleep(0.05)
+    for _ in range(stops):
+        starting.cancel()
+        await asyncio.sleep(0.05)
     assert not starting.done(), "its lock would be released before the end of the check"
     go_on.set()
     with pytest.raises(asyncio.CancelledError):
@@ -208,16 +211,7 @@ async def test_what_another_program_makes_under_the_name_of_the_copy_stays(
 ) -> None:
     """It stays as it is, and the copy gets another name."""
     await lose(settings)
-    free_name, others = database_files.free_name, []
-
-    def taken(path: Path, why: str) -> Path:
-        name = free_name(path, why)
-        if not others:
-            others.append(name)
-            name.write_bytes(b"another's")
-        return name
-
-    monkeypatch.setattr(database_files, "free_name", taken)
+    others = take_the_first_name(monkeypatch)
     wal = (settings.data / "relay.db-wal").read_bytes()
     await begin_again(settings)
     copies = {path: path.read_bytes() for path in settings.data.glob("*.lost-*")}

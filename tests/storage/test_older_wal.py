@@ -19,12 +19,12 @@ from structlog.testing import capture_logs
 
 from relay_tornado.errors import StartupError
 from relay_tornado.settings import Settings
-from relay_tornado.storage import older_wal
+from relay_tornado.storage import database_files, older_wal
 from relay_tornado.storage.database import Database
 from relay_tornado.storage.database_files import beside, wal_of
 from relay_tornado.storage.wal_check import in_file
 from relay_tornado.storage.witness import SECTOR, Stamp, Witness, peek, peek_copied
-from tests.storage.faults import crash, error
+from tests.storage.faults import crash, error, take_the_first_name
 from tests.storage.jobs import commits, put
 from tests.storage.older_wals import aside, contents, passive, put_back, write_generation
 from tests.waiting import until
@@ -179,6 +179,26 @@ async def leave_an_older_wal(settings: Settings, tmp_path: Path) -> Path:
     await database.close()
     put_back(settings, old)
     return database.path
+
+
+@storage_test
+async def test_what_another_program_makes_under_the_new_name_stays(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stays as it is, and the WAL gets another name."""
+    path = await leave_an_older_wal(settings, tmp_path)
+    wal, others = wal_of(path).read_bytes(), take_the_first_name(monkeypatch)
+    assert await contents(settings) == ["a", "b"]
+    found = {each: each.read_bytes() for each in aside(settings)}
+    assert found.pop(others[0]) == b"another's"
+    assert list(found.values()) == [wal]
+
+
+def test_a_file_that_cannot_be_renamed_leaves_no_name_behind(tmp_path: Path) -> None:
+    """The name that was taken for it is free again."""
+    with pytest.raises(FileNotFoundError):
+        database_files.move_aside(tmp_path / "relay.db-wal", "older")
+    assert list(tmp_path.iterdir()) == []
 
 
 @storage_test
