@@ -11,21 +11,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from relay_tornado import counters as counted
 from relay_tornado.counters import Backups, ConsumerLevel, Counters, Levels
 from relay_tornado.metrics import BUCKETS_NAMED, CONSUMERS_NAMED, OTHER_BUCKETS, Metrics, bounded
+from tests.levels import FULL
 from tests.needs import needs
-
-FULL = Levels(
-    lag={"orders": 12, "billing": 3},
-    consumers=(ConsumerLevel("orders", "worker", 7, 61.5, 2),),
-    database=1,
-    wal=2,
-    space_free=3,
-    space_reserve=4,
-    space_seconds_left=6.0,
-    certificate_expires=5.0,
-    certificate_ok=True,
-    backups=Backups(interval=3600.0, last_success=1.0, last_size=2, last_seconds=3.0, last_ok=True),
-)
-"""Every level known."""
 
 
 def scrape(

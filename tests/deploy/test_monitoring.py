@@ -15,8 +15,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from relay_tornado.counters import Counters
 from relay_tornado.metrics import Metrics
+from tests.levels import FULL
 from tests.needs import needs
-from tests.test_metrics import FULL
 
 ROOT = Path(__file__).parent.parent.parent
 PROMETHEUS = ROOT / "deploy" / "prometheus"

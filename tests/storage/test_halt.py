@@ -82,8 +82,8 @@ async def begin_again(settings: Settings) -> None:
 async def test_a_stop_waits_for_the_check_that_runs(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, name: str, stops: int
 ) -> None:
-    """The event loop runs meanwhile. The stop waits for the check's end, and takes what it opened with it. Further stops
-    do, too: each Ctrl-C of a command is one."""
+    """The event loop runs meanwhile. The stop waits for the check's end, and takes what it opened with it. So do others
+    behind it: each Ctrl-C of a command is one."""
     await lose(settings)
     reached, go_on = threading.Event(), threading.Event()
     real = getattr(start, name)

@@ -23,6 +23,9 @@ from playwright.sync_api import (
 
 from tests.acceptance.relay import Relay, wait_for
 
+NO_PART = "/ui/there-is-no-such-part"
+"""A place at which the frame alone is loaded."""
+
 CHROMIUM = "/usr/bin/chromium"
 _SHELL = Path("/usr/lib/chromium/chromium-headless-shell")
 TIMEOUT = 60_000.0
@@ -180,3 +183,24 @@ def sign_in(page: Page, relay: Relay, secret: str, path: str = "/ui/") -> Respon
     """The same, and opens the page there."""
     begin_session(page, relay, secret)
     return page.goto(path)
+
+
+def signed(page: Page) -> None:
+    expect(page.get_by_role("button", name="Sign out")).to_be_visible()
+
+
+def signed_out(page: Page) -> None:
+    expect(page.get_by_role("heading", name="Sign in to this relay")).to_be_visible()
+
+
+def ask(page: Page, method: str, path: str, body: Any = None) -> Any:
+    """Asks the relay with the page's session."""
+    origin = {"Origin": page.url.split("/ui")[0]}
+    answer = page.request.fetch(path, method=method, data=body, headers=origin)
+    assert answer.ok, answer.text()
+    return answer.json()
+
+
+def make(page: Page, name: str, **options: Any) -> Any:
+    """Makes a bucket with the page's session."""
+    return ask(page, "POST", "/v1/buckets", {"name": name, **options})

@@ -10,20 +10,8 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from tests.acceptance.relay import TIMEOUT, Relay
-from tests.ui.browser import Watch, sign_in
+from tests.ui.browser import Watch, ask, make, sign_in
 from tests.ui.sending import Sender
-
-
-def ask(page: Page, method: str, path: str, body: Any = None) -> Any:
-    """Asks the relay with the page's session."""
-    origin = {"Origin": page.url.split("/ui")[0]}
-    answer = page.request.fetch(path, method=method, data=body, headers=origin)
-    assert answer.ok, answer.text()
-    return answer.json()
-
-
-def make(page: Page, name: str, **options: Any) -> Any:
-    return ask(page, "POST", "/v1/buckets", {"name": name, **options})
 
 
 def row(page: Page, name: str) -> Locator:

@@ -11,7 +11,7 @@ from pathlib import Path
 from playwright.sync_api import Page, expect
 
 from tests.acceptance.relay import TIMEOUT, Relay
-from tests.ui.test_buckets import make
+from tests.ui.browser import make
 
 
 def test_a_key_is_spoken_of_where_the_code_has_one(signed_in: Page) -> None:

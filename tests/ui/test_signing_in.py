@@ -13,18 +13,7 @@ from pathlib import Path
 from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.acceptance.relay import Relay
-from tests.ui.browser import Watch, keeping_nothing, sign_in, watched, watched_in
-
-NO_PART = "/ui/there-is-no-such-part"
-"""A place at which the frame alone is loaded."""
-
-
-def signed_out(page: Page) -> None:
-    expect(page.get_by_role("heading", name="Sign in to this relay")).to_be_visible()
-
-
-def signed(page: Page) -> None:
-    expect(page.get_by_role("button", name="Sign out")).to_be_visible()
+from tests.ui.browser import NO_PART, Watch, keeping_nothing, sign_in, signed, signed_out, watched, watched_in
 
 
 def names(page: Page) -> list[str]:

@@ -8,9 +8,8 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.acceptance.relay import Relay
-from tests.ui.browser import Watch, sign_in
+from tests.ui.browser import NO_PART, Watch, sign_in, signed, signed_out
 from tests.ui.sending import Sender, live, rows
-from tests.ui.test_signing_in import NO_PART, signed, signed_out
 
 API = "import(document.querySelector('script[type=module]').src.replace('app.js', 'api.js'))"
 

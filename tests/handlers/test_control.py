@@ -21,6 +21,9 @@ from relay_tornado.errors import NotWritable
 from relay_tornado.handlers import control
 from relay_tornado.handlers.control import ControlServer
 from tests.admin.world import OpenWorld, World
+from tests.admin.worlds import open_memory as open_memory
+from tests.admin.worlds import open_world as open_world
+from tests.admin.worlds import world as world
 from tests.failing import once
 from tests.needs import needs_root
 from tests.waiting import until
