@@ -158,10 +158,10 @@ class Remote:
         return self.request("POST", *self._path("output", output, bucket), "replay", body=wanted)
 
     def logs_list(self, **wanted: Any) -> Any:
-        return self.request("GET", "logs", query=_named(wanted))
+        return self.request("GET", "logs", query=_in_whole(_named(wanted)))
 
     def logs_search(self, **wanted: Any) -> Any:
-        return self.request("GET", "search", query=_named(wanted))
+        return self.request("GET", "search", query=_in_whole(_named(wanted)))
 
     def logs_show(self, id: str) -> Any:
         return self.request("GET", "logs", id)
@@ -272,11 +272,14 @@ def _made(token: Document) -> Document:
 
 
 def _named(arguments: Document) -> Document:
-    """The arguments with REST's names, and times in whole seconds."""
+    """The arguments with REST's names."""
     names = {"since": "from", "until": "to", "text": "q"}
-    return {
-        names.get(name, name): int(value) if isinstance(value, float) else value for name, value in arguments.items()
-    }
+    return {names.get(name, name): value for name, value in arguments.items()}
+
+
+def _in_whole(query: Document) -> Document:
+    """A query with times in whole seconds: relays before 0.5.25 refuse others."""
+    return {name: int(value) if isinstance(value, float) else value for name, value in query.items()}
 
 
 def _in_parts(ids: Sequence[str] | None, request: Callable[[Sequence[str] | None], Document]) -> Document:

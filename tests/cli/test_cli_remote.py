@@ -240,3 +240,16 @@ def test_a_url_with_more_than_a_place(relay: Runner, command: str) -> None:
     for url in ("http://user:password@127.0.0.1:1", "http://127.0.0.1:1?token=x"):
         said = relay.misused("--url", url, "--secret", "x", *command.split())
         assert "--url: the relay's URL has no user, password, query or fragment" in said
+
+
+def test_times_keep_their_fraction_where_every_relay_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a body; relays before 0.5.25 take none in a query."""
+    asked: list[Any] = []
+    monkeypatch.setattr(Remote, "request", lambda self, *path, **given: asked.append(given))
+    remote = Remote("http://127.0.0.1:9", "secret")
+    remote.logs_resend_range("orders", since=1.25, until=2.5, first=3)
+    remote.logs_list(bucket="orders", since=1.25, until=2.5)
+    assert asked == [
+        {"body": {"from": 1.25, "to": 2.5, "first": 3}},
+        {"query": {"bucket": "orders", "from": 1, "to": 2}},
+    ]

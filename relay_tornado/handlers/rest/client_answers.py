@@ -8,6 +8,7 @@ import json
 import math
 import re
 import time
+from array import array
 from typing import Any, Final
 
 from marshmallow import Schema, ValidationError, fields, validate
@@ -61,7 +62,7 @@ class _Status(fields.String):
 
 
 class _Bytes(fields.String):
-    """A body: base64, or as it is; or a list of the numbers of its bytes."""
+    """A body: base64, or as it is; or a list of the numbers of its bytes, which in Java are -128 to 127."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(allow_none=True, error_messages={"invalid": "must be a string."}, **kwargs)
@@ -72,7 +73,8 @@ class _Bytes(fields.String):
             try:
                 # Some clients have only one kind of number; to JSON Schema, too, 5.0 is an integer.
                 if set(map(type, value)) <= {int, float} and (whole := list(map(int, value))) == value:
-                    return base64.b64encode(bytes(whole)).decode()
+                    signed = min(whole, default=0) < 0
+                    return base64.b64encode(array("b", whole) if signed else bytes(whole)).decode()
             except (ValueError, OverflowError):
                 pass
             raise ValidationError("must be a string, or a list of bytes.")

@@ -16,6 +16,7 @@ MAX_AGE = int(36_500 * DAY)
 _DATE_AND_TIME = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}([Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2}))?"
 )
+_DECIMAL = re.compile(r"[0-9]{1,19}\.[0-9]{1,19}")
 _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
 _PART = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)(h|ms|m|s|us|µs|ns)")
 _DURATION = re.compile(f"(?:{_PART.pattern})+")
@@ -38,20 +39,22 @@ class QueryNumber(fields.Integer):
 
 
 class QueryTime(QueryNumber):
-    """A unix time in a query; some clients write it as RFC 3339 has it (`2026-01-31T12:00:00Z`), or as a date, which is
-    its first moment in UTC."""
+    """A unix time in a query, perhaps with a fraction; some clients write it as RFC 3339 has it
+    (`2026-01-31T12:00:00Z`), or as a date, which is its first moment in UTC."""
 
     def __init__(self, about: str, **kwargs: Any) -> None:
         said = f"must be a unix time from 0 to {MAX_TIME}, or one like 2026-01-31T12:00:00Z or 2026-01-31."
         super().__init__(about, MAX_TIME, said=said, **kwargs)
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> int:
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> float:  # type: ignore[override]
+        if _DECIMAL.fullmatch(value):
+            return float(value)
         # A plus that was not escaped is a blank.
         if not _DATE_AND_TIME.fullmatch(value := value.replace(" ", "+")):
             return super()._deserialize(value, attr, data, **kwargs)
         try:
             time = datetime.fromisoformat(value.upper())  # which reads no small z
-            return max(math.ceil((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()), 0)
+            return max((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp(), 0)
         except (ValueError, OverflowError):
             raise ValidationError(self._said) from None
 

@@ -100,6 +100,7 @@ FORMS: list[tuple[str, dict[str, Any], tuple[str, int, bytes, dict[str, list[str
         (f"a body as {how}", {"status_code": 200, "response_body": given}, ("sent", 200, body, {}))
         for how, given, body in (
             ("a list of bytes", [104, 105], b"hi"),
+            ("a list of bytes from Java", [104, -61, -87.0], "h\xe9".encode()),
             ("a list of none", [], b""),
             ("base64 in lines", base64.encodebytes(bytes(256)).decode(), bytes(256)),
             ("base64 in one line", "aGVsbG8=\r\n", b"hello"),
@@ -170,6 +171,8 @@ async def test_an_answer_that_does_not_fit(here: World) -> None:
         ({"status_code": 200, "response_body": [True]}, "response_body"),
         ({"status_code": 200, "response_body": [0, 255, 256]}, "response_body"),
         ({"status_code": 200, "response_body": [-1, 2**70]}, "response_body"),
+        ({"status_code": 200, "response_body": [-1, 128]}, "response_body"),
+        ({"status_code": 200, "response_body": [-129]}, "response_body"),
         ({"status_code": 200, "response_body": [0.5]}, "response_body"),
         ({"status_code": 200, "response_body": [1e300]}, "response_body"),
     ):
