@@ -109,14 +109,15 @@ class Database:
             database = cls(path, lock, overwrite, witness, space, writer, verdict.loss)
             opened.pop_all()
             opened.push_async_callback(database.close)
+            # Before a copy: SQLite copies the WAL, unchecked, as the last connection is closed if that may write.
+            for _ in range(_READERS):
+                database._readers.append(await Connection.reader(path, factory))
+                database._reading.append(0)
             uncopied = overwrite.index.uncopied() or 0
             if uncopied > _LONG_WAL:
                 steps.begin(f"copying {uncopied // MIB} MiB of the write-ahead log into relay.db")
                 await writer.copy()
                 steps.begin("opening relay.db")
-            for _ in range(_READERS):
-                database._readers.append(await Connection.reader(path, factory))
-                database._reading.append(0)
             database._syncing = asyncio.get_running_loop().create_task(database._sync_witness(), name="relay-witness")
         except (sqlite3.Error, OSError) as error:
             await opened.aclose()
@@ -201,8 +202,10 @@ class Database:
     @property
     def squeezed(self) -> bool:
         """Whether space is low and much of the reserve is in a WAL that can't be emptied, because another connection
-        reads the file or it can't be written. Deleting then only makes the WAL longer, and frees nothing."""
-        return self._writer.held_back and self._space.low() and self._space.wal > self._space.least // _PART
+        reads the file or it can't be written. Deleting then only makes the WAL longer, and frees nothing. If the WAL is
+        longer than what is free, another program has taken from the reserve, and the rest is for urgent writes."""
+        space = self._space
+        return self._writer.held_back and space.low() and space.wal > min(space.least // _PART, space.free)
 
     @property
     def checkpoint_failure(self) -> str:

@@ -75,6 +75,8 @@ class Maintenance:
                 rate = (self._database.commits - commits) / (now - before) if now > before else 0.0
                 if self._database.space.low():
                     await self._make_room()
+                elif self._database.checkpoint_failure:  # there may be room now; the next checkpoint may be far away
+                    await self._emptied()
                 elif rate <= QUIET and self._is_much(free, size):
                     await self._vacuum(free, size)
                 self._problem = ""

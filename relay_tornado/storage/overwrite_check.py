@@ -26,7 +26,7 @@ from pathlib import Path
 from relay_tornado.storage.database_files import wal_of
 from relay_tornado.storage.page_sample import PageSample
 from relay_tornado.storage.wal_check import in_file, stamp_in
-from relay_tornado.storage.wal_index import FRAME_HEAD, HEAD, WalIndex
+from relay_tornado.storage.wal_index import FRAME_HEAD, HEAD, Frames, WalIndex
 from relay_tornado.storage.witness import Stamp
 
 _FIRST = 20
@@ -123,15 +123,14 @@ class OverwriteCheck:
             index = self.index.read()
             with wal_of(self._path).open("rb") as file:
                 size, head = os.fstat(file.fileno()).st_size, file.read(_WAL_HEADER.size)
-                lacks = index is not None and self._lacks_a_frame(file.fileno(), *index)
+                lacks = index is not None and self._lacks_a_frame(file.fileno(), index)
             if index is None or index != self.index.read():
                 return False  # another program is writing
-            frames, salts = index
-            return size < self._end(frames) or _WAL_HEADER.unpack(head) != (salts,) or lacks
+            return size < self._end(index.number) or _WAL_HEADER.unpack(head) != (index.salts,) or lacks
         except Exception:  # a missing WAL is noticed by `location_check`
             return False
 
-    def _lacks_a_frame(self, descriptor: int, frames: int, salts: bytes) -> bool:
+    def _lacks_a_frame(self, descriptor: int, frames: Frames) -> bool:
         """Whether there is a hole in the WAL, and not the header of the frame that should begin or end in it. Some file
         systems store zeros within a page as a hole."""
         try:
@@ -139,8 +138,11 @@ class OverwriteCheck:
         except OSError:
             return False  # the file system does not know
         within = max(hole - HEAD, 0) // (FRAME_HEAD + self._page)  # the hole may begin behind this frame's header
-        heads = (os.pread(descriptor, FRAME_HEAD, self._end(frame)) for frame in range(within, min(within + 2, frames)))
-        return any(head[_SALTS] != salts for head in heads)
+        heads = (
+            os.pread(descriptor, FRAME_HEAD, self._end(frame))
+            for frame in range(within, min(within + 2, frames.number))
+        )
+        return any(head[_SALTS] != frames.salts for head in heads)
 
     def _end(self, frames: int) -> int:
         """Where the WAL ends with so many frames, and the next one begins."""

@@ -5,6 +5,8 @@ Invariants:
 - A commit counts once COMMIT has returned, the file is still where it was, and the witness is written. Nothing counts
   as committed if the file was moved away meanwhile; nor, from the next checkpoint or `look` on, if it was written over.
 - Nothing is copied into a file that was written over.
+- No checkpoint is begun that the disk has no room for: it would take the last bytes, with which something could still
+  be deleted. One that is completed gives the WAL's bytes back.
 
 All of it runs on the connection's thread, except `begin_at_once` and `fill`, which the event loop may call, too, while
 nothing runs there.
@@ -14,14 +16,18 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import structlog
 
+from relay_tornado.errors import NoSpace
+from relay_tornado.model import KIB
 from relay_tornado.storage.connection import BUSY_TIMEOUT
 from relay_tornado.storage.location_check import LocationCheck
 from relay_tornado.storage.overwrite_check import OverwriteCheck
 from relay_tornado.storage.piggyback import Ride
+from relay_tornado.storage.space import disk_of
 from relay_tornado.storage.witness import Stamp, Witness
 from relay_tornado.storage.work import COMMITTED, Misplaced, Result, Work, undo
 
@@ -33,6 +39,11 @@ _WRITTEN_OVER = (
     "{} was written over while the relay ran: stop the relay; docs/operations.md says how to go on, and what is lost"
 )
 
+_NO_ROOM = "the disk has no room for what the write-ahead log adds to relay.db: it is copied once there is room"
+
+_METADATA = 256 * KIB
+"""Bytes that a file system may need beside the content of a file that grows."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -41,6 +52,7 @@ class Transactions:
 
     def __init__(self, path: Path, overwrite: OverwriteCheck, witness: Witness, stamp: Stamp) -> None:
         self.stamp = stamp
+        self._path = path
         self._overwrite = overwrite
         self._location = LocationCheck(path)
         self._witness = witness
@@ -94,8 +106,10 @@ class Transactions:
     def copy(self, raw: sqlite3.Connection, mode: str, patience: int) -> tuple[int, int, int]:
         """Makes a checkpoint, which in a `mode` other than PASSIVE waits `patience` milliseconds for other connections.
         Returns whether one of them prevented it (1 or 0), the pages in the WAL, and how many of them are copied. Raises
-        sqlite3.Error, and Misplaced if the file was written over."""
+        sqlite3.Error, NoSpace if the disk has no room for what it adds to the file, and Misplaced if the file was
+        written over."""
         self._check_overwrite()  # without a checkpoint, what the witness notes still holds: see `older_wal`
+        self._check_room()
         if mode != "PASSIVE":
             self.copy(raw, "PASSIVE", 0)  # once the WAL is emptied, it says no longer which pages it had
             self._await_locks(raw, patience)
@@ -142,6 +156,12 @@ class Transactions:
     def _check_overwrite(self) -> None:
         self.look()
         self._refuse_overwritten()
+
+    def _check_room(self) -> None:
+        with suppress(OSError):  # the checkpoint will tell
+            grows = self._overwrite.index.length() - self._path.stat().st_size
+            if grows > 0 and disk_of(self._path).free < grows + _METADATA:
+                raise NoSpace(_NO_ROOM)
 
     def _refuse_overwritten(self) -> None:
         if over := self.written_over:

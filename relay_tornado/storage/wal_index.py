@@ -24,8 +24,9 @@ FRAME_HEAD = 24
 """Bytes before each page of the WAL."""
 
 # https://www.sqlite.org/walformat.html: the index begins with two copies of its header, in the machine's byte order.
-_HEADER = struct.Struct("=12x B x H I 12x 8s 8x")
-"""Whether the index is initialized, the page size, the number of frames in the WAL, and the WAL's salts."""
+_HEADER = struct.Struct("=12x B x H I I 8x 8s 8x")
+"""Whether the index is initialized, the page size, the number of frames in the WAL, the number of pages in the
+database, and the WAL's salts."""
 _COPIED = struct.Struct("=I")
 """What follows the two: the number of frames that are copied into the file."""
 _PAGES = struct.Struct("=136x 4062I")
@@ -36,10 +37,11 @@ https://www.sqlite.org/src/file/src/os_unix.c."""
 
 
 class Frames(NamedTuple):
-    """The `number` of frames in the WAL, and its salts."""
+    """The `number` of frames in the WAL, its salts, and how many pages the file has once they are copied into it."""
 
     number: int
     salts: bytes
+    whole: int
 
 
 class WalIndex:
@@ -66,8 +68,10 @@ class WalIndex:
         head = self._map[: 2 * _HEADER.size]
         if head[: _HEADER.size] != head[_HEADER.size :]:
             return None
-        made, page, frames, salts = _HEADER.unpack_from(head)
-        return Frames(frames, salts) if made and frames and page == self._page & 0xFFFF | self._page >> 16 else None
+        made, page, frames, whole, salts = _HEADER.unpack_from(head)
+        return (
+            Frames(frames, salts, whole) if made and frames and page == self._page & 0xFFFF | self._page >> 16 else None
+        )
 
     def uncopied(self) -> int | None:
         """Bytes of the WAL that a checkpoint has yet to copy into the file; None if that is unknown. Never raises."""
@@ -79,6 +83,11 @@ class WalIndex:
         except (OSError, ValueError):  # removed, or closed
             return None
         return (frames.number - copied) * (FRAME_HEAD + self._page)
+
+    def length(self) -> int:
+        """Bytes that the database has with its WAL, and the file once that is copied into it; 0 if that is unknown."""
+        frames = self.read()
+        return 0 if frames is None else frames.whole * self._page
 
     def pages(self, frames: Frames) -> set[int]:
         """The numbers of the pages in these frames; empty if they are too many for the first block."""

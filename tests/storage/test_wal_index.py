@@ -64,6 +64,22 @@ def test_what_a_checkpoint_has_yet_to_copy(tmp_path: Path) -> None:
     assert index.uncopied() is None
 
 
+def test_how_long_the_file_becomes(tmp_path: Path) -> None:
+    """As long as a checkpoint makes it, longer or shorter; unknown without frames."""
+    path = tmp_path / "x.db"
+    with closing(in_wal_mode(path)) as raw:
+        index = WalIndex(path, PAGE)
+        for sql in ("INSERT INTO t VALUES (zeroblob(30000))", "DELETE FROM t; VACUUM"):
+            raw.executescript(sql)
+            length = index.length()
+            assert length != path.stat().st_size
+            raw.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            assert length == index.length() == path.stat().st_size
+        raw.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        assert index.length() == 0
+    index.close()
+
+
 def test_which_pages_a_wal_has(tmp_path: Path) -> None:
     """Those of its frames, and after it began again none of before."""
     path = tmp_path / "x.db"
