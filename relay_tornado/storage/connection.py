@@ -40,6 +40,9 @@ BUSY_TIMEOUT = 5000
 
 _STATEMENTS = 256
 
+_INCREMENTAL = 2
+"""The number of this auto_vacuum."""
+
 sqlite3.register_adapter(bytes, bytes)
 """Without this, sqlite3 looks for an adapter for each value of bytes, which costs more than binding it."""
 
@@ -204,7 +207,8 @@ def _prepare_writer(raw: sqlite3.Connection) -> None:
     # auto_vacuum can be chosen only before the first table, and before WAL.
     raw.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT}")
     raw.execute("PRAGMA wal_autocheckpoint = 0")
-    raw.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    if raw.execute("PRAGMA auto_vacuum").fetchone() != (_INCREMENTAL,):  # it would write, which a full disk refuses
+        raw.execute("PRAGMA auto_vacuum = INCREMENTAL")
     mode = raw.execute("PRAGMA journal_mode = WAL").fetchone()[0]
     if mode != "wal":
         raise sqlite3.OperationalError(f"the file system does not support SQLite's WAL (journal_mode is {mode})")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import sys
@@ -11,10 +12,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, TypeVar
 
+from relay_tornado.model import MIB
 from relay_tornado.storage.connection import Connection
+from relay_tornado.storage.space import disk_of
 from relay_tornado.storage.start import secure
 
 T = TypeVar("T")
+
+_LEAST: Final = MIB
+"""Bytes that have to be free to open such a file. What is left of a full disk is for relay.db; and without room for the
+index of a WAL, the kernel may end the process (`wal_index`)."""
 
 _NICENESS: Final = 10
 """Niceness of the threads that write such files. Not more, since such a thread can be delayed while it holds the
@@ -23,7 +30,9 @@ GIL."""
 
 async def writer(path: Path, begin: Callable[[sqlite3.Connection], T]) -> tuple[Connection, T]:
     """A connection for writing, whose thread runs at a low priority, and what `begin` returned on it. Raises
-    sqlite3.Error and what `begin` raises."""
+    sqlite3.Error, OSError, also if the disk is full, and what `begin` raises."""
+    if disk_of(path.parent).free < _LEAST:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     secure(path)
     connection = await Connection.writer(path)
     try:

@@ -1,12 +1,13 @@
 """The index of a WAL (relay.db-shm): what is read from it, and how it is created on btrfs.
 
-SQLite maps the index into memory, and changes it also to read. If the file system writes each change to a new place and
-there is no space for it, the kernel ends the process that changes a mapped page (SIGBUS). So there the index is a file
-that is changed in place.
+SQLite maps the index into memory, and changes it also to read. If there is no space for a change, the kernel ends the
+process that changes a mapped page (SIGBUS). So all of the index has its place on the disk before it is used; and where
+the file system writes each change to a new place, the index is a file that is changed in place.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import mmap
 import os
@@ -49,13 +50,12 @@ class WalIndex:
     releases all locks that the process has on it."""
 
     def __init__(self, path: Path, page: int) -> None:
-        """Of the database at `path` with this page size, which has just been opened. Raises OSError."""
+        """Of the database at `path` with this page size, which has just been opened. Raises OSError, also if the disk
+        has no room for all of the index."""
         self._path = beside(path, "-shm")
         self._page = page
-        self._descriptor: int | None = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
-        if no_cow.has_flag(self._descriptor):
-            with suppress(OSError):
-                os.fsync(self._descriptor)  # from now on its pages have places in which they can be changed
+        self._descriptor: int | None = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+        _give_places(self._descriptor)
         # Mapped as SQLite does it: some network file systems read something else than what a mapping holds.
         self._map = mmap.mmap(self._descriptor, _PAGES.size, mmap.MAP_SHARED, mmap.PROT_READ)
 
@@ -100,6 +100,21 @@ class WalIndex:
             self._map.close()
             os.close(self._descriptor)
             self._descriptor = None
+
+
+def _give_places(descriptor: int) -> None:
+    """Has each page of the index have a place on the disk in which it can be changed. SQLite writes one byte of each,
+    which is not enough for a file system with smaller blocks. Raises OSError if there is no room."""
+    try:
+        if no_cow.has_flag(descriptor):
+            os.fsync(descriptor)
+        else:
+            os.posix_fallocate(descriptor, 0, os.fstat(descriptor).st_size)
+    except AttributeError:  # on macOS
+        pass
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise
 
 
 def create(path: Path) -> None:

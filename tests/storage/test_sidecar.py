@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import sys
 import threading
@@ -11,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from relay_tornado.model import MIB
 from relay_tornado.storage import sidecar
 from relay_tornado.storage.connection import Connection
+from relay_tornado.storage.space import Disk
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a thread has a niceness of its own on Linux only")
@@ -43,3 +46,16 @@ async def test_who_stops_waiting_leaves_no_thread(tmp_path: Path) -> None:
         with suppress(asyncio.CancelledError):
             connection, _ = await opening
             await connection.close()
+
+
+@pytest.mark.gen_test
+async def test_it_takes_nothing_of_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left of it is for relay.db; once there is room again the file is opened."""
+    path = tmp_path / "x.db"
+    with monkeypatch.context() as patch:
+        patch.setattr(sidecar, "disk_of", lambda _: Disk(64 * MIB, MIB - 1))
+        with pytest.raises(OSError, match="No space left") as caught:
+            await sidecar.writer(path, lambda raw: None)
+    assert (caught.value.errno, path.exists()) == (errno.ENOSPC, False)
+    connection, _ = await sidecar.writer(path, lambda raw: None)
+    await connection.close()
