@@ -307,7 +307,8 @@ class SqliteEventLog:
 
     async def import_events(self, bucket_id: BucketId, events: Sequence[Event], stubs: Mapping[int, int]) -> None:
         state = self._state(bucket_id)
-        if (refusal := self._database.refusal()) is not None:
+        size = sum(event.size for event in events)
+        if (refusal := self._database.refusal(size)) is not None:
             raise refusal
 
         def job(raw: sqlite3.Connection) -> Import:
@@ -319,7 +320,7 @@ class SqliteEventLog:
             return made
 
         if events:
-            await self._database.write(job, self._imported)
+            await self._database.write(job, self._imported, size)
 
     def _imported(self, made: Import) -> None:
         state = made.state

@@ -126,9 +126,9 @@ class SqliteResults:
     async def record(self, bucket_id: BucketId, seq: int, output: int, result: Result) -> None:
         if self._closed:
             raise Unavailable(CLOSED)
-        if (refusal := self._database.refusal()) is not None:
-            raise refusal
         entry = _Entry(bucket_id, seq, output, result)
+        if (refusal := self._database.refusal(entry.size, self._bytes)) is not None:
+            raise refusal
         if self._bytes and self._bytes + entry.size > self._most_bytes:
             raise Overloaded("more answers are coming in than can be stored; send it again in a moment")
         self._bytes += entry.size
@@ -156,7 +156,7 @@ class SqliteResults:
 
     async def _commit(self, entries: list[_Entry]) -> None:
         try:
-            await self._database.write(lambda raw: _store(raw, entries))
+            await self._database.write(lambda raw: _store(raw, entries), size=sum(entry.size for entry in entries))
         except (RelayError, sqlite3.Error) as error:
             if isinstance(error, sqlite3.Error | Malformed) and len(entries) > 1:
                 for entry in entries:  # one of them is to blame, or damage in its log, and not the file

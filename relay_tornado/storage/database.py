@@ -40,6 +40,7 @@ _LONG_WAL = 4 * MIB
 once, and senders wait."""
 _WITNESS_INTERVAL = 1.0
 _PART = 4
+_PAGE = 4096
 _NO_SPACE = "the disk is nearly full; free some space, or let old events leave earlier"
 
 _log = structlog.get_logger(__name__)
@@ -143,14 +144,20 @@ class Database:
         except (RelayError, OSError) as error:
             _log.warning("loss_not_forgotten", reason=str(error), consequence="the next start may tell it again")
 
-    async def write(self, job: Callable[[sqlite3.Connection], T], announce: Callable[[T], None] | None = None) -> T:
+    async def write(
+        self,
+        job: Callable[[sqlite3.Connection], T],
+        announce: Callable[[T], None] | None = None,
+        size: int = 0,
+    ) -> T:
         """Runs the job in a transaction of its own, and returns its result once that is committed.
 
         `announce` is called with the result right after the commit, in the event loop, before another transaction
-        starts. An error of the job rolls it back, and is raised. Raises NoSpace, Unavailable or Unknown if the file
-        can't be written. If the caller is cancelled, the job is done all the same.
+        starts. `size` are the bytes that it writes, if they may be many. An error of the job rolls it back, and is
+        raised. Raises NoSpace, Unavailable or Unknown if the file can't be written. If the caller is cancelled, the job
+        is done all the same.
         """
-        work = _Job(job, announce)
+        work = _Job(job, announce, size)
         self._writer.submit(work)
         return await work.future
 
@@ -303,10 +310,11 @@ class Database:
 class _Job(Work, Generic[T]):
     """A function as a work of the writer, with a future for its result."""
 
-    def __init__(self, job: Callable[[sqlite3.Connection], T], announce: Callable[[T], None] | None) -> None:
+    def __init__(self, job: Callable[[sqlite3.Connection], T], announce: Callable[[T], None] | None, size: int) -> None:
         self.future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._job = job
         self._announce = announce
+        self._size = size
         self._result: Any = None
         self._changes = 0
 
@@ -317,7 +325,7 @@ class _Job(Work, Generic[T]):
         return 0
 
     def pages(self) -> int:
-        return 8 + self._changes
+        return 8 + self._changes + self._size // _PAGE
 
     def committed(self) -> None:
         try:

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from relay_tornado.errors import NoSpace
-from relay_tornado.model import Retention
+from relay_tornado.log.sqlite_results import SqliteResults
+from relay_tornado.model import Event, Result, Retention
+from relay_tornado.storage.checkpoints import Checkpoints
 from relay_tornado.storage.space import Space
 from tests.log.worlds import SqliteWorld, event, make, settled
 from tests.storage.faults import Faults, once
@@ -101,3 +103,41 @@ async def test_events_that_wait_take_room(disk: SqliteWorld, monkeypatch: pytest
     with pytest.raises(NoSpace):
         await second
     assert (await first).seq == 1
+
+
+LARGE = 400_000
+HELD = Event(1, "zzzzzzzzzzzz", 1000.0, "i", "POST", b"", b"", b"", bytes(LARGE), "::1")
+ANSWER = Result(status_code=200, status="sent", headers={}, body=bytes(LARGE), duration_ms=5, retries=0, at=9.5)
+
+
+@log_test
+async def test_whatever_is_stored_takes_room(disk: SqliteWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As events do, so do those of an import, and clients' answers: a disk that lacks it is not filled with them."""
+    await make(disk.log)
+    results = SqliteResults(disk.database, disk.settings)
+    with monkeypatch.context() as patch:
+        patch.setattr(Space, "low", lambda self, coming=0, waiting=0: coming + waiting > LARGE // 2)
+        with pytest.raises(NoSpace):
+            await disk.log.import_events("b", [HELD], {})
+        await disk.log.append("b", event())
+        with pytest.raises(NoSpace):
+            await results.record("b", 1, 0, ANSWER)
+    await results.record("b", 1, 0, ANSWER)
+    await results.close()
+
+
+@log_test
+async def test_whatever_is_stored_is_copied_soon(disk: SqliteWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An import and clients' answers count by their bytes: many large ones make no long WAL, whose copy takes long."""
+    counted: list[int] = []
+    committed = Checkpoints.committed
+    monkeypatch.setattr(
+        Checkpoints, "committed", lambda self, pages, logs=(): (counted.append(pages), committed(self, pages, logs))
+    )
+    await make(disk.log)
+    results = SqliteResults(disk.database, disk.settings)
+    for store in (disk.log.import_events("b", [HELD], {}), results.record("b", 1, 0, ANSWER)):
+        counted.clear()
+        await store
+        assert sum(counted) > LARGE // 4096
+    await results.close()
