@@ -6,14 +6,20 @@ import json
 import uuid
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Any
+from typing import Any, Final
 
 import structlog
-from tornado.web import HTTPError, RequestHandler
+from tornado.httputil import HTTPServerRequest
+from tornado.util import ObjectDict
+from tornado.web import Application, HTTPError, RequestHandler
 
 from relay_tornado.errors import Invalid, NotFound, RelayError, Unauthorized
 
 BEARER = 'Bearer realm="relay"'
+
+NO_UI: Final = ObjectDict()
+"""What handlers have in place of Tornado's `ui`, for templates, which the relay does not use. Tornado's refers to its
+handler."""
 
 _log = structlog.get_logger(__name__)
 _WORDS = {
@@ -28,6 +34,10 @@ class JsonHandler(RequestHandler):
     `message`."""
 
     SUPPORTED_METHODS = ("GET", "HEAD")
+
+    def __init__(self, application: Application, request: HTTPServerRequest, **kwargs: Any) -> None:
+        super().__init__(application, request, **kwargs)
+        self.ui = NO_UI
 
     def set_default_headers(self) -> None:
         self.set_header("Request-Id", uuid.uuid4().hex)

@@ -12,11 +12,10 @@ from typing import Any, Final
 import structlog
 from tornado.httputil import HTTPHeaders, HTTPServerRequest
 from tornado.routing import URLSpec
-from tornado.util import ObjectDict
 from tornado.websocket import WebSocketHandler, WebSocketProtocol13
 
 from relay_tornado.errors import CloseCode
-from relay_tornado.handlers.base import JsonHandler
+from relay_tornado.handlers.base import NO_UI, JsonHandler
 from relay_tornado.handlers.connected_clients import ConnectedClients
 from relay_tornado.handlers.conversation import Conversation
 from relay_tornado.handlers.tls_connection import TlsConnection
@@ -41,7 +40,6 @@ BARE_FRAMES_A_TURN: Final = 16
 Tornado reads 256, from every socket before anything else runs."""
 
 _NO_HEADERS: Final = HTTPHeaders()
-_NO_UI: Final = ObjectDict()
 _KEPT: Final = ("application", "ws_connection")
 """The attributes of Tornado's that the handler of an open socket keeps, besides its request."""
 
@@ -217,7 +215,7 @@ class SocketHandler(JsonHandler, WebSocketHandler):
     _on_close_called = False
     _prepared_future = None
     _status_code = 101
-    ui = _NO_UI
+    ui = NO_UI
 
     def initialize(self, clients: ConnectedClients) -> None:
         self._clients = clients

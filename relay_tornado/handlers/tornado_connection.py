@@ -239,7 +239,10 @@ class TornadoConnection(IOStream):
         reading = super().read_until_regex(regex, max_bytes)
         if self._read_buffer_size and self._request is _IDLE:  # it arrived behind the last request
             self._begin_head(self._read_buffer_size)
-        self.head = head = await reading
+        try:
+            self.head = head = await reading
+        finally:
+            del reading  # its error refers to this frame
         self.arrived()
         if self._proxy:
             origin = self._owner.trust.origin(self._proxy, head)

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Final
 import msgspec
 from marshmallow import Schema, fields
 from tornado.http1connection import HTTP1Connection
+from tornado.iostream import StreamClosedError
 from tornado.routing import URLSpec
 from tornado.web import stream_request_body
 
@@ -121,7 +122,7 @@ class RestHandler(JsonHandler):
         except RelayError as error:
             if announced > SMALL_BODY:
                 raise
-            self._refusal = error
+            self._refusal = error.with_traceback(None)
 
     def data_received(self, chunk: bytes) -> None:
         if self._refusal is not None:
@@ -133,7 +134,7 @@ class RestHandler(JsonHandler):
             self._chunks.append(chunk)
             check_size(self._size, self.MAX_BODY)
         except RelayError as error:
-            self._refusal = error
+            self._refusal = error.with_traceback(None)
             self._let_go()
 
     def on_finish(self) -> None:
@@ -142,11 +143,13 @@ class RestHandler(JsonHandler):
     def on_connection_close(self) -> None:
         super().on_connection_close()
         self._let_go()
+        # The error in Tornado's future refers to the frame that got it, and so to this handler.
+        self.request._body_future = _cut_off()
 
     async def admit(self) -> None:
         """Raises the error by which the request is refused, if it is."""
         if self._refusal is not None:
-            raise self._refusal
+            raise self._taken_refusal()
         if self._has_body():
             # The caller may have lost the permission while the body was on its way.
             await self._authorize()
@@ -223,6 +226,12 @@ class RestHandler(JsonHandler):
 
     # authorization and errors
 
+    def _taken_refusal(self) -> RelayError:
+        """The refusal, which the handler then keeps no longer: once raised, it refers to frames that refer back."""
+        refusal, self._refusal = self._refusal, None
+        assert refusal is not None
+        return refusal
+
     def _has_body(self) -> bool:
         headers = self.request.headers
         return "Transfer-Encoding" in headers or headers.get("Content-Length", "0") != "0"
@@ -271,6 +280,14 @@ class RestHandler(JsonHandler):
         held, self._held = self._held, 0
         self.rest.give_back(held)
         self._chunks = []
+
+
+def _cut_off() -> Future[None]:
+    """The future of a body that comes no more."""
+    future: Future[None] = Future()
+    future.set_exception(StreamClosedError())
+    future.exception()  # else asyncio logs that nobody looked at it
+    return future
 
 
 def _method(handler: type[RestHandler], verb: str) -> Any:
