@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-from tornado.httputil import HTTPServerRequest
+from tornado.httputil import HTTPServerRequest, parse_cookie
 
 from relay_tornado.admin.sessions import Session, Sessions
 from relay_tornado.errors import Forbidden, Invalid, Unauthorized
@@ -95,8 +95,14 @@ class Callers:
 def cookie(request: HTTPServerRequest) -> str | None:
     """The value of the session's cookie, or None. Over TLS only the cookie for TLS is accepted."""
     names = (SECURE_COOKIE,) if request.protocol == "https" else (SECURE_COOKIE, COOKIE)
-    found = {name: morsel.value for name, morsel in request.cookies.items()}
+    found = cookies(request)
     return next((found[name] for name in names if name in found), None)
+
+
+def cookies(request: HTTPServerRequest) -> dict[str, str]:
+    """The cookies of a request by their names. Tornado's `request.cookies` would stay as long as the request, with 200
+    bytes for each byte of a hostile head."""
+    return parse_cookie(request.headers.get("Cookie", ""))
 
 
 def is_secure(request: HTTPServerRequest) -> bool:

@@ -44,6 +44,11 @@ _PERHAPS_PROXIED = text_answer(
     "This is the PROXY protocol, which the relay does not speak, or a request behind empty lines. Switch the protocol"
     " off in the load balancer, let that set X-Forwarded-For instead, and name its address in --proxy-trust.",
 ).encode(CLOSE)
+MOST_LINES = 256
+"""Maximum number of header lines that Tornado parses. A head full of short ones would take a megabyte, and more than 10
+ms of everybody's time."""
+
+_TOO_MANY_LINES = text_answer(431, f"The request has more than {MOST_LINES} header lines.").encode(CLOSE)
 _NO_REQUEST = b"\r\n\r\n"
 """Given to Tornado in place of a head that it would accept and must not, so that it rejects it as malformed."""
 
@@ -250,7 +255,13 @@ class TornadoConnection(IOStream):
             self.protocol = origin.scheme or self._protocol
             self.forwarded_host = origin.host
         whole = names_host(head) and ends_lines(head) and frames_body(head)
-        return says_close(essential(head)) if whole else _NO_REQUEST
+        needed = says_close(essential(head)) if whole else _NO_REQUEST
+        if needed.count(b"\n") > MOST_LINES + 2:  # with the request line and the empty one
+            self._linger = True
+            self.write(_TOO_MANY_LINES)
+            self.close()
+            raise StreamClosedError
+        return needed
 
     def read_until(self, delimiter: bytes, max_bytes: int | None = None) -> Awaitable[bytes]:
         """Reads the line with a chunk's length, the only use that Tornado makes of this method."""

@@ -19,7 +19,15 @@ from relay_tornado.errors import Forbidden, Invalid, TooMany, Unauthorized
 from relay_tornado.handlers.assets import INDEX, Asset, Assets
 from relay_tornado.handlers.base import JsonHandler
 from relay_tornado.handlers.connected_clients import counted_address
-from relay_tornado.handlers.credentials import COOKIE, SECURE_COOKIE, Callers, cookie, distrusted_proxy, is_secure
+from relay_tornado.handlers.credentials import (
+    COOKIE,
+    SECURE_COOKIE,
+    Callers,
+    cookie,
+    cookies,
+    distrusted_proxy,
+    is_secure,
+)
 from relay_tornado.handlers.rest.json_body import check_size, parse
 from relay_tornado.model import KIB, RateLimit, Token
 from relay_tornado.rate_limits import Attempts
@@ -173,7 +181,7 @@ class SessionHandler(_Handler):
         if value is not None:
             await self._sessions.end(value)
         for name, secure in ((COOKIE, False), (SECURE_COOKIE, True)):
-            if name in self.request.cookies:
+            if name in cookies(self.request):
                 self.clear_cookie(name, httponly=True, secure=secure, samesite="Strict")
         self.answer({"status": "signed out"})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import gzip
 import json
 import os
@@ -11,6 +12,7 @@ import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from http.cookies import Morsel
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,6 +25,7 @@ from relay_tornado.errors import Unavailable
 from relay_tornado.handlers import assets as assets_module
 from relay_tornado.handlers import ui
 from relay_tornado.handlers.assets import ROOT, Assets
+from relay_tornado.handlers.rest.base import RestHandler
 from relay_tornado.handlers.ui import FAILURES
 from tests.handlers.raw import Raw, basic, request
 from tests.handlers.rest.world import World, world
@@ -309,6 +312,24 @@ async def test_no_page_makes_the_browser_ask_for_a_password(here: World) -> None
         assert answer.code == 401
         challenges = answer.headers.get_list("WWW-Authenticate")
         assert any(each.startswith("Basic") for each in challenges) == asks
+
+
+@pytest.mark.gen_test
+async def test_many_cookies_do_not_stay_with_their_request(here: World) -> None:
+    """Of a request whose body does not come, the head stays, and not a kilobyte for each cookie."""
+
+    def count(kind: type) -> int:
+        return sum(isinstance(each, kind) for each in gc.get_objects())
+
+    gc.collect()
+    cookies, handlers = count(Morsel), count(RestHandler)
+    line = b"Cookie: %b\r\n" % b"; ".join(b"c%d=x" % number for number in range(1000))
+    async with Raw(here.relay.port) as raw:
+        raw.send(request(b"/v1/buckets", b"{}", line)[:-1])
+        await until(lambda: count(RestHandler) > handlers)
+        assert count(Morsel) == cookies
+        raw.send(b"}")
+        assert (await raw.reply()).status == 401
 
 
 @asynccontextmanager

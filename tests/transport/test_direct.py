@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import structlog
 
-from relay_tornado.handlers.tornado_connection import TornadoConnection
+from relay_tornado.handlers.tornado_connection import MOST_LINES, TornadoConnection
 from relay_tornado.ingest.ingest import Head, Ingest, Upload
 from relay_tornado.transport import direct
 from relay_tornado.transport.direct import DirectConnection
@@ -482,6 +482,18 @@ async def test_a_head_as_long_as_the_setting_allows(transport: str) -> None:
         long = b"X-Long: %b\r\n" % (b"x" * (290 << 10))
         assert (await raw.ask(request(URL, b"x", long))).status == 200
         assert (await raw.ask(request(b"/healthz", b"", long, b"GET"))).status == 200
+
+
+@pytest.mark.gen_test
+async def test_a_head_of_many_lines(transport: str) -> None:
+    """A request that Tornado has to parse may have a bounded number of header lines, beside its Host; a webhook any."""
+    lines = [b"X-%d: x\r\n" % number for number in range(MOST_LINES)]
+    async with edge(transport=transport) as site, Raw(site.port) as raw:
+        assert (await raw.ask(request(URL, headers=b"".join(lines)))).status == 200
+        assert (await raw.ask(request(b"/healthz", headers=b"".join(lines[1:]), method=b"GET"))).status == 200
+        reply = await raw.ask(request(b"/healthz", headers=b"".join(lines), method=b"GET") + HEALTH)
+        assert (reply.status, reply.body) == (431, b"The request has more than 256 header lines.\n")
+        assert await raw.closed() == b""
 
 
 @pytest.mark.gen_test
