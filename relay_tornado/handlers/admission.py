@@ -16,10 +16,12 @@ as fast as lasting ones are made. This way each run covers the objects made sinc
 
 
 class Admission:
-    """Lets through at most `most` per turn, first come, first served. Nobody waits while fewer come."""
+    """Lets through at most `most` per turn, first come, first served. Nobody waits while fewer come. `stay` says that
+    most of them leave objects that last, as clients that connect do, and requests do not."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, *, stay: bool = True) -> None:
         self._most = self._left = most
+        self._stay = stay
         self._passed = 0
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[asyncio.Future[None]] = deque()
@@ -52,5 +54,5 @@ class Admission:
     def _let_through(self) -> None:
         self._left -= 1
         self._passed += 1
-        if self._passed % _LOOK == 0:
+        if self._stay and self._passed % _LOOK == 0:
             gc.collect()

@@ -23,6 +23,7 @@ from tornado.ioloop import IOLoop
 
 from relay_tornado.counters import Counters
 from relay_tornado.errors import StartupError
+from relay_tornado.handlers.admission import Admission
 from relay_tornado.handlers.binding import BACKLOG, listen
 from relay_tornado.handlers.lingering import Lingering
 from relay_tornado.handlers.peers import Peers
@@ -41,6 +42,9 @@ ACCEPTS_A_TURN = 64
 """Maximum number of connections accepted in one turn of the loop."""
 HANDSHAKES_A_TURN = 8
 """Maximum number of connections handed to Tornado, or accepted for a TLS handshake, in one turn of the loop."""
+REQUESTS_A_TURN = 4
+"""Maximum number of requests that are no webhooks, begun in one turn of the loop. Each takes as long as ten webhooks,
+and 100 if its head is made to: from thousands of connections at once, they would delay senders for seconds."""
 RESERVED_DESCRIPTORS = 128
 """Descriptors not available to connections: for the database's files, the control socket, the log, libraries."""
 
@@ -130,6 +134,7 @@ class Listener:
         self._welcoming = Timer(self._welcome)
         self._closed = asyncio.Event()
         self.lingering = Lingering(self._peers.add, self._left)
+        self.admission = Admission(REQUESTS_A_TURN, stay=False)
         self.limit = _limit(settings)
         self._delegate = delegate
         self._address = settings.host, settings.port

@@ -21,6 +21,7 @@ from tornado.ioloop import IOLoop
 from tornado.iostream import IOStream, StreamClosedError, UnsatisfiableReadError
 
 from relay_tornado.delivery.outlet import Lane
+from relay_tornado.handlers.admission import Admission
 from relay_tornado.handlers.heads import ends_lines, essential, frames_body, names_host, says_close
 from relay_tornado.handlers.lingering import Lingering
 from relay_tornado.proxy_trust import ProxyTrust, speaks_proxy_protocol
@@ -70,6 +71,8 @@ class Limits:
 class Owner(Protocol):
     """The owner of a connection."""
 
+    admission: Admission
+    """Where requests wait that are no webhooks."""
     lingering: Lingering
     trust: ProxyTrust
 
@@ -133,8 +136,7 @@ class TornadoConnection(IOStream):
     are those of the last request read, and `forwarded_host` is the host it asked for, if the proxy names it.
 
     `deadline` is the monotonic time at which the sweep calls `expire`. `last` says that no request is read after the
-    one in progress, or after the next one if none is. `unfinished` is the number of bytes of a head that is
-    still arriving.
+    one in progress, or after the next one if none is.
 
     A client that closes its half of the connection during its request may still read: it gets the answers to what it
     has sent, including frames of a WebSocket, unless `halves` is false. But the connection is kept only briefly, since
@@ -164,7 +166,6 @@ class TornadoConnection(IOStream):
         "last",
         "protocol",
         "remote_ip",
-        "unfinished",
     )
 
     def __init__(
@@ -181,7 +182,6 @@ class TornadoConnection(IOStream):
         self._proxy = remote_ip if owner.trust.trusts(remote_ip) else ""
         self.head = b""
         self.last = False
-        self.unfinished = 0
         self.deadline = NEVER
         self._limits = limits
         self._owner = owner
@@ -199,6 +199,12 @@ class TornadoConnection(IOStream):
         if self._ahead:
             return True
         return self._request is not _IDLE and not (self._request is _HEAD and super().reading())
+
+    @property
+    def unfinished(self) -> int:
+        """The bytes in memory of heads, behind the request that is in progress, and of a WebSocket's message that is
+        still arriving."""
+        return len(self._ahead) + len(self.head) + self._read_buffer_size
 
     def works_on(self, head: bytes) -> bool:
         """Whether the request with this head, the same object as `head`, is still in progress. A WebSocket or an event
@@ -243,7 +249,7 @@ class TornadoConnection(IOStream):
         self.deadline = time.monotonic() + self._limits.idle_timeout
         reading = super().read_until_regex(regex, max_bytes)
         if self._read_buffer_size and self._request is _IDLE:  # it arrived behind the last request
-            self._begin_head(self._read_buffer_size)
+            self._begin_head()
         try:
             self.head = head = await reading
         finally:
@@ -254,14 +260,17 @@ class TornadoConnection(IOStream):
             self.remote_ip = origin.address
             self.protocol = origin.scheme or self._protocol
             self.forwarded_host = origin.host
-        whole = names_host(head) and ends_lines(head) and frames_body(head)
-        needed = says_close(essential(head)) if whole else _NO_REQUEST
+        if not (names_host(head) and ends_lines(head) and frames_body(head)):
+            return _NO_REQUEST
+        needed = essential(head)
         if needed.count(b"\n") > MOST_LINES + 2:  # with the request line and the empty one
             self._linger = True
             self.write(_TOO_MANY_LINES)
             self.close()
             raise StreamClosedError
-        return needed
+        if needed is head:  # not cut down, as a webhook's is
+            await self._owner.admission.turn()
+        return says_close(needed)
 
     def read_until(self, delimiter: bytes, max_bytes: int | None = None) -> Awaitable[bytes]:
         """Reads the line with a chunk's length, the only use that Tornado makes of this method."""
@@ -283,9 +292,7 @@ class TornadoConnection(IOStream):
             return len(ahead)
         size_or_none = super().read_from_fd(buf)
         if self._request is _IDLE and size_or_none:
-            self._begin_head(size_or_none)
-        elif self._request is _HEAD and size_or_none:
-            self.unfinished += size_or_none
+            self._begin_head()
         if self._request is _DEAF and size_or_none:
             # uvloop reports a reset connection only once, even if data before the reset is still to be read.
             for _ in range(_DROPS):
@@ -302,10 +309,9 @@ class TornadoConnection(IOStream):
                 return None
         return size_or_none
 
-    def _begin_head(self, size: int) -> None:
+    def _begin_head(self) -> None:
         """Notes the first bytes of a head."""
         self._request = _HEAD
-        self.unfinished = size
         self.deadline = min(self.deadline, time.monotonic() + self._limits.head_timeout)
 
     def _end_reading(self) -> None:
@@ -345,7 +351,6 @@ class TornadoConnection(IOStream):
     def arrived(self) -> None:
         """Notes that the request is complete, unless a body is expected next."""
         self._request = _ANSWER
-        self.unfinished = 0
         self._take_time()
 
     def drop_body(self) -> None:

@@ -400,6 +400,11 @@ class Upload:
         return None
 
     @property
+    def head_size(self) -> int:
+        """The bytes of the head, which no buffer counts."""
+        return len(self._head.target) + len(self._head.headers)
+
+    @property
     def waits(self) -> bool:
         """Whether the sender waits for a client's answer once its webhook is stored; `finish` has the last word."""
         return self._place.endpoint.waits

@@ -4,8 +4,8 @@ Every plain connection begins here. At the first request that `transport.heads` 
 the socket and the bytes already read go to Tornado and stay there, so a client may send both kinds on one connection.
 Tornado's connections keep the same times, and end in the same way.
 
-At most one request of a connection is in progress. Data behind it is read once, up to `READ_SIZE` bytes; then the
-socket is not read until the answer has left.
+At most one request of a connection is in progress. Data behind it is read once, up to `READ_AHEAD` bytes, if no more
+than that has been read with the request; then the socket is not read until the answer has left.
 """
 
 from __future__ import annotations
@@ -29,6 +29,11 @@ from relay_tornado.transport.heads import has_end, read_head
 from relay_tornado.wire.answers import CLOSE, LATE, Answer, date_line, text_answer
 
 READ_SIZE: Final = 32 << 10
+READ_AHEAD: Final = 4 << 10
+
+REFUSALS_A_TURN: Final = 8
+"""Maximum number of requests of one connection in one turn of the loop that are answered at once, as refusals are. Any
+other waits for a commit. One read may hold a thousand, and others wait meanwhile."""
 
 SMALL_BODY: Final = 64 << 10
 """After a refusal, a body of up to this many bytes is read to its end and the connection stays open; after a larger one
@@ -102,8 +107,7 @@ class DirectConnection:
     """One accepted socket. `remote_ip` is the sender of the last request that was read.
 
     `deadline` is the monotonic time at which the sweep calls `expire`. `busy` says whether a request is in progress,
-    `last` whether no further request is to be read. `unfinished` is the number of bytes of a head that is still
-    arriving.
+    `last` whether no further request is to be read.
     """
 
     __slots__ = (
@@ -124,11 +128,11 @@ class DirectConnection:
         "_shared",
         "_state",
         "_upload",
+        "_waits",
         "deadline",
         "last",
         "remote_ip",
         "socket",
-        "unfinished",
     )
 
     def __init__(self, shared: Direct, connection: socket.socket, remote_ip: str) -> None:
@@ -138,7 +142,6 @@ class DirectConnection:
         self.socket = connection
         self.remote_ip = remote_ip
         self.last = False
-        self.unfinished = 0
         self.deadline = time.monotonic() + shared.idle_timeout
         self._shared = shared
         self._fd = connection.fileno()
@@ -157,6 +160,7 @@ class DirectConnection:
         self._draining = False
         self._reading = False
         self._looks = False
+        self._waits = False
 
     def begin(self) -> None:
         """Starts reading."""
@@ -165,7 +169,12 @@ class DirectConnection:
 
     @property
     def busy(self) -> bool:
-        return self._state is not _HEAD
+        return self._state is not _HEAD or self._waits
+
+    @property
+    def unfinished(self) -> int:
+        """The bytes in memory of heads, and behind the request that is in progress."""
+        return len(self._rest) + (0 if self._upload is None else self._upload.head_size)
 
     @property
     def peer(self) -> str:
@@ -212,8 +221,12 @@ class DirectConnection:
 
     def _readable(self) -> None:
         shared = self._shared
+        answering = self._state is _ANSWER
+        if answering and len(self._rest) >= READ_AHEAD:
+            self._stop_reading()
+            return
         try:
-            size = self.socket.recv_into(shared.buffer)
+            size = self.socket.recv_into(shared.buffer, READ_AHEAD if answering else READ_SIZE)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
@@ -231,9 +244,8 @@ class DirectConnection:
                 return
         data = bytes(shared.view[:size])
         self._rest = self._rest + data if self._rest else data
-        if self._state is _ANSWER:
-            self._reading = False
-            shared.loop.remove_reader(self._fd)
+        if answering:
+            self._stop_reading()
         else:
             self._run()
             if (self._state is _BODY or (self._state is _HEAD and self._rest)) and not self._looks:
@@ -255,8 +267,12 @@ class DirectConnection:
             self.close()
             return
         self.deadline = time.monotonic() + DISCARD_TIME
-        self._reading = False
-        self._shared.loop.remove_reader(self._fd)
+        self._stop_reading()
+
+    def _stop_reading(self) -> None:
+        if self._reading:
+            self._reading = False
+            self._shared.loop.remove_reader(self._fd)
 
     def _take(self, size: int) -> bool:
         """Takes what was read if it is exactly one complete webhook, as in most cases; this saves a copy."""
@@ -292,14 +308,19 @@ class DirectConnection:
 
     def _run(self) -> None:
         """Handles the data that was read, one request after another, until one has to wait."""
-        if self._running:
-            return  # an answer that came at once: the loop below continues with it
+        if self._running or self._waits:
+            return  # an answer that came at once: the loop below continues with it, or the next turn
         self._running = True
+        begun = 0
         try:
             while self._rest:
                 if self._state is _HEAD:
+                    if begun == REFUSALS_A_TURN:
+                        self._wait_for_turn()
+                        return
                     if not self._begin():
                         break
+                    begun += 1
                 elif self._state is _BODY:
                     data, self._rest = self._rest, b""
                     self._body(data)
@@ -311,6 +332,16 @@ class DirectConnection:
             self._running = False
         if not self._reading and self._state in (_HEAD, _BODY):
             self.begin()
+
+    def _wait_for_turn(self) -> None:
+        """Goes on in the next turn of the loop. The socket is not read before."""
+        self._stop_reading()
+        self._shared.loop.call_soon(self._take_turn)
+        self._waits = True
+
+    def _take_turn(self) -> None:
+        self._waits = False
+        self._run()
 
     def _failed(self) -> None:
         """Called in an `except` block."""
@@ -336,10 +367,9 @@ class DirectConnection:
                 self.deadline = min(self.deadline, time.monotonic() + shared.head_timeout)
             else:
                 self._scanned = len(data) - 3
-            self.unfinished = len(data)
             return False
         method, target, block, size, host, length, keeps = head
-        self._scanned = self.unfinished = 0
+        self._scanned = 0
         if self._proxy:
             host = self._through(data[:size]) or host
         place = ingest.endpoints.find(target, host)

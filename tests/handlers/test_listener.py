@@ -20,7 +20,8 @@ from tornado.iostream import IOStream, StreamClosedError
 from tornado.web import Application
 
 from relay_tornado.errors import StartupError
-from relay_tornado.handlers.listener import _ACCEPT_PAUSE, Listener
+from relay_tornado.handlers.health import HealthHandler
+from relay_tornado.handlers.listener import _ACCEPT_PAUSE, REQUESTS_A_TURN, Listener
 from relay_tornado.handlers.tornado_connection import TornadoConnection
 from relay_tornado.ids import format_id
 from relay_tornado.model import RateLimit
@@ -32,6 +33,7 @@ from tests.handlers.edge import CHUNKED, URL, HeldLog, edge
 from tests.handlers.raw import HEALTH, Raw, bearer, request, small
 from tests.needs import needs_ipv6
 from tests.transport.connections import alone
+from tests.turns import Turns
 from tests.waiting import until
 
 pytestmark = pytest.mark.usefixtures("transport")
@@ -290,6 +292,31 @@ async def test_a_loop_that_is_always_slow() -> None:
             listener._sweep()
             assert bool(listener.connections) is there
         assert await idle.closed() == b""
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("headers", [b"", b"Connection: close\r\n"], ids=["kept", "closed"])
+async def test_requests_of_many_take_turns(headers: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A turn of the loop begins a few requests that are no webhooks, however many connections have one: each takes as
+    long as many webhooks, and senders wait meanwhile."""
+    get = HealthHandler.get
+
+    def counted(handler: HealthHandler) -> None:
+        turns.note()
+        get(handler)
+
+    async with edge() as site, AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(Raw(site.port)) for _ in range(10 * REQUESTS_A_TURN)]
+        for client in clients:
+            assert (await client.ask(HEALTH)).status == 200
+        monkeypatch.setattr(HealthHandler, "get", counted)
+        with Turns() as turns:
+            for client in clients:
+                client.send(request(b"/healthz", headers=headers, method=b"GET"))
+            for client in clients:
+                assert (await client.reply()).status == 200
+        assert len(turns.of) == len(clients)
+        assert turns.most <= REQUESTS_A_TURN
 
 
 @pytest.mark.gen_test

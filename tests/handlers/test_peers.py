@@ -15,8 +15,9 @@ from relay_tornado.handlers.listener import Entrance, Listener
 from relay_tornado.handlers.peers import Peers
 from relay_tornado.proxy_trust import ProxyTrust
 from relay_tornado.transport.direct import DirectConnection
-from tests.handlers.edge import URL, Edge, edge
+from tests.handlers.edge import URL, Edge, HeldLog, edge
 from tests.handlers.raw import Raw, request
+from tests.handlers.sockets import HANDSHAKE
 from tests.waiting import until
 
 pytestmark = pytest.mark.usefixtures("transport")
@@ -223,3 +224,27 @@ async def test_requests_that_do_not_end_are_bounded_in_memory(
         assert (await small.ask(request(URL, b"x")[20:])).status == 200
         assert (await webhook.ask(b"x")).status == 200
         assert sum(each.unfinished for each in site.site.listener.connections) <= 100_000
+
+
+LONG = b"X: %b\r\nContent-Length: 2\r\n\r\n{" % (b"y" * 20_000)
+PENDING = {
+    "behind a webhook": request(URL, b"x") + b"y" * 20_000,
+    "the head of a webhook": b"POST %b HTTP/1.1\r\nHost: h\r\n" % URL + LONG,
+    "the head of a request": b"POST %b HTTP/1.1\r\nHost: h\r\n" % OTHER + LONG,
+    "a message": HANDSHAKE + b"\x81\xfe%b" % (30_000).to_bytes(2, "big") + bytes(20_000),
+}
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("sent", PENDING.values(), ids=PENDING)
+async def test_what_is_kept_of_requests_in_progress_is_bounded(sent: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their heads, what arrives behind them, and messages that do not end count as heads that do not end."""
+    monkeypatch.setattr(listener, "MOST_UNFINISHED", 100_000)
+    log = HeldLog()
+    async with edge(log=log) as site, AsyncExitStack() as stack:
+        for _ in range(8):
+            raw = await stack.enter_async_context(Raw(site.port))
+            raw.send(sent)
+        await until(lambda: site.counters.connections_refused >= 3)
+        assert len(site.site.listener.connections) <= 5
+        log.release()

@@ -26,6 +26,7 @@ from tests.handlers.edge import BUCKET, CHUNKED, DIRECT, URL, HeldLog, edge
 from tests.handlers.raw import HEALTH, Raw, request
 from tests.needs import uvloops
 from tests.transport.connections import kind
+from tests.turns import Turns
 from tests.waiting import until
 
 
@@ -191,7 +192,7 @@ async def test_what_waits_is_bounded() -> None:
                 await asyncio.sleep(0)
             [connection] = site.site.listener.connections
             assert isinstance(connection, DirectConnection)
-            assert len(connection._rest) <= 2 * direct.READ_SIZE
+            assert len(connection._rest) <= direct.READ_SIZE + direct.READ_AHEAD
             assert not connection._reading
             loop, answers = asyncio.get_running_loop(), b""
             async with asyncio.timeout(60):
@@ -200,6 +201,64 @@ async def test_what_waits_is_bounded() -> None:
                     log.release()
                     answers += await loop.sock_recv(client, 65536)
         await until(lambda: not site.site.listener.connections)
+
+
+@pytest.mark.gen_test
+async def test_little_is_read_behind_a_webhook_that_waits() -> None:
+    """Thousands of senders may go on sending: what is read of them counts against no share."""
+    log = HeldLog()
+    async with edge(log=log) as site, Raw(site.port) as raw:
+        raw.send(request(URL, b"x"))
+        await until(lambda: log.held)
+        [connection] = site.site.listener.connections
+        assert isinstance(connection, DirectConnection)
+        raw.send(request(URL, b"y" * 100_000))
+        await until(lambda: not connection._reading)
+        assert 0 < len(connection._rest) <= direct.READ_AHEAD
+        log.release()
+        assert (await raw.reply()).status == 200
+        await until(lambda: log.held)
+        log.release()
+        assert (await raw.reply()).status == 200
+
+
+@pytest.mark.gen_test
+async def test_refusals_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A turn of the loop answers a few of a connection's requests, however many were read at once; then come others."""
+    count = 10 * direct.REFUSALS_A_TURN
+    begin = Ingest.begin
+
+    def counted(*given: Any) -> Upload | Answer:
+        turns.note()
+        return begin(*given)
+
+    monkeypatch.setattr(Ingest, "begin", counted)
+    async with edge() as site, Raw(site.port) as raw:
+        with Turns() as turns:
+            raw.send(request(URL + b"x", method=b"GET") * count + request(URL, b"x"))
+            for _ in range(count):
+                assert (await raw.reply()).status == 404
+            assert (await raw.reply()).status == 200
+        assert len(turns.of) == count + 1
+        assert turns.most <= direct.REFUSALS_A_TURN
+
+
+@pytest.mark.gen_test
+async def test_a_stop_between_two_turns_of_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connection is busy, and closed with the answer to the request that comes next."""
+    wait = DirectConnection._wait_for_turn
+
+    def stopped(connection: DirectConnection) -> None:
+        wait(connection)
+        assert connection.busy
+        site.site.listener.stop()
+
+    monkeypatch.setattr(DirectConnection, "_wait_for_turn", stopped)
+    async with edge() as site, Raw(site.port) as raw:
+        raw.send(request(URL + b"x", method=b"GET") * 10 * direct.REFUSALS_A_TURN)
+        answers = await raw.closed()
+        assert answers.count(b"HTTP/1.1 404") == direct.REFUSALS_A_TURN + 1
+        assert answers.count(b"Connection: close") == 1
 
 
 @pytest.mark.gen_test
@@ -394,7 +453,7 @@ async def test_a_head_behind_a_longer_one_is_read_at_its_end(transport: str) -> 
         assert (await raw.ask(long[500:])).status == 200
         raw.send(short[:-1])
         await until(lambda: site.site.ingest.buffered)
-        assert [each.unfinished for each in site.site.listener.connections] == [0]
+        assert [each.unfinished < len(short) for each in site.site.listener.connections] == [True]
         assert (await raw.ask(short[-1:])).status == 200
         assert [event.body for event in await site.events()] == [b"x", b"body"]
 
