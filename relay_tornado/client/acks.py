@@ -9,7 +9,8 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from typing import Final
+from itertools import takewhile
+from typing import Final, NamedTuple
 
 from relay_tornado.client.messages import Document, encode
 from relay_tornado.client.positions import SURE, drop_oldest
@@ -21,15 +22,26 @@ REMEMBERED: Final = 10_000
 earlier connections, acknowledged or not, and for acks that a silent connection may have lost."""
 
 
+class _Open(NamedTuple):
+    """An unacknowledged event: its bucket's id, and its place among everything that came on this connection, `first`
+    when it came for the first time, and `last`. A relay may give an event again that it took back before."""
+
+    bucket: str
+    first: int
+    last: int
+
+
 class Acks:
     """The acks of one subscription, over all its connections."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._open: dict[str, str] = {}
-        """Events of this connection that are not acknowledged, in order; like those below, with their bucket's id."""
+        self._open: dict[str, _Open] = {}
+        """Events of this connection that are not acknowledged, in the order in which they came the last time."""
+        self._came = 0
         self._before: dict[str, str] = {}
-        """Unacknowledged events of earlier connections, and those of this one that the relay took back."""
+        """Unacknowledged events of earlier connections, and those of this one that the relay took back; like those
+        below, with their bucket's id."""
         self._untaken: set[str] = set()
         """Those in `_before` that the application did not get."""
         self._sent: OrderedDict[str, tuple[str, float]] = OrderedDict()
@@ -61,12 +73,13 @@ class Acks:
             return True
         self._before.pop(id, None)
         self._untaken.discard(id)
-        self._open.pop(id, None)
-        self._open[id] = bucket
+        self._came += 1
+        again = self._open.pop(id, None)
+        self._open[id] = _Open(bucket, self._came if again is None else again.first, self._came)
         if len(self._open) > REMEMBERED:
             # The relay has no more in flight on a connection, so the oldest was taken back.
             oldest = next(iter(self._open))
-            self._before[oldest] = self._open.pop(oldest)
+            self._before[oldest] = self._open.pop(oldest).bucket
             drop_oldest(self._before, REMEMBERED)
         return False
 
@@ -85,25 +98,24 @@ class Acks:
     def ack(self, id: str, everything: bool) -> str | None:
         """The message that acknowledges the event; None if the ack has to wait for a redelivery."""
         now = self._clock()
-        mine = id in self._open
-        if mine and not everything:
-            self._note(id, self._open.pop(id), now)
-            return _message("ack", id)
-        order = self._open if mine else self._before
-        if everything and id in order:
-            for each in tuple(order):
-                if not mine and each in self._untaken and each != id:
+        mine = self._open.get(id)
+        if mine is not None:
+            # The application may mean the first time, and have yet to get what came since.
+            before = list(takewhile(lambda each: each != id, self._open)) if everything else []
+            before = [each for each in before if self._open[each].first < mine.first]
+            for each in (*before, id):
+                self._note(each, self._open.pop(each).bucket, now)
+            return _message("ack", id, all=True) if everything else _message("ack", id)
+        if everything and id in self._before:
+            for each in tuple(self._before):
+                if each in self._untaken and each != id:
                     continue
-                bucket = order.pop(each)
-                if mine:
-                    self._note(each, bucket, now)
-                else:
-                    self._late[each] = (bucket, now)
+                self._late[each] = (self._before.pop(each), now)
                 if each == id:
                     break
         elif id in self._before:
             self._late[id] = (self._before.pop(id), now)
-        return _message("ack", id, all=True) if mine else None
+        return None
 
     def nak(self, id: str, delay: float | None) -> str | None:
         """The message that returns the event to the consumer; None if the relay has taken it back already."""
@@ -124,7 +136,7 @@ class Acks:
         )
         self._late |= {each: (bucket, now) for each, (bucket, at) in self._sent.items() if at > sure}
         self._known |= {each: bucket for each, (bucket, at) in self._sent.items() if at <= sure}
-        self._before |= self._open
+        self._before |= {each: one.bucket for each, one in self._open.items()}
         for kept in (self._before, self._known):
             drop_oldest(kept, REMEMBERED)
         self._untaken = (self._untaken | set(untaken)) & self._before.keys()

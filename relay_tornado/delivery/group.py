@@ -123,7 +123,7 @@ class Group:
         else:
             now = self._shared.ledgers.clock()
             for item in list(member.items):
-                self._failed(item, AT_ONCE, now)
+                self._failed(item, AT_ONCE, now, answered=False)
         if self._members.keys() <= {member}:
             self._close()
         self._members.pop(member, None)
@@ -144,7 +144,7 @@ class Group:
         self.ledger.progress.done(item.taken)
         self.ledger.save()
         item.member.slow = False
-        self._drop(item)
+        self._drop(item, answered=True)
         if full:
             self._wake()
 
@@ -152,26 +152,26 @@ class Group:
         """The event is to be retried after `delay` seconds."""
         item.member.slow = False
         now = self._shared.ledgers.clock()
-        self._failed(item, now + delay if delay else AT_ONCE, now)
+        self._failed(item, now + delay if delay else AT_ONCE, now, answered=True)
         self._wake()
 
-    def _failed(self, item: Item, due: float, now: float) -> None:
+    def _failed(self, item: Item, due: float, now: float, *, answered: bool) -> None:
         progress, most = self.ledger.progress, self.ledger.terms.max_deliver
         if most and item.taken.attempt >= most:
             progress.bury(item.taken, now, MAX_DELIVER)
         else:
             progress.fail(item.taken, due, now)
         self.ledger.save()
-        self._drop(item)
+        self._drop(item, answered=answered)
         # Other members come first.
         if item.member in self._waiting:
             del self._waiting[item.member]
             self._waiting[item.member] = None
 
-    def _drop(self, item: Item) -> None:
+    def _drop(self, item: Item, *, answered: bool) -> None:
         if self._out.get(item.taken.seq) is item:
             del self._out[item.taken.seq]
-        item.member.in_flight.drop(item)
+        item.member.in_flight.drop(item, answered=answered)
 
     # sending
 
@@ -407,7 +407,7 @@ class Group:
             if item.since > end:
                 break
             item.member.slow = True
-            self._failed(item, AT_ONCE, now)
+            self._failed(item, AT_ONCE, now, answered=False)
 
     def _changed(self) -> None:
         """The ledger told of a change: a seek, scheduled events, a gap, or the deletion of the consumer."""
@@ -425,7 +425,7 @@ class Group:
         if ledger.progress.generation != self._generation:
             self._generation = ledger.progress.generation
             for item in list(self._out.values()):
-                self._drop(item)
+                self._drop(item, answered=True)  # what is given again from now on was done before
             self._place.seq, self._place.epoch = ledger.progress.reached, ""
         self._wake()
 

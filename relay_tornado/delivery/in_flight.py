@@ -91,23 +91,32 @@ class Member:
 
 class Item:
     """An event in flight. `copies` are the numbers of its copies that are not acked yet, None for the event itself;
-    `since` is loop time; `order` is its place among everything that its connection was given."""
+    `since` is loop time; `order` is its place among everything that its connection was given. `first` is the `order`
+    from when the connection was given the event before and has not answered, else the same as `order`."""
 
-    __slots__ = ("copies", "epoch", "member", "order", "since", "taken")
+    __slots__ = ("copies", "epoch", "first", "member", "order", "since", "taken")
 
-    def __init__(self, member: Member, taken: Taken, epoch: str, copies: set[int] | None, since: float, order: int):
+    def __init__(
+        self, member: Member, taken: Taken, epoch: str, copies: set[int] | None, since: float, order: int, first: int
+    ) -> None:
         self.member = member
         self.taken = taken
         self.epoch = epoch
         self.copies = copies
         self.since = since
         self.order = order
+        self.first = first
 
 
 class InFlight:
-    """The events in flight of one connection, over all its buckets, in the order given."""
+    """The events in flight of one connection, over all its buckets, in the order given.
 
-    __slots__ = ("_enough", "_given", "_items", "_limit", "_mixed", "_short", "_timer")
+    An event that was taken back without an answer, as after its `ack_wait`, may be given to the same connection again.
+    Its client may be so far behind that it means the earlier time when it acks the event: what the connection was given
+    since may be unread. So an ack of everything before such an event leaves out what was given since.
+    """
+
+    __slots__ = ("_enough", "_given", "_items", "_lapsed", "_limit", "_mixed", "_short", "_timer")
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -116,6 +125,8 @@ class InFlight:
         self._items: dict[tuple[str, int], Item] = {}
         self._mixed = False
         """Whether the items are not in the order given."""
+        self._lapsed: dict[tuple[str, int], int] = {}
+        """The `first` of the last events that were taken back unanswered: as many as there may be in flight."""
         self._short: dict[Member, None] = {}
         self._given = 0
 
@@ -126,21 +137,23 @@ class InFlight:
 
     def give(self, member: Member, taken: Taken, epoch: str, copies: set[int] | None, since: float) -> Item:
         self._given += 1
-        item = Item(member, taken, epoch, copies, since, self._given)
+        key = epoch, taken.seq
+        item = Item(member, taken, epoch, copies, since, self._given, self._lapsed.pop(key, self._given))
         member.items[item] = None
-        self._items[epoch, taken.seq] = item
+        self._items[key] = item
         return item
 
     def ack(self, id: Cursor, *, all: bool) -> bool:
-        """Acks an event or a copy; with `all`, also everything that the connection was given before it. Returns False,
-        and changes nothing, if the event is not in flight here."""
+        """Acks an event or a copy; with `all`, also everything that the connection was given before it, the `first`
+        time as well as the last. Returns False, and changes nothing, if the event is not in flight here."""
         item = self._find(id)
         if item is None:
             return False
         if all:
             self._sort()
             for before in list(takewhile(lambda each: each is not item, self._items.values())):
-                before.member.group.done(before)
+                if before.first < item.first:
+                    before.member.group.done(before)
         if id.output is not None and item.copies is not None:
             if all:
                 item.copies = {n for n in item.copies if n > id.output}
@@ -159,10 +172,16 @@ class InFlight:
         item.member.group.refuse(item, delay)
         return True
 
-    def drop(self, item: Item) -> None:
-        """The event is no longer in flight here, so there is a place for another one."""
-        if self._items.get((item.epoch, item.taken.seq)) is item:
-            del self._items[item.epoch, item.taken.seq]
+    def drop(self, item: Item, *, answered: bool = True) -> None:
+        """The event is no longer in flight here, so there is a place for another one. `answered`: it was acked or
+        refused, which may be about an earlier time."""
+        key = item.epoch, item.taken.seq
+        if not answered or item.first < item.order:
+            self._lapsed[key] = item.first
+            if len(self._lapsed) > self._limit:
+                del self._lapsed[next(iter(self._lapsed))]
+        if self._items.get(key) is item:
+            del self._items[key]
         item.member.items.pop(item, None)
         if not self._short:
             return
@@ -194,6 +213,8 @@ class InFlight:
             before._items.pop(key, None)
             del old.items[item]
         self._given = max(self._given, before._given)
+        self._lapsed |= before._lapsed
+        before._lapsed = {}
 
     def _sort(self) -> None:
         """Sorts once for everything that was adopted, which may belong to thousands of buckets."""

@@ -169,6 +169,19 @@ def test_everything_is_what_came_before_on_this_connection() -> None:
         assert not acks.came(each, "orders")
 
 
+def test_everything_before_an_event_that_came_twice() -> None:
+    """Is what came before its first time: the application may have got no further."""
+    acks = Acks()
+    for each in "abcabd":
+        acks.came(each, "orders")
+    assert acks.ack("b", True) == '{"action":"ack","id":"b","all":true}'
+    acks.cut()
+    assert acks.came("a", "orders")
+    assert acks.came("b", "orders")
+    assert not acks.came("c", "orders")
+    assert not acks.came("d", "orders")
+
+
 def test_acks_of_everything_and_naks() -> None:
     """With everything, what came before is acknowledged, too; a nak after a cut says nothing."""
     acks = Acks()

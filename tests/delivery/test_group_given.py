@@ -17,7 +17,7 @@ from relay_tornado.model import Event, Output
 from relay_tornado.wire import control
 from tests.delivery.virtual import VirtualLoop, day, virtual_test
 from tests.delivery.virtual import event_loop as event_loop
-from tests.delivery.workers import KEY, held_up, later, outputs, parked, worker
+from tests.delivery.workers import KEY, Worker, held_up, later, outputs, parked, worker
 from tests.delivery.world import TOKEN, World, quiet, stocked, until
 from tests.failing import once
 
@@ -296,6 +296,36 @@ async def test_all_acks_what_came_before_in_the_order_given() -> None:
     assert one.ack(5, all=True)
     assert await world.floor(KEY) == 5
     assert await world.floor(KEY._replace(bucket_id="id-other")) == 1
+
+
+@virtual_test
+@pytest.mark.parametrize("then", ["nothing", "ack_wait", "nak", "subscribe"])
+async def test_all_leaves_out_what_was_given_since_the_first_time(then: str) -> None:
+    """A client that is behind acks an event as it came before it was taken back, and has yet to read what came since:
+    that comes again if the client dies, whatever became of the event meanwhile."""
+    world = await stocked(0)
+    one = await worker(world, ack_wait=10, max_deliver=0)
+    await world.append(2)
+    await until(lambda: len(one.seqs) == 2)
+    await asyncio.sleep(6)
+    await world.append(2)
+    await until(lambda: len(one.seqs) == 4)
+    await asyncio.sleep(5)
+    assert one.tries() == [(1, 1), (2, 1), (3, 1), (4, 1), (1, 2), (2, 2)]
+    match then:
+        case "ack_wait":
+            await asyncio.sleep(10)
+        case "nak":
+            assert one.nak(2)
+            await quiet()
+        case "subscribe":
+            again = await world.subscribe("orders", reader=one.reader, replaces=one.delivery, consumer="w")
+            one = Worker(world, *again)
+            await quiet()
+    assert one.ack(2, all=True)
+    one.leave()
+    other = await worker(world)
+    await until(lambda: other.seqs == [3, 4])
 
 
 @virtual_test
