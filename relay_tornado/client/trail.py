@@ -82,7 +82,9 @@ class Trail:
         before = part.before
         if before is not None and before.done and part.done and _leads(before.last, part.first):
             before.last = part.last
-            before.event = before.event or part.event
+            if not before.event:
+                # A position without an event may be that of an event that is not done: a stretch begins after it.
+                before.first, before.event = part.first, part.event
             self._remove(part)
 
     def _append(self, part: _Part) -> _Part:
