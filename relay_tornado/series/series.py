@@ -81,13 +81,20 @@ class Series:
             try:
                 await self.open(totals)
                 while True:
-                    now = self._clock()
-                    await asyncio.sleep(file.FINE - now % file.FINE)
+                    await self._due()
                     await self._measure(levels)
             finally:
                 await self._measure(levels, last=True)
         finally:
             await self.close()
+
+    async def _due(self) -> None:
+        """Waits until the clock has reached the next multiple of 10 seconds, or was set back by more."""
+        due = (self._clock() // file.FINE + 1) * file.FINE
+        # A timer may fire a little early: uvloop's count whole milliseconds, and a clock that is slowed down to correct
+        # it is behind the loop's. A measurement then would be for the point before, and this one would stay empty.
+        while 0 < (left := due - self._clock()) <= file.FINE:  # noqa: ASYNC110 - the clock has no event
+            await asyncio.sleep(max(left, 0.001))
 
     async def _measure(self, levels: Callable[[], Levels], *, last: bool = False) -> None:
         try:

@@ -136,6 +136,38 @@ async def test_a_stop_loses_nothing(world: World, opened: bool) -> None:
 
 
 @pytest.mark.gen_test
+async def test_a_timer_that_fires_early(world: World) -> None:
+    """The measurement waits for the clock: otherwise it would take the point before, and its own would be missing."""
+    measured: list[float] = []
+
+    def slow_clock() -> float:
+        world.now += 0.001
+        return world.now
+
+    def levels() -> Levels:
+        measured.append(world.now)
+        return world.levels
+
+    world.now = START + 9.98
+    world.series = Series(world.folder, world.counters, slow_clock)
+    task = asyncio.create_task(world.series.run(levels))
+    await until(lambda: len(measured) > 1)
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+    assert measured[1] >= START + 10  # the first one is at the start
+
+
+@pytest.mark.gen_test
+async def test_a_clock_that_is_set_back_holds_up_no_measurement(world: World) -> None:
+    world.now = START + 9.99
+    task = asyncio.create_task(world.series._due())
+    await asyncio.sleep(0)
+    world.now = START - 3_600
+    await task
+
+
+@pytest.mark.gen_test
 async def test_a_mistake_in_what_is_measured_is_logged(world: World) -> None:
     """It ends nothing else, and the file is closed at the end as ever."""
 

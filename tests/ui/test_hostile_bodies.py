@@ -181,10 +181,10 @@ def test_long_names_and_values_of_a_tree(page: Page, hostile: Hostile) -> None:
     """A name as long as a body is cut, and so is a value; the button for more shows more of it."""
     article = hostile.open("application/json", json.dumps({"n" * 100_000: "v" * 100_000}).encode())
     tree = article.locator(".json-tree")
-    expect(tree).to_contain_text("98000 more characters")
-    expect(tree).to_contain_text("98002 more characters")
+    expect(tree).to_contain_text("98,000 more characters")
+    expect(tree).to_contain_text("98,002 more characters")
     tree.get_by_role("button").first.click()
-    expect(tree).to_contain_text("78000 more characters")
+    expect(tree).to_contain_text("78,000 more characters")
 
 
 def test_a_deep_json(page: Page, hostile: Hostile) -> None:
@@ -238,9 +238,9 @@ def test_a_multipart_of_many_parts(page: Page, hostile: Hostile) -> None:
 def test_a_field_as_long_as_a_body(page: Page, hostile: Hostile) -> None:
     """A field's value is cut, and its button shows more of it."""
     table = hostile.open(FORM, b"a=" + b"x" * 500_000).get_by_role("region", name="Form fields")
-    expect(table.locator("td.value").last).to_have_text("x" * 2000 + " 498000 more characters")
+    expect(table.locator("td.value").last).to_have_text("x" * 2000 + " 498,000 more characters")
     table.get_by_role("button").click()
-    expect(table.locator("td.value").last).to_have_text("x" * 22_000 + " 478000 more characters")
+    expect(table.locator("td.value").last).to_have_text("x" * 22_000 + " 478,000 more characters")
 
 
 def test_many_headers_and_parameters(page: Page, hostile: Hostile) -> None:
@@ -272,7 +272,7 @@ def test_comparing_large_texts(page: Page, hostile: Hostile) -> None:
     expect(more(comparison, "79,001")).to_be_visible()
     assert elements(page) < FEW
     hostile.compare("text/plain", "a\u200b".encode() * 200_000, b"b" * 500_000)
-    expect(lines.last).to_have_text(re.compile("only right: " + "b" * 2000 + " 498000 more characters"))
+    expect(lines.last).to_have_text(re.compile("only right: " + "b" * 2000 + " 498,000 more characters"))
     assert elements(page) < FEW
 
 

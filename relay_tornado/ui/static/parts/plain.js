@@ -33,7 +33,7 @@ export function Short({ text, lines = false, most = MOST }) {
   const [more, setMore] = useState(0);
   const begun = beginning(text, most + more);
   return html`<${Long} text=${begun} lines=${lines} marks=${FEW} />${begun.length < text.length && html` <button type="button"
-    class="button tiny" onClick=${() => setMore(more + 10 * MOST)}>${text.length - begun.length} more characters</button>`}`;
+    class="button tiny" onClick=${() => setMore(more + 10 * MOST)}>${number(text.length - begun.length)} more characters</button>`}`;
 }
 
 /** Characters of a path that stand above all else at first. */
