@@ -21,6 +21,8 @@ from relay_tornado.storage.database_files import beside
 
 HEAD = 32
 """Bytes of the WAL's header."""
+_WRITTEN = 4096
+"""Of so many bytes of the index, SQLite writes one to give them a place."""
 FRAME_HEAD = 24
 """Bytes before each page of the WAL."""
 
@@ -103,12 +105,12 @@ class WalIndex:
 
 
 def _give_places(descriptor: int) -> None:
-    """Has each page of the index have a place on the disk in which it can be changed. SQLite writes one byte of each,
-    which is not enough for a file system with smaller blocks. Raises OSError if there is no room."""
+    """Has each page of the index have a place on the disk in which it can be changed. SQLite writes one byte of each
+    4 KiB, which is not enough for a file system with smaller blocks. Raises OSError if there is no room."""
     try:
         if no_cow.has_flag(descriptor):
             os.fsync(descriptor)
-        else:
+        elif os.fstatvfs(descriptor).f_bsize < _WRITTEN:  # only there: some file systems do it by writing zeros
             os.posix_fallocate(descriptor, 0, os.fstat(descriptor).st_size)
     except AttributeError:  # on macOS
         pass
