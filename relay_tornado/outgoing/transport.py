@@ -201,7 +201,6 @@ class Transport:
 
     async def close(self) -> None:
         """Closes all connections; requests in flight end with Unanswered."""
-        self._idle.clear()
         for connection in list(self._live):
             connection.abort()
         closing = [connection.closed for connection in self._live]
@@ -224,7 +223,7 @@ class _Connection(asyncio.Protocol):
         self._answer: asyncio.Future[Answer] | None = None
         self._response: h11.Response | None = None
         self._body = bytearray()
-        self._used = self._heard = self._whole = self._reads_on = False
+        self._used = self._heard = self._reads_on = False
         self._interim = 0
         self._timer = Timer(self.abort)
         self._lost: Callable[[], None] | None = None
@@ -252,7 +251,7 @@ class _Connection(asyncio.Protocol):
         transport = self._transport
         assert transport is not None
         stale, self._used = self._used, True
-        self._response, self._heard, self._whole = None, False, False
+        self._response, self._heard = None, False
         self._interim = 0
         self._body.clear()
         self._answer = asyncio.get_running_loop().create_future()
@@ -283,9 +282,9 @@ class _Connection(asyncio.Protocol):
     def reusable(self) -> bool:
         """Whether the connection can take another request."""
         closed = self._transport is None or self._transport.is_closing()
-        if closed or not self._whole or self._parser.our_state is not h11.DONE:
+        if closed or self._parser.our_state is not h11.DONE or self._parser.their_state is not h11.DONE:
             return False
-        if self._parser.their_state is not h11.DONE or self._parser.trailing_data != (b"", False):
+        if self._parser.trailing_data != (b"", False):
             return False
         self._parser.start_next_cycle()
         return True
@@ -405,7 +404,6 @@ class _Connection(asyncio.Protocol):
                     self._finish(self._made("long"))
                     return
             elif isinstance(event, h11.EndOfMessage):
-                self._whole = True
                 self._finish(self._made(""))
                 return
         self._reads_on = True

@@ -410,6 +410,80 @@ async def test_so_many_connections_to_one_destination_are_kept(monkeypatch: pyte
 
 
 @pytest.mark.gen_test
+async def test_what_comes_unasked_ends_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be taken for the next answer."""
+    monkeypatch.setattr("relay_tornado.outgoing.transport._IDLE", 3600.0)
+    kept = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer(200))
+        await kept.wait()
+        writer.write(answer(201))
+        await reader.read()
+        writer.transport.abort()
+
+    async with raw(serve) as url, transport() as made:
+        assert (await send(made, url)).status == 200
+        assert made._idle
+        kept.set()
+        await until(lambda: not made._live)
+        assert not made._idle
+
+
+@pytest.mark.gen_test
+async def test_a_request_on_a_connection_that_was_idle_has_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end of the time for which the connection was to be kept does not cut it off."""
+    monkeypatch.setattr("relay_tornado.outgoing.transport._IDLE", 0.1)
+
+    async def slow(got: Got) -> bytes:
+        if got.body:
+            await asyncio.sleep(0.3)
+        return answer(200)
+
+    async with Target(slow) as target, transport() as made:
+        for body in (b"", b"slow"):
+            assert (await send(made, target.url, body)).status == 200
+        assert target.bodies == [b"", b"slow"]
+
+
+@pytest.mark.gen_test
+async def test_an_answer_that_ends_with_half_of_a_connection() -> None:
+    """It has no length, and the server reads no more of the request."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.0 200 OK\r\n\r\nthere")
+        writer.write_eof()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            writer.transport.abort()
+
+    async with raw(serve) as url, transport() as made:
+        got = await send(made, url, b"x" * (64 << 20))
+        assert (got.body, got.cut) == (b"there", "")
+
+
+@pytest.mark.gen_test
+async def test_all_connections_are_closed_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that are idle, and those on which an answer is awaited."""
+    monkeypatch.setattr("relay_tornado.outgoing.transport._IDLE", 3600.0)
+    gate, made = asyncio.Event(), Transport(Resolver(), BOUNDS)
+    async with Target() as target, Target(once_open(gate)) as slow:
+        for _ in range(2):
+            await send(made, target.url)
+        asking = asyncio.create_task(send(made, slow.url, timeout=3600.0))
+        await slow.until(1)
+        await made.close()
+        assert not made._live
+        assert not made._idle
+        with pytest.raises(Unanswered):
+            await asking
+        gate.set()
+
+
+@pytest.mark.gen_test
 async def test_idle_connections_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection that nobody needs is closed after a while; `close` ends those that wait."""
     monkeypatch.setattr("relay_tornado.outgoing.transport._IDLE", 0.02)

@@ -14,7 +14,7 @@ import trustme
 
 from relay_tornado.outgoing.names import Resolver, Socket
 from relay_tornado.outgoing.transport import Transport
-from tests.forwarding.target import Target
+from tests.forwarding.target import Target, answer
 from tests.outgoing.requests import BOUNDS, context_of, fails, raw, send, transport
 from tests.ports import silent
 
@@ -32,6 +32,22 @@ async def test_tiny_parts_over_tls_before_the_end() -> None:
     async with raw(serve, context_of(True)) as url, transport() as made:
         got = await send(made, url, verify=False)
         assert (len(got.body), got.cut) == (20_000, "")
+
+
+@pytest.mark.gen_test
+async def test_a_server_that_prefers_http_2_is_asked_for_http_1_1() -> None:
+    context, spoken = context_of(True), []
+    assert context is not None
+    context.set_alpn_protocols(["h2", "http/1.1"])
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        spoken.append(writer.get_extra_info("ssl_object").selected_alpn_protocol())
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer(200))
+
+    async with raw(serve, context) as url, transport() as made:
+        assert (await send(made, url, verify=False)).status == 200
+    assert spoken == ["http/1.1"]
 
 
 @pytest.mark.gen_test
