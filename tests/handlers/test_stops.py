@@ -304,6 +304,20 @@ async def test_a_request_that_tornado_takes_over_then_is_told_of_the_end() -> No
         assert len(await site.events()) == 2
 
 
+async def test_a_request_behind_the_last_one_is_not_stored() -> None:
+    """It would not be answered. Its sender, which was told that the connection closes, sends it again."""
+    log = HeldLog()
+    async with edge(log=log) as site, Raw(site.port) as sender:
+        sender.send(request(URL, b"x") + request(URL, b"y"))
+        await until(lambda: log.held)
+        site.site.listener.stop()
+        log.release()
+        reply = await sender.reply()
+        assert (reply.status, reply.header("Connection")) == (200, "close")
+        assert await sender.closed() == b""
+        assert not log.held
+
+
 async def test_a_request_that_came_with_its_connection_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that Tornado takes over has been read already: an end before Tornado looks at it must not cut it off."""
     monkeypatch.setattr(listener, "ALL_BUT_HERE", 0.0)
