@@ -352,7 +352,6 @@ class Index:
     async def _close(self) -> None:
         """Closes the file at once: what is being indexed is rolled back, and the WAL stays for the next `_open`."""
         self._whole = False
-        self._state = State()
         # The reader last: the last connection would copy the WAL into the file if it could write.
         connections = [each for each in (self._reader, self._writer) if each is not None]
         self._reader = self._writer = None

@@ -371,8 +371,14 @@ async def test_large_events_are_read_few_at_once(
     stretch = await pages.above(world.log, "b", 0, 9)
     assert (stretch.first, len(stretch.rows)) == (1, stretch.last)
     assert stretch.last < 9
-    stretch = await pages.below(world.log, "b", 10, 1)
-    assert 1 < stretch.first <= stretch.last == 9
+    (last,) = await world.log.pick("b", [stretch.last], 1 << 20)
+    assert last is not None
+    assert stretch.newest == last.received_at
+    for before in range(2, 11):
+        stretch = await pages.below(world.log, "b", before, 1)
+        assert [row.seq for row in stretch.rows] == list(range(stretch.first, before))
+        assert stretch.last == before - 1
+    assert stretch.first > 1
     async with indexed(world, tmp_path) as made:
         await caught_up(made, world)
         assert await look(made, world, "big-") == list(range(9, 0, -1))
@@ -401,6 +407,30 @@ async def test_large_events_of_many_buckets_are_not_held_together(
             assert await look(made, world, "large", name) == [1]
     assert sum(steps) > 16_000
     assert max(steps) < 6_000
+
+
+@log_test
+async def test_small_events_of_many_buckets_are_not_indexed_together(
+    world: SqliteWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does a step have more events of thousands of buckets than of one."""
+    monkeypatch.setattr(pages, "EVENTS", 16)
+    steps: list[int] = []
+    names = [f"b{n}" for n in range(8)]
+
+    class Watched(Index):
+        async def _add(self, found: Sequence[Any], backwards: bool) -> None:
+            steps.append(sum(len(each.stretch.rows) for each in found))
+            await super()._add(found, backwards)
+
+    for n, name in enumerate(names):
+        await world.log.create(name, f"aaaaaaaaaaa{n}")
+        await fill(world, 10, name)
+    async with indexed(world, tmp_path, names, kind=Watched) as made:
+        for name in names:
+            await caught_up(made, world, name)
+    assert sum(steps) == 80
+    assert max(steps) < 2 * 16
 
 
 @log_test

@@ -63,6 +63,19 @@ async def test_damage_at_the_end_is_no_loss(world: SqliteWorld, tmp_path: Path) 
     assert "search_index_taken_back" not in [each["event"] for each in said]
 
 
+@log_test
+async def test_damage_in_the_middle_hides_nothing_else(world: SqliteWorld, tmp_path: Path) -> None:
+    """What can't be read is not found, and everything around it is."""
+    await fill(world, 9)
+    await world.close()
+    with behind(world) as raw:
+        raw.execute("UPDATE event SET body = x'00' WHERE seq IN (3, 6)")
+    await world.reopen()
+    async with indexed(world, tmp_path) as made:
+        await caught_up(made, world)
+        assert await look(made, world, "number") == [9, 8, 7, 5, 4, 2, 1]
+
+
 @pytest.mark.gen_test
 async def test_another_log_is_indexed_anew(tmp_path: Path) -> None:
     """Where a bucket's epochs are none that the index knows, nothing that it has of it is found."""
@@ -272,6 +285,29 @@ async def test_a_reader_that_can_not_be_closed_keeps_no_writer(
     monkeypatch.undo()
     await reader.close()
     await until(lambda: not writer._thread.is_alive(), "the end of its thread")
+
+
+@log_test
+async def test_a_file_that_can_not_be_closed_is_left_behind(
+    world: SqliteWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The index goes on with another one."""
+    await fill(world, 1)
+    async with indexed(world, tmp_path) as made:
+        await caught_up(made, world)
+        writer = made._writer
+        assert writer is not None
+        close = writer.close
+
+        async def fail() -> None:
+            await close()
+            raise sqlite3.OperationalError("unable to close")
+
+        monkeypatch.setattr(writer, "close", fail)
+        made.path.unlink()
+        await fill(world, 1)
+        await until(lambda: made._writer not in (None, writer), "another file")
+        await caught_up(made, world)
 
 
 @log_test
