@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import resource
 import shutil
@@ -16,7 +17,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from relay_tornado.errors import StartupError
+from relay_tornado.errors import NotWritable, StartupError
 from relay_tornado.ops.backup import make
 from relay_tornado.ops.opening import open_file
 from relay_tornado.ops.stats import stats
@@ -369,6 +370,38 @@ def test_no_room_for_the_index_of_the_wal(tmp_path: Path) -> None:
     assert "there is no room for" in str(start.refusal(tmp_path / "relay.db", error))
     error.sqlite_errorcode = sqlite3.SQLITE_IOERR_WRITE
     assert "can't be opened" in str(start.refusal(tmp_path / "relay.db", error))
+
+
+def of_sqlite(code: int) -> sqlite3.Error:
+    error = sqlite3.OperationalError("it failed")
+    error.sqlite_errorcode = code
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        *((OSError(each, "it failed"), "raise the limit") for each in (errno.EMFILE, errno.ENFILE)),
+        *((OSError(each, "it failed"), "needs the right") for each in (errno.EACCES, errno.EPERM, errno.EISDIR)),
+        (OSError(errno.EROFS, "it failed"), "mount it read-write"),
+        (OSError(errno.EAGAIN, "raise the limit"), "raise the limit"),
+        (OSError(errno.ENOSPC, "it failed"), "free some space"),
+        (OSError(errno.EIO, "it failed"), "Check the disk"),
+        *(
+            (of_sqlite(each), "needs the right")
+            for each in (sqlite3.SQLITE_READONLY_DIRECTORY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM)
+        ),
+        (of_sqlite(sqlite3.SQLITE_FULL), "free some space"),
+        *((of_sqlite(each), "restore a backup") for each in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)),
+        (of_sqlite(sqlite3.SQLITE_IOERR), "Check the disk"),
+    ],
+    ids=str,
+)
+def test_why_a_file_can_not_be_opened(tmp_path: Path, error: sqlite3.Error | OSError, advice: str) -> None:
+    """Who starts the relay is told what to do about that, and not about something else."""
+    refusal = start.refusal(tmp_path / "relay.db", error)
+    assert advice in str(refusal)
+    assert isinstance(refusal, NotWritable) == (advice in ("needs the right", "mount it read-write"))
 
 
 @storage_test
