@@ -235,7 +235,8 @@ async def test_ephemeral_buckets_have_none() -> None:
     assert [each.get("error") for each in one.answers] == [None, "ephemeral", "not_found"]
     await world.bucket("later", ephemeral=True)
     await world.append(1)
-    await world.append(1, "id-brief")
+    for name in ("brief", "later"):
+        await world.append(1, f"id-{name}")
     await quiet()
     assert [each["meta"]["bucket_name"] for each in one.events] == ["orders"]
 

@@ -214,24 +214,33 @@ async def test_a_bucket_that_is_deleted_as_its_consumer_is_moved() -> None:
     assert one.reader.ends == []
 
 
+@pytest.mark.parametrize("how", ["is cut", "unsubscribes", "may have none"])
 @virtual_test
-async def test_who_leaves_as_it_gets_a_consumer_has_none() -> None:
-    """A bucket that is ephemeral no longer has one for the durable token whose client is just going."""
+async def test_who_leaves_as_it_gets_a_consumer_has_none(how: str) -> None:
+    """A bucket that is ephemeral no longer has one for the durable token whose client is just going, and none if it is
+    ephemeral again by then."""
     world = await stocked(0, ephemeral=True)
     one = await client(world, "orders")
     await quiet()
     await with_row(world)
-    opened = world.ledgers.open
+    opened, left = world.ledgers.open, asyncio.Event()
 
-    async def slow(key: Key, *how: Any) -> Ledger:
-        ledger = await opened(key, *how)
-        one.leave()
+    async def slow(key: Key, *how_: Any) -> Ledger:
+        ledger = await opened(key, *how_)
+        if how == "is cut":
+            one.leave()
+        elif how == "unsubscribes":
+            one.delivery.unsubscribe(control.Unsubscribe(("orders",)))
+        else:
+            await world.change(ephemeral=True)
+        left.set()
         return ledger
 
     world.ledgers.open = slow  # type: ignore[method-assign]
     await world.change(ephemeral=False)
-    await until(lambda: one.reader.closed, turns=500)
+    await until(left.is_set, turns=500)
     await quiet()
+    assert one.reader.closed == (how == "is cut")
     assert world.ledgers.find(KEY) is None
 
 
