@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import os
 import shutil
 import sqlite3
@@ -21,6 +22,7 @@ import structlog
 
 from relay_tornado import __version__
 from relay_tornado.errors import NO_DESCRIPTOR, NotWritable, StartupError
+from relay_tornado.model import MIB
 from relay_tornado.steps import Steps
 from relay_tornado.storage import database_files, migrate, partial_copy, permissions, wal_check, wal_index
 from relay_tornado.storage import witness as witnesses
@@ -117,12 +119,16 @@ def look(path: Path) -> Stamp | None:
 
 
 def _keep_wal(path: Path, steps: Steps, halt: Halt) -> str | None:
-    """Copies the WAL aside, completely or not at all. Returns the copy's path; None if there is none. Raises Halted."""
+    """Copies the WAL aside, completely or not at all, unless an earlier start that failed has done it. Returns the
+    copy's path; None if there is none. Raises Halted."""
     source = wal_of(path)
-    if not source.exists():
+    if not size_of(source):
         return None
     steps.begin("copying the write-ahead log aside, as committed events are missing")
     try:
+        for earlier in source.parent.glob(f"{glob.escape(source.name)}.lost-*"):
+            if _same(source, earlier, halt):
+                return str(earlier)
         copy, descriptor = database_files.create_free(source, "lost")
         try:
             with os.fdopen(descriptor, "wb") as kept, source.open("rb") as wal:
@@ -137,6 +143,17 @@ def _keep_wal(path: Path, steps: Steps, halt: Halt) -> str | None:
         _log.error("wal_not_copied", error=str(error))
         return None
     return str(copy)
+
+
+def _same(one: Path, other: Path, halt: Halt) -> bool:
+    """Whether two files have the same content. Raises OSError and Halted."""
+    if size_of(one) != size_of(other):
+        return False
+    with one.open("rb") as first, other.open("rb") as second:
+        while (part := _UntilHalted(first, halt).read(MIB)) == second.read(MIB):
+            if not part:
+                return True
+    return False
 
 
 class _UntilHalted:

@@ -152,6 +152,18 @@ def test_a_copy_that_has_no_room(small_disk: Path) -> None:
         assert raw.execute("SELECT length(x) FROM filler").fetchone() == (14 * MIB,)
 
 
+def test_a_copy_that_has_no_room_is_not_begun(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a start that the service manager repeats would fill the disk again and again."""
+    monkeypatch.setattr(migrate, "PAGES", 64)
+    with closing(sqlite3.connect(small_disk / "relay.db", isolation_level=None)) as raw:
+        raw.execute("CREATE TABLE filler (x)")
+        raw.execute("INSERT INTO filler VALUES (zeroblob(?))", (14 * MIB,))
+        told: list[tuple[int, int]] = []
+        with pytest.raises(StartupError, match="needs room"):
+            migrate.backup(raw, small_disk / "copy.db", advance=lambda *pages: told.append(pages))
+        assert told == []
+
+
 def test_a_copy_that_can_not_have_its_name(tmp_path: Path) -> None:
     """Nothing is left behind either where only its last step fails."""
     (tmp_path / "copy.db").mkdir()

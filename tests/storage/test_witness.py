@@ -454,3 +454,30 @@ async def test_a_witness_that_can_not_be_written_stops_nothing(
         await commit(database, 3)
     assert [entry["event"] for entry in logs] == ["witness_not_written"]
     assert not database.problem
+
+
+@storage_test
+async def test_a_start_that_is_repeated_keeps_one_copy(settings: Settings) -> None:
+    """However often it fails, as while another program has its port: the copies would fill the disk."""
+    path = await lose_one(settings)
+    kept = set()
+    for _ in range(3):
+        with capture_logs() as logs:
+            start.examine(path, Steps(""))[0].close()
+        kept.add(logs[-1]["wal_copy"])
+    assert {Path(copy) for copy in kept} == set(settings.data.glob("*.lost-*"))
+    assert len(kept) == 1
+    with wal_of(path).open("r+b") as wal:
+        wal.write(b"another")
+    with capture_logs() as logs:
+        start.examine(path, Steps(""))[0].close()
+    assert logs[-1]["wal_copy"] not in kept
+
+
+@storage_test
+async def test_a_wal_that_is_empty_is_not_kept(settings: Settings) -> None:
+    path = await lose_one(settings)
+    os.truncate(wal_of(path), 0)
+    with capture_logs() as logs:
+        start.examine(path, Steps(""))[0].close()
+    assert (logs[-1]["wal_copy"], list(settings.data.glob("*.lost-*"))) == (None, [])
