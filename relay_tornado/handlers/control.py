@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import shutil
 import socket
@@ -85,10 +86,10 @@ class ControlServer:
         except OSError as error:
             listener.close()
             self._remove_folder()
-            raise NotWritable(
-                f"the control socket {path} can't be made ({error.strerror}): give the user that runs the relay the "
-                "right to write to its directory"
-            ) from None
+            advice = "give the user that runs the relay the right to write to its directory"
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                advice = "free some space"
+            raise NotWritable(f"the control socket {path} can't be made ({error.strerror}): {advice}") from None
         listener.listen()
         listener.setblocking(False)
         self._path = path

@@ -13,6 +13,9 @@ from typing import Final
 ENDS: Final = ("", "-journal", "-wal", "-shm")
 """What SQLite appends to a file's name, briefly also for a new copy whose source has a WAL."""
 
+_BLOCK: Final = 512
+"""Bytes that `st_blocks` counts as one, on Linux."""
+
 
 def beside(path: Path, end: str) -> Path:
     """The path of SQLite's file with this suffix (`-journal`, say): beside the database itself if `path` is a
@@ -32,6 +35,13 @@ def size_of(path: Path) -> int | None:
         return path.stat().st_size
     except OSError:
         return None
+
+
+def has_places(descriptor: int, size: int) -> bool:
+    """Whether an open file has so many bytes, and each a place on the disk in which it can be changed. To be asked
+    before `posix_fallocate`, which on xfs needs free space even if it has nothing to do. Raises OSError."""
+    found = os.fstat(descriptor)
+    return found.st_size >= size and found.st_blocks * _BLOCK >= found.st_size
 
 
 def create(path: Path) -> int:

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from relay_tornado.storage import no_cow
+from relay_tornado.storage import database_files, no_cow
 from relay_tornado.storage.database_files import beside
 
 HEAD = 32
@@ -107,11 +107,12 @@ class WalIndex:
 def _give_places(descriptor: int) -> None:
     """Has each page of the index have a place on the disk in which it can be changed. SQLite writes one byte of each
     4 KiB, which is not enough for a file system with smaller blocks. Raises OSError if there is no room."""
+    size = os.fstat(descriptor).st_size
     try:
         if no_cow.has_flag(descriptor):
             os.fsync(descriptor)
-        elif os.fstatvfs(descriptor).f_bsize < _WRITTEN:  # only there: some file systems do it by writing zeros
-            os.posix_fallocate(descriptor, 0, os.fstat(descriptor).st_size)
+        elif os.fstatvfs(descriptor).f_bsize < _WRITTEN and not database_files.has_places(descriptor, size):
+            os.posix_fallocate(descriptor, 0, size)  # where it is no call of the kernel, it would write zeros
     except AttributeError:  # on macOS
         pass
     except OSError as error:

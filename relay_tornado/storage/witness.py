@@ -21,7 +21,7 @@ from typing import Annotated, TypeAlias
 
 import msgspec
 
-from relay_tornado.storage import no_cow
+from relay_tornado.storage import database_files, no_cow
 from relay_tornado.storage.damage import malformed, sound
 
 NAME = "relay.witness"
@@ -112,12 +112,14 @@ class Witness:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             no_cow.set_flag(descriptor)  # what is preallocated is room for its changes only then
-            os.posix_fallocate(descriptor, 0, _COPIED)
+            if not database_files.has_places(descriptor, _COPIED):
+                os.posix_fallocate(descriptor, 0, _COPIED)
         except BaseException:
             os.close(descriptor)
             raise
         try:
-            os.posix_fallocate(descriptor, _COPIED, SECTOR)
+            if not database_files.has_places(descriptor, _COPIED + SECTOR):
+                os.posix_fallocate(descriptor, _COPIED, SECTOR)
         except OSError:  # the disk is full; before 0.5.20 the file had two sectors
             return cls(descriptor, notes=False)
         return cls(descriptor)

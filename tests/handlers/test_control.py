@@ -1,6 +1,7 @@
 """The control socket: who may use it, what it answers, and what it bears."""
 
 import asyncio
+import errno
 import json
 import os
 import socket
@@ -262,6 +263,21 @@ async def test_a_stale_socket_is_replaced(open_memory: OpenWorld, tmp_path: Path
             await server.start()
         await server.close()
     assert (tmp_path / "relay.sock").read_text() == "precious"
+
+
+@pytest.mark.gen_test
+async def test_a_full_disk_has_no_room_for_the_socket(
+    open_memory: OpenWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That is said, and no right is missing."""
+
+    def bind(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(socket.socket, "bind", bind)
+    async with open_memory() as world:
+        with pytest.raises(NotWritable, match=r"No space left on device\): free some space$"):
+            await ControlServer(world.administration, tmp_path).start()
 
 
 STRANGER = """

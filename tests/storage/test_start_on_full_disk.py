@@ -11,10 +11,11 @@ from structlog.testing import capture_logs
 
 from relay_tornado.errors import NoSpace
 from relay_tornado.log.sqlite import SqliteEventLog
-from relay_tornado.model import MIB
+from relay_tornado.model import KIB, MIB
 from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
 from relay_tornado.storage.database_files import beside
+from relay_tornado.storage.space import disk_of
 from tests.faults.disk import Disk, needs_disk
 from tests.log.worlds import fill, make, read_all
 from tests.storage.faults import crash
@@ -27,6 +28,8 @@ def take_all(place: Path) -> Path:
     """Another program fills the disk with this file."""
     taken = place / "taken"
     with taken.open("wb", buffering=0) as file:
+        os.posix_fallocate(file.fileno(), 0, disk_of(place).free // 2)
+        file.seek(0, os.SEEK_END)
         for piece in (MIB, 4096, 512):
             try:
                 while True:
@@ -34,16 +37,19 @@ def take_all(place: Path) -> Path:
             except OSError:
                 pass
     subprocess.run(("sync", "-f", str(place)), check=True)
-    assert os.statvfs(place).f_bavail == 0
+    assert disk_of(place).free < 64 * KIB
     return taken
 
 
 @full_test
 @pytest.mark.parametrize("crashed", [True, False], ids=["crashed", "stopped"])
-async def test_it_reads_what_is_there(tmp_path: Path, crashed: bool) -> None:
+@pytest.mark.parametrize(("kind", "size", "options"), [("ext4", 32, ("-m", "0", "-b", "4096")), ("xfs", 300, ())])
+async def test_it_reads_what_is_there(
+    tmp_path: Path, kind: str, size: int, options: tuple[str, ...], crashed: bool
+) -> None:
     """Events are refused until there is room, without a restart."""
-    needs_disk()
-    with Disk(tmp_path, 32 * MIB, "-m", "0", "-b", "4096") as disk, capture_logs():
+    needs_disk(kind)
+    with Disk(tmp_path, size * MIB, *options, kind=kind) as disk, capture_logs():
         settings = Settings(data=disk.place / "data")
         database = await Database.open(settings)
         log = await SqliteEventLog.open(database, settings)
