@@ -87,8 +87,8 @@ def restore(file: Path, damaged: bool, data: Path, as_json: bool) -> None:
         if there or not made.exists():
             return f"nothing was restored into {data}; repeat the command"
         return (
-            f"{made} is restored and checked; its tokens are valid again, even if revoked since (`relay token list`), "
-            "and its public outputs are paused (`relay bucket show`)"
+            f"{made} is restored and checked; its tokens are valid again, even if revoked or rotated since (`relay "
+            "token list`), and its public outputs are paused (`relay bucket show`)"
         )
 
     with interrupts.tidying_up(left), show_progress(as_json) as progress:
@@ -111,8 +111,10 @@ def restore(file: Path, damaged: bool, data: Path, as_json: bool) -> None:
     click.echo(f"{restored.path}: {_held(report)}; {words}")
     _print_findings(report)
     if restored.tokens:
+        where = shlex.quote(printable(str(data)))
         click.echo(
-            "These tokens are valid again, even if revoked since the backup. To end one: `relay token revoke KEY`."
+            "These tokens are valid again with the secrets that they had, even if revoked or rotated since the backup. "
+            f"To end one: `relay token revoke KEY --data {where}`."
         )
         for key, text in restored.tokens:
             click.echo(f"  {key}  {printable(text)}".rstrip())

@@ -2,7 +2,8 @@
 
 Consumers and epochs stay. At the relay's start the newest epoch of each log ends at its head, as at every start: a
 cursor up to there is honoured, a client with a later one is told what it misses, and new events get a new epoch. Tokens
-that were revoked after the backup are valid again, and public outputs are paused: the result lists both.
+that were revoked or rotated after the backup are valid again as they were, and public outputs are paused: the result
+lists both.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import errno
 import json
 import os
 import sqlite3
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +46,7 @@ _PART = NAME + ".restoring"
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """The result of a restore. `tokens` are (key, description), `paused` are (bucket, output).
+    """The result of a restore. `tokens` are the valid ones as (key, description), `paused` are (bucket, output).
 
     `disabled`: the schema is too old for pausing, so these outputs are disabled instead."""
 
@@ -99,7 +101,7 @@ def _restore(file: Path, directory: Path, progress: Progress, before: Report) ->
                 _make_triggers(raw)
             paused = _make_own(raw)
             stamp = read_stamp(raw)
-            tokens = _tokens(raw)
+            tokens = _tokens(raw, time.time())
             disabled = not _pauses(raw)
         after = check(part, progress)
         new = [finding for finding in after.damage if finding not in before.damage]
@@ -172,9 +174,15 @@ def _pauses(raw: sqlite3.Connection) -> bool:
     return migrate.version(raw) >= _PAUSING
 
 
-def _tokens(raw: sqlite3.Connection) -> tuple[tuple[str, str], ...]:
-    found = raw.execute("SELECT key, document FROM token ORDER BY rowid").fetchall()
-    return tuple((key, str(json.loads(document).get("description", ""))) for key, document in found)
+def _tokens(raw: sqlite3.Connection, now: float) -> tuple[tuple[str, str], ...]:
+    """Those that have not expired, as (key, description)."""
+    found = []
+    for key, text in raw.execute("SELECT key, document FROM token ORDER BY rowid").fetchall():
+        token: dict[str, Any] = json.loads(text)
+        expires = token.get("expires_at")
+        if not isinstance(expires, int | float) or expires > now:
+            found.append((key, str(token.get("description", ""))))
+    return tuple(found)
 
 
 def _check_idle(directory: Path) -> None:

@@ -75,12 +75,19 @@ def test_a_restored_relay_is_another_database(cli: Runner, file: Path, new: Runn
     assert new.json("bucket", "list") == cli.json("bucket", "list")
 
 
-def test_tokens_that_live_again_are_listed(file: Path, new: Runner) -> None:
-    """For people, too, with what ends one."""
+def test_tokens_that_live_again_are_listed(cli: Runner, file: Path, new: Runner) -> None:
+    """For people, too, with what ends one in the restored data. One that has expired is not valid again."""
+    expired = cli.json("token", "create", "--description", "visitor", "--expires", "30d")
+    cli.json("backup", file, "--force")
+    with closing(sqlite3.connect(file, isolation_level=None)) as raw:
+        sql = "UPDATE token SET document = json_set(document, '$.expires_at', 1.5) WHERE key = ?"
+        raw.execute(sql, (expired["key"],))
     result = new("restore", file)
     assert result.exit_code == 0
-    assert "relay token revoke" in result.stdout
+    assert f"`relay token revoke KEY --data {new.data}`" in result.stdout
     assert "worker" in result.stdout
+    assert "visitor" not in result.stdout
+    assert len(new.json("token", "list")) == 2
 
 
 def test_public_outputs_are_paused(cli: Runner, file: Path, tmp_path: Path) -> None:
