@@ -352,7 +352,7 @@ class ConsumerAdministration:
                 stored = stored._replace(gaps=Gaps(times + 1, gap, self._ledgers.clock()))
         else:
             progress = live.progress
-        oldest = _oldest(progress, bounds)
+        oldest = _oldest(progress, bounds, self._ledgers.clock())
         standing = Standing(
             stored=stored,
             terms=stored.terms if live is None else live.terms,
@@ -419,7 +419,7 @@ def _seeked(progress: Progress, bounds: Bounds, floor: int, preview: bool) -> Do
     }
 
 
-def _oldest(progress: Progress, bounds: Bounds) -> Oldest | None:
+def _oldest(progress: Progress, bounds: Bounds, now: float) -> Oldest | None:
     """The oldest event that is not done; None if there is none."""
     seq = progress.oldest(bounds.head)
     if seq is None:
@@ -428,7 +428,7 @@ def _oldest(progress: Progress, bounds: Bounds) -> Oldest | None:
     one, out = progress.parked.get(seq), progress.has_out(seq)
     attempts = progress.attempts(seq)
     since = one.since if one is not None and one.attempts else None
-    next_at = one.due if one is not None and one.due > AT_ONCE and not out else None
+    next_at = one.due if one is not None and one.due > now and not out else None
     return Oldest(seq, attempts, out, since, next_at)
 
 

@@ -26,7 +26,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, NamedTuple, NoReturn
 
 from relay_tornado.consumer_changes import MAX_DELIVER
-from relay_tornado.consumer_progress import AT_ONCE, Taken
+from relay_tornado.consumer_progress import Taken
 from relay_tornado.delivery.bounds import SLICE
 from relay_tornado.delivery.dispatch import PAGE, Place
 from relay_tornado.delivery.fetching import fetch
@@ -123,7 +123,7 @@ class Group:
         else:
             now = self._shared.ledgers.clock()
             for item in list(member.items):
-                self._failed(item, AT_ONCE, now, answered=False)
+                self._failed(item, now, now, answered=False)
         if self._members.keys() <= {member}:
             self._close()
         self._members.pop(member, None)
@@ -152,7 +152,7 @@ class Group:
         """The event is to be retried after `delay` seconds."""
         item.member.slow = False
         now = self._shared.ledgers.clock()
-        self._failed(item, now + delay if delay else AT_ONCE, now, answered=True)
+        self._failed(item, now + delay if delay else now, now, answered=True)
         self._wake()
 
     def _failed(self, item: Item, due: float, now: float, *, answered: bool) -> None:
@@ -407,7 +407,7 @@ class Group:
             if item.since > end:
                 break
             item.member.slow = True
-            self._failed(item, AT_ONCE, now, answered=False)
+            self._failed(item, now, now, answered=False)
 
     def _changed(self) -> None:
         """The ledger told of a change: a seek, scheduled events, a gap, or the deletion of the consumer."""

@@ -163,6 +163,30 @@ async def test_a_nak_while_the_client_reads_nothing() -> None:
     assert one.tries() == [(1, 1), (2, 1), (1, 2)]
 
 
+@virtual_test
+@pytest.mark.parametrize("ends", ["ack_wait", "nak", "leave"])
+async def test_what_has_been_due_longest_comes_first(ends: str) -> None:
+    """However the event in flight ends: one that is never acked would keep a client that takes one at a time from all
+    that got a nak with a delay."""
+    world = await stocked(2)
+    one = await worker(world, max_in_flight=1, ack_wait=5, max_deliver=0)
+    await until(lambda: one.seqs == [1])
+    assert one.nak(1, 2)
+    await quiet()
+    await asyncio.sleep(4)
+    assert one.tries() == [(1, 1), (2, 1)]
+    two = one
+    if ends == "ack_wait":
+        await asyncio.sleep(2)
+    elif ends == "nak":
+        assert one.nak(2)
+    else:
+        one.leave()
+        two = await worker(world, max_in_flight=1)
+    await quiet()
+    assert two.tries()[-1] == (1, 2)
+
+
 def test_what_is_due_at_once_on_uvloop() -> None:
     """It makes no timer of that, but a handle that knows no time: it comes again, and what else is refused, too."""
     uvloop = pytest.importorskip("uvloop", reason="it comes with the extra `fast`")
