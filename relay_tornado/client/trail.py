@@ -19,7 +19,8 @@ Stretch: TypeAlias = tuple[str, str]
 
 @dataclass(slots=True, eq=False)
 class _Part:
-    """An event that is not done, or a stretch that is; `event` says whether a stretch has events."""
+    """An event that is not done, or a stretch that is; `event` says whether a stretch has events. `earlier` is the same
+    event from when the application was given it before."""
 
     first: str
     last: str
@@ -27,6 +28,7 @@ class _Part:
     event: bool
     before: _Part | None = None
     after: _Part | None = None
+    earlier: _Part | None = None
 
 
 class Trail:
@@ -40,9 +42,9 @@ class Trail:
         self._open: dict[str, _Part] = {}
 
     def given(self, id: str) -> None:
-        """Notes that the application got this event. If it had it before, only the new one counts."""
-        self.done(id)
-        self._open[id] = self._append(_Part(id, id, done=False, event=True))
+        """Notes that the application got this event. If it is not done with it from before, it is once it is done with
+        either."""
+        self._open[id] = self._append(_Part(id, id, done=False, event=True, earlier=self._open.get(id)))
 
     def passed(self, id: str, event: bool) -> None:
         """Notes that this position was reached without an event for the application; `event`: an earlier run was done
@@ -55,11 +57,13 @@ class Trail:
         part = self._open.pop(id, None)
         if part is None:
             return False
-        part.done = True
-        after = part.after
-        self._join(part)
-        if after is not None:
-            self._join(after)
+        while part is not None:
+            part.done = True
+            after = part.after
+            self._join(part)
+            if after is not None:
+                self._join(after)
+            part = part.earlier
         self._settle()
         return True
 

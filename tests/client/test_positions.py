@@ -333,6 +333,24 @@ def test_an_event_that_is_given_twice_is_open_once() -> None:
     assert kept(positions) == {"name": "name of b", "id": f"{EPOCH}-2"}
 
 
+def test_an_event_that_is_given_twice_is_not_done_by_that() -> None:
+    """Where a gap led back over it: the next run is given it again."""
+    positions = begun("earliest")
+    for seq in (1, 2, 3):
+        positions.given(event(seq))
+    positions.done(event(3))
+    positions.reached(Passed("b", f"{EPOCH}-1"))
+    for seq in (2, 3):
+        positions.given(event(seq))
+    positions.done(event(3))
+    again = Positions("earliest")
+    again.load(positions.text())
+    assert [again.received(event(seq)) is True for seq in (1, 2, 3)] == [True, True, False]
+    for seq in (1, 2):
+        assert positions.done(event(seq))
+    assert kept(positions) == {"name": "name of b", "id": f"{EPOCH}-3"}
+
+
 def test_a_checkpoint_stays_small() -> None:
     """Of stretches between events that are open so many are kept: the first ones, which come first again."""
     positions = begun()
