@@ -129,7 +129,7 @@ class _Protocol(WebSocketProtocol13):
         self._bare += 1
         if self._bare >= BARE_FRAMES_A_TURN:
             self._bare = 0
-            await asyncio.sleep(0)
+            await self.stream.next_turn()
 
     def _handle_message(self, opcode: int, data: bytes) -> asyncio.Future[Any] | None:
         if opcode not in _OPCODES or (opcode == _CLOSE and len(data) == 1):

@@ -72,7 +72,7 @@ class Owner(Protocol):
     """The owner of a connection."""
 
     admission: Admission
-    """Where requests wait that are no webhooks."""
+    """Where requests wait that are no webhooks, and connections that send many chunks or frames."""
     lingering: Lingering
     trust: ProxyTrust
 
@@ -279,8 +279,13 @@ class TornadoConnection(IOStream):
             return super().read_until(delimiter, max_bytes)
         return self._read_in_next_turn(delimiter, max_bytes)
 
-    async def _read_in_next_turn(self, delimiter: bytes, max_bytes: int | None) -> bytes:
+    async def next_turn(self) -> None:
+        """Returns in the next turn of the loop, or in a later one if many connections have much to be read."""
         await asyncio.sleep(0)
+        await self._owner.admission.turn()
+
+    async def _read_in_next_turn(self, delimiter: bytes, max_bytes: int | None) -> bytes:
+        await self.next_turn()
         return await super().read_until(delimiter, max_bytes)
 
     def read_from_fd(self, buf: bytearray | memoryview) -> int | None:

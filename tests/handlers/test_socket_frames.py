@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 
 import pytest
 import websockets
 from tornado.web import Application
 from tornado.websocket import WebSocketProtocol13
 
-from relay_tornado.handlers.listener import Listener
+from relay_tornado.handlers.listener import REQUESTS_A_TURN, Listener
 from relay_tornado.handlers.socket import BARE_FRAMES_A_TURN
 from relay_tornado.settings import Settings
 from tests.counting import calls_by_turn
@@ -65,6 +66,22 @@ async def test_tiny_frames(monkeypatch: pytest.MonkeyPatch, frames: bytes) -> No
         assert (await client.closed()).endswith(b"\x88\x02\x03\xe8")
     assert sum(read) == 1000
     assert max(read) <= BARE_FRAMES_A_TURN
+
+
+async def test_tiny_frames_of_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few sockets that send so many go on in a turn of the loop, however many do."""
+    rounds = 10
+    async with edge() as site, AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(Raw(site.port)) for _ in range(5 * REQUESTS_A_TURN)]
+        for client in clients:
+            client.send(HANDSHAKE)
+            await client.reader.readuntil(b"\r\n\r\n")
+        read = calls_by_turn(monkeypatch, WebSocketProtocol13, "_receive_frame")
+        for client in clients:
+            client.send(frame(PING, b"hi") * rounds * BARE_FRAMES_A_TURN)
+        for client in clients:
+            await client.reader.readexactly(4 * rounds * BARE_FRAMES_A_TURN)
+    assert len(read) >= 5 * (rounds - 1)
 
 
 async def test_the_echo_of_the_row_autobahn() -> None:
