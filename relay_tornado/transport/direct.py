@@ -14,6 +14,7 @@ import asyncio
 import enum
 import socket
 import time
+from collections import deque
 from contextlib import suppress
 from typing import Final, Protocol
 
@@ -21,7 +22,7 @@ import structlog
 
 from relay_tornado.ingest.endpoints import WEBHOOKS_PREFIX, Place
 from relay_tornado.ingest.ingest import Head, Ingest, Upload
-from relay_tornado.low_memory import try_log
+from relay_tornado.low_memory import Timer, try_log
 from relay_tornado.model import Appended
 from relay_tornado.proxy_trust import ProxyTrust
 from relay_tornado.settings import Settings
@@ -34,6 +35,8 @@ READ_AHEAD: Final = 4 << 10
 REFUSALS_A_TURN: Final = 8
 """Maximum number of requests of one connection in one turn of the loop that are answered at once, as refusals are. Any
 other waits for a commit. One read may hold a thousand, and others wait meanwhile."""
+TURNS: Final = 8
+"""Maximum number of connections that go on with such requests in one turn of the loop."""
 
 SMALL_BODY: Final = 64 << 10
 """After a refusal, a body of up to this many bytes is read to its end and the connection stays open; after a larger one
@@ -82,6 +85,22 @@ class Direct:
         self._answer: Answer | None = None
         self._second = 0
         self._encoded = b""
+        self._waiting: deque[DirectConnection] = deque()
+        self._timer = Timer(self._go_on)
+
+    def wait_for_turn(self, connection: DirectConnection) -> None:
+        """Calls the connection's `take_turn` in a later turn of the loop, after those that wait already."""
+        self._waiting.append(connection)
+        if self._timer.at is None:
+            self._timer.soon()
+
+    def _go_on(self) -> None:
+        try:
+            for _ in range(min(TURNS, len(self._waiting))):
+                self._waiting.popleft().take_turn()
+        finally:
+            if self._waiting and self._timer.at is None:
+                self._timer.soon()
 
     def encoded(self, answer: Answer) -> bytes:
         """The answer as sent on a connection that stays open. The last one is cached, since most answers repeat it."""
@@ -334,12 +353,13 @@ class DirectConnection:
             self.begin()
 
     def _wait_for_turn(self) -> None:
-        """Goes on in the next turn of the loop. The socket is not read before."""
+        """Goes on in a later turn of the loop. The socket is not read before."""
         self._stop_reading()
-        self._shared.loop.call_soon(self._take_turn)
+        self._shared.wait_for_turn(self)
         self._waits = True
 
-    def _take_turn(self) -> None:
+    def take_turn(self) -> None:
+        """Goes on with the requests that have been read."""
         self._waits = False
         self._run()
 

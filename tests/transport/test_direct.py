@@ -244,6 +244,22 @@ async def test_refusals_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.gen_test
+async def test_refusals_of_many_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few connections go on in a turn of the loop, however many have more requests to be refused."""
+    rounds, many = 5, 5 * direct.TURNS
+    calls = calls_by_turn(monkeypatch, DirectConnection, "take_turn")
+    async with edge() as site, AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(Raw(site.port)) for _ in range(many)]
+        for client in clients:
+            client.send(request(URL + b"x", method=b"GET") * rounds * direct.REFUSALS_A_TURN)
+        for client in clients:
+            for _ in range(rounds * direct.REFUSALS_A_TURN):
+                assert (await client.reply()).status == 404
+    assert sum(calls) >= many
+    assert max(calls) <= direct.TURNS
+
+
+@pytest.mark.gen_test
 async def test_a_stop_between_two_turns_of_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
     """The connection is busy, and closed with the answer to the request that comes next."""
     wait = DirectConnection._wait_for_turn
