@@ -152,7 +152,7 @@ class Group:
         """The event is to be retried after `delay` seconds."""
         item.member.slow = False
         now = self._shared.ledgers.clock()
-        self._failed(item, now + delay if delay else now, now, answered=True)
+        self._failed(item, now + delay, now, answered=True)
         self._wake()
 
     def _failed(self, item: Item, due: float, now: float, *, answered: bool) -> None:

@@ -28,12 +28,12 @@ from relay_tornado.model import RateLimit
 from relay_tornado.rate_limits import LogLimit
 from relay_tornado.settings import Settings
 from relay_tornado.transport.direct import NEVER
+from tests.counting import calls_by_turn
 from tests.failing import lose_timers
 from tests.handlers.edge import CHUNKED, URL, HeldLog, edge
 from tests.handlers.raw import HEALTH, Raw, bearer, request, small
 from tests.needs import needs_ipv6
 from tests.transport.connections import alone
-from tests.turns import Turns
 from tests.waiting import until
 
 pytestmark = pytest.mark.usefixtures("transport")
@@ -299,24 +299,17 @@ async def test_a_loop_that_is_always_slow() -> None:
 async def test_requests_of_many_take_turns(headers: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """A turn of the loop begins a few requests that are no webhooks, however many connections have one: each takes as
     long as many webhooks, and senders wait meanwhile."""
-    get = HealthHandler.get
-
-    def counted(handler: HealthHandler) -> None:
-        turns.note()
-        get(handler)
-
     async with edge() as site, AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(Raw(site.port)) for _ in range(10 * REQUESTS_A_TURN)]
         for client in clients:
             assert (await client.ask(HEALTH)).status == 200
-        monkeypatch.setattr(HealthHandler, "get", counted)
-        with Turns() as turns:
-            for client in clients:
-                client.send(request(b"/healthz", headers=headers, method=b"GET"))
-            for client in clients:
-                assert (await client.reply()).status == 200
-        assert len(turns.of) == len(clients)
-        assert turns.most <= REQUESTS_A_TURN
+        calls = calls_by_turn(monkeypatch, HealthHandler, "get")
+        for client in clients:
+            client.send(request(b"/healthz", headers=headers, method=b"GET"))
+        for client in clients:
+            assert (await client.reply()).status == 200
+    assert sum(calls) == len(clients)
+    assert max(calls) <= REQUESTS_A_TURN
 
 
 @pytest.mark.gen_test

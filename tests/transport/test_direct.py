@@ -22,11 +22,11 @@ from relay_tornado.ingest.ingest import Head, Ingest, Upload
 from relay_tornado.transport import direct
 from relay_tornado.transport.direct import DirectConnection
 from relay_tornado.wire.answers import Answer
+from tests.counting import calls_by_turn
 from tests.handlers.edge import BUCKET, CHUNKED, DIRECT, URL, HeldLog, edge
 from tests.handlers.raw import HEALTH, Raw, request
 from tests.needs import uvloops
 from tests.transport.connections import kind
-from tests.turns import Turns
 from tests.waiting import until
 
 
@@ -226,21 +226,14 @@ async def test_little_is_read_behind_a_webhook_that_waits() -> None:
 async def test_refusals_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     """A turn of the loop answers a few of a connection's requests, however many were read at once; then come others."""
     count = 10 * direct.REFUSALS_A_TURN
-    begin = Ingest.begin
-
-    def counted(*given: Any) -> Upload | Answer:
-        turns.note()
-        return begin(*given)
-
-    monkeypatch.setattr(Ingest, "begin", counted)
+    calls = calls_by_turn(monkeypatch, Ingest, "begin")
     async with edge() as site, Raw(site.port) as raw:
-        with Turns() as turns:
-            raw.send(request(URL + b"x", method=b"GET") * count + request(URL, b"x"))
-            for _ in range(count):
-                assert (await raw.reply()).status == 404
-            assert (await raw.reply()).status == 200
-        assert len(turns.of) == count + 1
-        assert turns.most <= direct.REFUSALS_A_TURN
+        raw.send(request(URL + b"x", method=b"GET") * count + request(URL, b"x"))
+        for _ in range(count):
+            assert (await raw.reply()).status == 404
+        assert (await raw.reply()).status == 200
+    assert sum(calls) == count + 1
+    assert max(calls) <= direct.REFUSALS_A_TURN
 
 
 @pytest.mark.gen_test
