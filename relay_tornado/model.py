@@ -293,6 +293,8 @@ class Output:
 
 STATUSES = ("received", "sent", "failed", "stalled", "rejected")
 """The statuses of an event or a copy in the lists of logs."""
+NUMBERED = ("preparing", "sent", "failed", "stalled", "received", "rejected")
+"""Statuses by the numbers that some clients of the original have for them; the first says nothing."""
 
 ANY_OUTPUT = "anyOutput"
 

@@ -18,7 +18,7 @@ from relay_tornado.errors import Invalid
 from relay_tornado.ids import parse_id
 from relay_tornado.model import Cursor, Earliest, Last, Latest, Position, Since
 from relay_tornado.wire.acks import Ack, Nak, read_ack, read_id, read_nak
-from relay_tornado.wire.fields import Number, Whole, replace_halves
+from relay_tornado.wire.fields import Number, Whole, header_texts, replace_halves
 
 Positions: TypeAlias = Position | Mapping[str, Position]
 """A position for every bucket, or a map from a bucket's name or id to its position, with "*" for the others."""
@@ -197,7 +197,8 @@ class _Headers(fields.Field[Mapping[str, tuple[str, ...]]]):
             raise ValidationError('write an object, like {"Content-Type": "text/plain"}')
         headers = {}
         for name, values in value.items():
-            each = values if isinstance(values, list) else [values]
+            texts = header_texts(values)
+            each = texts if isinstance(texts, list) else [] if texts is None else [texts]
             if not all(isinstance(one, str) for one in each):
                 raise ValidationError(f"{attr}.{name[:80]}: write a text, or a list of texts")
             headers[name] = tuple(each)

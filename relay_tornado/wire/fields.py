@@ -5,7 +5,9 @@ A schema checks the shape, type and range of each field; how fields relate is ch
 
 from __future__ import annotations
 
+import json
 import re
+from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypeAlias
 
@@ -104,6 +106,30 @@ class Text(fields.String):
             raise ValidationError(f"must not hold the character U+{ord(found[0]):04X}.")
 
 
+class TextOrBytes(Text):
+    """A text, or a list of its bytes in UTF-8."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
+        if isinstance(value, list):
+            try:
+                value = read_bytes(value).decode()
+            except UnicodeDecodeError:
+                raise ValidationError("has bytes that are not UTF-8.") from None
+        return str(super()._deserialize(value, attr, data, **kwargs))
+
+
+def read_bytes(numbers: list[Any]) -> bytes:
+    """The bytes that a list names by their numbers, which in Java are -128 to 127. Raises ValidationError."""
+    # As one call each: there may be a million.
+    try:
+        # Some clients have only one kind of number; to JSON Schema, too, 5.0 is an integer.
+        if set(map(type, numbers)) <= {int, float} and (whole := list(map(int, numbers))) == numbers:
+            return array("b", whole).tobytes() if min(whole, default=0) < 0 else bytes(whole)
+    except (ValueError, OverflowError):
+        pass
+    raise ValidationError("must be a string, or a list of bytes.")
+
+
 class Choice(fields.String):
     """One of these words."""
 
@@ -121,6 +147,16 @@ class HeaderValues(fields.Field[list[str]]):
         if not isinstance(values, list) or not all(isinstance(each, str) for each in values):
             raise ValidationError("must be a string or a list of strings.")
         return list(values)
+
+
+def header_texts(values: Any) -> Any:
+    """The values of a header of a client's answer, as texts where they are numbers, true or false: some clients send
+    those."""
+    return [_text(each) for each in values] if isinstance(values, list) else _text(values)
+
+
+def _text(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, bool | int | float) else value
 
 
 class Headers(fields.Dict):
@@ -165,7 +201,8 @@ class Anything(fields.Field[Any]):
 
 class StockFields(Schema):
     """A form that stock clients send. As for programs in Go, null counts as left out in a field that can't be null,
-    except in those of `OURS`, where null has a meaning. `ECHOED` names fields that clients send back but can't set."""
+    except in those of `OURS`, where null has a meaning. As programs in PHP write it, an empty list counts as an empty
+    object. `ECHOED` names fields that clients send back but can't set."""
 
     OURS: ClassVar[frozenset[str]] = frozenset()
     ECHOED: ClassVar[frozenset[str]] = frozenset()
@@ -175,7 +212,9 @@ class StockFields(Schema):
         if not isinstance(data, Mapping):
             return data
         return {
-            name: value for name, value in data.items() if name not in self.ECHOED and not self._left_out(name, value)
+            name: {} if value == [] and isinstance(self.fields.get(name), fields.Nested | Form) else value
+            for name, value in data.items()
+            if name not in self.ECHOED and not self._left_out(name, value)
         }
 
     def _left_out(self, name: str, value: Any) -> bool:

@@ -26,6 +26,7 @@ from relay_tornado.wire.fields import (
     Seconds,
     StockFields,
     Text,
+    TextOrBytes,
     Whole,
     described,
 )
@@ -327,7 +328,7 @@ class InputFields(StockFields):
     status_code = _StatusCode(
         200, 599, metadata=described("The status of the answer to senders. Default: 200; 0 means 200, too.")
     )
-    body = Text(
+    body = TextOrBytes(
         MAX_BODY_TEXT, raw=True, metadata=described("The body of the answer to senders, at most 250,000 bytes.")
     )
     headers = Headers(metadata=described("The headers of the answer to senders: by name, a text or a list of texts."))

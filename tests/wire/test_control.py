@@ -276,6 +276,8 @@ def test_respond() -> None:
     assert respond(id=f"{ID}-2").content == Respond(parse_id(f"{ID}-2"), 200, {}, b"")
     given = respond(status=201, headers={"A": "b", "C": ["d", "e"]}, body="h\xe9").content
     assert given == Respond(at, 201, {"A": ("b",), "C": ("d", "e")}, "h\xe9".encode())
+    numbers = respond(headers={"Content-Length": 5, "X": [1.5, True], "Y": None}).content
+    assert numbers == Respond(at, 200, {"Content-Length": ("5",), "X": ("1.5", "true"), "Y": ()}, b"")
     assert respond(body_base64="AP8=").content == Respond(at, 200, {}, b"\x00\xff")
     assert respond(body="", body_base64="AP8=", headers=None).content == Respond(at, 200, {}, b"\x00\xff")
     assert respond(status=0).content == Respond(at, 0, {}, b"")
@@ -296,7 +298,7 @@ def test_an_answer_that_was_cut_within_a_character() -> None:
         ({"id": "x"}, "id: 'x' is no event id"),
         *(({"status": status}, "status: write 200 to 599") for status in (199, 600, -1, "200", 200.5, None, True)),
         ({"headers": ["A"]}, "headers: write an object"),
-        ({"headers": {"A": 1}}, "headers.A: write a text, or a list of texts"),
+        ({"headers": {"A": {}}}, "headers.A: write a text, or a list of texts"),
         ({"headers": {"A": ["b", None]}}, "headers.A: write a text, or a list of texts"),
         ({"body": {}}, "body: write a text"),
         ({"body_base64": "A"}, "body_base64: this is no base64"),

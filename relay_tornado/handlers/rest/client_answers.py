@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import math
 import re
 import time
-from array import array
 from typing import Any, Final
 
 from marshmallow import Schema, ValidationError, fields, validate
 
 from relay_tornado.errors import Invalid
 from relay_tornado.log.results import status_of
-from relay_tornado.model import STATUSES, Result
-from relay_tornado.wire.fields import MAX_COUNT, MAX_HEADERS, Document, Headers, HeaderValues, described, load
+from relay_tornado.model import NUMBERED, STATUSES, Result
+from relay_tornado.wire.fields import (
+    MAX_COUNT,
+    MAX_HEADERS,
+    Document,
+    Headers,
+    HeaderValues,
+    described,
+    header_texts,
+    load,
+    read_bytes,
+)
 
-_NUMBERED: Final = ("preparing", "sent", "failed", "stalled", "received", "rejected")
-"""Statuses by the numbers that they once had on the wire; the first says nothing."""
 _DIGITS: Final = re.compile("[0-9]{1,9}")
 _LINES: Final = re.compile(r"(?=[A-Za-z0-9+/])(?:[A-Za-z0-9+/]{60,76}+\r?\n)*+[A-Za-z0-9+/]{0,76}+={0,2}(?:\r?\n)?")
 """Base64 as encoders break it into lines, of 60, 64 or 76 characters. The original passes over all line ends; here,
@@ -56,28 +62,20 @@ class _Status(fields.String):
         super().__init__(allow_none=True, validate=allowed, error_messages={"invalid": said}, **kwargs)
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
-        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(_NUMBERED):
-            value = _NUMBERED[value]
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(NUMBERED):
+            value = NUMBERED[value]
         return "" if value == "preparing" else super()._deserialize(value, attr, data, **kwargs)
 
 
 class _Bytes(fields.String):
-    """A body: base64, or as it is; or a list of the numbers of its bytes, which in Java are -128 to 127."""
+    """A body: base64, or as it is; or a list of the numbers of its bytes."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(allow_none=True, error_messages={"invalid": "must be a string."}, **kwargs)
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
         if isinstance(value, list):
-            # As one call each: there may be a million.
-            try:
-                # Some clients have only one kind of number; to JSON Schema, too, 5.0 is an integer.
-                if set(map(type, value)) <= {int, float} and (whole := list(map(int, value))) == value:
-                    signed = min(whole, default=0) < 0
-                    return base64.b64encode(array("b", whole) if signed else bytes(whole)).decode()
-            except (ValueError, OverflowError):
-                pass
-            raise ValidationError("must be a string, or a list of bytes.")
+            return base64.b64encode(read_bytes(value)).decode()
         return super()._deserialize(value, attr, data, **kwargs)
 
 
@@ -85,12 +83,7 @@ class _Values(HeaderValues):
     """The values of a header, which some clients send as numbers, true or false."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> list[str]:
-        values = [_text(each) for each in value] if isinstance(value, list) else _text(value)
-        return super()._deserialize(values, attr, data, **kwargs)
-
-
-def _text(value: Any) -> Any:
-    return json.dumps(value) if isinstance(value, bool | int | float) else value
+        return super()._deserialize(header_texts(value), attr, data, **kwargs)
 
 
 class _Lenient(fields.Integer):

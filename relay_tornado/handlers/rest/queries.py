@@ -9,14 +9,14 @@ from typing import Any
 
 from marshmallow import Schema, ValidationError, fields, validate
 
-from relay_tornado.model import DAY, MAX_TIME, STATUSES
+from relay_tornado.model import DAY, MAX_TIME, NUMBERED, STATUSES
 from relay_tornado.wire.fields import MAX_COUNT, described
 
 MAX_AGE = int(36_500 * DAY)
 _DATE_AND_TIME = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}([Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2}))?"
 )
-_DECIMAL = re.compile(r"[0-9]{1,19}\.[0-9]{1,19}")
+_DECIMAL = re.compile(r"[0-9]{1,20}(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,3})?")
 _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
 _PART = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)(h|ms|m|s|us|µs|ns)")
 _DURATION = re.compile(f"(?:{_PART.pattern})+")
@@ -39,7 +39,7 @@ class QueryNumber(fields.Integer):
 
 
 class QueryTime(QueryNumber):
-    """A unix time in a query, perhaps with a fraction; some clients write it as RFC 3339 has it
+    """A unix time in a query, as any encoder writes a number; some clients write it as RFC 3339 has it
     (`2026-01-31T12:00:00Z`), or as a date, which is its first moment in UTC."""
 
     def __init__(self, about: str, **kwargs: Any) -> None:
@@ -47,10 +47,11 @@ class QueryTime(QueryNumber):
         super().__init__(about, MAX_TIME, said=said, **kwargs)
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> float:  # type: ignore[override]
+        # A plus that was not escaped is a blank.
+        value = value.replace(" ", "+")
         if _DECIMAL.fullmatch(value):
             return float(value)
-        # A plus that was not escaped is a blank.
-        if not _DATE_AND_TIME.fullmatch(value := value.replace(" ", "+")):
+        if not _DATE_AND_TIME.fullmatch(value):
             return super()._deserialize(value, attr, data, **kwargs)
         try:
             time = datetime.fromisoformat(value.upper())  # which reads no small z
@@ -72,6 +73,19 @@ class QueryAge(QueryNumber):
         seconds = sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(value))
         # 0 would be no limit.
         return max(math.ceil(seconds), 1) if seconds else 0
+
+
+class QueryStatus(fields.String):
+    """A status, or its number."""
+
+    def __init__(self, about: str, **kwargs: Any) -> None:
+        known = (*STATUSES, "preparing")
+        allowed = validate.OneOf(["", *known], error=f"must be one of {', '.join(known)}.")
+        super().__init__(load_default="", validate=allowed, metadata=described(about), **kwargs)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
+        numbered = {str(number): status for number, status in enumerate(NUMBERED)}
+        return str(super()._deserialize(numbered.get(value, value), attr, data, **kwargs))
 
 
 class QueryFlag(fields.Boolean):
@@ -124,10 +138,8 @@ class ForgetQuery(Schema):
 class LogQuery(Schema):
     bucket = query("The bucket's name or id; if absent, every bucket of the token.")
     output = query("An output's id, or with `bucket` its name: only this output's copies.")
-    status = one_of(
-        "Only events whose newest delivery has this status. No event is `preparing`, another one of the original's.",
-        *STATUSES,
-        "preparing",
+    status = QueryStatus(
+        "Only events whose newest delivery has this status. No event is `preparing`, another one of the original's."
     )
     limit = QueryNumber("The most events to return; 0 means 50, more than 500 means 500.", load_default=0)
     offset = QueryNumber("How many events to skip.", most=10_000, load_default=0)

@@ -74,13 +74,23 @@ def before_load_schema(context: Any, raw_schema: dict[str, Any]) -> None:
                 if parameter["in"] == "query" and (
                     schema.get("default") != "hour" and ("enum" in schema or schema["type"] != "string")
                 ):
-                    parameter["schema"] = {"anyOf": [schema, {"const": ""}]}
+                    number = {**schema, "type": "number"} if parameter["name"] in ("from", "to") else schema
+                    numbers = [{"enum": [*range(6), *"012345"]}] if parameter["name"] == "status" else []
+                    parameter["schema"] = {"anyOf": [number, {"const": ""}, *numbers]}
     for name in ("ResendRequest", "ResendRangeRequest"):
         schemas[name]["properties"]["process_policy"] = {"enum": ["", "skip", "force", None]}
     for name in ("OutputUpdate", "NewOutput"):
         schemas[name]["properties"]["rules"]["anyOf"].append({"type": "array", "maxItems": 0})
     for name in ("InputUpdate", "NewInput", "OutputUpdate", "NewOutput"):
         schemas[name]["properties"]["headers"] |= {"type": ["object", "array", "null"], "maxItems": 0}
+    for name in ("InputUpdate", "NewInput"):
+        ascii_bytes = {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 127}, "maxItems": 1000}
+        schemas[name]["properties"]["body"] = {"anyOf": [schemas[name]["properties"]["body"], ascii_bytes]}
+    for name in ("Bucket", "Input", "Output"):
+        for of_name in (schemas[f"{name}Update"]["properties"], schemas[f"New{name}"]["properties"]):
+            of_name.update({each: or_empty_list(of_name[each]) for each in NESTED & of_name.keys()})
+    of_token = schemas["TokenFields"]["properties"]
+    of_token["scopes"] = or_empty_list(of_token["scopes"])
     schemas["Rules"] = {"type": "object"}  # what a match does not need is not checked
     schemas["AnswerRequest"]["properties"] |= LENIENT
     schemas["AnswerRequest"]["else"] = {
@@ -91,6 +101,12 @@ def before_load_schema(context: Any, raw_schema: dict[str, Any]) -> None:
         schemas[name]["additionalProperties"] = False
 
 
+def or_empty_list(schema: Any) -> Any:
+    return {"anyOf": [schema, {"type": "array", "maxItems": 0}]}
+
+
+NESTED = {"auth", "retention", "throttle", "durability"}
+"""What programs in PHP write as a list if it is empty."""
 PLAIN: list[Any] = [{"type": "string"}, {"type": "number"}, {"type": "boolean"}]
 DIGITS = "^[0-9]{1,9}$"
 ROUNDED = {"type": ["number", "string", "null"], "minimum": 0, "maximum": 2**53 - 1, "pattern": DIGITS}
@@ -106,7 +122,10 @@ LENIENT: dict[str, Any] = {
     },
     "response_body": {
         "type": ["string", "array", "null"],
-        "items": {"type": "integer", "minimum": 0, "maximum": 255},
+        "anyOf": [
+            {"items": {"type": "integer", "minimum": 0, "maximum": 255}},
+            {"items": {"type": "integer", "minimum": -128, "maximum": 127}},
+        ],
     },
     "status": {"type": ["string", "integer", "null"], "enum": ["", "preparing", *STATUSES, *range(6), None]},
 }

@@ -210,6 +210,39 @@ async def test_no_headers_as_a_list(here: World) -> None:
         await here.refused("headers", "PUT", f"{path}/{made.document['id']}", {"headers": ["X-A"]})
 
 
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/v1/buckets", "auth"),
+        ("/v1/buckets", "retention"),
+        ("/v1/buckets/orders/outputs", "throttle"),
+        ("/v1/buckets/orders/outputs", "durability"),
+        ("/v1/tokens", "scopes"),
+    ],
+)
+@pytest.mark.gen_test
+async def test_an_empty_object_as_a_list(here: World, path: str, name: str) -> None:
+    """PHP writes it so, and it is what {} is. A list that is not empty is none."""
+    await here.bucket("orders")
+    what = "description" if name == "scopes" else "name"
+    listed, plain = [await here.call("POST", path, {what: f"n{given}", name: given}) for given in ([], {})]
+    assert (listed.status, plain.status) == (201, 201), listed.document
+    assert listed.document[name] == plain.document[name]
+    await here.refused(name, "POST", path, {what: "other", name: ["x"]})
+
+
+@pytest.mark.gen_test
+async def test_an_inputs_body_as_a_list_of_bytes(here: World) -> None:
+    """The original's library in JavaScript has it so beside a text; it is text in UTF-8."""
+    await here.bucket("orders")
+    path = "/v1/buckets/orders/inputs"
+    for given, body in (([104, 105.0], "hi"), ([195, 169], "\xe9"), ([-61, -87], "\xe9"), ([], "")):
+        made = await here.call("POST", path, {"name": "i", "body": given})
+        assert (made.status, made.document["body"]) == (201, body)
+    for wrong in ([255], [256], ["a"], [104, 1.5], {"a": 1}, 7, [104] * 250_001):
+        await here.refused("body", "POST", path, {"name": "i", "body": wrong})
+
+
 @pytest.mark.gen_test
 async def test_an_auth_as_the_original_shows_it(here: World) -> None:
     """It has an id and times of its own there."""
@@ -321,12 +354,14 @@ def test_an_age_as_go_writes_it(text: str, seconds: int) -> None:
         ("2025-12-31t19:00:00.25-05:00", 1_767_225_600.25),
         ("1767225600.25", 1_767_225_600.25),
         ("1767225600.0", 1_767_225_600),
+        ("1.76722560025E9", 1_767_225_600.25),
+        ("1.7672256e 09", 1_767_225_600),
         ("1969-01-01T00:00:00Z", 0),
     ],
 )
 def test_a_time_as_clients_write_it(text: str, time: float) -> None:
     """The library in Go asks for logs as RFC 3339 has it, and the original's description of its API has dates, too.
-    Python and JavaScript have unix times with a fraction."""
+    Unix times have a fraction in Python and JavaScript, and an exponent as a double of Java or Go."""
     read = load(LogQuery(), {"from": text, "to": text})
     assert (read["since"], read["until"]) == (time, time)
 
@@ -344,17 +379,22 @@ async def test_queries_that_do_not_fit(here: World) -> None:
         ("/v1/logs?bucket=orders&from=2026-1-1", "from"),
         ("/v1/logs?bucket=orders&from=2026-02-30", "from"),
         ("/v1/logs?bucket=orders&from=1767225600.", "from"),
-        ("/v1/logs?bucket=orders&from=1e9", "from"),
+        ("/v1/logs?bucket=orders&from=1e999", "from"),
         ("/v1/logs?bucket=orders&to=9999999999999.5", "to"),
         ("/v1/logs?bucket=orders&from=2026-13-01T00:00:00Z", "from"),
         ("/v1/logs?bucket=orders&to=2026-01-01T00:00:00", "to"),
         ("/v1/logs?bucket=orders&limit=many", "limit"),
+        ("/v1/logs?bucket=orders&status=6", "status"),
+        ("/v1/logs?bucket=orders&status=-1", "status"),
     ):
         await here.refused(field, "GET", path)
     listed = await here.call("GET", "/v1/logs?bucket=orders&limit=&offset=&from=&to=&status=")
     assert (listed.status, listed.document["total"]) == (200, 1)
     preparing = await here.call("GET", "/v1/logs?bucket=orders&status=preparing")  # one of the original's
     assert (preparing.status, preparing.document["total"]) == (200, 0)
+    for number, total in ((0, 0), (1, 0), (4, 1), (5, 0)):  # the library in JavaScript has numbers for them
+        numbered = await here.call("GET", f"/v1/logs?bucket=orders&status={number}")
+        assert (numbered.status, numbered.document["total"]) == (200, total)
     later = await here.call("GET", "/v1/logs?bucket=orders&from=2999-01-01T00:00:00Z")
     assert (later.status, later.document["total"]) == (200, 0)
     drained = await here.call("GET", "/v1/events?bucket=orders&limit=&max_age=24h")
