@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 import subprocess
 import sys
 import tempfile
@@ -202,7 +203,7 @@ def test_what_is_no_directory(tmp_path: Path) -> None:
             Lock.acquire(path)
 
 
-def test_no_descriptor_is_leaked(tmp_path: Path) -> None:
+def test_no_descriptor_is_leaked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A lock that can't be had, one that is released, and a look at its holder leave none open."""
 
     def tried(folder: Path, refusal: type[Exception]) -> None:
@@ -214,6 +215,9 @@ def test_no_descriptor_is_leaked(tmp_path: Path) -> None:
     before = set(Path("/proc/self/fd").iterdir())
     tried(tmp_path / "refused", NotWritable)
     tried(tmp_path / "held", Locked)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "access", lambda *_, **__: False)
+        tried(tmp_path / "not writable", NotWritable)
     assert read_owner(tmp_path / "held") is not None
     Lock.acquire(tmp_path / "free").release()
     assert read_owner(tmp_path / "free") is None
@@ -238,6 +242,22 @@ def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(fcntl, "flock", flock)
     with pytest.raises(NotWritable, match=r"\(No locks available\): files can't be locked .*; use a local disk, or"):
         Lock.acquire(tmp_path)
+
+
+def test_a_file_system_that_locks_files_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is used; relay.lock is enough."""
+    flock = fcntl.flock
+
+    def files_alone(descriptor: int, operation: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", files_alone)
+    lock = Lock.acquire(tmp_path)
+    with pytest.raises(Locked):
+        Lock.acquire(tmp_path)
+    lock.release()
 
 
 SHORT = """
