@@ -63,9 +63,11 @@ def test_its_own_headers_do_not_change_where_head_and_body_end() -> None:
     assert found[1:] == [b"Host: own", b"X-Own: 1", b"Content-Length: 4"]
 
 
-def test_connect_is_no_request_to_a_destination() -> None:
-    with pytest.raises(Invalid, match="CONNECT"):
-        lines(method="CONNECT")
+@pytest.mark.parametrize("method", ["CONNECT", "", "A B", "POST / HTTP/1.1\r\nX-A: 1\r\nX-B:", "GET\n", "GÉT"])
+def test_what_is_no_request_to_a_destination(method: str) -> None:
+    """A tunnel, and a method that would be more than one."""
+    with pytest.raises(Invalid, match="can't be sent"):
+        lines(method=method)
 
 
 def test_the_path_is_appended_unless_it_is_locked() -> None:
