@@ -38,6 +38,16 @@ async def test_the_answer_tells_of_the_consumer() -> None:
 
 
 @virtual_test
+async def test_a_consumer_without_a_position() -> None:
+    """It begins at the head, however old its bucket is."""
+    world = await stocked(3, created_at=day())
+    one = Worker(world, *await world.subscribe("orders", consumer="w"))
+    assert one.answers[0]["start"] == 4
+    await world.append(1)
+    await until(lambda: one.seqs == [4])
+
+
+@virtual_test
 async def test_a_second_subscribe_keeps_what_is_out() -> None:
     """On the same consumer: nothing goes out again, and what came before can still be acked, in its order."""
     world = await stocked(3)

@@ -249,12 +249,30 @@ async def test_a_file_beside_the_wal_of_another(settings: Settings, tmp_path: Pa
 
 
 @storage_test
+async def test_the_newest_backup_beside_the_wal(settings: Settings, tmp_path: Path) -> None:
+    """It is refused, although the WAL begins with the commit behind it: SQLite would delete the WAL."""
+    await commit(settings, "a")
+    assert await stored(settings) == ["a"]
+    make(settings.data / "relay.db", tmp_path / "copy.db", lambda *_: None)
+    path = await commit(settings, "b")
+    kept = path.rename(tmp_path / "kept")
+    shutil.copy(tmp_path / "copy.db", path)
+    first, last = wal_check.in_file(path)[0].commits, wal_check.in_file(kept)[0].commits
+    assert first == last
+    with pytest.raises(StartupError, match=r"relay\.db-wal does not belong to .*is a backup or a copy"):
+        await Database.open(settings)
+    kept.replace(path)
+    assert await stored(settings) == ["a", "b"]
+
+
+@storage_test
 async def test_a_wal_whose_header_is_damaged(settings: Settings) -> None:
-    """SQLite passes over all that is in it, and the start tells the loss, whatever bit of the page size was flipped."""
+    """SQLite passes over all that is in it, and the start tells the loss, whatever bit was flipped of what says which
+    byte order it has, or of the page size."""
     path = await commit(settings, "a")
     left = settings.data.with_name("left")
     settings.data.rename(left)
-    for byte in (10, 11):
+    for byte in (3, 10, 11):
         for bit in range(8):
             shutil.copytree(left, settings.data)
             wal = path.with_name("relay.db-wal")
@@ -269,15 +287,15 @@ async def test_a_wal_whose_header_is_damaged(settings: Settings) -> None:
 
 
 @storage_test
-@pytest.mark.parametrize("cut", [False, True])
-async def test_a_wal_whose_frames_are_damaged(settings: Settings, cut: bool) -> None:
+@pytest.mark.parametrize("cut", [None, 31, 42, 100])
+async def test_a_wal_whose_frames_are_damaged(settings: Settings, cut: int | None) -> None:
     """What their checksums do not cover says nothing: it is no other relay's WAL, and the start tells the loss. Nor
-    does one that ends within its header."""
+    does one that ends within its header, or within a frame."""
     path = await commit(settings, "a")
     own = wal_check.in_file(path)[0].database.encode()
     wal = path.with_name("relay.db-wal")
     before = wal.read_bytes()
-    wal.write_bytes(before[:31] if cut else before.replace(own, b"0" * len(own)))
+    wal.write_bytes(before[:cut] if cut else before.replace(own, b"0" * len(own)))
     assert wal.read_bytes() != before
     database = await Database.open(settings)
     assert database.loss is not None
