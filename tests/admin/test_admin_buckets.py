@@ -309,6 +309,33 @@ async def test_changes_at_once_lose_nothing(world: World) -> None:
 
 
 @pytest.mark.gen_test
+async def test_changes_of_inputs_and_outputs_at_once_lose_nothing(world: World) -> None:
+    """Each begins with what those before it have made, and not with what was there when it was asked for."""
+    administration = world.administration
+    await administration.create_bucket("orders")
+    outputs = [(await administration.create_output("orders", name=name, internal=True))[1] for name in "abc"]
+    inputs = [(await administration.create_input("orders", name=name))[1] for name in "de"]
+    before = administration.find_bucket("orders")
+    await asyncio.gather(
+        administration.set_output(outputs[0].id, name="first"),
+        administration.delete_output(outputs[1].id),
+        administration.disable_output(before, outputs[2], "it was refused"),
+        administration.create_output("orders", name="more", internal=True),
+        administration.set_input(inputs[0].id, name="first"),
+        administration.delete_input(inputs[1].id),
+        administration.create_input("orders", name="more"),
+        administration.set_output(outputs[2].id, name="last"),
+    )
+    found = administration.find_bucket("orders")
+    assert [(each.n, each.name, each.disabled) for each in found.outputs] == [
+        (1, "first", False),
+        (3, "last", True),
+        (4, "more", False),
+    ]
+    assert [each.name for each in found.inputs[1:]] == ["first", "more"]
+
+
+@pytest.mark.gen_test
 async def test_one_input_that_somebody_made_is_not_deleted_unasked(world: World) -> None:
     """Not even where it is the only one, as the first was deleted: senders know it."""
     first = await world.administration.create_bucket("orders")

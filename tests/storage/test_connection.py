@@ -182,3 +182,23 @@ async def test_a_thread_that_begins_too_late(tmp_path: Path, monkeypatch: pytest
         may.set()
         await until(ended.is_set)
     assert not (tmp_path / "file.db").exists()
+
+
+@pytest.mark.gen_test
+async def test_an_opening_that_is_cancelled(tmp_path: Path) -> None:
+    """Nothing stays open: its thread would keep the process from its end."""
+    begun, may, made = threading.Event(), threading.Event(), []
+
+    def factory(*what: Any, **how: Any) -> sqlite3.Connection:
+        made.append(threading.current_thread())
+        begun.set()
+        may.wait(20)
+        return sqlite3.Connection(*what, **how)
+
+    opening = asyncio.create_task(Connection.writer(tmp_path / "file.db", factory))
+    await until(begun.is_set)
+    opening.cancel()
+    may.set()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    await until(lambda: not made[0].is_alive(), "the end of its thread")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable
 from typing import Any
@@ -88,3 +89,38 @@ async def test_secrets_that_came_meanwhile_are_kept(here: World, body: dict[str,
     assert b"hidden" not in reply.body
     now = administration.find_output(output.id)[1]
     assert (now.internal, now.destination) == (False, "https://shop.example/?key=hidden")
+
+
+@pytest.mark.parametrize("part", ["input", "output"])
+@pytest.mark.gen_test
+async def test_a_change_is_judged_by_the_one_before_it(here: World, monkeypatch: pytest.MonkeyPatch, part: str) -> None:
+    """Two at once: a scoped token's takes no secrets that an administrator's brings to another provider's events, or to
+    clients."""
+    administration = here.relay.administration
+    bucket = await here.bucket("orders")
+    _, output = await administration.create_output(
+        bucket.id, name="o", internal=False, destination="https://shop.example/"
+    )
+    await here.token("some", buckets=["orders"])
+    if part == "input":
+        verify = {"provider": "github", "secrets": ["hidden"]}
+        given = administration.set_input(bucket.inputs[0].id, verify=verify)
+        path, body = f"inputs/{bucket.inputs[0].id}", {"verify": {"provider": "gitlab"}}
+    else:
+        given = administration.set_output(output.id, destination="https://shop.example/?key=hidden")
+        path, body = f"outputs/{output.id}", {"internal": True}
+    gate, put = asyncio.Event(), administration._registry.put
+
+    async def late(*what: Any, **how: Any) -> int:
+        await gate.wait()
+        return await put(*what, **how)
+
+    monkeypatch.setattr(administration._registry, "put", late)
+    first = asyncio.create_task(given)
+    await until(lambda: administration._turn(bucket.id).locked())
+    second = asyncio.create_task(here.call("PUT", f"/v1/buckets/orders/{path}", body, "some"))
+    await until(lambda: administration._turn(bucket.id)._waiters)
+    gate.set()
+    changed, _ = await first
+    assert (await second).status == 403
+    assert administration.find_bucket(bucket.id) == changed
