@@ -53,6 +53,8 @@ _FAULT: Final = 1.0
 """Seconds until the next attempt if an event could not be read, or the relay itself failed on it."""
 _DISABLE_AGAIN: Final = 10.0
 """Seconds until an output that could not be disabled is disabled again."""
+_SAY_EVERY: Final = 60.0
+"""Seconds after which it is logged again that results can't be stored, for the same reason."""
 _EXCERPT: Final = 4 * KIB
 """Bytes kept of the answers to second and later failed attempts."""
 
@@ -83,6 +85,8 @@ class Forwarder:
         """Whether nothing is sent, as the destination answered 410, or the bucket's log is gone."""
         self.failure = ""
         """Why the last attempt that failed did, in a sentence."""
+        self._unstored, self._say_again = "", 0.0
+        """Why a result could not be stored, as was logged last, and until when that is not logged again."""
         self._disable_at: float | None = None
         """When the output is to be disabled (again), in monotonic seconds; None if it need not be."""
         self._on_deleted = deleted
@@ -481,7 +485,10 @@ class Forwarder:
             pass  # the event was removed meanwhile
         except RelayError as error:
             # The attempt counts even if its result can't be stored.
-            _log.warning("result_not_stored", output=self.output.id, reason=str(error))
+            why, now = str(error), self._shared.monotonic()
+            if why != self._unstored or now >= self._say_again:  # on a full disk each one fails
+                self._unstored, self._say_again = why, now + _SAY_EVERY
+                _log.warning("result_not_stored", output=self.output.id, reason=why)
         except Exception:
             _log.exception("result_not_stored", output=self.output.id)
 

@@ -11,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from relay_tornado.copies import Goes
-from relay_tornado.errors import BucketGone, Unavailable
+from relay_tornado.errors import BucketGone, NoSpace, Unavailable
 from relay_tornado.forwarding import attempt, forwarder, permits
 from relay_tornado.model import Retention
 from tests.failing import once
@@ -289,6 +289,31 @@ async def test_an_event_that_can_not_be_read(monkeypatch: pytest.MonkeyPatch) ->
         await w.turn(1.1)
         await w.settled(target, 2)
         assert target.bodies == [b"1", b"2"]
+
+
+@pytest.mark.gen_test
+async def test_results_that_can_not_be_stored_are_logged_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a full disk, where a line for each event would take what is left; another reason is said at once."""
+    reasons = ["full"] * 3 + ["broken"] + ["full"] * 2
+
+    async def fails(*args: Any) -> None:
+        raise NoSpace(reasons.pop(0))
+
+    async with Target() as target, world(public(target.url)) as w:
+        monkeypatch.setattr(w.results, "record", fails)
+        with capture_logs() as logs:
+            for number in range(5):
+                await w.append(b"%d" % number)
+                await w.settled(target, number + 1)
+            await w.turn(61)
+            await w.append(b"5")
+            await w.settled(target, 6)
+    assert [each["reason"] for each in logs if each["event"] == "result_not_stored"] == [
+        "full",
+        "broken",
+        "full",
+        "full",
+    ]
 
 
 @pytest.mark.gen_test
