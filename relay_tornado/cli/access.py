@@ -38,11 +38,13 @@ _SAID: Final = _Said()
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """The relay's base URL (http or https) and the credentials; `key` None: the secret alone."""
+    """The relay's base URL (http or https) and the credentials; `key` None: the secret alone. `silent` says why
+    nothing comes from a named bucket, for each of which that is so; with `--url` nobody asks."""
 
     url: str
     key: str | None
     secret: str = field(repr=False)
+    silent: Sequence[str] = ()
 
 
 @contextmanager
@@ -60,8 +62,8 @@ def open_access(data: Path, what: str, buckets: Sequence[str] = (), key: str | N
         info = relay.call("relay.info")
         if not info.get("address"):
             raise Unavailable(f"no relay runs on {data}: start it with `relay serve`, or name one with --url")
-        for each in buckets:
-            relay.call("bucket.show", bucket=each)  # raises NotFound in a command's words
+        # Raises NotFound in a command's words.
+        silent = [why for each in buckets if (why := _silent(relay.call("bucket.show", bucket=each)))]
         options: Document = {
             "description": what + UNTIL_IT_ENDS,
             "buckets": list(buckets) or None,
@@ -71,10 +73,20 @@ def open_access(data: Path, what: str, buckets: Sequence[str] = (), key: str | N
         made = relay.call("token.create", options=options)
     try:
         with _prolonged(data, made["key"]):
-            yield Access(_near(info), made["key"], made["secret"])
+            yield Access(_near(info), made["key"], made["secret"], silent)
     finally:
         with suppress(RelayError, OSError):
             call(data, "token.revoke", key=made["key"])
+
+
+def _silent(bucket: Document) -> str | None:
+    """Why a bucket sends nothing to a client that takes the copies for its outputs; None if it sends something."""
+    if not bucket["stream"]:
+        return f"the stream of {bucket['name']} is off, so nothing comes from it"
+    outputs = bucket["outputs"]
+    if outputs and not any(each["internal"] and not each["disabled"] for each in outputs):
+        return f"{bucket['name']} has outputs, but no internal one that is enabled, so nothing comes from it"
+    return None
 
 
 @contextmanager

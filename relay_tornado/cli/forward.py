@@ -110,6 +110,8 @@ def forward(
         if since is not None and path.exists():
             screen.note("--since is ignored, because the checkpoint exists")
         screen.note(f"forwarding {bucket} to {shape.shown}, {order}; checkpoint: {path}")
+        for each in access.silent:
+            screen.note(each)
         try:
             asyncio.run(_work(agent, target, events, tally))
         except RelayClientError as error:

@@ -97,6 +97,9 @@ def listen(
         nullcontext() if checkpoint is None else held(checkpoint, in_use),
         open_access(data, "relay listen", buckets, key) as access,
     ):
+        if outputs:
+            for each in access.silent:
+                note(each if stock else f"{each}; --no-outputs prints every event")
         try:
             subscription = sync.subscribe(
                 access.url,

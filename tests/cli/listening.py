@@ -33,11 +33,11 @@ def lines(run: subprocess.CompletedProcess[str]) -> list[Any]:
 
 
 @contextmanager
-def listening(world: World, *arguments: object) -> Iterator[subprocess.Popen[str]]:
-    """It runs meanwhile; what still runs at the end is killed."""
+def listening(world: World, *arguments: object, name: str = "listen") -> Iterator[subprocess.Popen[str]]:
+    """It, or the command of that name, runs meanwhile; what still runs at the end is killed."""
     wait_for(lambda: clients(world) == 0, "those of before to be gone")
     process = subprocess.Popen(
-        command("listen", *arguments), env=world.relay.environment(), stdin=subprocess.DEVNULL,
+        command(name, *arguments), env=world.relay.environment(), stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:

@@ -35,6 +35,32 @@ def test_a_machine_that_sleeps_over_a_weekend(shared: World) -> None:
         assert own["expires_at"] - time.time() > 4 * 86_400
 
 
+def test_a_bucket_from_which_nothing_comes(shared: World, tmp_path: Path) -> None:
+    """The reason is said at the start: its stream is off, or it has no internal output that is enabled."""
+    none = "has outputs, but no internal one that is enabled, so nothing comes from it"
+    off, public, disabled, sends = (shared.bucket() for _ in range(4))
+    shared.relay.call("bucket.set", bucket=off, options={"stream": False})
+    for bucket, *kind in ((public, "--public"), (disabled, "--disabled"), (sends, "--disabled"), (sends,)):
+        name = f"o{len(kind)}"
+        shared.relay.command("output", "create", bucket, "--name", name, "--destination", "http://a.invalid/", *kind)
+    for bucket, why in ((off, f"the stream of {off} is off"), (public, none), (disabled, none), (sends, "")):
+        with open_access(shared.relay.data, "relay listen", [bucket]) as access:
+            assert why in " ".join(access.silent)
+            assert bool(access.silent) == bool(why)
+
+    def said(*arguments: object, name: str = "listen") -> str:
+        with listening(shared, *arguments, name=name) as process:
+            wait_for(lambda: clients(shared) == 1, "the client")
+            process.terminate()
+            return process.communicate()[1]
+
+    assert said(public) == f"relay: {public} {none}; --no-outputs prints every event\n"
+    assert said(public, "--no-outputs") == ""
+    assert f"relay: {public} {none}\n" in said(
+        public, "http://127.0.0.1:9/", "--checkpoint", tmp_path / "place", name="forward"
+    )
+
+
 def test_the_end_of_its_token_is_put_off(shared: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the command runs."""
     monkeypatch.setattr("relay_tornado.cli.access.EVERY", 0.1)
