@@ -38,6 +38,8 @@ furthest behind."""
 _PLAIN: Final = ("events", "commit_p50", "commit_p99", "subscribers", "lag", "disk_free")
 _AGAIN: Final = 60.0
 """Seconds until a file that failed is opened again."""
+PATIENCE: Final = 2.0
+"""Seconds that `ready` waits at most: a disk may not answer."""
 
 T = TypeVar("T")
 
@@ -71,6 +73,7 @@ class Series:
         self._totals: dict[BucketId, int] = {}
         self._minutes: dict[BucketId, deque[int]] = {}
         self._minute = 0
+        self._read: asyncio.Event | None = None
         self._at = clock()
 
     async def run(self, levels: Callable[[], Levels]) -> None:
@@ -104,6 +107,13 @@ class Series:
 
     async def open(self, totals: Mapping[BucketId, int]) -> None:
         """Opens the file, and reads the last minutes from it; `totals` as in `Levels`. A failure is logged."""
+        self._read = read = asyncio.Event()
+        try:
+            await self._open(totals)
+        finally:
+            read.set()
+
+    async def _open(self, totals: Mapping[BucketId, int]) -> None:
         self._totals = dict(totals)
         now = int(self._clock())
         self._minute = now // 60
@@ -156,6 +166,13 @@ class Series:
         return {key: came[key] for key in most}
 
     # reading
+
+    async def ready(self) -> None:
+        """Returns once `open`, if it has begun, has read the last minutes, or takes long."""
+        if self._read is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(PATIENCE):
+                    await self._read.wait()
 
     def rate(self, bucket_id: BucketId, total: int) -> list[int]:
         """The events of a bucket in each of the last 60 minutes, oldest first, with the present one. `total` is the

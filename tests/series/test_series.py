@@ -187,6 +187,34 @@ async def test_a_mistake_in_what_is_measured_is_logged(world: World) -> None:
 
 
 @pytest.mark.gen_test
+@pytest.mark.parametrize("answers", [True, False])
+async def test_rates_right_after_a_start(world: World, monkeypatch: pytest.MonkeyPatch, answers: bool) -> None:
+    """Who asks waits until the last minutes are read, though not for a disk that does not answer."""
+    await world.series.open(world.levels.totals)
+    await world.go(10, events=5)
+    await world.series.close()
+    world.series = world.make()
+    await world.series.ready()  # it was not begun: there is nothing to wait for
+    gate, do = asyncio.Event(), world.series._do
+
+    async def late(job: Any) -> Any:
+        await gate.wait()
+        return await do(job)
+
+    monkeypatch.setattr(world.series, "_do", late)
+    opening = asyncio.create_task(world.series.open(world.levels.totals))
+    await asyncio.sleep(0)
+    if not answers:
+        monkeypatch.setattr("relay_tornado.series.series.PATIENCE", 0.01)
+        await world.series.ready()
+        assert sum(world.rate("b")) == 0
+    asyncio.get_running_loop().call_soon(gate.set)
+    await (world.series.ready() if answers else opening)
+    assert sum(world.rate("b")) == 5
+    await opening
+
+
+@pytest.mark.gen_test
 async def test_rates_by_the_minute(world: World) -> None:
     """The last 60 minutes of each bucket, with what came since the last measure; a bucket of which nothing is known has
     zeros."""

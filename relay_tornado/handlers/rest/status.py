@@ -178,6 +178,7 @@ class StatusHandler(RestHandler):
             shown = level.events and may_see(self.token, level.consumer)
             if shown and level.seconds >= getattr(slowest.get(level.bucket), "seconds", 0.0):
                 slowest[level.bucket] = level
+        await rest.series.ready()  # otherwise the rates would be 0 right after a start
         found = []
         for bucket in buckets:
             if bucket.id not in extents:

@@ -19,7 +19,7 @@ from relay_tornado.handlers.rest import buckets
 from relay_tornado.handlers.rest.status import StatusHandler
 from relay_tornado.log.sqlite import SqliteEventLog
 from relay_tornado.pieces import PIECE_SIZE
-from relay_tornado.series.series import Levels
+from relay_tornado.series.series import Levels, Series
 from tests.counting import calls_by_turn
 from tests.handlers.rest.world import World, world
 from tests.waiting import until
@@ -41,6 +41,21 @@ async def test_status(here: World) -> None:
     assert orders["oldest_at"] <= orders["newest_at"] <= answer["now"]
     assert (len(orders["rate"]), sum(orders["rate"])) == (60, 3)
     assert (empty["events"], empty["oldest_at"], empty["newest_at"], sum(empty["rate"])) == (0, None, None, 0)
+
+
+@pytest.mark.gen_test
+async def test_status_right_after_a_start(here: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits for the rates of before."""
+    await here.bucket("orders")
+    rates = [0] * 60
+
+    async def ready(_: Series) -> None:
+        rates[-1] = 7
+
+    monkeypatch.setattr(Series, "ready", ready)
+    monkeypatch.setattr(Series, "rate", lambda *_: list(rates))
+    answer = (await here.call("GET", "/v1/status")).document
+    assert [sum(each["rate"]) for each in answer["buckets"]] == [7]
 
 
 @pytest.mark.gen_test
