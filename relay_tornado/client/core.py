@@ -78,10 +78,12 @@ class Core:
     async def run(self) -> None:
         """Runs until cancelled or refused; the last item of the intake is the error that ended it."""
         try:
-            if self._checkpoint is not None:
+            if self._checkpoint is not None and self._saver is not None:
                 text = await load(self._checkpoint)
                 if text is not None:
                     self.tracker.load(text)
+                    # If it can't be saved, no event is given: a program that is started again would get it each time.
+                    self._saver.moved()
             await self._stay()
         except RelayClientError as error:
             self._end(error)

@@ -274,6 +274,26 @@ async def test_a_checkpoint_that_fails_is_told(shared: World, tmp_path: Path) ->
             await anext(events)
 
 
+@client_test
+async def test_nothing_is_given_while_the_checkpoint_cannot_be_saved(shared: World) -> None:
+    """Also in a later run: a program that is started again and again would get the same event each time."""
+    bucket = shared.bucket()
+    shared.send("1", bucket=bucket)
+    saved: list[str] = []
+    async with shared.subscribe(bucket, since="earliest", checkpoint=Memory(saved)) as events:
+        assert (await anext(events)).text == "1"
+
+    class Full(Memory):
+        def save(self, text: str) -> None:
+            raise OSError("the disk is full")
+
+    with pytest.raises(CheckpointError, match="the disk is full"):
+        async with shared.subscribe(bucket, checkpoint=Full(saved)) as events:
+            await anext(events)
+    async with shared.subscribe(bucket, checkpoint=Memory(saved)) as events:
+        assert (await anext(events)).text == "1"
+
+
 # gaps
 
 
