@@ -59,7 +59,7 @@ def run(folder: Path, cycles: int, kind: str = "ext4") -> Outcome:
                         ballast[number + 1].unlink()
                         _wait_until(relay, 200)
                         healed += 1
-                if not reserve:  # on a disk that is full to the last byte no relay starts
+                if not reserve:  # on a disk that is full to the last byte a relay starts only on some file systems
                     last.unlink()
                 outcome.expect(relay.stop() == 0, "the relay did not end with 0")
                 relay.start()
