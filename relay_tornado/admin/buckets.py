@@ -52,6 +52,8 @@ def changed_bucket(bucket: Bucket, options: Mapping[str, Any], settings: Setting
 
     Raises Invalid, naming the field.
     """
+    if options.get("static_ip", False) is None:  # no field of the form: it is only kept
+        options = {name: value for name, value in options.items() if name != "static_ip"}
     given = load_with_extra(_BUCKET_FIELDS, options, bucket.extra)
     if not isinstance(given.get("extra", {}).get("static_ip", False), bool):
         raise Invalid("must be true or false.", "static_ip")

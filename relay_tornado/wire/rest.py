@@ -172,9 +172,9 @@ class _StatusCode(Whole):
 
 
 class AuthFields(StockFields):
-    """`auth` of a bucket. Its parts are set together, so null for one of them would be ambiguous."""
+    """`auth` of a bucket. Null for the type is refused: it could mean "none", and open the bucket to every sender."""
 
-    OURS = frozenset({"type", "username", "password", "token"})
+    OURS = frozenset({"type"})
     ECHOED = frozenset({"id", "created_at", "updated_at"})
 
     type = Choice(

@@ -38,8 +38,8 @@ _AUTH: Final = _any_of(
     {
         "properties": {
             "type": {"const": "basic"},
-            "username": {"minLength": 1, "pattern": r"^[^:\x00-\x1f\x7f-\x9f]+$"},
-            "password": {"minLength": 1},
+            "username": {"type": "string", "minLength": 1, "pattern": r"^[^:\x00-\x1f\x7f-\x9f]+$"},
+            "password": {"type": "string", "minLength": 1},
             "token": _EMPTY,
         },
         "required": ["type", "username", "password"],
@@ -47,7 +47,7 @@ _AUTH: Final = _any_of(
     {
         "properties": {
             "type": {"const": "token"},
-            "token": {"minLength": 1, "pattern": r"^[!-~]+$"},
+            "token": {"type": "string", "minLength": 1, "pattern": r"^[!-~]+$"},
             "username": _EMPTY,
             "password": _EMPTY,
         },
@@ -230,9 +230,9 @@ def add_constraints(document: Document, max_body: int) -> None:
         {"properties": {"destination": {"type": "string", "pattern": _URL}}, "required": ["destination"]},
     )
     schemas["AnswerBody"] |= _any_of({"required": ["status_code"]}, {"required": ["status"]})
-    schemas["AuthFields"]["properties"] |= dict.fromkeys(sorted(AuthFields.ECHOED), _IGNORED)
-    for form in (BucketFields, InputFields, OutputFields, TokenBody, ScopesBody):
+    for form in (AuthFields, BucketFields, InputFields, OutputFields, TokenBody, ScopesBody):
         _allow_null(schemas[form.__name__]["properties"], form)
+    schemas["AuthFields"]["properties"] |= dict.fromkeys(sorted(AuthFields.ECHOED), _IGNORED)
     _leave_out_empty(document["paths"])
     for name in ("Bucket", "Input", "Output"):
         made = copy.deepcopy(schemas[f"{name}Fields"])

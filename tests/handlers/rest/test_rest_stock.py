@@ -173,12 +173,17 @@ async def test_no_two_outputs_of_a_bucket_have_one_name(here: World) -> None:
 @pytest.mark.gen_test
 async def test_null_is_left_out(here: World) -> None:
     """In what the original has; in what is ours, null that means nothing is refused."""
-    nothing: dict[str, Any] = {"description": None, "stream": None, "ephemeral": None, "auth": None}
+    nothing: dict[str, Any] = {"description": None, "stream": None, "ephemeral": None, "auth": None, "static_ip": None}
     bucket = await here.call("POST", "/v1/buckets", {"name": "orders", **nothing})
-    assert (bucket.status, bucket.document["stream"]) == (201, True)
-    await here.call("PUT", "/v1/buckets/orders", {"description": "kept"})
+    assert (bucket.status, bucket.document["stream"], bucket.document["static_ip"]) == (201, True, False)
+    basic = {"type": "basic", "username": "shop", "password": "secret"}
+    await here.call("PUT", "/v1/buckets/orders", {"description": "kept", "static_ip": True})
+    made = await here.call("PUT", "/v1/buckets/orders", {"auth": {**basic, "token": None}})
+    assert (made.status, made.document["auth"]) == (200, {**basic, "token": ""})
+    same = await here.call("PUT", "/v1/buckets/orders", {"auth": {**basic, "username": None, "password": None}})
+    assert (same.status, same.document["auth"]) == (200, {**basic, "token": ""})
     changed = await here.call("PUT", "/v1/buckets/orders", {**nothing, "name": None})
-    assert (changed.status, changed.document["description"]) == (200, "kept")
+    assert (changed.status, changed.document["description"], changed.document["static_ip"]) == (200, "kept", True)
     given = {"name": None, "body": None, "status_code": None, "custom_domain": None, "headers": None}
     assert (await here.call("POST", "/v1/buckets/orders/inputs", given)).status == 201
     given = {"name": None, "internal": None, "disabled": None, "timeout": None, "retries": None}
@@ -188,6 +193,7 @@ async def test_null_is_left_out(here: World) -> None:
         ("/v1/buckets", {"name": None}),
         ("/v1/buckets", {"name": "b", "retention": None}),
         ("/v1/buckets", {"name": "b", "auth": {"type": None}}),
+        ("/v1/buckets", {"name": "b", "auth": {**basic, "password": None}}),
         ("/v1/buckets/orders/outputs", {"secret": None}),
         ("/v1/buckets/orders/outputs", {"paused": None}),
     ):
