@@ -104,7 +104,7 @@ def list_(data: Path, as_json: bool, **params: Any) -> None:
         "logs.list",
         params,
         lambda each: {
-            "SIZE": str(len(each["body"].encode(errors="replace"))),
+            "SIZE": str(each["size"]),
             "STATUS": each["status"],
             "ANSWER": str(each["status_code"] or ""),
         },

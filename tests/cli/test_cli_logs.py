@@ -33,6 +33,16 @@ def test_list_show_resend(relay: Runner, way: str) -> None:
         check(relay, output["id"], **variables)
 
 
+def test_sizes_are_the_same_in_a_list_and_a_search(relay: Runner) -> None:
+    """Also of an event whose body is no text."""
+    made = relay.json("bucket", "create", "orders")
+    with serving(relay.data) as server:
+        server.send(made["inputs"][0]["id"], b"\xff" * 100)
+        size = relay.json("logs", "list")["data"][0]["size"]
+        for command in (("logs", "list"), ("search", "--bucket", "orders")):
+            assert f"  {size}  " in relay(*command).stdout
+
+
 @WAYS
 def test_an_output_that_gets_nothing_is_said(relay: Runner, way: str) -> None:
     """No copy is made for a disabled output whose clients would never get it; a public one gets its copies later."""
