@@ -180,3 +180,17 @@ async def test_a_start_that_ends_before_it_copies(tmp_path: Path, monkeypatch: p
         with pytest.raises(asyncio.CancelledError):
             await Database.open(settings)
     assert (lengths(database)[0], lengths(database)[1] >= wal) == (size, True)
+
+
+@room_test
+@pytest.mark.parametrize(("wal", "left", "squeezed"), [(10, 50, False), (10, 5, True), (70, 200, True)])
+async def test_when_deleting_waits(
+    database: Database, monkeypatch: pytest.MonkeyPatch, wal: int, left: int, squeezed: bool
+) -> None:
+    """While the WAL can't be emptied: if it has a quarter of the reserve, or more than is left of it. In MiB."""
+    space = database.space
+    monkeypatch.setattr(space, "low", lambda *_: True)
+    space.least, space.wal, space.free = 256 * MIB, wal * MIB, left * MIB
+    assert not database.squeezed
+    database._writer.held_back = True
+    assert database.squeezed is squeezed
