@@ -96,7 +96,10 @@ def test_a_newest_event_of_the_future(cli: Runner, file: Path) -> None:
         ("UPDATE log SET last_at = 9e18 WHERE id = 1", "time", "of the future"),
         ("UPDATE bucket SET document = '{}' WHERE name = 'orders'", "record", "can't be understood"),
         ("UPDATE bucket SET name = 'other' WHERE name = 'orders'", "record", "than its row"),
+        ("UPDATE bucket SET document = json_set(document, '$.id', 'x')", "record", "than its row"),
         ("UPDATE token SET secret_hash = 'x'", "record", "than its row"),
+        ("UPDATE token SET key = 'x'", "record", "than its row"),
+        ("UPDATE token SET document = '{}'", "record", "can't be understood"),
         (
             "DELETE FROM input WHERE bucket = (SELECT id FROM bucket WHERE name = 'orders')",
             "record",
@@ -123,6 +126,12 @@ def test_a_newest_event_of_the_future(cli: Runner, file: Path) -> None:
         ("UPDATE consumer SET tried = '[[8, 7]]'", "consumer", "is trying (8, 7), which does not go with"),
         ("UPDATE consumer SET tried = '[[7, 1001]]'", "consumer", "the head 1000"),
         ("UPDATE consumer SET tried = '[[2, 3]]'", "consumer", "is trying event 3, which it is done with"),
+        ("UPDATE consumer SET tried = '[[4, 4]]'", "consumer", "is trying event 4, which it is done with"),
+        (
+            "UPDATE consumer SET done = '[[6, 7]]', tried = '[[7, 7]]'",
+            "consumer",
+            "is trying event 7, which it is done with",
+        ),
         ("UPDATE consumer SET done = '[[5, 9223372036854775806]]'", "consumer", "does not go with"),
         ("UPDATE consumer SET done = '[[5, 18446744073709551615]]'", "consumer", "does not go with"),
         ("UPDATE consumer SET tried = '[[1, 9223372036854775806]]'", "consumer", "does not go with"),
@@ -146,6 +155,23 @@ def test_what_does_not_agree(cli: Runner, file: Path, statement: str, kind: str,
     """Records, epochs and times that contradict each other are damage."""
     change(file, *statement.split("; "))
     assert any(each["kind"] == kind and words in each["message"] for each in found(cli)), found(cli)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE consumer SET max_deliver = 0",
+        "UPDATE parked SET seq = 4 WHERE seq = 2",
+        "UPDATE parked SET seq = 1000 WHERE seq = 2; UPDATE consumer SET done = '[[6, 6], [1000, 1000]]'",
+        "DELETE FROM event WHERE log = 1 AND seq < 5; UPDATE log SET first = 5 WHERE id = 1;"
+        " UPDATE consumer SET tried = '[[1, 3]]'",
+    ],
+)
+def test_what_a_consumer_may_hold(file: Path, statement: str) -> None:
+    """No limit on tries, an event at its floor or at the head that is to be tried again, and for a moment what it was
+    trying of those that have left."""
+    change(file, *statement.split("; "))
+    assert not check(file, quiet).damage
 
 
 @pytest.mark.parametrize(
