@@ -54,6 +54,19 @@ def test_no_rest_is_long() -> None:
     assert pacing.due() == 0.5
 
 
+def test_each_piece_of_work_has_its_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as is due for it, and not for those before it once more."""
+    relay = Relay()
+    pacing = relay.pacing()
+    rests: list[float] = []
+    monkeypatch.setattr(pacing._ended, "wait", rests.append)
+    pacing.begin()
+    for work in (0.02, 0.04):
+        relay.now += work
+        pacing.rest()
+    assert rests == pytest.approx([0.005, 0.01])
+
+
 def test_the_end_ends_a_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who stops the relay does not wait for it."""
     monkeypatch.setattr(module, "_LONGEST", 3600.0)
