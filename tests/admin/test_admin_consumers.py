@@ -93,6 +93,7 @@ async def test_the_oldest_event_is_shown_with_its_tries(world: World) -> None:
     ledger.progress.done(two)
     assert await oldest() == failed
     world.now += 60
+    assert await oldest() == {**failed, "next_at": None}  # it is due
     (one,) = ledger.progress.take(3, 1, world.now)
     ledger.progress.begin(one)
     assert await oldest() == {**failed, "attempts": 2, "out": True, "next_at": None}
