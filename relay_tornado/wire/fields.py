@@ -201,8 +201,7 @@ class Anything(fields.Field[Any]):
 
 class StockFields(Schema):
     """A form that stock clients send. As for programs in Go, null counts as left out in a field that can't be null,
-    except in those of `OURS`, where null has a meaning. As programs in PHP write it, an empty list counts as an empty
-    object. `ECHOED` names fields that clients send back but can't set."""
+    except in those of `OURS`, where null has a meaning. `ECHOED` names fields that clients send back but can't set."""
 
     OURS: ClassVar[frozenset[str]] = frozenset()
     ECHOED: ClassVar[frozenset[str]] = frozenset()
@@ -212,9 +211,7 @@ class StockFields(Schema):
         if not isinstance(data, Mapping):
             return data
         return {
-            name: {} if value == [] and isinstance(self.fields.get(name), fields.Nested | Form) else value
-            for name, value in data.items()
-            if name not in self.ECHOED and not self._left_out(name, value)
+            name: value for name, value in data.items() if name not in self.ECHOED and not self._left_out(name, value)
         }
 
     def _left_out(self, name: str, value: Any) -> bool:

@@ -86,11 +86,6 @@ def before_load_schema(context: Any, raw_schema: dict[str, Any]) -> None:
     for name in ("InputUpdate", "NewInput"):
         ascii_bytes = {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 127}, "maxItems": 1000}
         schemas[name]["properties"]["body"] = {"anyOf": [schemas[name]["properties"]["body"], ascii_bytes]}
-    for name in ("Bucket", "Input", "Output"):
-        for of_name in (schemas[f"{name}Update"]["properties"], schemas[f"New{name}"]["properties"]):
-            of_name.update({each: or_empty_list(of_name[each]) for each in NESTED & of_name.keys()})
-    of_token = schemas["TokenFields"]["properties"]
-    of_token["scopes"] = or_empty_list(of_token["scopes"])
     schemas["Rules"] = {"type": "object"}  # what a match does not need is not checked
     schemas["AnswerRequest"]["properties"] |= LENIENT
     schemas["AnswerRequest"]["else"] = {
@@ -101,12 +96,6 @@ def before_load_schema(context: Any, raw_schema: dict[str, Any]) -> None:
         schemas[name]["additionalProperties"] = False
 
 
-def or_empty_list(schema: Any) -> Any:
-    return {"anyOf": [schema, {"type": "array", "maxItems": 0}]}
-
-
-NESTED = {"auth", "retention", "throttle", "durability"}
-"""What programs in PHP write as a list if it is empty."""
 PLAIN: list[Any] = [{"type": "string"}, {"type": "number"}, {"type": "boolean"}]
 DIGITS = "^[0-9]{1,9}$"
 ROUNDED = {"type": ["number", "string", "null"], "minimum": 0, "maximum": 2**53 - 1, "pattern": DIGITS}

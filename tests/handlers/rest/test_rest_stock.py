@@ -216,27 +216,6 @@ async def test_no_headers_as_a_list(here: World) -> None:
         await here.refused("headers", "PUT", f"{path}/{made.document['id']}", {"headers": ["X-A"]})
 
 
-@pytest.mark.parametrize(
-    ("path", "name"),
-    [
-        ("/v1/buckets", "auth"),
-        ("/v1/buckets", "retention"),
-        ("/v1/buckets/orders/outputs", "throttle"),
-        ("/v1/buckets/orders/outputs", "durability"),
-        ("/v1/tokens", "scopes"),
-    ],
-)
-@pytest.mark.gen_test
-async def test_an_empty_object_as_a_list(here: World, path: str, name: str) -> None:
-    """PHP writes it so, and it is what {} is. A list that is not empty is none."""
-    await here.bucket("orders")
-    what = "description" if name == "scopes" else "name"
-    listed, plain = [await here.call("POST", path, {what: f"n{given}", name: given}) for given in ([], {})]
-    assert (listed.status, plain.status) == (201, 201), listed.document
-    assert listed.document[name] == plain.document[name]
-    await here.refused(name, "POST", path, {what: "other", name: ["x"]})
-
-
 @pytest.mark.gen_test
 async def test_an_inputs_body_as_a_list_of_bytes(here: World) -> None:
     """The original's library in JavaScript has it so beside a text; it is text in UTF-8."""
