@@ -17,6 +17,7 @@ from relay_tornado.outgoing.retry_after import retry_after
         ("Thu, 01 Jan 1970 00:00:00 GMT", 0.0),
         ("Sun, 01 Jan 9999 00:00:00 GMT", 3600.0),
         *((nothing, None) for nothing in (None, "", "soon", "-5", "1.5", "٣", "Thu, 99 Jan 1970 00:01:40 GMT")),
+        (f"Thu, 01 Jan 1970 00:01:40 +{'9' * 20}", None),
     ],
 )
 def test_retry_after(value: str | None, seconds: float | None) -> None:
