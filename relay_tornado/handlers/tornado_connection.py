@@ -493,7 +493,8 @@ class TornadoConnection(IOStream):
         """Called when everything written has left, right before the connection is closed."""
 
     def close_fd(self) -> None:
-        super().close_fd()
+        if self.socket is not None:  # else an earlier call had no memory for the rest
+            super().close_fd()
         self._owner.forget(self)
 
     def __str__(self) -> str:

@@ -107,6 +107,19 @@ async def test_a_connection_that_can_not_be_served(server: Live, monkeypatch: py
         assert (await raw.ask(request(b"/", method=b"GET"))).status == 404
 
 
+async def test_a_close_that_has_no_memory_half_way(server: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next one, as that of a stop, does the rest."""
+    await server.bucket()
+    await server.subscribed()
+    (connection,) = server.listener.connections
+    monkeypatch.setattr(server.listener, "forget", once(server.listener.forget))
+    with pytest.raises(MemoryError):
+        connection.close()
+    assert server.listener.connections == {connection}
+    connection.close()
+    assert not server.listener.connections
+
+
 @pytest.mark.parametrize("name", ["start_request", "__init__", "begin"])
 async def test_a_request_that_nobody_reads(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Wherever it is that a connection fails, it is closed at once, and the next one is served."""
