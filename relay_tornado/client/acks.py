@@ -39,6 +39,9 @@ class Acks:
         self._open: dict[str, _Open] = {}
         """Events of this connection that are not acknowledged, in the order in which they came the last time."""
         self._came = 0
+        self._firsts: dict[str, int] = {}
+        """The `first` of events that came twice before they were answered, and of those that the relay took back. The
+        answer may have been about the first time, so the application may have yet to get the second."""
         self._before: dict[str, str] = {}
         """Unacknowledged events of earlier connections, and those of this one that the relay took back; like those
         below, with their bucket's id."""
@@ -75,11 +78,12 @@ class Acks:
         self._untaken.discard(id)
         self._came += 1
         again = self._open.pop(id, None)
-        self._open[id] = _Open(bucket, self._came if again is None else again.first, self._came)
+        first = self._firsts.pop(id, self._came) if again is None else again.first
+        self._open[id] = _Open(bucket, first, self._came)
         if len(self._open) > REMEMBERED:
             # The relay has no more in flight on a connection, so the oldest was taken back.
             oldest = next(iter(self._open))
-            self._before[oldest] = self._open.pop(oldest).bucket
+            self._before[oldest] = self._close(oldest, answered=False)
             drop_oldest(self._before, REMEMBERED)
         return False
 
@@ -104,7 +108,7 @@ class Acks:
             before = list(takewhile(lambda each: each != id, self._open)) if everything else []
             before = [each for each in before if self._open[each].first < mine.first]
             for each in (*before, id):
-                self._note(each, self._open.pop(each).bucket, now)
+                self._note(each, self._close(each), now)
             return _message("ack", id, all=True) if everything else _message("ack", id)
         if everything and id in self._before:
             for each in tuple(self._before):
@@ -122,7 +126,7 @@ class Acks:
         if id not in self._open:
             self._before.pop(id, None)
             return None
-        del self._open[id]
+        self._close(id)
         return _message("nak", id) if delay is None else _message("nak", id, delay=delay)
 
     def cut(self, silence: float = 0.0, untaken: Iterable[str] = ()) -> None:
@@ -140,7 +144,15 @@ class Acks:
         for kept in (self._before, self._known):
             drop_oldest(kept, REMEMBERED)
         self._untaken = (self._untaken | set(untaken)) & self._before.keys()
-        self._sent, self._open, self._again = OrderedDict(), {}, []
+        self._sent, self._open, self._firsts, self._again = OrderedDict(), {}, {}, []
+
+    def _close(self, id: str, *, answered: bool = True) -> str:
+        """The event is no longer open. Returns its bucket's id."""
+        one = self._open.pop(id)
+        if not answered or one.first < one.last:
+            self._firsts[id] = one.first
+            drop_oldest(self._firsts, REMEMBERED)
+        return one.bucket
 
     def _note(self, id: str, bucket: str, now: float) -> None:
         self._sent[id] = (bucket, now)

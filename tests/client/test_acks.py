@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
+import pytest
+
 from relay_tornado.client.acks import MEMORY, REMEMBERED, SURE, Acks
 
 
@@ -180,6 +182,35 @@ def test_everything_before_an_event_that_came_twice() -> None:
     assert acks.came("b", "orders")
     assert not acks.came("c", "orders")
     assert not acks.came("d", "orders")
+
+
+@pytest.mark.parametrize("answer", ["ack", "nak"])
+def test_everything_before_an_event_that_was_answered_between_its_times(answer: str) -> None:
+    """The answer may be about the first time, and the application gets the second one after it: what came between that
+    and the third is not acknowledged."""
+    acks = Acks()
+    for each in "aba":
+        acks.came(each, "orders")
+    assert acks.ack("a", False) if answer == "ack" else acks.nak("a", None)
+    for each in "ca":
+        acks.came(each, "orders", 3)
+    assert acks.ack("a", True) == '{"action":"ack","id":"a","all":true}'
+    acks.cut(untaken=["c", "a"])
+    assert acks.came("a", "orders", 4)
+    assert not acks.came("b", "orders", 2)
+    assert not acks.came("c", "orders", 2)
+
+
+def test_everything_before_an_event_of_which_the_relay_heard_no_answer_for_long() -> None:
+    """Is what came before its first time, although it was forgotten as an event of this connection."""
+    acks = Acks()
+    for each in range(REMEMBERED + 1):
+        acks.came(f"id-{each}", "orders")
+    acks.came("id-0", "orders", 2)
+    assert acks.ack("id-0", True) == '{"action":"ack","id":"id-0","all":true}'
+    acks.cut()
+    assert acks.came("id-0", "orders", 3)
+    assert not acks.came("id-5", "orders", 2)
 
 
 def test_acks_of_everything_and_naks() -> None:
