@@ -24,8 +24,8 @@ Invariants:
   log removed it.
 - When the log loses events, nothing is remembered of them: other events get their seqs, and are given (`lose`).
 - A report that failed half-way, as for lack of memory, may be repeated: a seq stays out until its report has succeeded.
-- No parked event waits longer than requested if the wall clock was set back: callers pass the time (`look`), and an
-  event that is due at once is due at `AT_ONCE`, whatever the clock shows.
+- If the wall clock was set back, no parked event waits more than a second longer than requested: callers pass the time
+  (`look`). One that is due at `AT_ONCE` does not wait, whatever the clock shows.
 """
 
 from __future__ import annotations
