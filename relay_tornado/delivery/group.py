@@ -425,7 +425,7 @@ class Group:
         if ledger.progress.generation != self._generation:
             self._generation = ledger.progress.generation
             for item in list(self._out.values()):
-                self._drop(item, answered=True)  # what is given again from now on was done before
+                self._drop(item, answered=False)
             self._place.seq, self._place.epoch = ledger.progress.reached, ""
         self._wake()
 

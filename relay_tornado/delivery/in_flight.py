@@ -92,12 +92,20 @@ class Member:
 class Item:
     """An event in flight. `copies` are the numbers of its copies that are not acked yet, None for the event itself;
     `since` is loop time; `order` is its place among everything that its connection was given. `first` is the `order`
-    from when the connection was given the event before and has not answered, else the same as `order`."""
+    from when the connection was given the event before and has not answered, else the same as `order`; `generation` is
+    the consumer's at that time."""
 
-    __slots__ = ("copies", "epoch", "first", "member", "order", "since", "taken")
+    __slots__ = ("copies", "epoch", "first", "generation", "member", "order", "since", "taken")
 
     def __init__(
-        self, member: Member, taken: Taken, epoch: str, copies: set[int] | None, since: float, order: int, first: int
+        self,
+        member: Member,
+        taken: Taken,
+        epoch: str,
+        copies: set[int] | None,
+        since: float,
+        order: int,
+        first: tuple[int, int],
     ) -> None:
         self.member = member
         self.taken = taken
@@ -105,7 +113,12 @@ class Item:
         self.copies = copies
         self.since = since
         self.order = order
-        self.first = first
+        self.first, self.generation = first
+
+    def covers(self, before: Item) -> bool:
+        """Whether an ack of everything before this event includes that one, which came before it the last time. It
+        includes what its consumer was given again since it was moved."""
+        return before.first < self.first or (before.member is self.member and before.taken.generation > self.generation)
 
 
 class InFlight:
@@ -113,7 +126,8 @@ class InFlight:
 
     An event that was taken back without an answer, as after its `ack_wait`, may be given to the same connection again.
     Its client may be so far behind that it means the earlier time when it acks the event: what the connection was given
-    since may be unread. So an ack of everything before such an event leaves out what was given since.
+    since may be unread. So an ack of everything before such an event leaves out what was given since, but for what its
+    consumer repeats as it was moved.
     """
 
     __slots__ = ("_enough", "_given", "_items", "_lapsed", "_limit", "_mixed", "_short", "_timer")
@@ -125,8 +139,9 @@ class InFlight:
         self._items: dict[tuple[str, int], Item] = {}
         self._mixed = False
         """Whether the items are not in the order given."""
-        self._lapsed: dict[tuple[str, int], int] = {}
-        """The `first` of the last events that were taken back unanswered: as many as there may be in flight."""
+        self._lapsed: dict[tuple[str, int], tuple[int, int]] = {}
+        """The `first` and the `generation` of the last events that were taken back unanswered: as many as there may be
+        in flight."""
         self._short: dict[Member, None] = {}
         self._given = 0
 
@@ -138,7 +153,8 @@ class InFlight:
     def give(self, member: Member, taken: Taken, epoch: str, copies: set[int] | None, since: float) -> Item:
         self._given += 1
         key = epoch, taken.seq
-        item = Item(member, taken, epoch, copies, since, self._given, self._lapsed.pop(key, self._given))
+        first = self._lapsed.pop(key, None) or (self._given, taken.generation)
+        item = Item(member, taken, epoch, copies, since, self._given, first)
         member.items[item] = None
         self._items[key] = item
         return item
@@ -152,7 +168,7 @@ class InFlight:
         if all:
             self._sort()
             for before in list(takewhile(lambda each: each is not item, self._items.values())):
-                if before.first < item.first:
+                if item.covers(before):
                     before.member.group.done(before)
         if id.output is not None and item.copies is not None:
             if all:
@@ -177,7 +193,7 @@ class InFlight:
         refused, which may be about an earlier time."""
         key = item.epoch, item.taken.seq
         if not answered or item.first < item.order:
-            self._lapsed[key] = item.first
+            self._lapsed[key] = item.first, item.generation
             if len(self._lapsed) > self._limit:
                 del self._lapsed[next(iter(self._lapsed))]
         if self._items.get(key) is item:

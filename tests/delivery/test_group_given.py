@@ -13,8 +13,9 @@ from relay_tornado.consumer_progress import Progress
 from relay_tornado.delivery.bounds import CHUNK, WriteBudget
 from relay_tornado.delivery.group import Group
 from relay_tornado.low_memory import watch_timers
-from relay_tornado.model import Event, Output
+from relay_tornado.model import Cursor, Event, Output
 from relay_tornado.wire import control
+from relay_tornado.wire.acks import Ack
 from tests.delivery.virtual import VirtualLoop, day, virtual_test
 from tests.delivery.virtual import event_loop as event_loop
 from tests.delivery.workers import KEY, Worker, held_up, later, outputs, parked, worker
@@ -350,6 +351,31 @@ async def test_all_leaves_out_what_was_given_since_the_first_time(then: str) -> 
     one.leave()
     other = await worker(world)
     await until(lambda: other.seqs == [3, 4])
+
+
+@virtual_test
+async def test_all_leaves_out_what_other_buckets_gave_before_a_seek() -> None:
+    """The client acks an event as it came before its consumer was moved, and has yet to read what came since: that
+    comes again if the client dies."""
+    world = await stocked(2)
+    await world.bucket("other")
+    one = await worker(world, "orders", "other")
+    await until(lambda: one.reader.seqs("orders") == [1, 2])
+    epoch = one.events[0]["meta"]["epoch"]
+    assert one.delivery.settle(Ack(Cursor(epoch, 1)))
+    await world.append(1, "id-other")
+    await until(lambda: one.reader.seqs("other") == [1])
+    async with world.ledgers.using(KEY) as ledger:
+        ledger.progress.seek(0)
+        ledger.save()
+        ledger.tell()
+        await until(lambda: one.reader.seqs("orders") == [1, 2, 1, 2])
+    assert one.delivery.settle(Ack(Cursor(epoch, 2), all=True))
+    assert await world.floor(KEY) == 2, "what it repeats is acked"
+    one.leave()
+    other = await worker(world, "orders", "other")
+    await until(lambda: other.reader.seqs("other") == [1])
+    assert other.reader.seqs("orders") == []
 
 
 @virtual_test
