@@ -76,7 +76,7 @@ def move_aside(path: Path, why: str) -> Path:
     os.close(descriptor)
     try:
         path.rename(kept)  # over the empty file just created, which holds the name
-    except BaseException:
+    except OSError:  # and nothing else: a Ctrl-C may come behind the renaming
         with contextlib.suppress(OSError):
             kept.unlink()
         raise

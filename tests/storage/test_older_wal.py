@@ -194,6 +194,22 @@ async def test_what_another_program_makes_under_the_new_name_stays(
     assert list(found.values()) == [wal]
 
 
+def test_a_ctrl_c_right_behind_the_renaming(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file stays under its new name."""
+    wal, rename = tmp_path / "relay.db-wal", Path.rename
+    wal.write_bytes(b"the WAL")
+
+    def interrupted(self: Path, target: Path) -> None:
+        rename(self, target)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            database_files.move_aside(wal, "older")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"the WAL"]
+
+
 def test_a_file_that_cannot_be_renamed_leaves_no_name_behind(tmp_path: Path) -> None:
     """The name that was taken for it is free again."""
     with pytest.raises(FileNotFoundError):
