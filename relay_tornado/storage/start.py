@@ -127,8 +127,10 @@ def _keep_wal(path: Path, steps: Steps, halt: Halt) -> str | None:
     steps.begin("copying the write-ahead log aside, as committed events are missing")
     try:
         for earlier in source.parent.glob(f"{glob.escape(source.name)}.lost-*"):
-            if _same(source, earlier, halt):
-                return str(earlier)
+            with contextlib.suppress(OSError):  # one that can't be read is none
+                if _same(source, earlier, halt):
+                    database_files.sync(earlier)  # that start may have been killed before it did
+                    return str(earlier)
         copy, descriptor = database_files.create_free(source, "lost")
         try:
             with os.fdopen(descriptor, "wb") as kept, source.open("rb") as wal:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import resource
 import shutil
@@ -14,7 +15,7 @@ import sys
 from collections.abc import Awaitable
 from dataclasses import replace
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -472,6 +473,27 @@ async def test_a_start_that_is_repeated_keeps_one_copy(settings: Settings) -> No
     with capture_logs() as logs:
         start.examine(path, Steps(""))[0].close()
     assert logs[-1]["wal_copy"] not in kept
+
+
+@storage_test
+async def test_a_copy_that_can_not_be_read_is_none(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The WAL is copied again, as if there were none."""
+    path = await lose_one(settings)
+    start.examine(path, Steps(""))[0].close()
+    (earlier,) = settings.data.glob("*.lost-*")
+    real = Path.open
+
+    def refused(self: Path, *how: Any, **more: Any) -> Any:
+        if self == earlier:
+            raise PermissionError(errno.EACCES, "it is another user's")
+        return real(self, *how, **more)
+
+    monkeypatch.setattr(Path, "open", refused)
+    with capture_logs() as logs:
+        start.examine(path, Steps(""))[0].close()
+    assert [entry["event"] for entry in logs] == ["committed_work_lost"]
+    assert set(settings.data.glob("*.lost-*")) == {earlier, Path(logs[0]["wal_copy"])}
+    assert logs[0]["wal_copy"] != str(earlier)
 
 
 @storage_test
