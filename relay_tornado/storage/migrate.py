@@ -26,7 +26,7 @@ from relay_tornado.steps import Steps
 from relay_tornado.storage import database_files
 from relay_tornado.storage.connection import uri
 from relay_tornado.storage.damage import code_of, unquoted
-from relay_tornado.storage.space import disk_of, free_pages
+from relay_tornado.storage.space import free_pages, writable
 from relay_tornado.storage.witness import read_stamp
 
 PAGES = 4096
@@ -210,7 +210,7 @@ def backup(
 
     try:
         database_files.remove(part)
-        if disk_of(target.parent).free < free_pages(raw)[1]:  # a start that is repeated would fill it again and again
+        if writable(target.parent) < free_pages(raw)[1]:  # a start that is repeated would fill it again and again
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         os.close(database_files.create(part))
         with contextlib.closing(sqlite3.connect(part, isolation_level=None)) as copy:

@@ -21,6 +21,9 @@ _COPIES = 2
 
 _TRIES = 10
 
+_EXT4_OWN = 4096
+"""The most blocks that ext4 keeps free for itself: nobody has them for content."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -39,6 +42,17 @@ def disk_of(path: Path) -> Disk:
     """The file system that holds the path. Raises OSError."""
     found = os.statvfs(path)
     return Disk(found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize)
+
+
+def writable(path: Path) -> int:
+    """Bytes that this process can still write to the file system that holds the path: as root also those that ext4
+    keeps for root, which are not `free`. Raises OSError."""
+    found = os.statvfs(path)
+    blocks = found.f_bavail
+    # btrfs, which counts no inodes, keeps none for root: what is not available there is for its own structures.
+    if os.geteuid() == 0 and found.f_files:
+        blocks = max(blocks, found.f_bfree - _EXT4_OWN)
+    return blocks * found.f_frsize
 
 
 def share_space(one: Path, other: Path) -> bool:

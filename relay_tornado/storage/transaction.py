@@ -27,7 +27,7 @@ from relay_tornado.storage.connection import BUSY_TIMEOUT
 from relay_tornado.storage.location_check import LocationCheck
 from relay_tornado.storage.overwrite_check import OverwriteCheck
 from relay_tornado.storage.piggyback import Ride
-from relay_tornado.storage.space import disk_of
+from relay_tornado.storage.space import writable
 from relay_tornado.storage.witness import Stamp, Witness
 from relay_tornado.storage.work import COMMITTED, Misplaced, Result, Work, undo
 
@@ -160,7 +160,7 @@ class Transactions:
     def _check_room(self) -> None:
         with suppress(OSError):  # the checkpoint will tell
             grows = self._overwrite.index.length() - self._path.stat().st_size
-            if grows > 0 and disk_of(self._path).free < grows + _METADATA:
+            if grows > 0 and writable(self._path) < grows + _METADATA:
                 raise NoSpace(_NO_ROOM)
 
     def _refuse_overwritten(self) -> None:

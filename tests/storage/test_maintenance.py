@@ -31,7 +31,7 @@ from tests.waiting import until
 storage_test = pytest.mark.gen_test(timeout=60)
 
 LARGE = 16 * KIB
-Disk = namedtuple("Disk", "f_bavail f_frsize f_blocks")
+Disk = namedtuple("Disk", "f_bavail f_frsize f_blocks f_files", defaults=(0,))
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from relay_tornado.storage import writer as writers
 from relay_tornado.storage.database import Database
 from relay_tornado.storage.database_files import wal_of
 from relay_tornado.storage.maintenance import Maintenance
-from relay_tornado.storage.space import disk_of
+from relay_tornado.storage.space import disk_of, writable
 from tests.faults.disk import Disk, needs_disk
 from tests.log.worlds import fill, make, read_all
 from tests.storage.faults import crash
@@ -156,6 +156,50 @@ async def test_a_copy_that_makes_the_file_no_longer(disk: Path) -> None:
     assert await database.shrink()
     await log.close()
     await database.close()
+
+
+def test_what_ext4_keeps_for_itself(tmp_path: Path) -> None:
+    """Not even root gets it: what counts as writable can be written."""
+    needs_disk()
+    with Disk(tmp_path, 64 * MIB, "-m", "0") as disk:
+        found = os.statvfs(disk.place)
+        assert found.f_bfree > found.f_bavail
+        assert writable(disk.place) == disk_of(disk.place).free
+    (tmp_path / "other").mkdir()
+    with Disk(tmp_path / "other", 256 * MIB, "-m", "20") as disk:
+        assert writable(disk.place) > disk_of(disk.place).free
+        with (disk.place / "taken").open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, writable(disk.place) - MIB)
+
+
+def test_btrfs_keeps_nothing_for_root(tmp_path: Path) -> None:
+    """What can't be had there as room for content is for its own structures."""
+    needs_disk("btrfs")
+    with Disk(tmp_path, 128 * MIB, kind="btrfs") as disk:
+        found = os.statvfs(disk.place)
+        assert found.f_bfree - found.f_bavail > 8 * MIB // found.f_frsize
+        assert writable(disk.place) == disk_of(disk.place).free
+
+
+@room_test
+@pytest.mark.parametrize("root", [True, False], ids=["root", "another user"])
+async def test_what_a_file_system_keeps_for_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: bool) -> None:
+    """A relay that runs as root copies into it: that gives the WAL's bytes back."""
+    needs_disk()
+    monkeypatch.setattr(os, "geteuid", lambda: 0 if root else 1000)
+    with Disk(tmp_path, 256 * MIB, "-m", "20") as disk, capture_logs():
+        settings = Settings(data=disk.place / "data")
+        database = await Database.open(settings)
+        log = await SqliteEventLog.open(database, settings)
+        await make(log)
+        await database.shrink()
+        with held_back(database):
+            await fill_log(log)
+            take_all_but(0, disk.place)
+        assert await database.shrink() is root
+        assert (lengths(database)[1] == 0, len(await read_all(log))) == (root, MANY)
+        await log.close()
+        await database.close()
 
 
 @room_test
