@@ -158,6 +158,25 @@ async def test_a_copy_that_makes_the_file_no_longer(disk: Path) -> None:
     await database.close()
 
 
+@room_test
+async def test_a_copy_that_just_fits(disk: Path) -> None:
+    """It is made, and more is free behind it."""
+    settings = Settings(data=disk / "data")
+    database = await Database.open(settings)
+    log = await SqliteEventLog.open(database, settings)
+    await make(log)
+    await database.shrink()
+    with held_back(database):
+        await fill_log(log)
+        whole = database._overwrite.index.length()
+        take_all_but(whole - lengths(database)[0] + 100 * KIB, disk)
+        before = disk_of(disk).free
+    assert await database.shrink()
+    assert (lengths(database), disk_of(disk).free > before) == ((whole, 0), True)
+    await log.close()
+    await database.close()
+
+
 def test_what_ext4_keeps_for_itself(tmp_path: Path) -> None:
     """Not even root gets it: what counts as writable can be written."""
     needs_disk()
