@@ -20,11 +20,12 @@ from relay_tornado.settings import Settings
 from relay_tornado.steps import Steps
 from relay_tornado.storage import older_wal, start
 from relay_tornado.storage.connection import Connection, Factory
+from relay_tornado.storage.database_files import size_of, wal_of
 from relay_tornado.storage.halt import Halt
 from relay_tornado.storage.lock import Lock
 from relay_tornado.storage.overwrite_check import OverwriteCheck
 from relay_tornado.storage.piggyback import Rider
-from relay_tornado.storage.space import Space
+from relay_tornado.storage.space import Space, writable
 from relay_tornado.storage.sqlite_compat import check_sqlite
 from relay_tornado.storage.witness import Loss, Witness
 from relay_tornado.storage.work import CHECK, Keeper, Source, Work
@@ -98,7 +99,7 @@ class Database:
             opened.callback(os.close, descriptor)
             steps.begin("opening relay.db")
             connection = await Connection.writer(path, factory)
-            opened.push_async_callback(connection.close)
+            opened.push_async_callback(_close_early, connection, path)
             opened.callback(halt.set)  # a cancelled start does not wait for the end of a copy
             stamp = await connection.run(lambda raw: start.prepare(raw, path, halt.halted, steps))
             if not verdict.holds:
@@ -305,6 +306,19 @@ class Database:
             if not self._closing:  # everything is being cancelled: no thread may keep the process alive
                 for reader in self._readers:
                     reader.abandon()
+
+
+async def _close_early(connection: Connection, path: Path) -> None:
+    """Closes the writer of a start that ended before there were readers. As the last connection it has SQLite copy the
+    WAL into the file, unchecked: not if the disk may have no room for that."""
+    async with contextlib.AsyncExitStack() as closing:
+        try:
+            with contextlib.suppress(sqlite3.Error, OSError):
+                if (size_of(wal_of(path)) or 0) > writable(path):
+                    reader = await Connection.reader(path)
+                    closing.push_async_callback(reader.close)
+        finally:
+            closing.push_async_callback(connection.close)
 
 
 class _Job(Work, Generic[T]):

@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from relay_tornado.errors import StartupError
 from relay_tornado.log.sqlite import SqliteEventLog
 from relay_tornado.model import KIB, MIB
 from relay_tornado.settings import Settings
+from relay_tornado.storage import start
 from relay_tornado.storage import writer as writers
 from relay_tornado.storage.database import Database
 from relay_tornado.storage.database_files import wal_of
@@ -243,6 +245,36 @@ async def test_a_start_that_ends_before_it_copies(tmp_path: Path, monkeypatch: p
         with pytest.raises(asyncio.CancelledError):
             await Database.open(settings)
     assert (lengths(database)[0], lengths(database)[1] >= wal) == (size, True)
+
+
+@room_test
+@pytest.mark.parametrize("room", [True, False])
+async def test_a_start_that_is_refused(disk: Path, monkeypatch: pytest.MonkeyPatch, room: bool) -> None:
+    """As one without room for the copy before a migration: it takes no last bytes either, however often it is tried.
+    Where there is room, relay.db is whole without its WAL, as behind each end."""
+    settings = Settings(data=disk / "data")
+    database = await Database.open(settings)
+    log = await SqliteEventLog.open(database, settings)
+    await make(log)
+    with held_back(database):
+        await fill_log(log)
+        await log.close()
+        await crash(database)
+    if not room:
+        take_all_but(LEFT, disk)
+    size, wal = lengths(database)
+
+    def refuse(*_: object) -> None:
+        raise StartupError("no copy could be made")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(start, "prepare", refuse)
+        for _ in range(2):
+            with pytest.raises(StartupError, match="no copy"):
+                await Database.open(settings)
+    assert wal_of(database.path).exists() is not room
+    if not room:
+        assert (lengths(database), disk_of(disk).free > LEFT - MIB) == ((size, wal), True)
 
 
 @room_test
