@@ -21,8 +21,9 @@ _COPIES = 2
 
 _TRIES = 10
 
-_EXT4_OWN = 4096
-"""The most blocks that ext4 keeps free for itself: nobody has them for content."""
+_EXT4_OWN = 4096, 40
+"""The most blocks that ext4 keeps free for itself, and of how many it is one at most (of 50 with those for its own
+structures): nobody has them for content."""
 
 _log = structlog.get_logger(__name__)
 
@@ -51,7 +52,8 @@ def writable(path: Path) -> int:
     blocks = found.f_bavail
     # btrfs, which counts no inodes, keeps none for root: what is not available there is for its own structures.
     if os.geteuid() == 0 and found.f_files:
-        blocks = max(blocks, found.f_bfree - _EXT4_OWN)
+        most, share = _EXT4_OWN
+        blocks = max(blocks, found.f_bfree - min(most, found.f_blocks // share))
     return blocks * found.f_frsize
 
 
