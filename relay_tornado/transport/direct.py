@@ -362,6 +362,8 @@ class DirectConnection:
         """Goes on with the requests that have been read."""
         self._waits = False
         self._run()
+        if self.last and not self.busy:
+            self.close()  # a stop that found it busy waits for its end, and the rest of a head may never come
 
     def _failed(self) -> None:
         """Called in an `except` block."""

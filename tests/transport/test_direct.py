@@ -271,6 +271,22 @@ async def test_a_stop_between_two_turns_of_refusals(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.gen_test
+async def test_a_stop_between_refusals_and_a_head_that_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connection is busy when the stop looks at it, and idle after its turn: it is closed then."""
+    wait = DirectConnection._wait_for_turn
+
+    def stopped(connection: DirectConnection) -> None:
+        wait(connection)
+        site.site.listener.stop()
+
+    monkeypatch.setattr(DirectConnection, "_wait_for_turn", stopped)
+    refused = request(URL + b"x", method=b"GET") * direct.REFUSALS_A_TURN
+    async with edge(head_timeout=1000) as site, Raw(site.port) as raw:
+        raw.send(refused + request(URL, b"x")[:20])
+        assert (await raw.closed()).count(b"HTTP/1.1 404") == direct.REFUSALS_A_TURN
+
+
+@pytest.mark.gen_test
 async def test_many_refusals_at_once() -> None:
     """Any number of requests that are answered at once, sent without waiting, end in no recursion."""
     count = 3000
