@@ -29,14 +29,21 @@ class Admission:
 
     async def turn(self) -> None:
         """Returns when the caller may proceed."""
+        future = self.enter()
+        if future is not None:
+            await future
+
+    def enter(self) -> asyncio.Future[None] | None:
+        """None if the caller may proceed, else what is done when it may. Who makes that done itself has left, and takes
+        nobody's turn."""
         if self._timer.at is None:
             self._timer.soon()
         if self._left:
             self._let_through()
-            return
+            return None
         future = self._loop.create_future()
         self._waiting.append(future)
-        await future
+        return future
 
     def _next(self) -> None:
         self._left = self._most

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import structlog
 from tornado.http1connection import HTTP1ConnectionParameters, HTTP1ServerConnection
@@ -52,8 +52,8 @@ MAX_OTHER_BODY = 64 << 10
 """Maximum size in bytes of the body of a request that is not a webhook: none needs one."""
 
 MOST_UNFINISHED = 64 * MIB
-"""Maximum bytes in memory of heads that are still arriving. Bodies have bounds of their own, and none is kept before a
-token or an input's URL was shown."""
+"""Maximum bytes in memory of unfinished requests: heads, what is read behind them, and messages of WebSockets that are
+still arriving. Bodies have bounds of their own, and none is kept before a token or an input's URL was shown."""
 
 LAST_WORDS = 1.0
 """Seconds for which a stop waits for connections that only linger."""
@@ -88,13 +88,24 @@ DIRECT = Entrance()
 """Plain HTTP, no proxies, own sockets."""
 
 
-class _Arrival(NamedTuple):
+@dataclass(eq=False, slots=True)
+class _Arrival:
     """A connection that was handed over and is not served yet. Thousands may arrive at once, and it takes time to make
     each into one that Tornado serves."""
 
     socket: socket.socket
     peer: str
     data: bytes
+    closed: bool = False
+
+    @property
+    def unfinished(self) -> int:
+        return len(self.data)
+
+    def close(self) -> None:
+        self.closed = True
+        self.socket.close()
+        self.data = b""
 
 
 class _Serving(HTTP1ServerConnection):
@@ -220,7 +231,7 @@ class Listener:
         self._sweeper.cancel()
         self._welcoming.cancel()
         while self._arriving:
-            self._arriving.popleft().socket.close()
+            self._arriving.popleft().close()
         for connection in tuple(self.connections):
             connection.close()
         self.lingering.close()
@@ -256,9 +267,15 @@ class Listener:
         loop. If thousands reconnect at once, each of their requests takes ten times as long as a webhook, and would
         delay senders."""
         try:
-            for _ in range(min(HANDSHAKES_A_TURN, len(self._arriving))):
-                self._begin(*self._arriving.popleft())
+            begun = 0
+            while self._arriving and begun < HANDSHAKES_A_TURN:
+                arrival = self._arriving.popleft()
+                if not arrival.closed:
+                    begun += 1
+                    self._begin(arrival.socket, arrival.peer, arrival.data)
         finally:
+            if not self._arriving:
+                self._closed.set()
             self._welcome_soon()
 
     def _begin(self, connection: socket.socket, remote_ip: str, data: bytes | None) -> None:
@@ -365,7 +382,7 @@ class Listener:
 
     def _make_room(self) -> None:
         """Closes connections whose unfinished requests take too much memory in all, those that take most first."""
-        unfinished = [each for each in self.connections if each.unfinished]
+        unfinished = [each for each in (*self.connections, *self._arriving) if each.unfinished]
         excess = sum([each.unfinished for each in unfinished]) - MOST_UNFINISHED
         if excess <= 0:
             return
@@ -376,6 +393,8 @@ class Listener:
                 break
             excess -= connection.unfinished
             connection.close()
+            if isinstance(connection, _Arrival):
+                self._left(connection.peer)
             closed += 1
         self._counters.connections_refused += closed
         self._say("unfinished_requests_closed", connections=closed, limit_bytes=MOST_UNFINISHED)

@@ -24,6 +24,7 @@ from relay_tornado.delivery.outlet import Lane
 from relay_tornado.handlers.admission import Admission
 from relay_tornado.handlers.heads import ends_lines, essential, frames_body, names_host, says_close
 from relay_tornado.handlers.lingering import Lingering
+from relay_tornado.low_memory import wake
 from relay_tornado.proxy_trust import ProxyTrust, speaks_proxy_protocol
 from relay_tornado.settings import Settings
 from relay_tornado.transport.direct import DISCARD_TIME, NEVER, READ_SIZE
@@ -160,6 +161,7 @@ class TornadoConnection(IOStream):
         "_protocol",
         "_proxy",
         "_request",
+        "_turn",
         "deadline",
         "forwarded_host",
         "head",
@@ -188,6 +190,7 @@ class TornadoConnection(IOStream):
         self._linger = False
         self._listen_on = False
         self._chunks = 0
+        self._turn: asyncio.Future[None] | None = None
         self._all_sent = False
         self._paced = False
         self._lane: Lane | None = None
@@ -269,7 +272,9 @@ class TornadoConnection(IOStream):
             self.close()
             raise StreamClosedError
         if needed is head:  # not cut down, as a webhook's is
-            await self._owner.admission.turn()
+            await self._take_turn()
+            if self.closed():  # its client has left
+                raise StreamClosedError
         return says_close(needed)
 
     def read_until(self, delimiter: bytes, max_bytes: int | None = None) -> Awaitable[bytes]:
@@ -282,7 +287,16 @@ class TornadoConnection(IOStream):
     async def next_turn(self) -> None:
         """Returns in the next turn of the loop, or in a later one if many connections have much to be read."""
         await asyncio.sleep(0)
-        await self._owner.admission.turn()
+        await self._take_turn()
+
+    async def _take_turn(self) -> None:
+        """Returns after those that wait already, or as soon as the connection is closed."""
+        self._turn = self._owner.admission.enter()
+        if self._turn is not None:
+            try:
+                await self._turn
+            finally:
+                self._turn = None
 
     async def _read_in_next_turn(self, delimiter: bytes, max_bytes: int | None) -> bytes:
         await self.next_turn()
@@ -488,6 +502,9 @@ class TornadoConnection(IOStream):
             if self._linger and not self.closed():
                 self._owner.lingering.add(self.socket, self.peer)
         super().close(exc_info)
+        if self._turn is not None and not self._turn.done():
+            # At once: in the queue, crowds that have left would keep their data, and others waiting.
+            wake(self._turn, None)
 
     def _take_leave(self) -> None:
         """Called when everything written has left, right before the connection is closed."""

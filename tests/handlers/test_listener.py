@@ -313,6 +313,30 @@ async def test_requests_of_many_take_turns(headers: bytes, monkeypatch: pytest.M
 
 
 @pytest.mark.gen_test
+async def test_who_leaves_before_its_turn_takes_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its request is not begun, and its data is freed at once: a crowd may connect and leave again and again."""
+    async with edge() as site, Raw(site.port) as other, Raw(site.port) as gone:
+        assert (await other.ask(HEALTH)).status == 200
+        assert (await gone.ask(HEALTH)).status == 200
+        calls = calls_by_turn(monkeypatch, HealthHandler, "get")
+        admission = site.site.listener.admission
+        monkeypatch.setattr(admission, "_left", 0)
+        monkeypatch.setattr(admission, "_most", 0)
+        gone.send(HEALTH)
+        await until(lambda: len(admission._waiting) == 1)
+        [waits] = [each for each in site.site.listener.connections if each.busy]
+        waits.close()  # as after a reset
+        assert admission._waiting[0].done()
+        other.send(HEALTH)
+        await until(lambda: len(admission._waiting) == 2)
+        monkeypatch.setattr(admission, "_most", 1)
+        admission._next()
+        assert not admission._waiting
+        assert (await other.reply()).status == 200
+    assert sum(calls) == 1
+
+
+@pytest.mark.gen_test
 async def test_ipv6() -> None:
     """An IPv6 address is listened on, and is the sender's address of what comes."""
     needs_ipv6()

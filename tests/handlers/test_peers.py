@@ -16,7 +16,7 @@ from relay_tornado.handlers.peers import Peers
 from relay_tornado.proxy_trust import ProxyTrust
 from relay_tornado.transport.direct import DirectConnection
 from tests.handlers.edge import URL, Edge, HeldLog, edge
-from tests.handlers.raw import Raw, request
+from tests.handlers.raw import TIMEOUT, Raw, request
 from tests.handlers.sockets import HANDSHAKE
 from tests.waiting import until
 
@@ -226,6 +226,15 @@ async def test_requests_that_do_not_end_are_bounded_in_memory(
         assert sum(each.unfinished for each in site.site.listener.connections) <= 100_000
 
 
+async def answer(raw: Raw) -> bytes:
+    """What a client is answered, without its end; nothing if its connection was closed."""
+    async with asyncio.timeout(TIMEOUT):
+        try:
+            return await raw.reader.readexactly(12)
+        except (asyncio.IncompleteReadError, ConnectionResetError):
+            return b""
+
+
 LONG = b"X: %b\r\nContent-Length: 2\r\n\r\n{" % (b"y" * 20_000)
 PENDING = {
     "behind a webhook": request(URL, b"x") + b"y" * 20_000,
@@ -248,3 +257,35 @@ async def test_what_is_kept_of_requests_in_progress_is_bounded(sent: bytes, monk
         await until(lambda: site.counters.connections_refused >= 3)
         assert len(site.site.listener.connections) <= 5
         log.release()
+
+
+@pytest.mark.gen_test
+async def test_what_is_kept_of_connections_that_are_handed_over_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands may wait until Tornado serves them, each with what was read from it; those left are served."""
+    monkeypatch.setattr(listener, "MOST_UNFINISHED", 100_000)
+    async with edge(transport="direct") as site, AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(Raw(site.port)) for _ in range(8)]
+        with monkeypatch.context() as patch:
+            patch.setattr(listener, "HANDSHAKES_A_TURN", 0)
+            for raw in clients:
+                raw.send(request(OTHER, headers=b"X: %b\r\n" % (b"y" * 20_000), method=b"GET"))
+            await until(lambda: site.counters.connections_refused == 4)
+        answers = [await answer(raw) for raw in clients]
+        assert sorted(answers) == 4 * [b""] + 4 * [b"HTTP/1.1 401"]
+
+
+@pytest.mark.gen_test
+async def test_a_stop_does_not_wait_for_connections_closed_before_they_were_served(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(listener, "MOST_UNFINISHED", 0)
+    async with edge(transport="direct") as site, Raw(site.port) as raw:
+        with monkeypatch.context() as patch:
+            patch.setattr(listener, "HANDSHAKES_A_TURN", 0)
+            raw.send(request(OTHER, method=b"GET"))
+            await until(lambda: site.counters.connections_refused == 1)
+            site.site.listener.stop()
+            drained = asyncio.create_task(site.site.listener.drained())
+            await asyncio.sleep(2 * listener.ALL_BUT_HERE)
+        await drained
+        assert await raw.closed(reset=True) == b""
