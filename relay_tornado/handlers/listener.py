@@ -146,6 +146,7 @@ class Listener:
         self._closed = asyncio.Event()
         self.lingering = Lingering(self._peers.add, self._left)
         self.admission = Admission(REQUESTS_A_TURN, stay=False)
+        self.pacing = Admission(REQUESTS_A_TURN, stay=False)
         self.limit = _limit(settings)
         self._delegate = delegate
         self._address = settings.host, settings.port

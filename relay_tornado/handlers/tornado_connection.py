@@ -73,7 +73,10 @@ class Owner(Protocol):
     """The owner of a connection."""
 
     admission: Admission
-    """Where requests wait that are no webhooks, and connections that send many chunks or frames."""
+    """Where requests wait that are no webhooks."""
+    pacing: Admission
+    """Where connections wait that send many chunks or frames: a body in thousands of chunks would not arrive in its
+    time if each few of them waited behind other requests."""
     lingering: Lingering
     trust: ProxyTrust
 
@@ -272,7 +275,7 @@ class TornadoConnection(IOStream):
             self.close()
             raise StreamClosedError
         if needed is head:  # not cut down, as a webhook's is
-            await self._take_turn()
+            await self._take_turn(self._owner.admission)
             if self.closed():  # its client has left
                 raise StreamClosedError
         return says_close(needed)
@@ -287,11 +290,11 @@ class TornadoConnection(IOStream):
     async def next_turn(self) -> None:
         """Returns in the next turn of the loop, or in a later one if many connections have much to be read."""
         await asyncio.sleep(0)
-        await self._take_turn()
+        await self._take_turn(self._owner.pacing)
 
-    async def _take_turn(self) -> None:
+    async def _take_turn(self, queue: Admission) -> None:
         """Returns after those that wait already, or as soon as the connection is closed."""
-        self._turn = self._owner.admission.enter()
+        self._turn = queue.enter()
         if self._turn is not None:
             try:
                 await self._turn

@@ -313,6 +313,17 @@ async def test_requests_of_many_take_turns(headers: bytes, monkeypatch: pytest.M
 
 
 @pytest.mark.gen_test
+async def test_bodies_in_chunks_do_not_wait_for_other_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large webhook in small chunks arrives in its time, however many other requests wait for their turn."""
+    async with edge() as site, Raw(site.port) as sender:
+        admission = site.site.listener.admission
+        monkeypatch.setattr(admission, "_left", 0)
+        monkeypatch.setattr(admission, "_most", 0)
+        assert (await sender.ask(CHUNKED + 100 * b"1\r\nx\r\n" + b"0\r\n\r\n")).status == 200
+        assert [len(event.body) for event in await site.events()] == [100]
+
+
+@pytest.mark.gen_test
 async def test_who_leaves_before_its_turn_takes_none(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its request is not begun, and its data is freed at once: a crowd may connect and leave again and again."""
     async with edge() as site, Raw(site.port) as other, Raw(site.port) as gone:
