@@ -14,7 +14,7 @@ from relay_tornado.forwarding import forwarder
 from relay_tornado.log.consumers import Key, Stored, Terms, output_key
 from tests.failing import once
 from tests.forwarding.target import Target
-from tests.forwarding.world import B, World, public, world
+from tests.forwarding.world import B, World, public, slow_to_read, world
 from tests.waiting import until
 
 
@@ -154,16 +154,8 @@ async def test_an_output_that_is_no_longer_public_sends_nothing(monkeypatch: pyt
 @pytest.mark.gen_test
 async def test_an_output_that_becomes_internal_while_it_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is not opened, and has no position."""
-    going, asked = asyncio.Event(), asyncio.Event()
     async with Target() as target, world() as w:
-        get = w.consumers.get
-
-        async def slow(key: Key) -> Stored | None:
-            asked.set()
-            await going.wait()
-            return await get(key)
-
-        monkeypatch.setattr(w.consumers, "get", slow)
+        asked, going = slow_to_read(monkeypatch, w)
         await w.change(public(target.url))
         await asked.wait()
         await w.change(replace(public(target.url), internal=True))

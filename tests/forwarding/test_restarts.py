@@ -13,7 +13,7 @@ from relay_tornado.errors import CursorLost
 from relay_tornado.log.consumers import Key, Stored, damaged, output_key
 from relay_tornado.model import Event, Gap, Retention
 from tests.forwarding.target import Got, Target, answer, once_open
-from tests.forwarding.world import B, public, quick_tries, world
+from tests.forwarding.world import B, public, quick_tries, slow_to_read, world
 from tests.waiting import until
 
 
@@ -179,16 +179,8 @@ async def test_a_stop_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.gen_test
 async def test_a_stop_ends_what_opens_positions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is sent after it, though the position can be read then."""
-    going, asked = asyncio.Event(), asyncio.Event()
     async with Target() as target, world() as w:
-        get = w.consumers.get
-
-        async def slow(key: Key) -> Stored | None:
-            asked.set()
-            await going.wait()
-            return await get(key)
-
-        monkeypatch.setattr(w.consumers, "get", slow)
+        asked, going = slow_to_read(monkeypatch, w)
         await w.change(public(target.url))
         await asked.wait()
         await w.forwarding.stop()

@@ -8,13 +8,15 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from relay_tornado.admin.consumers import ConsumerAdministration
 from relay_tornado.counters import Counters
 from relay_tornado.delivery.responses import Responses
 from relay_tornado.forwarding.forwarder import Forwarder
 from relay_tornado.forwarding.forwarding import Forwarding
 from relay_tornado.ids import new_epoch
-from relay_tornado.log.consumers import DeadLetter, output_key
+from relay_tornado.log.consumers import DeadLetter, Key, Stored, output_key
 from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.model import Bucket, Event, Input, NewEvent, Output, Result
 from relay_tornado.registry.memory import MemoryRegistry
@@ -189,3 +191,18 @@ async def quick_tries(w: World, target: Target) -> None:
         await w.idle()
         await w.turn(step)
     await w.settled(target, 3)
+
+
+def slow_to_read(monkeypatch: pytest.MonkeyPatch, w: World) -> tuple[asyncio.Event, asyncio.Event]:
+    """From here on a position is read once `going` is set. Returns `asked`, which is set when one is wanted, and
+    `going`."""
+    asked, going = asyncio.Event(), asyncio.Event()
+    get = w.consumers.get
+
+    async def slow(key: Key) -> Stored | None:
+        asked.set()
+        await going.wait()
+        return await get(key)
+
+    monkeypatch.setattr(w.consumers, "get", slow)
+    return asked, going

@@ -58,6 +58,18 @@ async def fill_log(log: SqliteEventLog) -> None:
         await fill(log, 50, size=SIZE)
 
 
+async def crashed(settings: Settings) -> Database:
+    """A relay that ended with no word, with nearly everything in its WAL."""
+    database = await Database.open(settings)
+    log = await SqliteEventLog.open(database, settings)
+    await make(log)
+    with held_back(database):
+        await fill_log(log)
+        await log.close()
+        await crash(database)
+    return database
+
+
 def take_all_but(left: int, place: Path) -> Path:
     """Another program fills the disk with this file, up to so many bytes."""
     taken = place / "taken"
@@ -227,13 +239,7 @@ async def test_what_a_file_system_keeps_for_root(tmp_path: Path, monkeypatch: py
 async def test_a_start_that_ends_before_it_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SQLite does not copy the WAL either, unchecked, as the last connection is closed."""
     settings = Settings(data=tmp_path / "data")
-    database = await Database.open(settings)
-    log = await SqliteEventLog.open(database, settings)
-    await make(log)
-    with held_back(database):
-        await fill_log(log)
-        await log.close()
-        await crash(database)
+    database = await crashed(settings)
     size, wal = lengths(database)
 
     async def stopped(*_: object) -> bool:
@@ -253,13 +259,7 @@ async def test_a_start_that_is_refused(disk: Path, monkeypatch: pytest.MonkeyPat
     """As one without room for the copy before a migration: it takes no last bytes either, however often it is tried.
     Where there is room, relay.db is whole without its WAL, as behind each end."""
     settings = Settings(data=disk / "data")
-    database = await Database.open(settings)
-    log = await SqliteEventLog.open(database, settings)
-    await make(log)
-    with held_back(database):
-        await fill_log(log)
-        await log.close()
-        await crash(database)
+    database = await crashed(settings)
     if not room:
         take_all_but(LEFT, disk)
     size, wal = lengths(database)

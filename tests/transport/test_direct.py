@@ -22,7 +22,6 @@ from relay_tornado.ingest.ingest import Head, Ingest, Upload
 from relay_tornado.transport import direct
 from relay_tornado.transport.direct import DirectConnection
 from relay_tornado.wire.answers import Answer
-from tests.counting import calls_by_turn
 from tests.handlers.edge import BUCKET, CHUNKED, DIRECT, URL, HeldLog, edge
 from tests.handlers.raw import HEALTH, Raw, request
 from tests.needs import uvloops
@@ -220,81 +219,6 @@ async def test_little_is_read_behind_a_webhook_that_waits() -> None:
         await until(lambda: log.held)
         log.release()
         assert (await raw.reply()).status == 200
-
-
-@pytest.mark.gen_test
-async def test_refusals_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A turn of the loop answers a few of a connection's requests, however many were read at once; then come others."""
-    count = 10 * direct.REFUSALS_A_TURN
-    calls = calls_by_turn(monkeypatch, Ingest, "begin")
-    async with edge() as site, Raw(site.port) as raw:
-        raw.send(request(URL + b"x", method=b"GET") * count + request(URL, b"x"))
-        for _ in range(count):
-            assert (await raw.reply()).status == 404
-        assert (await raw.reply()).status == 200
-    assert sum(calls) == count + 1
-    assert max(calls) <= direct.REFUSALS_A_TURN
-
-
-@pytest.mark.gen_test
-async def test_refusals_of_many_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A few connections go on in a turn of the loop, however many have more requests to be refused."""
-    rounds, many = 5, 5 * direct.TURNS
-    calls = calls_by_turn(monkeypatch, DirectConnection, "take_turn")
-    async with edge() as site, AsyncExitStack() as stack:
-        clients = [await stack.enter_async_context(Raw(site.port)) for _ in range(many)]
-        for client in clients:
-            client.send(request(URL + b"x", method=b"GET") * rounds * direct.REFUSALS_A_TURN)
-        for client in clients:
-            for _ in range(rounds * direct.REFUSALS_A_TURN):
-                assert (await client.reply()).status == 404
-    assert sum(calls) >= many
-    assert max(calls) <= direct.TURNS
-
-
-@pytest.mark.gen_test
-async def test_a_stop_between_two_turns_of_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The connection is busy, and closed with the answer to the request that comes next."""
-    wait = DirectConnection._wait_for_turn
-
-    def stopped(connection: DirectConnection) -> None:
-        wait(connection)
-        assert connection.busy
-        site.site.listener.stop()
-
-    monkeypatch.setattr(DirectConnection, "_wait_for_turn", stopped)
-    async with edge() as site, Raw(site.port) as raw:
-        raw.send(request(URL + b"x", method=b"GET") * 10 * direct.REFUSALS_A_TURN)
-        answers = await raw.closed()
-        assert answers.count(b"HTTP/1.1 404") == direct.REFUSALS_A_TURN + 1
-        assert answers.count(b"Connection: close") == 1
-
-
-@pytest.mark.gen_test
-async def test_a_stop_between_refusals_and_a_head_that_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The connection is busy when the stop looks at it, and idle after its turn: it is closed then."""
-    wait = DirectConnection._wait_for_turn
-
-    def stopped(connection: DirectConnection) -> None:
-        wait(connection)
-        site.site.listener.stop()
-
-    monkeypatch.setattr(DirectConnection, "_wait_for_turn", stopped)
-    refused = request(URL + b"x", method=b"GET") * direct.REFUSALS_A_TURN
-    async with edge(head_timeout=1000) as site, Raw(site.port) as raw:
-        raw.send(refused + request(URL, b"x")[:20])
-        assert (await raw.closed()).count(b"HTTP/1.1 404") == direct.REFUSALS_A_TURN
-
-
-@pytest.mark.gen_test
-async def test_many_refusals_at_once() -> None:
-    """Any number of requests that are answered at once, sent without waiting, end in no recursion."""
-    count = 3000
-    async with edge() as site, Raw(site.port) as raw:
-        raw.send(request(URL + b"x", method=b"GET") * count)
-        for _ in range(count):
-            assert (await raw.reply()).status == 404
-        assert kind(site) is DirectConnection
 
 
 @pytest.mark.gen_test
