@@ -44,6 +44,7 @@ async def test_a_server_that_prefers_http_2_is_asked_for_http_1_1() -> None:
         spoken.append(writer.get_extra_info("ssl_object").selected_alpn_protocol())
         await reader.readuntil(b"\r\n\r\n")
         writer.write(answer(200))
+        writer.close()
 
     async with raw(serve, context) as url, transport() as made:
         assert (await send(made, url, verify=False)).status == 200
