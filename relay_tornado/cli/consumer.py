@@ -140,7 +140,10 @@ def delete(bucket: str, consumer: str, yes: bool, data: Path, as_json: bool) -> 
     if not yes:
         found = call(data, "consumer.show", bucket=bucket, consumer=consumer)
         lost = f"{counted(found['pending'], 'event')} pending and {found['dead']} given up"
-        ask(yes, f"Delete the consumer {_reference(found)} of {found['bucket_name']}, with {lost}?")
+        ask(
+            yes,
+            f"Delete the consumer {reference_of(found['kind'], found['name'])} of {found['bucket_name']}, with {lost}?",
+        )
         bucket = found["bucket_id"]
     gone = call(data, "consumer.delete", bucket=bucket, consumer=consumer)
     print_answer(gone, f"Deleted {gone['id']}.", as_json)
@@ -220,10 +223,6 @@ def forget(
     )
     done = call(data, "consumer.forget", bucket=bucket, consumer=consumer, ids=wanted)
     print_answer(done, f"Forgot {counted(done['forgotten'], 'dead letter')}.", as_json)
-
-
-def _reference(found: Document) -> str:
-    return reference_of(found["kind"], found["name"])
 
 
 def _named_words(kind: str, name: str, found: Document) -> str:

@@ -138,6 +138,12 @@ def spoil_leaf(world: SqliteWorld, content: bytes) -> None:
     path.write_bytes(data)
 
 
+async def open_log(settings: Settings) -> tuple[Database, SqliteEventLog]:
+    """A database and the log in it, and nothing else. Whoever calls closes the log first."""
+    database = await Database.open(settings)
+    return database, await SqliteEventLog.open(database, settings)
+
+
 async def make(log: EventLog, bucket_id: str = "b", *, events: int = 0, size: int = 4) -> str:
     """A log with its first epoch, which is returned, and perhaps with events, as `fill` makes them."""
     epoch = new_epoch()

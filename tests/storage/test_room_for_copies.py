@@ -24,7 +24,7 @@ from relay_tornado.storage.database_files import wal_of
 from relay_tornado.storage.maintenance import Maintenance
 from relay_tornado.storage.space import disk_of, writable
 from tests.faults.disk import Disk, needs_disk
-from tests.log.worlds import fill, make, read_all
+from tests.log.worlds import fill, make, open_log, read_all
 from tests.storage.faults import crash
 from tests.waiting import until
 
@@ -60,8 +60,7 @@ async def fill_log(log: SqliteEventLog) -> None:
 
 async def crashed(settings: Settings) -> Database:
     """A relay that ended with no word, with nearly everything in its WAL."""
-    database = await Database.open(settings)
-    log = await SqliteEventLog.open(database, settings)
+    database, log = await open_log(settings)
     await make(log)
     with held_back(database):
         await fill_log(log)
@@ -88,8 +87,7 @@ async def test_a_start_takes_no_last_bytes(disk: Path) -> None:
     """The relay runs with a long WAL, says so once, reads and deletes. Once there is room it copies the WAL, and takes
     events again, without a restart."""
     settings = Settings(data=disk / "data")
-    database = await Database.open(settings)
-    log = await SqliteEventLog.open(database, settings)
+    database, log = await open_log(settings)
     await make(log, "small", events=3)
     await make(log)
     with held_back(database):
@@ -99,8 +97,7 @@ async def test_a_start_takes_no_last_bytes(disk: Path) -> None:
     taken = take_all_but(LEFT, disk)
 
     with capture_logs() as logs:
-        database = await Database.open(settings)
-        log = await SqliteEventLog.open(database, settings)
+        database, log = await open_log(settings)
         size, wal = lengths(database)
         assert (size < MIB, wal > LEFT) == (True, True)
         async with asyncio.TaskGroup() as group:
@@ -121,8 +118,7 @@ async def test_a_start_takes_no_last_bytes(disk: Path) -> None:
         await database.close()
     assert [each["event"] for each in logs if each["log_level"] == "warning"] == ["checkpoint_failed"]
 
-    database = await Database.open(settings)
-    log = await SqliteEventLog.open(database, settings)
+    database, log = await open_log(settings)
     assert (len(await read_all(log)), database.loss) == (MANY + 1, None)
     await log.close()
     await database.close()
@@ -133,8 +129,7 @@ async def test_a_wal_that_is_no_longer_held_back(disk: Path) -> None:
     """A relay that runs does not take the last bytes either, and what it leaves at its end is there at the next
     start."""
     settings = Settings(data=disk / "data")
-    database = await Database.open(settings)
-    log = await SqliteEventLog.open(database, settings)
+    database, log = await open_log(settings)
     await make(log)
     await database.shrink()
     with held_back(database):
@@ -148,8 +143,7 @@ async def test_a_wal_that_is_no_longer_held_back(disk: Path) -> None:
         await database.close()
         assert lengths(database) == (size, wal)
         taken.unlink()
-        database = await Database.open(settings)
-        log = await SqliteEventLog.open(database, settings)
+        database, log = await open_log(settings)
         assert lengths(database)[0] > MANY * SIZE
         assert len(await read_all(log)) == MANY
         await log.close()
@@ -161,8 +155,7 @@ async def test_a_wal_that_is_no_longer_held_back(disk: Path) -> None:
 async def test_a_copy_that_makes_the_file_no_longer(disk: Path) -> None:
     """However little is free, it is made: it needs no room, and the WAL can begin again."""
     settings = Settings(data=disk / "data")
-    database = await Database.open(settings)
-    log = await SqliteEventLog.open(database, settings)
+    database, log = await open_log(settings)
     await make(log, events=3)
     await database.shrink()
     await database.write(lambda raw: raw.execute("UPDATE meta SET version = 'x'"))
@@ -176,8 +169,7 @@ async def test_a_copy_that_makes_the_file_no_longer(disk: Path) -> None:
 async def test_a_copy_that_just_fits(disk: Path) -> None:
     """It is made, and more is free behind it."""
     settings = Settings(data=disk / "data")
-    database = await Database.open(settings)
-    log = await SqliteEventLog.open(database, settings)
+    database, log = await open_log(settings)
     await make(log)
     await database.shrink()
     with held_back(database):
@@ -222,8 +214,7 @@ async def test_what_a_file_system_keeps_for_root(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(os, "geteuid", lambda: 0 if root else 1000)
     with Disk(tmp_path, 256 * MIB, "-m", "20") as disk, capture_logs():
         settings = Settings(data=disk.place / "data")
-        database = await Database.open(settings)
-        log = await SqliteEventLog.open(database, settings)
+        database, log = await open_log(settings)
         await make(log)
         await database.shrink()
         with held_back(database):

@@ -10,14 +10,13 @@ import pytest
 from structlog.testing import capture_logs
 
 from relay_tornado.errors import NoSpace
-from relay_tornado.log.sqlite import SqliteEventLog
 from relay_tornado.model import KIB, MIB
 from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
 from relay_tornado.storage.database_files import beside
 from relay_tornado.storage.space import disk_of
 from tests.faults.disk import Disk, needs_disk
-from tests.log.worlds import fill, make, read_all
+from tests.log.worlds import fill, make, open_log, read_all
 from tests.storage.faults import crash
 from tests.waiting import until
 
@@ -51,15 +50,13 @@ async def test_it_reads_what_is_there(
     needs_disk(kind)
     with Disk(tmp_path, size * MIB, *options, kind=kind) as disk, capture_logs():
         settings = Settings(data=disk.place / "data")
-        database = await Database.open(settings)
-        log = await SqliteEventLog.open(database, settings)
+        database, log = await open_log(settings)
         await make(log, events=100)
         await log.close()
         await (crash(database) if crashed else database.close())
         taken = take_all(disk.place)
 
-        database = await Database.open(settings)
-        log = await SqliteEventLog.open(database, settings)
+        database, log = await open_log(settings)
         assert len(await read_all(log)) == 100
         with pytest.raises(NoSpace):
             await fill(log, 1)
