@@ -89,3 +89,25 @@ class LogLimit:
         left_out = self.due()
         if left_out is not None:
             log(event, **what, **({"left_out": left_out} if left_out else {}))
+
+
+class RepeatLimit:
+    """Limits log lines about an error that continues: one with other words is due at once, the same one again only
+    after `pause` seconds."""
+
+    __slots__ = ("_again", "_clock", "_pause", "_said")
+
+    def __init__(self, pause: float, clock: Callable[[], float] = time.monotonic) -> None:
+        """`clock` returns monotonic seconds."""
+        self._pause = pause
+        self._clock = clock
+        self._said = ""
+        self._again = 0.0
+
+    def due(self, why: str) -> bool:
+        """Whether the line about this error is to be logged now."""
+        now = self._clock()
+        if why == self._said and now < self._again:
+            return False
+        self._said, self._again = why, now + self._pause
+        return True

@@ -40,6 +40,7 @@ from relay_tornado.log.ledgers import Ledger
 from relay_tornado.log.lineage import epoch_at
 from relay_tornado.low_memory import Timer
 from relay_tornado.model import KIB, Bucket, Cursor, Event, Output, Result
+from relay_tornado.rate_limits import RepeatLimit
 from relay_tornado.wire.destination import parse
 
 GONE: Final = "410 Gone"
@@ -85,8 +86,7 @@ class Forwarder:
         """Whether nothing is sent, as the destination answered 410, or the bucket's log is gone."""
         self.failure = ""
         """Why the last attempt that failed did, in a sentence."""
-        self._unstored, self._say_again = "", 0.0
-        """Why a result could not be stored, as was logged last, and until when that is not logged again."""
+        self._unstored = RepeatLimit(_SAY_EVERY, shared.monotonic)
         self._disable_at: float | None = None
         """When the output is to be disabled (again), in monotonic seconds; None if it need not be."""
         self._on_deleted = deleted
@@ -485,9 +485,8 @@ class Forwarder:
             pass  # the event was removed meanwhile
         except RelayError as error:
             # The attempt counts even if its result can't be stored.
-            why, now = str(error), self._shared.monotonic()
-            if why != self._unstored or now >= self._say_again:  # on a full disk each one fails
-                self._unstored, self._say_again = why, now + _SAY_EVERY
+            why = str(error)
+            if self._unstored.due(why):  # on a full disk each one fails
                 _log.warning("result_not_stored", output=self.output.id, reason=why)
         except Exception:
             _log.exception("result_not_stored", output=self.output.id)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Collection
 from typing import Final
 
+from relay_tornado.rate_limits import RepeatLimit
 from relay_tornado.storage.space import Space
 
 _SOON = 250
@@ -51,9 +52,7 @@ class Checkpoints:
         self._logs: set[int] = set()
         """Those whose last pages are counted."""
         self._space = space
-        self._clock = clock
-        self._said = ""
-        self._say_again = 0.0
+        self._repeated = RepeatLimit(SAY_EVERY, clock)
         self._held_back = 0
         self._at = _SOON
 
@@ -107,8 +106,4 @@ class Checkpoints:
         self.pages += self._repeats
         self._repeats = 0
         self._at = self.pages + _SOON
-        now = self._clock()
-        if why == self._said and now < self._say_again:
-            return False
-        self._said, self._say_again = why, now + SAY_EVERY
-        return True
+        return self._repeated.due(why)
