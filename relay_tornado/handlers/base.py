@@ -15,7 +15,7 @@ from tornado.web import Application, HTTPError, RequestHandler
 
 from relay_tornado.errors import Invalid, NotFound, RelayError, Unauthorized
 
-BEARER = 'Bearer realm="relay"'
+_BEARER = 'Bearer realm="relay"'
 
 NO_UI: Final = ObjectDict()
 """What handlers have in place of Tornado's `ui`, for templates, which the relay does not use. Tornado's refers to its
@@ -54,8 +54,10 @@ class JsonHandler(RequestHandler):
         return self.get(*args, **kwargs)
 
     def challenges(self) -> Iterable[str]:
-        """The challenges of a 401. Basic is left out: a browser would ask its user for a password."""
-        return (BEARER,)
+        """The challenges of a 401. Basic is left out for a page: the browser would ask its user for a password."""
+        headers = self.request.headers
+        page = headers.get("User-Agent", "").startswith("Mozilla/") and "text/html" not in headers.get("Accept", "")
+        return (_BEARER,) if page else ('Basic realm="relay", charset="UTF-8"', _BEARER)
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         error = kwargs.get("exc_info", (None, None, None))[1]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import binascii
 import ipaddress
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -19,7 +18,6 @@ from tornado.httputil import HTTPServerRequest, parse_cookie
 
 from relay_tornado.admin.sessions import Session, Sessions
 from relay_tornado.errors import Forbidden, Invalid, Unauthorized
-from relay_tornado.handlers.base import BEARER
 from relay_tornado.handlers.tornado_connection import stream_of
 from relay_tornado.ids import hash_secret
 from relay_tornado.model import Token
@@ -124,13 +122,6 @@ def credentials(header: str) -> tuple[str, str]:
             if colon:
                 return key, secret
     raise Unauthorized(_WHO)
-
-
-def challenges(request: HTTPServerRequest) -> Iterable[str]:
-    """The challenges of a 401. Basic is left out for a page: the browser would ask its user for a password."""
-    headers = request.headers
-    page = headers.get("User-Agent", "").startswith("Mozilla/") and "text/html" not in headers.get("Accept", "")
-    return (BEARER,) if page else ('Basic realm="relay", charset="UTF-8"', BEARER)
 
 
 def distrusted_proxy(request: HTTPServerRequest) -> str | None:

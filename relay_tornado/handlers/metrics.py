@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from tornado.routing import URLSpec
 
 from relay_tornado.errors import Forbidden, Unauthorized
 from relay_tornado.handlers.base import JsonHandler
-from relay_tornado.handlers.credentials import challenges, credentials
+from relay_tornado.handlers.credentials import credentials
 from relay_tornado.metrics import CONTENT_TYPE
 from relay_tornado.registry.access import Access
 
@@ -26,9 +26,6 @@ class MetricsHandler(JsonHandler):
         self.set_header("Content-Type", CONTENT_TYPE)
         self.set_header("Cache-Control", "no-store")
         self.finish(self._expose())
-
-    def challenges(self) -> Iterable[str]:
-        return challenges(self.request)
 
     def _authorize(self, access: Access) -> None:
         try:

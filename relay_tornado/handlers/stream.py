@@ -6,7 +6,7 @@ import dataclasses
 import json
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from tornado.iostream import StreamClosedError
@@ -15,7 +15,7 @@ from tornado.routing import URLSpec
 from relay_tornado.errors import Invalid, NotFound, Overloaded, RelayError, Unavailable
 from relay_tornado.handlers.base import JsonHandler
 from relay_tornado.handlers.connected_clients import ConnectedClients
-from relay_tornado.handlers.credentials import Caller, Callers, challenges
+from relay_tornado.handlers.credentials import Caller, Callers
 from relay_tornado.handlers.feed import Feed
 from relay_tornado.handlers.tornado_connection import TornadoConnection, stream_of
 from relay_tornado.ids import SECRET_PREFIX
@@ -105,9 +105,6 @@ class StreamHandler(JsonHandler):
             raise refusal
         elif refusal is not None:
             self.answer(refusal, 410)
-
-    def challenges(self) -> Iterable[str]:
-        return challenges(self.request)
 
     # limits
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from asyncio import Future
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
@@ -17,7 +17,7 @@ from tornado.web import stream_request_body
 
 from relay_tornado.errors import Forbidden, Invalid, Overloaded, RelayError
 from relay_tornado.handlers.base import JsonHandler
-from relay_tornado.handlers.credentials import Caller, challenges
+from relay_tornado.handlers.credentials import Caller
 from relay_tornado.handlers.rest.endpoints import ENDPOINTS, Need
 from relay_tornado.handlers.rest.json_body import check_size, parse
 from relay_tornado.handlers.rest.service import Rest
@@ -259,9 +259,6 @@ class RestHandler(JsonHandler):
         """Raises Forbidden for a token that has only some buckets."""
         if not self.token.administrator:
             raise Forbidden(_ADMINISTRATORS)
-
-    def challenges(self) -> Iterable[str]:
-        return challenges(self.request)
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         stream = stream_of(self.request)
