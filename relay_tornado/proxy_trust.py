@@ -67,6 +67,11 @@ class ProxyTrust:
         """Whether the peer's headers are used. The result holds for a whole connection."""
         return self._judge(address)[1]
 
+    def counted(self, address: str) -> str | None:
+        """The key under which connections from this address are counted, see `counted_address`; None if they are not
+        counted, as those of a trusted proxy: many clients have its address."""
+        return None if self.trusts(address) else counted_address(address)
+
     def client(self, proxy: str, headers: bytes) -> str:
         """The address of a request's sender. `proxy` is the peer, a trusted one; `headers` is the raw header block."""
         client = proxy
@@ -93,6 +98,15 @@ class ProxyTrust:
         if address is None:
             return None, False
         return str(address), any(address in network for network in self._ranges)
+
+
+def counted_address(text: str) -> str | None:
+    """The key under which a client's address is counted: an IPv6 address counts with all of its /64; None for loopback,
+    which is not counted."""
+    address = _address(text)
+    if address is None or address.is_loopback:
+        return None
+    return str(ip_network((address, 64), strict=False)) if address.version == 6 else str(address)
 
 
 def speaks_proxy_protocol(head: bytes) -> bool:

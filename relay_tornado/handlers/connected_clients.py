@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import ipaddress
 import math
 import time
 from abc import ABC, abstractmethod
@@ -14,10 +13,12 @@ from operator import methodcaller
 from typing import Any, Final
 
 import structlog
+from tornado.httputil import HTTPServerRequest
 
 from relay_tornado.delivery.deliver import Delivery
 from relay_tornado.delivery.deliveries import Deliveries
 from relay_tornado.delivery.filter_time import FilterTime
+from relay_tornado.delivery.liveness import Liveness
 from relay_tornado.delivery.responses import Responses
 from relay_tornado.errors import CloseCode
 from relay_tornado.handlers.admission import Admission
@@ -48,18 +49,24 @@ _log = structlog.get_logger(__name__)
 class ConnectedClient(ABC):
     """A live connection that events are delivered to: a WebSocket's conversation, or a stream of server-sent events."""
 
-    __slots__ = ("_delivery", "address", "client_ip", "key", "subscribed_at", "user_agent")
+    __slots__ = (
+        *("_clients", "_delivery", "_liveness", "_loop", "address", "client_ip", "key", "subscribed_at", "user_agent"),
+    )
 
-    address: str | None
-    """The key for the limit of connections per address; None if it is not counted."""
-    client_ip: str
-    key: str
-    """The key of its token, "" before it has one."""
-    subscribed_at: float | None
-    """When it subscribed last, in unix seconds."""
-    user_agent: str
-    """The client's User-Agent, "" if it sends none."""
-    _delivery: Delivery | None
+    def __init__(self, clients: ConnectedClients, request: HTTPServerRequest) -> None:
+        """`request` is the one that it began with."""
+        self.client_ip = request.remote_ip or ""
+        self.address = clients.counted(self.client_ip)
+        """The key for the limit of connections per address; None if it is not counted."""
+        self.user_agent = request.headers.get("User-Agent", "")[:1000]
+        self.key = ""
+        """The key of its token, "" before it has one."""
+        self.subscribed_at: float | None = None
+        """When it subscribed last, in unix seconds."""
+        self._clients = clients
+        self._delivery: Delivery | None = None
+        self._loop = asyncio.get_running_loop()
+        self._liveness = Liveness(clients.settings.stuck_timeout, self._loop.time())
 
     @property
     @abstractmethod
@@ -101,8 +108,8 @@ class ConnectedClients:
     ) -> None:
         """`deliveries` and `responses` end with the sockets. Connections of the proxies in `trust` are not counted by
         address."""
-        self._trust = trust
         self.access = access
+        self.counted = trust.counted
         self.alarms = Alarms()
         self.admission = Admission(_SUBSCRIBING)
         self.compiling = FilterTime()
@@ -145,18 +152,14 @@ class ConnectedClients:
         out."""
         self._log_limit.tell(_log.info, event, **what)
 
-    def counted(self, sender: str) -> str | None:
-        """The key for counting connections from this address; None if they are not counted."""
-        return None if self._trust.trusts(sender) else counted_address(sender)
-
-    def refusal(self, address: str | None) -> tuple[int, str] | None:
-        """A close code and its reason if there is no room for another connection with this key; otherwise None."""
+    def refusal(self, sender: str) -> tuple[int, str] | None:
+        """A close code and its reason if there is no room for another connection from this address; otherwise None."""
         settings = self.settings
         if self._closing:
             return CloseCode.GOING_AWAY, _AWAY
         if len(self._live) >= settings.max_sockets:
             return CloseCode.TOO_MANY, f"too many sockets: the relay takes {settings.max_sockets}; reconnect later"
-        most = settings.max_sockets_per_address
+        address, most = self.counted(sender), settings.max_sockets_per_address
         if address is not None and self._addresses.get(address, 0) >= most:
             return CloseCode.TOO_MANY, f"too many sockets from {address}: at most {most}; close some"
         return None
@@ -303,18 +306,3 @@ def _soonest(token: Token, now: float) -> float:
     """When the token or the secret before its last rotation expires, the sooner one; infinity if neither does."""
     ends = (token.expires_at, token.previous_until if token.previous_hash else None)
     return min((end for end in ends if end is not None and end > now), default=math.inf)
-
-
-def counted_address(remote_ip: str) -> str | None:
-    """The key under which a client's address is counted: the /64 of an IPv6 address; None for loopback, which is not
-    counted."""
-    try:
-        address = ipaddress.ip_address(remote_ip)
-    except ValueError:
-        return None
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped is None:
-            network = ipaddress.ip_network((address, 64), strict=False)
-            return None if address.is_loopback else str(network)
-        address = address.ipv4_mapped
-    return None if address.is_loopback else str(address)

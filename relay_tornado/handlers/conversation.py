@@ -13,8 +13,7 @@ from tornado.iostream import StreamClosedError
 
 from relay_tornado import protocol
 from relay_tornado.delivery.bounds import PendingWrite, WriteBudget
-from relay_tornado.delivery.deliver import Delivery
-from relay_tornado.delivery.liveness import Liveness, acknowledged
+from relay_tornado.delivery.liveness import acknowledged
 from relay_tornado.delivery.outlet import Frames, OutletClosed
 from relay_tornado.errors import Conflict, Invalid, RelayError, Unauthorized
 from relay_tornado.handlers.connected_clients import ConnectedClient, ConnectedClients
@@ -46,22 +45,13 @@ class Conversation(ConnectedClient):
     """Exists from the opening of the WebSocket to its end. It writes frames directly to the stream; Tornado reads,
     answers pings and closes."""
 
-    __slots__ = ("_alarm", "_clients", "_edge", "_liveness", "_loop", "_open", "_ping", "_session", "_stream")
+    __slots__ = ("_alarm", "_edge", "_open", "_ping", "_session", "_stream")
 
-    def __init__(self, clients: ConnectedClients, edge: Edge, stream: TornadoConnection, address: str | None) -> None:
-        self.address = address
-        self.client_ip = edge.request.remote_ip or ""
-        self.key = ""
-        self.user_agent = edge.request.headers.get("User-Agent", "")[:1000]
-        self.subscribed_at = None
-        self._clients = clients
+    def __init__(self, clients: ConnectedClients, edge: Edge, stream: TornadoConnection) -> None:
+        super().__init__(clients, edge.request)
         self._edge = edge
         self._stream = stream
-        self._loop = asyncio.get_running_loop()
-        now = self._loop.time()
-        self._session = protocol.Session(clients.settings, now)
-        self._liveness = Liveness(clients.settings.stuck_timeout, now)
-        self._delivery: Delivery | None = None
+        self._session = protocol.Session(clients.settings, self._loop.time())
         self._ping: asyncio.Future[None] | None = None
         self._open = True
         self._alarm = clients.alarms.set(self, self._due())

@@ -13,10 +13,11 @@ from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, Final, NoReturn
 
 import structlog
+from tornado.httputil import HTTPServerRequest
 from tornado.iostream import StreamClosedError
 
 from relay_tornado.delivery.deliver import Delivery
-from relay_tornado.delivery.liveness import Liveness, acknowledged
+from relay_tornado.delivery.liveness import acknowledged
 from relay_tornado.delivery.outlet import Frames, OutletClosed
 from relay_tornado.handlers.connected_clients import ConnectedClient, ConnectedClients
 from relay_tornado.handlers.conversation import RETRY_DELAY, Written, buffered
@@ -46,12 +47,9 @@ class Feed(ConnectedClient):
 
     __slots__ = (
         "_chunked",
-        "_clients",
         "_heartbeat",
         "_heartbeats",
         "_ids",
-        "_liveness",
-        "_loop",
         "_next",
         "_opened",
         "_secret_hash",
@@ -66,16 +64,9 @@ class Feed(ConnectedClient):
     consumer = ""
     """Always empty, since nobody acknowledges events on a stream."""
 
-    def __init__(
-        self, clients: ConnectedClients, caller: Caller, *, client_ip: str, user_agent: str, single: bool
-    ) -> None:
+    def __init__(self, clients: ConnectedClients, caller: Caller, request: HTTPServerRequest, *, single: bool) -> None:
         """With `single`, the stream is of one named bucket, so its ids are event ids."""
-        self.address = clients.counted(client_ip)
-        self.client_ip = client_ip
-        self.user_agent = user_agent
-        self.key = caller.token.key
-        self.subscribed_at = None
-        self._clients = clients
+        super().__init__(clients, request)
         self._token = caller.token
         # The secret before a rotation ends with its grace period; the current one stays valid through later rotations.
         self._secret_hash = caller.secret_hash
@@ -86,13 +77,10 @@ class Feed(ConnectedClient):
         self._opened = int(time.time())
         self._stream: TornadoConnection | None = None
         self._chunked = True
-        self._delivery: Delivery | None = None
         self._ids: dict[BucketId, str] = {}
         self.ended = False
         self._heartbeat: asyncio.Future[None] | None = None
-        self._loop = asyncio.get_running_loop()
         self._heartbeats = min(HEARTBEAT, clients.settings.ping_interval)
-        self._liveness = Liveness(clients.settings.stuck_timeout, self._loop.time())
         self._next = 0.0
         self._timer = Timer(self._tick)
         clients.enter(self)

@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from functools import lru_cache
 
-from relay_tornado.handlers.connected_clients import counted_address
 from relay_tornado.proxy_trust import ProxyTrust
 from relay_tornado.shares import exceeds
 
 
 class Peers:
-    """The open connections by the address at their other end (IPv6: its /64). Loopback and trusted proxies are not
-    counted: many clients have these addresses."""
+    """The open connections by the address at their other end, as `ProxyTrust.counted` has it."""
 
     def __init__(self, trust: ProxyTrust) -> None:
-        self._trust = trust
         self._open: Counter[str] = Counter()
-        self._key = lru_cache(4096)(self._counted)
+        self._key = lru_cache(4096)(trust.counted)
 
     def crowds(self, peer: str, free: int) -> bool:
         """Whether another connection of this address would take more than its share; `free` is how many connections
@@ -38,6 +35,3 @@ class Peers:
             self._open[key] -= 1
             if not self._open[key]:
                 del self._open[key]
-
-    def _counted(self, peer: str) -> str | None:
-        return None if self._trust.trusts(peer) else counted_address(peer)

@@ -294,7 +294,6 @@ class SocketHandler(JsonHandler, WebSocketHandler):
 
     def open(self, *args: str, **kwargs: str) -> None:
         assert self._stream is not None
-        self.set_nodelay(True)
         self._conversation = self._converse(self._stream)
         try:
             self._forget_handshake()
@@ -307,13 +306,12 @@ class SocketHandler(JsonHandler, WebSocketHandler):
         """The conversation on a socket that has just opened. If there are too many, closes the socket and returns
         None."""
         sender = self.request.remote_ip or ""
-        address = self._clients.counted(sender)
-        refusal = self._clients.refusal(address)
+        refusal = self._clients.refusal(sender)
         if refusal is not None:
             self._clients.tell("socket_refused", code=refusal[0], reason=refusal[1], address=sender)
             self.close(*refusal)
             return None
-        conversation = Conversation(self._clients, self, stream, address)
+        conversation = Conversation(self._clients, self, stream)
         self._clients.enter(conversation)
         return conversation
 

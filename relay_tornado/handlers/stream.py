@@ -109,12 +109,10 @@ class StreamHandler(JsonHandler):
     # limits
 
     def _feed(self, caller: Caller, *, single: bool) -> Feed:
-        sender = self.request.remote_ip or ""
-        refusal = self._clients.refusal(self._clients.counted(sender))
+        refusal = self._clients.refusal(self.request.remote_ip or "")
         if refusal is not None:
             raise Overloaded(refusal[1])
-        user_agent = self.request.headers.get("User-Agent", "")[:1000]
-        return Feed(self._clients, caller, client_ip=sender, user_agent=user_agent, single=single)
+        return Feed(self._clients, caller, self.request, single=single)
 
     # the subscription
 

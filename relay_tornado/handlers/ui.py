@@ -18,7 +18,6 @@ from relay_tornado.counters import Counters
 from relay_tornado.errors import Forbidden, Invalid, TooMany, Unauthorized
 from relay_tornado.handlers.assets import INDEX, Asset, Assets
 from relay_tornado.handlers.base import JsonHandler
-from relay_tornado.handlers.connected_clients import counted_address
 from relay_tornado.handlers.credentials import (
     COOKIE,
     SECURE_COOKIE,
@@ -30,6 +29,7 @@ from relay_tornado.handlers.credentials import (
 )
 from relay_tornado.handlers.rest.json_body import check_size, parse
 from relay_tornado.model import KIB, RateLimit, Token
+from relay_tornado.proxy_trust import counted_address
 from relay_tornado.rate_limits import Attempts
 
 POLICY: Final = (

@@ -29,7 +29,7 @@ OTHER = b"/v1/buckets"
 @pytest.fixture
 def each_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Addresses of loopback are counted, too: a test has no others."""
-    monkeypatch.setattr("relay_tornado.handlers.peers.counted_address", lambda address: address)
+    monkeypatch.setattr("relay_tornado.proxy_trust.counted_address", lambda address: address)
 
 
 async def served(site: Edge, stack: AsyncExitStack, source: str, target: bytes = URL) -> Raw | None:

@@ -120,7 +120,7 @@ async def test_who_leaves_before_its_handshake_takes_no_place(monkeypatch: pytes
     certificate = Mock()
     certificate.context.wrap_socket.side_effect = OSError
     those = Listener(Application(), Settings(host="127.0.0.1", port=0), Entrance(certificate=certificate))
-    monkeypatch.setattr("relay_tornado.handlers.peers.counted_address", lambda address: address)
+    monkeypatch.setattr("relay_tornado.proxy_trust.counted_address", lambda address: address)
     port = those.start()
     try:
         with socket.create_connection(("127.0.0.1", port)):
