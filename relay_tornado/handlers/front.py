@@ -19,7 +19,6 @@ from relay_tornado.handlers.ingest import IngestRequest
 from relay_tornado.handlers.tornado_connection import TornadoConnection
 from relay_tornado.ingest.endpoints import WEBHOOKS_PREFIX, origin_form
 from relay_tornado.ingest.ingest import Ingest
-from relay_tornado.settings import Settings
 
 _PREFIX = WEBHOOKS_PREFIX.decode()
 
@@ -27,10 +26,9 @@ _PREFIX = WEBHOOKS_PREFIX.decode()
 class Front(HTTPServerConnectionDelegate):
     """Between the listener and the request handlers; without `ingest`, no request is a webhook."""
 
-    def __init__(self, ingest: Ingest | None, application: Application, settings: Settings) -> None:
+    def __init__(self, ingest: Ingest | None, application: Application) -> None:
         self.ingest = ingest
         self.application = application
-        self.settings = settings
 
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
         assert isinstance(request_conn, HTTP1Connection)
@@ -68,7 +66,7 @@ class _Request(HTTPMessageDelegate):
             if ingest.endpoints.locate(start_line.path.encode("latin-1"), host) is None:
                 ingest = None
         if ingest is not None:
-            self._inner = IngestRequest(ingest, front.settings, stream, self._connection, host)
+            self._inner = IngestRequest(ingest, stream, self._connection, host)
         else:
             stream.expect_body()
             start_line = start_line._replace(path=target)

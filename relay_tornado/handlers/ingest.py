@@ -8,8 +8,7 @@ from tornado.httputil import HTTPHeaders, HTTPMessageDelegate, RequestStartLine,
 from relay_tornado.handlers.heads import header_block
 from relay_tornado.handlers.tornado_connection import TornadoConnection
 from relay_tornado.ingest.ingest import Head, Ingest, Upload
-from relay_tornado.settings import Settings
-from relay_tornado.transport.direct import DISCARD_TIME, SMALL_BODY
+from relay_tornado.transport.limits import DISCARD_TIME, SMALL_BODY
 from relay_tornado.wire.answers import CLOSE, Answer, date_line
 from relay_tornado.wire.headers import without_session
 
@@ -23,16 +22,14 @@ class IngestRequest(HTTPMessageDelegate):
     sender reads the answer instead of a reset.
     """
 
-    def __init__(
-        self, ingest: Ingest, settings: Settings, stream: TornadoConnection, connection: HTTP1Connection, host: str
-    ) -> None:
+    def __init__(self, ingest: Ingest, stream: TornadoConnection, connection: HTTP1Connection, host: str) -> None:
         """`host` is the Host header, used if the target is no ingest URL."""
         self._ingest = ingest
         self._host = host
         self._stream = stream
         self._connection = connection
         self._upload: Upload | None = None
-        self._discard_limit = 2 * settings.large_max_body
+        self._discard_limit = stream.limits.discarded
         self._extra = b""
         self._is_head = False
 

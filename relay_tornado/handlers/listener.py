@@ -8,7 +8,6 @@ import os
 import resource
 import socket
 import time
-from collections import deque
 from collections.abc import Sequence, Sized
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from relay_tornado.handlers.binding import BACKLOG, listen
 from relay_tornado.handlers.lingering import Lingering
 from relay_tornado.handlers.peers import Peers
 from relay_tornado.handlers.tls_connection import TlsConnection
-from relay_tornado.handlers.tornado_connection import Limits, TornadoConnection
+from relay_tornado.handlers.tornado_connection import TornadoConnection
 from relay_tornado.ingest.ingest import Ingest
 from relay_tornado.low_memory import Timer, try_log
 from relay_tornado.model import MIB
@@ -36,12 +35,15 @@ from relay_tornado.proxy_trust import ProxyTrust
 from relay_tornado.rate_limits import LogLimit
 from relay_tornado.settings import Settings
 from relay_tornado.tls import Certificate
-from relay_tornado.transport.direct import READ_SIZE, Direct, DirectConnection
+from relay_tornado.transport.direct import Direct, DirectConnection
+from relay_tornado.transport.limits import READ_SIZE, Limits
+from relay_tornado.transport.turn_queue import TurnQueue
 
 ACCEPTS_A_TURN = 64
 """Maximum number of connections accepted in one turn of the loop."""
 HANDSHAKES_A_TURN = 8
-"""Maximum number of connections handed to Tornado, or accepted for a TLS handshake, in one turn of the loop."""
+"""Maximum number of connections handed to Tornado, or accepted for a TLS handshake, in one turn of the loop. If
+thousands reconnect at once, each of their requests takes ten times as long as a webhook, and would delay senders."""
 REQUESTS_A_TURN = 4
 """Maximum number of requests that are no webhooks, begun in one turn of the loop. Each takes as long as ten webhooks,
 and 100 if its head is made to: from thousands of connections at once, they would delay senders for seconds."""
@@ -141,8 +143,7 @@ class Listener:
         self._peers = Peers(entrance.trust)
         self._entrance = entrance
         self.connections: set[TornadoConnection | DirectConnection] = set()
-        self._arriving: deque[_Arrival] = deque()
-        self._welcoming = Timer(self._welcome)
+        self._arriving = TurnQueue(HANDSHAKES_A_TURN, self._welcome)
         self._closed = asyncio.Event()
         self.lingering = Lingering(self._peers.add, self._left)
         self.admission = Admission(REQUESTS_A_TURN, stay=False)
@@ -150,13 +151,13 @@ class Listener:
         self.limit = _limit(settings)
         self._delegate = delegate
         self._address = settings.host, settings.port
-        self._limits = Limits(settings)
+        self.limits = Limits(settings)
         self._parameters = HTTP1ConnectionParameters(
             chunk_size=2 * READ_SIZE, max_header_size=settings.max_header, max_body_size=MAX_OTHER_BODY
         )
         self._direct: Direct | None = None
         if ingest is not None and settings.transport == "direct" and entrance.certificate is None:
-            self._direct = Direct(ingest, settings, entrance.trust, self)
+            self._direct = Direct(ingest, self)
         self._sockets: list[socket.socket] = []
         self._refused = 0
         self._log_limit = LogLimit()
@@ -211,11 +212,11 @@ class Listener:
         that only linger are waited for briefly."""
         with suppress(TimeoutError):
             async with asyncio.timeout(ON_ITS_WAY if self.inherited else ALL_BUT_HERE):
-                await self._none_of(self.connections, self._arriving)
+                await self._none_of(self.connections, self._arriving.waiting)
         for connection in tuple(self.connections):
             if not connection.busy:
                 connection.close()
-        await self._none_of(self.connections, self._arriving)
+        await self._none_of(self.connections, self._arriving.waiting)
         with suppress(TimeoutError):
             async with asyncio.timeout(LAST_WORDS):
                 await self._none_of(self.lingering)
@@ -230,9 +231,9 @@ class Listener:
         """Closes everything at once."""
         self.stop()
         self._sweeper.cancel()
-        self._welcoming.cancel()
-        while self._arriving:
-            self._arriving.popleft().close()
+        self._arriving.cancel()
+        while self._arriving.waiting:
+            self._arriving.waiting.popleft().close()
         for connection in tuple(self.connections):
             connection.close()
         self.lingering.close()
@@ -252,32 +253,22 @@ class Listener:
         """Lets Tornado serve this connection from now on; `data` is what was already read from it."""
         self.connections.discard(connection)
         try:
-            self._arriving.append(_Arrival(connection.socket, connection.peer, data))
+            self._arriving.waiting.append(_Arrival(connection.socket, connection.peer, data))
         except MemoryError:
             connection.socket.close()
             self._left(connection.peer)
             raise
-        self._welcome_soon()
+        self._arriving.begin()
 
-    def _welcome_soon(self) -> None:
-        if self._arriving and self._welcoming.at is None:
-            self._welcoming.soon()
-
-    def _welcome(self) -> None:
-        """Starts serving a few of the connections that were handed over; the others follow in the next turns of the
-        loop. If thousands reconnect at once, each of their requests takes ten times as long as a webhook, and would
-        delay senders."""
+    def _welcome(self, arrival: _Arrival) -> bool:
+        """Starts serving a connection that was handed over, if it is still open. Returns whether it was."""
         try:
-            begun = 0
-            while self._arriving and begun < HANDSHAKES_A_TURN:
-                arrival = self._arriving.popleft()
-                if not arrival.closed:
-                    begun += 1
-                    self._begin(arrival.socket, arrival.peer, arrival.data)
+            if not arrival.closed:
+                self._begin(arrival.socket, arrival.peer, arrival.data)
         finally:
-            if not self._arriving:
+            if not self._arriving.waiting:
                 self._closed.set()
-            self._welcome_soon()
+        return not arrival.closed
 
     def _begin(self, connection: socket.socket, remote_ip: str, data: bytes | None) -> None:
         """Serves a connection, from which `data` was already read; None for a new one. If this fails, for example for
@@ -323,7 +314,7 @@ class Listener:
                 self._pause(listening, error)
                 return
             peer = _plain(address)
-            free = self.limit - len(self.connections) - len(self._arriving) - len(self.lingering)
+            free = self.limit - len(self.connections) - len(self._arriving.waiting) - len(self.lingering)
             if free <= 0 or self._peers.crowds(peer, free):
                 connection.close()
                 self._refuse(peer)
@@ -334,14 +325,14 @@ class Listener:
         """Returns None if the client is gone before the TLS handshake."""
         certificate = self._entrance.certificate
         if certificate is None:
-            return TornadoConnection(connection, remote_ip, self._limits, self, data)
+            return TornadoConnection(connection, remote_ip, self, data)
         connection.setblocking(False)
         try:
             secure = certificate.context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
         except (OSError, ValueError):
             connection.close()
             return None
-        return TlsConnection(secure, remote_ip, self._limits, self)
+        return TlsConnection(secure, remote_ip, self)
 
     def _pause(self, listening: socket.socket, error: OSError) -> None:
         """Pauses accepting. The socket stays readable while connections wait for a free descriptor: without a pause,
@@ -370,7 +361,8 @@ class Listener:
     def _sweep(self) -> None:
         self._sweeper.after(self._interval)
         # There may have been no memory to set the timer when a connection was handed over.
-        self._welcome_soon()
+        if self._arriving.waiting:
+            self._arriving.begin()
         now = time.monotonic()
         stood_still = now - self._swept > 2 * self._interval
         self._swept = math.inf if stood_still else now  # not twice in a row, however slow the loop is
@@ -383,7 +375,7 @@ class Listener:
 
     def _make_room(self) -> None:
         """Closes connections whose unfinished requests take too much memory in all, those that take most first."""
-        unfinished = [each for each in (*self.connections, *self._arriving) if each.unfinished]
+        unfinished = [each for each in (*self.connections, *self._arriving.waiting) if each.unfinished]
         excess = sum([each.unfinished for each in unfinished]) - MOST_UNFINISHED
         if excess <= 0:
             return

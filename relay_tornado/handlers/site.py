@@ -106,7 +106,7 @@ class Site:
             default_handler_args={"hint": _PATHS},
             log_function=log_request,
         )
-        self.listener = Listener(Front(self.ingest, application, settings), settings, entrance, counters, self.ingest)
+        self.listener = Listener(Front(self.ingest, application), settings, entrance, counters, self.ingest)
         self._open_metrics: Listener | None = None
         if settings.metrics_port is not None:
             self._open_metrics = _metrics_listener(settings, settings.metrics_port, expose)
@@ -189,4 +189,4 @@ def _metrics_listener(settings: Settings, port: int, expose: Callable[[], bytes]
         log_function=log_request,
     )
     settings = dataclasses.replace(settings, host=settings.metrics_host, port=port, max_connections=_MOST_SCRAPERS)
-    return Listener(Front(None, application, settings), settings, Entrance(flags=_METRICS_FLAGS))
+    return Listener(Front(None, application), settings, Entrance(flags=_METRICS_FLAGS))

@@ -9,10 +9,8 @@ from typing import Any
 from tornado.iostream import SSLIOStream
 
 from relay_tornado.delivery.outlet import Lane
-from relay_tornado.handlers.tornado_connection import Limits, Owner, TornadoConnection
-from relay_tornado.wire.answers import CLOSE, text_answer
-
-_NOT_TLS = text_answer(400, "This port speaks HTTPS: write https:// or wss:// in front of its address.").encode(CLOSE)
+from relay_tornado.handlers.tornado_connection import Owner, TornadoConnection
+from relay_tornado.transport.refusals import NOT_TLS
 
 
 class TlsConnection(TornadoConnection, SSLIOStream):
@@ -21,8 +19,8 @@ class TlsConnection(TornadoConnection, SSLIOStream):
 
     halves = False
 
-    def __init__(self, connection: ssl.SSLSocket, remote_ip: str, limits: Limits, owner: Owner) -> None:
-        super().__init__(connection, remote_ip, limits, owner)
+    def __init__(self, connection: ssl.SSLSocket, remote_ip: str, owner: Owner) -> None:
+        super().__init__(connection, remote_ip, owner)
         self.protocol = self._protocol = "https"
 
     def open_to(self, lane: Lane) -> None:
@@ -32,7 +30,7 @@ class TlsConnection(TornadoConnection, SSLIOStream):
     def close(self, exc_info: Any = False) -> None:
         """A client that does not speak TLS gets an answer first."""
         if isinstance(exc_info, ssl.SSLError) and exc_info.reason == "HTTP_REQUEST" and not self.closed():
-            self._owner.lingering.add(self.socket, self.peer, _NOT_TLS)
+            self._owner.lingering.add(self.socket, self.peer, NOT_TLS)
         super().close(exc_info)
 
     def _take_leave(self) -> None:

@@ -25,48 +25,13 @@ from relay_tornado.handlers.admission import Admission
 from relay_tornado.handlers.heads import ends_lines, essential, frames_body, names_host, says_close
 from relay_tornado.handlers.lingering import Lingering
 from relay_tornado.low_memory import wake
-from relay_tornado.proxy_trust import ProxyTrust, speaks_proxy_protocol
-from relay_tornado.settings import Settings
-from relay_tornado.transport.direct import DISCARD_TIME, NEVER, READ_SIZE
-from relay_tornado.wire.answers import CLOSE, LATE, text_answer
+from relay_tornado.proxy_trust import ProxyTrust
+from relay_tornado.transport.limits import DISCARD_TIME, NEVER, READ_SIZE, Limits
+from relay_tornado.transport.refusals import LATE, MALFORMED, MOST_LINES, TOO_MANY_LINES, malformed
 
 _TORNADOS_400 = b"HTTP/1.1 400 Bad Request\r\n\r\n"
-_MALFORMED = text_answer(
-    400,
-    "This request can't be read: its request line, its headers or its body's framing are not what RFC 9112 allows, its"
-    " chunks have extensions or trailers, which the relay does not read, or its body is too large.",
-).encode(CLOSE)
-_PROXIED = text_answer(
-    400,
-    "This is the PROXY protocol, which the relay does not speak. Switch it off in the load balancer, let that set"
-    " X-Forwarded-For instead, and name its address in --proxy-trust.",
-).encode(CLOSE)
-_PERHAPS_PROXIED = text_answer(
-    400,
-    "This is the PROXY protocol, which the relay does not speak, or a request behind empty lines. Switch the protocol"
-    " off in the load balancer, let that set X-Forwarded-For instead, and name its address in --proxy-trust.",
-).encode(CLOSE)
-MOST_LINES = 256
-"""Maximum number of header lines that Tornado parses. A head full of short ones would take a megabyte, and more than 10
-ms of everybody's time."""
-
-_TOO_MANY_LINES = text_answer(431, f"The request has more than {MOST_LINES} header lines.").encode(CLOSE)
 _NO_REQUEST = b"\r\n\r\n"
 """Given to Tornado in place of a head that it would accept and must not, so that it rejects it as malformed."""
-
-_TOO_LATE = LATE.encode(CLOSE)
-
-
-class Limits:
-    """The limits of every connection: times in seconds, and bytes to read ahead (`buffer`)."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.idle_timeout = settings.idle_timeout
-        self.head_timeout = settings.head_timeout
-        self.body_timeout = settings.body_timeout
-        self.buffer = 4 * max(settings.max_header, READ_SIZE)
-        text = f"The request line and headers are longer than the {settings.max_header} bytes that the relay reads."
-        self.head_too_long = text_answer(431, text).encode(CLOSE)
 
 
 class Owner(Protocol):
@@ -77,6 +42,7 @@ class Owner(Protocol):
     pacing: Admission
     """Where connections wait that send many chunks or frames: a body in thousands of chunks would not arrive in its
     time if each few of them waited behind other requests."""
+    limits: Limits
     lingering: Lingering
     trust: ProxyTrust
 
@@ -156,7 +122,6 @@ class TornadoConnection(IOStream):
         "_all_sent",
         "_chunks",
         "_lane",
-        "_limits",
         "_linger",
         "_listen_on",
         "_owner",
@@ -169,15 +134,14 @@ class TornadoConnection(IOStream):
         "forwarded_host",
         "head",
         "last",
+        "limits",
         "protocol",
         "remote_ip",
     )
 
-    def __init__(
-        self, connection: socket.socket, remote_ip: str, limits: Limits, owner: Owner, ahead: bytes = b""
-    ) -> None:
+    def __init__(self, connection: socket.socket, remote_ip: str, owner: Owner, ahead: bytes = b"") -> None:
         """`ahead` is the data already read from the socket, at most half of the limits' buffer."""
-        super().__init__(connection, max_buffer_size=limits.buffer, read_chunk_size=READ_SIZE)
+        super().__init__(connection, max_buffer_size=owner.limits.buffer, read_chunk_size=READ_SIZE)
         self._ahead = ahead
         self._request = _IDLE
         self.remote_ip = remote_ip
@@ -188,7 +152,7 @@ class TornadoConnection(IOStream):
         self.head = b""
         self.last = False
         self.deadline = NEVER
-        self._limits = limits
+        self.limits = owner.limits
         self._owner = owner
         self._linger = False
         self._listen_on = False
@@ -252,7 +216,7 @@ class TornadoConnection(IOStream):
             raise StreamClosedError
         self._listen_on = True
         self.head = b""
-        self.deadline = time.monotonic() + self._limits.idle_timeout
+        self.deadline = time.monotonic() + self.limits.idle_timeout
         reading = super().read_until_regex(regex, max_bytes)
         if self._read_buffer_size and self._request is _IDLE:  # it arrived behind the last request
             self._begin_head()
@@ -271,7 +235,7 @@ class TornadoConnection(IOStream):
         needed = essential(head)
         if needed.count(b"\n") > MOST_LINES + 2:  # with the request line and the empty one
             self._linger = True
-            self.write(_TOO_MANY_LINES)
+            self.write(TOO_MANY_LINES)
             self.close()
             raise StreamClosedError
         if needed is head:  # not cut down, as a webhook's is
@@ -334,7 +298,7 @@ class TornadoConnection(IOStream):
     def _begin_head(self) -> None:
         """Notes the first bytes of a head."""
         self._request = _HEAD
-        self.deadline = min(self.deadline, time.monotonic() + self._limits.head_timeout)
+        self.deadline = min(self.deadline, time.monotonic() + self.limits.head_timeout)
 
     def _end_reading(self) -> None:
         """Stops watching for data after the client's end: nothing reads now, and the next read meets the end and
@@ -368,7 +332,7 @@ class TornadoConnection(IOStream):
     def expect_body(self) -> None:
         """Starts the time that a body may take."""
         self._request = _BODY
-        self.deadline = time.monotonic() + self._limits.body_timeout
+        self.deadline = time.monotonic() + self.limits.body_timeout
 
     def arrived(self) -> None:
         """Notes that the request is complete, unless a body is expected next."""
@@ -411,7 +375,7 @@ class TornadoConnection(IOStream):
         is noticed."""
         if not self.closed():
             self._request = _DEAF
-            self.read_bytes(self._limits.buffer, partial=True)
+            self.read_bytes(self.limits.buffer, partial=True)
 
     def linger(self) -> None:
         """After closing, drops what the client still sends for a while, so that it reads the answer instead of a
@@ -428,7 +392,7 @@ class TornadoConnection(IOStream):
         if self._request is _BODY:
             self._request = _LATE
             if not self.writing():
-                self.write(_TOO_LATE)
+                self.write(LATE)
         self.close()
 
     def when_written(self, callback: Callable[[], None]) -> None:
@@ -437,7 +401,7 @@ class TornadoConnection(IOStream):
         if not self.writing():
             callback()
             return
-        self.deadline = min(self.deadline, time.monotonic() + self._limits.idle_timeout)
+        self.deadline = min(self.deadline, time.monotonic() + self.limits.idle_timeout)
         self.write(b"").add_done_callback(lambda _: callback())
 
     def _end_sending(self) -> None:
@@ -449,10 +413,7 @@ class TornadoConnection(IOStream):
         """Replaces Tornado's bare answer to a malformed request by one with an explanation."""
         if data == _TORNADOS_400:
             self._linger = True
-            data = _MALFORMED
-            if speaks_proxy_protocol(self.head):
-                # Of version 2, only the empty lines that it begins with are in the head.
-                data = _PROXIED if self.head.strip() else _PERHAPS_PROXIED
+            data = malformed(self.head)
         writing = super().write(data)
         if self._request in (_ANSWER, _WAIT) and self.writing():
             self._paced = True
@@ -478,7 +439,7 @@ class TornadoConnection(IOStream):
             self.open_to(self._lane)
 
     def _progress(self) -> None:
-        self.deadline = time.monotonic() + self._limits.idle_timeout
+        self.deadline = time.monotonic() + self.limits.idle_timeout
 
     def _is_connreset(self, exc: BaseException) -> bool:
         """Treats every error of the kernel or TLS as the client's end, so that the connection is closed silently.
@@ -499,7 +460,7 @@ class TornadoConnection(IOStream):
         if not self.closed():
             if isinstance(exc_info, UnsatisfiableReadError) and (self.receiving or not self.busy):
                 self._linger = True
-                self.write(_MALFORMED if self.receiving else self._limits.head_too_long)
+                self.write(MALFORMED if self.receiving else self.limits.head_too_long)
             if not self.writing():
                 self._take_leave()
             if self._linger and not self.closed():

@@ -14,7 +14,6 @@ import asyncio
 import enum
 import socket
 import time
-from collections import deque
 from contextlib import suppress
 from typing import Final, Protocol
 
@@ -22,14 +21,15 @@ import structlog
 
 from relay_tornado.ingest.endpoints import WEBHOOKS_PREFIX, Place
 from relay_tornado.ingest.ingest import Head, Ingest, Upload
-from relay_tornado.low_memory import Timer, try_log
+from relay_tornado.low_memory import try_log
 from relay_tornado.model import Appended
 from relay_tornado.proxy_trust import ProxyTrust
-from relay_tornado.settings import Settings
 from relay_tornado.transport.heads import has_end, read_head
-from relay_tornado.wire.answers import CLOSE, LATE, Answer, date_line, text_answer
+from relay_tornado.transport.limits import DISCARD_TIME, NEVER, READ_SIZE, SMALL_BODY, Limits
+from relay_tornado.transport.refusals import LATE, NOT_HTTPS
+from relay_tornado.transport.turn_queue import TurnQueue
+from relay_tornado.wire.answers import CLOSE, Answer, date_line
 
-READ_SIZE: Final = 32 << 10
 READ_AHEAD: Final = 4 << 10
 
 REFUSALS_A_TURN: Final = 8
@@ -38,26 +38,17 @@ other waits for a commit. One read may hold a thousand, and others wait meanwhil
 TURNS: Final = 8
 """Maximum number of connections that go on with such requests in one turn of the loop."""
 
-SMALL_BODY: Final = 64 << 10
-"""After a refusal, a body of up to this many bytes is read to its end and the connection stays open; after a larger one
-it is closed."""
-
-DISCARD_TIME: Final = 10.0
-NEVER: Final = float("inf")
-
-_LATE: Final = LATE.encode(CLOSE)
 _HELLO: Final = b"\x16\x03"
 """The first bytes of a TLS handshake; no HTTP request begins with them."""
-_NOT_HTTPS: Final = text_answer(
-    400, "This port speaks no HTTPS: write http:// or ws:// in front of its address."
-).encode(CLOSE)
-
 
 _log = structlog.get_logger(__name__)
 
 
 class Owner(Protocol):
     """The owner of the connections."""
+
+    limits: Limits
+    trust: ProxyTrust
 
     def forget(self, connection: DirectConnection) -> None:
         """The connection's descriptor is closed."""
@@ -69,38 +60,19 @@ class Owner(Protocol):
 class Direct:
     """State shared by all connections. Everything runs in the event loop that created it."""
 
-    def __init__(self, ingest: Ingest, settings: Settings, trust: ProxyTrust, owner: Owner) -> None:
+    def __init__(self, ingest: Ingest, owner: Owner) -> None:
         self.ingest = ingest
-        self.trust = trust
+        self.trust = owner.trust
+        self.limits = owner.limits
         self.owner = owner
         self.loop = asyncio.get_running_loop()
         self.buffer = bytearray(READ_SIZE)
         """The buffer that all connections read into. It holds nothing between callbacks."""
         self.view = memoryview(self.buffer)
-        self.max_header = settings.max_header
-        self.idle_timeout = settings.idle_timeout
-        self.head_timeout = settings.head_timeout
-        self.body_timeout = settings.body_timeout
-        self.discard_limit = 2 * settings.large_max_body
         self._answer: Answer | None = None
         self._second = 0
         self._encoded = b""
-        self._waiting: deque[DirectConnection] = deque()
-        self._timer = Timer(self._go_on)
-
-    def wait_for_turn(self, connection: DirectConnection) -> None:
-        """Calls the connection's `take_turn` in a later turn of the loop, after those that wait already."""
-        self._waiting.append(connection)
-        if self._timer.at is None:
-            self._timer.soon()
-
-    def _go_on(self) -> None:
-        try:
-            for _ in range(min(TURNS, len(self._waiting))):
-                self._waiting.popleft().take_turn()
-        finally:
-            if self._waiting and self._timer.at is None:
-                self._timer.soon()
+        self.turns = TurnQueue(TURNS, DirectConnection.take_turn)
 
     def encoded(self, answer: Answer) -> bytes:
         """The answer as sent on a connection that stays open. The last one is cached, since most answers repeat it."""
@@ -161,7 +133,7 @@ class DirectConnection:
         self.socket = connection
         self.remote_ip = remote_ip
         self.last = False
-        self.deadline = time.monotonic() + shared.idle_timeout
+        self.deadline = time.monotonic() + shared.limits.idle_timeout
         self._shared = shared
         self._fd = connection.fileno()
         self._proxy = remote_ip if shared.trust.trusts(remote_ip) else ""
@@ -223,7 +195,7 @@ class DirectConnection:
             self._shared.ingest.counters.rejected("timeout")
             if self._out is None:
                 with suppress(OSError):
-                    self.socket.send(_LATE)
+                    self.socket.send(LATE)
         self.close()
 
     def _let_go(self) -> None:
@@ -301,7 +273,7 @@ class DirectConnection:
         if head is None:
             return False
         method, target, block, start, host, length, keeps = head
-        if start + length != size or start > shared.max_header:
+        if start + length != size or start > shared.limits.max_header:
             return False
         if self._proxy:
             host = self._through(bytes(shared.view[:start])) or host
@@ -355,15 +327,16 @@ class DirectConnection:
     def _wait_for_turn(self) -> None:
         """Goes on in a later turn of the loop. The socket is not read before."""
         self._stop_reading()
-        self._shared.wait_for_turn(self)
+        self._shared.turns.add(self)
         self._waits = True
 
-    def take_turn(self) -> None:
-        """Goes on with the requests that have been read."""
+    def take_turn(self) -> bool:
+        """Goes on with the requests that have been read. Returns True."""
         self._waits = False
         self._run()
         if self.last and not self.busy:
             self.close()  # a stop that found it busy waits for its end, and the rest of a head may never come
+        return True
 
     def _failed(self) -> None:
         """Called in an `except` block."""
@@ -380,13 +353,13 @@ class DirectConnection:
                 # At once: a client that waits for a TLS handshake would otherwise wait for the whole time that a head
                 # may take.
                 with suppress(OSError):
-                    self.socket.send(_NOT_HTTPS)
+                    self.socket.send(NOT_HTTPS)
                 self.close()
-            elif len(data) > shared.max_header or has_end(data, self._scanned):
+            elif len(data) > shared.limits.max_header or has_end(data, self._scanned):
                 self._hand_over(data)
             elif not self._scanned:
                 self._scanned = max(len(data) - 3, 1)
-                self.deadline = min(self.deadline, time.monotonic() + shared.head_timeout)
+                self.deadline = min(self.deadline, time.monotonic() + shared.limits.head_timeout)
             else:
                 self._scanned = len(data) - 3
             return False
@@ -395,7 +368,7 @@ class DirectConnection:
         if self._proxy:
             host = self._through(data[:size]) or host
         place = ingest.endpoints.find(target, host)
-        if size > shared.max_header or (place is None and not target.startswith(WEBHOOKS_PREFIX)):
+        if size > shared.limits.max_header or (place is None and not target.startswith(WEBHOOKS_PREFIX)):
             self._hand_over(data)
             return False
         self._is_head = method == "HEAD"
@@ -439,7 +412,7 @@ class DirectConnection:
             if self._state is _HEAD:
                 self._state = _BODY
                 if self._upload is not None:
-                    self.deadline = time.monotonic() + self._shared.body_timeout
+                    self.deadline = time.monotonic() + self._shared.limits.body_timeout
             return
         self._whole()
 
@@ -484,10 +457,10 @@ class DirectConnection:
         """Answers a request whose body may still be coming. The body is read and dropped, within bounds, so that the
         sender reads the answer instead of a reset."""
         shared = self._shared
-        self._discard_limit = shared.discard_limit
+        self._discard_limit = shared.limits.discarded
         now = time.monotonic()
         if goes_on:
-            self.deadline = now + shared.body_timeout
+            self.deadline = now + shared.limits.body_timeout
         else:
             self._ends = True
             self._draining = True
@@ -508,7 +481,7 @@ class DirectConnection:
             return
         if sent < len(data):
             self._out = memoryview(data)[sent:]
-            self.deadline = min(self.deadline, time.monotonic() + self._shared.idle_timeout)
+            self.deadline = min(self.deadline, time.monotonic() + self._shared.limits.idle_timeout)
             self._shared.loop.add_writer(self._fd, self._writable)
         elif self._draining:
             self._end_sending()
@@ -525,7 +498,7 @@ class DirectConnection:
         if self._out:
             if self._state is _ANSWER:
                 # The answer may leave as slowly as the sender reads, if at least some of it leaves in this time.
-                self.deadline = time.monotonic() + self._shared.idle_timeout
+                self.deadline = time.monotonic() + self._shared.limits.idle_timeout
             return
         self._out = None
         self._shared.loop.remove_writer(self._fd)
@@ -545,6 +518,6 @@ class DirectConnection:
             self.close()
             return
         self._state = _HEAD
-        self.deadline = time.monotonic() + self._shared.idle_timeout
+        self.deadline = time.monotonic() + self._shared.limits.idle_timeout
         if self._rest or not self._reading:
             self._run()

@@ -67,8 +67,6 @@ def text_answer(status: int, text: str, *headers: tuple[str, str]) -> Answer:
     return Answer(status, (PLAIN, *headers), text.encode() + b"\n")
 
 
-LATE = text_answer(408, "The body did not arrive in time. Send the request again.")
-
 _date = (0, b"")
 
 

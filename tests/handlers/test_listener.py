@@ -27,7 +27,7 @@ from relay_tornado.ids import format_id
 from relay_tornado.model import RateLimit
 from relay_tornado.rate_limits import LogLimit
 from relay_tornado.settings import Settings
-from relay_tornado.transport.direct import NEVER
+from relay_tornado.transport.limits import NEVER
 from tests.counting import calls_by_turn
 from tests.failing import lose_timers
 from tests.handlers.edge import CHUNKED, URL, HeldLog, edge
@@ -317,8 +317,8 @@ async def test_bodies_in_chunks_do_not_wait_for_other_requests(monkeypatch: pyte
     """A large webhook in small chunks arrives in its time, however many other requests wait for their turn."""
     async with edge() as site, Raw(site.port) as sender:
         admission = site.site.listener.admission
-        monkeypatch.setattr(admission, "_left", 0)
-        monkeypatch.setattr(admission, "_most", 0)
+        monkeypatch.setattr(admission, "left", 0)
+        monkeypatch.setattr(admission, "most", 0)
         assert (await sender.ask(CHUNKED + 100 * b"1\r\nx\r\n" + b"0\r\n\r\n")).status == 200
         assert [len(event.body) for event in await site.events()] == [100]
 
@@ -331,18 +331,18 @@ async def test_who_leaves_before_its_turn_takes_none(monkeypatch: pytest.MonkeyP
         assert (await gone.ask(HEALTH)).status == 200
         calls = calls_by_turn(monkeypatch, HealthHandler, "get")
         admission = site.site.listener.admission
-        monkeypatch.setattr(admission, "_left", 0)
-        monkeypatch.setattr(admission, "_most", 0)
+        monkeypatch.setattr(admission, "left", 0)
+        monkeypatch.setattr(admission, "most", 0)
         gone.send(HEALTH)
-        await until(lambda: len(admission._waiting) == 1)
+        await until(lambda: len(admission.waiting) == 1)
         [waits] = [each for each in site.site.listener.connections if each.busy]
         waits.close()  # as after a reset
-        assert admission._waiting[0].done()
+        assert admission.waiting[0].done()
         other.send(HEALTH)
-        await until(lambda: len(admission._waiting) == 2)
-        monkeypatch.setattr(admission, "_most", 1)
-        admission._next()
-        assert not admission._waiting
+        await until(lambda: len(admission.waiting) == 2)
+        monkeypatch.setattr(admission, "most", 1)
+        admission._turn()
+        assert not admission.waiting
         assert (await other.reply()).status == 200
     assert sum(calls) == 1
 

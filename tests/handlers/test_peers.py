@@ -175,7 +175,7 @@ async def test_a_connection_that_can_not_be_handed_over_is_closed(
     """And takes no place of its address any more."""
     async with edge(max_connections=8, transport="direct") as site, AsyncExitStack() as stack:
         with monkeypatch.context() as patch, capture_logs() as logs:
-            patch.setattr(site.site.listener, "_arriving", _Full())
+            patch.setattr(site.site.listener._arriving, "waiting", _Full())
             tries = [await served(site, stack, FIRST, OTHER) for _ in range(8)]
         assert tries == 8 * [None]
         assert [entry["event"] for entry in logs] == 8 * ["request_failed"]
@@ -266,7 +266,7 @@ async def test_what_is_kept_of_connections_that_are_handed_over_is_bounded(monke
     async with edge(transport="direct") as site, AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(Raw(site.port)) for _ in range(8)]
         with monkeypatch.context() as patch:
-            patch.setattr(listener, "HANDSHAKES_A_TURN", 0)
+            patch.setattr(site.site.listener._arriving, "most", 0)
             for raw in clients:
                 raw.send(request(OTHER, headers=b"X: %b\r\n" % (b"y" * 20_000), method=b"GET"))
             await until(lambda: site.counters.connections_refused == 4)
@@ -281,7 +281,7 @@ async def test_a_stop_does_not_wait_for_connections_closed_before_they_were_serv
     monkeypatch.setattr(listener, "MOST_UNFINISHED", 0)
     async with edge(transport="direct") as site, Raw(site.port) as raw:
         with monkeypatch.context() as patch:
-            patch.setattr(listener, "HANDSHAKES_A_TURN", 0)
+            patch.setattr(site.site.listener._arriving, "most", 0)
             raw.send(request(OTHER, method=b"GET"))
             await until(lambda: site.counters.connections_refused == 1)
             site.site.listener.stop()

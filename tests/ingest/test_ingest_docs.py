@@ -8,10 +8,10 @@ from pathlib import Path
 
 from relay_tornado import errors, signatures
 from relay_tornado.delivery import responses
-from relay_tornado.handlers import ingest as edge
 from relay_tornado.ingest.endpoints import DELIVERY_IDS
 from relay_tornado.registry.routes import RESERVED
 from relay_tornado.settings import Settings
+from relay_tornado.transport.limits import DISCARD_TIME, SMALL_BODY
 
 TEXT = (Path(__file__).parents[2] / "docs" / "ingest.md").read_text()
 
@@ -41,8 +41,8 @@ def test_settings_are_called_by_their_names() -> None:
 def test_numbers_and_names() -> None:
     """The delivery ids and the fixed bounds are those of the code."""
     assert ", ".join(f"`{name}`" for name in DELIVERY_IDS) in TEXT
-    assert f"for up to {edge.DISCARD_TIME:.0f} seconds" in TEXT
-    assert f"({edge.SMALL_BODY >> 10} KiB)" in TEXT
+    assert f"for up to {DISCARD_TIME:.0f} seconds" in TEXT
+    assert f"({SMALL_BODY >> 10} KiB)" in TEXT
     assert f"within {responses.WAIT:.0f} seconds" in TEXT
     assert f"{responses.MOST:,} senders may wait" in TEXT
     assert f"be {signatures.TOLERANCE} seconds from" in TEXT

@@ -6,9 +6,10 @@ import socket
 from types import SimpleNamespace
 from typing import Any
 
-from relay_tornado.handlers.tornado_connection import Limits, TornadoConnection
+from relay_tornado.handlers.tornado_connection import TornadoConnection
 from relay_tornado.proxy_trust import ProxyTrust
 from relay_tornado.settings import Settings
+from relay_tornado.transport.limits import Limits
 from tests.handlers.edge import Edge
 
 
@@ -20,5 +21,5 @@ def kind(site: Edge) -> type:
 
 def alone(ours: socket.socket) -> TornadoConnection:
     """A connection of nobody's, as Tornado has it."""
-    owner: Any = SimpleNamespace(trust=ProxyTrust(), forget=lambda connection: None)
-    return TornadoConnection(ours, "192.0.2.1", Limits(Settings()), owner)
+    owner: Any = SimpleNamespace(limits=Limits(Settings()), trust=ProxyTrust(), forget=lambda connection: None)
+    return TornadoConnection(ours, "192.0.2.1", owner)

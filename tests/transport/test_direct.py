@@ -9,7 +9,7 @@ import ssl
 import struct
 import time
 from collections.abc import Callable
-from contextlib import AsyncExitStack, suppress
+from contextlib import suppress
 from email.utils import formatdate
 from functools import partial
 from typing import Any
@@ -17,21 +17,16 @@ from typing import Any
 import pytest
 import structlog
 
-from relay_tornado.handlers.tornado_connection import MOST_LINES, TornadoConnection
+from relay_tornado.handlers.tornado_connection import TornadoConnection
 from relay_tornado.ingest.ingest import Head, Ingest, Upload
 from relay_tornado.transport import direct
 from relay_tornado.transport.direct import DirectConnection
 from relay_tornado.wire.answers import Answer
-from tests.handlers.edge import BUCKET, CHUNKED, DIRECT, URL, HeldLog, edge
+from tests.handlers.edge import BUCKET, CHUNKED, DIRECT, URL, edge
 from tests.handlers.raw import HEALTH, Raw, request
 from tests.needs import uvloops
 from tests.transport.connections import kind
 from tests.waiting import until
-
-
-@pytest.fixture(params=["direct", "tornado"])
-def transport(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
 
 
 @pytest.mark.gen_test
@@ -128,97 +123,11 @@ SMUGGLED = b"GET %b/smuggled HTTP/1.1\r\nHost: x\r\n\r\n" % URL
 async def test_nothing_is_smuggled(transport: str, framing: bytes) -> None:
     """Of a request whose end can be seen in two places nothing is stored, nor of what hides in it; the connection
     closes."""
-    async with edge(transport=transport) as site, Raw(site.port) as raw:
+    async with edge() as site, Raw(site.port) as raw:
         raw.send(b"POST %b HTTP/1.1\r\nHost: x\r\n%b\r\n%b" % (URL, framing % len(SMUGGLED), SMUGGLED))
         assert (await raw.reply()).status == 400
         assert await raw.closed(reset=True) == b""
         assert await site.events() == []
-
-
-@pytest.mark.gen_test
-async def test_a_head_has_its_time(transport: str) -> None:
-    """A head that trickles in is cut off at its time, however often a byte comes; who says nothing may wait."""
-    async with edge(transport=transport, head_timeout=0.2) as site, Raw(site.port) as silent, Raw(site.port) as slow:
-        silent.send(request(URL, b"x"))
-        assert (await silent.reply()).status == 200
-        slow.send(b"POST / HTTP/1.1\r\n")
-        while not slow.reader.at_eof():
-            slow.send(b"X: y\r\n")
-            with_byte = asyncio.create_task(slow.reader.read(1))
-            await asyncio.wait((with_byte,), timeout=0.02)
-            if with_byte.done():
-                break
-            with_byte.cancel()
-            await asyncio.wait((with_byte,))
-        await until(lambda: len(site.site.listener.connections) == 1)
-        assert (await silent.ask(request(URL, b"y"))).status == 200
-
-
-@pytest.mark.gen_test
-async def test_slow_senders_disturb_nobody(transport: str) -> None:
-    """Many slow heads and slow bodies are all cut off at their times, and webhooks go on meanwhile."""
-    async with (
-        edge(transport=transport, head_timeout=0.5, body_timeout=0.5) as site,
-        AsyncExitStack() as stack,
-        Raw(site.port) as good,
-    ):
-        for number in range(100):
-            raw = await stack.enter_async_context(Raw(site.port))
-            raw.send(request(URL, b"body")[: -2 if number % 2 else -10])
-        sent = 0
-        async with asyncio.timeout(60):
-            while len(site.site.listener.connections) > 1 or not sent:
-                assert (await good.ask(request(URL, b"good"))).status == 200
-                sent += 1
-        # Tornado tells of an end a turn of the loop later.
-        await until(lambda: site.site.ingest.buffered == 0)
-        assert {event.body for event in await site.events()} == {b"good"}
-        assert site.counters.rejections["timeout"] == 50
-
-
-@pytest.mark.gen_test
-async def test_what_waits_is_bounded() -> None:
-    """While a webhook waits for its commit, what is read of a sender that goes on is bounded, and so is what it may
-    send; all of it is answered in the end."""
-    log, sent = HeldLog(), 0
-    one = request(URL, b"x" * 10_000)
-    async with edge(log=log) as site:
-        with socket.create_connection(("127.0.0.1", site.port)) as client:
-            client.setblocking(False)
-            for _ in range(2000):
-                with suppress(BlockingIOError):
-                    sent += client.send((one * 2)[sent % len(one) :][: len(one)])
-                await asyncio.sleep(0)
-            [connection] = site.site.listener.connections
-            assert isinstance(connection, DirectConnection)
-            assert len(connection._rest) <= direct.READ_SIZE + direct.READ_AHEAD
-            assert not connection._reading
-            loop, answers = asyncio.get_running_loop(), b""
-            async with asyncio.timeout(60):
-                while answers.count(b"HTTP/1.1 200") < sent // len(one):
-                    await until(lambda: log.held)
-                    log.release()
-                    answers += await loop.sock_recv(client, 65536)
-        await until(lambda: not site.site.listener.connections)
-
-
-@pytest.mark.gen_test
-async def test_little_is_read_behind_a_webhook_that_waits() -> None:
-    """Thousands of senders may go on sending: what is read of them counts against no share."""
-    log = HeldLog()
-    async with edge(log=log) as site, Raw(site.port) as raw:
-        raw.send(request(URL, b"x"))
-        await until(lambda: log.held)
-        [connection] = site.site.listener.connections
-        assert isinstance(connection, DirectConnection)
-        raw.send(request(URL, b"y" * 100_000))
-        await until(lambda: not connection._reading)
-        assert 0 < len(connection._rest) <= direct.READ_AHEAD
-        log.release()
-        assert (await raw.reply()).status == 200
-        await until(lambda: log.held)
-        log.release()
-        assert (await raw.reply()).status == 200
 
 
 @pytest.mark.gen_test
@@ -289,7 +198,7 @@ async def test_a_failure_ends_one_connection(monkeypatch: pytest.MonkeyPatch) ->
 async def test_an_answers_date_follows_the_clock(transport: str, monkeypatch: pytest.MonkeyPatch, back: int) -> None:
     """Also where that is set back on a connection that goes on."""
     now = time.time()
-    async with edge(transport=transport) as site, Raw(site.port) as raw:
+    async with edge() as site, Raw(site.port) as raw:
         for at in (now, now - back, now - back, now + 1):
             monkeypatch.setattr(time, "time", lambda at=at: at)
             assert (await raw.ask(request(URL, b"x"))).header("Date") == formatdate(int(at), usegmt=True)
@@ -313,18 +222,6 @@ async def test_a_sender_that_can_not_be_answered_is_let_go(
             caplog.clear()
             assert [event.body for event in await site.events()] == [b"first", b"".join(sent)]
             assert not site.site.listener.connections
-
-
-@pytest.mark.gen_test
-async def test_a_method_has_its_bounds(transport: str) -> None:
-    """It stands in no size, so that one as long as a head would go around every limit."""
-    async with edge(transport=transport) as site, Raw(site.port) as raw:
-        assert (await raw.ask(request(URL, b"x", method=b"A" * 40))).status == 200
-        reply = await raw.ask(request(URL, b"x", method=b"A" * 41))
-        assert (reply.status, b"longer than 40" in reply.body) == (400, True)
-        assert site.counters.rejections["invalid"] == 1
-        assert (await raw.ask(request(URL, b"y"))).status == 200
-        assert [event.body for event in await site.events()] == [b"x", b"y"]
 
 
 @pytest.mark.gen_test
@@ -382,7 +279,7 @@ async def test_a_reset() -> None:
 async def test_a_header_that_looks_like_a_webhook_is_none(transport: str) -> None:
     """Where the head that goes on with it comes in two pieces."""
     begun, rest = b"POST %b HTTP/1.1\r\nX-A: " % URL, b"PUT %b/x HTTP/1.1\r\nHost: h\r\n\r\n" % URL
-    async with edge(transport=transport) as site, Raw(site.port) as raw:
+    async with edge() as site, Raw(site.port) as raw:
         raw.send(begun)
         await until(lambda: [each.unfinished for each in site.site.listener.connections] == [len(begun)])
         assert (await raw.ask(rest)).status == 200
@@ -395,7 +292,7 @@ async def test_a_header_that_looks_like_a_webhook_is_none(transport: str) -> Non
 async def test_a_head_behind_a_longer_one_is_read_at_its_end(transport: str) -> None:
     """Whatever was looked through of the one before; and it is no part of a head any more then."""
     long, short = request(URL + b"/" + b"a" * 1000, b"x"), request(URL, b"body")
-    async with edge(transport=transport) as site, Raw(site.port) as raw:
+    async with edge() as site, Raw(site.port) as raw:
         for begin, end in ((0, 100), (100, 500)):
             raw.send(long[begin:end])
             await until(lambda end=end: [each.unfinished for each in site.site.listener.connections] == [end])
@@ -410,7 +307,7 @@ async def test_a_head_behind_a_longer_one_is_read_at_its_end(transport: str) -> 
 @pytest.mark.gen_test
 async def test_answers_leave_at_once(transport: str) -> None:
     """The kernel holds none back to send it with the next."""
-    async with edge(transport=transport) as site, Raw(site.port) as raw:
+    async with edge() as site, Raw(site.port) as raw:
         assert (await raw.ask(request(URL, b"x"))).status == 200
         [connection] = site.site.listener.connections
         assert connection.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
@@ -477,54 +374,7 @@ async def test_a_sender_that_resets_while_its_answer_leaves() -> None:
 @pytest.mark.gen_test
 async def test_a_refused_head_request_has_no_body(transport: str) -> None:
     """Otherwise its sender would take the body for the next answer."""
-    async with edge(transport=transport) as site, Raw(site.port) as raw:
+    async with edge() as site, Raw(site.port) as raw:
         raw.send(request(URL + b"x", method=b"HEAD") + request(URL, b"x"))
         for status in (b"HTTP/1.1 404 ", b"HTTP/1.1 200 "):
             assert (await asyncio.wait_for(raw.reader.readuntil(b"\r\n\r\n"), 60)).startswith(status)
-
-
-@pytest.mark.gen_test
-async def test_a_head_as_long_as_the_setting_allows(transport: str) -> None:
-    """It is read, however much longer than what is usual."""
-    async with edge(transport=transport, max_header=300 << 10) as site, Raw(site.port) as raw:
-        long = b"X-Long: %b\r\n" % (b"x" * (290 << 10))
-        assert (await raw.ask(request(URL, b"x", long))).status == 200
-        assert (await raw.ask(request(b"/healthz", b"", long, b"GET"))).status == 200
-
-
-@pytest.mark.gen_test
-async def test_a_head_of_many_lines(transport: str) -> None:
-    """A request that Tornado has to parse may have a bounded number of header lines, beside its Host; a webhook any."""
-    lines = [b"X-%d: x\r\n" % number for number in range(MOST_LINES)]
-    async with edge(transport=transport) as site, Raw(site.port) as raw:
-        assert (await raw.ask(request(URL, headers=b"".join(lines)))).status == 200
-        assert (await raw.ask(request(b"/healthz", headers=b"".join(lines[1:]), method=b"GET"))).status == 200
-        reply = await raw.ask(request(b"/healthz", headers=b"".join(lines), method=b"GET") + HEALTH)
-        assert (reply.status, reply.body) == (431, b"The request has more than 256 header lines.\n")
-        assert await raw.closed() == b""
-
-
-@pytest.mark.gen_test
-async def test_a_refused_body_that_does_not_come(transport: str) -> None:
-    """It was answered, and is not a second time: its connection ends when its time is over."""
-    async with edge(transport=transport, body_timeout=0.2) as site, Raw(site.port) as raw:
-        raw.send(b"POST %bx HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nx" % URL)
-        assert (await raw.reply()).status == 404
-        assert await raw.closed() == b""
-        assert (site.counters.rejections["not_found"], site.counters.rejections["timeout"]) == (1, 0)
-
-
-@pytest.mark.gen_test
-async def test_the_end_behind_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It comes right behind the answer, while what is still sent is read and dropped, for a while."""
-    async with edge(max_body=1000) as site:
-        for patience in (60.0, 0.1):
-            monkeypatch.setattr(direct, "DISCARD_TIME", patience)
-            async with Raw(site.port) as raw:
-                raw.send(b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\n\r\n" % URL)
-                assert (await raw.reply()).status == 413
-                assert await raw.closed() == b""
-                if patience > 1:
-                    assert len(site.site.listener.connections) == 1
-                    raw.send(b"x" * 200_000)
-                await until(lambda: not site.site.listener.connections)

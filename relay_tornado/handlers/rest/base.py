@@ -23,7 +23,7 @@ from relay_tornado.handlers.rest.json_body import check_size, parse
 from relay_tornado.handlers.rest.service import Rest
 from relay_tornado.handlers.tornado_connection import stream_of
 from relay_tornado.model import MIB, Bucket, Token
-from relay_tornado.transport.direct import SMALL_BODY
+from relay_tornado.transport.limits import SMALL_BODY
 from relay_tornado.wire.fields import Document, load
 
 _UNLIMITED: Final = 1 << 62

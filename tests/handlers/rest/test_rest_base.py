@@ -12,7 +12,7 @@ from relay_tornado.handlers import lingering
 from relay_tornado.handlers.rest.base import RestHandler
 from relay_tornado.handlers.rest.logs import MAX_ANSWER
 from relay_tornado.handlers.rest.service import BODY_BUDGET, Rest
-from relay_tornado.transport.direct import SMALL_BODY
+from relay_tornado.transport.limits import SMALL_BODY
 from tests.handlers.raw import Raw, request
 from tests.handlers.rest.world import World
 from tests.waiting import until

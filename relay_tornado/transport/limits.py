@@ -1,0 +1,34 @@
+"""The limits of connections, of those that Tornado serves and of the relay's own."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from relay_tornado.settings import Settings
+from relay_tornado.transport.refusals import last_answer
+
+READ_SIZE: Final = 32 << 10
+
+SMALL_BODY: Final = 64 << 10
+"""After a refusal, a body of up to this many bytes is read to its end and the connection stays open; after a larger one
+it is closed."""
+
+DISCARD_TIME: Final = 10.0
+NEVER: Final = float("inf")
+
+
+class Limits:
+    """The limits that the settings give: times in seconds, and sizes in bytes."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.idle_timeout = settings.idle_timeout
+        self.head_timeout = settings.head_timeout
+        self.body_timeout = settings.body_timeout
+        self.max_header = settings.max_header
+        self.buffer = 4 * max(settings.max_header, READ_SIZE)
+        """What Tornado may read ahead."""
+        self.discarded = 2 * settings.large_max_body
+        """What is read and dropped of a body after a refusal."""
+        text = f"The request line and headers are longer than the {settings.max_header} bytes that the relay reads."
+        self.head_too_long = last_answer(431, text)
+        """The answer to a longer head."""
