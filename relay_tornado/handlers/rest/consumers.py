@@ -16,12 +16,12 @@ from relay_tornado.handlers.rest.queries import DeadQuery, ForgetQuery
 from relay_tornado.handlers.rest.schemas import (
     ConsumerAnswer,
     DeadLetterAnswer,
-    DeadPage,
+    DeadLetterPage,
     Deleted,
     Forgotten,
-    ReplayAnswer,
+    ReplayResult,
     Rescheduled,
-    SeekAnswer,
+    SeekResult,
 )
 from relay_tornado.wire.control import read_position
 from relay_tornado.wire.fields import Flag, Number, Text, Whole, described
@@ -70,7 +70,7 @@ class GiveUpBody(Schema):
     )
 
 
-class LettersBody(Schema):
+class DeadLettersBody(Schema):
     ids = fields.List(
         fields.String(error_messages={"invalid": "must be a string."}),
         validate=validate.Length(min=1, max=MOST_EVENTS, error=f"must have 1 to {MOST_EVENTS} ids."),
@@ -92,7 +92,10 @@ class BucketDeadHandler(RestHandler):
     PATH = "/v1/buckets/{bucket}/dead"
 
     @operation(
-        "List the dead letters of all consumers, oldest event first", DeadPage(), query=DeadQuery(), statuses=(507,)
+        "List the dead letters of all consumers, oldest event first",
+        DeadLetterPage(),
+        query=DeadQuery(),
+        statuses=(507,),
     )
     async def get(self, bucket: str) -> None:
         self.answer(await self.rest.administration.consumers.dead(self.bucket, None, **self.query()))
@@ -125,7 +128,7 @@ class _Shown(_OneConsumer):
 
 
 class _Seek(_OneConsumer):
-    @operation("Move a consumer to a position, or preview that move", SeekAnswer(), body=SeekBody(), statuses=(412,))
+    @operation("Move a consumer to a position, or preview that move", SeekResult(), body=SeekBody(), statuses=(412,))
     async def post(self, **path: str) -> None:
         given = self.given()
         to = read_position(given["to"], "to")
@@ -134,13 +137,15 @@ class _Seek(_OneConsumer):
 
 
 class _Replay(_OneConsumer):
-    @operation("Redeliver a range of events; the position stays", ReplayAnswer(), body=ReplayBody(), statuses=(412,))
+    @operation("Redeliver a range of events; the position stays", ReplayResult(), body=ReplayBody(), statuses=(412,))
     async def post(self, **path: str) -> None:
         self.answer(await self.consumers.replay(self.bucket, self.reference, **self.given()))
 
 
 class _Dead(_OneConsumer):
-    @operation("List a consumer's dead letters, oldest event first", DeadPage(), query=DeadQuery(), statuses=_SAVED)
+    @operation(
+        "List a consumer's dead letters, oldest event first", DeadLetterPage(), query=DeadQuery(), statuses=_SAVED
+    )
     async def get(self, **path: str) -> None:
         self.answer(await self.consumers.dead(self.bucket, self.reference, **self.query()))
 
@@ -158,7 +163,7 @@ class _Dead(_OneConsumer):
 
 
 class _Resend(_OneConsumer):
-    @operation("Redeliver dead letters, by event id or all", Rescheduled(), body=LettersBody(), statuses=(412,))
+    @operation("Redeliver dead letters, by event id or all", Rescheduled(), body=DeadLettersBody(), statuses=(412,))
     async def post(self, **path: str) -> None:
         given = self.given()
         if len(given) != 1 or given.get("all") is False:

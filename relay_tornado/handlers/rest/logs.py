@@ -31,7 +31,7 @@ def _policy() -> Choice:
     return Choice("", "skip", "force", allow_none=True, metadata=described(about))
 
 
-class ActionBody(Schema):
+class ResendBody(Schema):
     action = fields.String(
         required=True,
         validate=validate.Equal("resend", error="must be resend."),
@@ -42,7 +42,7 @@ class ActionBody(Schema):
     process_policy = _policy()
 
 
-class RangeBody(Schema):
+class ResendRangeBody(Schema):
     """Which events of a bucket are sent again, and how. What is left out does not restrict."""
 
     first = Whole(1, allow_none=True, metadata=described("The first seq of the range."))
@@ -101,7 +101,7 @@ class BucketLogHandler(RestHandler):
 class ActionHandler(RestHandler):
     PATH = "/v1/logs/{log}/action"
 
-    @operation("Send an event again, as a new event of its bucket", Resent(), body=ActionBody(), statuses=(412,))
+    @operation("Send an event again, as a new event of its bucket", Resent(), body=ResendBody(), statuses=(412,))
     async def post(self, log: str) -> None:
         given = self.given()
         self.answer(await self.rest.logs.resend(self.token, log, **_orders(given)))
@@ -110,7 +110,9 @@ class ActionHandler(RestHandler):
 class ResendHandler(RestHandler):
     PATH = "/v1/buckets/{bucket}/resend"
 
-    @operation("Send a range of a bucket's events again, in their order", Resent(), body=RangeBody(), statuses=(412,))
+    @operation(
+        "Send a range of a bucket's events again, in their order", Resent(), body=ResendRangeBody(), statuses=(412,)
+    )
     async def post(self, bucket: str) -> None:
         given = self.given()
         orders = _orders(given)

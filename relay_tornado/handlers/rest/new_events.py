@@ -125,11 +125,11 @@ class SendBody(Schema):
     url = Text(2_048, required=True, metadata=described("The http or https URL that the event is sent to."))
 
 
-class MadeAnswer(Schema):
+class CreatedEvent(Schema):
     id = text("The event's id; a duplicate's is that of the first one.")
 
 
-class SampleMade(MadeAnswer):
+class CreatedSampleEvent(CreatedEvent):
     signed = flag("True if signed with the input's secret.")
 
 
@@ -139,7 +139,7 @@ class SampleAnswer(Schema):
     title = text("What happened, for people.")
 
 
-class SentAnswer(Schema):
+class SendResult(Schema):
     """What a URL answered."""
 
     status_code = integer("The status code of the answer.")
@@ -153,7 +153,10 @@ class MadeHandler(RestHandler):
     MAX_BODY = MAX_MADE
 
     @operation(
-        "Store an event that was written by hand, or edited from another one", MadeAnswer(), status=201, body=MadeBody()
+        "Store an event that was written by hand, or edited from another one",
+        CreatedEvent(),
+        status=201,
+        body=MadeBody(),
     )
     async def post(self, bucket: str) -> None:
         given = self.given()
@@ -194,7 +197,7 @@ class SampleHandler(RestHandler):
 
     @operation(
         "Store a provider's sample, signed if the input checks its signatures",
-        SampleMade(),
+        CreatedSampleEvent(),
         status=201,
         body=SampleBody(),
     )
@@ -219,7 +222,7 @@ class SendHandler(RestHandler):
 
     @operation(
         "Send an event to a URL at once, and return the answer",
-        SentAnswer(),
+        SendResult(),
         body=SendBody(),
         statuses=(412, 502),
         stores=False,

@@ -16,10 +16,10 @@ from relay_tornado.handlers.rest.base import Operation, RestHandler, operation, 
 from relay_tornado.handlers.rest.endpoints import ENDPOINTS, GROUPS, Need
 from relay_tornado.handlers.rest.openapi_answers import open_answers
 from relay_tornado.handlers.rest.openapi_constraints import add_constraints
-from relay_tornado.handlers.rest.openapi_names import name_types
+from relay_tornado.handlers.rest.openapi_names import type_name
 from relay_tornado.handlers.rest.schemas import Problem
 from relay_tornado.settings import Settings
-from relay_tornado.wire.fields import Document, Form, HeaderValues, Seconds, Text
+from relay_tornado.wire.fields import Document, Form, HeaderValues, Number, Text
 
 _PARAMETERS: Final = {
     "bucket": "The bucket's id or name.",
@@ -42,7 +42,7 @@ _PROBLEMS: Final = {
     507: ("NoSpace", "The disk is full."),
 }
 """By status, the name of the answer in the description, and what it says."""
-_OPEN: Final = ("BucketFields", "InputFields", "OutputFields", "ThrottleFields", "DurabilityFields", "AnswerBody")
+_OPEN: Final = ("BucketUpdate", "InputUpdate", "OutputUpdate", "ThrottleFields", "DurabilityFields", "AnswerRequest")
 """The forms of requests that may hold more: fields that are stored and echoed, or sent and not read."""
 _OTHERS: Final = (
     "Besides the answers that are described, a path answers 405 to a method that it does not have (`Allow` lists those "
@@ -95,7 +95,7 @@ def describe(handlers: Sequence[type[RestHandler]], settings: Settings) -> bytes
     open_answers(document)
     _open(document)
     add_constraints(document, settings.ingest_buffer)
-    return msgspec.json.encode(name_types(document)) + b"\n"
+    return msgspec.json.encode(document) + b"\n"
 
 
 def _operation(path: str, method: str, details: Operation, plugin: MarshmallowPlugin) -> Document:
@@ -161,7 +161,7 @@ def _answer(about: str, schema: Schema | None, content: str = "application/json"
 
 def _name(schema: Any) -> str:
     kind = schema if isinstance(schema, type) else type(schema)
-    return kind.__name__.removeprefix("_")
+    return type_name(kind.__name__)
 
 
 def _meaning(_: Any, field: fields.Field[Any], **__: Any) -> Document:
@@ -175,8 +175,8 @@ def _facts(converter: Any, field: fields.Field[Any], **__: Any) -> Document:
     """The facts about the relay's own kinds of fields, which apispec does not know."""
     if isinstance(field, Text):
         return {"pattern": field.pattern} if field.pattern else {}
-    if isinstance(field, Seconds):
-        return {"exclusiveMinimum": 0}
+    if isinstance(field, Number) and field.above is not None:
+        return {"exclusiveMinimum": field.above}
     if isinstance(field, HeaderValues):
         forms: list[Document] = [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]
         return {"anyOf": [*forms, {"type": "null"}] if field.allow_none else forms}

@@ -10,11 +10,11 @@ from typing import Any, Final
 
 from relay_tornado.admin.headers import OF_CONNECTION
 from relay_tornado.admin.samples import SAMPLES
-from relay_tornado.handlers.rest.openapi_names import refer
-from relay_tornado.handlers.rest.tokens import ScopesBody, TokenBody
+from relay_tornado.handlers.rest.openapi_names import refer, type_name
+from relay_tornado.handlers.rest.tokens import ScopesFields, TokenBody
 from relay_tornado.model import STATUSES
 from relay_tornado.wire.answers import NOT_CONFIGURABLE
-from relay_tornado.wire.fields import MAX_COUNT, Document, StockFields
+from relay_tornado.wire.fields import Document, StockFields
 from relay_tornado.wire.rest import MOST_AT_ONCE, AuthFields, BucketFields, InputFields, OutputFields
 
 _UNPRINTABLE = r"\x00-\x1f/\x7f-\xa0\xad"
@@ -136,14 +136,14 @@ _RULES: Final[Document] = {
     "type": "object",
     "description": "A tree of conditions. Each node has one of these fields.",
     "properties": {
-        "and": {"type": "array", "items": refer("RulesBody"), "description": "All of these hold."},
-        "or": {"type": "array", "items": refer("RulesBody"), "description": "At least one of these holds."},
-        "not": {**refer("RulesBody"), "description": "This does not hold."},
+        "and": {"type": "array", "items": refer("Rules"), "description": "All of these hold."},
+        "or": {"type": "array", "items": refer("Rules"), "description": "At least one of these holds."},
+        "not": {**refer("Rules"), "description": "This does not hold."},
         "match": {**refer("Match"), "description": "This condition holds."},
     },
     "examples": [_EXAMPLE],
 }
-_RULES_OR_NULL: Final[Document] = {"anyOf": [refer("RulesBody"), {"type": "null"}]}
+_RULES_OR_NULL: Final[Document] = {"anyOf": [refer("Rules"), {"type": "null"}]}
 
 
 def _only(name: str, facts: Document) -> Document:
@@ -166,12 +166,12 @@ _DEFAULT_INPUT: Final[Document] = {
 _POLICY: Final[Document] = {"type": "string", "enum": ["skip", "force"]}
 _VALUES: Final[Document] = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
 _PROPERTIES: Final[Document] = {
-    "BucketFields": {
+    "BucketUpdate": {
         "name": {"pattern": _BUCKET_NAME, "minLength": 1, "maxLength": 100, "not": {"const": "*"}},
     },
     "DedupeFields": {"header": {"pattern": f"^{_HEADER_NAME}$", "minLength": 1}},
-    "InputFields": _INPUT,
-    "OutputFields": {
+    "InputUpdate": _INPUT,
+    "OutputUpdate": {
         "headers": _headers(OF_CONNECTION),
         "rules": _RULES_OR_NULL,
         "destination": {"maxLength": 2048},
@@ -181,23 +181,18 @@ _PROPERTIES: Final[Document] = {
         },
     },
     # What some stock clients send beside this is left out: numbers as texts, statuses as numbers, lists of bytes.
-    "AnswerBody": {
-        "status_code": {"type": ["integer", "null"]},
-        "duration_ms": {"type": ["integer", "null"], "minimum": 0, "maximum": MAX_COUNT},
-        "retries": {"type": ["integer", "null"], "minimum": 0, "maximum": MAX_COUNT},
+    "AnswerRequest": {
         "response_headers": {"type": ["object", "null"], "additionalProperties": _VALUES},
-        "response_body": {"type": ["string", "null"]},
         "status": {"type": "string", "enum": list(STATUSES)},
     },
-    "ActionBody": {"process_policy": _POLICY},
-    "RangeBody": {"filter": _RULES_OR_NULL, "process_policy": _POLICY},
-    "SeekBody": {"to": _POSITION},
-    "SampleBody": {
+    "ResendRequest": {"process_policy": _POLICY},
+    "ResendRangeRequest": {"filter": _RULES_OR_NULL, "process_policy": _POLICY},
+    "SeekRequest": {"to": _POSITION},
+    "SampleRequest": {
         "provider": {"enum": sorted({each.provider for each in SAMPLES})},
         "event": {"enum": sorted({each.event for each in SAMPLES})},
     },
-    "SendBody": {"url": {"pattern": _URL}},
-    "ReplayBody": {"speed": {"type": ["number", "null"], "exclusiveMinimum": 0, "maximum": 1_000_000}},
+    "SendRequest": {"url": {"pattern": _URL}},
 }
 _REQUIRED: Final[dict[str, list[str]]] = {
     "DedupeFields": ["header"],
@@ -215,27 +210,27 @@ def add_constraints(document: Document, max_body: int) -> None:
             _add(schemas[name]["properties"], field, facts)
     for name, required in _REQUIRED.items():
         schemas[name]["required"] = required
-    schemas |= {"RulesBody": _RULES, "Match": _MATCH, "LastEvents": _LAST, "SinceTime": _SINCE}
+    schemas |= {"Rules": _RULES, "Match": _MATCH, "LastEvents": _LAST, "SinceTime": _SINCE}
     schemas["AuthFields"] |= _AUTH
     schemas["ThrottleFields"] |= _THROTTLE
     schemas["DurabilityFields"] |= _DURABILITY
-    schemas["LettersBody"] |= _any_of(
+    schemas["DeadLettersRequest"] |= _any_of(
         {"required": ["ids"], "not": {"required": ["all"]}},
         {"required": ["all"], "properties": {"all": {"const": True}}, "not": {"required": ["ids"]}},
     )
-    schemas["SampleBody"] |= _any_of(*_samples())
-    schemas["BucketFields"]["properties"]["max_body"]["maximum"] = max_body
-    schemas["OutputFields"] |= _any_of(
+    schemas["SampleRequest"] |= _any_of(*_samples())
+    schemas["BucketUpdate"]["properties"]["max_body"]["maximum"] = max_body
+    schemas["OutputUpdate"] |= _any_of(
         {"properties": {"internal": {"enum": [True, None]}}},
         {"properties": {"destination": {"type": "string", "pattern": _URL}}, "required": ["destination"]},
     )
-    schemas["AnswerBody"] |= _any_of({"required": ["status_code"]}, {"required": ["status"]})
-    for form in (AuthFields, BucketFields, InputFields, OutputFields, TokenBody, ScopesBody):
-        _allow_null(schemas[form.__name__]["properties"], form)
+    schemas["AnswerRequest"] |= _any_of({"required": ["status_code"]}, {"required": ["status"]})
+    for form in (AuthFields, BucketFields, InputFields, OutputFields, TokenBody, ScopesFields):
+        _allow_null(schemas[type_name(form.__name__)]["properties"], form)
     schemas["AuthFields"]["properties"] |= dict.fromkeys(sorted(AuthFields.ECHOED), _IGNORED)
     _leave_out_empty(document["paths"])
     for name in ("Bucket", "Input", "Output"):
-        made = copy.deepcopy(schemas[f"{name}Fields"])
+        made = copy.deepcopy(schemas[f"{name}Update"])
         schemas[f"New{name}"] = made
         if name == "Bucket":
             made["required"] = ["name"]
@@ -243,9 +238,9 @@ def add_constraints(document: Document, max_body: int) -> None:
             made["properties"]["name"] = {**named.pop("anyOf")[0], **named}
             made["properties"]["default_input"] = _DEFAULT_INPUT
         else:
-            schemas[f"{name}Fields"]["properties"]["name"]["anyOf"][0] |= _NAMED
+            schemas[f"{name}Update"]["properties"]["name"]["anyOf"][0] |= _NAMED
     schemas["NewInput"]["properties"]["id"]["anyOf"][0] |= {"pattern": "^[A-Za-z0-9_-]{0,64}$", "maxLength": 64}
-    del schemas["InputFields"]["properties"]["id"]
+    del schemas["InputUpdate"]["properties"]["id"]
     for path, name in (("", "Bucket"), ("/{bucket}/inputs", "Input"), ("/{bucket}/outputs", "Output")):
         body = document["paths"][f"/v1/buckets{path}"]["post"]["requestBody"]
         body["content"]["application/json"]["schema"] = refer(f"New{name}")

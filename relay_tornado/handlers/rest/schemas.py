@@ -268,7 +268,7 @@ class LagAnswer(Schema):
     seconds = decimal("For how many seconds the oldest of them has waited.")
 
 
-class OldestAnswer(Schema):
+class OldestEventAnswer(Schema):
     """The oldest event that a consumer is not done with."""
 
     id = text("The event's id.")
@@ -322,7 +322,7 @@ class ConsumerAnswer(Schema):
     ack_wait = decimal("In seconds; null without explicit acks.", allow_none=True)
     max_deliver = integer("The number of tries (0 is no limit); null without explicit acks.", allow_none=True)
     lag = part(LagAnswer, "How far it is behind.")
-    oldest = part(OldestAnswer, "The oldest of the pending events; null if there is none.", allow_none=True)
+    oldest = part(OldestEventAnswer, "The oldest of the pending events; null if there is none.", allow_none=True)
     circuit = part(
         CircuitAnswer,
         "Not null while an output's circuit is open: its destination failed ten times in a row, and is left alone.",
@@ -333,7 +333,7 @@ class ConsumerAnswer(Schema):
     updated_at = unix_time()
 
 
-class SeekAnswer(Schema):
+class SeekResult(Schema):
     before = text("The id after which the consumer continued before.", data_key="from")
     after = text("The id after which it continues now.", data_key="to")
     repeats = integer("The number of events that it was done with and gets again.")
@@ -341,7 +341,7 @@ class SeekAnswer(Schema):
     preview = flag("True if nothing was changed.")
 
 
-class ReplayAnswer(Schema):
+class ReplayResult(Schema):
     scheduled = integer("The number of events that are redelivered and that it would not get anyway.")
     next = integer("The `first` of the request that continues; null at the end of the range.", allow_none=True)
     full = flag("True if as many events wait as may: continue a little later.")
@@ -363,7 +363,7 @@ class DeadLetterAnswer(Schema):
     )
 
 
-class DeadPage(Schema):
+class DeadLetterPage(Schema):
     data = listed(DeadLetterAnswer, "The dead letters, oldest event first.")
     next_cursor = fields.String(metadata=described(_CURSOR))
 
@@ -398,7 +398,7 @@ class TokenAnswer(Schema):
     active = flag("Always true.")
 
 
-class NewTokenAnswer(TokenAnswer):
+class TokenWithSecretAnswer(TokenAnswer):
     secret = text("Only this answer shows it: the relay stores its hash.")
 
 
@@ -430,7 +430,7 @@ class UsageAnswer(Schema):
     plan_meta = part(PlanNumbers, "What the relay's settings allow.")
 
 
-class ClientAnswer(Schema):
+class ConnectedClientAnswer(Schema):
     access_token_key = text("Empty for other tokens' clients, unless the request has an administrator's token.")
     buckets = listed(fields.String(), "The buckets' names.")
     client_ip = text("The client's address.")
@@ -447,6 +447,6 @@ class ClientAnswer(Schema):
     subscribed_at = unix_time()
 
 
-class ClientsAnswer(Schema):
-    webhook_clients = listed(ClientAnswer, "The clients that are subscribed.")
+class ConnectedClientsAnswer(Schema):
+    webhook_clients = listed(ConnectedClientAnswer, "The clients that are subscribed.")
     tunnel_clients = listed(fields.Raw(), "Always empty: this relay has no tunnels.")

@@ -38,7 +38,7 @@ class FoundLog(LogAnswer):
         exclude = ("body", "body_base64", "deliveries")
 
 
-class FoundPage(Schema):
+class SearchPage(Schema):
     data = listed(FoundLog, "The events, newest first.")
     next_cursor = text("The `cursor` of the request that continues; null at the end.", allow_none=True)
     complete = flag("False if events were skipped that are not in the index (yet, or any more).")
@@ -48,7 +48,7 @@ class FoundPage(Schema):
 class SearchHandler(RestHandler):
     PATH = "/v1/search"
 
-    @operation("Search events, newest first, without their bodies", FoundPage(), query=SearchQuery(), large=True)
+    @operation("Search events, newest first, without their bodies", SearchPage(), query=SearchQuery(), large=True)
     async def get(self) -> None:
         given = self.query()
         bucket, limit, cursor = given.pop("bucket"), given.pop("limit"), given.pop("cursor")

@@ -17,7 +17,7 @@ from relay_tornado.errors import BucketGone, Invalid
 from relay_tornado.handlers.rest.answer_fields import decimal, flag, integer, listed, part, text
 from relay_tornado.handlers.rest.base import RestHandler, operation
 from relay_tornado.handlers.rest.queries import one_of, query
-from relay_tornado.handlers.rest.schemas import ClientsAnswer, UsageAnswer
+from relay_tornado.handlers.rest.schemas import ConnectedClientsAnswer, UsageAnswer
 from relay_tornado.log.contract import Extent
 from relay_tornado.log.lineage import position_id
 from relay_tornado.model import Bounds, Bucket
@@ -29,7 +29,7 @@ from relay_tornado.wire.rest import BucketFields, whole
 _PRODUCT = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+)/([!#$%&'*+.^_`|~0-9A-Za-z-]+)")
 
 
-class SlowestAnswer(Schema):
+class SlowestConsumerAnswer(Schema):
     """The consumer that is furthest behind."""
 
     consumer = text("Named as in its path.")
@@ -55,11 +55,11 @@ class BucketStatus(Schema):
     oldest_at = decimal("The unix time of the oldest event; null if there is none.", allow_none=True)
     newest_at = decimal("The unix time of the newest event; null if there is none.", allow_none=True)
     subscribers = integer("How many clients are subscribed.")
-    lag = part(SlowestAnswer, "The consumer that is furthest behind; null if none is behind.", allow_none=True)
+    lag = part(SlowestConsumerAnswer, "The consumer that is furthest behind; null if none is behind.", allow_none=True)
     rate = listed(fields.Integer(), "The number of events in each of the last 60 minutes, oldest first.")
 
 
-class StatusAnswer(Schema):
+class RelayStatusAnswer(Schema):
     version = text("The relay's version.")
     instance = text("Identifies the relay's process.")
     now = decimal("The relay's clock, in unix seconds.")
@@ -127,7 +127,7 @@ class UsageHandler(RestHandler):
 class ClientsHandler(RestHandler):
     PATH = "/v1/connected-clients"
 
-    @operation("List the clients that are subscribed to the token's buckets", ClientsAnswer())
+    @operation("List the clients that are subscribed to the token's buckets", ConnectedClientsAnswer())
     async def get(self) -> None:
         self.answer({"webhook_clients": await clients(self), "tunnel_clients": []})
 
@@ -162,7 +162,7 @@ async def clients(handler: RestHandler) -> list[Document]:
 class StatusHandler(RestHandler):
     PATH = "/v1/status"
 
-    @operation("Get what each bucket of the token holds, and its traffic", StatusAnswer())
+    @operation("Get what each bucket of the token holds, and its traffic", RelayStatusAnswer())
     async def get(self) -> None:
         rest = self.rest
         buckets = rest.stored.buckets(self.token)

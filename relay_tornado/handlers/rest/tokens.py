@@ -11,14 +11,14 @@ from marshmallow import Schema, fields, validate
 from relay_tornado.admin.tokens import MAX_GRACE
 from relay_tornado.errors import Forbidden, Invalid
 from relay_tornado.handlers.rest.base import RestHandler, operation
-from relay_tornado.handlers.rest.schemas import Deleted, NewTokenAnswer, TokenAnswer
+from relay_tornado.handlers.rest.schemas import Deleted, TokenAnswer, TokenWithSecretAnswer
 from relay_tornado.model import Token
 from relay_tornado.pieces import Pieces
 from relay_tornado.wire.fields import Choice, Document, Flag, Number, StockFields, Text, described, load
 from relay_tornado.wire.rest import deleted_document, moment
 
 
-class ScopesBody(StockFields):
+class ScopesFields(StockFields):
     buckets = fields.List(
         Text(1_000),
         allow_none=True,
@@ -42,7 +42,7 @@ class TokenBody(StockFields):
 
     description = Text(4_000, lines=True, metadata=described("What the token is for."))
     scopes = fields.Nested(
-        ScopesBody, allow_none=True, metadata=described("What the token may see. Default: every bucket.")
+        ScopesFields, allow_none=True, metadata=described("What the token may see. Default: every bucket.")
     )
     api_access = Choice(
         "",
@@ -88,7 +88,7 @@ class TokensHandler(RestHandler):
             await pieces.done()
         self.answer(found)
 
-    @operation("Create a token; only this answer shows its secret", NewTokenAnswer(), status=201, body=_BODY)
+    @operation("Create a token; only this answer shows its secret", TokenWithSecretAnswer(), status=201, body=_BODY)
     async def post(self) -> None:
         options = _options(self.document())
         if options.get("expires_at") is None:
@@ -121,7 +121,10 @@ class RotateHandler(RestHandler):
     PATH = "/v1/tokens/{token}/rotate"
 
     @operation(
-        "Give a token a new secret; only this answer shows it", NewTokenAnswer(), body=RotateBody(), body_optional=True
+        "Give a token a new secret; only this answer shows it",
+        TokenWithSecretAnswer(),
+        body=RotateBody(),
+        body_optional=True,
     )
     async def post(self, token: str) -> None:
         found = self.rest.administration.find_token(token)
