@@ -11,7 +11,7 @@ import asyncio
 import enum
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -244,12 +244,12 @@ class TornadoConnection(IOStream):
                 raise StreamClosedError
         return says_close(needed)
 
-    def read_until(self, delimiter: bytes, max_bytes: int | None = None) -> Awaitable[bytes]:
+    async def read_until(self, delimiter: bytes, max_bytes: int | None = None) -> bytes:
         """Reads the line with a chunk's length, the only use that Tornado makes of this method."""
         self._chunks += 1
-        if self._chunks % CHUNKS_A_TURN:
-            return super().read_until(delimiter, max_bytes)
-        return self._read_in_next_turn(delimiter, max_bytes)
+        if self._chunks % CHUNKS_A_TURN == 0:
+            await self.next_turn()
+        return await super().read_until(delimiter, max_bytes)
 
     async def next_turn(self) -> None:
         """Returns in the next turn of the loop, or in a later one if many connections have much to be read."""
@@ -264,10 +264,6 @@ class TornadoConnection(IOStream):
                 await self._turn
             finally:
                 self._turn = None
-
-    async def _read_in_next_turn(self, delimiter: bytes, max_bytes: int | None) -> bytes:
-        await self.next_turn()
-        return await super().read_until(delimiter, max_bytes)
 
     def read_from_fd(self, buf: bytearray | memoryview) -> int | None:
         """Reads the data given as `ahead`, then from the socket. A head's deadline starts with its first byte."""
