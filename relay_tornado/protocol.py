@@ -135,6 +135,8 @@ State: TypeAlias = Literal["unauthenticated", "authenticated", "subscribed", "cl
 
 _WHO_FIRST: Final = "authenticate first: send the auth message with a token's key and secret before anything else"
 
+EXPIRED: Final = "the token has expired: use another one"
+
 
 def revoked(token: Token | None, secret_hash: str) -> str:
     """Why a connection that used this secret has to end, given its token's record as it is now (None: deleted); "" if
@@ -144,6 +146,11 @@ def revoked(token: Token | None, secret_hash: str) -> str:
     if secret_hash not in (token.secret_hash, token.previous_hash):
         return "the secret was rotated: use the new one"
     return ""
+
+
+def too_slow(timeout: float) -> str:
+    """Why a connection has to end without a sign of life for so many seconds."""
+    return f"too slow: no sign of life for {timeout:g} s; reconnect to go on"
 
 
 class Session:
@@ -318,7 +325,7 @@ class Session:
         return ()
 
     def token_expired(self) -> Effects:
-        return self._close(CloseCode.TOKEN_EXPIRED, "the token has expired: use another one")
+        return self._close(CloseCode.TOKEN_EXPIRED, EXPIRED)
 
     def gap_refused(self) -> Effects:
         """Events are missing, and the client asked for on_gap "fail"."""
@@ -328,8 +335,7 @@ class Session:
 
     def stuck(self) -> Effects:
         """There was no sign of life for `stuck_timeout` seconds."""
-        seconds = f"{self._settings.stuck_timeout:g} s"
-        return self._close(CloseCode.TOO_SLOW, f"too slow: no sign of life for {seconds}; reconnect to go on")
+        return self._close(CloseCode.TOO_SLOW, too_slow(self._settings.stuck_timeout))
 
     def going_away(self, reason: str) -> Effects:
         """The relay, or the log that it reads, is unavailable for a while."""

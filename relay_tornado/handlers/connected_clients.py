@@ -40,6 +40,9 @@ _SUBSCRIBING: Final = 8
 GRACE: Final = 1.0
 """Seconds for which clients that are sent away may all be silent; those still there then are cut off."""
 
+RETRY_DELAY: Final = 1.0
+"""Seconds after which a connection is looked at again if that failed."""
+
 _EXPIRY: Final = 0.5
 """Seconds between two checks of the clock of day for expired tokens."""
 
@@ -50,7 +53,8 @@ class ConnectedClient(ABC):
     """A live connection that events are delivered to: a WebSocket's conversation, or a stream of server-sent events."""
 
     __slots__ = (
-        *("_clients", "_delivery", "_liveness", "_loop", "address", "client_ip", "key", "subscribed_at", "user_agent"),
+        *("_alarm", "_clients", "_delivery", "_liveness", "_loop"),
+        *("active", "address", "client_ip", "key", "subscribed_at", "user_agent"),
     )
 
     def __init__(self, clients: ConnectedClients, request: HTTPServerRequest) -> None:
@@ -63,10 +67,13 @@ class ConnectedClient(ABC):
         """The key of its token, "" before it has one."""
         self.subscribed_at: float | None = None
         """When it subscribed last, in unix seconds."""
+        self.active = True
+        """Whether it is sent events and heartbeats, or will be."""
         self._clients = clients
         self._delivery: Delivery | None = None
         self._loop = asyncio.get_running_loop()
         self._liveness = Liveness(clients.settings.stuck_timeout, self._loop.time())
+        self._alarm = 0.0
 
     @property
     @abstractmethod
@@ -92,6 +99,35 @@ class ConnectedClient(ABC):
     @abstractmethod
     def cut_off(self) -> None:
         """Closes the connection at once, whatever is still to be sent or read."""
+
+    @abstractmethod
+    def _due(self) -> float:
+        """When `_look` is to be called next, by the loop's clock."""
+
+    @abstractmethod
+    def _look(self, now: float) -> None:
+        """Sends a heartbeat if it is time for one, and ends a connection whose client is stuck."""
+
+    def _set_alarm(self, at: float) -> None:
+        self._alarm = self._clients.alarms.set(self, at)
+
+    def wake(self) -> None:
+        """Looks at what is due. Called by the alarm."""
+        now = self._loop.time()
+        again = now + RETRY_DELAY
+        try:
+            self._look(now)
+            again = self._due()
+        finally:
+            if self.active:
+                self._set_alarm(again)
+
+    def _shut(self) -> None:
+        """Stops sending data and cancels the alarm. May be repeated."""
+        self.active = False
+        self._clients.alarms.cancel(self, self._alarm)
+        if self._delivery is not None:
+            self._clients.deliveries.end(self._delivery)
 
 
 class ConnectedClients:

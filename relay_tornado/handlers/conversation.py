@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Generator, Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import structlog
 from tornado.httputil import HTTPServerRequest
@@ -22,9 +22,6 @@ from relay_tornado.log.results import status_of
 from relay_tornado.low_memory import retry_until_done
 from relay_tornado.model import KIB, Result, Token
 from relay_tornado.wire import websocket
-
-RETRY_DELAY: Final = 1.0
-"""Seconds after which a connection is checked again if the check failed."""
 
 _log = structlog.get_logger(__name__)
 
@@ -45,7 +42,7 @@ class Conversation(ConnectedClient):
     """Exists from the opening of the WebSocket to its end. It writes frames directly to the stream; Tornado reads,
     answers pings and closes."""
 
-    __slots__ = ("_alarm", "_edge", "_open", "_ping", "_session", "_stream")
+    __slots__ = ("_edge", "_ping", "_session", "_stream")
 
     def __init__(self, clients: ConnectedClients, edge: Edge, stream: TornadoConnection) -> None:
         super().__init__(clients, edge.request)
@@ -53,8 +50,7 @@ class Conversation(ConnectedClient):
         self._stream = stream
         self._session = protocol.Session(clients.settings, self._loop.time())
         self._ping: asyncio.Future[None] | None = None
-        self._open = True
-        self._alarm = clients.alarms.set(self, self._due())
+        self._set_alarm(self._due())
 
     @property
     def consumer(self) -> str:
@@ -98,7 +94,7 @@ class Conversation(ConnectedClient):
 
     def token_changed(self, token: Token | None) -> None:
         self._act(self._session.token_changed(token))
-        if token is not None and self._delivery is not None and self._open:
+        if token is not None and self._delivery is not None and self.active:
             self._delivery.rescope(token)
 
     def token_expired(self) -> None:
@@ -122,13 +118,13 @@ class Conversation(ConnectedClient):
     # the outlet of delivery
 
     def send_now(self, data: bytes) -> bool:
-        return self._open and not self._stream.writing() and self._buffer(data) is not None
+        return self.active and not self._stream.writing() and self._buffer(data) is not None
 
     def send_rest(self, data: memoryview) -> None:
         self._buffer(data)
 
     def write(self, data: Frames) -> Awaitable[None]:
-        if not self._open:
+        if not self.active:
             raise OutletClosed
         try:
             return Written(self._stream.write(memoryview(data)))
@@ -205,7 +201,7 @@ class Conversation(ConnectedClient):
                         self._tell("socket_closed", code=code, reason=reason)
                 case protocol.Log(message):
                     self._tell("message_ignored", reason=message)
-        if data and self._open:
+        if data and self.active:
             self._ping = self._buffer(data)
             self._liveness.asked(self._loop.time())
 
@@ -242,7 +238,7 @@ class Conversation(ConnectedClient):
             _log.error("subscribe_failed", code=error.code, exc_info=error)
             self.unavailable("the relay can't read its log now: reconnect later")
             return
-        if not self._open:
+        if not self.active:
             self._clients.deliveries.end(delivery)
             return
         self._delivery = delivery
@@ -276,23 +272,15 @@ class Conversation(ConnectedClient):
     def _due(self) -> float:
         return min(self._session.due, self._liveness.due)
 
-    def wake(self) -> None:
-        """Checks what is due. Called by the alarm."""
-        now = self._loop.time()
-        again = now + RETRY_DELAY
-        try:
-            if now >= self._liveness.due and self._liveness.stuck(now, self._acknowledged()):
-                self._act(self._session.stuck())
-            elif now >= self._session.due:
-                blocked = self._ping is not None and not self._ping.done()
-                self._act(self._session.tick(now, self._moved, blocked=blocked))
-                if blocked:
-                    # The client may have read a little since the ping, which has not left yet.
-                    self._liveness.asked(now)
-            again = self._due()
-        finally:
-            if self._open:
-                self._alarm = self._clients.alarms.set(self, again)
+    def _look(self, now: float) -> None:
+        if now >= self._liveness.due and self._liveness.stuck(now, self._acknowledged()):
+            self._act(self._session.stuck())
+        elif now >= self._session.due:
+            blocked = self._ping is not None and not self._ping.done()
+            self._act(self._session.tick(now, self._moved, blocked=blocked))
+            if blocked:
+                # The client may have read a little since the ping, which has not left yet.
+                self._liveness.asked(now)
 
     def _acknowledged(self) -> int | None:
         return None if self._stream.closed() else acknowledged(self._stream.socket)
@@ -302,17 +290,10 @@ class Conversation(ConnectedClient):
 
     def _ping_behind(self, payload: bytes) -> None:
         """Writes a protocol ping after everything written so far."""
-        if self._open:
+        if self.active:
             self._buffer(websocket.ping(payload))
 
     # closing
-
-    def _shut(self) -> None:
-        """Stops sending data and cancels the alarm."""
-        self._open = False
-        self._clients.alarms.cancel(self, self._alarm)
-        if self._delivery is not None:
-            self._clients.deliveries.end(self._delivery)
 
     def _buffer(self, data: bytes | memoryview) -> asyncio.Future[None] | None:
         """Writes without waiting; None if the stream is closed."""

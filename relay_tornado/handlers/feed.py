@@ -20,13 +20,13 @@ from relay_tornado.delivery.deliver import Delivery
 from relay_tornado.delivery.liveness import acknowledged
 from relay_tornado.delivery.outlet import Frames, OutletClosed
 from relay_tornado.handlers.connected_clients import ConnectedClient, ConnectedClients
-from relay_tornado.handlers.conversation import RETRY_DELAY, Written, buffered
+from relay_tornado.handlers.conversation import Written, buffered
 from relay_tornado.handlers.credentials import Caller
 from relay_tornado.handlers.tornado_connection import TornadoConnection
 from relay_tornado.ids import format_id, parse_id
 from relay_tornado.low_memory import Timer, retry_until_done
 from relay_tornado.model import BucketId, Cursor, Gap, Token
-from relay_tornado.protocol import revoked
+from relay_tornado.protocol import EXPIRED, revoked, too_slow
 from relay_tornado.wire import control, frames, sse, websocket
 
 HEARTBEAT: Final = 15.0
@@ -56,9 +56,7 @@ class Feed(ConnectedClient):
         "_session",
         "_single",
         "_stream",
-        "_timer",
         "_token",
-        "ended",
     )
 
     consumer = ""
@@ -78,11 +76,9 @@ class Feed(ConnectedClient):
         self._stream: TornadoConnection | None = None
         self._chunked = True
         self._ids: dict[BucketId, str] = {}
-        self.ended = False
         self._heartbeat: asyncio.Future[None] | None = None
         self._heartbeats = min(HEARTBEAT, clients.settings.ping_interval)
         self._next = 0.0
-        self._timer = Timer(self._tick)
         clients.enter(self)
         clients.identify(self, caller.token)
 
@@ -106,7 +102,7 @@ class Feed(ConnectedClient):
         if stream.closed():
             self._closed()
             return
-        if self.ended:
+        if not self.active:
             stream.close()
             return
         self.subscribed_at = time.time()
@@ -126,13 +122,13 @@ class Feed(ConnectedClient):
         self._buffer(self._framed(b"".join(first)))
         now = self._loop.time()
         self._next = now + self._heartbeats
-        self._timer.set(self._due())
+        self._set_alarm(self._due())
         delivery.rescope(self._token)
         delivery.start()
 
     def leave(self) -> None:
         """Stops counting it as a connection, when it has ended or can't be opened."""
-        self.ended = True
+        self.active = False
         if self._session is not None:
             self._session.held.discard(self)
         self._clients.forget(self)
@@ -145,7 +141,7 @@ class Feed(ConnectedClient):
             self._stream.close()
 
     def token_changed(self, token: Token | None) -> None:
-        if self.ended:
+        if not self.active:
             return
         reason = revoked(token, self._secret_hash)
         if token is None or reason:
@@ -156,7 +152,7 @@ class Feed(ConnectedClient):
             self._delivery.rescope(token)
 
     def token_expired(self) -> None:
-        self._end("token_expired", "the token has expired: use another one")
+        self._end("token_expired", EXPIRED)
 
     def session_ended(self) -> None:
         self._end("signed_out", "nobody is signed in here any more: sign in again")
@@ -165,7 +161,7 @@ class Feed(ConnectedClient):
 
     def send_now(self, data: bytes) -> bool:
         stream = self._stream
-        if self.ended or stream is None or stream.writing():
+        if not self.active or stream is None or stream.writing():
             return False
         return self._buffer(self._framed(self._events(data))) is not None
 
@@ -173,7 +169,7 @@ class Feed(ConnectedClient):
         raise AssertionError("frames are not what goes to its socket")
 
     def write(self, data: Frames) -> Awaitable[None]:
-        if self.ended or self._stream is None:
+        if not self.active or self._stream is None:
             raise OutletClosed
         try:
             return Written(self._stream.write(self._framed(self._events(data))))
@@ -230,22 +226,11 @@ class Feed(ConnectedClient):
     def _due(self) -> float:
         return min(self._next, self._liveness.due)
 
-    def _tick(self) -> None:
-        now = self._loop.time()
-        again = now + RETRY_DELAY
-        try:
-            self._look(now)
-            again = self._due()
-        finally:
-            if not self.ended:
-                self._timer.set(again)
-
     def _look(self, now: float) -> None:
         stream = self._stream
         assert stream is not None
         if now >= self._liveness.due and self._liveness.stuck(now, self._acknowledged(stream, now)):
-            seconds = f"{self._clients.settings.stuck_timeout:g} s"
-            self._end("too_slow", f"too slow: no sign of life for {seconds}; reconnect to go on")
+            self._end("too_slow", too_slow(self._clients.settings.stuck_timeout))
             # The client reads nothing, so there is no use in waiting for the end to arrive.
             stream.close()
         elif self._session is not None and time.time() >= self._session.expires_at:
@@ -285,12 +270,11 @@ class Feed(ConnectedClient):
 
     def _end(self, code: str, reason: str, *, log: bool = True) -> None:
         """Sends the last event and the end of the body. May be repeated. `log`: whether it is logged."""
-        if self.ended:
+        if not self.active:
             return
-        self.ended = True
+        self._shut()
         if log:
             _log.info("stream_closed", code=code, reason=reason, address=self.client_ip)
-        self._quiet()
         stream = self._stream
         if stream is None or stream.closed():
             return
@@ -303,10 +287,5 @@ class Feed(ConnectedClient):
         retry_until_done(self._over)
 
     def _over(self) -> None:
-        self._quiet()
+        self._shut()
         self.leave()
-
-    def _quiet(self) -> None:
-        self._timer.cancel()
-        if self._delivery is not None:
-            self._clients.deliveries.end(self._delivery)

@@ -159,7 +159,7 @@ class StreamHandler(JsonHandler):
         self, feed: Feed, request: control.Subscribe, answers: Sequence[Mapping[str, Any]]
     ) -> RelayError | dict[str, Any] | None:
         """Why the stream can't begin: an error, or the body of the answer that names the gaps; otherwise None."""
-        if feed.ended:
+        if not feed.active:
             return Unavailable("the relay is going away, or the token has changed: reconnect")
         if request.on_gap == "fail" and any(entry.get("gap") for entry in answers):
             message = "events are missing, and on_gap is fail: begin from another position"

@@ -44,6 +44,12 @@ class Connection(ConnectedClient):
     def cut_off(self) -> None:
         self.told.append("cut off")
 
+    def _due(self) -> float:
+        raise NotImplementedError
+
+    def _look(self, now: float) -> None:
+        raise NotImplementedError
+
 
 class Registry(MemoryRegistry):
     """One that counts how often a record is looked at."""

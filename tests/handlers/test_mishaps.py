@@ -17,7 +17,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from relay_tornado import protocol
 from relay_tornado.delivery.deliver import Delivery
 from relay_tornado.delivery.deliveries import Deliveries
-from relay_tornado.handlers import conversation, feed, front, listener
+from relay_tornado.handlers import connected_clients, front, listener
 from relay_tornado.handlers.conversation import Conversation
 from relay_tornado.handlers.feed import Feed
 from relay_tornado.handlers.socket import SocketHandler
@@ -45,8 +45,7 @@ async def code_of(client: Client) -> int:
 
 async def test_a_ping_that_can_not_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
     """The next one comes, on a WebSocket and on a stream."""
-    monkeypatch.setattr(conversation, "RETRY_DELAY", 0.05)
-    monkeypatch.setattr(feed, "RETRY_DELAY", 0.05)
+    monkeypatch.setattr(connected_clients, "RETRY_DELAY", 0.05)
     monkeypatch.setattr(protocol.Session, "tick", once(protocol.Session.tick))
     monkeypatch.setattr(Feed, "_beat", once(Feed._beat))
     async with live(ping_interval=0.1) as server:

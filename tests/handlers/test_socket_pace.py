@@ -110,7 +110,7 @@ async def test_a_stuck_reader_is_closed() -> None:
         budget = server.clients.deliveries.budget
         await until(lambda: budget.outstanding > 0)
         conversations = list(server.clients._live)
-        await until(lambda: not conversations[0]._open)
+        await until(lambda: not conversations[0].active)
         assert not server.clients.alarms._sleepers
         # One chunk, and some pings: everything else stays in the log.
         assert budget.outstanding < 1_000_000
@@ -152,7 +152,7 @@ async def test_events_do_not_go_through_the_stream(server: Live, monkeypatch: py
     monkeypatch.delattr(conversation.Conversation, "send_now")
     await server.append(3)
     assert await client.hear_events(3) == [1, 2, 3]
-    assert there._open
+    assert there.active
 
 
 @pytest.mark.gen_test
