@@ -116,15 +116,6 @@ async def test_a_method_has_its_bounds(transport: str) -> None:
 
 
 @pytest.mark.gen_test
-async def test_a_head_as_long_as_the_setting_allows(transport: str) -> None:
-    """It is read, however much longer than what is usual."""
-    async with edge(max_header=300 << 10) as site, Raw(site.port) as raw:
-        long = b"X-Long: %b\r\n" % (b"x" * (290 << 10))
-        assert (await raw.ask(request(URL, b"x", long))).status == 200
-        assert (await raw.ask(request(b"/healthz", b"", long, b"GET"))).status == 200
-
-
-@pytest.mark.gen_test
 async def test_a_head_of_many_lines(transport: str) -> None:
     """A request that Tornado has to parse may have a bounded number of header lines, beside its Host; a webhook any."""
     lines = [b"X-%d: x\r\n" % number for number in range(MOST_LINES)]

@@ -14,6 +14,7 @@ from playwright.sync_api import (
     Browser,
     BrowserContext,
     ConsoleMessage,
+    Locator,
     Page,
     Request,
     Response,
@@ -204,3 +205,8 @@ def ask(page: Page, method: str, path: str, body: Any = None) -> Any:
 def make(page: Page, name: str, **options: Any) -> Any:
     """Makes a bucket with the page's session."""
     return ask(page, "POST", "/v1/buckets", {"name": name, **options})
+
+
+def row(page: Page, name: str) -> Locator:
+    """The row of the bucket with this name in a list."""
+    return page.get_by_role("row").filter(has=page.get_by_role("link", name=name, exact=True))

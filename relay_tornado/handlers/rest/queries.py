@@ -109,16 +109,10 @@ def one_of(about: str, *choices: str, default: str = "") -> fields.String:
     return fields.String(load_default=default, validate=allowed, metadata=described(about))
 
 
-def since() -> QueryTime:
-    """`from` of a list of events."""
-    about = "Received at or after this time: unix seconds, a time in RFC 3339, or a date (UTC)."
-    return QueryTime(about, load_default=None, data_key="from")
-
-
-def until() -> QueryTime:
-    """`to` of a list of events."""
-    about = "Received before this time: unix seconds, a time in RFC 3339, or a date (UTC)."
-    return QueryTime(about, load_default=None, data_key="to")
+_TIME = "this time: unix seconds, a time in RFC 3339, or a date (UTC)."
+SINCE = QueryTime(f"Received at or after {_TIME}", load_default=None, data_key="from")
+UNTIL = QueryTime(f"Received before {_TIME}", load_default=None, data_key="to")
+"""`from` and `to` of a list of events."""
 
 
 class DeleteQuery(Schema):
@@ -144,8 +138,8 @@ class LogQuery(Schema):
     limit = QueryNumber("The most events to return; 0 means 50, more than 500 means 500.", load_default=0)
     offset = QueryNumber("How many events to skip.", most=10_000, load_default=0)
     cursor = query("`next_cursor` of the page before.")
-    since = since()
-    until = until()
+    since = SINCE
+    until = UNTIL
 
 
 class EventQuery(Schema):

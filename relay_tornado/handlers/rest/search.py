@@ -7,7 +7,7 @@ from marshmallow import Schema
 from relay_tornado.admin.searching import Wanted
 from relay_tornado.handlers.rest.answer_fields import flag, listed, text
 from relay_tornado.handlers.rest.base import RestHandler, operation
-from relay_tornado.handlers.rest.queries import QueryNumber, one_of, query, since, until
+from relay_tornado.handlers.rest.queries import SINCE, UNTIL, QueryNumber, one_of, query
 from relay_tornado.handlers.rest.schemas import LogAnswer
 from relay_tornado.model import STATUSES
 from relay_tornado.search.text import MOST_QUERY
@@ -25,8 +25,8 @@ class SearchQuery(Schema):
     header = query("A header's name, or `name: value` with text that its value contains.", 1_000)
     verified = one_of("The result of the signature check; `none` if there was none.", "true", "false", "none")
     delivery = one_of("The newest status.", *STATUSES)
-    since = since()
-    until = until()
+    since = SINCE
+    until = UNTIL
     limit = QueryNumber("The most events to return; 0 means 50, more than 500 means 500.", load_default=0)
     cursor = query("`next_cursor` of the page before.", 1_000)
 
