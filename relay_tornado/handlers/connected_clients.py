@@ -7,18 +7,21 @@ import dataclasses
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Generator, Mapping, Sequence
 from contextlib import suppress
 from operator import methodcaller
 from typing import Any, Final
 
 import structlog
 from tornado.httputil import HTTPServerRequest
+from tornado.iostream import StreamClosedError
 
+from relay_tornado.delivery.bounds import PendingWrite
 from relay_tornado.delivery.deliver import Delivery
 from relay_tornado.delivery.deliveries import Deliveries
 from relay_tornado.delivery.filter_time import FilterTime
 from relay_tornado.delivery.liveness import Liveness
+from relay_tornado.delivery.outlet import OutletClosed
 from relay_tornado.delivery.responses import Responses
 from relay_tornado.errors import CloseCode
 from relay_tornado.handlers.admission import Admission
@@ -53,7 +56,7 @@ class ConnectedClient(ABC):
     """A live connection that events are delivered to: a WebSocket's conversation, or a stream of server-sent events."""
 
     __slots__ = (
-        *("_alarm", "_clients", "_delivery", "_liveness", "_loop"),
+        *("_alarm", "_clients", "_delivery", "_liveness", "_loop", "_stream"),
         *("active", "address", "client_ip", "key", "subscribed_at", "user_agent"),
     )
 
@@ -70,6 +73,7 @@ class ConnectedClient(ABC):
         self.active = True
         """Whether it is sent events and heartbeats, or will be."""
         self._clients = clients
+        self._stream: TornadoConnection | None = None
         self._delivery: Delivery | None = None
         self._loop = asyncio.get_running_loop()
         self._liveness = Liveness(clients.settings.stuck_timeout, self._loop.time())
@@ -108,6 +112,28 @@ class ConnectedClient(ABC):
     def _look(self, now: float) -> None:
         """Sends a heartbeat if it is time for one, and ends a connection whose client is stuck."""
 
+    def _write(self, data: bytes | memoryview) -> Awaitable[None]:
+        """Writes; what is returned waits until the data has left. Both raise OutletClosed."""
+        if not self.active or self._stream is None:
+            raise OutletClosed
+        try:
+            return Written(self._stream.write(data))
+        except StreamClosedError:
+            raise OutletClosed from None
+
+    def _buffer(self, data: bytes | memoryview) -> asyncio.Future[None] | None:
+        """Writes without waiting; None if the stream is closed. Data that the kernel does not take counts as in
+        flight."""
+        assert self._stream is not None
+        try:
+            writing = self._stream.write(data)
+        except StreamClosedError:
+            return None
+        if not writing.done():
+            # If the loop loses the callback, for example for lack of memory, the pending write is dropped with it.
+            writing.add_done_callback(PendingWrite(self._clients.deliveries.budget, writing, len(data)).ended)
+        return writing
+
     def _set_alarm(self, at: float) -> None:
         self._alarm = self._clients.alarms.set(self, at)
 
@@ -128,6 +154,25 @@ class ConnectedClient(ABC):
         self._clients.alarms.cancel(self, self._alarm)
         if self._delivery is not None:
             self._clients.deliveries.end(self._delivery)
+
+
+class Written:
+    """Waits for a write to a stream. Raises OutletClosed if the stream is closed."""
+
+    __slots__ = ("_writing",)
+
+    def __init__(self, writing: asyncio.Future[None]) -> None:
+        self._writing = writing
+
+    def __await__(self) -> Generator[Any, None, None]:
+        try:
+            if self._writing.done():
+                self._writing.result()
+            else:
+                # A cancelled waiter must not cancel the stream's own future.
+                yield from asyncio.shield(self._writing).__await__()
+        except StreamClosedError:
+            raise OutletClosed from None
 
 
 class ConnectedClients:

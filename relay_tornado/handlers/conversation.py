@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Generator, Mapping
+from collections.abc import Awaitable, Mapping
 from typing import Any, Protocol
 
 import structlog
 from tornado.httputil import HTTPServerRequest
-from tornado.iostream import StreamClosedError
 
 from relay_tornado import protocol
-from relay_tornado.delivery.bounds import PendingWrite, WriteBudget
 from relay_tornado.delivery.liveness import acknowledged
 from relay_tornado.delivery.outlet import Frames, OutletClosed
 from relay_tornado.errors import Conflict, Invalid, RelayError, Unauthorized
@@ -42,7 +40,9 @@ class Conversation(ConnectedClient):
     """Exists from the opening of the WebSocket to its end. It writes frames directly to the stream; Tornado reads,
     answers pings and closes."""
 
-    __slots__ = ("_edge", "_ping", "_session", "_stream")
+    __slots__ = ("_edge", "_ping", "_session")
+
+    _stream: TornadoConnection
 
     def __init__(self, clients: ConnectedClients, edge: Edge, stream: TornadoConnection) -> None:
         super().__init__(clients, edge.request)
@@ -124,12 +124,7 @@ class Conversation(ConnectedClient):
         self._buffer(data)
 
     def write(self, data: Frames) -> Awaitable[None]:
-        if not self.active:
-            raise OutletClosed
-        try:
-            return Written(self._stream.write(memoryview(data)))
-        except StreamClosedError:
-            raise OutletClosed from None
+        return self._write(memoryview(data))
 
     def gap_refused(self) -> None:
         self._act(self._session.gap_refused())
@@ -295,44 +290,9 @@ class Conversation(ConnectedClient):
 
     # closing
 
-    def _buffer(self, data: bytes | memoryview) -> asyncio.Future[None] | None:
-        """Writes without waiting; None if the stream is closed."""
-        return buffered(self._stream, data, self._clients.deliveries.budget)
-
 
 def _may_have_filter(message: str | bytes) -> bool:
     """Whether a message has a filter, perhaps under an escaped name, or with capitals (`Filter`, `FILTER`)."""
     if isinstance(message, bytes):
         return b"ilter" in message or b"FILTER" in message or b"\\" in message
     return "ilter" in message or "FILTER" in message or "\\" in message
-
-
-def buffered(stream: TornadoConnection, data: bytes | memoryview, budget: WriteBudget) -> asyncio.Future[None] | None:
-    """Writes without waiting; None if the stream is closed. Data that the kernel does not take counts as in flight."""
-    try:
-        writing = stream.write(data)
-    except StreamClosedError:
-        return None
-    if not writing.done():
-        # If the loop loses the callback, for example for lack of memory, the pending write is dropped with it.
-        writing.add_done_callback(PendingWrite(budget, writing, len(data)).ended)
-    return writing
-
-
-class Written:
-    """Waits for a write to a stream. Raises OutletClosed if the stream is closed."""
-
-    __slots__ = ("_writing",)
-
-    def __init__(self, writing: asyncio.Future[None]) -> None:
-        self._writing = writing
-
-    def __await__(self) -> Generator[Any, None, None]:
-        try:
-            if self._writing.done():
-                self._writing.result()
-            else:
-                # A cancelled waiter must not cancel the stream's own future.
-                yield from asyncio.shield(self._writing).__await__()
-        except StreamClosedError:
-            raise OutletClosed from None

@@ -14,13 +14,11 @@ from typing import Any, Final, NoReturn
 
 import structlog
 from tornado.httputil import HTTPServerRequest
-from tornado.iostream import StreamClosedError
 
 from relay_tornado.delivery.deliver import Delivery
 from relay_tornado.delivery.liveness import acknowledged
-from relay_tornado.delivery.outlet import Frames, OutletClosed
+from relay_tornado.delivery.outlet import Frames
 from relay_tornado.handlers.connected_clients import ConnectedClient, ConnectedClients
-from relay_tornado.handlers.conversation import Written, buffered
 from relay_tornado.handlers.credentials import Caller
 from relay_tornado.handlers.tornado_connection import TornadoConnection
 from relay_tornado.ids import format_id, parse_id
@@ -55,7 +53,6 @@ class Feed(ConnectedClient):
         "_secret_hash",
         "_session",
         "_single",
-        "_stream",
         "_token",
     )
 
@@ -73,7 +70,6 @@ class Feed(ConnectedClient):
             self._session.held.add(self)
         self._single = single
         self._opened = int(time.time())
-        self._stream: TornadoConnection | None = None
         self._chunked = True
         self._ids: dict[BucketId, str] = {}
         self._heartbeat: asyncio.Future[None] | None = None
@@ -169,12 +165,7 @@ class Feed(ConnectedClient):
         raise AssertionError("frames are not what goes to its socket")
 
     def write(self, data: Frames) -> Awaitable[None]:
-        if not self.active or self._stream is None:
-            raise OutletClosed
-        try:
-            return Written(self._stream.write(self._framed(self._events(data))))
-        except StreamClosedError:
-            raise OutletClosed from None
+        return self._write(self._framed(self._events(data)))
 
     def gap_refused(self) -> None:
         self._end("gap_refused", "events are missing, and on_gap is fail: begin from another position")
@@ -215,11 +206,6 @@ class Feed(ConnectedClient):
 
     def _framed(self, body: bytes) -> bytes:
         return b"%x\r\n%b\r\n" % (len(body), body) if self._chunked else body
-
-    def _buffer(self, data: bytes) -> asyncio.Future[None] | None:
-        """Writes without waiting; None if the stream is closed."""
-        assert self._stream is not None
-        return buffered(self._stream, data, self._clients.deliveries.budget)
 
     # heartbeats and time-outs
 
