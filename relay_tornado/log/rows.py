@@ -89,7 +89,7 @@ _OUTLINE = (
 )
 _AFTER_STUBS = f"SELECT min(seq) FROM event WHERE log = ? AND seq > ? AND seq <= ? AND NOT ({STUB})"  # noqa: S608
 
-_NEXT = "SELECT min(seq) FROM event WHERE log = ? AND seq BETWEEN ? AND ?"
+_NEXT = "SELECT min(seq) FROM event WHERE log = ? AND seq > ? AND seq <= ?"
 _RECEIVED_AT = (
     "SELECT received_at FROM event WHERE log = ? AND seq >= ? AND typeof(received_at) = 'real'"
     " AND abs(received_at) < 9e999 ORDER BY seq LIMIT 1"
@@ -225,7 +225,7 @@ def after_stubs(raw: sqlite3.Connection, log: int, seq: int, head: int) -> int |
 
 def next_there(raw: sqlite3.Connection, log: int, seq: int, head: int) -> int:
     """The first seq from `seq` to `head` that has a row; head + 1 if there is none, `seq` if that can't be read."""
-    row = one(raw, _NEXT, log, seq, head)
+    row = one(raw, _NEXT, log, seq - 1, head)
     if row is None:
         return seq
     return head + 1 if row[0] is None else int(row[0])

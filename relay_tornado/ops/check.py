@@ -67,33 +67,14 @@ def check(path: Path, progress: Progress, *, full: bool = False) -> Report:
         names: dict[str, str] = {}
         _within(report, "the records", lambda: names.update(_check_records(raw, report)))
         _within(report, "the logs", lambda: Logs(raw, report, names, progress).check())
-        _within(report, "the consumers", lambda: _check_consumers(raw, report, names))
+        _within(report, "the consumers", lambda: check_consumers(raw, report, names))
         report.schema = migrate.version(raw)
         with contextlib.closing(migrate.empty(report.schema)) as model:
             _within(report, "the schema", lambda: _check_schema(raw, report, model))
-            _within(report, "the small tables", lambda: _check_conditions(raw, report, model))
-        _within(report, "what goes with events", lambda: _check_followers(raw, report))
+            _within(report, "the small tables", lambda: check_conditions(raw, report, model))
+        _within(report, "what goes with events", lambda: check_followers(raw, report))
     report.seconds = time.monotonic() - begun
     return report
-
-
-def _check_conditions(raw: sqlite3.Connection, report: Report, model: sqlite3.Connection) -> None:
-    for message in check_conditions(raw, model):
-        report.add("damage", "value", message, RESTORE)
-
-
-def _check_followers(raw: sqlite3.Connection, report: Report) -> None:
-    for count, what in check_followers(raw):
-        if count:
-            advice = "nothing: they take space, and nobody is given them; somebody or something changed the file"
-            report.add("warning", "stray", f"{count} {what}", advice)
-
-
-def _check_consumers(raw: sqlite3.Connection, report: Report, names: Mapping[str, str]) -> None:
-    def tell(message: str, advice: str, bucket_id: str) -> None:
-        report.add("damage", "consumer", message, advice, names.get(bucket_id, str(bucket_id)))
-
-    report.consumers = check_consumers(raw, tell)
 
 
 def _look_at_witness(path: Path, report: Report) -> witnesses.Stamp | None:
@@ -135,7 +116,7 @@ def _within(report: Report, what: str, look: Callable[[], None]) -> None:
     try:
         look()
     except (sqlite3.DatabaseError, TypeError, ValueError) as error:
-        report.add("damage", "unreadable", f"{what} can't be read to the end ({error})", RESTORE)
+        report.add("damage", "unreadable", f"{what} can't be read to the end ({error})")
 
 
 def _check_schema(raw: sqlite3.Connection, report: Report, model: sqlite3.Connection) -> None:
@@ -153,12 +134,10 @@ def _check_schema(raw: sqlite3.Connection, report: Report, model: sqlite3.Connec
         report.add("damage", "schema", f"the {kind} {name} is missing{why}", RESTORE if kind == "table" else mend)
     for kind, name in sorted(wanted.keys() & found.keys()):
         if wanted[kind, name] != found[kind, name]:
-            report.add("damage", "schema", f"the {kind} {name} is another one than the relay's", RESTORE)
+            report.add("damage", "schema", f"the {kind} {name} is another one than the relay's")
     for kind, name in sorted(found.keys() - wanted.keys()):
         if kind == "trigger":
-            report.add(
-                "damage", "schema", f"the trigger {name} is none of the relay's: nobody knows what it does", RESTORE
-            )
+            report.add("damage", "schema", f"the trigger {name} is none of the relay's: nobody knows what it does")
 
 
 def _words(text: str | None) -> str:
@@ -173,10 +152,10 @@ def _check_pages(raw: sqlite3.Connection, report: Report, full: bool, progress: 
         for (message,) in raw.execute(f"PRAGMA main.{look}"):
             for line in str(message).splitlines():
                 if line not in said and not line.startswith("*** in database "):  # SQLite's heading
-                    report.add("damage", "pages", line, RESTORE)
+                    report.add("damage", "pages", line)
                 said.add(line)
     for table, rowid, parent, _ in raw.execute("PRAGMA main.foreign_key_check"):
-        report.add("damage", "foreign_key", f"row {rowid} of {table} belongs to no {parent}", RESTORE)
+        report.add("damage", "foreign_key", f"row {rowid} of {table} belongs to no {parent}")
 
 
 def _looks(raw: sqlite3.Connection, full: bool) -> Iterator[str]:
@@ -195,7 +174,7 @@ def _check_meta(raw: sqlite3.Connection, report: Report, witness: witnesses.Stam
     try:
         stamp = witnesses.read_stamp(raw)
     except (sqlite3.DatabaseError, TypeError) as error:
-        report.add("damage", "meta", f"the table meta does not say which database this is ({error})", RESTORE)
+        report.add("damage", "meta", f"the table meta does not say which database this is ({error})")
         return
     lost = witnesses.loss(witness, stamp)
     if lost is not None:
@@ -214,7 +193,6 @@ def _check_meta(raw: sqlite3.Connection, report: Report, witness: witnesses.Stam
             "witness",
             f"the table meta counts {stamp.appended} events, {witnesses.NAME} {witness.appended}: the file was changed "
             "by something else than a relay",
-            RESTORE,
         )
     elif witness.database != stamp.database:
         report.add(
@@ -239,26 +217,18 @@ def _check_records(raw: sqlite3.Connection, report: Report) -> Mapping[str, str]
         if bucket is None:
             continue
         if (bucket.id, bucket.name) != (bucket_id, name):
-            report.add(
-                "damage",
-                "record",
-                f"the record of bucket {bucket_id} holds another id or name than its row",
-                RESTORE,
-                named,
-            )
+            message = f"the record of bucket {bucket_id} holds another id or name than its row"
+            report.add("damage", "record", message, bucket=named)
         for made in bucket.inputs:
             if claimed.pop(made.id, None) != bucket_id:
-                report.add(
-                    "damage", "record", f"its input {made.id} is not assigned to it in the table input", RESTORE, named
-                )
+                message = f"its input {made.id} is not assigned to it in the table input"
+                report.add("damage", "record", message, bucket=named)
     for input_id in claimed:
-        report.add("damage", "record", f"the input {input_id} is in no bucket's record", RESTORE)
+        report.add("damage", "record", f"the input {input_id} is in no bucket's record")
     for key, secret_hash, document in raw.execute("SELECT key, secret_hash, document FROM token").fetchall():
         token = _decoded(report, "token", key, document, Token)
         if token is not None and (token.key, token.secret_hash) != (key, secret_hash):
-            report.add(
-                "damage", "record", f"the record of token {key} holds another key or secret than its row", RESTORE
-            )
+            report.add("damage", "record", f"the record of token {key} holds another key or secret than its row")
     return names
 
 
@@ -266,5 +236,5 @@ def _decoded(report: Report, kind: str, key: str, document: str, model: type[Any
     try:
         return from_document(model, json.loads(document))
     except (ValueError, RecursionError, msgspec.MsgspecError) as error:
-        report.add("damage", "record", f"the record of {kind} {key} can't be understood ({error})", RESTORE)
+        report.add("damage", "record", f"the record of {kind} {key} can't be understood ({error})")
         return None

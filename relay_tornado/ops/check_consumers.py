@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 
 import msgspec
 
 from relay_tornado.consumer_progress import WINDOW
 from relay_tornado.log.consumer_rows import read_gap, read_parked, read_ranges
-from relay_tornado.model import BucketId
+from relay_tornado.ops.findings import Report
 from relay_tornado.ranges import Ranges
 from relay_tornado.storage import migrate
-
-Tell = Callable[[str, str, BucketId], None]
-"""Takes a finding: what is damaged, what to do about it, and in which bucket."""
 
 FIRST_VERSION = 3
 """The first schema version whose consumers have a kind."""
@@ -31,10 +28,11 @@ _ANEW = (
 )
 
 
-def check_consumers(raw: sqlite3.Connection, tell: Tell) -> int:
-    """Checks each consumer in its own transaction, as the file may be written to. Returns the number of consumers."""
+def check_consumers(raw: sqlite3.Connection, report: Report, names: Mapping[str, str]) -> None:
+    """Checks each consumer in its own transaction, as the file may be written to. `names` are those of the buckets, by
+    id."""
     if migrate.version(raw) < FIRST_VERSION:
-        return 0
+        return
     found = raw.execute(
         "SELECT consumer.id FROM consumer JOIN log ON log.id = consumer.log WHERE log.dropped = 0 ORDER BY 1"
     ).fetchall()
@@ -48,11 +46,13 @@ def check_consumers(raw: sqlite3.Connection, tell: Tell) -> int:
             ).fetchone()
             if row is not None:
                 bucket_id, first, head, kind, name, wait, most, *state = row
+                bucket = names.get(bucket_id, str(bucket_id))
                 if wait <= 0 or most < 0:
-                    tell(f"the {kind} {name!r} waits {wait} s for an ack, {most} times", _ANEW, bucket_id)
+                    message = f"the {kind} {name!r} waits {wait} s for an ack, {most} times"
+                    report.add("damage", "consumer", message, _ANEW, bucket)
                 for problem in _problems(raw, consumer, first, head, *state):
-                    tell(f"the {kind} {name!r} {problem}", _SEEK, bucket_id)
-    return len(found)
+                    report.add("damage", "consumer", f"the {kind} {name!r} {problem}", _SEEK, bucket)
+    report.consumers = len(found)
 
 
 def _problems(

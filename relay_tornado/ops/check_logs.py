@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from itertools import chain
 
 from relay_tornado.log.loading import Row, load
-from relay_tornado.log.rows import one
+from relay_tornado.log.rows import next_there, one
 from relay_tornado.model import Epoch
 from relay_tornado.ops.copying import Progress
 from relay_tornado.ops.findings import RESTORE, Level, Report
@@ -62,18 +62,18 @@ class Logs:
             if found is None or found[0] in loaded.damaged:
                 what = "no log" if found is None else "a log that does not say what it holds"
                 message = f"the bucket has {what}, and takes no events"
-                self._report.add("damage", "log", message, RESTORE, self._names[bucket_id])
+                self._report.add("damage", "log", message, bucket=self._names[bucket_id])
 
     def _check_epochs(self, row: Row, epochs: list[Epoch]) -> None:
         starts = [epoch.from_seq for epoch in epochs]
         if not epochs:
-            self._tell("damage", "epoch", row, "it has no epoch, so no cursor can be honoured", RESTORE)
+            self._tell("damage", "epoch", row, "it has no epoch, so no cursor can be honoured")
         elif not 1 <= starts[0] <= row.first or starts != sorted(starts) or starts[-1] > row.head + 1:
-            self._tell("damage", "epoch", row, f"its epochs begin at {starts[:20]}, its head is {row.head}", RESTORE)
+            self._tell("damage", "epoch", row, f"its epochs begin at {starts[:20]}, its head is {row.head}")
         for epoch in epochs:
             if _EPOCH.fullmatch(epoch.epoch) is None:
                 message = f"its epoch {epoch.epoch[:40]!r} has not the form of one, so no client can name its events"
-                self._tell("damage", "epoch", row, message, RESTORE)
+                self._tell("damage", "epoch", row, message)
 
     def _check_events(self, row: Row, epochs: list[Epoch]) -> None:
         held, newest = 0, 0.0
@@ -88,7 +88,7 @@ class Logs:
                         missing.add(seq)
                     continue
                 if event.received_at < newest:
-                    self._tell("damage", "time", row, f"event {seq} was received before the one before it", RESTORE)
+                    self._tell("damage", "time", row, f"event {seq} was received before the one before it")
                 newest = max(newest, event.received_at)
             self._done += step.end - step.start + 1
             self._progress("checking events", self._done, self._total)
@@ -114,7 +114,7 @@ class Logs:
                 "nothing: the relay counts anew before it removes many events by size",
             )
         if newest > row.last_at:
-            self._tell("damage", "time", row, "its newest event is younger than its log says", RESTORE)
+            self._tell("damage", "time", row, "its newest event is younger than its log says")
         now = time.time()
         if newest and row.last_at > max(newest, now):
             message = f"its log says that its newest event is of the future, {_AND_SO_ARE_OTHERS}"
@@ -129,15 +129,13 @@ class Logs:
         self, row: Row, start: int, most: int, epochs: list[Epoch], holes: list[tuple[int, int]]
     ) -> Iterator[Step]:
         """Reads the events from `start` to `most`. Skips long holes between them, and adds these to `holes`."""
-        sql = "SELECT min(seq) FROM event WHERE log = ? AND seq > ? AND seq <= ?"
         while start <= most:
             for step in read(self._raw, row.key, start, most, epochs):
                 yield step
                 start = step.end + 1
                 if not step.found.stubs and not any(step.found.events):
                     break
-            found = one(self._raw, sql, row.key, start - 1, most)
-            there = start if found is None else most + 1 if found[0] is None else found[0]
+            there = next_there(self._raw, row.key, start, most)
             holes.append((start, there - 1))
             start = there
 
@@ -218,7 +216,7 @@ class Logs:
         sql = "SELECT bucket, first, head FROM log WHERE +dropped = 1 AND first <= head"
         for bucket_id, first, head in self._raw.execute(sql).fetchall():
             message = f"its log, with the events {first} to {head}, is marked as deleted, and takes no events"
-            self._report.add("damage", "log", message, RESTORE, self._names.get(bucket_id, str(bucket_id)))
+            self._report.add("damage", "log", message, bucket=self._names.get(bucket_id, str(bucket_id)))
 
     def _first(self, row: Row) -> int | None:
         """The oldest seq that is kept now; None if the log was dropped meanwhile."""
@@ -229,7 +227,7 @@ class Logs:
         known = self._raw.execute("SELECT 1 FROM bucket WHERE id = ?", (row.bucket_id,)).fetchone()
         return known is None and self._first(row) is not None
 
-    def _tell(self, level: Level, kind: str, row: Row, message: str, advice: str) -> None:
+    def _tell(self, level: Level, kind: str, row: Row, message: str, advice: str = RESTORE) -> None:
         self._report.add(level, kind, message, advice, self._names.get(row.bucket_id, str(row.bucket_id)))
 
 

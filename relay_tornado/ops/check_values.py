@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Iterator
 from typing import Final
 
 from relay_tornado.model import STATUSES, counted
+from relay_tornado.ops.findings import Report
 
 LARGE_TABLES: Final = frozenset({"event", "dedupe", "delivery"})
 """Tables that grow with the events."""
@@ -23,20 +23,20 @@ _FOLLOWERS = (
 """Tables, what they contain, and a condition that each sound row meets."""
 
 
-def check_conditions(raw: sqlite3.Connection, model: sqlite3.Connection) -> Iterator[str]:
-    """Evaluates each CHECK of the small tables, and yields those that rows violate. `model` is an empty database with
-    the file's schema."""
+def check_conditions(raw: sqlite3.Connection, report: Report, model: sqlite3.Connection) -> None:
+    """Evaluates each CHECK of the small tables. `model` is an empty database with the file's schema."""
     tables = model.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'table'").fetchall()
     for table, sql in tables:
         for condition in () if table in LARGE_TABLES else CHECK.findall(sql):
             (count,) = raw.execute(f"SELECT count(*) FROM main.{table} WHERE NOT ({condition})").fetchone()  # noqa: S608
             if count:
-                yield f"the rule {condition} of {table} is broken by {counted(count, 'row')}"
+                report.add("damage", "value", f"the rule {condition} of {table} is broken by {counted(count, 'row')}")
 
 
-def check_followers(raw: sqlite3.Connection) -> Iterator[tuple[int, str]]:
-    """Yields how many rows that belong to events are wrong, and how, for the tables that the file has. Each table is
-    checked by one statement, so rows that are added or deleted meanwhile do not count."""
+def check_followers(raw: sqlite3.Connection, report: Report) -> None:
+    """Checks the rows that belong to events, in the tables that the file has. Each table is checked by one statement,
+    so rows that are added or deleted meanwhile do not count."""
+    advice = "nothing: they take space, and nobody is given them; somebody or something changed the file"
     there = {name for (name,) in raw.execute("SELECT name FROM main.sqlite_schema WHERE type = 'table'")}
     for table, what, sound in _FOLLOWERS:
         if table in there:
@@ -45,5 +45,7 @@ def check_followers(raw: sqlite3.Connection) -> Iterator[tuple[int, str]]:
                 f" count(*) FILTER (WHERE NOT ({sound})) FROM {table} LEFT JOIN log ON log.id = {table}.log"
             )
             strange, damaged = raw.execute(sql).fetchone()
-            yield strange, f"{what} belong to events that never existed"
-            yield damaged, f"{what} can't be understood"
+            if strange:
+                report.add("warning", "stray", f"{strange} {what} belong to events that never existed", advice)
+            if damaged:
+                report.add("warning", "stray", f"{damaged} {what} can't be understood", advice)

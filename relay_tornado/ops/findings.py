@@ -50,7 +50,7 @@ class Report:
     def damaged(self) -> bool:
         return bool(self.damage)
 
-    def add(self, level: Level, kind: str, message: str, advice: str, bucket: str = "") -> None:
+    def add(self, level: Level, kind: str, message: str, advice: str = RESTORE, bucket: str = "") -> None:
         """Adds a finding; after `MOST_TOLD` of one kind, further ones are ignored."""
         if sum(finding.kind == kind for finding in self.findings) < MOST_TOLD:
             self.findings.append(Finding(level, kind, message, advice, bucket))

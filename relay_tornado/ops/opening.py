@@ -82,7 +82,7 @@ def _connect(path: Path) -> sqlite3.Connection:
         # In WAL mode SQLite creates files beside it. If it can't, and nobody writes to the file, it needs none.
         if read_owner(path.parent) is not None or size_of(wal_of(path)):
             raise
-        return _prepared(uri(path, "ro") + "&immutable=1")
+        return _prepared(uri(path, "ro&immutable=1"))
 
 
 def _prepared(address: str) -> sqlite3.Connection:
