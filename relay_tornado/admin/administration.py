@@ -10,8 +10,6 @@ from typing import Any, Final, Protocol
 from uuid import uuid4
 from weakref import WeakValueDictionary
 
-import structlog
-
 from relay_tornado.admin.buckets import changed_bucket, check_size, new_bucket
 from relay_tornado.admin.consumers import ConsumerAdministration
 from relay_tornado.admin.durable import TokenPositions
@@ -42,8 +40,6 @@ from relay_tornado.registry.uses import Uses
 from relay_tornado.settings import Settings
 from relay_tornado.wire.fields import Document
 from relay_tornado.wire.rest import token_document
-
-_logger = structlog.get_logger(__name__)
 
 Wanted = Callable[[Bucket], Mapping[str, Any]]
 """Returns the options of a change, given the bucket as it is when it is changed; may be called more than once."""
@@ -137,7 +133,7 @@ class Administration:
         except Unknown:
             raise  # the bucket may have been stored, and then needs its log; `reconcile` finds out
         except RelayError:
-            await self._drop_log(bucket.id)
+            await self.housekeeping.drop_log(bucket.id)
             raise
         made = await self._positions.complete(followed, self._positions.follow(bucket, first, followed))
         await self._positions.tidy(made)
@@ -187,7 +183,7 @@ class Administration:
     async def _remove_bucket(self, bucket: Bucket, revision: int | None) -> None:
         """Raises Conflict if the bucket is no longer at this revision (None: any)."""
         await self._registry.delete("bucket", bucket.id, revision)
-        await self._drop_log(bucket.id)
+        await self.housekeeping.drop_log(bucket.id)
         self.ledgers.forget(bucket.id)
 
     def list_buckets(self) -> Sequence[Bucket]:
@@ -378,13 +374,6 @@ class Administration:
         await self.housekeeping.reconcile()
         await self._positions.reconcile()
         await self.ledgers.recover()
-
-    async def _drop_log(self, bucket_id: str) -> None:
-        try:
-            await self._log.drop(bucket_id)
-        except RelayError as error:
-            # The bucket no longer exists for anybody; only its rows take space.
-            _logger.warning("bucket_log_kept", bucket_id=bucket_id, reason=str(error), hint="removed at the next start")
 
     async def _change(self, found: Bucket, change: Callable[[Bucket], Bucket], *, bounded: bool = True) -> Bucket:
         """Changes a bucket as it is by now, one change at a time, together with the positions that depend on it. With

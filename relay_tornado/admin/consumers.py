@@ -77,9 +77,8 @@ class ConsumerAdministration:
 
     async def show(self, bucket: Bucket, reference: str) -> Document:
         """One consumer: its position, its unfinished events, and the gaps that it met."""
-        key = key_of(bucket, reference)
         bounds = await self._log.bounds(bucket.id)
-        stored = await self._stored(bucket, key, reference)
+        stored = await self._stored(bucket, reference)
         return consumer_document(await self._standing(stored, bounds), bucket, bounds)
 
     async def measured(self, bucket: Bucket, reference: str) -> tuple[str, bool]:
@@ -137,29 +136,25 @@ class ConsumerAdministration:
         if preview:
             bounds = await self._log.bounds(bucket.id)
             floor = await self._floor(bucket, bounds, to, key)
-            progress = await self._progress(bucket, key, reference, bounds)
+            stored = await self._stored(bucket, reference)
+            live = self._ledgers.find(key)
+            progress = _copy(stored, bounds)[0] if live is None else live.progress
             return _seeked(progress, bounds, floor, preview)
         try:
-            return await self._move(bucket, key, reference, to)
+            return await self._move(bucket, reference, to)
         except Damaged:
             floor = await self._floor(bucket, await self._log.bounds(bucket.id), to, key)
             await self._ledgers.renew(key, floor)
-        return await self._move(bucket, key, reference, to)
+        return await self._move(bucket, reference, to)
 
-    async def _move(self, bucket: Bucket, key: Key, reference: str, to: Position) -> Document:
-        async with self._using(bucket, key, reference) as ledger:
+    async def _move(self, bucket: Bucket, reference: str, to: Position) -> Document:
+        async with self._using(bucket, reference) as ledger:
             bounds = await self._log.bounds(bucket.id)
-            floor = await self._floor(bucket, bounds, to, key)
+            floor = await self._floor(bucket, bounds, to, ledger.key)
             seeked = _seeked(ledger.progress, bounds, floor, False)
             ledger.progress.seek(floor)
             await self._committed(ledger)
         return seeked
-
-    async def _progress(self, bucket: Bucket, key: Key, reference: str, bounds: Bounds) -> Progress:
-        """A consumer's progress, for reading only."""
-        stored = await self._stored(bucket, key, reference)
-        live = self._ledgers.find(key)
-        return _copy(stored, bounds)[0] if live is None else live.progress
 
     async def _floor(self, bucket: Bucket, bounds: Bounds, to: Position, key: Key) -> int:
         """The seq of the last event before a position. Raises Invalid for an id that can't be honoured."""
@@ -204,8 +199,7 @@ class ConsumerAdministration:
         With `speed` None all are due at once. Otherwise they keep their original intervals, divided by `speed`,
         relative to the previous answer's `anchor`. Raises Conflict for a consumer that is moved by receipts.
         """
-        key = key_of(bucket, reference)
-        async with self._using(bucket, key, reference) as ledger:
+        async with self._using(bucket, reference) as ledger:
             _check_tries(ledger, "to where it should begin again")
             bounds = await self._log.bounds(bucket.id)
             end = bounds.head if last is None else min(last, bounds.head)
@@ -244,11 +238,11 @@ class ConsumerAdministration:
         """Gives an event up, as if its tries were used up; returns its dead letter. It may be any event that waits for
         another try, is in flight, or comes next. If one in flight is acked, or accepted by the output's destination,
         it is done after all. Raises Conflict for any other event, and for a consumer that is moved by receipts."""
-        key = key_of(bucket, reference)
-        async with self._using(bucket, key, reference) as ledger:
+        async with self._using(bucket, reference) as ledger:
             _check_tries(ledger, "to behind this one")
             bounds = await self._log.bounds(bucket.id)
-            seq, now, progress = _seq(bounds, id, "id"), self._ledgers.clock(), ledger.progress
+            key, progress = ledger.key, ledger.progress
+            seq, now = _seq(bounds, id, "id"), self._ledgers.clock()
             if seq > bounds.head:
                 raise Invalid(f"{id} is no event of this bucket yet", "id")
             out = progress.has_out(seq)
@@ -274,9 +268,7 @@ class ConsumerAdministration:
         """Dead letters of one consumer, or with None of all of the bucket's, oldest event first, after `cursor` (an
         event's id). At most `limit` (0: 100) are returned, but never only some of one event's. If there are more,
         `next_cursor` is set."""
-        key = None if reference is None else key_of(bucket, reference)
-        if key is not None:
-            await self._stored(bucket, key, reference or "")
+        key = None if reference is None else (await self._stored(bucket, reference)).key
         bounds = await self._log.bounds(bucket.id)
         after = honoured(bounds, cursor).seq if cursor else 0
         most = page_size(limit, 100, MOST_EVENTS)
@@ -297,12 +289,11 @@ class ConsumerAdministration:
         """Schedules dead letters (None: all) for redelivery at once, with their attempts reset. `left` counts those for
         which there is no room, `gone` those whose events the log no longer holds; events that are delivered anyway are
         not counted."""
-        key = key_of(bucket, reference)
-        async with self._using(bucket, key, reference) as ledger:
+        async with self._using(bucket, reference) as ledger:
             await self._ledgers.store.saved()
             progress = ledger.progress
             scheduled = left = gone = 0
-            for seqs in await self._letters(bucket, key, ids):
+            for seqs in await self._letters(ledger.key, ids):
                 first = (await self._log.bounds(bucket.id)).first
                 scheduled += len(progress.schedule(dict.fromkeys(seqs, AT_ONCE), self._ledgers.clock()))
                 left += sum(seq >= first and not progress.expects(seq) for seq in seqs)
@@ -320,21 +311,20 @@ class ConsumerAdministration:
 
     async def forget(self, bucket: Bucket, reference: str, ids: Sequence[str] | None) -> Document:
         """Deletes dead letters (None: all) without redelivery."""
-        key = key_of(bucket, reference)
-        await self._stored(bucket, key, reference)
+        key = (await self._stored(bucket, reference)).key
         await self._ledgers.store.saved()
         forgotten = 0
-        for seqs in await self._letters(bucket, key, ids):
+        for seqs in await self._letters(key, ids):
             forgotten += await self._ledgers.store.forget_dead(key, seqs)
         return {"forgotten": forgotten}
 
-    async def _letters(self, bucket: Bucket, key: Key, ids: Sequence[str] | None) -> list[list[int]]:
+    async def _letters(self, key: Key, ids: Sequence[str] | None) -> list[list[int]]:
         """The seqs of the requested dead letters that exist, in batches."""
-        bounds = await self._log.bounds(bucket.id)
+        bounds = await self._log.bounds(key.bucket_id)
         wanted = None if ids is None else {_seq(bounds, each) for each in ids}
         batches: list[list[int]] = []
         after = 0
-        while found := await self._ledgers.store.dead(bucket.id, key, after, MOST_EVENTS):
+        while found := await self._ledgers.store.dead(key.bucket_id, key, after, MOST_EVENTS):
             batches.append([each.seq for each in found if wanted is None or each.seq in wanted])
             after = found[-1].seq
         return [batch for batch in batches if batch]
@@ -369,15 +359,16 @@ class ConsumerAdministration:
         lags = [max(self._ledgers.clock() - each.received_at, 0.0) for each in outlines]
         return replace(standing, lag=max(lags, default=0.0))
 
-    async def _stored(self, bucket: Bucket, key: Key, reference: str) -> Stored:
-        stored = await self._ledgers.store.get(key)
+    async def _stored(self, bucket: Bucket, reference: str) -> Stored:
+        stored = await self._ledgers.store.get(key_of(bucket, reference))
         if stored is None:
             raise missing(bucket, reference)
         return stored
 
     @asynccontextmanager
-    async def _using(self, bucket: Bucket, key: Key, reference: str) -> AsyncIterator[Ledger]:
+    async def _using(self, bucket: Bucket, reference: str) -> AsyncIterator[Ledger]:
         """Opens an existing consumer for a moment. Raises NotFound."""
+        key = key_of(bucket, reference)
         async with AsyncExitStack() as stack:
             try:
                 ledger = await stack.enter_async_context(self._ledgers.using(key))

@@ -23,7 +23,6 @@ from relay_tornado.settings import Settings
 _logger = structlog.get_logger(__name__)
 
 _KEPT = "it takes no events, and no log is removed"
-_LATER = "it is removed at the next start"
 _LOOK = 0.25
 """Seconds between two looks whether a log has grown far beyond its retention."""
 _DAMAGED = "the file is damaged: run `relay check`, and restore a backup"
@@ -101,10 +100,16 @@ class Housekeeping:
             return
         for bucket_id in strange:
             _logger.info("log_without_bucket", bucket_id=bucket_id, consequence="it is removed")
-            try:
-                await self._log.drop(bucket_id)
-            except RelayError as error:  # no reason not to serve the others
-                _logger.warning("bucket_log_kept", bucket_id=bucket_id, reason=str(error), hint=_LATER)
+            await self.drop_log(bucket_id)
+
+    async def drop_log(self, bucket_id: BucketId) -> None:
+        """Drops the log of a bucket that no longer exists for anybody. If that fails, only its rows take space, until
+        the next start."""
+        try:
+            await self._log.drop(bucket_id)
+        except RelayError as error:
+            hint = "it is removed at the next start"
+            _logger.warning("bucket_log_kept", bucket_id=bucket_id, reason=str(error), hint=hint)
 
     async def trim_all(self) -> int:
         """Removes expired buckets and left tokens, and the events of the other buckets beyond their retention; returns

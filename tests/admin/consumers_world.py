@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,7 @@ import pytest
 from tornado.ioloop import IOLoop
 
 from relay_tornado.admin.consumers import ConsumerAdministration
+from relay_tornado.consumer_progress import Taken
 from relay_tornado.ids import new_epoch
 from relay_tornado.log.consumers import Key, Terms
 from relay_tornado.log.ledgers import Ledger, Ledgers
@@ -50,17 +51,16 @@ class World:
 
     def done(self, ledger: Ledger, *seqs: int) -> None:
         """Takes what there is, and is done with these."""
-        taken = {each.seq: each for each in ledger.progress.take(1_000_000, 1_000_000, self.now)}
-        for seq in seqs:
-            assert ledger.progress.done(taken.pop(seq))
-        for each in taken.values():
-            ledger.progress.release(each)
-        ledger.save()
+        self._report(ledger, seqs, ledger.progress.done)
 
-    async def bury(self, ledger: Ledger, *seqs: int) -> None:
+    def bury(self, ledger: Ledger, *seqs: int) -> None:
+        """Takes what there is, and gives these up."""
+        self._report(ledger, seqs, lambda taken: ledger.progress.bury(taken, self.now, "max_deliver"))
+
+    def _report(self, ledger: Ledger, seqs: Sequence[int], outcome: Callable[[Taken], bool]) -> None:
         taken = {each.seq: each for each in ledger.progress.take(1_000_000, 1_000_000, self.now)}
         for seq in seqs:
-            assert ledger.progress.bury(taken.pop(seq), self.now, "max_deliver")
+            assert outcome(taken.pop(seq))
         for each in taken.values():
             ledger.progress.release(each)
         ledger.save()

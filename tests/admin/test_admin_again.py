@@ -21,8 +21,8 @@ async def test_dead_letters_are_listed_given_again_and_forgotten(world: World) -
     """By pages, by ids or all of them, of one consumer or the bucket; those given again are so at once."""
     await world.events(20)
     one, two = await world.open("one"), await world.open("two")
-    await world.bury(one, *range(1, 11))
-    await world.bury(two, 3, 5)
+    world.bury(one, *range(1, 11))
+    world.bury(two, 3, 5)
     page = await world.consumers.dead(BUCKET, "one", limit=4)
     assert [each["id"] for each in page["data"]] == [world.id(seq) for seq in (1, 2, 3, 4)]
     assert page["data"][0] == {
@@ -92,7 +92,7 @@ async def test_what_is_given_again_at_once_waits_for_no_clock(world: World) -> N
     await world.events(3)
     ledger = await world.open()
     world.done(ledger, 1, 2)
-    await world.bury(ledger, 3)
+    world.bury(ledger, 3)
     told: list[int] = []
     ledger.watch(lambda: told.append(1))
     await world.consumers.replay(BUCKET, "w", first=1, last=2)
@@ -167,7 +167,7 @@ async def test_room_is_lacking_only_for_what_can_be_given_again(world: World) ->
         ledger.progress.fail(each, world.now + 60, world.now)
     await world.log.trim(BUCKET.id, Retention(None, 4, None), None)
     world.ledgers.trimmed(BUCKET.id, 3)
-    await world.bury(ledger, 3, 4, 5)
+    world.bury(ledger, 3, 4, 5)
     await world.consumers.seek(BUCKET, "w", Cursor(world.epoch, 4))
     letters = [(each["seq"], each["reason"]) for each in (await world.consumers.dead(BUCKET, "w"))["data"]]
     assert letters == [*((seq, "retention") for seq in (1, 2)), *((seq, "max_deliver") for seq in (3, 4, 5))]
@@ -180,7 +180,7 @@ async def test_dead_letters_stay_where_no_more_may_wait(world: World) -> None:
     """Which is told."""
     await world.events(3)
     ledger = await world.open()
-    await world.bury(ledger, 1, 2, 3)
+    world.bury(ledger, 1, 2, 3)
     await world.events(MOST_PARKED, 0.0)
     await world.consumers.seek(BUCKET, "w", Latest())
     at: int | None = 4

@@ -396,7 +396,7 @@ async def test_a_change_is_answered_once_it_is_stored(
 ) -> None:
     """What it saves it waits for: a kill behind the answer takes nothing of it back."""
     await world.events(3)
-    await world.bury(await world.open(), 1)
+    world.bury(await world.open(), 1)
     seen: list[str] = []
     save, saved = world.store.save, world.store.saved
 
