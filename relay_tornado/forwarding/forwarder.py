@@ -31,19 +31,18 @@ import structlog
 from relay_tornado.consumer_changes import GIVEN_UP
 from relay_tornado.consumer_progress import AT_ONCE, Taken
 from relay_tornado.copies import Goes
-from relay_tornado.errors import BucketGone, CursorLost, Invalid, NotFound, RelayError
+from relay_tornado.errors import BucketGone, CursorLost, Invalid, RelayError
 from relay_tornado.forwarding.attempt import AttemptResult, Request, Unsent, attempt, prepare
+from relay_tornado.forwarding.disabling import GONE, Disabling
 from relay_tornado.forwarding.permits import Permit, Permits
+from relay_tornado.forwarding.records import Records
 from relay_tornado.forwarding.schedule import Schedule, begun, schedule_of
 from relay_tornado.forwarding.shared import Shared
 from relay_tornado.log.ledgers import Ledger
 from relay_tornado.log.lineage import epoch_at
 from relay_tornado.low_memory import Timer
-from relay_tornado.model import KIB, Bucket, Cursor, Event, Output, Result
-from relay_tornado.rate_limits import RepeatLimit
-from relay_tornado.wire.destination import parse
-
-GONE: Final = "410 Gone"
+from relay_tornado.model import Bucket, Event, Output
+from relay_tornado.wire.destination import origin_of
 
 _RECORDS: Final = 32
 _TURNS: Final = 100
@@ -52,13 +51,6 @@ _LOOK: Final = 60.0
 """The longest timer, in seconds: the clock of day may be set meanwhile."""
 _FAULT: Final = 1.0
 """Seconds until the next attempt if an event could not be read, or the relay itself failed on it."""
-_DISABLE_AGAIN: Final = 10.0
-"""Seconds until an output that could not be disabled is disabled again."""
-_SAY_EVERY: Final = 60.0
-"""Seconds after which it is logged again that results can't be stored, for the same reason."""
-_EXCERPT: Final = 4 * KIB
-"""Bytes kept of the answers to second and later failed attempts."""
-
 _REASON: Final = 200
 """Maximum length of a dead letter's reason, in characters."""
 
@@ -86,9 +78,8 @@ class Forwarder:
         """Whether nothing is sent, as the destination answered 410, or the bucket's log is gone."""
         self.failure = ""
         """Why the last attempt that failed did, in a sentence."""
-        self._unstored = RepeatLimit(_SAY_EVERY, shared.monotonic)
-        self._disable_at: float | None = None
-        """When the output is to be disabled (again), in monotonic seconds; None if it need not be."""
+        self._records = Records(shared, bucket.id, output)
+        self._disabling = Disabling(shared)
         self._on_deleted = deleted
         self._unwatch = ledger.watch(self._told)
         self._take_over(bucket, output)
@@ -144,7 +135,7 @@ class Forwarder:
         before = self.output
         self._take_over(bucket, output)
         if before != output:
-            self._halted, self._disable_at = False, None
+            self._halted, self._disabling.at = False, None
         self.poke()
 
     def poke(self) -> None:
@@ -202,8 +193,8 @@ class Forwarder:
     # taking events
 
     def _pump(self) -> None:
-        if self._halted and self._disable_at is not None:
-            self._disable_again(self._disable_at - self._shared.monotonic())
+        if self._halted and self._disabling.at is not None:
+            self._disable_again(self._disabling.at - self._shared.monotonic())
             return
         for _ in range(_TURNS):
             if not self.active or self._resting or self.ledger.gone:
@@ -310,7 +301,7 @@ class Forwarder:
                 await self._judge(taken, epoch, received_at, result, permit)
         except BaseException as error:
             # The result is unknown, so the event is sent again, even to a destination that answered 410.
-            self._halted, self._disable_at = False, None
+            self._halted, self._disabling.at = False, None
             self.ledger.progress.release(taken)
             self.ledger.save()
             if not isinstance(error, asyncio.CancelledError):
@@ -390,13 +381,13 @@ class Forwarder:
                 _log.info("circuit_closed", output=self.output.id, name=self.output.name, bucket=self.bucket.name)
             if not self.output.strict_order:
                 permit.release()  # the next one need not wait until this result is stored
-            await self._record(taken, epoch, result, "sent")
+            await self._records.store(taken, epoch, result, "sent")
             self._settle(taken)
             return
         self._failed(result, permit)
         if result.status == 410 and not permit.moved:
             self._halted = True
-            await self._record(taken, epoch, result, "failed")
+            await self._records.store(taken, epoch, result, "failed")
             self._bury(taken, GONE)
             if not permit.moved:
                 await self._disable()
@@ -405,10 +396,10 @@ class Forwarder:
         if self.ledger.progress.is_dead(taken):
             pause = GIVEN_UP
         if isinstance(pause, str):
-            await self._record(taken, epoch, result, "failed")
+            await self._records.store(taken, epoch, result, "failed")
             self._bury(taken, pause)
             return
-        await self._record(taken, epoch, result, "stalled")
+        await self._records.store(taken, epoch, result, "stalled")
         now = self._shared.clock()  # the clock may have been set meanwhile
         due = AT_ONCE if permit.moved else now + pause
         if self.ledger.progress.fail(taken, due, now):
@@ -432,7 +423,7 @@ class Forwarder:
                 output=self.output.id,
                 name=self.output.name,
                 bucket=self.bucket.name,
-                destination=_shown(self.output),
+                destination=origin_of(self.output.destination),
                 last=result.status or result.outcome,
                 reason=self.failure,
                 consequence="its events wait, and one is tried now and then",
@@ -470,26 +461,8 @@ class Forwarder:
         if permit is not None and not self.output.strict_order:
             permit.release()
         told = AttemptResult("invalid", 0, {}, f"Not sent: {unsent.words}.".encode(), 0.0, None)
-        await self._record(taken, epoch, told, "failed")
+        await self._records.store(taken, epoch, told, "failed")
         self._bury(taken, unsent.reason, tried=False)
-
-    async def _record(self, taken: Taken, epoch: str, result: AttemptResult, status: str) -> None:
-        """`epoch` is that of the event that was sent: another event may have its seq by now."""
-        body = result.body[:_EXCERPT] if status == "stalled" and taken.attempt > 1 else result.body
-        code = result.status if 200 <= result.status <= 599 else 0
-        milliseconds = round(result.seconds * 1000)
-        stored = Result(status, code, result.headers, body, milliseconds, taken.attempt - 1, self._shared.clock())
-        try:
-            await self._shared.answers.answered(self.bucket.id, Cursor(epoch, taken.seq, self.output.n), stored)
-        except NotFound:
-            pass  # the event was removed meanwhile
-        except RelayError as error:
-            # The attempt counts even if its result can't be stored.
-            why = str(error)
-            if self._unstored.due(why):  # on a full disk each one fails
-                _log.warning("result_not_stored", output=self.output.id, reason=why)
-        except Exception:
-            _log.exception("result_not_stored", output=self.output.id)
 
     # A result from before a seek changes nothing: the event may be held back again since.
 
@@ -513,38 +486,14 @@ class Forwarder:
             self._watch(asyncio.get_running_loop().create_task(self._disable()))
 
     async def _disable(self) -> None:
-        output, again = self.output, self._disable_at is not None
-        self._disable_at = self._shared.monotonic() + _DISABLE_AGAIN
-        try:
-            await self._shared.disable(self.bucket, output, GONE)
-        except RelayError as error:
-            if not again:
-                _log.warning(
-                    "output_not_disabled",
-                    output=output.id,
-                    name=output.name,
-                    bucket=self.bucket.name,
-                    reason=str(error),
-                    consequence="it sends nothing, and is disabled once that can be stored",
-                )
-            return
-        self._disable_at = None
-        if self.output.destination != output.destination:
-            return  # it got another one meanwhile, and stays enabled
+        output = self.output
+        if not await self._disabling.disable(self.bucket, output) or self.output.destination != output.destination:
+            return  # it is disabled later, or got another destination meanwhile and stays enabled
         _log.warning(
             "output_disabled",
-            output=self.output.id,
+            output=output.id,
             bucket=self.bucket.name,
-            destination=_shown(self.output),
+            destination=origin_of(output.destination),
             reason=GONE,
             hint="`relay output set --enabled` sends again, from where it stopped",
         )
-
-
-def _shown(output: Output) -> str:
-    """A destination for the log, without its possibly secret parts."""
-    try:
-        destination = parse(output.destination)
-    except Invalid:
-        return ""
-    return f"{destination.scheme}://{destination.authority}"

@@ -17,12 +17,12 @@ from typing import Final
 from tornado.httputil import HTTPServerRequest, parse_cookie
 
 from relay_tornado.admin.sessions import Session, Sessions
-from relay_tornado.errors import Forbidden, Invalid, Unauthorized
+from relay_tornado.errors import Forbidden, Unauthorized
 from relay_tornado.handlers.tornado_connection import stream_of
 from relay_tornado.ids import hash_secret
 from relay_tornado.model import Token
 from relay_tornado.registry.access import API_KEY, Access
-from relay_tornado.wire.destination import parse
+from relay_tornado.wire.destination import origin_of
 from relay_tornado.wire.headers import SESSION_COOKIE
 
 COOKIE: Final = SESSION_COOKIE
@@ -48,7 +48,7 @@ class Callers:
     def __init__(self, access: Access, sessions: Sessions | None, public_url: str | None) -> None:
         self.access = access
         self.sessions = sessions
-        self._public = _origin(public_url)
+        self._public = origin_of(public_url or "")
 
     def caller(self, request: HTTPServerRequest) -> Caller:
         """The caller who makes this request. Raises Unauthorized, and Forbidden if another site's page sends it."""
@@ -134,12 +134,3 @@ def distrusted_proxy(request: HTTPServerRequest) -> str | None:
 
 def _host(request: HTTPServerRequest) -> str:
     return stream_of(request).forwarded_host or request.headers.get("Host", "")
-
-
-def _origin(url: str | None) -> str:
-    """A URL's scheme, host and port in the form of a browser's Origin; "" if there is none."""
-    try:
-        parts = parse(url or "")
-    except Invalid:
-        return ""
-    return f"{parts.scheme}://{parts.authority}"

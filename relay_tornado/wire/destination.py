@@ -67,6 +67,16 @@ class Destination:
         return self.host.rstrip(".").partition("%")[0]
 
 
+def origin_of(url: str) -> str:
+    """A URL's scheme, host and port in the form of a browser's Origin, without its possibly secret parts; "" if it is
+    none that can be called."""
+    try:
+        found = parse(url)
+    except Invalid:
+        return ""
+    return f"{found.scheme}://{found.authority}"
+
+
 def parse(url: str, field: str = "destination") -> Destination:
     """Raises Invalid, naming the field, if it is no http or https URL that can be called."""
     try:

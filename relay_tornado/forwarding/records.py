@@ -1,0 +1,50 @@
+"""Stores the results of an output's attempts, as answers to its copies of events."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import structlog
+
+from relay_tornado.consumer_progress import Taken
+from relay_tornado.errors import NotFound, RelayError
+from relay_tornado.forwarding.attempt import AttemptResult
+from relay_tornado.forwarding.shared import Shared
+from relay_tornado.model import KIB, BucketId, Cursor, Output, Result
+from relay_tornado.rate_limits import RepeatLimit
+
+_SAY_EVERY: Final = 60.0
+"""Seconds after which it is logged again that results can't be stored, for the same reason."""
+_EXCERPT: Final = 4 * KIB
+"""Bytes kept of the answers to second and later failed attempts."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Records:
+    """The results of one output."""
+
+    def __init__(self, shared: Shared, bucket_id: BucketId, output: Output) -> None:
+        self._shared = shared
+        self._bucket_id = bucket_id
+        self._output = output.id
+        self._number = output.n
+        self._unstored = RepeatLimit(_SAY_EVERY, shared.monotonic)
+
+    async def store(self, taken: Taken, epoch: str, result: AttemptResult, status: str) -> None:
+        """Stores an attempt's result with this status. `epoch` is that of the event that was sent: another event may
+        have its seq by now. If it can't be stored, that is logged, and the attempt counts even so."""
+        body = result.body[:_EXCERPT] if status == "stalled" and taken.attempt > 1 else result.body
+        code = result.status if 200 <= result.status <= 599 else 0
+        milliseconds = round(result.seconds * 1000)
+        stored = Result(status, code, result.headers, body, milliseconds, taken.attempt - 1, self._shared.clock())
+        try:
+            await self._shared.answers.answered(self._bucket_id, Cursor(epoch, taken.seq, self._number), stored)
+        except NotFound:
+            pass  # the event was removed meanwhile
+        except RelayError as error:
+            why = str(error)
+            if self._unstored.due(why):  # on a full disk each one fails
+                _log.warning("result_not_stored", output=self._output, reason=why)
+        except Exception:
+            _log.exception("result_not_stored", output=self._output)
