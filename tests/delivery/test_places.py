@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from relay_tornado.delivery import deliver
+from relay_tornado.delivery import buckets, deliver
 from relay_tornado.delivery import reader as reader_
 from relay_tornado.errors import Invalid
 from relay_tornado.log.consumers import Key
@@ -300,7 +300,7 @@ async def test_a_second_subscribe_loses_nothing_that_waited(monkeypatch: pytest.
 @pytest.mark.gen_test
 async def test_no_end_of_names_is_unsubscribed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of every bucket so many are remembered as there is room for; of those that were named, those that were."""
-    monkeypatch.setattr(deliver, "MOST_ENDED", 10)
+    monkeypatch.setattr(buckets, "MOST_ENDED", 10)
     world = World()
     await world.bucket("a")
     await world.bucket("b")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import structlog
 
-from relay_tornado.delivery import deliver
+from relay_tornado.delivery import buckets
 from relay_tornado.errors import Unavailable
 from relay_tornado.model import NewEvent, Retention, Token
 from relay_tornado.protocol import AUTH_PAUSE
@@ -143,7 +143,7 @@ async def test_nothing_follows_a_close_frame(server: Live, monkeypatch: pytest.M
 async def test_too_many_names_are_unsubscribed(server: Live, monkeypatch: pytest.MonkeyPatch) -> None:
     """The answer is an error, and delivery goes on."""
     await server.bucket()
-    monkeypatch.setattr(deliver, "MOST_ENDED", 1)
+    monkeypatch.setattr(buckets, "MOST_ENDED", 1)
     client = await server.subscribed(extended=True)
     await client.hear_status("caught_up")
     await client.say({"action": "unsubscribe", "buckets": ["x", "y"]})
