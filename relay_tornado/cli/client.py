@@ -89,7 +89,7 @@ class Relay:
                 return self._connection.call(command, arguments)
             except _Lost as lost:
                 self.close()
-                if lost.sent and not command.endswith((".list", ".show", ".info", ".search")):
+                if lost.sent and not command.endswith((".list", ".show", ".info", ".search", ".dead")):
                     raise Unavailable(
                         "the relay stopped before it answered, so this may have been done: check before you repeat it"
                     ) from None

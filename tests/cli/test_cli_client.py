@@ -309,8 +309,9 @@ def test_a_relay_that_dies_with_a_command(relay: Runner, short: Path) -> None:
     """What changes something may have been done, so that is said and it is not repeated; what only reads is."""
     with locked(relay.data, short / "s"), pretending(short / "s", [INFO, INFO, None]):
         assert "this may have been done" in relay.refused("token", "create")
-    with locked(relay.data, short / "s"), pretending(short / "s", [INFO, None], [INFO, {"result": []}]):
-        assert relay.json("token", "list") == []
+    for command, answer in (("token list", []), ("consumer dead orders", {"data": []})):
+        with locked(relay.data, short / "s"), pretending(short / "s", [INFO, None], [INFO, {"result": answer}]):
+            assert relay.json(*command.split()) == answer
 
 
 def test_the_doctor_of_a_relay_that_does_not_answer(
