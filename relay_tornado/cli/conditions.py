@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from relay_tornado.cli.errors import text_of
-from relay_tornado.cli.options import Lines
+from relay_tornado.cli.options import Decorator, Lines, OptionOf
 from relay_tornado.cli.printing import Document
 
 FORM: Final = (
@@ -43,6 +43,18 @@ class Condition(Lines):
         if not isinstance(rules, dict):
             self.fail("is no JSON object, as rules are")
         return rules
+
+
+def filter_option(option: OptionOf) -> Decorator:
+    """Adds `--filter` to a command that reads events; `rules` are those that hold if all its conditions do, or None."""
+    return option(
+        "--filter",
+        "rules",
+        type=Condition(),
+        multiple=True,
+        callback=lambda _context, _option, conditions: joined(conditions),
+        help="Only events like header:X=Y; may be repeated.",
+    )
 
 
 def joined(conditions: Sequence[Document]) -> Document | None:

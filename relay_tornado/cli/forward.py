@@ -15,13 +15,13 @@ import click
 from relay_tornado.cli.access import open_access
 from relay_tornado.cli.client import open_relay, remote_given
 from relay_tornado.cli.common import held
-from relay_tornado.cli.conditions import Condition, joined
+from relay_tornado.cli.conditions import filter_option
 from relay_tornado.cli.errors import Failure
 from relay_tornado.cli.lookup import no_output
 from relay_tornado.cli.options import options_of, relay_options
 from relay_tornado.cli.positions import Position, PositionType
 from relay_tornado.cli.printing import Document
-from relay_tornado.cli.target import Sending, sending_options, shape_of, until_told
+from relay_tornado.cli.target import Sending, sending_options, until_told
 from relay_tornado.errors import RelayError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ _option = options_of("FORWARD")
 @click.argument("bucket")
 @click.argument("url", required=False, default="")
 @_option("--output", help="Only the copies for this internal output, by its name.")
-@_option("--filter", "filters", type=Condition(), multiple=True, help="Only events like header:X=Y; may be repeated.")
+@filter_option(_option)
 @sending_options(_option)
 @_option("--no-respond", is_flag=True, help="Do not send the target's answers back.")
 @_option("--checkpoint", type=click.Path(path_type=Path, dir_okay=False), help="File that keeps the position.")
@@ -49,7 +49,7 @@ def forward(
     bucket: str,
     url: str,
     output: str | None,
-    filters: tuple[Any, ...],
+    rules: Document | None,
     no_respond: bool,
     checkpoint: Path | None,
     since: Position | None,
@@ -65,10 +65,10 @@ def forward(
     next start continues there. Without URL each event goes to the destination of its output.
     """
     sending = Sending(**options)
-    shape = shape_of(url, sending.headers, sending.lock_path)
+    shape = sending.shape(url)
     if sending.lock_path and not url:
         raise click.UsageError("--lock-path is about URL: without one, each output says itself what is appended")
-    for given, option in ((since, "--since"), (joined(filters), "--filter")):
+    for given, option in ((since, "--since"), (rules, "--filter")):
         if stock and given is not None:
             raise click.UsageError(f"{option} is an extension of this relay, and --stock sends none: leave one out")
 
@@ -100,7 +100,7 @@ def forward(
             buckets=[bucket],
             checkpoint=path,
             since=None if since is None else since.since,
-            filter=joined(filters),
+            filter=rules,
             extended=not stock,
             auto_done=False,
             on_gap=None if stock else tally.gap,

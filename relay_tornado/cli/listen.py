@@ -15,11 +15,11 @@ from click.core import ParameterSource
 
 from relay_tornado.cli.access import open_access
 from relay_tornado.cli.common import held
-from relay_tornado.cli.conditions import Condition, joined
+from relay_tornado.cli.conditions import filter_option
 from relay_tornado.cli.errors import STDOUT, Failure, about, drop_output
 from relay_tornado.cli.options import Lines, Number, Size, options_of, relay_options
 from relay_tornado.cli.positions import Position, PositionType
-from relay_tornado.cli.printing import note
+from relay_tornado.cli.printing import Document, note
 from relay_tornado.cli.streams import ended_with_reader, is_closed
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ _option = options_of("LISTEN")
 @click.command()
 @click.argument("buckets", nargs=-1, metavar="[BUCKET]...")
 @_option("--since", type=PositionType(), help="Where to begin: latest, earliest, an id, last:10, 10m (ago), a time.")
-@_option("--filter", "filters", type=Condition(), multiple=True, help="Only events like header:X=Y; may be repeated.")
+@filter_option(_option)
 @_option("--max-body", type=Size(), help="Leave out larger bodies.")
 @_option("--outputs/--no-outputs", default=True, help="Each event once per output, or (--no-outputs) once.")
 @_option("--checkpoint", type=click.Path(path_type=Path, dir_okay=False), help="File that keeps the position.")
@@ -47,7 +47,7 @@ def listen(
     context: click.Context,
     buckets: tuple[str, ...],
     since: Position | None,
-    filters: tuple[Any, ...],
+    rules: Document | None,
     max_body: int | None,
     outputs: bool,
     checkpoint: Path | None,
@@ -75,7 +75,7 @@ def listen(
         raise click.UsageError("--exec-keep-going is about --exec: name a command, or leave it out")
     asked: dict[str, Any] = {
         "since": None if since is None else since.since,
-        "filter": joined(filters),
+        "filter": rules,
         "max_body": max_body,
         "outputs": None if outputs else "none",
     }

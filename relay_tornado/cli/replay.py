@@ -14,7 +14,7 @@ from click.core import ParameterSource
 from relay_tornado.cli.access import open_access
 from relay_tornado.cli.answers import left_over, onward
 from relay_tornado.cli.client import Caller, open_relay
-from relay_tornado.cli.conditions import Condition, joined
+from relay_tornado.cli.conditions import filter_option
 from relay_tornado.cli.errors import Failure, unless_seen
 from relay_tornado.cli.lookup import check_sendable, find_output
 from relay_tornado.cli.options import Read, options_of, relay_options
@@ -22,7 +22,7 @@ from relay_tornado.cli.positions import Position, PositionType
 from relay_tornado.cli.printing import Document, note, print_json
 from relay_tornado.cli.progress import show_progress
 from relay_tornado.cli.span import Course, find_span
-from relay_tornado.cli.target import SENDING_PARAMETERS, Sending, sending_options, shape_of
+from relay_tornado.cli.target import SENDING_PARAMETERS, Sending, sending_options
 from relay_tornado.errors import RelayError
 from relay_tornado.model import counted
 
@@ -83,7 +83,7 @@ class PaceType(Read):
 @_option("--to-output", metavar="OUTPUT", help="Send the events again to this output of the bucket (name or id).")
 @_option("--to-consumer", metavar="NAME", help="Redeliver the events to this consumer.")
 @_option("--pace", type=PaceType(), default="full", show_default=True, help="original, 2x, 10/s, or full speed.")
-@_option("--filter", "filters", type=Condition(), multiple=True, help="Only events like header:X=Y; may be repeated.")
+@filter_option(_option)
 @sending_options(_option, "To a URL: ")
 @relay_options
 def replay(
@@ -94,7 +94,7 @@ def replay(
     to_output: str | None,
     to_consumer: str | None,
     pace: Pace,
-    filters: tuple[Any, ...],
+    rules: Document | None,
     data: Path,
     as_json: bool,
     **options: Any,
@@ -111,18 +111,19 @@ def replay(
         if to_url:
             from relay_tornado.cli.replay_to_url import send_to_url
 
-            shape_of(to_url, (), False)
+            sending = Sending(**options)
+            shape = sending.shape(to_url)
             with open_relay(data) as relay:
                 span = find_span(relay, bucket, begin, end)
             course = Course(span, span.first)
             with open_access(data, "relay replay", [span.bucket["id"]]) as access, show_progress(as_json) as progress:
-                send_to_url(access, course, to_url, pace, joined(filters), progress, Sending(**options))
+                send_to_url(access, course, shape, pace, rules, progress, sending)
         else:
             _none_of(SENDING_PARAMETERS)
             with open_relay(data) as relay:
                 span = find_span(relay, bucket, begin, end)
                 course = Course(span, span.first)
-                order = _order(relay, course, to_output, to_consumer, pace, joined(filters))
+                order = _order(relay, course, to_output, to_consumer, pace, rules)
                 with show_progress(as_json) as progress:
                     _by_relay(relay, order, course, pace, progress)
     except KeyboardInterrupt:

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from relay_tornado.agent.agent import Agent, Outcome
 from relay_tornado.agent.pace import Pace, paced
-from relay_tornado.agent.request import Request
+from relay_tornado.agent.request import Request, Shape
 from relay_tornado.agent.target import Answer, Target, Trouble
 from relay_tornado.cli.access import Access
 from relay_tornado.cli.errors import Failure
 from relay_tornado.cli.printing import note
 from relay_tornado.cli.span import Course
 from relay_tornado.cli.tally import reason_of
-from relay_tornado.cli.target import Sending, shape_of, until_told
+from relay_tornado.cli.target import Sending, until_told
 from relay_tornado.client import Subscription, subscribe
 from relay_tornado.client.errors import RelayClientError
 from relay_tornado.client.event import Event, Gap, Notice
@@ -31,13 +31,13 @@ _LOOK: Final = 1.0
 
 
 def send_to_url(
-    access: Access, course: Course, url: str, pace: Pace, rules: Any, progress: Progress, sending: Sending
+    access: Access, course: Course, shape: Shape, pace: Pace, rules: Any, progress: Progress, sending: Sending
 ) -> None:
     """Sends the course's range, and updates the course, whose `stopped` says whether a signal ended it. Raises
     Failure."""
     target = sending.target()
     watch = _Watch(course, progress)
-    agent = sending.agent(target, shape_of(url, sending.headers, sending.lock_path), watch)
+    agent = sending.agent(target, shape, watch)
     try:
         asyncio.run(_send(agent, target, access, watch, pace, rules))
     except RelayClientError as error:

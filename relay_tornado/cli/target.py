@@ -35,18 +35,6 @@ class Header(Lines):
         return name, text
 
 
-def shape_of(url: str, headers: Sequence[tuple[str, str]], lock_path: bool) -> Shape:
-    """The form of requests to this target. Raises UsageError if the URL is not valid."""
-    from relay_tornado.agent.request import Shape, Unsendable, split_credentials
-
-    try:
-        if url:
-            split_credentials(url)
-    except Unsendable as error:
-        raise click.UsageError(f"URL: {error}") from None
-    return Shape(url, lock_path, tuple(headers))
-
-
 @dataclass(frozen=True, slots=True)
 class Sending:
     """The values of `sending_options`. Times are in seconds; `max_tries` None is no limit."""
@@ -58,6 +46,17 @@ class Sending:
     max_delay: float
     concurrency: int
     insecure: bool
+
+    def shape(self, url: str) -> Shape:
+        """The form of requests to this URL ("": each output's own). Raises UsageError if it is not valid."""
+        from relay_tornado.agent.request import Shape, Unsendable, split_credentials
+
+        try:
+            if url:
+                split_credentials(url)
+        except Unsendable as error:
+            raise click.UsageError(f"URL: {error}") from None
+        return Shape(url, self.lock_path, tuple(self.headers))
 
     def target(self) -> Target:
         """The target that sends the requests."""
