@@ -6,20 +6,21 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 
 from relay_tornado.cli.client import call, open_relay, remote_given
 from relay_tornado.cli.printing import Document, note
 from relay_tornado.errors import RelayError, Unavailable
-from relay_tornado.model import UNTIL_IT_ENDS
+from relay_tornado.model import DAY, UNTIL_IT_ENDS
 
-LIFE: Final = 7 * 86_400.0
+LIFE: Final = 7 * DAY
 """Lifetime of the command's token in seconds, should it not be revoked; then the relay removes it. A long-running
 command extends it, but not while its machine is suspended, as over a weekend."""
 EVERY: Final = 3600.0
@@ -64,19 +65,31 @@ def open_access(data: Path, what: str, buckets: Sequence[str] = (), key: str | N
             raise Unavailable(f"no relay runs on {data}: start it with `relay serve`, or name one with --url")
         # Raises NotFound in a command's words.
         silent = [why for each in buckets if (why := _silent(relay.call("bucket.show", bucket=each)))]
-        options: Document = {
-            "description": what + UNTIL_IT_ENDS,
-            "buckets": list(buckets) or None,
-            "api_access": True,
-            "expires_at": time.time() + LIFE,
-        }
-        made = relay.call("token.create", options=options)
+    with (
+        own_token(partial(call, data), what, buckets, api_access=True, life=LIFE) as made,
+        _prolonged(data, made["key"]),
+    ):
+        yield Access(_near(info), made["key"], made["secret"], silent)
+
+
+@contextmanager
+def own_token(
+    call: Callable[..., Any], what: str, buckets: Sequence[str], *, api_access: bool, life: float
+) -> Iterator[Document]:
+    """Yields a token (`key` and `secret`) that a command creates for itself by `call`, and revokes at its end; if it is
+    killed, the relay removes the token, which expires after `life` seconds. For the rest see `open_access`."""
+    options: Document = {
+        "description": what + UNTIL_IT_ENDS,
+        "buckets": list(buckets) or None,
+        "api_access": api_access,
+        "expires_at": time.time() + life,
+    }
+    made: Document = call("token.create", options=options)
     try:
-        with _prolonged(data, made["key"]):
-            yield Access(_near(info), made["key"], made["secret"], silent)
+        yield made
     finally:
         with suppress(RelayError, OSError):
-            call(data, "token.revoke", key=made["key"])
+            call("token.revoke", key=made["key"])
 
 
 def _silent(bucket: Document) -> str | None:

@@ -5,20 +5,18 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import click
 
+from relay_tornado.cli.access import own_token
 from relay_tornado.cli.client import Relay, check_rights, reserve_of
 from relay_tornado.cli.options import Duration, data_option, json_option, options_of, url_option
 from relay_tornado.cli.printing import note, print_json, print_table
 from relay_tornado.doctor.finding import Finding
 from relay_tornado.errors import Invalid, NotFound, RelayError
-from relay_tornado.model import UNTIL_IT_ENDS
 from relay_tornado.storage.lock import Owner, read_owner
 
 UNWELL = 3
@@ -73,10 +71,12 @@ def _at_the_url(data: Path, owner: Owner | None, public_url: str | None, idle: f
             url, instance = public_url or info["url"] or info["address"], info["instance"]
             found = _flow(relay, info)
             try:
-                with _token(relay, idle) as credentials:
+                # One that may connect, and read one bucket at most.
+                buckets = [each["id"] for each in relay.call("bucket.list")[:1]]
+                with own_token(relay.call, "relay doctor", buckets, api_access=False, life=idle + _MARGIN) as made:
                     if idle:
                         note(f"watching a socket for {idle:.0f} s")
-                    return found + asyncio.run(_look(url, instance, credentials, idle))
+                    return found + asyncio.run(_look(url, instance, (made["key"], made["secret"]), idle))
             except RelayError as error:
                 # Such as a full disk; what else is wrong is looked at all the same.
                 says = f"no token can be created, so a socket is not watched: {error}"
@@ -97,24 +97,6 @@ def _flow(relay: Relay, info: dict[str, Any]) -> list[Finding]:
         says = f"the webhooks' way was not looked at to the end: {error}"
         found.append(Finding("relay", "warn", says, f"run this again; if it says the same, {_SEE_LOG}"))
     return found
-
-
-@contextmanager
-def _token(relay: Relay, idle: float) -> Iterator[tuple[str, str]]:
-    """Yields a token that may connect and read one bucket at most; it is revoked at the end, or expires."""
-    buckets = relay.call("bucket.list")
-    options: dict[str, Any] = {
-        "description": f"relay doctor{UNTIL_IT_ENDS}",
-        "buckets": [buckets[0]["id"]] if buckets else None,
-        "api_access": False,
-        "expires_at": time.time() + idle + _MARGIN,
-    }
-    made = relay.call("token.create", options=options)
-    try:
-        yield made["key"], made["secret"]
-    finally:
-        with suppress(RelayError):
-            relay.call("token.revoke", key=made["key"])
 
 
 async def _look(url: str, instance: str, credentials: tuple[str, str] | None, idle: float) -> list[Finding]:
