@@ -74,7 +74,7 @@ class FileCheckpoint:
 
 
 class Saver:
-    """Saves a text that changes. Changes made during one save are saved together by the next."""
+    """Loads a text, and saves it as it changes. Changes made during one save are saved together by the next."""
 
     def __init__(self, checkpoint: Checkpoint, text: Callable[[], str], every: float) -> None:
         self._checkpoint = checkpoint
@@ -84,6 +84,14 @@ class Saver:
         self._saved = 0
         self._closing = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+
+    async def load(self) -> str | None:
+        """The text saved last, or None. Raises CheckpointError."""
+        try:
+            answer = self._checkpoint.load()
+            return await answer if inspect.isawaitable(answer) else answer
+        except Exception as error:
+            raise CheckpointError(f"the checkpoint can't be read: {error}") from error
 
     def moved(self) -> None:
         """Notes that the text has changed."""
@@ -121,27 +129,16 @@ class Saver:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._closing.wait(), self._every)
             wanted, text = self._wanted, self._text()
-            await save(self._checkpoint, text)
+            await self._store(text)
             self._saved = max(self._saved, wanted)
             # Nobody waits for a delayed save, so changes made during this one would not be saved unless it continues.
             if not self._every or self._saved == self._wanted:
                 return
 
-
-async def load(checkpoint: Checkpoint) -> str | None:
-    """The text saved last, or None. Raises CheckpointError."""
-    try:
-        answer = checkpoint.load()
-        return await answer if inspect.isawaitable(answer) else answer
-    except Exception as error:
-        raise CheckpointError(f"the checkpoint can't be read: {error}") from error
-
-
-async def save(checkpoint: Checkpoint, text: str) -> None:
-    """Raises CheckpointError."""
-    try:
-        answer = checkpoint.save(text)
-        if inspect.isawaitable(answer):
-            await answer
-    except Exception as error:
-        raise CheckpointError(f"the checkpoint can't be written: {error}") from error
+    async def _store(self, text: str) -> None:
+        try:
+            answer = self._checkpoint.save(text)
+            if inspect.isawaitable(answer):
+                await answer
+        except Exception as error:
+            raise CheckpointError(f"the checkpoint can't be written: {error}") from error

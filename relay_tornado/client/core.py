@@ -13,7 +13,7 @@ from relay_tornado.client import messages
 from relay_tornado.client.acks import Acks
 from relay_tornado.client.address import Address
 from relay_tornado.client.answers import Answers
-from relay_tornado.client.checkpoint import Checkpoint, Saver, load
+from relay_tornado.client.checkpoint import Checkpoint, Saver
 from relay_tornado.client.errors import GapRefused, Refused, RelayClientError
 from relay_tornado.client.event import EventData, Gap, Notice
 from relay_tornado.client.intake import Intake
@@ -59,7 +59,6 @@ class Core:
         else:
             self.tracker = Positions(options.since)
         self._address = address
-        self._checkpoint = checkpoint
         self._saver = None if checkpoint is None else Saver(checkpoint, self.tracker.text, options.checkpoint_every)
         self._answers = Answers(address, options)
         self._puts = asyncio.Semaphore(PUTS)
@@ -78,12 +77,10 @@ class Core:
     async def run(self) -> None:
         """Runs until cancelled or refused; the last item of the intake is the error that ended it."""
         try:
-            if self._checkpoint is not None and self._saver is not None:
-                text = await load(self._checkpoint)
-                if text is not None:
-                    self.tracker.load(text)
-                    # If it can't be saved, no event is given: a program that is started again would get it each time.
-                    self._saver.moved()
+            if self._saver is not None and (text := await self._saver.load()) is not None:
+                self.tracker.load(text)
+                # If it can't be saved, no event is given: a program that is started again would get it each time.
+                self._saver.moved()
             await self._stay()
         except RelayClientError as error:
             self._end(error)
