@@ -116,10 +116,7 @@ def _pruned_outputs(declared: DeclaredBucket, present: Document) -> Iterator[tup
 
 def _by(key: str, documents: list[Document]) -> dict[str, Document]:
     """The documents by a field; the first of several with the same value."""
-    found: dict[str, Document] = {}
-    for each in documents:
-        found.setdefault(each[key], each)
-    return found
+    return {each[key]: each for each in reversed(documents)}
 
 
 def _change(kind: Kind, name: str, bucket: str, options: Document, present: Document) -> Iterator[Step]:

@@ -24,6 +24,7 @@ from relay_tornado.app import Relay
 from relay_tornado.cli.common import STOP_SIGNALS, program
 from relay_tornado.cli.errors import STDOUT, output_words, silence_output
 from relay_tornado.cli.options import options_of
+from relay_tornado.cli.printing import socket_url, webhook_url
 from relay_tornado.cli.settings_options import settings_from, settings_options, unknown_variables
 from relay_tornado.cli.slow_steps import SLOW_START, reported
 from relay_tornado.cli.ui import link
@@ -253,7 +254,7 @@ def _hint() -> str:
 
 
 def _curl(relay: Relay, bucket: Bucket) -> str:
-    url = f"{relay.url}/v1/webhooks/{bucket.inputs[0].id}/hello?from=curl"
+    url = webhook_url(relay.url, bucket.inputs[0].id) + "/hello?from=curl"
     return f"""curl {shlex.quote(url)} -d '{{"hello": "world"}}'"""
 
 
@@ -264,8 +265,8 @@ def _client(relay: Relay, key: str, secret: str) -> str:
         "s(action='auth', key={key!r}, secret={secret!r}); print(w.recv()); "
         "s(action='subscribe', buckets=[{bucket!r}]); any(print(m, flush=True) for m in iter(w.recv, ''))"
     )
-    url = "ws" + relay.url.removeprefix("http") + "/v1/socket"
-    return f'{shlex.quote(sys.executable)} -c "{code.format(url=url, key=key, secret=secret, bucket=DEMO)}"'
+    code = code.format(url=socket_url(relay.url), key=key, secret=secret, bucket=DEMO)
+    return f'{shlex.quote(sys.executable)} -c "{code}"'
 
 
 def _say(*lines: str) -> None:

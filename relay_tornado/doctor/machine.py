@@ -234,7 +234,7 @@ def _some(paths: list[Path]) -> str:
 
 def _file_system(data: Path) -> Finding:
     kind = _mounted(data)
-    if any(kind.startswith(each) for each in _REMOTE):
+    if kind.startswith(_REMOTE):
         return Finding(
             "file system",
             "fail",
