@@ -66,7 +66,10 @@ class Lingering:
         except MemoryError:
             self._closed(peer)
             raise
-        self._loop.add_handler(copy, self._discard, IOLoop.READ)
+        try:
+            self._loop.add_handler(copy, self._discard, IOLoop.READ)
+        except OSError:  # the kernel watches no more files
+            self._close(copy)
 
     def sweep(self, now: float) -> None:
         """Closes those whose time is over."""

@@ -288,11 +288,14 @@ class Listener:
                 self._serve(stream)
             else:
                 self._peers.remove(remote_ip)
-        except Exception:
+        except Exception as error:
             (made or connection).close()
             if made is None and counted:
                 self._peers.remove(remote_ip)
-            try_log(_log.exception, "request_failed")
+            if isinstance(error, OSError):  # all that come meanwhile may meet it
+                self._say("connection_not_served", reason=error.strerror, address=remote_ip)
+            else:
+                try_log(_log.exception, "request_failed")
 
     def _serve(self, stream: TornadoConnection) -> None:
         self.connections.add(stream)
@@ -343,7 +346,10 @@ class Listener:
 
     def _resume(self, listening: socket.socket) -> None:
         if listening.fileno() != -1:
-            self._loop.add_handler(listening, self._accept, IOLoop.READ)
+            try:
+                self._loop.add_handler(listening, self._accept, IOLoop.READ)
+            except OSError as error:  # the kernel watches no more files
+                self._pause(listening, error)
 
     def _refuse(self, peer: str) -> None:
         self._refused += 1

@@ -317,12 +317,12 @@ class DirectConnection:
                     self._body(data)
                 else:
                     break
+            if not self._reading and self._state in (_HEAD, _BODY):
+                self.begin()
         except Exception:
             self._failed()
         finally:
             self._running = False
-        if not self._reading and self._state in (_HEAD, _BODY):
-            self.begin()
 
     def _wait_for_turn(self) -> None:
         """Goes on in a later turn of the loop. The socket is not read before."""

@@ -12,6 +12,7 @@ import pytest
 from relay_tornado.handlers.lingering import Lingering
 from tests.needs import uvloops
 from tests.waiting import until
+from tests.watching import unwatched
 
 
 @pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloops])
@@ -35,3 +36,20 @@ def test_one_that_is_reset_goes_at_once(loop: Callable[[], asyncio.AbstractEvent
 
     with asyncio.Runner(loop_factory=loop) as runner:
         runner.run(check())
+
+
+def test_one_that_can_not_be_watched_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once, and its owner goes on with its own close."""
+
+    async def check() -> None:
+        closed: list[str] = []
+        lingering = Lingering(lambda _: None, closed.append)
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            client = socket.create_connection(listening.getsockname())
+            connection, _ = listening.accept()
+        with client, connection:
+            unwatched(monkeypatch, 1)
+            lingering.add(connection, "127.0.0.1")
+        assert (closed, len(lingering)) == (["127.0.0.1"], 0)
+
+    asyncio.run(check())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import resource
 import socket
@@ -35,6 +36,7 @@ from tests.handlers.raw import HEALTH, Raw, bearer, request, small
 from tests.needs import needs_ipv6
 from tests.transport.connections import alone
 from tests.waiting import until
+from tests.watching import unwatched
 
 pytestmark = pytest.mark.usefixtures("transport")
 
@@ -119,6 +121,40 @@ async def test_out_of_descriptors(lost: bool, monkeypatch: pytest.MonkeyPatch) -
             await asyncio.get_running_loop().sock_sendall(client, request(URL, b"x"))
             async with asyncio.timeout(60):
                 assert (await asyncio.get_running_loop().sock_recv(client, 15)) == b"HTTP/1.1 200 OK"
+
+
+@pytest.mark.gen_test
+async def test_accepting_goes_on_once_the_socket_can_be_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the kernel watches no more files, a pause is followed by another one, not by the end of all accepting."""
+    async with edge() as site:
+        listener = site.site.listener
+        (listening,) = listener._sockets
+        raised = unwatched(monkeypatch, 2)
+        listener._pause(listening, OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
+        async with Raw(site.port) as raw:
+            assert (await raw.ask(request(URL, b"x"))).status == 200
+        assert len(raised) == 2
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("transport", ["direct"])
+async def test_connections_that_can_not_be_watched(transport: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is closed, and one line a while says why; those that were there are not disturbed."""
+    monkeypatch.setattr("relay_tornado.handlers.listener.LogLimit", partial(LogLimit, RateLimit(1, 3600.0)))
+    async with edge(transport=transport) as site, Raw(site.port) as there:
+        assert (await there.ask(request(URL, b"x"))).status == 200
+        with structlog.testing.capture_logs() as lines:
+            unwatched(monkeypatch, 3)
+            for _ in range(3):
+                async with Raw(site.port) as raw:
+                    assert await raw.closed() == b""
+        assert [(line["event"], line["reason"]) for line in lines] == [
+            ("connection_not_served", "No space left on device")
+        ]
+        assert len(site.site.listener.connections) == 1
+        assert (await there.ask(request(URL, b"x"))).status == 200
+        async with Raw(site.port) as raw:
+            assert (await raw.ask(request(URL, b"x"))).status == 200
 
 
 @pytest.mark.gen_test

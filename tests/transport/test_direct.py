@@ -27,6 +27,7 @@ from tests.handlers.raw import HEALTH, Raw, request
 from tests.needs import uvloops
 from tests.transport.connections import kind
 from tests.waiting import until
+from tests.watching import unwatched
 
 
 @pytest.mark.gen_test
@@ -191,6 +192,27 @@ async def test_a_failure_ends_one_connection(monkeypatch: pytest.MonkeyPatch) ->
         assert [line["event"] for line in lines] == ["request_failed"]
         assert (await other.ask(request(URL, b"x"))).status == 200
         assert [event.body for event in await site.events()] == [b"x", b"x"]
+
+
+@pytest.mark.gen_test
+async def test_a_connection_that_can_not_be_watched_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its socket was not read while an answer was on its way, and the kernel watches no more files: it is closed. Its
+    sender would wait until the connection has been idle for too long."""
+    log = HeldLog()
+    async with edge(log=log) as site, Raw(site.port) as raw:
+        raw.send(request(URL, b"x"))
+        await until(lambda: log.held)
+        raw.send(request(URL, b"y")[:-1])
+        (connection,) = site.site.listener.connections
+        assert isinstance(connection, DirectConnection)
+        await until(lambda: not connection._reading)
+        with structlog.testing.capture_logs() as lines:
+            unwatched(monkeypatch, 1)
+            log.release()
+            assert (await raw.reply()).status == 200
+            assert await raw.closed(reset=True) == b""
+        assert [line["event"] for line in lines] == ["request_failed"]
+        assert not site.site.listener.connections
 
 
 @pytest.mark.gen_test
