@@ -373,4 +373,7 @@ class Delivery(Buckets):
             self.end()
         finally:
             self.outlet.unavailable(reason)
-        try_log(_log.error, "delivery_failed", reason=reason, exc_info=error)
+        if isinstance(error, RelayError):
+            self._shared.unserved("delivery_failed", error)
+        else:
+            try_log(_log.error, "delivery_failed", reason=reason, exc_info=error)

@@ -31,7 +31,7 @@ from relay_tornado.delivery.receipts import Held, Receipts
 from relay_tornado.delivery.replay_pacing import ReplayPacing
 from relay_tornado.delivery.shared import Shared
 from relay_tornado.delivery.subscription import Directory, Placement, Reached, Subscription, named, not_found
-from relay_tornado.errors import BucketGone, Conflict, Unavailable
+from relay_tornado.errors import BucketGone, Conflict, RelayError, Unavailable
 from relay_tornado.log.consumers import Key, span
 from relay_tornado.log.contract import EventLog
 from relay_tornado.log.ledgers import Ledgers
@@ -208,6 +208,10 @@ class Deliveries:
         """How many sockets share a consumer now."""
         ledger = self._ledgers.find(key)
         return 0 if ledger is None else self._groups.connections(key) + self._receipts.connections(ledger)
+
+    def unserved(self, event: str, error: RelayError) -> None:
+        """See `Shared.unserved`."""
+        self._shared.unserved(event, error)
 
     def end(self, delivery: Delivery) -> None:
         """Ends a delivery: nothing is written after its current write. May be repeated."""

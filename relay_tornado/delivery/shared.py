@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Final
 
 import structlog
 
@@ -15,11 +16,15 @@ from relay_tornado.delivery.filter_time import FilterTime
 from relay_tornado.delivery.frames import FrameCache
 from relay_tornado.delivery.replay_pacing import ReplayPacing
 from relay_tornado.delivery.subscription import Directory
+from relay_tornado.errors import RelayError
 from relay_tornado.log.contract import EventLog
 from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.low_memory import try_log
 from relay_tornado.model import BucketId, Gap
-from relay_tornado.rate_limits import LogLimit
+from relay_tornado.rate_limits import LogLimit, RepeatLimit
+
+_SAY_EVERY: Final = 60.0
+"""Seconds after which it is logged again that subscribers can't be served, for the same reason."""
 
 _log = structlog.get_logger(__name__)
 
@@ -40,6 +45,7 @@ class Shared:
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     """The tasks of deliveries at work, including those that have ended and are in their last write."""
     _gap_lines: LogLimit = field(default_factory=LogLimit)
+    _unserved: RepeatLimit = field(default_factory=lambda: RepeatLimit(_SAY_EVERY))
 
     def misses(self, token: str, bucket_id: BucketId, gap: Gap) -> None:
         """A client of the token with this key misses events. That is counted, and logged with a rate limit, as a client
@@ -54,3 +60,10 @@ class Shared:
             first=gap.from_seq,
             last=gap.to_seq,
         )
+
+    def unserved(self, event: str, error: RelayError) -> None:
+        """A subscriber can't be served now, as the log can't be read or written. That is logged once in a while, as
+        thousands of subscribers may meet it, and come back again and again."""
+        reason = str(error)
+        if self._unserved.due(reason):
+            try_log(_log.error, event, code=error.code, reason=reason)

@@ -230,7 +230,7 @@ class Conversation(ConnectedClient):
             await self._perform(self._session.subscribe_refused(error))
             return
         except RelayError as error:
-            _log.error("subscribe_failed", code=error.code, exc_info=error)
+            self._clients.deliveries.unserved("subscribe_failed", error)
             self.unavailable("the relay can't read its log now: reconnect later")
             return
         if not self.active:
