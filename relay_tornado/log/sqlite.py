@@ -166,7 +166,9 @@ class SqliteEventLog:
                 return good
             if after + 1 in block.stubs:
                 raise CursorLost(await self._beyond_stubs(state, block, after + 1), "ephemeral")
-            raise CursorLost(await self._beyond_damage(state, block, after + 1))
+            beyond = await self._beyond_damage(state, block, after + 1)
+            if beyond > after + 1:
+                raise CursorLost(beyond)
 
     async def _check_first(self, state: LogState, seq: int) -> None:
         """Raises CursorLost or BucketGone if retention or a drop removed the event before this process noticed it; if
@@ -183,8 +185,20 @@ class SqliteEventLog:
             raise CursorLost(first[0])
 
     async def _beyond_damage(self, state: LogState, block: Block, seq: int) -> int:
-        """The next seq that can be read; head + 1 if there is none."""
-        start = seq
+        """The next seq that can be read; head + 1 if there is none, `seq` if it can be read after all. Raises
+        Unavailable if the disk fails: then nothing is known of the events, and whoever passed over them would never get
+        them."""
+        beyond = await self._next_good(state, block, seq)
+        if (state.key, beyond) not in self._told:
+            await self._database.check_disk()
+            beyond = await self._next_good(state, await self._pages.load(state, seq), seq)
+        if beyond > seq and (state.key, beyond) not in self._told:
+            self._told.add((state.key, beyond))
+            _log.error("events_damaged", bucket=state.bucket_id, first=seq, last=beyond - 1, events=beyond - seq)
+        return beyond
+
+    async def _next_good(self, state: LogState, block: Block, seq: int) -> int:
+        """The first seq from `seq` on that can be read; head + 1 if there is none."""
         while seq <= state.head:
             if not block.start <= seq <= block.end:
                 # If the head is damaged, the next existing event may be far away.
@@ -200,9 +214,6 @@ class SqliteEventLog:
             if block.events[seq - block.start] is not None or seq in block.stubs:
                 break
             seq += 1
-        if (state.key, seq) not in self._told:
-            self._told.add((state.key, seq))
-            _log.error("events_damaged", bucket=state.bucket_id, first=start, last=seq - 1, events=seq - start)
         return seq
 
     async def _beyond_stubs(self, state: LogState, block: Block, seq: int) -> int:

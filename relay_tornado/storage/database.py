@@ -43,6 +43,7 @@ _WITNESS_INTERVAL = 1.0
 _PART = 4
 _PAGE = 4096
 _NO_SPACE = "the disk is nearly full; free some space, or let old events leave earlier"
+_UNREADABLE = "the disk fails to read relay.db: look at it (dmesg, smartctl)"
 
 _log = structlog.get_logger(__name__)
 
@@ -177,6 +178,11 @@ class Database:
             raise
         finally:
             self._reading[index] -= 1
+
+    async def check_disk(self) -> None:
+        """Raises Unavailable if the disk fails to read relay.db now: what seems to be damaged may then be sound."""
+        if await self.read(lambda raw: self._overwrite.disk_fails()):
+            raise Unavailable(_UNREADABLE)
 
     def attach(self, source: Source) -> None:
         """Has the writer take works from the source, in turn with the jobs of `write`."""

@@ -23,6 +23,7 @@ import struct
 from contextlib import suppress
 from pathlib import Path
 
+from relay_tornado.storage import disk_check
 from relay_tornado.storage.database_files import wal_of
 from relay_tornado.storage.page_sample import PageSample
 from relay_tornado.storage.wal_check import in_file, stamp_in
@@ -84,6 +85,10 @@ class OverwriteCheck:
             wrote = bool(self.written_over) or self._times_now() != self._times
         self.look()  # records what the checkpoint has written
         return wrote and bool(self.written_over)
+
+    def disk_fails(self) -> bool:
+        """Whether the disk fails to read the file: see `disk_check`."""
+        return self._descriptor is not None and disk_check.fails(self._descriptor)
 
     def close(self) -> None:
         """May be repeated."""

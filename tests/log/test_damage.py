@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -13,15 +14,17 @@ from tornado.ioloop import IOLoop
 
 from relay_tornado.consumer_changes import RETENTION, Changes, Parked
 from relay_tornado.errors import BucketGone, CursorLost, Malformed, Unavailable
-from relay_tornado.log import reclaim
+from relay_tornado.log import reclaim, rows
 from relay_tornado.log.consumers import Key, Terms
 from relay_tornado.log.lineage import Placed, gap_behind, place_cursor
 from relay_tornado.log.pages import Block
 from relay_tornado.log.results import sent
+from relay_tornado.log.rows import Found
 from relay_tornado.log.sqlite_consumers import SqliteConsumers
 from relay_tornado.log.sqlite_results import SqliteResults
 from relay_tornado.log.state import LogState
-from relay_tornado.model import Cursor, Gap, Retention
+from relay_tornado.model import Cursor, Epoch, Gap, Retention
+from relay_tornado.storage import disk_check
 from tests.log.worlds import MANY, SqliteWorld, behind, event, fill, make, read_all, restart, spoil_leaf
 from tests.storage.faults import Faults, once
 from tests.waiting import until
@@ -57,6 +60,37 @@ async def test_damage_is_passed_over_and_told(disk: SqliteWorld) -> None:
     assert (await disk.log.append("b", event(b"on"))).seq == 601
     assert await disk.log.trim("b", Retention(None, 50, None), None) == 551
     assert [e.seq for e in await disk.log.read("b", 551, 256, MANY)] == list(range(552, 600))
+
+
+@log_test
+async def test_what_a_failing_disk_hides_is_not_damaged(disk: SqliteWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite calls it malformed. While the disk fails nobody passes over it, and after that it comes; so it does if the
+    disk is well again when it is looked at."""
+    await make(disk.log, events=600)
+    await restart(disk)
+    select, failing, heals = rows.select, True, False
+
+    def reads(raw: sqlite3.Connection, log: int, start: int, end: int, epochs: Sequence[Epoch], most: int) -> Found:
+        if failing:
+            return Found([None] * (end + 1 - start), [0] * (end + 1 - start), frozenset())
+        return select(raw, log, start, end, epochs, most)
+
+    def fails(descriptor: int) -> bool:
+        nonlocal failing
+        failing = failing and not heals
+        return failing
+
+    monkeypatch.setattr(rows, "select", reads)
+    monkeypatch.setattr(disk_check, "fails", fails)
+    with capture_logs() as logs:
+        for _ in range(2):
+            with pytest.raises(Unavailable, match="the disk fails to read"):
+                await disk.log.read("b", 9, 1, MANY)
+        heals = True
+        assert [e.seq for e in await disk.log.read("b", 9, 1, MANY)] == [10]
+        failing = True
+        assert [e.seq for e in await disk.log.read("b", 299, 1, MANY)] == [300]
+    assert logs == []
 
 
 @log_test
