@@ -65,7 +65,7 @@ class LogHandler(logging.StreamHandler[IO[str]]):
 
     def _put(self, line: bytes) -> None:
         # A pipe that is called writable takes so many bytes at once.
-        if not self._waiting and len(line) <= select.PIPE_BUF and self._poll.poll(0):
+        if not self._waiting and len(line) <= select.PIPE_BUF and self._takes_a_line():
             with contextlib.suppress(BlockingIOError):  # a terminal, or another program made the file non-blocking
                 line = line[os.write(self._file, line) :]
             if not line:
@@ -77,6 +77,12 @@ class LogHandler(logging.StreamHandler[IO[str]]):
         if not self.catching_up:
             begin_thread(self._catch_up)  # if this fails, the next line tries again
             self.catching_up = True
+
+    def _takes_a_line(self) -> bool:
+        try:
+            return bool(self._poll.poll(0))
+        except OSError:  # the kernel has no memory for it; the thread may wait
+            return False
 
     def _catch_up(self) -> None:
         """Runs on the thread, until nothing waits."""
@@ -97,7 +103,8 @@ class LogHandler(logging.StreamHandler[IO[str]]):
 
     def _write(self, line: bytes) -> None:
         while line:
-            self._poll.poll()
+            with contextlib.suppress(OSError):
+                self._poll.poll()
             try:
                 line = line[os.write(self._file, line) :]
             except BlockingIOError:  # there is less room than it takes

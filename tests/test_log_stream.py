@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import logging
@@ -249,3 +250,21 @@ def test_a_relay_whose_log_nobody_reads(tmp_path: Path, pipe: Pipe) -> None:
     names = [json.loads(line).get("bucket") for line in pipe.lines(120) if line.endswith("}")]
     assert "b0" in names
     assert "b119" not in names
+
+
+class NoMemory:
+    """A poll for which the kernel has no memory."""
+
+    def poll(self, *_: object) -> list[tuple[int, int]]:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+
+def test_a_kernel_without_memory_to_look(pipe: Pipe, capsys: pytest.CaptureFixture[str]) -> None:
+    """The lines come all the same, in order, and no tracebacks beside them."""
+    handler = LogHandler(pipe.stream)
+    handler._poll = NoMemory()  # type: ignore[assignment]
+    for number in range(3):
+        handler.emit(record(f"line {number}"))
+    assert pipe.lines(3) == ["line 0", "line 1", "line 2"]
+    handler.close()
+    assert capsys.readouterr().err == ""
