@@ -92,6 +92,11 @@ class Forwarder:
         return not (self.output.disabled or self.output.paused or self._halted or self._ended)
 
     @property
+    def over(self) -> bool:
+        """Whether it has ended: it takes no more events."""
+        return self._ended
+
+    @property
     def circuit_open(self) -> bool:
         return self._permits.circuit.opened
 
@@ -148,7 +153,7 @@ class Forwarder:
         self._resting = True
 
     def end(self) -> None:
-        """Stops taking events; requests in flight continue."""
+        """Stops taking events; requests in flight continue. May be repeated."""
         self._ended = True
         self._unwatch()
         self._permits.close()

@@ -246,6 +246,8 @@ class Forwarding:
                 except Exception:
                     _log.exception("output_not_changed", bucket=key, output=number)
                     self._look_at(key, number)
+        for number in known.keys() - public.keys():
+            known[number].end()  # the worker may be busy with others
         for number in known.keys() ^ public.keys():
             # The output gets the events that are published from now on.
             self._look_at(key, number)
@@ -293,7 +295,7 @@ class Forwarding:
         bucket = self._registry.get("bucket", bucket_id)
         output = None if bucket is None else bucket.output(number)
         public = output is not None and not output.internal
-        if known is not None and (not public or known.ledger.gone):
+        if known is not None and (not public or known.over or known.ledger.gone):
             self._end(bucket_id, number)
             known = None
         if bucket is None or output is None or output.internal:

@@ -151,6 +151,30 @@ async def test_an_output_that_is_no_longer_public_sends_nothing(monkeypatch: pyt
         assert not w.forwarding._forwarders
 
 
+@pytest.mark.parametrize("public_again", [False, True])
+@pytest.mark.gen_test
+async def test_a_deleted_output_sends_nothing_while_another_is_opened(
+    public_again: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that becomes public again meanwhile goes on once that is done."""
+    async with Target() as target, world(public(target.url)) as w:
+        asked, going = slow_to_read(monkeypatch, w)
+        await w.change(public(target.url), public(target.url, 2))
+        await asked.wait()
+        await w.change(public(target.url, 2))
+        await w.append(b"1")
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert w.forwarding.in_flight == 0
+        assert target.bodies == []
+        if public_again:
+            await w.change(public(target.url), public(target.url, 2))
+        going.set()
+        await until(lambda: w.forwarding._worker is None)
+        assert w.forwarding._forwarders[B].keys() == ({1, 2} if public_again else {2})
+        assert all(w.forwarder(n).active for n in w.forwarding._forwarders[B])
+
+
 @pytest.mark.gen_test
 async def test_an_output_that_becomes_internal_while_it_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is not opened, and has no position."""
