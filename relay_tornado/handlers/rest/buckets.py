@@ -29,6 +29,7 @@ from relay_tornado.wire.rest import (
 
 _SHARED: Final = ("custom_domain", "path_prefix", "id")
 """Fields of an input whose values are taken by one bucket for all: whether one is free tells of other buckets."""
+_ROUTE: Final = ("custom_domain", "path_prefix")
 _WHOLE: Final = "created_at"
 """What only clients send that write all of what they know: those in Go."""
 _PARTS: Final = ("rules", "throttle", "durability")
@@ -112,6 +113,7 @@ class InputHandler(RestHandler):
             options = changes(self.token, "input", before, document)
             if not self.token.administrator:
                 _check_shared(options)
+                _check_route(before, options)
             return options
 
         found = find_input(self.bucket, input)
@@ -219,6 +221,18 @@ def _check_shared(options: dict[str, Any]) -> None:
     for name in _SHARED:
         if options.get(name):
             raise Forbidden(f"only an administrator's token may set an input's {name}: it is shared by all buckets")
+
+
+def _check_route(before: Document, options: dict[str, Any]) -> None:
+    """Raises Forbidden where such a token clears one of an input's domain and prefix, and the other stays: that one
+    alone matches more requests, which may be other buckets'."""
+    there = [name for name in _ROUTE if before[name]]
+    cleared = [name for name in there if options.get(name) == ""]
+    if cleared and cleared != there:
+        raise Forbidden(
+            "only an administrator's token may clear one of an input's custom_domain and path_prefix, since the other "
+            "would match more requests: clear both"
+        )
 
 
 HANDLERS = (

@@ -116,7 +116,7 @@ UNTIL = QueryTime(f"Received before {_TIME}", load_default=None, data_key="to")
 
 
 class DeleteQuery(Schema):
-    force = QueryFlag(load_default=False, metadata=described("Even if it has outputs, or more than one input."))
+    force = QueryFlag(load_default=False, metadata=described("Even if it has outputs, or other inputs than its first."))
 
 
 class DeadQuery(Schema):

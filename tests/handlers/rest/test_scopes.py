@@ -190,6 +190,30 @@ async def test_what_all_buckets_share_is_an_administrators(here: World) -> None:
 
 
 @pytest.mark.gen_test
+async def test_half_of_a_route_is_cleared_by_an_administrator_only(here: World) -> None:
+    """A domain without its prefix, and a prefix without its domain, match more requests, which may be others'. A token
+    with some buckets can't get them, nor find out whether another input has that route; it may give up the whole
+    route."""
+    things = await populate(here, 0)
+    bucket = f"/v1/buckets/{things['bucket']}"
+    path = f"{bucket}/inputs/{things['input']}"
+    route = {"custom_domain": "hooks.example.org", "path_prefix": "/shop"}
+    assert (await here.call("PUT", path, route)).status == 200
+    assert (await here.call("POST", "/v1/buckets/other-0/inputs", {"path_prefix": "/shop"})).status == 201
+    for half in ({"custom_domain": ""}, {"path_prefix": ""}, {"custom_domain": None, "path_prefix": ""}):
+        answer = await here.call("PUT", path, half, "scoped with API")
+        assert (answer.status, answer.document["code"]) == (403, "forbidden"), half
+    found = next(each for each in (await here.call("GET", bucket)).document["inputs"] if each["id"] == things["input"])
+    assert {name: found[name] for name in route} == route
+    back = await here.call("PUT", path, {**found, "description": "mine"}, "scoped with API")
+    assert (back.status, back.document["custom_domain"]) == (200, "hooks.example.org")
+    none = {"custom_domain": "", "path_prefix": ""}
+    assert (await here.call("PUT", path, none, "scoped with API")).status == 200
+    assert (await here.call("PUT", path, {"path_prefix": "/mine"})).status == 200
+    assert (await here.call("PUT", path, {"path_prefix": ""}, "scoped with API")).status == 200
+
+
+@pytest.mark.gen_test
 async def test_secrets_are_shown_to_administrators_only(here: World) -> None:
     """Others read them empty, and what they read they may send back without a change."""
     things = await populate(here, 0)
