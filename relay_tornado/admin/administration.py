@@ -369,8 +369,9 @@ class Administration:
     # upkeep
 
     async def reconcile(self) -> None:
-        """Runs at a start, before anything else: removes logs without a bucket, completes the positions of durable
-        tokens, and takes up the events that were in flight when the previous process ended."""
+        """Runs at a start, before anything else: removes logs without a bucket and positions without a public output,
+        completes the positions of durable tokens, and takes up the events that were in flight when the previous process
+        ended."""
         await self.housekeeping.reconcile()
         await self._positions.reconcile()
         await self.ledgers.recover()

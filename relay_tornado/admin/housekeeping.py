@@ -71,8 +71,13 @@ class Housekeeping:
         """By bucket, how many events were removed that a consumer still needed, since the first warning."""
 
     async def reconcile(self) -> None:
-        """Drops each log without a bucket, to complete an interrupted deletion, which is two steps without a common
-        transaction. Nothing else may create or delete buckets meanwhile.
+        """Completes interrupted changes, which are two steps without a common transaction. Nothing else may change
+        buckets meanwhile."""
+        await self._reconcile_logs()
+        await self._reconcile_outputs()
+
+    async def _reconcile_logs(self) -> None:
+        """Drops each log without a bucket.
 
         No interrupted step leaves a bucket without its log, or parts of a bucket other than its log. If either is
         found, the file is damaged, and a log without a known bucket may be needed: then nothing is dropped, and nothing
@@ -110,6 +115,22 @@ class Housekeeping:
         except RelayError as error:
             hint = "it is removed at the next start"
             _logger.warning("bucket_log_kept", bucket_id=bucket_id, reason=str(error), hint=hint)
+
+    async def _reconcile_outputs(self) -> None:
+        """Removes the positions of outputs that are not public (any more). If a bucket's record can't be found, nothing
+        of it is removed: consumers are removed with their log."""
+        public = {
+            bucket.id: {str(each.n) for each in bucket.outputs if not each.internal}
+            for bucket in self._registry.list("bucket")
+        }
+        for stored in await self._ledgers.store.list():
+            key = stored.key
+            if key.kind != "output" or key.bucket_id not in public or key.name in public[key.bucket_id]:
+                continue
+            try:
+                await self._ledgers.delete(key)
+            except RelayError as error:  # removed at the next start, or when the output becomes public
+                _logger.warning("output_position_kept", output=key.name, bucket=key.bucket_id, reason=str(error))
 
     async def trim_all(self) -> int:
         """Removes expired buckets and left tokens, and the events of the other buckets beyond their retention; returns

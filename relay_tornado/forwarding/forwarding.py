@@ -173,30 +173,13 @@ class Forwarding:
     # start and stop
 
     async def start(self) -> None:
-        """Opens the positions of all public outputs, and removes those of outputs that are not public (any more). Those
-        that can't be removed now are at the next start, or when the output becomes public. Raises Unavailable."""
-        # The watch comes first: later changes are followed, and those before are read below.
+        """Opens the positions of all public outputs. `Housekeeping.reconcile` has removed those of others."""
         self._end_watch = self._registry.watch(self._changed)
         for bucket in self._registry.list("bucket"):
             self._changed("bucket", bucket.id)
-        for stored in await self._ledgers.store.list():
-            if stored.key.kind == "output" and self._is_strange(stored.key):
-                await self._remove(stored.key)
         if self._worker is not None:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._tried.wait(), _PATIENCE)
-
-    async def _remove(self, key: Key) -> None:
-        try:
-            await self._ledgers.delete(key)
-        except RelayError as error:
-            _log.warning("output_position_kept", output=key.name, bucket=key.bucket_id, reason=str(error))
-
-    def _is_strange(self, key: Key) -> bool:
-        """Whether its bucket exists, and has no such public output. If the bucket's record can't be found nothing is
-        removed: consumers are removed with their log."""
-        bucket = self._registry.get("bucket", key.bucket_id)
-        return bucket is not None and all(each.internal or str(each.n) != key.name for each in bucket.outputs)
 
     async def finish(self, seconds: float) -> None:
         """Begins no more requests, and waits up to `seconds` for those in flight. Outputs are still followed: one that

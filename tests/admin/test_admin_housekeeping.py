@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from relay_tornado.errors import BucketGone, NotFound, Unavailable
 from relay_tornado.ids import new_epoch, new_uuid
-from relay_tornado.log.consumers import Key, Terms
+from relay_tornado.log.consumers import Key, Terms, output_key
 from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.log.retention_clock import RetentionClock
 from relay_tornado.model import UNTIL_IT_ENDS, Retention
@@ -57,6 +57,46 @@ async def test_a_log_that_can_not_be_dropped_keeps_nobody_from_serving(
     assert set(await world.log.buckets()) == {strays[0]}
     await world.administration.reconcile()
     assert set(await world.log.buckets()) == set()
+
+
+@pytest.mark.gen_test
+async def test_reconcile_removes_the_positions_of_outputs_that_are_not_public(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A change of an output that was cut off, or made while no relay runs, leaves one. Nothing else is removed: neither
+    another output's position nor a consumer, and where damage hides the bucket's record, none at all."""
+    administration = world.administration
+    bucket = await administration.create_bucket("orders")
+    for name in ("public", "internal", "gone"):
+        await administration.create_output("orders", name=name, internal=False, destination="https://shop.example/")
+    await administration.set_output("internal", "orders", internal=True)
+    await administration.delete_output("gone", "orders")
+    await world.log.create("hidden", new_epoch())
+    monkeypatch.setattr(world.registry, "traces", AsyncMock(return_value={"hidden"}))
+    kept = {output_key(bucket.id, 1), output_key("hidden", 1), Key(bucket.id, "client", "worker")}
+    for key in (kept | {output_key(bucket.id, 4)}) - {output_key(bucket.id, 1)}:
+        await world.consumers.create(key, 0, Terms(), 1.0)
+    await administration.reconcile()
+    assert {stored.key for stored in await world.consumers.list()} == kept
+
+
+@pytest.mark.gen_test
+async def test_a_position_that_can_not_be_removed_keeps_no_relay_from_starting(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log says so, and the next start removes it."""
+
+    async def refused(key: Key) -> None:
+        raise Unavailable("no")
+
+    bucket = await world.administration.create_bucket("orders")
+    await world.consumers.create(output_key(bucket.id, 1), 0, Terms(), 1.0)
+    with monkeypatch.context() as patch, capture_logs() as logs:
+        patch.setattr(world.consumers, "delete", refused)
+        await world.administration.reconcile()
+    assert [entry["event"] for entry in logs] == ["output_position_kept"]
+    await world.administration.reconcile()
+    assert await world.consumers.list() == []
 
 
 @pytest.mark.gen_test

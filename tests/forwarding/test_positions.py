@@ -7,48 +7,14 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from structlog.testing import capture_logs
 
 from relay_tornado.errors import Unavailable
 from relay_tornado.forwarding import forwarder
-from relay_tornado.log.consumers import Key, Stored, Terms, output_key
+from relay_tornado.log.consumers import Key, Stored, output_key
 from tests.failing import once
 from tests.forwarding.target import Target
 from tests.forwarding.world import B, World, public, slow_to_read, world
 from tests.waiting import until
-
-
-@pytest.mark.gen_test
-async def test_a_start_removes_the_positions_of_outputs_that_are_not_public() -> None:
-    """And nothing else: neither another output's position nor a consumer, and where damage hides the bucket's record,
-    none at all."""
-    worker = Key(B, "client", "worker")
-    async with Target() as target:
-        outputs = public(target.url, 1), public(target.url, 2), replace(public(target.url, 3), internal=True)
-        async with world(*outputs) as made:
-            await made.log.create("hidden", "a" * 12)
-            for key in (output_key(B, 3), output_key(B, 4), output_key("hidden", 1), worker):
-                await made.consumers.create(key, 0, Terms(), 1.0)
-            await made.restart()
-            kept = {stored.key for stored in await made.consumers.list()}
-    assert kept == {output_key(B, 1), output_key(B, 2), output_key("hidden", 1), worker}
-
-
-@pytest.mark.gen_test
-async def test_a_position_that_can_not_be_removed_keeps_no_relay_from_starting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The log says so, and the next start removes it."""
-
-    async def refused(key: Key) -> None:
-        raise Unavailable("no")
-
-    async with world() as w:
-        await w.consumers.create(output_key(B, 1), 0, Terms(), 1.0)
-        with monkeypatch.context() as patch, capture_logs() as lines:
-            patch.setattr(w.consumers, "delete", refused)
-            await w.restart()
-        assert [line["event"] for line in lines] == ["output_position_kept"]
-        await w.restart()
-        assert await w.consumers.list() == []
 
 
 @pytest.mark.gen_test
