@@ -11,7 +11,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from relay_tornado.admin.lookup import output_of
@@ -90,6 +90,8 @@ class Listing:
         if offset > MOST_SCANNED:
             raise Invalid(f"is over {MOST_SCANNED}: to go on, send next_cursor as cursor instead", "offset")
         buckets, only = self._scope(token, wanted)
+        if bucket:
+            wanted = replace(wanted, bucket=buckets[0].id)  # another one may get the name
         copy = None if only is None else only.n
         places = await self._places(buckets, wanted)
         total = sum(place.count for place in places)

@@ -189,6 +189,17 @@ async def test_offsets_are_counted_from_the_first_page_for_so_long(
 
 
 @logs_test
+async def test_offsets_in_a_bucket_are_not_counted_from_one_that_had_its_name(world: LogsWorld) -> None:
+    """It was deleted, and another one was made: all its events came later."""
+    bucket = await world.bucket("orders")
+    await world.send(bucket, b"old")
+    await world.logs.list(ROOT, bucket="orders", limit=1)
+    await world.administration.delete_bucket(bucket)
+    sent = await world.send(await world.bucket("orders"), b"1", b"2", b"3")
+    assert ids(await world.logs.list(ROOT, bucket="orders", offset=1)) == [sent[1], sent[0]]
+
+
+@logs_test
 async def test_an_output_says_which_bucket(world: LogsWorld) -> None:
     """By its id; its name is one of a bucket's, or of the only one's."""
     buckets = [await world.bucket(name, outputs=2) for name in ("a", "b")]
