@@ -29,8 +29,9 @@ class Oldest(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Standing:
     """A consumer at one moment. Counts are events: `pending` are not done; of these, `out` are in flight and `parked`
-    wait for another attempt. `lag` is how many seconds the oldest of them has waited. `circuit`, of an output whose
-    circuit is open, is the time of the next attempt in unix seconds, infinity while that is in flight; else None."""
+    wait for another attempt or are in flight for it. `lag` is how many seconds the oldest of them has waited.
+    `circuit`, of an output whose circuit is open, is the time of the next attempt in unix seconds, infinity while that
+    is in flight; else None."""
 
     stored: Stored
     terms: Terms

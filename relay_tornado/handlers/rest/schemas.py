@@ -316,7 +316,9 @@ class ConsumerAnswer(Schema):
     head = text("The bucket's newest id.")
     pending = integer("The number of events that the consumer is not done with.")
     out = integer("Of the pending events, those in flight.")
-    parked = integer("Of the pending events, those that wait for another try.")
+    parked = integer(
+        "Of the pending events, those that wait for another try, or are in flight for it (then `out` counts them, too)."
+    )
     dead = integer("The number of events that the consumer gave up.")
     connections = integer("The number of connections that work on it now.")
     ack_wait = decimal("In seconds; null without explicit acks.", allow_none=True)
