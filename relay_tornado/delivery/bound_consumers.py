@@ -61,8 +61,10 @@ class BoundConsumers:
         binding: ConsumerBinding,
         max_in_flight: int,
         ping: Callable[[bytes], None],
+        before: BoundConsumers | None = None,
     ) -> None:
-        """`ping` writes a protocol ping after everything that was written."""
+        """`ping` writes a protocol ping after everything that was written; `before` are those of the subscription that
+        this one replaces, if it has any."""
         self.binding = binding
         self.opened: Opened = {}
         self.members: dict[BucketId, Member] = {}
@@ -73,7 +75,7 @@ class BoundConsumers:
         self._shared = shared
         self._groups = groups
         self._receipts = receipts
-        self._in_flight = InFlight(max_in_flight)
+        self._in_flight: InFlight = InFlight(max_in_flight, None if before is None else before._in_flight)
         self._receipt = Receipt(ping)
         self._ping = ping
         self._telling: list[_Told] = []

@@ -103,7 +103,8 @@ class Deliveries:
         consumers: BoundConsumers | None = None
         if binding is not None:
             most, ping = request.max_in_flight, ping or (lambda _: None)
-            consumers = BoundConsumers(self._shared, self._groups, self._receipts, binding, most, ping)
+            before = None if replaces is None else replaces.consumers
+            consumers = BoundConsumers(self._shared, self._groups, self._receipts, binding, most, ping, before)
         delivery = Delivery(self._shared, outlet, subscription, consumers, extended=extended)
         kept: Mapping[BucketId, Reached] = {}
         going_on: Mapping[BucketId, Held | None] = {}

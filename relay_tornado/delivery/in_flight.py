@@ -18,6 +18,9 @@ _ENOUGH: Final = 64
 """Free places, of `max_in_flight`, that are worth a write at once; a quarter of `max_in_flight` if that is less."""
 _PATIENCE: Final = 0.002
 """Seconds that fewer free places wait for more acks, which arrive one by one and would cost a write each."""
+_REMEMBERED: Final = 256
+"""The number of events taken back unanswered that are remembered, at least: with few in flight at once, many more may
+be on their way to a slow client."""
 
 
 class Receiver(Writer, Protocol):
@@ -127,23 +130,23 @@ class InFlight:
     An event that was taken back without an answer, as after its `ack_wait`, may be given to the same connection again.
     Its client may be so far behind that it means the earlier time when it acks the event: what the connection was given
     since may be unread. So an ack of everything before such an event leaves out what was given since, but for what its
-    consumer repeats as it was moved.
+    consumer repeats as it was moved. It goes on like this from the subscription `before` to the next one.
     """
 
     __slots__ = ("_enough", "_given", "_items", "_lapsed", "_limit", "_mixed", "_short", "_timer")
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, before: InFlight | None = None) -> None:
         self._limit = limit
         self._enough = min(limit // 4, _ENOUGH)
         self._timer = Timer(self._fill)
         self._items: dict[tuple[str, int], Item] = {}
         self._mixed = False
         """Whether the items are not in the order given."""
-        self._lapsed: dict[tuple[str, int], tuple[int, int]] = {}
-        """The `first` and the `generation` of the last events that were taken back unanswered: as many as there may be
-        in flight."""
+        self._lapsed: dict[tuple[str, int], tuple[int, int]] = {} if before is None else before._lapsed
+        """The `first` and the `generation` of the last events that were taken back unanswered. Shared with the
+        subscription before, which may still have events in flight when this one begins."""
         self._short: dict[Member, None] = {}
-        self._given = 0
+        self._given: int = 0 if before is None else before._given
 
     @property
     def credit(self) -> int:
@@ -194,7 +197,7 @@ class InFlight:
         key = item.epoch, item.taken.seq
         if not answered or item.first < item.order:
             self._lapsed[key] = item.first, item.generation
-            if len(self._lapsed) > self._limit:
+            if len(self._lapsed) > max(self._limit, _REMEMBERED):
                 del self._lapsed[next(iter(self._lapsed))]
         if self._items.get(key) is item:
             del self._items[key]
@@ -229,8 +232,6 @@ class InFlight:
             before._items.pop(key, None)
             del old.items[item]
         self._given = max(self._given, before._given)
-        self._lapsed |= before._lapsed
-        before._lapsed = {}
 
     def _sort(self) -> None:
         """Sorts once for everything that was adopted, which may belong to thousands of buckets."""

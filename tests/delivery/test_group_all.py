@@ -8,6 +8,7 @@ import pytest
 
 from relay_tornado.model import Cursor
 from relay_tornado.wire.acks import Ack
+from relay_tornado.wire.control import Unsubscribe
 from tests.delivery.virtual import event_loop as event_loop
 from tests.delivery.virtual import virtual_test
 from tests.delivery.workers import KEY, Worker, parked, worker
@@ -65,6 +66,36 @@ async def test_all_leaves_out_what_was_given_since_the_first_time(then: str) -> 
     one.leave()
     other = await worker(world)
     await until(lambda: other.seqs == [3, 4])
+
+
+@virtual_test
+@pytest.mark.parametrize("unsubscribes", [False, True])
+async def test_all_leaves_out_what_was_given_since_a_bucket_was_left(unsubscribes: bool) -> None:
+    """The client acks an event as it came before it left the bucket, and has yet to read what came since it is back:
+    that comes again if the client dies."""
+    world = await stocked(2)
+    await world.bucket("other")
+    one = await worker(world, "orders", "other")
+    await until(lambda: len(one.seqs) == 2)
+    epoch = one.events[0]["meta"]["epoch"]
+
+    async def subscribe(*buckets: str) -> None:
+        nonlocal one
+        one = Worker(world, *await world.subscribe(*buckets, reader=one.reader, replaces=one.delivery, consumer="w"))
+        await quiet()
+
+    if unsubscribes:
+        one.delivery.unsubscribe(Unsubscribe())
+    await subscribe("other")
+    await world.append(1, "id-other")
+    await until(lambda: one.reader.seqs("other") == [1])
+    await subscribe("orders", "other")
+    assert one.tries()[-2:] == [(1, 2), (2, 2)]
+    assert one.delivery.settle(Ack(Cursor(epoch, 2), all=True))
+    assert await world.floor(KEY) == 2
+    one.leave()
+    other = await worker(world, "orders", "other")
+    await until(lambda: other.reader.seqs("other") == [1])
 
 
 @virtual_test

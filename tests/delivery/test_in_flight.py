@@ -100,6 +100,21 @@ def test_what_is_given_after_an_adoption_comes_after_everything() -> None:
     assert list(own.items) == [later]
 
 
+def test_what_was_taken_back_is_remembered_for_longer_than_it_may_be_in_flight() -> None:
+    """A client that may have two in flight is 200 events behind, and acks an old one as it came the first time: what it
+    was given since is not acked with it."""
+    in_flight, group = InFlight(2), Group()
+    nobody: Any = None
+    member = Member(group, nobody, in_flight, nobody)  # type: ignore[arg-type]
+    for seq in range(1, 201):
+        in_flight.drop(in_flight.give(member, Taken(seq, 1, 0), "e", None, 0.0), answered=False)
+    later = in_flight.give(member, Taken(201, 1, 0), "e", None, 0.0)
+    again = in_flight.give(member, Taken(1, 2, 0), "e", None, 0.0)
+    assert in_flight.ack(Cursor("e", 1), all=True)
+    assert group.acked == [again.order]
+    assert list(member.items) == [later]
+
+
 class Woken:
     """A receiver that counts how often it is woken."""
 
