@@ -35,14 +35,14 @@ def calls_by_turn(monkeypatch: pytest.MonkeyPatch, where: object, name: str) -> 
         nonlocal begun
         begun = False
 
-    def counted(*args: Any) -> Any:
+    def counted(*args: Any, **options: Any) -> Any:
         nonlocal begun
         if not begun:
             begun = True
             calls.append(0)
             asyncio.get_running_loop().call_soon(end)
         calls[-1] += 1
-        return function(*args)
+        return function(*args, **options)
 
     monkeypatch.setattr(where, name, counted)
     return calls

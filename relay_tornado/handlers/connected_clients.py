@@ -37,8 +37,11 @@ from relay_tornado.settings import Settings
 
 _AWAY: Final = "the relay is going away: reconnect"
 
-_SUBSCRIBING: Final = 8
-"""Maximum number of messages per turn of the loop from clients that have not subscribed yet."""
+SUBSCRIBES_A_TURN: Final = 8
+"""Maximum number of messages per turn of the loop from clients that have not subscribed yet, and of subscribes."""
+MESSAGES_A_TURN: Final = 64
+"""Maximum number of other messages per turn. Those of one client are in memory by the hundred; to read one from each of
+many sockets takes four times as long."""
 
 GRACE: Final = 1.0
 """Seconds for which clients that are sent away may all be silent; those still there then are cut off."""
@@ -192,7 +195,8 @@ class ConnectedClients:
         self.access = access
         self.counted = trust.counted
         self.alarms = Alarms()
-        self.admission = Admission(_SUBSCRIBING)
+        self.admission = Admission(SUBSCRIBES_A_TURN)
+        self.messages = Admission(MESSAGES_A_TURN, stay=False)
         self.compiling = FilterTime()
         """The time that requests with a filter take to be read."""
         self.settings = settings

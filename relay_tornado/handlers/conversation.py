@@ -74,6 +74,8 @@ class Conversation(ConnectedClient):
         if self._delivery is None:
             # Subscribing takes ten times as long as a webhook.
             await self._clients.admission.turn()
+        elif (turn := self._clients.messages.enter()) is not None:
+            await turn
         self.heard()
         if self.key and _may_have_filter(message):
             effects = await self._compile(message)
@@ -150,6 +152,8 @@ class Conversation(ConnectedClient):
                 case protocol.Authenticate(key, secret):
                     await self._perform(self._authenticate(key, secret))
                 case protocol.Subscribe():
+                    if self._delivery is not None:  # else the message has waited already
+                        await self._clients.admission.turn()
                     await self._subscribe(effect)
                 case protocol.Unsubscribe(request):
                     refusal: Invalid | None = None

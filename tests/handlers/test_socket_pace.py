@@ -5,19 +5,23 @@ import contextlib
 import json
 import socket
 from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
 from tornado.iostream import IOStream
 
 from relay_tornado.delivery import filter_time
+from relay_tornado.delivery.deliveries import Deliveries
 from relay_tornado.delivery.filter_time import FilterTime
 from relay_tornado.handlers import conversation
+from relay_tornado.handlers.connected_clients import MESSAGES_A_TURN, SUBSCRIBES_A_TURN
 from relay_tornado.model import MIB
 from relay_tornado.protocol import Session
+from tests.counting import calls_by_turn
 from tests.delivery.world import frames
 from tests.handlers.raw import Raw
-from tests.handlers.sockets import HANDSHAKE, TIMEOUT, Client, Live, live
+from tests.handlers.sockets import HANDSHAKE, TIMEOUT, Client, Live, live, masked
 from tests.waiting import until
 
 
@@ -91,6 +95,26 @@ async def test_filters_that_take_long_to_compile_wait_for_each_other(
             while (await client.hear())["status"] != "unsubscribed":
                 pass
         assert waited == [100.0]
+
+
+@pytest.mark.parametrize(("action", "most"), [("pong", MESSAGES_A_TURN), ("subscribe", SUBSCRIBES_A_TURN)])
+@pytest.mark.gen_test
+async def test_messages_of_many(server: Live, action: str, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few are handled in a turn of the loop, however many sockets send them, and however many each has sent."""
+    sockets, each = 6, 50
+    await server.bucket()
+    async with AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(Raw(server.port)) for _ in range(sockets)]
+        greeting = await server.greeting()
+        for client in clients:
+            client.send(greeting)
+            await client.reader.readuntil(b'subscribed to buckets: all"}')
+        where, name = (Session, "received") if action == "pong" else (Deliveries, "subscribe")
+        handled = calls_by_turn(monkeypatch, where, name)
+        for client in clients:
+            client.send(masked({"action": action}) * each)
+        await until(lambda: sum(handled) == sockets * each)
+    assert max(handled) <= most
 
 
 async def reads_nothing(server: Live, *, events: int = 100, size: int = 300_000) -> Client:
