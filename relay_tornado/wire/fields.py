@@ -119,6 +119,20 @@ class TextOrBytes(Text):
         return str(super()._deserialize(value, attr, data, **kwargs))
 
 
+class Few(fields.List[Any]):
+    """A list of at most `most` entries; their number is checked before any of them is read."""
+
+    def __init__(self, entry: fields.Field[Any], most: int, *, least: int = 0, said: str = "", **kwargs: Any) -> None:
+        limits = validate.Length(least or None, most, error=said or f"must have at most {most} entries.")
+        self._check_number = limits
+        super().__init__(entry, validate=limits, **kwargs)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> list[Any]:
+        if isinstance(value, list):
+            self._check_number(value)
+        return super()._deserialize(value, attr, data, **kwargs)
+
+
 def read_bytes(numbers: list[Any]) -> bytes:
     """The bytes that a list names by their numbers, which in Java are -128 to 127. Raises ValidationError."""
     # As one call each: there may be a million.

@@ -12,13 +12,14 @@ import math
 from datetime import UTC, datetime
 from typing import Any
 
-from marshmallow import Schema, fields, validate
+from marshmallow import Schema, fields
 
 from relay_tornado.model import DAY, MAX_TIME, Bucket, Dedupe, Input, Output, RateLimit, Retention, Token, to_document
 from relay_tornado.wire.fields import (
     Anything,
     Choice,
     Document,
+    Few,
     Flag,
     Form,
     Headers,
@@ -298,8 +299,9 @@ class VerifyFields(Schema):
             "Whose signatures: `github`, `standard-webhooks`, `stripe`, `slack`, `shopify` or `gitlab`."
         ),
     )
-    secrets = fields.List(
+    secrets = Few(
         Text(1_100),
+        10,
         metadata=described(f"1 to 10 secrets, as the provider shows them: one that matches is enough. {_HIDDEN}"),
     )
     on_failure = Choice(
@@ -403,10 +405,10 @@ class DurabilityFields(Schema):
             "days, at growing intervals; `custom` by `custom_delays`."
         ),
     )
-    custom_delays = fields.List(
+    custom_delays = Few(
         Whole(0),
+        100,
         allow_none=True,
-        validate=validate.Length(max=100),
         metadata=described("Nanoseconds between tries, for `custom`."),
     )
     deadline = Whole(
@@ -487,7 +489,7 @@ class TokenFields(Schema):
 
     description = Text(4_000, lines=True)
     buckets = fields.List(Text(1_000), allow_none=True)
-    tunnels = fields.List(Text(1_000), validate=validate.Length(max=1_000, error="must have at most 1000 entries."))
+    tunnels = Few(Text(1_000), 1_000)
     api_access = Flag()
     durable = Flag()
     expires_at = moment("The unix time in seconds at which the token ends; null is never.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar, Final
 
-from marshmallow import Schema, fields, validate
+from marshmallow import Schema, fields
 
 from relay_tornado.admin.consumer_names import may_see, missing
 from relay_tornado.admin.consumers import MOST_EVENTS, ConsumerAdministration
@@ -24,7 +24,7 @@ from relay_tornado.handlers.rest.schemas import (
     SeekResult,
 )
 from relay_tornado.wire.control import read_position
-from relay_tornado.wire.fields import Flag, Number, Text, Whole, described
+from relay_tornado.wire.fields import Few, Flag, Number, Text, Whole, described
 from relay_tornado.wire.rest import deleted_document
 
 _FASTEST: Final = 1_000_000
@@ -71,9 +71,11 @@ class GiveUpBody(Schema):
 
 
 class DeadLettersBody(Schema):
-    ids = fields.List(
+    ids = Few(
         fields.String(error_messages={"invalid": "must be a string."}),
-        validate=validate.Length(min=1, max=MOST_EVENTS, error=f"must have 1 to {MOST_EVENTS} ids."),
+        MOST_EVENTS,
+        least=1,
+        said=f"must have 1 to {MOST_EVENTS} ids.",
         error_messages={"invalid": "must be a list of ids."},
         metadata=described("The ids of the events whose dead letters are meant."),
     )

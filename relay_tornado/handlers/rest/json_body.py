@@ -21,6 +21,10 @@ MAX_PARTS: Final = 50_000
 MAX_VALUES: Final = 600_000
 """Maximum number of values in a body, since reading them takes time."""
 
+MAX_FIELDS: Final = 10_000
+"""Maximum number of fields in a body, since those that a form does not know take time. Of these, hardly so many would
+be kept (`fields.MAX_EXTRA`)."""
+
 _LEAST, _MOST = -(2**63), 2**63 - 1
 _TEXT: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 _HALF: Final = re.compile(rb"\\(?:(u[dD][89abAB][0-9a-fA-F]{2})(?=[^\\]|\\[^u])|.)", re.DOTALL)
@@ -31,13 +35,16 @@ def parse(body: bytes, content_type: str, *, cut: bool = False) -> dict[str, Any
     """The JSON object in a body. Clients may omit the Content-Type, or send another one, and may send a BOM. With
     `cut`, its texts may have been cut within a character: half a surrogate pair is read as U+FFFD.
 
+    Only such a body may have any number of fields.
+
     Raises Invalid, and WrongType if the Content-Type names another format and the body does not look like JSON.
     """
     body = body.removeprefix(BOM_UTF8)
     try:
         _check_number(body)
         document = _decode_cut(body) if cut else msgspec.json.decode(body)
-        _make_plain(document, MAX_DEPTH)
+        if _make_plain(document, MAX_DEPTH) > MAX_FIELDS and not cut:
+            raise Invalid(f"the body has too many fields: at most {MAX_FIELDS} are read")
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, OverflowError, Invalid) as error:
         if _names_another_form(content_type) and not body.lstrip().startswith((b"{", b"[")):
             raise WrongType("the body must be JSON: send it with Content-Type: application/json") from None
@@ -90,20 +97,22 @@ def _parts(body: bytes) -> int:
     return body.count(b"{") + body.count(b"[")
 
 
-def _make_plain(value: Any, depth: int) -> None:
+def _make_plain(value: Any, depth: int) -> int:
     """Changes a value in place so that the registry's encoders and any client can read it: integers that do not fit
-    into 64 bits become floats, as in most JSON parsers. Raises Invalid if it is nested deeper than `depth`, and
-    OverflowError."""
+    into 64 bits become floats, as in most JSON parsers. Returns how many fields there are in it. Raises Invalid if it
+    is nested deeper than `depth`, and OverflowError."""
     if not isinstance(value, dict | list):
-        return
+        return 0
+    found = len(value) if isinstance(value, dict) else 0
     if depth == 0:
         raise Invalid(f"the body is nested too deeply: at most {MAX_DEPTH} levels are read")
     for place, each in value.items() if isinstance(value, dict) else enumerate(value):
         kind = type(each)
         if kind is dict or kind is list:
-            _make_plain(each, depth - 1)
+            found += _make_plain(each, depth - 1)
         elif kind is int and not _LEAST <= each <= _MOST:
             value[place] = float(each)
+    return found
 
 
 def _names_another_form(content_type: str) -> bool:

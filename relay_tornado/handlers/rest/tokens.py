@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from marshmallow import Schema, fields, validate
+from marshmallow import Schema, fields
 
 from relay_tornado.admin.tokens import MAX_GRACE
 from relay_tornado.errors import Forbidden, Invalid
@@ -14,7 +14,7 @@ from relay_tornado.handlers.rest.base import RestHandler, operation
 from relay_tornado.handlers.rest.schemas import Deleted, TokenAnswer, TokenWithSecretAnswer
 from relay_tornado.model import Token
 from relay_tornado.pieces import Pieces
-from relay_tornado.wire.fields import Choice, Document, Flag, Number, StockFields, Text, described, load
+from relay_tornado.wire.fields import Choice, Document, Few, Flag, Number, StockFields, Text, described, load
 from relay_tornado.wire.rest import deleted_document, moment
 
 
@@ -24,10 +24,10 @@ class ScopesFields(StockFields):
         allow_none=True,
         metadata=described("Names or ids of buckets; empty means every bucket, null is as if it were absent."),
     )
-    tunnels = fields.List(
+    tunnels = Few(
         Text(1_000),
+        1_000,
         allow_none=True,
-        validate=validate.Length(max=1_000, error="must have at most 1000 entries."),
         metadata=described("Only stored and returned: this relay has no tunnels."),
     )
 

@@ -10,6 +10,7 @@ import pytest
 
 from relay_tornado.handlers import lingering
 from relay_tornado.handlers.rest.base import RestHandler
+from relay_tornado.handlers.rest.json_body import MAX_FIELDS
 from relay_tornado.handlers.rest.logs import MAX_ANSWER
 from relay_tornado.handlers.rest.service import BODY_BUDGET, Rest
 from relay_tornado.transport.limits import SMALL_BODY
@@ -156,6 +157,37 @@ async def test_a_typo_is_said_with_its_place(here: World, body: bytes, words: st
             reply = await raw.ask(request(b"/v1/buckets", body, headers))
             assert reply.status == 400
             assert json.loads(reply.body)["message"] == f"the body is no JSON: {words}"
+
+
+@pytest.mark.gen_test
+async def test_a_body_has_only_so_many_fields(here: World) -> None:
+    """In all of its objects together; those that a form does not know take their time from everybody. A client's answer
+    may have more, as nobody looks at them."""
+    log = await here.send(await here.bucket("orders"))
+    half = {f"x{number}": 1 for number in range(MAX_FIELDS // 2 - 2)}
+    body = {"name": "n", "throttle": half, "more": half}
+    assert (await here.call("POST", "/v1/buckets/orders/outputs", body)).status == 201
+    answer = await here.call("POST", "/v1/buckets/orders/outputs", body | {"one": 1, "two": 2})
+    assert (answer.status, answer.document["code"]) == (400, "invalid")
+    assert "too many fields: at most 10000 are read" in answer.document["message"]
+    answer = await here.call("PUT", f"/v1/logs/{log}", {"status_code": 200, "one": half, "two": half, "three": half})
+    assert answer.status == 200
+
+
+@pytest.mark.gen_test
+async def test_a_list_that_is_too_long_is_not_read(here: World) -> None:
+    """Its entries, whatever they are, take their time from everybody."""
+    bucket = await here.bucket("orders")
+    for method, path, field, most in (
+        ("POST", "outputs", "durability.custom_delays", 100),
+        ("PUT", f"inputs/{bucket.inputs[0].id}", "verify.secrets", 10),
+        ("POST", "consumers/w/dead/resend", "ids", 1000),
+    ):
+        whole, _, part = field.rpartition(".")
+        body = {part: [None] * (most + 1)}
+        answer = await here.call(method, f"/v1/buckets/orders/{path}", {whole: body} if whole else body)
+        assert (answer.status, answer.document["field"]) == (400, field)
+        assert f"{most} " in answer.document["message"]
 
 
 @pytest.mark.gen_test
