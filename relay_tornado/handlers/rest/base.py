@@ -191,7 +191,10 @@ class RestHandler(JsonHandler):
 
     def document(self, *, cut: bool = False) -> dict[str, Any]:
         """The body as a JSON object; `cut` as in `parse`. Raises Invalid and WrongType."""
-        return parse(b"".join(self._chunks), self.request.headers.get("Content-Type", ""), cut=cut)
+        headers = self.request.headers
+        return parse(
+            b"".join(self._chunks), headers.get("Content-Type", ""), headers.get("Content-Encoding", ""), cut=cut
+        )
 
     def given(self) -> Document:
         """The body as read by the endpoint's form; empty if the body is optional and absent. Raises Invalid and

@@ -31,13 +31,13 @@ _HALF: Final = re.compile(rb"\\(?:(u[dD][89abAB][0-9a-fA-F]{2})(?=[^\\]|\\[^u])|
 """An escape in a text. Its group is the first half of a surrogate pair whose second half does not follow."""
 
 
-def parse(body: bytes, content_type: str, *, cut: bool = False) -> dict[str, Any]:
+def parse(body: bytes, content_type: str, content_encoding: str = "", *, cut: bool = False) -> dict[str, Any]:
     """The JSON object in a body. Clients may omit the Content-Type, or send another one, and may send a BOM. With
     `cut`, its texts may have been cut within a character: half a surrogate pair is read as U+FFFD.
 
     Only such a body may have any number of fields.
 
-    Raises Invalid, and WrongType if the Content-Type names another format and the body does not look like JSON.
+    Raises Invalid, and WrongType if the body does not look like JSON and one of the headers says that it is none.
     """
     body = body.removeprefix(BOM_UTF8)
     try:
@@ -46,8 +46,12 @@ def parse(body: bytes, content_type: str, *, cut: bool = False) -> dict[str, Any
         if _make_plain(document, MAX_DEPTH) > MAX_FIELDS and not cut:
             raise Invalid(f"the body has too many fields: at most {MAX_FIELDS} are read")
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, OverflowError, Invalid) as error:
-        if _names_another_form(content_type) and not body.lstrip().startswith((b"{", b"[")):
-            raise WrongType("the body must be JSON: send it with Content-Type: application/json") from None
+        if not body.lstrip().startswith((b"{", b"[")):
+            if content_encoding.strip().lower() not in ("", "identity"):
+                said = f"the body has Content-Encoding: {content_encoding:.80}, which is not read here"
+                raise WrongType(f"{said}: send it uncompressed") from None
+            if _names_another_form(content_type):
+                raise WrongType("the body must be JSON: send it with Content-Type: application/json") from None
         if isinstance(error, Invalid):
             raise
         if not body.strip():

@@ -36,7 +36,7 @@ _PROBLEMS: Final = {
     404: ("NotFound", "There is no such thing in the token's buckets."),
     412: ("Conflict", "A name, an id or a route is taken, or something else is in the way."),
     413: ("TooLarge", "The body is too large."),
-    415: ("WrongType", "The body is not JSON, does not begin like it, and its Content-Type says so."),
+    415: ("WrongType", "The body does not begin like JSON, and its Content-Type or Content-Encoding says why."),
     502: ("NotSent", "The request that the relay was asked to send got no answer."),
     503: ("Unavailable", "Not now; Retry-After says when to retry. `code` `unknown`: it may have been done."),
     507: ("NoSpace", "The disk is full."),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gzip
 import json
+import zlib
 
 import pytest
 
@@ -157,6 +159,24 @@ async def test_a_typo_is_said_with_its_place(here: World, body: bytes, words: st
             reply = await raw.ask(request(b"/v1/buckets", body, headers))
             assert reply.status == 400
             assert json.loads(reply.body)["message"] == f"the body is no JSON: {words}"
+
+
+@pytest.mark.gen_test
+async def test_a_compressed_body(here: World) -> None:
+    """It is not read, and the answer says why; a body that names an encoding and has none is."""
+    plain = b'{"name": "n"}'
+    async with Raw(here.relay.port) as raw:
+        for body, coding, status in (
+            (gzip.compress(plain), b"gzip", 415),
+            (zlib.compress(plain), b"Deflate", 415),
+            (gzip.compress(plain), b"identity", 400),
+            (b"n", b"utf-8", 415),
+            (plain, b"utf-8", 201),
+        ):
+            reply = await raw.ask(request(b"/v1/buckets", body, basic(here) + b"Content-Encoding: %b\r\n" % coding))
+            assert reply.status == status, reply.body
+            said = f"the body has Content-Encoding: {coding.decode()}, which is not read here: send it uncompressed"
+            assert (json.loads(reply.body).get("message") == said) == (status == 415)
 
 
 @pytest.mark.gen_test
