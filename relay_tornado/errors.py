@@ -66,7 +66,7 @@ class NotClear(Invalid):
     SHOWN: ClassVar[int] = 5
     """How many ids the message lists; a bucket may have a thousand."""
 
-    def __init__(self, bucket: str, kind: str, ids: Sequence[str], name: str | None = None, field: str = "") -> None:
+    def __init__(self, bucket: str, kind: str, ids: Sequence[str], name: str | None, field: str = "") -> None:
         some = ", ".join(ids[: self.SHOWN]) + (", …" if len(ids) > self.SHOWN else "")
         if name is not None:
             words = f"has {len(ids)} {kind}s {name[:100]!r}: name the one you mean by its id ({some})"

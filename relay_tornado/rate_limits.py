@@ -97,7 +97,7 @@ class RepeatLimit:
 
     __slots__ = ("_again", "_clock", "_pause", "_said")
 
-    def __init__(self, pause: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, pause: float, clock: Callable[[], float]) -> None:
         """`clock` returns monotonic seconds."""
         self._pause = pause
         self._clock = clock

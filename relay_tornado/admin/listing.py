@@ -46,11 +46,11 @@ _ANCHORED: Final = 600.0
 class Filter:
     """A request's filter. `since` and `until` are unix seconds: received at or after `since`, and before `until`."""
 
-    bucket: str = ""
-    output: str = ""
-    status: str = ""
-    since: float | None = None
-    until: float | None = None
+    bucket: str
+    output: str
+    status: str
+    since: float | None
+    until: float | None
 
 
 class Listing:

@@ -139,7 +139,7 @@ def listed(raw: sqlite3.Connection, bucket_id: BucketId | None, *, whole: bool =
     return found
 
 
-def _one(raw: sqlite3.Connection, key: Key, consumer: int, *, whole: bool = False) -> Stored | None:
+def _one(raw: sqlite3.Connection, key: Key, consumer: int, *, whole: bool) -> Stored | None:
     """The consumer with this key and id; if `whole`, with its parked events. Raises Damaged."""
     try:
         row = raw.execute(_STORED, (consumer, key.bucket_id)).fetchone()

@@ -41,7 +41,7 @@ class Exported:
     bucket: str
     events: int
     last: int
-    found: bool = False
+    found: bool
 
 
 class _Damaged(Unavailable):

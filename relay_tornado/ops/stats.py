@@ -47,7 +47,7 @@ class BucketStats:
     retention: dict[str, Any]
     events_last_day: int
     a_day: int
-    ephemeral: bool = False
+    ephemeral: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class Stats:
     reserve: int
     growth_a_day: int
     days_left: float | None
-    consumers: tuple[ConsumerStats, ...] = ()
+    consumers: tuple[ConsumerStats, ...]
 
 
 def stats(path: Path, reserve: int, now: float | None = None) -> Stats:

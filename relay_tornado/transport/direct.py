@@ -193,9 +193,8 @@ class DirectConnection:
         """Closes a connection that is past its deadline; a sender whose body is late gets a 408 first."""
         if self._state is _BODY and self._upload is not None:
             self._shared.ingest.counters.rejected("timeout")
-            if self._out is None:
-                with suppress(OSError):
-                    self.socket.send(LATE)
+            with suppress(OSError):
+                self.socket.send(LATE)
         self.close()
 
     def _let_go(self) -> None:
