@@ -16,7 +16,6 @@ from typing import Annotated, Any, Final, Literal, get_type_hints
 
 import msgspec
 
-import relay_tornado
 from relay_tornado.admin.administration import Administration
 from relay_tornado.admin.resending import Range
 from relay_tornado.admin.searching import Wanted
@@ -242,7 +241,6 @@ class Commands:
 
     async def relay_info(self) -> Document:
         return {
-            "version": relay_tornado.__version__,
             "url": self.relay.url,
             "address": self.relay.address,
             "instance": self.relay.instance,

@@ -1,7 +1,7 @@
 """The control socket: an owner-only Unix socket through which commands reach the running relay.
 
 A request is one line: `{"command": "bucket.create", "arguments": {…}}`. So is the answer: `{"result": …}` or
-`{"error": {"code": …, "message": …, "field": …}}`. A connection may carry any number of them, one after another.
+`{"error": {"code": …, "message": …}}`. A connection may carry any number of them, one after another.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ IDLE = 60.0
 FINISH = 2.0
 """Seconds that running commands may take at shutdown."""
 
-CLOSING = {"error": {"code": "closing", "message": "the relay hangs up; this command was not run", "field": ""}}
+CLOSING = {"error": {"code": "closing", "message": "the relay hangs up; this command was not run"}}
 """The last line on a connection that the relay ends: a command without an answer was not run."""
 
 _CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid
@@ -214,8 +214,7 @@ class ControlServer:
 
 
 def _error(error: RelayError) -> dict[str, Any]:
-    field = error.field if isinstance(error, Invalid) else ""
-    return {"error": {"code": error.code, "message": str(error), "field": field}}
+    return {"error": {"code": error.code, "message": str(error)}}
 
 
 async def _hang_up(writer: asyncio.StreamWriter) -> None:

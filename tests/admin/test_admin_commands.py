@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from relay_tornado import __version__
 from relay_tornado.admin.commands import COMMANDS, run_command
 from relay_tornado.errors import Conflict, Invalid, NotFound
 from tests.admin.forms import BUCKET, INPUT, OUTPUT
@@ -75,7 +74,7 @@ async def test_every_command(world: World) -> None:
     assert await run(world, "token.revoke", key=token["key"]) == {"id": token["key"], "status": "deleted"}
     assert await run(world, "bucket.delete", bucket="orders") == {"id": made["id"], "status": "deleted"}
     assert await run(world, "bucket.list") == []
-    assert (await run(world, "relay.info")).items() >= {"version": __version__, "url": None}.items()
+    assert (await run(world, "relay.info"))["url"] is None
 
 
 @pytest.mark.gen_test

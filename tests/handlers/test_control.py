@@ -77,9 +77,9 @@ async def test_commands_go_through(open_memory: OpenWorld, tmp_path: Path) -> No
         made = await client.call("bucket.create", name="orders")
         assert made["result"]["name"] == "orders"
         taken = await client.call("bucket.create", name="orders")
-        assert (taken["error"]["code"], taken["error"]["field"]) == ("conflict", "")
+        assert taken["error"]["code"] == "conflict"
         wrong = await client.call("bucket.set", bucket="orders", options={"max_body": 0})
-        assert (wrong["error"]["code"], wrong["error"]["field"]) == ("invalid", "max_body")
+        assert (wrong["error"]["code"], wrong["error"]["message"].partition(":")[0]) == ("invalid", "max_body")
         missing = await client.call("bucket.show", bucket="nothing")
         assert missing["error"]["code"] == "not_found"
         world.administration.url = "https://relay.example.org"
@@ -315,7 +315,7 @@ async def test_another_user_is_sent_away(open_memory: OpenWorld) -> None:
                     await until(lambda let_in=let_in, logs=logs: let_in or logs)
                 assert [line["event"] for line in logs] == ([] if let_in else ["control_refused"])
                 assert (process.returncode, err) == (0, b"")
-                assert ("version" in out.decode()) == let_in
+                assert ("result" in out.decode()) == let_in
 
 
 @pytest.mark.gen_test
