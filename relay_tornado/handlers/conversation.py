@@ -19,7 +19,7 @@ from relay_tornado.handlers.tornado_connection import TornadoConnection
 from relay_tornado.log.results import status_of
 from relay_tornado.low_memory import retry_until_done
 from relay_tornado.model import KIB, Result, Token
-from relay_tornado.wire import websocket
+from relay_tornado.wire import control, websocket
 
 _log = structlog.get_logger(__name__)
 
@@ -154,17 +154,11 @@ class Conversation(ConnectedClient):
                 case protocol.Subscribe():
                     if self._delivery is not None:  # else the message has waited already
                         await self._clients.admission.turn()
-                    await self._subscribe(effect)
+                    await self._perform(await self._subscribe(effect))
                 case protocol.Unsubscribe(request):
-                    refusal: Invalid | None = None
-                    try:
-                        if self._delivery is not None:
-                            self._delivery.unsubscribe(request)
-                    except Invalid as error:
-                        refusal = error
-                    await self._perform(self._session.unsubscribed(request, refusal))
+                    await self._perform(self._unsubscribe(request))
                 case protocol.Respond():
-                    await self._respond(effect)
+                    await self._perform(await self._respond(effect))
                 case protocol.Settle(request):
                     found = self._delivery is not None and self._delivery.settle(request)
                     await self._perform(self._session.settled(request, found))
@@ -219,7 +213,7 @@ class Conversation(ConnectedClient):
         self._edge.allow(2 * limit + 64 * KIB)
         return self._session.authenticated(token)
 
-    async def _subscribe(self, effect: protocol.Subscribe) -> None:
+    async def _subscribe(self, effect: protocol.Subscribe) -> protocol.Effects:
         try:
             delivery, answers = await self._clients.deliveries.subscribe(
                 self,
@@ -231,33 +225,39 @@ class Conversation(ConnectedClient):
                 ping=self._ping_behind,
             )
         except Conflict as error:
-            await self._perform(self._session.subscribe_refused(error))
-            return
+            return self._session.subscribe_refused(error)
         except RelayError as error:
             self._clients.deliveries.unserved("subscribe_failed", error)
             self.unavailable("the relay can't read its log now: reconnect later")
-            return
+            return ()
         if not self.active:
             self._clients.deliveries.end(delivery)
-            return
+            return ()
         self._delivery = delivery
         self._stream.open_to(delivery.lane)
         self.subscribed_at = time.time()
         token = self._session.token
         if token is not None and token is not effect.token:
             delivery.rescope(token)
-        await self._perform(self._session.subscribed(effect.request, answers, self._loop.time()))
+        return self._session.subscribed(effect.request, answers, self._loop.time())
 
-    async def _respond(self, effect: protocol.Respond) -> None:
+    def _unsubscribe(self, request: control.Unsubscribe) -> protocol.Effects:
+        try:
+            if self._delivery is not None:
+                self._delivery.unsubscribe(request)
+        except Invalid as error:
+            return self._session.unsubscribed(request, error)
+        return self._session.unsubscribed(request)
+
+    async def _respond(self, effect: protocol.Respond) -> protocol.Effects:
         request = effect.request
         status, at = status_of(request.status), time.time()
         result = Result(status, request.status, request.headers, request.body, 0, 0, at)
-        failed: RelayError | None = None
         try:
             await self._clients.responses.respond(effect.token, request.id, result)
         except RelayError as error:
-            failed = error
-        await self._perform(self._session.responded(request, failed))
+            return self._session.responded(request, error)
+        return self._session.responded(request)
 
     async def _end_delivery(self) -> None:
         """Ends delivery after its current write, and forgets its positions."""

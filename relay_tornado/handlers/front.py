@@ -20,8 +20,6 @@ from relay_tornado.handlers.tornado_connection import TornadoConnection
 from relay_tornado.ingest.endpoints import WEBHOOKS_PREFIX, origin_form
 from relay_tornado.ingest.ingest import Ingest
 
-_PREFIX = WEBHOOKS_PREFIX.decode()
-
 
 class Front(HTTPServerConnectionDelegate):
     """Between the listener and the request handlers; without `ingest`, no request is a webhook."""
@@ -45,31 +43,30 @@ class _Request(HTTPMessageDelegate):
         self._front = front
         self._server_conn = server_conn
         self._connection = connection
+        assert isinstance(connection.stream, TornadoConnection)
+        self._stream = connection.stream
         self._inner: HTTPMessageDelegate | None = None
 
     def headers_received(
         self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
     ) -> Awaitable[None] | None:
         assert isinstance(start_line, RequestStartLine)
-        stream = self._connection.stream
-        assert isinstance(stream, TornadoConnection)
-        front = self._front
+        front, stream = self._front, self._stream
         _expectation(start_line, headers)
-        target = start_line.path
+        target = start_line.path.encode("latin-1")
+        path = origin_form(target)
         host = ""
-        if not target.startswith("/"):
-            target = origin_form(target.encode("latin-1")).decode("latin-1")
         ingest = front.ingest
-        if ingest is not None and not target.startswith(_PREFIX):
+        if ingest is not None and not path.startswith(WEBHOOKS_PREFIX):
             # The headers are complete here: heads are cut down only for ingest URLs.
             host = stream.forwarded_host or headers.get("Host", "")
-            if ingest.endpoints.locate(start_line.path.encode("latin-1"), host) is None:
+            if ingest.endpoints.locate(target, host) is None:
                 ingest = None
         if ingest is not None:
             self._inner = IngestRequest(ingest, stream, self._connection, host)
         else:
             stream.expect_body()
-            start_line = start_line._replace(path=target)
+            start_line = start_line._replace(path=path.decode("latin-1"))
             self._inner = front.application.start_request(self._server_conn, self._connection)
         return self._inner.headers_received(start_line, headers)
 
@@ -79,8 +76,7 @@ class _Request(HTTPMessageDelegate):
 
     def finish(self) -> None:
         assert self._inner is not None
-        assert isinstance(self._connection.stream, TornadoConnection)
-        self._connection.stream.arrived()
+        self._stream.arrived()
         self._inner.finish()
 
     def on_connection_close(self) -> None:

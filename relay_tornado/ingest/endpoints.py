@@ -112,9 +112,8 @@ class Endpoint:
         self.challenge: Answer | None = None
         """The answer to a sender without the bucket's credentials; None if the bucket has none."""
         if bucket.auth.type != "none":
-            basic = bucket.auth.type == "basic"
-            self._credentials = _basic(bucket.auth) if basic else _bearer(bucket.auth)
-            scheme = 'Basic realm="webhooks", charset="UTF-8"' if basic else "Bearer"
+            self._credentials = _check(bucket.auth)
+            scheme = 'Basic realm="webhooks", charset="UTF-8"' if bucket.auth.type == "basic" else "Bearer"
             self.challenge = Answer(
                 401, (("Content-Type", "text/plain"), ("WWW-Authenticate", scheme)), b"Unauthorized"
             )
@@ -161,26 +160,21 @@ def _verifier(verify: Verify) -> Callable[[bytes, bytes, float], Verdict]:
         return lambda headers, body, now: verdict
 
 
-def _basic(auth: BucketAuth) -> Callable[[bytes], bool]:
-    expected = hashlib.sha256(f"{auth.username}:{auth.password}".encode()).digest()
+def _check(auth: BucketAuth) -> Callable[[bytes], bool]:
+    """Whether the value of an Authorization header has these credentials."""
+    basic = auth.type == "basic"
+    scheme = b"basic" if basic else b"bearer"
+    expected = hashlib.sha256((f"{auth.username}:{auth.password}" if basic else auth.token).encode()).digest()
 
     def check(value: bytes) -> bool:
-        scheme, _, credentials = value.partition(b" ")
-        try:
-            given = base64.b64decode(credentials.strip(), validate=True)
-        except binascii.Error:
-            given = b""
-        return scheme.lower() == b"basic" and hmac.compare_digest(hashlib.sha256(given).digest(), expected)
-
-    return check
-
-
-def _bearer(auth: BucketAuth) -> Callable[[bytes], bool]:
-    expected = hashlib.sha256(auth.token.encode()).digest()
-
-    def check(value: bytes) -> bool:
-        scheme, _, token = value.partition(b" ")
-        return scheme.lower() == b"bearer" and hmac.compare_digest(hashlib.sha256(token.strip()).digest(), expected)
+        named, _, given = value.partition(b" ")
+        given = given.strip()
+        if basic:
+            try:
+                given = base64.b64decode(given, validate=True)
+            except binascii.Error:
+                return False
+        return named.lower() == scheme and hmac.compare_digest(hashlib.sha256(given).digest(), expected)
 
     return check
 
