@@ -14,6 +14,7 @@ SMALL_BODY: Final = 64 << 10
 it is closed."""
 
 DISCARD_TIME: Final = 10.0
+"""Seconds for which what a client still sends is dropped, or one is kept that may have left."""
 NEVER: Final = float("inf")
 
 
