@@ -56,27 +56,14 @@ class StreamHandler(JsonHandler):
 
     async def get(self) -> None:
         """Answers with the stream, once its starting position is known."""
-        # A browser also sends a password that it remembers.
-        self._callers.refuse_foreign_page(self.request)
-        arguments = _arguments(self.request.query_arguments, self._callers.access)
-        caller = self._callers.caller(self.request)
-        compiling = self._clients.compiling
-        if "filter" in arguments and await compiling.turn(caller.token.key):
-            caller = self._callers.caller(self.request)  # it may have been revoked meanwhile
-        token = caller.token
-        began = time.thread_time()
-        try:
-            request, rules = _subscription(arguments)
-        finally:
-            compiling.took(token.key, time.thread_time() - began)
-        buckets = self._wanted(request, token)
-        request = await self._resumed(request, buckets)
+        caller, request, rules = await self._asked()
+        request = await self._resumed(request, self._wanted(request, caller.token))
         if await self._clients.turned_away(stream_of(self.request)):
             return
         feed = self._feed(caller, single=len(request.buckets) == 1)
         try:
             delivery, answers = await self._clients.deliveries.subscribe(
-                feed, request, token, extended=True, filter=rules
+                feed, request, caller.token, extended=True, filter=rules
             )
         except BaseException:
             feed.leave()
@@ -115,6 +102,21 @@ class StreamHandler(JsonHandler):
         return Feed(self._clients, caller, self.request, single=single)
 
     # the subscription
+
+    async def _asked(self) -> tuple[Caller, control.Subscribe, Rules | None]:
+        """Who asks, and for what; a filter is read once those of the token may be compiled."""
+        # A browser also sends a password that it remembers.
+        self._callers.refuse_foreign_page(self.request)
+        arguments = _arguments(self.request.query_arguments, self._callers.access)
+        caller = self._callers.caller(self.request)
+        compiling = self._clients.compiling
+        if "filter" in arguments and await compiling.turn(caller.token.key):
+            caller = self._callers.caller(self.request)  # it may have been revoked meanwhile
+        began = time.thread_time()
+        try:
+            return caller, *_subscription(arguments)
+        finally:
+            compiling.took(caller.token.key, time.thread_time() - began)
 
     def _wanted(self, request: control.Subscribe, token: Token) -> Sequence[Bucket]:
         """The requested buckets that exist now. Raises NotFound if none of those that were named does."""

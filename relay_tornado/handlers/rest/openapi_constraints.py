@@ -229,6 +229,12 @@ def add_constraints(document: Document, max_body: int) -> None:
         _allow_null(schemas[type_name(form.__name__)]["properties"], form)
     schemas["AuthFields"]["properties"] |= dict.fromkeys(sorted(AuthFields.ECHOED), _IGNORED)
     _leave_out_empty(document["paths"])
+    _add_new(document)
+
+
+def _add_new(document: Document) -> None:
+    """Adds the types of new buckets, inputs and outputs, made from those of changes, which require less."""
+    schemas = document["components"]["schemas"]
     for name in ("Bucket", "Input", "Output"):
         made = copy.deepcopy(schemas[f"{name}Update"])
         schemas[f"New{name}"] = made
