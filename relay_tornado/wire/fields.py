@@ -65,6 +65,7 @@ class Number(fields.Float):
     def __init__(self, message: str, least: float, most: float, *, above: bool = False, **kwargs: Any) -> None:
         """With `above`, `least` itself is excluded."""
         self.above = least if above else None
+        """The bound that is excluded, if there is one."""
         limits = validate.Range(least, most, min_inclusive=not above, error=message)
         super().__init__(validate=limits, error_messages=dict.fromkeys(("invalid", "special"), message), **kwargs)
 

@@ -167,19 +167,9 @@ class StatusHandler(RestHandler):
         rest = self.rest
         buckets = rest.stored.buckets(self.token)
         extents = await rest.stored.log.extents([bucket.id for bucket in buckets])
-        listening: Counter[str] = Counter()
-        pieces = Pieces()
-        for client in rest.clients.subscribed:
-            there = client.positions.keys()
-            listening.update(there)
-            await pieces.done(1 + len(there))
-        slowest: dict[str, ConsumerLevel] = {}
-        for level in rest.lags():
-            shown = level.events and may_see(self.token, level.consumer)
-            if shown and level.seconds >= getattr(slowest.get(level.bucket), "seconds", 0.0):
-                slowest[level.bucket] = level
+        listening, slowest = await self._listening(), self._slowest()
         await rest.series.ready()  # otherwise the rates would be 0 right after a start
-        found = []
+        found, pieces = [], Pieces()
         for bucket in buckets:
             if bucket.id not in extents:
                 continue
@@ -198,6 +188,25 @@ class StatusHandler(RestHandler):
                 "buckets": found,
             }
         )
+
+    async def _listening(self) -> Counter[str]:
+        """By bucket, how many clients are subscribed to it."""
+        listening: Counter[str] = Counter()
+        pieces = Pieces()
+        for client in self.rest.clients.subscribed:
+            there = client.positions.keys()
+            listening.update(there)
+            await pieces.done(1 + len(there))
+        return listening
+
+    def _slowest(self) -> dict[str, ConsumerLevel]:
+        """By bucket, the consumer that is furthest behind, of those that the token may see."""
+        slowest: dict[str, ConsumerLevel] = {}
+        for level in self.rest.lags():
+            shown = level.events and may_see(self.token, level.consumer)
+            if shown and level.seconds >= getattr(slowest.get(level.bucket), "seconds", 0.0):
+                slowest[level.bucket] = level
+        return slowest
 
     def _bucket(
         self,
