@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,6 +16,7 @@ from typing import Any, Final
 import click
 
 from relay_tornado.cli.client import call, open_relay, remote_given
+from relay_tornado.cli.options import Decorator, OptionOf, together
 from relay_tornado.cli.printing import Document, note
 from relay_tornado.errors import RelayError, Unavailable
 from relay_tornado.model import DAY, UNTIL_IT_ENDS
@@ -46,6 +47,21 @@ class Access:
     key: str | None
     secret: str = field(repr=False)
     silent: Sequence[str] = ()
+
+
+def stock_options(option: OptionOf) -> Decorator:
+    """Adds `--stock` and `--key` to a command."""
+    return together(
+        option("--stock", is_flag=True, help="Speak only the stock protocol, to any Webhook Relay server."),
+        option("--key", help="The token's key, if the server requires it."),
+    )
+
+
+def refuse_with_stock(given: Mapping[str, Any]) -> None:
+    """Raises UsageError if one of these options is given (its value, by its flag, is not None)."""
+    for flag, value in given.items():
+        if value is not None:
+            raise click.UsageError(f"{flag} is an extension of this relay, and --stock sends none: leave one out")
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from relay_tornado.cli.access import open_access
+from relay_tornado.cli.access import open_access, refuse_with_stock, stock_options
 from relay_tornado.cli.client import open_relay, remote_given
 from relay_tornado.cli.common import held
 from relay_tornado.cli.conditions import filter_option
@@ -42,8 +42,7 @@ _option = options_of("FORWARD")
 @_option("--no-respond", is_flag=True, help="Do not send the target's answers back.")
 @_option("--checkpoint", type=click.Path(path_type=Path, dir_okay=False), help="File that keeps the position.")
 @_option("--since", type=PositionType(), help="Where to begin if there is no checkpoint. Default: latest.")
-@_option("--stock", is_flag=True, help="Speak only the stock protocol, to any Webhook Relay server.")
-@_option("--key", help="The token's key, if the server requires it.")
+@stock_options(_option)
 @relay_options
 def forward(
     bucket: str,
@@ -68,9 +67,8 @@ def forward(
     shape = sending.shape(url)
     if sending.lock_path and not url:
         raise click.UsageError("--lock-path is about URL: without one, each output says itself what is appended")
-    for given, option in ((since, "--since"), (rules, "--filter")):
-        if stock and given is not None:
-            raise click.UsageError(f"{option} is an extension of this relay, and --stock sends none: leave one out")
+    if stock:
+        refuse_with_stock({"--since": since, "--filter": rules})
 
     from relay_tornado.agent.answers import respond
     from relay_tornado.cli.screen import Screen

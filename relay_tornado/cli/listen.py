@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 from click.core import ParameterSource
 
-from relay_tornado.cli.access import open_access
+from relay_tornado.cli.access import open_access, refuse_with_stock, stock_options
 from relay_tornado.cli.common import held
 from relay_tornado.cli.conditions import filter_option
 from relay_tornado.cli.errors import STDOUT, Failure, about, drop_output
@@ -39,8 +39,7 @@ _option = options_of("LISTEN")
 @_option("--exec", "command", type=Lines(), help="Run this command for each event, with the body on standard input.")
 @_option("--exec-keep-going", is_flag=True, help="If the --exec command fails, continue instead of retrying.")
 @_option("--bodies-only", is_flag=True, help="Print only the bodies, as they came.")
-@_option("--stock", is_flag=True, help="Speak only the stock protocol, to any Webhook Relay server.")
-@_option("--key", help="The token's key, if the server requires it.")
+@stock_options(_option)
 @relay_options
 @click.pass_context
 def listen(
@@ -73,18 +72,9 @@ def listen(
         raise click.UsageError("--exec names no command: is the variable set that it is taken from?")
     if exec_keep_going and command is None:
         raise click.UsageError("--exec-keep-going is about --exec: name a command, or leave it out")
-    asked: dict[str, Any] = {
-        "since": None if since is None else since.since,
-        "filter": rules,
-        "max_body": max_body,
-        "outputs": None if outputs else "none",
-    }
-    options = {name: value for name, value in asked.items() if value is not None}
-    if stock and options:
-        flag = "--no-outputs" if "outputs" in options else "--" + next(iter(options)).replace("_", "-")
-        raise click.UsageError(f"{flag} is an extension of this relay, and --stock sends none: leave one out")
-    if not stock:
-        options["on_gap"] = lambda gap: note(str(gap))
+    if stock:
+        no_outputs = None if outputs else True
+        refuse_with_stock({"--since": since, "--filter": rules, "--max-body": max_body, "--no-outputs": no_outputs})
     handle = _handler(as_json, bodies_only, command, exec_keep_going)
 
     from relay_tornado.client import sync
@@ -107,9 +97,13 @@ def listen(
                 access.secret,
                 buckets=buckets,
                 checkpoint=checkpoint,
-                on_notice=_Notices(quiet=not sys.stderr.isatty()),
+                since=None if since is None else since.since,
+                filter=rules,
+                max_body=max_body,
+                outputs="all" if outputs else "none",
                 extended=not stock,
-                **options,
+                on_gap=None if stock else lambda gap: note(str(gap)),
+                on_notice=_Notices(quiet=not sys.stderr.isatty()),
             )
             with subscription as events:
                 for count, event in enumerate(events, 1):
