@@ -243,7 +243,16 @@ async def dial(address: Address, options: Options, known: bool) -> Link:
             max_queue=(4, 1),
             **arguments,
         )
-    except InvalidStatus as error:
+    except (OSError, EOFError, ValueError, ImportError, InvalidHandshake, InvalidProxy) as error:
+        raise _undialled(error, address, known, through) from None
+    assert isinstance(made, _Socket)
+    return Link(made, options)
+
+
+def _undialled(error: Exception, address: Address, known: bool, through: str) -> Cut | Unreachable:
+    """What `dial` raises for the error of a connection that was not made; `through` tells of a proxy."""
+    lasting = Cut if known else Unreachable
+    if isinstance(error, InvalidStatus):
         status = error.response.status_code
         target = error.response.headers.get_all("Location") if 300 <= status < 400 else []
         leads = f" and leads to {target[0]}" if target else ""
@@ -251,26 +260,22 @@ async def dial(address: Address, options: Options, known: bool) -> Link:
             "does the proxy in front pass Upgrade and Connection on?" if status == 426 else "is that the relay's URL?"
         )
         message = f"{address.socket} answers {status}{leads}: {asked}"
-        raise (Cut if known or _passes(status) else Unreachable)(message) from None
-    except ssl.SSLCertVerificationError as error:
-        message = f"the certificate of {address.socket} is not trusted: {error.verify_message}"
-        raise (Cut if known else Unreachable)(message) from None
-    except InvalidProxyStatus as error:
+        return Cut(message) if _passes(status) else lasting(message)
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return lasting(f"the certificate of {address.socket} is not trusted: {error.verify_message}")
+    if isinstance(error, InvalidProxyStatus):
         status = error.response.status_code
         message = f"{address.socket} can't be reached through the proxy, which answers {status}: is that the right one?"
         if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
             message = f"the proxy wants a login ({status}): put the right one into {_PROXY}"
-        raise (Cut if known or _passes(status) else Unreachable)(message) from None
-    except (OSError, EOFError, InvalidHandshake) as error:
+        return Cut(message) if _passes(status) else lasting(message)
+    if isinstance(error, OSError | EOFError | InvalidHandshake):
         if address.secure and not known and isinstance(error, ssl.SSLError | ConnectionResetError):
             message, plain = tls_trouble(error, address.socket)
-            raise (Unreachable if plain else Cut)(message) from None
+            return Unreachable(message) if plain else Cut(message)
         reason = (getattr(error, "strerror", None) or str(error)) or type(error).__name__
-        raise Cut(f"{address.socket} can't be reached{through}: {reason}") from None
-    except (InvalidProxy, ImportError) as error:
+        return Cut(f"{address.socket} can't be reached{through}: {reason}")
+    if isinstance(error, InvalidProxy | ImportError):
         # The proxy's URL may hold a password.
-        raise Unreachable(f"{_PROXY} can't be used: {error.msg}") from None
-    except ValueError:
-        raise Unreachable(f"the host of {address.socket} can't be looked up, or {_PROXY} has a slip in it") from None
-    assert isinstance(made, _Socket)
-    return Link(made, options)
+        return Unreachable(f"{_PROXY} can't be used: {error.msg}")
+    return Unreachable(f"the host of {address.socket} can't be looked up, or {_PROXY} has a slip in it")
