@@ -39,6 +39,7 @@ from relay_tornado.cli.printing import (
     when,
 )
 from relay_tornado.cli.secret import read_secret
+from relay_tornado.model import printable
 from relay_tornado.settings import Settings
 
 _AUTH = click.Choice(["none", "basic", "token"])
@@ -132,8 +133,9 @@ def create(name: str, data: Path, public_url: str | None, as_json: bool, **param
             base = f"http://{settings.host}:{settings.port}"
             click.echo(f"Start the relay:          {program()} serve{where}")
         url = webhook_url(base, made["inputs"][0]["id"])
-        click.echo(f"Send a webhook:           curl {url} -d hello{_proof(made['auth'])}")
-        click.echo(f"Give clients access:      {program()}{elsewhere} token create --bucket {shown}{where}")
+        click.echo(printable(f"Send a webhook:           curl {url} -d hello{_proof(made['auth'])}"))
+        access = f"{program()}{elsewhere} token create --bucket {shown}{where}"
+        click.echo(printable(f"Give clients access:      {access}"))
 
 
 @bucket.command(name="list")

@@ -18,6 +18,7 @@ from relay_tornado.cli.errors import Failure, file_words, text_of
 from relay_tornado.cli.lookup import find_part
 from relay_tornado.cli.options import NONE, Decorator, Duration, Lines, NoneOr, Number, OptionOf, together
 from relay_tornado.cli.printing import Document, print_answer
+from relay_tornado.model import printable
 
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 """The signals that end a long-running command."""
@@ -114,7 +115,7 @@ def ask(yes: bool, question: str, what: str = "it", otherwise: str = "nothing wa
         return
     if not sys.stdin.isatty():
         raise click.UsageError(f"without a terminal nobody can be asked whether to delete {what}: say --yes")
-    if not click.confirm(question, err=True):
+    if not click.confirm(printable(question), err=True):
         raise Failure(otherwise)
 
 

@@ -198,7 +198,8 @@ def resend(
         if as_json:
             print_json({"status": "resent", "ids": made} | ({"problem": problem} if problem else {}))
         elif made:
-            click.echo(f"{done.capitalize()}: {made[0]}" + (f" … {made[-1]}" if len(made) > 1 else ""))
+            which = made[0] + (f" … {made[-1]}" if len(made) > 1 else "")
+            click.echo(printable(f"{done.capitalize()}: {which}"))
     if not made and not as_json:
         note(_nothing_found(wanted.get("since"), wanted.get("until")))
     if problem:

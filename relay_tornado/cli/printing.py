@@ -30,7 +30,7 @@ def print_answer(answer: Any, words: str, as_json: bool) -> None:
     if as_json:
         print_json(answer)
     else:
-        click.echo(words)
+        click.echo(printable(words))
 
 
 def note(text: str) -> None:

@@ -267,6 +267,30 @@ def test_a_document_of_something_else(relay: Runner, command: str, document: byt
         assert url in relay.refused(*command.split(), RELAY_URL=url, RELAY_SECRET="x")
 
 
+STEERING = "\x1b]0;x\x07"  # not one that click leaves out where there is no terminal
+MADE = {
+    "id": STEERING,
+    "name": STEERING,
+    "ids": [STEERING],
+    "inputs": [{"id": STEERING, "name": STEERING}],
+    "outputs": [],
+    "auth": {"type": "basic", "username": STEERING},
+    "retention": {},
+}
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["bucket create b", "bucket delete b --yes", "token revoke k", "consumer delete b c --yes", "logs resend x"],
+)
+def test_what_it_answers_steers_no_terminal(relay: Runner, command: str) -> None:
+    """Names and ids are shown with escapes, in a sentence and in a line to paste as in a list."""
+    with saying(b"HTTP/1.1 200 OK\r\n\r\n" + json.dumps(MADE).encode()) as url:
+        done = relay(*command.split(), RELAY_URL=url, RELAY_SECRET="x")
+    assert (done.exit_code, r"\x1b]0;x\x07" in done.stdout) == (0, True), done.output
+    assert "\x1b" not in done.output
+
+
 def test_a_change_whose_answer_does_not_come(relay: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     """It may have been done: the connection ends, or nothing comes on it any more."""
     with saying(b"") as ends, socket.create_server(("127.0.0.1", 0)) as stays:
