@@ -11,7 +11,7 @@ import pytest
 from relay_tornado.agent import agent as agent_module
 from relay_tornado.agent.agent import Agent, Outcome
 from relay_tornado.agent.request import Request, Shape
-from relay_tornado.agent.target import Answer, Target, Trouble
+from relay_tornado.agent.target import Answer, Trouble
 from relay_tornado.client.event import Event, Headers
 from tests.waiting import until
 
@@ -38,9 +38,15 @@ class Relay:
         handle = cast("Any", self)
         return Event(**texts | more, id=str(seq), seq=seq, method="GET", headers=Headers({}), body=b"", _handle=handle)
 
-    async def events(self) -> AsyncIterator[Event]:
+    async def one(self) -> AsyncIterator[Event]:
+        """An event, and then nothing more."""
         yield self.event(1)
         await asyncio.Event().wait()
+
+    async def these(self, *events: Event) -> AsyncIterator[Event]:
+        """These events, and then the end."""
+        for event in events:
+            yield event
 
 
 class Fine:
@@ -109,6 +115,11 @@ class Busy(Fine):
         self.waits.append((tries, wait))
 
 
+def agent_for(target: Any, url: str = "http://localhost:1", **options: Any) -> Agent:
+    """An agent whose target is told of what comes of its events, too."""
+    return Agent(target, Shape(url), target, **options)
+
+
 @pytest.mark.gen_test
 @pytest.mark.parametrize(("grace", "back", "finished"), [(0.05, False, []), (60.0, True, ["1"])])
 async def test_an_answer_has_a_while_once_it_is_stopped(
@@ -116,9 +127,9 @@ async def test_an_answer_has_a_while_once_it_is_stopped(
 ) -> None:
     """One signal ends the agent also while the relay is away; the event is left undone, unless its answer is stored."""
     monkeypatch.setattr(agent_module, "GRACE", grace)
-    relay, fine = Relay(), cast("Any", Fine())
-    agent = Agent(cast("Target", fine), Shape("http://localhost:1"), fine, respond=relay.respond)
-    running = asyncio.create_task(agent.run(relay.events()))
+    relay = Relay()
+    agent = agent_for(Fine(), respond=relay.respond)
+    running = asyncio.create_task(agent.run(relay.one()))
     await relay.asked.wait()
     agent.stop()
     if back:
@@ -132,8 +143,8 @@ async def test_an_answer_that_comes_after_the_stop_has_a_while_too(monkeypatch: 
     """The try that runs is waited for, and then the relay that is away for no longer than it was for the others."""
     monkeypatch.setattr(agent_module, "GRACE", 0.05)
     relay, slow = Relay(), Slow()
-    agent = Agent(cast("Target", slow), Shape("http://localhost:1"), cast("Any", slow), respond=relay.respond)
-    running = asyncio.create_task(agent.run(relay.events()))
+    agent = agent_for(slow, respond=relay.respond)
+    running = asyncio.create_task(agent.run(relay.one()))
     await slow.asked.wait()
     agent.stop()
     slow.go.set()
@@ -144,10 +155,10 @@ async def test_an_answer_that_comes_after_the_stop_has_a_while_too(monkeypatch: 
 @pytest.mark.gen_test
 async def test_it_stops_when_answers_are_back() -> None:
     """Those that the relay has are waited for no more."""
-    relay, fine = Relay(), cast("Any", Fine())
+    relay = Relay()
     relay.back.set()
-    agent = Agent(cast("Target", fine), Shape("http://localhost:1"), fine, respond=relay.respond)
-    running = asyncio.create_task(agent.run(relay.events()))
+    agent = agent_for(Fine(), respond=relay.respond)
+    running = asyncio.create_task(agent.run(relay.one()))
     while agent.open or not relay.finished:  # noqa: ASYNC110 - nobody tells
         await asyncio.sleep(0)
     agent.stop()
@@ -159,8 +170,8 @@ async def test_it_stops_when_answers_are_back() -> None:
 async def test_what_waits_for_its_next_try_is_left_undone() -> None:
     """It waits as long as the target asks for, and not when it is told to stop."""
     relay, busy = Relay(), Busy()
-    agent = Agent(cast("Target", busy), Shape("http://localhost:1"), cast("Any", busy), respond=relay.respond)
-    running = asyncio.create_task(agent.run(relay.events()))
+    agent = agent_for(busy, respond=relay.respond)
+    running = asyncio.create_task(agent.run(relay.one()))
     while not busy.waits:  # noqa: ASYNC110 - nobody tells
         await asyncio.sleep(0)
     for _ in range(20):
@@ -178,12 +189,7 @@ async def test_what_waits_for_its_next_try_is_left_undone() -> None:
 async def test_a_final_answer_ends_an_event_after_one_try(status: int, verdict: str) -> None:
     """Whatever its status is."""
     relay, told = Relay(), Told(status)
-    agent = Agent(cast("Target", told), Shape("http://localhost:1"), cast("Any", told))
-
-    async def events() -> AsyncIterator[Event]:
-        yield relay.event(1)
-
-    await asyncio.wait_for(agent.run(events()), 60)
+    await asyncio.wait_for(agent_for(told).run(relay.these(relay.event(1))), 60)
     assert [(each.verdict, each.tries) for each in told.outcomes] == [(verdict, 1)]
     assert relay.finished == ["1"]
 
@@ -192,13 +198,8 @@ async def test_a_final_answer_ends_an_event_after_one_try(status: int, verdict: 
 async def test_an_event_without_an_answer_fails_after_max_tries() -> None:
     """With longer and longer waits between the tries. It is done then."""
     relay, away = Relay(), Away()
-
-    async def events() -> AsyncIterator[Event]:
-        yield relay.event(1)
-
-    some = cast("Any", away)
-    agent = Agent(some, Shape("http://localhost:1"), some, max_tries=3, backoff=some)
-    await asyncio.wait_for(agent.run(events()), 60)
+    agent = agent_for(away, max_tries=3, backoff=away)
+    await asyncio.wait_for(agent.run(relay.these(relay.event(1))), 60)
     assert [(each.verdict, each.tries) for each in away.outcomes] == [("failed", 3)]
     assert away.failures == [1, 2]
     assert relay.finished == ["1"]
@@ -211,13 +212,9 @@ async def test_there_is_room_for_the_next_however_many_came() -> None:
     relay.back.set()
     count = 4 * agent_module.UNANSWERED
 
-    async def events() -> AsyncIterator[Event]:
-        for seq in range(1, count + 1):
-            yield relay.event(seq, output="ours" if seq % 4 else "other")
-
-    url = Shape("http://localhost:1")
-    agent = Agent(cast("Target", told), url, cast("Any", told), respond=relay.respond, output="ours")
-    await asyncio.wait_for(agent.run(events()), 60)
+    events = relay.these(*(relay.event(seq, output="ours" if seq % 4 else "other") for seq in range(1, count + 1)))
+    agent = agent_for(told, respond=relay.respond, output="ours")
+    await asyncio.wait_for(agent.run(events), 60)
     assert (agent.open, len(told.outcomes)) == (0, count * 3 // 4)
     assert sorted(map(int, relay.finished)) == list(range(1, count + 1))
 
@@ -227,15 +224,9 @@ async def test_open_events_are_bounded_by_concurrency_and_untaken_answers(monkey
     """As many as the target is asked at once, and so many more whose answers the relay has not taken."""
     monkeypatch.setattr(agent_module, "UNANSWERED", 3)
     relay, slow = Relay(), Slow()
-
-    async def events() -> AsyncIterator[Event]:
-        for seq in range(1, 51):
-            yield relay.event(seq)
-
-    agent = Agent(
-        cast("Target", slow), Shape("http://localhost:1"), cast("Any", slow), concurrency=2, respond=relay.respond
-    )
-    running = asyncio.create_task(agent.run(events()))
+    events = relay.these(*map(relay.event, range(1, 51)))
+    agent = agent_for(slow, concurrency=2, respond=relay.respond)
+    running = asyncio.create_task(agent.run(events))
     for go, most in ((asyncio.Event(), 2), (slow.go, 5)):
         go.set()
         for _ in range(200):
@@ -249,7 +240,7 @@ async def test_open_events_are_bounded_by_concurrency_and_untaken_answers(monkey
 @pytest.mark.gen_test
 async def test_a_run_after_an_event_was_held_begins_anew() -> None:
     """The event is there again, with somewhere to go to, and nothing is held or open when it has gone there."""
-    relay, fine, tasks = Relay(), cast("Any", Fine()), asyncio.all_tasks()
+    relay, tasks = Relay(), asyncio.all_tasks()
     relay.back.set()
 
     async def events(destination: str) -> AsyncIterator[Event]:
@@ -258,7 +249,7 @@ async def test_a_run_after_an_event_was_held_begins_anew() -> None:
         if not destination:
             await asyncio.Event().wait()
 
-    agent = Agent(cast("Target", fine), Shape(), fine, respond=relay.respond, hold=True)
+    agent = agent_for(Fine(), "", respond=relay.respond, hold=True)
     await asyncio.wait_for(agent.run(events("")), 60)
     assert agent.held is not None
     assert (agent.held[0].id, relay.finished) == ("1", [])
@@ -279,7 +270,7 @@ async def test_what_its_events_raise_ends_the_run() -> None:
         await slow.asked.wait()
         raise ConnectionError("gone")
 
-    agent = Agent(cast("Target", slow), Shape("http://localhost:1"), cast("Any", slow), concurrency=2)
+    agent = agent_for(slow, concurrency=2)
     with pytest.raises(ConnectionError, match="gone"):
         await asyncio.wait_for(agent.run(events()), 60)
     assert relay.finished == []
@@ -287,8 +278,7 @@ async def test_what_its_events_raise_ends_the_run() -> None:
 
 @pytest.mark.gen_test
 async def test_once_it_is_stopped_it_does_not_wait_for_another_run() -> None:
-    fine = cast("Any", Fine())
-    agent = Agent(cast("Target", fine), Shape("http://localhost:1"), fine)
+    agent = agent_for(Fine())
     agent.stop()
     await asyncio.wait_for(agent.pause(3600.0), 60)
 
@@ -298,13 +288,9 @@ async def test_an_event_that_is_not_held_has_failed() -> None:
     """Where nothing can be asked for again, an event that has nowhere to go holds up none behind it."""
     relay, told = Relay(), Told()
     relay.back.set()
-
-    async def events() -> AsyncIterator[Event]:
-        yield relay.event(1)
-        yield relay.event(2, destination="http://localhost:1/")
-
-    agent = Agent(cast("Target", told), Shape(), cast("Any", told), respond=relay.respond)
-    await asyncio.wait_for(agent.run(events()), 60)
+    events = relay.these(relay.event(1), relay.event(2, destination="http://localhost:1/"))
+    agent = agent_for(told, "", respond=relay.respond)
+    await asyncio.wait_for(agent.run(events), 60)
     assert (agent.held, agent.open) == (None, 0)
     assert relay.finished == ["1", "2"]
     assert [(each.verdict, each.tries) for each in told.outcomes] == [("failed", 0), ("delivered", 1)]
@@ -314,12 +300,8 @@ async def test_an_event_that_is_not_held_has_failed() -> None:
 async def test_an_event_that_can_not_be_sent_is_not_held() -> None:
     """No other destination would help: who sends it holds up none behind it."""
     relay, told = Relay(), Told()
-
-    async def events() -> AsyncIterator[Event]:
-        yield relay.event(1, path="/../x")
-        yield relay.event(2)
-
-    agent = Agent(cast("Target", told), Shape("http://localhost:1/in"), cast("Any", told), hold=True)
-    await asyncio.wait_for(agent.run(events()), 60)
+    events = relay.these(relay.event(1, path="/../x"), relay.event(2))
+    agent = agent_for(told, "http://localhost:1/in", hold=True)
+    await asyncio.wait_for(agent.run(events), 60)
     assert (agent.held, relay.finished) == (None, ["1", "2"])
     assert [each.verdict for each in told.outcomes] == ["failed", "delivered"]
