@@ -16,6 +16,11 @@ TIMEOUT = 90.0
 RELAY = [sys.executable, "-W", "error", "-m", "relay_tornado"]
 
 
+def environment(**variables: str) -> dict[str, str]:
+    """That of this process without its own RELAY_ variables, and with these."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("RELAY_")} | variables
+
+
 class Served:
     """A running `relay serve`; `stdout` and `stderr` are read from files."""
 
@@ -23,12 +28,11 @@ class Served:
 
     def __init__(self, folder: Path, *flags: str, stdout: int | None = None, **variables: str) -> None:
         self.out, self.err = folder / "stdout", folder / "stderr"
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("RELAY_")}
         with self.out.open("wb") as out, self.err.open("wb") as err:
             self.process = subprocess.Popen(
                 [*self.program, "serve", "--port", "0", *flags],
                 cwd=folder,
-                env=environment | variables,
+                env=environment(**variables),
                 stdin=subprocess.DEVNULL,
                 stdout=out if stdout is None else stdout,
                 stderr=err,

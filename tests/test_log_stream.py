@@ -23,7 +23,7 @@ from structlog.testing import capture_logs
 
 from relay_tornado import log_stream
 from relay_tornado.log_stream import LogHandler
-from tests.serving import RELAY, TIMEOUT
+from tests.serving import RELAY, TIMEOUT, environment
 
 ROOM = 16384
 
@@ -217,15 +217,18 @@ def test_without_a_file(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_relay_whose_log_nobody_reads(tmp_path: Path, pipe: Pipe) -> None:
     """It serves, and ends in time, as with a terminal that was stopped by Ctrl-S."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("RELAY_")}
     data = ["--data", str(tmp_path / "data")]
     made = subprocess.run(
-        [*RELAY, "token", "create", *data, "--json"], env=environment, capture_output=True, timeout=TIMEOUT, check=True
+        [*RELAY, "token", "create", *data, "--json"],
+        env=environment(),
+        capture_output=True,
+        timeout=TIMEOUT,
+        check=True,
     )
     secret = json.loads(made.stdout)["secret"]
     with subprocess.Popen(
         [*RELAY, "serve", *data, "--port", "0", "--log-format", "json"],
-        env=environment,
+        env=environment(),
         stdout=subprocess.PIPE,
         stderr=pipe.stream,
         text=True,

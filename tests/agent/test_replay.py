@@ -258,8 +258,6 @@ def test_to_an_internal_output(relay: Relay, secret: str, target: Target, tmp_pa
         (["shop", "--from", "yesterdy", "--to-url", "http://x"], 2, "last:100"),
         (["shop", "--from", "earliest", "--to-url", "localhost:1"], 2, "no URL like"),
         (["shop", "--from", "earliest", "--to-url", "http://1.2.3/"], 2, "no host that can be looked up"),
-        (["shop", "--from", "earliest", "--to-url", "http://x", "--pace", "fast"], 2, "10/s"),
-        (["shop", "--from", "earliest", "--to-url", "http://x", "--pace", "0/s"], 2, "10/s"),
         (["shop", "--from", "earliest", "--to-output", "worker", "--timeout", "3"], 2, "--timeout belongs to --to-url"),
         (["shop", "--from", "earliest", "--to-output", "worker", "--pace", "original"], 2, "no pace of its own"),
         (["shop", "--from", "earliest", "--to-output", "nobody"], 1, "it has worker"),

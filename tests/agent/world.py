@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.acceptance.relay import TIMEOUT, Relay, Server, wait_for
+from tests.serving import environment
 
 SERVER = Path(__file__).parent / "target_server.py"
 
@@ -73,8 +73,7 @@ class Agent:
         self.output = folder / "agent.out"
         self.errors = folder / "agent.err"
         self.command = [sys.executable, "-m", "relay_tornado", "--url", relay_url, *arguments]
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("RELAY_")}
-        self.environment = kept | {"RELAY_SECRET": secret, "XDG_STATE_HOME": str(folder / "state")}
+        self.environment = environment(RELAY_SECRET=secret, XDG_STATE_HOME=str(folder / "state"))
         self.process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Agent:

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from tests.acceptance.relay import wait_for
-from tests.client.conftest import shared as shared
-from tests.client.conftest import world as world
 from tests.client.world import TIMEOUT, World
+from tests.serving import RELAY
 
 
 def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-W", "error", "-m", "relay_tornado", *map(str, arguments)]
+    return [*RELAY, *map(str, arguments)]
 
 
 def listen(world: World, *arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:

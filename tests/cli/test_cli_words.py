@@ -26,10 +26,10 @@ from relay_tornado.cli.showing import LINES, WIDTH, ForPeople
 from relay_tornado.cli.stats import lasts
 from relay_tornado.cli.token import token
 from relay_tornado.cli.ui import link
-from relay_tornado.client.event import EventData, Headers
 from relay_tornado.wire.rest import BucketFields, InputFields, OutputFields, TokenFields
 from tests.cli.runner import Runner
 from tests.cli.server import serving
+from tests.client.events import event_of
 
 COMMANDS: dict[str, click.Command] = {
     "bucket": bucket,
@@ -350,26 +350,18 @@ def test_where_the_page_is(base: str, page: str) -> None:
     assert link(base, "x") == f"{page}#code=x"
 
 
-def event(body: bytes, received_at: float = 1_700_000_000.0) -> EventData:
-    empty = dict.fromkeys(
-        ("bucket_id", "input_id", "input_name", "output", "destination", "path", "query", "epoch"), ""
-    )
-    told = {"id": "k3v9x1q7m2ab-1", "bucket": "b", "method": "PUT"}
-    return EventData(**(empty | told), seq=1, headers=Headers({}), body=body, received_at=received_at)
-
-
 @pytest.mark.parametrize("at", [1e300, -1e300, 1e12])
 def test_an_event_with_a_time_that_is_in_no_calendar(capsys: pytest.CaptureFixture[str], at: float) -> None:
     """A flipped bit makes one of a time: the event is shown."""
-    ForPeople()(event(b"", at))
-    assert capsys.readouterr().out.startswith("no date b PUT /")
+    ForPeople()(event_of(received_at=at))
+    assert capsys.readouterr().out.startswith("no date orders POST /")
 
 
 def test_a_body_whose_lines_would_be_long(capsys: pytest.CaptureFixture[str]) -> None:
     """JSON that is nested deep costs no more than its text: its lines are counted, and the first of them shown."""
     wide = b"[" * 300 + b"1,\n" * 100_000 + b"2" + b"]" * 300
     tracemalloc.start()
-    ForPeople()(event(wide))
+    ForPeople()(event_of(body=wide))
     assert tracemalloc.get_traced_memory()[1] < 10_000_000
     tracemalloc.stop()
     lines = capsys.readouterr().out.splitlines()
@@ -380,5 +372,5 @@ def test_a_body_whose_lines_would_be_long(capsys: pytest.CaptureFixture[str]) ->
 @pytest.mark.parametrize("depth", [5_000, 100_000])
 def test_a_body_that_is_nested_too_deep(capsys: pytest.CaptureFixture[str], depth: int) -> None:
     """It is shown as it came."""
-    ForPeople()(event(b"[" * depth + b"]" * depth))
+    ForPeople()(event_of(body=b"[" * depth + b"]" * depth))
     assert capsys.readouterr().out.splitlines()[1:] == ["  " + "[" * WIDTH + "…", ""]
