@@ -104,35 +104,29 @@ def finished(world: World, bucket: str, code: str, handled: Handled) -> bool:
     return len(handled.events) == 3
 
 
+def named(heading: str) -> set[str]:
+    """The names in the first column of the tables of a section."""
+    section = TEXT.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (`[^|]*) \|", section, re.MULTILINE)
+    return set(re.findall(r"`(\w+)(?:\(\))?`", " ".join(rows)))
+
+
 def test_every_option_is_documented() -> None:
     """Each of `subscribe`, and no other."""
-    table = TEXT.partition("\n## Options\n")[2].partition("\n## ")[0]
-    named = {
-        name for row in re.findall(r"^\| (`[^|]*) \|", table, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)
-    }
-    assert named == set(inspect.signature(subscribe).parameters) - {"url", "key", "secret"}
+    assert named("Options") == set(inspect.signature(subscribe).parameters) - {"url", "key", "secret"}
 
 
 def test_every_field_is_documented() -> None:
     """Each of an event, and no other."""
-    table = TEXT.partition("\n## Events\n")[2].partition("\n## ")[0]
-    named = {
-        name
-        for row in re.findall(r"^\| (`[^|]*) \|", table, re.MULTILINE)
-        for name in re.findall(r"`(\w+)(?:\(\))?`", row)
-    }
     public = {name for name in dir(Event) if not name.startswith("_")} - {"ack", "nak", "respond", "done"}
-    assert named == public
+    assert named("Events") == public
 
 
 def test_every_error_and_notice_is_documented() -> None:
     """Each error that the package offers, and each kind of notice."""
-    table = TEXT.partition("\n## Errors\n")[2].partition("\n## ")[0]
-    errors = {name for name in client.__all__ if name.endswith(("Error", "ed", "Unreachable"))} - {"Extended"}
-    assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) | {"RelayClientError"} == errors
-    notices = TEXT.partition("\n## Gaps and notices\n")[2].partition("\n## ")[0]
-    kinds = set(get_args(get_type_hints(Notice)["kind"]))
-    assert set(re.findall(r"^\| `(\w+)` \|", notices, re.MULTILINE)) == kinds
+    errors = {name for name in client.__all__ if name.endswith(("Error", "ed", "Unreachable"))}
+    assert named("Errors") | {"RelayClientError"} == errors
+    assert named("Gaps and notices") == set(get_args(get_type_hints(Notice)["kind"]))
 
 
 def test_numbers() -> None:

@@ -70,9 +70,7 @@ async def test_acks_over_cuts_and_kills(world: World) -> None:
     handled: list[str] = []
     async with (
         Cable(world.relay.port) as cable,
-        subscribe(
-            cable.url, world.key, world.secret, buckets="orders", since="earliest", consumer="c", backoff=SOON
-        ) as events,
+        world.subscribe(url=cable.url, since="earliest", consumer="c") as events,
     ):
         sending = asyncio.create_task(asyncio.to_thread(world.send, *map(str, range(40))))
         async for event in events:
@@ -97,9 +95,7 @@ async def test_an_ack_after_a_cut_keeps_the_event_from_coming_again(shared: Worl
     shared.send("1", "2", bucket=bucket)
     async with (
         Cable(shared.relay.port) as cable,
-        subscribe(
-            cable.url, shared.key, shared.secret, buckets=bucket, since="earliest", consumer="c", backoff=SOON
-        ) as events,
+        shared.subscribe(bucket, url=cable.url, since="earliest", consumer="c") as events,
     ):
         first = await anext(events)
         core = events._core
@@ -177,9 +173,9 @@ async def test_a_consumer_that_is_moved_back_after_a_cut(shared: World, ack: str
     said: list[str] = []
     async with (
         Cable(shared.relay.port) as cable,
-        subscribe(
-            cable.url, shared.key, shared.secret, buckets=bucket, since="earliest", consumer="c", backoff=SOON,
-            ack=ack, on_notice=lambda notice: said.append(notice.kind),
+        shared.subscribe(
+            bucket, url=cable.url, since="earliest", consumer="c", ack=ack,
+            on_notice=lambda notice: said.append(notice.kind),
         ) as events,
     ):  # fmt: skip
         for event in await take(events, 2):
@@ -205,9 +201,9 @@ async def test_a_consumer_that_is_moved_back_while_its_client_is_away(
     said: list[str] = []
     async with (
         Cable(shared.relay.port) as cable,
-        subscribe(
-            cable.url, shared.key, shared.secret, buckets=bucket, since="earliest", consumer="c",
-            backoff=SOON, ack=ack, on_notice=lambda notice: said.append(notice.kind),
+        shared.subscribe(
+            bucket, url=cable.url, since="earliest", consumer="c", ack=ack,
+            on_notice=lambda notice: said.append(notice.kind),
         ) as events,
     ):  # fmt: skip
         first = await anext(events)

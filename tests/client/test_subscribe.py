@@ -118,9 +118,7 @@ def test_it_resumes_after_cuts_without_a_repeat(shared: World) -> None:
         async with Cable(shared.relay.port) as cable:
             # The answer to subscribe and some frames fit; most cuts come within a frame.
             cable.cut_after = 4_321
-            async with subscribe(
-                cable.url, shared.key, shared.secret, buckets=bucket, since="earliest", backoff=SOON
-            ) as events:
+            async with shared.subscribe(bucket, url=cable.url, since="earliest") as events:
                 got = await take(events, 120)
             assert bodies(got) == [f"{number:04}" for number in range(120)]
             return cable.connections
@@ -372,7 +370,7 @@ async def test_an_answer_survives_a_cut(shared: World) -> None:
     shared.send("1", bucket=bucket)
     async with (
         Cable(shared.relay.port) as cable,
-        subscribe(cable.url, shared.key, shared.secret, buckets=bucket, since="earliest", backoff=SOON) as events,
+        shared.subscribe(bucket, url=cable.url, since="earliest") as events,
     ):
         event = await anext(events)
         cable.cut_after = 1

@@ -29,6 +29,13 @@ from tests.ports import hold_port, port_of, silent
 from tests.waiting import until
 
 
+def without_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment names no proxy, nor who is reached without one."""
+    for name in ("no_proxy", "all_proxy", "http_proxy", "https_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
 @client_test
 async def test_tls(tmp_path: Path) -> None:
     """A certificate is verified; `ssl` names further authorities. One that is not trusted is said at once."""
@@ -76,8 +83,7 @@ async def test_the_environments_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
         writer.close()
         await writer.wait_closed()
 
-    for name in ("no_proxy", "NO_PROXY", "all_proxy", "ALL_PROXY", "https_proxy", "HTTPS_PROXY"):
-        monkeypatch.delenv(name, raising=False)
+    without_proxies(monkeypatch)
     async with service(one_event) as url, await asyncio.start_server(proxy, "127.0.0.1", 0) as server:
         monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
         said: list[str] = []
@@ -140,8 +146,7 @@ async def test_a_proxy_that_does_not_let_through(status: int, ends: bool) -> Non
 )
 async def test_a_proxy_that_cannot_be_one(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
     """It is said at once, in words that hold no password; for an answer's own connection, too."""
-    for name in ("no_proxy", "NO_PROXY", "all_proxy", "ALL_PROXY", "https_proxy", "HTTPS_PROXY", "HTTP_PROXY"):
-        monkeypatch.delenv(name, raising=False)
+    without_proxies(monkeypatch)
     async with service(one_event) as url, at(url) as events:
         event = await anext(events)
         monkeypatch.setenv("http_proxy", proxy)
@@ -165,8 +170,7 @@ async def test_an_answer_over_rest_goes_the_same_way(monkeypatch: pytest.MonkeyP
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
         writer.close()
 
-    for name in ("no_proxy", "NO_PROXY"):
-        monkeypatch.delenv(name, raising=False)
+    without_proxies(monkeypatch)
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
         monkeypatch.setenv("http_proxy", "http://127.0.0.1:1" if named is None else f"http://127.0.0.1:{port}")
@@ -187,8 +191,7 @@ async def test_an_answer_over_rest_goes_the_same_way(monkeypatch: pytest.MonkeyP
 def test_the_first_address_is_silent(monkeypatch: pytest.MonkeyPatch, proxy: Literal[True] | None) -> None:
     """Of a name's addresses one on which nothing answers, not even by a refusal, hides none behind it; also where the
     environment might have named a proxy."""
-    for name in ("all_proxy", "ALL_PROXY", "http_proxy", "HTTP_PROXY"):
-        monkeypatch.delenv(name, raising=False)
+    without_proxies(monkeypatch)
     look_up = socket.getaddrinfo
     dialled: list[str] = []
 

@@ -101,10 +101,10 @@ class World:
         with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
             return response.status, response.read()
 
-    def subscribe(self, *buckets: str, **options: Any) -> Subscription:
-        """With short waits between connections."""
+    def subscribe(self, *buckets: str, url: str = "", **options: Any) -> Subscription:
+        """With short waits between connections; at `url`, if it is not the relay's own."""
         options.setdefault("backoff", SOON)
-        return subscribe(self.relay.url, self.key, self.secret, buckets=buckets or ("orders",), **options)
+        return subscribe(url or self.relay.url, self.key, self.secret, buckets=buckets or ("orders",), **options)
 
 
 class Cable:
