@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
@@ -384,6 +384,17 @@ async def test_large_events_are_read_few_at_once(
         assert await look(made, world, "big-") == list(range(9, 0, -1))
 
 
+def watched(see: Callable[[Sequence[Any]], object]) -> type[Index]:
+    """An index that shows what it is about to add."""
+
+    class Watched(Index):
+        async def _add(self, found: Sequence[Any], backwards: bool) -> None:
+            see(found)
+            await super()._add(found, backwards)
+
+    return Watched
+
+
 @log_test
 async def test_large_events_of_many_buckets_are_not_held_together(
     world: SqliteWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -392,16 +403,12 @@ async def test_large_events_of_many_buckets_are_not_held_together(
     monkeypatch.setattr(pages, "BYTES", 3_000)
     steps: list[int] = []
     names = [f"b{n}" for n in range(8)]
-
-    class Watched(Index):
-        async def _add(self, found: Sequence[Any], backwards: bool) -> None:
-            steps.append(sum(len(row.text) for each in found for row in each.stretch.rows))
-            await super()._add(found, backwards)
+    kind = watched(lambda found: steps.append(sum(len(row.text) for each in found for row in each.stretch.rows)))
 
     for n, name in enumerate(names):
         await world.log.create(name, f"aaaaaaaaaaa{n}")
         await world.log.append(name, event(b"large " + b"x" * 2_000))
-    async with indexed(world, tmp_path, names, kind=Watched) as made:
+    async with indexed(world, tmp_path, names, kind=kind) as made:
         for name in names:
             await caught_up(made, world, name)
             assert await look(made, world, "large", name) == [1]
@@ -417,16 +424,12 @@ async def test_small_events_of_many_buckets_are_not_indexed_together(
     monkeypatch.setattr(pages, "EVENTS", 16)
     steps: list[int] = []
     names = [f"b{n}" for n in range(8)]
-
-    class Watched(Index):
-        async def _add(self, found: Sequence[Any], backwards: bool) -> None:
-            steps.append(sum(len(each.stretch.rows) for each in found))
-            await super()._add(found, backwards)
+    kind = watched(lambda found: steps.append(sum(len(each.stretch.rows) for each in found)))
 
     for n, name in enumerate(names):
         await world.log.create(name, f"aaaaaaaaaaa{n}")
         await fill(world, 10, name)
-    async with indexed(world, tmp_path, names, kind=Watched) as made:
+    async with indexed(world, tmp_path, names, kind=kind) as made:
         for name in names:
             await caught_up(made, world, name)
     assert sum(steps) == 80
@@ -442,16 +445,12 @@ async def test_large_events_without_a_text_are_taken_in_once(
     monkeypatch.setattr(pages, "BYTES", 3_000)
     monkeypatch.setattr(index, "_SETTLE", 3600.0)
     taken: list[tuple[int, int]] = []
-
-    class Watched(Index):
-        async def _add(self, found: Sequence[Any], backwards: bool) -> None:
-            taken.extend((each.stretch.first, each.stretch.last) for each in found)
-            await super()._add(found, backwards)
+    kind = watched(lambda found: taken.extend((each.stretch.first, each.stretch.last) for each in found))
 
     for order in ([3, 2, 1], [4, 5, 6]):
         for _ in order:
             await world.log.append("b", event(b"\xff" * 2_000))
         taken.clear()
-        async with indexed(world, tmp_path, kind=Watched) as made:
+        async with indexed(world, tmp_path, kind=kind) as made:
             await caught_up(made, world)
         assert taken == [(seq, seq) for seq in order]
