@@ -227,7 +227,8 @@ def test_no_garbage_is_collected_during_the_largest_imports(
     relay.command("bucket", "create", "orders")
     command = [sys.executable, "-c", COLLECTIONS, module, *arguments]
     run = subprocess.run(command, env=relay.environment(), capture_output=True, text=True, timeout=TIMEOUT)
-    assert (run.returncode, run.stderr) == (0, "True 0 True True\n")
+    # Before that, a start that is slow, as on a busy machine, says so.
+    assert (run.returncode, run.stderr.splitlines()[-1]) == (0, "True 0 True True")
 
 
 def test_the_module_is_the_command() -> None:
