@@ -81,29 +81,30 @@ class Remote:
         except urllib.error.HTTPError as error:
             with error:
                 self._refused(error, method)
-        except urllib.error.URLError as error:
-            if isinstance(error.reason, ssl.SSLCertVerificationError):
-                raise Unavailable(
-                    f"the certificate of {self.url} is not trusted: {error.reason.verify_message}: is the URL right? "
-                    "SSL_CERT_FILE names a file with further authorities"
-                ) from None
-            if isinstance(error.reason, ssl.SSLError):
-                raise Unavailable(tls_trouble(error.reason, self.url)[0]) from None
-            reason = getattr(error.reason, "strerror", None) or error.reason
-            raise Unavailable(f"{self.url} can't be reached: {reason}{self._asked}") from None
         except (OSError, IncompleteRead) as error:
-            # No URLError: the request was sent.
-            what = (
-                f"gave no answer within {answers.ANSWER:g} s"
-                if isinstance(error, TimeoutError)
-                else "broke off its answer"
-            )
-            raise Unavailable(f"{self.url} {what}{_again(method)}{self._asked}") from None
+            raise self._unanswered(error, method) from None
         except (ValueError, HTTPException):
             found = None
         if not isinstance(found, kind):
             raise Unavailable(f"{self.url} does not answer like a relay: is the URL right?{self._asked}")
         return found
+
+    def _unanswered(self, error: OSError | IncompleteRead, method: str) -> Unavailable:
+        """The error if there is no answer, or only a part of one."""
+        if not isinstance(error, urllib.error.URLError):
+            # The request was sent.
+            late = isinstance(error, TimeoutError)
+            what = f"gave no answer within {answers.ANSWER:g} s" if late else "broke off its answer"
+            return Unavailable(f"{self.url} {what}{_again(method)}{self._asked}")
+        if isinstance(error.reason, ssl.SSLCertVerificationError):
+            return Unavailable(
+                f"the certificate of {self.url} is not trusted: {error.reason.verify_message}: is the URL right? "
+                "SSL_CERT_FILE names a file with further authorities"
+            )
+        if isinstance(error.reason, ssl.SSLError):
+            return Unavailable(tls_trouble(error.reason, self.url)[0])
+        reason = getattr(error.reason, "strerror", None) or error.reason
+        return Unavailable(f"{self.url} can't be reached: {reason}{self._asked}")
 
     def _refused(self, error: urllib.error.HTTPError, method: str) -> NoReturn:
         try:
