@@ -9,7 +9,7 @@ import shlex
 import sqlite3
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -23,6 +23,9 @@ from relay_tornado.errors import NotFound, RelayError
 from relay_tornado.model import counted, printable
 from relay_tornado.ops.findings import Finding, Report
 from relay_tornado.storage.lock import serves
+
+if TYPE_CHECKING:
+    from relay_tornado.ops.restore import Restored
 
 LEAST_URGENT = 19
 """The niceness of work that is not urgent, so that senders come first."""
@@ -106,25 +109,8 @@ def restore(file: Path, damaged: bool, data: Path, as_json: bool) -> None:
                 "paused": [{"bucket": bucket, "output": output} for bucket, output in restored.paused],
             }
         )
-        return
-    words = "it is as damaged as its backup" if report.damaged else "it was checked"
-    click.echo(f"{restored.path}: {_held(report)}; {words}")
-    _print_findings(report)
-    if restored.tokens:
-        where = shlex.quote(printable(str(data)))
-        click.echo(
-            "These tokens are valid again with the secrets that they had, even if revoked or rotated since the backup. "
-            f"To end one: `relay token revoke KEY --data {where}`."
-        )
-        for key, text in restored.tokens:
-            click.echo(f"  {key}  {printable(text)}".rstrip())
-    if restored.paused:
-        state = "disabled, as the file is of an older version" if restored.disabled else "paused"
-        click.echo(f"These public outputs are {state}. Once no other relay sends their events, let them continue:")
-        command, how = ("set", " --enabled") if restored.disabled else ("resume", "")
-        for names in restored.paused:
-            bucket, output, where = (shlex.quote(printable(str(each))) for each in (*names, data))
-            click.echo(f"  relay output {command} {output} --bucket {bucket}{how} --data {where}")
+    else:
+        _print_restored(restored, data)
 
 
 @click.command(name="check")
@@ -180,6 +166,27 @@ def _identity(file: Path) -> tuple[int, int] | None:
         found = file.stat()
         return found.st_dev, found.st_ino
     return None
+
+
+def _print_restored(restored: Restored, data: Path) -> None:
+    report, where = restored.report, shlex.quote(printable(str(data)))
+    words = "it is as damaged as its backup" if report.damaged else "it was checked"
+    click.echo(f"{restored.path}: {_held(report)}; {words}")
+    _print_findings(report)
+    if restored.tokens:
+        click.echo(
+            "These tokens are valid again with the secrets that they had, even if revoked or rotated since the backup. "
+            f"To end one: `relay token revoke KEY --data {where}`."
+        )
+        for key, text in restored.tokens:
+            click.echo(f"  {key}  {printable(text)}".rstrip())
+    if restored.paused:
+        state = "disabled, as the file is of an older version" if restored.disabled else "paused"
+        click.echo(f"These public outputs are {state}. Once no other relay sends their events, let them continue:")
+        command, how = ("set", " --enabled") if restored.disabled else ("resume", "")
+        for names in restored.paused:
+            bucket, output = (shlex.quote(printable(each)) for each in names)
+            click.echo(f"  relay output {command} {output} --bucket {bucket}{how} --data {where}")
 
 
 def _held(report: Report) -> str:
