@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
@@ -45,7 +46,7 @@ class Shared:
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     """The tasks of deliveries at work, including those that have ended and are in their last write."""
     _gap_lines: LogLimit = field(default_factory=LogLimit)
-    _unserved: RepeatLimit = field(default_factory=lambda: RepeatLimit(_SAY_EVERY))
+    _unserved: RepeatLimit = field(default_factory=lambda: RepeatLimit(_SAY_EVERY, time.monotonic))
 
     def misses(self, token: str, bucket_id: BucketId, gap: Gap) -> None:
         """A client of the token with this key misses events. That is counted, and logged with a rate limit, as a client

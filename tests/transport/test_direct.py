@@ -22,7 +22,7 @@ from relay_tornado.ingest.ingest import Head, Ingest, Upload
 from relay_tornado.transport import direct
 from relay_tornado.transport.direct import DirectConnection
 from relay_tornado.wire.answers import Answer
-from tests.handlers.edge import BUCKET, CHUNKED, DIRECT, URL, edge
+from tests.handlers.edge import BUCKET, CHUNKED, DIRECT, URL, HeldLog, edge
 from tests.handlers.raw import HEALTH, Raw, request
 from tests.needs import uvloops
 from tests.transport.connections import kind
