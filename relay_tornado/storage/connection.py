@@ -13,7 +13,7 @@ import sqlite3
 import threading
 import types
 from collections.abc import Callable, Generator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar, cast
 
@@ -192,8 +192,14 @@ def _go_on(steps: _Steps) -> _Steps:
 
 
 def uri(path: Path, mode: str) -> str:
-    """The URI with which SQLite opens a file; `mode` is ro, rw or rwc."""
+    """The URI with which SQLite opens a file; `mode` is ro, rw or rwc, perhaps with further parameters."""
     return f"{path.absolute().as_uri()}?mode={mode}"
+
+
+def opened(path: Path, mode: str = "ro", timeout: float = 5.0) -> closing[sqlite3.Connection]:
+    """A connection to an existing file for a `with` block, in the calling thread, with SQLite's own settings. `mode` is
+    that of `uri`; `timeout` is in seconds, to wait for another connection's lock."""
+    return closing(sqlite3.connect(uri(path, mode), uri=True, timeout=timeout))
 
 
 def keep_statements_in_memory(raw: sqlite3.Connection) -> None:

@@ -24,7 +24,7 @@ from relay_tornado.errors import NewerSchema, StartupError
 from relay_tornado.ids import new_uuid
 from relay_tornado.steps import Steps
 from relay_tornado.storage import database_files
-from relay_tornado.storage.connection import uri
+from relay_tornado.storage.connection import opened
 from relay_tornado.storage.damage import code_of, unquoted
 from relay_tornado.storage.space import free_pages, writable
 from relay_tornado.storage.witness import read_stamp
@@ -104,7 +104,7 @@ def version(raw: sqlite3.Connection) -> int:
 def version_of(path: Path) -> int:
     """The version that the file states; 0 if it can't be read, which opening it will then explain."""
     try:
-        with contextlib.closing(sqlite3.connect(uri(path, "ro"), uri=True)) as raw:
+        with opened(path) as raw:
             return version(raw)
     except sqlite3.Error:
         return 0
@@ -185,7 +185,7 @@ def _interrupted(raw: sqlite3.Connection, copy: Path) -> int | None:
     """The version of an earlier copy with the same content as the file, from before some or none of the steps; None if
     there is none."""
     try:
-        with contextlib.closing(sqlite3.connect(uri(copy, "ro"), uri=True)) as earlier:
+        with opened(copy) as earlier:
             found = version(earlier)
             return found if found <= version(raw) and read_stamp(earlier) == read_stamp(raw) else None
     except sqlite3.Error:

@@ -42,7 +42,7 @@ import structlog
 
 from relay_tornado.errors import StartupError
 from relay_tornado.storage import database_files
-from relay_tornado.storage.connection import uri
+from relay_tornado.storage.connection import opened
 from relay_tornado.storage.damage import code_of, malformed, unquoted
 from relay_tornado.storage.database_files import beside, size_of, wal_of
 from relay_tornado.storage.halt import Halt
@@ -115,7 +115,7 @@ def _without_wal(path: Path) -> Stamp:
 
 
 def _with_wal(path: Path) -> Stamp:
-    with contextlib.closing(sqlite3.connect(uri(path, "ro"), uri=True, timeout=_PATIENCE)) as raw:
+    with opened(path, timeout=_PATIENCE) as raw:
         # Without this, SQLite refuses to read an older and smaller database whose first page is the newer file's.
         raw.execute("PRAGMA writable_schema = ON")
         return read_stamp(raw)

@@ -14,7 +14,7 @@ from pathlib import Path
 from relay_tornado.errors import StartupError
 from relay_tornado.steps import Steps
 from relay_tornado.storage import witness as witnesses
-from relay_tornado.storage.connection import uri
+from relay_tornado.storage.connection import opened
 from relay_tornado.storage.damage import is_damage, unquoted
 from relay_tornado.storage.database_files import size_of, wal_of
 from relay_tornado.storage.halt import Halt
@@ -46,11 +46,7 @@ def check(path: Path, *, lost: bool, noted: bool, steps: Steps, halt: Halt) -> N
 
 def _is_sound(path: Path, halt: Halt) -> bool:
     try:
-        with (
-            unquoted(),
-            contextlib.closing(sqlite3.connect(uri(path, "ro"), uri=True)) as raw,
-            halt.interrupting(raw),
-        ):
+        with unquoted(), opened(path) as raw, halt.interrupting(raw):
             return bool(raw.execute("PRAGMA integrity_check(1)").fetchone()[0] == "ok")
     except sqlite3.DatabaseError as error:
         if is_damage(error):

@@ -26,7 +26,7 @@ from relay_tornado.model import MIB
 from relay_tornado.steps import Steps
 from relay_tornado.storage import database_files, migrate, partial_copy, permissions, wal_check, wal_index
 from relay_tornado.storage import witness as witnesses
-from relay_tornado.storage.connection import keep_statements_in_memory, uri
+from relay_tornado.storage.connection import keep_statements_in_memory, opened
 from relay_tornado.storage.damage import code_of, unquoted
 from relay_tornado.storage.database_files import beside, size_of, wal_of
 from relay_tornado.storage.halt import Halt
@@ -112,7 +112,7 @@ def look(path: Path) -> Stamp | None:
     Raises NewerSchema, StartupError or sqlite3.Error.
     """
     wal_check.check_not_empty(path)
-    with unquoted(), contextlib.closing(sqlite3.connect(uri(path, "ro"), uri=True)) as raw:
+    with unquoted(), opened(path) as raw:
         if migrate.check(raw, path, migrate.latest()) == 0:
             return None
         return read_stamp(raw)
@@ -237,11 +237,7 @@ def roll_back(path: Path) -> None:
             raise StartupError(
                 f"{journal} does not belong to {path}, and would cut it to {pages} pages: move it away, and start again"
             )
-    with (
-        unquoted(),
-        contextlib.closing(sqlite3.connect(uri(path, "ro"), uri=True)) as last,
-        contextlib.closing(sqlite3.connect(uri(path, "rw"), uri=True)) as raw,
-    ):
+    with unquoted(), opened(path) as last, opened(path, "rw") as raw:
         raw.execute("SELECT 1 FROM sqlite_schema").fetchone()
         # The last connection that is closed copies a WAL into the file, if it may write.
         last.execute("SELECT 1 FROM sqlite_schema").fetchone()

@@ -14,7 +14,7 @@ import struct
 from pathlib import Path
 
 from relay_tornado.errors import StartupError
-from relay_tornado.storage.connection import uri
+from relay_tornado.storage.connection import opened
 from relay_tornado.storage.damage import unquoted
 from relay_tornado.storage.database_files import size_of, wal_of
 from relay_tornado.storage.witness import NAME, Stamp, read_stamp
@@ -74,7 +74,7 @@ def _without(path: Path) -> str:
 
 def in_file(path: Path) -> tuple[Stamp, int]:
     """The stamp in the file without its WAL, and the number of its page. Raises sqlite3.Error."""
-    with contextlib.closing(sqlite3.connect(uri(path, "ro") + "&immutable=1", uri=True)) as raw:
+    with opened(path, "ro&immutable=1") as raw:
         # Without this, SQLite refuses to read a file that an interrupted checkpoint has not made as long as it should.
         raw.execute("PRAGMA writable_schema = ON")
         row = raw.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'meta'").fetchone()
