@@ -18,7 +18,7 @@ from relay_tornado.errors import Unavailable
 from relay_tornado.ids import new_epoch
 from relay_tornado.log.contract import EventLog
 from relay_tornado.log.sqlite import SqliteEventLog
-from relay_tornado.model import Appended, Event, NewEvent
+from relay_tornado.model import Appended, Event, NewEvent, Result
 from relay_tornado.settings import Settings
 from relay_tornado.storage.connection import Factory
 from relay_tornado.storage.database import Database
@@ -39,6 +39,19 @@ def event(body: bytes = b"body", **changes: Any) -> NewEvent:
 def stored(seq: int, size: int = 100) -> Event:
     """An event of a log, with a body of this size and nothing else."""
     return Event(seq, "e", 0.0, "i", "POST", b"", b"", b"", b"x" * size, "::1")
+
+
+def result(status_code: int = 200, **changes: Any) -> Result:
+    """What a client answered."""
+    parts = {
+        "status": "sent",
+        "headers": {"X": ["1", "2"]},
+        "body": b"\x00ok",
+        "duration_ms": 5,
+        "retries": 1,
+        "at": 9.5,
+    }
+    return Result(status_code=status_code, **{**parts, **changes})
 
 
 class MemoryWorld:
