@@ -57,7 +57,7 @@ class _Given(NamedTuple):
 
 
 class Group:
-    """The connections that share one consumer of one bucket."""
+    """The connections that share one consumer of one bucket (`in_flight.Sharing`)."""
 
     lane = Lane(apart=True, max_body=None)
     """The dispatcher only marks a group, and never sends to it, as if it was always busy."""
@@ -113,8 +113,7 @@ class Group:
         self._wake()
 
     def leave(self, member: Member, heir: Member | None = None) -> None:
-        """Removes a member. Its events go to the `heir`, or back to the group at once. May be repeated, and has to be
-        if it fails."""
+        """See `Sharing`."""
         self._waiting.pop(member, None)
         if not self._lock.locked():
             self._give_back()
@@ -176,8 +175,7 @@ class Group:
     # sending
 
     async def page(self, member: Member) -> bool:
-        """Writes the member's share of the available events. Returns False if there is none now: the member is woken
-        later. Raises BucketGone."""
+        """See `Sharing`."""
         async with self._lock:
             if member.over:
                 return True
@@ -309,8 +307,7 @@ class Group:
         return member.receiver.write(frames)
 
     async def caught_up(self, member: Member) -> bool:
-        """Whether `page` found nothing because everything was handed out; the member's place is at that position then.
-        Raises BucketGone."""
+        """See `Sharing`."""
         place, progress = self._place, self.ledger.progress
         if member.in_flight.credit <= 0 or progress.reached < self._head():
             return False
