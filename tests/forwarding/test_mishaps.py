@@ -80,18 +80,6 @@ async def test_one_finds_out(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.gen_test
-async def test_what_retention_overtook_leaves_nothing() -> None:
-    """Of an event that was taken and had left by then the state keeps nothing, however often that happens."""
-    async with Target() as target, world(public(target.url, paused=True)) as w:
-        await w.append(b"1", b"2", b"3")
-        await w.log.trim(B, Retention(None, 1, None), None)
-        await w.change(public(target.url))
-        await w.settled(target, 1)
-        progress = w.forwarder().ledger.progress
-        assert (target.bodies, progress.floor, progress.out, progress._gone) == ([b"3"], 3, 0, {})
-
-
-@pytest.mark.gen_test
 async def test_an_event_that_can_not_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is read again a second later, and sent before those behind it."""
     async with Target() as target, world(public(target.url)) as w:
