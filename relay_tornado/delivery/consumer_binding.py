@@ -8,11 +8,11 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from relay_tornado.delivery.receipts import Held
+from relay_tornado.delivery.shared import Shared
 from relay_tornado.delivery.subscription import Directory, Placement, Reached, Subscription, place_all
 from relay_tornado.errors import Conflict, NotFound
 from relay_tornado.log import consumers
 from relay_tornado.log.consumers import Key, Kind, Terms, span, too_many
-from relay_tornado.log.contract import EventLog
 from relay_tornado.log.ledgers import Ledger, Ledgers
 from relay_tornado.log.lineage import position_id
 from relay_tornado.model import Bucket, BucketId, Earliest, Position, Token
@@ -97,8 +97,7 @@ def _same(binding: ConsumerBinding, terms: Terms, bucket: Bucket) -> None:
 
 
 async def place_bound(
-    log: EventLog,
-    ledgers: Ledgers,
+    shared: Shared,
     binding: ConsumerBinding | None,
     buckets: Sequence[Bucket],
     request: control.Subscribe,
@@ -115,7 +114,8 @@ async def place_bound(
     Opened consumers are put into `opened`, also if this fails. Raises Conflict, Unavailable, NoSpace and Unknown.
     """
     if binding is None:
-        return await place_all(log, buckets, request, kept, later=later)
+        return await place_all(shared.log, buckets, request, kept, later=later)
+    ledgers = shared.ledgers
     there: dict[BucketId, Ledger] = {}
     for bucket in buckets:
         if not bucket.ephemeral:
@@ -133,7 +133,7 @@ async def place_bound(
     younger = [bucket.id for bucket in buckets if binding.kind == "token" and bucket.created_at >= binding.since]
     first: dict[BucketId, Position] = dict.fromkeys(younger, Earliest())
     placements = []
-    for placement in await place_all(log, buckets, request, kept, later=later, floors=floors, first=first):
+    for placement in await place_all(shared.log, buckets, request, kept, later=later, floors=floors, first=first):
         bucket = placement.bucket
         if bucket.id in there:
             placement = replace(placement, ledger=there[bucket.id], generation=generations[bucket.id])
@@ -144,8 +144,7 @@ async def place_bound(
 
 
 async def place_later(
-    log: EventLog,
-    ledgers: Ledgers,
+    shared: Shared,
     binding: ConsumerBinding | None,
     bucket: Bucket,
     position: Position,
@@ -158,7 +157,7 @@ async def place_later(
     if binding is not None and binding.kind == "client" and bucket.ephemeral:
         return []
     request = control.Subscribe(since=position, outputs=subscription.request.outputs)
-    return await place_bound(log, ledgers, binding, (bucket,), request, {}, {}, opened, later=True)
+    return await place_bound(shared, binding, (bucket,), request, {}, {}, opened, later=True)
 
 
 def telling(placement: Placement) -> Placement:

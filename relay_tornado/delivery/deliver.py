@@ -302,15 +302,9 @@ class Delivery(Buckets):
         placements: list[Placement] = []
         if bucket is not None:
             try:
-                placements = await place_later(
-                    self._shared.log,
-                    self._shared.ledgers,
-                    None if self.consumers is None else self.consumers.binding,
-                    bucket,
-                    self._joining[bucket_id],
-                    self.subscription,
-                    self.opened,
-                )
+                binding = None if self.consumers is None else self.consumers.binding
+                position = self._joining[bucket_id]
+                placements = await place_later(self._shared, binding, bucket, position, self.subscription, self.opened)
             except Conflict as conflict:
                 self._stay_out(bucket, conflict)
                 return

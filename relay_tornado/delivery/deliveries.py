@@ -56,18 +56,13 @@ class Deliveries:
         self, log: EventLog, registry: Registry, settings: Settings, ledgers: Ledgers, counters: Counters
     ) -> None:
         """`ledgers` are the consumers; `counters` counts deliveries and gaps."""
-        self._log = log
-        self._directory = Directory(registry)
-        self._cache = FrameCache(registry, settings.tail // 2)
-        self._dispatcher = Dispatcher(log, self._cache, counters)
         self.budget = WriteBudget(settings.replay_buffer)
-        self._ledgers = ledgers
+        directory, cache = Directory(registry), FrameCache(registry, settings.tail // 2)
+        dispatcher = Dispatcher(log, cache, counters)
         pacing = ReplayPacing(lambda: log.append_queue, lambda: counters.events)
-        self._shared = Shared(
-            log, ledgers, self._directory, self._cache, self._dispatcher, self.budget, pacing, counters
-        )
+        self._shared = Shared(log, ledgers, directory, cache, dispatcher, self.budget, pacing, counters)
         self._groups = Groups(self._shared)
-        self._receipts = Receipts(self._dispatcher.head)
+        self._receipts = Receipts(dispatcher.head)
         self._live: set[Delivery] = set()
         self._ends: dict[Delivery, dict[BucketId, int]] = {}
         """Heads to which logs may have gone back, for each delivery that has no places yet."""
@@ -92,12 +87,12 @@ class Deliveries:
         flight of consumers that both have. `ping` writes a protocol ping with a payload; without it, a durable token
         has no receipts here. Raises Conflict, and then nothing has changed; Unavailable, NoSpace, Unknown.
         """
-        binding = binding_of(request, token, self._directory, receipts=ping is not None)
+        binding = binding_of(request, token, self._shared.directory, receipts=ping is not None)
         asked: list[Bucket] = []
         if binding is not None or replaces is not None or isinstance(request.since, Cursor | Mapping):
             asked = [bucket for bucket in self._wanted(request, token).values() if bucket is not None]
-            request = await named(self._log, request, asked)
-            await check(self._ledgers, binding, asked)
+            request = await named(self._shared.log, request, asked)
+            await check(self._shared.ledgers, binding, asked)
         names = frozenset(request.buckets) or None
         subscription = Subscription(request, token, names, filter=filter)
         consumers: BoundConsumers | None = None
@@ -152,9 +147,7 @@ class Deliveries:
             refused = {each.id: ephemeral(each) for each in buckets.values() if each.ephemeral}
         placed = [bucket for bucket in buckets.values() if bucket.id not in refused]
         delivery.expect(bucket.id for bucket in placed)
-        placements = await place_bound(
-            self._log, self._ledgers, binding, placed, request, kept, going_on, delivery.opened
-        )
+        placements = await place_bound(self._shared, binding, placed, request, kept, going_on, delivery.opened)
         placements = await delivery.take(placements, replaces, self._ends[delivery])
         for placement in placements:
             if placement.gap is not None and placement.ledger is None:
@@ -180,7 +173,7 @@ class Deliveries:
         """Whether any subscriber gets, or has got, this event's copy for that output (None: any copy). True as well if
         the filters of those that may get it took too long to look at all of them."""
         try:
-            numbers = self._cache.numbers(bucket_id, event)
+            numbers = self._shared.cache.numbers(bucket_id, event)
         except BucketGone:
             return False
         if not numbers or output not in (None, *numbers):
@@ -203,11 +196,11 @@ class Deliveries:
 
     def lag(self) -> Mapping[BucketId, int]:
         """By bucket with subscribers: how many events the slowest one is behind the head."""
-        return self._dispatcher.lag()
+        return self._shared.dispatcher.lag()
 
     def connections(self, key: Key) -> int:
         """How many sockets share a consumer now."""
-        ledger = self._ledgers.find(key)
+        ledger = self._shared.ledgers.find(key)
         return 0 if ledger is None else self._groups.connections(key) + self._receipts.connections(ledger)
 
     def unserved(self, event: str, error: RelayError) -> None:
@@ -228,35 +221,35 @@ class Deliveries:
     def close(self) -> None:
         """Stops watching the log and the registry, and ends all deliveries."""
         self._end_watch()
-        self._dispatcher.close()
+        self._shared.dispatcher.close()
         for delivery in list(self._live):
             self.end(delivery)
 
     def _wanted(self, request: control.Subscribe, token: Token) -> dict[str, Bucket | None]:
         """The requested buckets, by the names in the request; None for one that does not exist or is not in scope."""
         if not request.buckets:
-            return {bucket.id: bucket for bucket in self._directory.all() if token.reads(bucket.id)}
+            return {bucket.id: bucket for bucket in self._shared.directory.all() if token.reads(bucket.id)}
         wanted: dict[str, Bucket | None] = {}
         for name in request.buckets:
-            bucket = self._directory.find(name)
+            bucket = self._shared.directory.find(name)
             wanted[name] = bucket if bucket is not None and token.reads(bucket.id) else None
         return wanted
 
     def _lost(self, bucket_id: BucketId, head: int) -> None:
         """The bucket's log may have gone back to `head`: frames of later events are dropped, and receipts of them do
         not count."""
-        self._cache.forget(bucket_id)
+        self._shared.cache.forget(bucket_id)
         self._receipts.lost(bucket_id, head)
-        self._dispatcher.lost(bucket_id, head)
+        self._shared.dispatcher.lost(bucket_id, head)
         for ends in self._ends.values():
             ends[bucket_id] = min(head, ends.get(bucket_id, head))
 
     def _changed(self, kind: Kind, key: str) -> None:
         if kind != "bucket":
             return
-        self._cache.forget(key)
-        bucket = self._directory.get(key)
-        before = self._directory.name(key)
+        self._shared.cache.forget(key)
+        bucket = self._shared.directory.get(key)
+        before = self._shared.directory.name(key)
         for delivery in list(self._live):
             try:
                 if bucket is None:
@@ -272,10 +265,10 @@ class Deliveries:
                     delivery.outlet.unavailable("the relay failed on a change of a bucket: reconnect")
                 try_log(_log.exception, "delivery_not_told", bucket=key)
         # If memory runs out before this, all are told again of the same change.
-        self._directory.changed(key)
+        self._shared.directory.changed(key)
         if bucket is None:
-            self._ledgers.forget(key)
-            self._directory.forget(key)
+            self._shared.ledgers.forget(key)
+            self._shared.directory.forget(key)
 
 
 def _with_untold(

@@ -267,7 +267,7 @@ async def test_a_closed_outlet_ends_the_delivery() -> None:
     reader.close()
     await delivery.ended()
     world.deliveries.end(delivery)
-    assert world.deliveries._dispatcher._places == world.deliveries._dispatcher._live == {}
+    assert world.deliveries._shared.dispatcher._places == world.deliveries._shared.dispatcher._live == {}
     assert world.deliveries._live == set()
     assert world.deliveries.budget.outstanding == 0
 

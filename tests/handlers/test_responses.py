@@ -147,7 +147,7 @@ async def test_nobody_is_there(folder: Path | None, monkeypatch: pytest.MonkeyPa
         )
         await refused()
         await client.say({"action": "subscribe", "buckets": ["another"]})
-        await until(lambda: not site.site.site.clients.deliveries._dispatcher._places)
+        await until(lambda: not site.site.site.clients.deliveries._shared.dispatcher._places)
         await refused()
         await site.client()
         await site.change("out-2", outputs=OUTPUTS[:1])

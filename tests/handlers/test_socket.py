@@ -465,7 +465,7 @@ async def test_a_client_that_vanishes_leaves_nothing(server: Live) -> None:
     assert server.clients._tokens == {}
     assert not server.clients.alarms._sleepers
     assert server.clients.deliveries._live == set()
-    assert server.clients.deliveries._dispatcher._places == {}
+    assert server.clients.deliveries._shared.dispatcher._places == {}
 
 
 @pytest.mark.gen_test
