@@ -12,10 +12,11 @@ import pytest
 
 
 def unwatched(patch: pytest.MonkeyPatch, times: int) -> list[OSError]:
-    """From here on the running loop can watch no more files for reading, so many times. Returns what it raised."""
+    """From here on the running loop can watch no more files, so many times. Returns what it raised."""
     loop: Any = asyncio.get_running_loop()
     raised: list[OSError] = []
     patch.setattr(loop, "add_reader", _failing(loop.add_reader, times, raised))
+    patch.setattr(loop, "add_writer", _failing(loop.add_writer, times, raised))
     return raised
 
 

@@ -335,7 +335,12 @@ class Listener:
         except (OSError, ValueError):
             connection.close()
             return None
-        return TlsConnection(secure, remote_ip, self)
+        try:
+            return TlsConnection(secure, remote_ip, self)
+        except BaseException:  # it is watched from the beginning
+            self._loop.remove_handler(secure)
+            secure.close()  # it has taken over the descriptor
+            raise
 
     def _pause(self, listening: socket.socket, error: OSError) -> None:
         """Pauses accepting. The socket stays readable while connections wait for a free descriptor: without a pause,

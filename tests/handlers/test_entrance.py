@@ -32,6 +32,7 @@ from tests.needs import needs_ipv6
 from tests.pairs import write_pair
 from tests.transport.connections import kind
 from tests.waiting import until
+from tests.watching import unwatched
 
 pytestmark = pytest.mark.usefixtures("transport")
 
@@ -183,6 +184,23 @@ async def test_who_hangs_up_behind_a_handshake_takes_no_place(certificate: Certi
             assert (await last.ask(HEALTH)).status == 200
         await until(lambda: not site.site.listener.connections)
         assert site.site.clients.count == 0
+
+
+@pytest.mark.gen_test
+async def test_who_can_not_be_watched_for_a_handshake_is_let_go(
+    certificate: Certificate, tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel watches no more files: each connection is closed at once, and leaves nothing behind."""
+    async with edge(entrance=Entrance(certificate)) as site:
+        watched = len(site.site.listener._loop.handlers)
+        unwatched(monkeypatch, 3)
+        for _ in range(3):
+            async with Raw(site.port) as client:
+                assert await client.closed() == b""
+        assert len(site.site.listener._loop.handlers) == watched
+        assert not site.site.listener.connections
+        async with Raw(site.port, tls=tls) as client:
+            assert (await client.ask(request(URL, b"x"))).status == 200
 
 
 @pytest.mark.gen_test
