@@ -9,6 +9,8 @@ from typing import Final
 from relay_tornado.model import RateLimit
 
 _ONE_A_SECOND: Final = RateLimit(1, 1.0)
+SAY_EVERY: Final = 60.0
+"""Seconds after which an error that continues is logged again."""
 
 
 class Limiter:
@@ -93,13 +95,12 @@ class LogLimit:
 
 class RepeatLimit:
     """Limits log lines about an error that continues: one with other words is due at once, the same one again only
-    after `pause` seconds."""
+    after a minute."""
 
-    __slots__ = ("_again", "_clock", "_pause", "_said")
+    __slots__ = ("_again", "_clock", "_said")
 
-    def __init__(self, pause: float, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """`clock` returns monotonic seconds."""
-        self._pause = pause
         self._clock = clock
         self._said = ""
         self._again = 0.0
@@ -109,5 +110,5 @@ class RepeatLimit:
         now = self._clock()
         if why == self._said and now < self._again:
             return False
-        self._said, self._again = why, now + self._pause
+        self._said, self._again = why, now + SAY_EVERY
         return True

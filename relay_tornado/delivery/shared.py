@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final
 
 import structlog
 
@@ -23,9 +21,6 @@ from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.low_memory import try_log
 from relay_tornado.model import BucketId, Gap
 from relay_tornado.rate_limits import LogLimit, RepeatLimit
-
-_SAY_EVERY: Final = 60.0
-"""Seconds after which it is logged again that subscribers can't be served, for the same reason."""
 
 _log = structlog.get_logger(__name__)
 
@@ -46,7 +41,7 @@ class Shared:
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     """The tasks of deliveries at work, including those that have ended and are in their last write."""
     _gap_lines: LogLimit = field(default_factory=LogLimit)
-    _unserved: RepeatLimit = field(default_factory=lambda: RepeatLimit(_SAY_EVERY, time.monotonic))
+    _unserved: RepeatLimit = field(default_factory=RepeatLimit)
 
     def misses(self, token: str, bucket_id: BucketId, gap: Gap) -> None:
         """A client of the token with this key misses events. That is counted, and logged with a rate limit, as a client

@@ -42,6 +42,7 @@ from relay_tornado.log.ledgers import Ledger
 from relay_tornado.log.lineage import epoch_at
 from relay_tornado.low_memory import Timer
 from relay_tornado.model import Bucket, Event, Output
+from relay_tornado.rate_limits import RepeatLimit
 from relay_tornado.wire.destination import origin_of
 
 _RECORDS: Final = 32
@@ -80,6 +81,7 @@ class Forwarder:
         """Why the last attempt that failed did, in a sentence."""
         self._records = Records(shared, bucket.id, output)
         self._disabling = Disabling(shared)
+        self._unread = RepeatLimit(shared.monotonic)
         self._on_deleted = deleted
         self._unwatch = ledger.watch(self._told)
         self._take_over(bucket, output)
@@ -349,7 +351,9 @@ class Forwarder:
             self.ledger.progress.release(taken)
             return None
         except RelayError as error:
-            _log.warning("event_not_read", output=self.output.id, reason=str(error))
+            why = str(error)
+            if self._unread.due(why):  # it is tried again each second
+                _log.warning("event_not_read", output=self.output.id, reason=why)
             events = ()
         if not events:
             self.ledger.progress.release(taken)

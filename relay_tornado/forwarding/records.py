@@ -13,8 +13,6 @@ from relay_tornado.forwarding.shared import Shared
 from relay_tornado.model import KIB, BucketId, Cursor, Output, Result
 from relay_tornado.rate_limits import RepeatLimit
 
-_SAY_EVERY: Final = 60.0
-"""Seconds after which it is logged again that results can't be stored, for the same reason."""
 _EXCERPT: Final = 4 * KIB
 """Bytes kept of the answers to second and later failed attempts."""
 
@@ -29,7 +27,7 @@ class Records:
         self._bucket_id = bucket_id
         self._output = output.id
         self._number = output.n
-        self._unstored = RepeatLimit(_SAY_EVERY, shared.monotonic)
+        self._unstored = RepeatLimit(shared.monotonic)
 
     async def store(self, taken: Taken, epoch: str, result: AttemptResult, status: str) -> None:
         """Stores an attempt's result with this status. `epoch` is that of the event that was sent: another event may

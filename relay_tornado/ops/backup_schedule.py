@@ -218,13 +218,16 @@ async def _run(arguments: Sequence[str], settings: Settings) -> None:
     """Runs `relay ARGUMENTS`; terminates it on cancellation or failure. Raises _Failed, _Stuck and OSError."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RELAY_")}
     environment |= {"RELAY_DATA": str(settings.data.absolute()), "RELAY_RESERVE": str(settings.reserve)}
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "relay_tornado", *arguments),
-        env=environment,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-    )
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "relay_tornado", *arguments),
+            env=environment,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+        )
+    except RuntimeError:  # asyncio waits for a process in a thread
+        raise _Failed(NO_THREAD) from None
     _put_first(process.pid)
     talk = asyncio.ensure_future(process.communicate())
     try:

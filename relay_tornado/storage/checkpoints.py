@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection
-from typing import Final
 
 from relay_tornado.rate_limits import RepeatLimit
 from relay_tornado.storage.space import Space
@@ -36,9 +35,6 @@ _MANY = 16
 _BUSY = 8
 """The most waiting events and jobs for which a checkpoint comes first."""
 
-SAY_EVERY: Final = 60.0
-"""Seconds after which an error of checkpoints that continues is logged again."""
-
 
 class Checkpoints:
     """Counts roughly the `pages` in the WAL that are not in the file yet: each once, unless a reader holds the WAL
@@ -52,7 +48,7 @@ class Checkpoints:
         self._logs: set[int] = set()
         """Those whose last pages are counted."""
         self._space = space
-        self._repeated = RepeatLimit(SAY_EVERY, clock)
+        self._repeated = RepeatLimit(clock)
         self._held_back = 0
         self._at = _SOON
 

@@ -66,6 +66,20 @@ def test_a_backup_keeps_the_relays_reserve(tmp_path: Path, monkeypatch: pytest.M
     assert [each["RELAY_RESERVE"] for each in given] == ["12345"]
 
 
+def test_a_backup_for_which_no_thread_can_be_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """asyncio waits for a process in a thread of its own: what to raise is said, without a traceback."""
+
+    async def fails(*_: object, **__: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", fails)
+    made = Backups(replace(Settings(), data=tmp_path / "data"), tmp_path / "backups")
+    with capture_logs() as logs:
+        run_once(made, monkeypatch)
+    assert made.problem.startswith("no thread can be started: ")
+    assert [(line["event"], line["exc_info"]) for line in logs] == [("backup_failed", False)]
+
+
 def test_where_memory_is_short_a_backup_ends_and_not_the_relay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel kills it first, which is a backup that failed."""
     scores: list[str] = []

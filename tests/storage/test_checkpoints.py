@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from relay_tornado.storage.checkpoints import SAY_EVERY, Checkpoints
+from relay_tornado.rate_limits import SAY_EVERY
+from relay_tornado.storage.checkpoints import Checkpoints
 from relay_tornado.storage.space import Space
 
 
