@@ -234,20 +234,33 @@ class SqliteConsumers:
     async def get(self, key: Key) -> Stored | None:
         await self._stored([saves[key] for saves in (self._pending, self._writing) if key in saves])
         try:
-            return await self._read(lambda raw: consumer_rows.get(raw, key))
+            return await self._record(key)
+        except Damaged:
+            await self._database.check_disk()  # SQLite calls malformed what the disk can't read
+        try:
+            return await self._record(key)
         except Damaged as error:
             self._tell(key, str(error))
             raise
+
+    async def _record(self, key: Key) -> Stored | None:
+        return await self._read(lambda raw: consumer_rows.get(raw, key))
 
     async def clients(self, bucket_id: BucketId) -> int:
         return await self._read(lambda raw: consumer_rows.clients(raw, bucket_id))
 
     async def list(self, bucket_id: BucketId | None = None, *, whole: bool = False) -> Sequence[Stored]:
-        found = await self._read(lambda raw: consumer_rows.listed(raw, bucket_id, whole=whole))
+        found = await self._records(bucket_id, whole)
+        if any(each.damaged and each.key not in self._told for each in found):
+            await self._database.check_disk()
+            found = await self._records(bucket_id, whole)
         for each in found:
             if each.damaged:
                 self._tell(each.key, each.damaged)
         return found
+
+    async def _records(self, bucket_id: BucketId | None, whole: bool) -> Sequence[Stored]:
+        return await self._read(lambda raw: consumer_rows.listed(raw, bucket_id, whole=whole))
 
     def _tell(self, key: Key, reason: str) -> None:
         if key not in self._told:

@@ -13,6 +13,7 @@ from relay_tornado.errors import RelayError, Unavailable
 from relay_tornado.log.consumers import Gaps
 from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.model import Gap
+from relay_tornado.storage import disk_check
 from relay_tornado.storage.sqlite_compat import guard_schema
 from tests.log.stores import KEY, TERMS, begin, floors, there
 from tests.log.worlds import SqliteWorld, behind, event
@@ -56,14 +57,43 @@ async def test_what_can_not_be_stored_is_not_tried_again(disk: SqliteWorld) -> N
 
 
 @log_test
-async def test_a_disk_that_fails_damages_no_consumer(faulty: SqliteWorld, faults: Faults) -> None:
-    """What can't be read for a moment is not said to be damaged, which would cost it its position."""
+@pytest.mark.parametrize("code", [sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT])
+async def test_a_disk_that_fails_damages_no_consumer(
+    code: int, faulty: SqliteWorld, faults: Faults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What can't be read for a moment is not said to be damaged, which would cost it its position; also if SQLite calls
+    it malformed."""
     store = await begin(faulty, "worker")
-    faults.before = always("SELECT ack_wait", sqlite3.SQLITE_IOERR)
-    with pytest.raises(Unavailable):
-        await store.list("b")
+    with monkeypatch.context() as patch, capture_logs() as logs:
+        patch.setattr(disk_check, "fails", lambda _: True)
+        faults.before = always("SELECT ack_wait", code)
+        with pytest.raises(Unavailable):
+            await store.list("b")
+        with pytest.raises(Unavailable):
+            await store.get(KEY)
     faults.heal()
+    assert logs == []
     assert [each.damaged for each in await store.list("b")] == [""]
+
+
+@log_test
+async def test_a_disk_that_is_well_again_when_it_is_looked_at(
+    faulty: SqliteWorld, faults: Faults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What could not be read is read once more."""
+    store = await begin(faulty, "worker")
+
+    def heals(_: int) -> bool:
+        faults.heal()
+        return False
+
+    monkeypatch.setattr(disk_check, "fails", heals)
+    with capture_logs() as logs:
+        faults.before = always("SELECT ack_wait", sqlite3.SQLITE_CORRUPT)
+        assert [each.damaged for each in await store.list("b")] == [""]
+        faults.before = always("SELECT ack_wait", sqlite3.SQLITE_CORRUPT)
+        assert await store.get(KEY) is not None
+    assert logs == []
 
 
 @log_test
