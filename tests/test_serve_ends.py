@@ -116,8 +116,9 @@ def stop_child(parent: int, word: str) -> int | None:
         "self._stack.push_async_callback(never)",
         "self.lost = asyncio.create_task(never(), name='lost')",
         "self._stack.push_async_callback(never); serve._end_within = unbegun",
+        "self._stack.push_async_callback(never); serve.begin_thread = lambda work: None",
     ],
-    ids=["waited for by the stop", "waited for behind it", "no memory for a thread's beginning"],
+    ids=["waited for by the stop", "waited for behind it", "no memory for a thread's beginning", "a lost thread"],
 )
 def test_it_ends_whatever_was_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lose: str) -> None:
     """A stop that waits for what never comes is over a while after the drain's time, with 1, and the log says so; the

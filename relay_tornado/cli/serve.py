@@ -50,6 +50,8 @@ _HANDLED = (*STOP_SIGNALS, signal.SIGHUP, *_OTHERS)
 _INSTEAD = "the log has the address; `relay ui` prints a link to the page, and `relay token create` makes a token"
 _CUT_OFF = 10.0
 """Seconds after the drain time-out after which a stop is cut off, whatever it waits for."""
+_SECOND_WAY = 1.0
+"""Seconds after which it is cut off in another way, if the first one has failed."""
 _LAST = 5.0
 """Seconds that the process may take to end after that."""
 
@@ -149,18 +151,25 @@ def _end_within(seconds: float, loop: asyncio.AbstractEventLoop) -> None:
     """Ends the process with 1 if it still runs then: what it waits for may never come, as without memory. Everything
     that was acknowledged is stored."""
 
-    def cut_off() -> None:
-        time.sleep(seconds)
+    def cut_off(*_: object) -> None:
         try:
             waiting = sorted(task.get_name() for task in asyncio.all_tasks(loop))
             _log.error("stop_cut_off", waiting=waiting, consequence="the next start finds the file as after a crash")
         finally:
             os._exit(1)
 
+    def wait() -> None:
+        time.sleep(seconds)
+        cut_off()
+
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)  # the thread inherits the mask
     with suppress(RuntimeError, MemoryError):  # it may not be possible to start a thread
-        begin_thread(cut_off)
+        begin_thread(wait)
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    # A thread may also have no memory for its beginning, and ends without a word. Then this thread does it, if it is
+    # not stuck; again and again, as there may be no memory for that either.
+    signal.signal(signal.SIGALRM, cut_off)
+    signal.setitimer(signal.ITIMER_REAL, seconds + _SECOND_WAY, _SECOND_WAY)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
