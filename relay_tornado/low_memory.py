@@ -7,6 +7,9 @@ lost task waits for nothing that is still to come, and is not in the loop's queu
 
 The same can happen to a callback for a time or for the loop's next turn. A `Timer` knows when it is due, so that late
 ones can be found.
+
+Some memory is kept in reserve, which the loop's exception handler gives up: uvloop takes 64 KiB to read which signal
+came, and without them it would try again without a pause, and never learn that it is to stop.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import _thread
 import asyncio
 import logging
 import sys
+import time
 import types
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
@@ -30,6 +34,14 @@ RETRY_DELAY: Final = 1.0
 
 _LATE: Final = 1.0
 """Seconds after which a timer counts as lost; at worst, the loop is just about to call it."""
+
+_RESERVE: Final = 1 << 20
+"""Bytes kept in reserve: a block of its own, which the C library returns to the system."""
+_BREATH: Final = 0.01
+"""Seconds for which the loop rests if memory is short and the reserve is gone: what fails may be tried again at once,
+and other threads may free some."""
+
+_reserve: Final[list[bytearray]] = []
 
 Lost: TypeAlias = dict[asyncio.Task[Any], object]
 """Tasks, and what each of them is awaiting."""
@@ -128,22 +140,36 @@ class Timer:
 
 
 def watch_timers() -> Timer:
-    """Calls late timers of the running loop once a second, until the returned timer is cancelled."""
+    """Keeps the reserve, and calls late timers of the running loop once a second, until the returned timer is
+    cancelled."""
 
     def look() -> None:
+        _keep_reserve()
         rounds.after(RETRY_DELAY)
         if rounds._handle is None:  # nobody else would notice that this one is late
             rounds.soon()
         Timer.look()
 
+    _keep_reserve()
     rounds = Timer(look)
     rounds.after(RETRY_DELAY)
     return rounds
 
 
+def _keep_reserve() -> None:
+    if not _reserve:
+        with suppress(MemoryError):
+            _reserve.append(bytearray(_RESERVE))
+
+
 def exception_handler(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """The loop's exception handler: the default one, preceded by a search for lost tasks."""
+    """The loop's exception handler: the default one. If memory is short, it first gives up the reserve, and has lost
+    tasks searched for."""
     if _tells_of_want(context.get("exception")):
+        if _reserve:
+            _reserve.clear()
+        else:
+            time.sleep(_BREATH)
         loop.call_soon(_look, loop)
     with suppress(MemoryError):  # there may be none for the message
         loop.default_exception_handler(context)

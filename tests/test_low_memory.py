@@ -496,3 +496,27 @@ async def test_the_looks_themselves_may_be_lost(where: str, monkeypatch: pytest.
         other.cancel()
     await until(lambda: called)
     rounds.cancel()
+
+
+async def test_a_reserve_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the first lack of memory, and kept again a moment later; without one the loop rests instead, as whatever fails
+    may be tried again at once. Other errors do neither."""
+    loop = asyncio.get_running_loop()
+    rests: list[float] = []
+    monkeypatch.setattr(module, "RETRY_DELAY", 0.01)
+    reserve: list[bytearray] = []
+    monkeypatch.setattr(module, "_reserve", reserve)
+    monkeypatch.setattr(module.time, "sleep", rests.append)
+    rounds = watch_timers()
+    try:
+        assert [len(each) for each in reserve] == [1 << 20]
+        with capture_logs():
+            exception_handler(loop, {"message": "", "exception": OSError()})
+            assert (len(reserve), rests) == (1, [])
+            exception_handler(loop, {"message": "", "exception": MemoryError()})
+            assert (len(reserve), rests) == (0, [])
+            exception_handler(loop, {"message": "", "exception": MemoryError()})
+            assert (len(reserve), len(rests)) == (0, 1)
+        await until(lambda: reserve)
+    finally:
+        rounds.cancel()
