@@ -320,25 +320,27 @@ class Forwarder:
             permit.release()
 
     async def _admit(self, taken: Taken, event: Event | None) -> Event | None:
-        """The event, once the shared memory has room for its size; None if nothing is to be sent."""
-        while True:
-            if not self.active or self._resting:
-                self.ledger.progress.release(taken)
-                return None
-            if event is None:
-                event = await self._load(taken)
-            if event is None:
-                return None
-            if self.ledger.progress.is_dead(taken):
-                self.ledger.progress.release(taken)  # no more will come of it
-                return None
-            if not self._goes.there(event, self._shared.subjects.of):
-                self._settle(taken)
-                return None
-            if self._shared.memory.take(self, event.size):
-                return event
-            event = None
-            await self._shared.memory.room()
+        """The event, if the shared memory has room for its size; None if it is not to be sent now. One that had to wait
+        for room is released: what may be sent by then, and whether the destination wants anything, is decided anew."""
+        if not self.active or self._resting:
+            self.ledger.progress.release(taken)
+            return None
+        if event is None:
+            event = await self._load(taken)
+        if event is None:
+            return None
+        if self.ledger.progress.is_dead(taken):
+            self.ledger.progress.release(taken)  # no more will come of it
+            return None
+        if not self._goes.there(event, self._shared.subjects.of):
+            self._settle(taken)
+            return None
+        if self._shared.memory.take(self, event.size):
+            return event
+        del event
+        await self._shared.memory.room()
+        self.ledger.progress.release(taken)
+        return None
 
     async def _load(self, taken: Taken) -> Event | None:
         try:

@@ -285,6 +285,33 @@ async def test_a_change_while_an_event_waits_for_memory(change: dict[str, Any]) 
 
 
 @pytest.mark.gen_test
+async def test_an_event_that_waits_for_memory_is_not_sent_to_a_destination_that_wants_nothing() -> None:
+    """Nor, once the order is strict, beside an earlier one."""
+    throttle = {"enabled": True, "mode": "concurrency", "max_concurrent": 3}
+    bodies = [each * 100_000 for each in (b"1", b"2", b"3")]
+    gate = asyncio.Event()
+
+    async def full(got: Got) -> bytes:
+        await gate.wait()
+        return answer(503, b"", "Retry-After: 100")
+
+    async with Target(full) as target, world(public(target.url, throttle=throttle), forward_buffer=1) as w:
+        await w.append(*bodies)
+        await target.until(1)
+        gate.set()
+        await w.settled(target, 1)
+        for _ in range(10):
+            await w.turn(1)
+        await w.idle()
+        assert target.bodies == bodies[:1]
+        target.answers = lambda got: answer()
+        await w.change(public(target.url, strict_order=True))
+        await w.turn(100)
+        await w.settled(target, 4)
+        assert target.bodies == [bodies[0], *bodies]
+
+
+@pytest.mark.gen_test
 async def test_an_event_that_waits_for_memory_is_not_sent_once_it_has_left() -> None:
     """Nothing keeps it for that long, and it is read again before it is sent."""
     gate = asyncio.Event()
