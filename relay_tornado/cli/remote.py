@@ -64,6 +64,8 @@ class Remote:
         """Sends one request under /v1. Returns the answer's document, which has the type `kind`. Raises RelayError."""
         if "" in path:  # without it, the path would be that of something else
             raise NotFound("a name or an id is empty: is the variable set that it is taken from?")
+        for part in {".", ".."}.intersection(path):  # a proxy may remove it, with the part before
+            raise NotFound(f"there is nothing with the name or id {part!r}; a consumer of that name is client:{part}")
         url = f"{self.url}/v1/{'/'.join(quote(part, safe='') for part in path)}"
         given = {name: value for name, value in (query or {}).items() if value not in (None, "")}
         if given:

@@ -57,8 +57,8 @@ def output_key(bucket_id: BucketId, number: int) -> Key:
 
 def reference_of(kind: str, name: str) -> str:
     """The reference by which commands and REST name a consumer of its bucket: a client's name, or `<kind>:<name>`, also
-    for a client whose name begins like that."""
-    bare = kind == "client" and not name.startswith(_PREFIXES)
+    for a client whose name begins like that, or would be removed from a URL, as relays before 0.5.26 allowed."""
+    bare = kind == "client" and not name.startswith(_PREFIXES) and name not in (".", "..")
     return name if bare else f"{kind}:{name}"
 
 

@@ -310,6 +310,8 @@ def _check_consumer(loaded: dict[str, Any]) -> None:
         raise Invalid(f"write a name of 1 to {MAX_CONSUMER} characters", "consumer")
     if not name.isprintable() or "/" in name or name != name.strip():
         raise Invalid('write a name of printable characters, without "/" and without a space at either end', "consumer")
+    if name in (".", ".."):
+        raise Invalid(f'"{name}" is removed from URLs by clients: choose another name', "consumer")
     if loaded.get("ack") == "receipt":
         for key in _EXPLICIT:
             if key in loaded:

@@ -349,10 +349,12 @@ async def test_a_look_at_all_is_one_read(world: World, monkeypatch: pytest.Monke
         ("output", "output"),
         ("a:b", "a:b"),
         ("output:1", "client:output:1"),
+        (".", "client:."),
+        ("..", "client:.."),
         ("client:", "client:client:"),
     ],
 )
-def test_a_client_is_named_with_its_kind_only_if_its_name_begins_like_a_reference(name: str, reference: str) -> None:
+def test_a_client_is_named_with_its_kind_only_if_its_name_alone_is_no_reference(name: str, reference: str) -> None:
     key = Key("b-1", "client", name)
     assert key.reference == reference
     assert key_of(BUCKET, reference) == key

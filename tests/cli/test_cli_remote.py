@@ -169,6 +169,15 @@ def test_an_empty_name(relay: Runner, command: tuple[str, ...]) -> None:
     assert said == "a name or an id is empty: is the variable set that it is taken from?"
 
 
+@pytest.mark.parametrize(
+    "command", [("bucket", "delete", "..", "--yes"), ("consumer", "delete", "orders", "..", "--yes")]
+)
+def test_a_name_that_is_removed_from_a_url(relay: Runner, command: tuple[str, ...]) -> None:
+    """By a proxy on the way: then the path would be that of something else, as of the consumer's bucket."""
+    said = relay.refused(*command, RELAY_URL="http://127.0.0.1:1", RELAY_SECRET="x")
+    assert said == "there is nothing with the name or id '..'; a consumer of that name is client:.."
+
+
 def test_a_port_that_speaks_no_https(relay: Runner, tmp_path: Path) -> None:
     """Whoever writes https:// for it is told so, and at once."""
     with serving(tmp_path / "remote") as server:

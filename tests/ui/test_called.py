@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from urllib.parse import unquote
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -80,6 +81,18 @@ def test_all_consumers(here: Page) -> None:
     here.get_by_role("button", name="Resume").click()
     here.get_by_role("link", name="Consumers").click()
     expect(table.get_by_role("cell", name="sending")).to_be_visible()
+
+
+@pytest.mark.parametrize("name", [".", "..", "output:1", "mailer"])
+def test_the_path_of_a_consumer(here: Page, name: str) -> None:
+    """It is still in its bucket once the browser has read it: relays before took names that are removed from URLs."""
+    script = """async (name) => {
+        const { consumerPath } = await import("/ui/static/parts/called.js");
+        return new URL(consumerPath({ kind: "client", name, bucket_id: "b" }), location).pathname;
+    }"""
+    path = unquote(here.evaluate(script, name))
+    assert path in (f"/v1/buckets/b/consumers/{name}", f"/v1/buckets/b/consumers/client:{name}")
+    assert path.endswith("mailer") or "client:" in path
 
 
 @pytest.mark.parametrize("bucket", ["of-output", "of-client"])

@@ -230,7 +230,7 @@ def test_whole_numbers_may_be_written_as_floating_ones() -> None:
     ("fields", "where"),
     [
         *(({"consumer": name}, "consumer: ") for name in
-          ("", " w", "w ", "a/b", "n" * 101, "a\nb", "a\u200bb", 7, ["w"])),
+          ("", " w", "w ", "a/b", "n" * 101, "a\nb", "a\u200bb", ".", "..", 7, ["w"])),
         *(({"consumer": "w", "ack": ack}, "ack: ") for ack in ("Explicit", "", "all", 7, True)),
         *(({"consumer": "w", "max_in_flight": n}, "max_in_flight: ") for n in (0, -1, 10_001, 1.5, "5", True)),
         *(({"consumer": "w", "ack_wait": n}, "ack_wait: ") for n in (0, 0.9, 86_401, 10**400, "5", True, [])),

@@ -4,8 +4,11 @@ import { useLoaded } from "./basic.js";
 
 const KIND = /^(client|token|output):(.*)$/s;
 
+/** Names that a browser removes from a URL, with the part before: without a kind, what is meant for the consumer would be done to its bucket. */
+const DOTS = [".", ".."];
+
 /** What REST calls a consumer ({kind, name}) in its bucket. */
-export const reference = ({ kind, name }) => (kind === "client" && !KIND.test(name) ? name : `${kind}:${name}`);
+export const reference = ({ kind, name }) => (kind === "client" && !KIND.test(name) && !DOTS.includes(name) ? name : `${kind}:${name}`);
 
 /** The consumer that REST calls so: {kind, name}. */
 export function referred(text) {
