@@ -163,6 +163,7 @@ _DEFAULT_INPUT: Final[Document] = {
     "type": ["boolean", "null"],
     "description": "False creates it with no input. Default: true.",
 }
+_STATIC_IP: Final[Document] = {"type": ["boolean", "null"], "description": "Only stored and returned. Default: false."}
 _POLICY: Final[Document] = {"type": "string", "enum": ["skip", "force"]}
 _VALUES: Final[Document] = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
 _PROPERTIES: Final[Document] = {
@@ -220,6 +221,7 @@ def add_constraints(document: Document, max_body: int) -> None:
     )
     schemas["SampleRequest"] |= _any_of(*_samples())
     schemas["BucketUpdate"]["properties"]["max_body"]["maximum"] = max_body
+    schemas["BucketUpdate"]["properties"]["static_ip"] = _STATIC_IP
     schemas["OutputUpdate"] |= _any_of(
         {"properties": {"internal": {"enum": [True, None]}}},
         {"properties": {"destination": {"type": "string", "pattern": _URL}}, "required": ["destination"]},

@@ -187,6 +187,8 @@ def test_an_object_is_no_choice_of_types(tmp_path: Path) -> None:
         ("DeadLettersRequest", {"all": True}, {"all": True, "ids": []}),
         ("SampleRequest", {"provider": "github", "event": "push"}, {"provider": "stripe", "event": "push"}),
         ("NewInput", {"status_code": 0}, {"status_code": 100}),
+        ("NewBucket", {"name": "b", "static_ip": True}, {"name": "b", "static_ip": 1}),
+        ("BucketUpdate", {"static_ip": None}, {"static_ip": "no"}),
     ],
 )
 def test_which_fields_go_together_is_described(tmp_path: Path, name: str, good: Any, bad: Any) -> None:
