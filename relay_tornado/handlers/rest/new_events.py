@@ -15,6 +15,7 @@ from relay_tornado.errors import Invalid
 from relay_tornado.handlers.rest.answer_fields import flag, header_map, integer, text
 from relay_tornado.handlers.rest.base import RestHandler, operation
 from relay_tornado.ids import format_id, new_uuid
+from relay_tornado.log.lineage import position_id
 from relay_tornado.model import MIB, Bucket, Input
 from relay_tornado.wire.fields import Text, described
 from relay_tornado.wire.headers import canonical, decode, is_name, is_value
@@ -166,7 +167,7 @@ class MadeHandler(RestHandler):
             located = await self.rest.stored.locate(self.token, given["edited_from"])
             if located.bucket.id != self.bucket.id:
                 raise Invalid("is an event of another bucket", "edited_from")
-            original = given["edited_from"]
+            original = position_id(located.bounds, located.seq)  # also where a copy of it was named
         if given["output"]:
             target = output_of(self.bucket, given["output"]).n
         appended = await self.rest.ingest.make(

@@ -52,6 +52,17 @@ async def test_a_made_event_is_what_was_given(here: World) -> None:
 
 
 @pytest.mark.gen_test
+@pytest.mark.parametrize("copy", ["", "-1", "-77"])
+async def test_an_event_that_is_edited_from_a_copy_is_one_of_the_event(here: World, copy: str) -> None:
+    """Whether the copy's output is there or not: `resend_of` names what can be read."""
+    bucket = await here.bucket("orders")
+    await here.relay.administration.create_output(bucket.id, name="o")
+    first = await here.send(bucket, b"x")
+    made = await here.call("POST", "/v1/buckets/orders/events", {"edited_from": first + copy})
+    assert (made.status, (await log_of(here, made.document["id"]))["resend_of"]) == (201, first)
+
+
+@pytest.mark.gen_test
 async def test_what_can_not_be_made(here: World) -> None:
     """Each names its field; another bucket's event, output or input is refused, and a body over the bucket's limit."""
     bucket, other = await here.bucket("orders", max_body=10), await here.bucket("other")
