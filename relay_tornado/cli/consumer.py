@@ -21,7 +21,7 @@ from relay_tornado.cli.printing import (
     print_page,
     when,
 )
-from relay_tornado.log.consumers import reference_of
+from relay_tornado.log.consumers import reference_of, with_output_name
 from relay_tornado.model import DAY, counted
 
 _option = options_of("CONSUMER")
@@ -227,8 +227,7 @@ def forget(
 
 def _named_words(kind: str, name: str, found: Document) -> str:
     """`billing`, or `output:1 (shop)`. A relay of an older version does not name the output."""
-    output = found.get("output_name")
-    return reference_of(kind, name) + ("" if output is None else f" ({output})")
+    return with_output_name(reference_of(kind, name), found.get("output_name"))
 
 
 def _wanted(ids: Sequence[str], everything: bool) -> list[str] | None:

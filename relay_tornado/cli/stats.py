@@ -21,6 +21,7 @@ from relay_tornado.cli.printing import (
     size_words,
     when,
 )
+from relay_tornado.log.consumers import with_output_name
 from relay_tornado.model import counted
 from relay_tornado.storage.lock import read_owner
 
@@ -88,7 +89,7 @@ def _print_consumers(consumers: Sequence[ConsumerStats]) -> None:
     click.echo("")
     print_table(
         {
-            "CONSUMER": one.name,
+            "CONSUMER": with_output_name(one.name, one.output_name),
             "KIND": one.kind,
             "BUCKET": one.bucket,
             "BEHIND": counted(one.behind, "event"),

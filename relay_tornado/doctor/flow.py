@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 from relay_tornado.doctor.finding import Finding
-from relay_tornado.log.consumers import reference_of
+from relay_tornado.log.consumers import reference_of, with_output_name
 from relay_tornado.model import DAY, counted, printable
 
 Document: TypeAlias = Mapping[str, Any]
@@ -188,8 +188,8 @@ def standings(consumers: Sequence[Document], known: set[tuple[str, str]], now: f
     told = []
     for each in consumers:
         bucket, reference = each["bucket_name"], reference_of(each["kind"], each["name"])
-        name = printable(reference)
-        arguments = f"{shlex.quote(bucket)} {shlex.quote(name)}"
+        arguments = f"{shlex.quote(bucket)} {shlex.quote(printable(reference))}"
+        name = printable(with_output_name(reference, each.get("output_name")))  # a relay before 0.5.25 has none
         for says, remedy in _standing(each, arguments, (each["bucket_id"], reference) in known, now):
             told.append(Finding("consumers", "warn", f"{bucket}, {name}: {says}", remedy))
     if consumers:

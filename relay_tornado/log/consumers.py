@@ -62,6 +62,12 @@ def reference_of(kind: str, name: str) -> str:
     return name if bare else f"{kind}:{name}"
 
 
+def with_output_name(shown: str, output_name: str | None) -> str:
+    """What is shown of a consumer, and behind it the name of the public output whose it is: `output:1 (shop)`. None for
+    any other consumer."""
+    return shown if output_name is None else f"{shown} ({output_name})"
+
+
 class Terms(msgspec.Struct, frozen=True):
     """The terms of a consumer's deliveries: seconds until an event without an ack is redelivered, and the most tries
     before it is given up. `receipt`: the position moves by receipts, without acks."""

@@ -6,7 +6,7 @@ import contextlib
 import json
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,7 @@ class BucketStats:
 @dataclass(frozen=True, slots=True)
 class ConsumerStats:
     """How far a consumer is: it is not done with `behind` events, of which it tries `parked` again, and it gave `dead`
-    up."""
+    up. `output_name` is that of the public output whose consumer it is, None for any other."""
 
     bucket: str
     kind: str
@@ -61,6 +61,7 @@ class ConsumerStats:
     behind: int
     parked: int
     dead: int
+    output_name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +91,12 @@ def stats(path: Path, reserve: int, now: float | None = None) -> Stats:
         free, size = free_pages(raw)
         records = raw.execute("SELECT id, name, document FROM bucket ORDER BY rowid").fetchall()
         logs = {row.bucket_id: row for row in load(raw).live}
+        documents = {bucket_id: _document(bucket_id, name, document) for bucket_id, name, document in records}
         buckets = tuple(
-            _bucket(raw, logs.get(bucket_id), bucket_id, name, _document(bucket_id, name, document), now)
-            for bucket_id, name, document in records
+            _bucket(raw, logs.get(bucket_id), bucket_id, name, documents[bucket_id], now)
+            for bucket_id, name, _ in records
         )
-        consumers = tuple(_consumers(raw)) if migrate.version(raw) >= FIRST_VERSION else ()
+        consumers = tuple(_consumers(raw, documents)) if migrate.version(raw) >= FIRST_VERSION else ()
     wal = wal_of(path)
     disk = disk_of(wal.parent)
     least = disk.least(reserve)
@@ -116,10 +118,10 @@ def stats(path: Path, reserve: int, now: float | None = None) -> Stats:
     )
 
 
-def _consumers(raw: sqlite3.Connection) -> Iterator[ConsumerStats]:
+def _consumers(raw: sqlite3.Connection, documents: Mapping[str, dict[str, Any]]) -> Iterator[ConsumerStats]:
     # The position of polling (`GET /v1/events`) is left out: nobody waits for it, and nobody can move or delete it.
     sql = (
-        "SELECT bucket.name, kind, consumer.name, log.head, log.first, floor, done,"
+        "SELECT bucket.id, bucket.name, kind, consumer.name, log.head, log.first, floor, done,"
         " (SELECT count(*) FROM parked WHERE consumer = consumer.id AND seq >= log.first),"
         " (SELECT count(*) FROM dead_letter WHERE consumer = consumer.id)"
         " FROM consumer JOIN log ON log.id = consumer.log AND dropped = 0 JOIN bucket ON bucket.id = log.bucket"
@@ -127,7 +129,7 @@ def _consumers(raw: sqlite3.Connection) -> Iterator[ConsumerStats]:
         " AND (typeof(floor), typeof(kind), typeof(consumer.name)) = ('integer', 'text', 'text')"
         " ORDER BY bucket.rowid, kind, consumer.name"
     )
-    for bucket, kind, name, head, first, floor, done, parked, dead in raw.execute(sql).fetchall():
+    for bucket_id, bucket, kind, name, head, first, floor, done, parked, dead in raw.execute(sql).fetchall():
         try:
             above = Ranges((begin, end) for begin, end in json.loads(done))
         except (ValueError, TypeError):
@@ -135,7 +137,22 @@ def _consumers(raw: sqlite3.Connection) -> Iterator[ConsumerStats]:
         settled = max(floor, first - 1)
         above.cut_below(settled + 1)
         behind = max(head - settled - len(above), 0) + parked
-        yield ConsumerStats(bucket, kind, name, behind, parked, dead)
+        output_name = _output_name(documents[bucket_id], name) if kind == "output" else None
+        yield ConsumerStats(bucket, kind, name, behind, parked, dead, output_name)
+
+
+class _Output(msgspec.Struct):
+    n: int
+    name: str
+
+
+def _output_name(document: dict[str, Any], number: str) -> str | None:
+    """The name of the bucket's output with this number; None if there is none, or it can't be understood."""
+    with contextlib.suppress(msgspec.ValidationError):
+        for output in msgspec.convert(document.get("outputs"), list[_Output]):
+            if str(output.n) == number:
+                return output.name
+    return None
 
 
 def _document(bucket_id: str, name: str, text: str) -> dict[str, Any]:

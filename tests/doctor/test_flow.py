@@ -121,6 +121,9 @@ def test_rules_that_let_nothing_pass() -> None:
         (late(connections=0), "nobody is connected, 9 events pending, the oldest for 2 hours", "relay consumer delete"),
         (late(connections=2), "2 connections, 9 events pending", "restart it"),
         (late(kind="output", name="1"), "orders, output:1: 9 events pending", "relay logs list --status stalled"),
+        (late(kind="output", name="1", output_name="s\x1bp"), "output:1 (s\\x1bp): 9", "relay logs list"),
+        (late(output_name=None), "orders, workers: 1 connection, 9 events pending", "restart it"),
+        (consumer(dead=4, kind="output", name="1", output_name="shop"), "4 dead letters", "dead orders output:1 lists"),
         (consumer(dead=4), "4 dead letters", "relay consumer dead orders workers"),
         (
             consumer(

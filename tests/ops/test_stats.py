@@ -65,8 +65,29 @@ def test_how_far_consumers_are(cli: Runner) -> None:
     """What each is not done with, tries again and gave up; where no relay runs, too."""
     consume(cli.data, fill(cli.data, "orders", 20))
     (worker,) = cli.json("stats")["consumers"]
-    assert worker == {"bucket": "orders", "kind": "client", "name": "worker", "behind": 17, "parked": 2, "dead": 1}
+    assert worker == {
+        "bucket": "orders",
+        "kind": "client",
+        "name": "worker",
+        "behind": 17,
+        "parked": 2,
+        "dead": 1,
+        "output_name": None,
+    }
     assert re.search(r"^worker +client +orders +17 events +2 +1", cli("stats").stdout, re.MULTILINE)
+
+
+def test_the_consumer_of_an_output_is_named(cli: Runner) -> None:
+    """By the output's name, behind its number; one whose output is gone, or can't be read, by the number alone."""
+    cli.json("bucket", "create", "orders")
+    cli("output", "create", "orders", "--name", "My shop", "--destination", "http://127.0.0.1:9/", "--public")
+    columns = "(log, kind, name, floor, created_at, updated_at)"
+    change(cli.data / "relay.db", f"INSERT INTO consumer {columns} VALUES (1, 'output', '7', 0, 0, 0)")
+    named = [(each["name"], each["output_name"]) for each in cli.json("stats")["consumers"]]
+    assert named == [("1", "My shop"), ("7", None)]
+    assert re.search(r"^1 \(My shop\) +output +orders +0 events", cli("stats").stdout, re.MULTILINE)
+    change(cli.data / "relay.db", 'UPDATE bucket SET document = replace(document, \'"n":1\', \'"n":""\')')
+    assert [each["output_name"] for each in cli.json("stats")["consumers"]] == [None, None]
 
 
 def test_a_consumer_whose_events_have_left(cli: Runner) -> None:
