@@ -79,6 +79,10 @@ class Ledger:
                 raise
 
     def _changes(self) -> Changes | None:
+        if not self.gone:
+            # What is stored of parked events has to go with the time that is stored with it, also if the clock was set
+            # back since somebody looked at it: after a crash they would wait for as much longer.
+            self.progress.look(self._ledgers.clock())
         changes = None if self.gone else self.progress.changes()
         self._saving = False
         return changes

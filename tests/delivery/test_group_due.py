@@ -202,6 +202,26 @@ async def test_the_clock_of_day_is_set_back_while_nothing_happens() -> None:
 
 
 @virtual_test
+async def test_the_clock_of_day_is_set_back_before_a_crash() -> None:
+    """What got a nak waits no longer than that said, also where nothing but an ack was stored in between."""
+    back = [0.0]
+    world = World(clock=lambda: day() - back[0])
+    await world.bucket()
+    await world.append(2)
+    one = await worker(world, ack_wait=60)
+    await until(lambda: one.seqs == [1, 2])
+    assert one.nak(1, delay=20)
+    await asyncio.sleep(1)
+    back[0] = 3600
+    assert one.ack(2)
+    assert await world.floor(KEY) == 2
+    world.restart()
+    again = await worker(world)
+    await asyncio.sleep(50)
+    assert again.tries() == [(1, 2)]
+
+
+@virtual_test
 async def test_what_is_scheduled_comes_when_it_is_due() -> None:
     """A replay on the server, at once and later."""
     world = await stocked(5)
