@@ -14,6 +14,7 @@ from typing import Final, TypeVar
 
 from relay_tornado.model import MIB
 from relay_tornado.storage.connection import Connection
+from relay_tornado.storage.database_files import wal_of
 from relay_tornado.storage.space import disk_of
 from relay_tornado.storage.start import secure
 
@@ -31,7 +32,7 @@ GIL."""
 async def writer(path: Path, begin: Callable[[sqlite3.Connection], T]) -> tuple[Connection, T]:
     """A connection for writing, whose thread runs at a low priority, and what `begin` returned on it. Raises
     sqlite3.Error, OSError, also if the disk is full, and what `begin` raises."""
-    if disk_of(path.parent).free < _LEAST:
+    if disk_of(wal_of(path).parent).free < _LEAST:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     secure(path)
     connection = await Connection.writer(path)

@@ -50,10 +50,14 @@ async def test_who_stops_waiting_leaves_no_thread(tmp_path: Path) -> None:
 
 @pytest.mark.gen_test
 async def test_it_takes_nothing_of_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is left of it is for relay.db; once there is room again the file is opened."""
+    """The disk that a link leads to, if the file is one. What is left of it is for relay.db; once there is room again
+    the file is opened."""
     path = tmp_path / "x.db"
+    target = tmp_path / "other disk" / "y.db"
+    target.parent.mkdir()
+    path.symlink_to(target)
     with monkeypatch.context() as patch:
-        patch.setattr(sidecar, "disk_of", lambda _: Disk(64 * MIB, MIB - 1))
+        patch.setattr(sidecar, "disk_of", lambda folder: Disk(64 * MIB, MIB - (folder == target.parent)))
         with pytest.raises(OSError, match="No space left") as caught:
             await sidecar.writer(path, lambda raw: None)
     assert (caught.value.errno, path.exists()) == (errno.ENOSPC, False)
