@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
@@ -167,6 +167,8 @@ class Deliveries:
                 answers.setdefault(bucket.id, refused[bucket.id])
             elif request.buckets:
                 answers[name] = not_found(name)
+        for name in self._misnamed(request, token):
+            answers.setdefault(name, not_found(name))
         return list(answers.values())
 
     def reaches(self, bucket_id: BucketId, event: Event, output: int | None) -> bool:
@@ -234,6 +236,15 @@ class Deliveries:
             bucket = self._shared.directory.find(name)
             wanted[name] = bucket if bucket is not None and token.reads(bucket.id) else None
         return wanted
+
+    def _misnamed(self, request: control.Subscribe, token: Token) -> Iterator[str]:
+        """The names in `since` that no bucket of the token has. An id is left out: it belongs to its own bucket, which
+        may have been renamed or deleted since the client stored it."""
+        since = request.since if isinstance(request.since, Mapping) else {}
+        for name, position in since.items():
+            bucket = self._directory.find(name)
+            if name != "*" and not isinstance(position, Cursor) and (bucket is None or not token.reads(bucket.id)):
+                yield name
 
     def _lost(self, bucket_id: BucketId, head: int) -> None:
         """The bucket's log may have gone back to `head`: frames of later events are dropped, and receipts of them do

@@ -213,12 +213,15 @@ def _unnamed(bucket: Bucket, request: control.Subscribe, lost: Cursor | None, *,
 def _by_place(
     request: control.Subscribe, answers: Sequence[dict[str, Any]]
 ) -> tuple[control.Subscribe, list[dict[str, Any]]]:
-    """The same with unknown names replaced by their place ("bucket 2"): a name of no bucket may be anything."""
+    """The same with unknown names replaced by their place ("bucket 2", or "since"): a name of no bucket may be
+    anything."""
     unknown = {entry["bucket_name"] for entry in answers if entry.get("error") == "not_found"}
     places = {name: f"bucket {place}" for place, name in enumerate(request.buckets, 1) if name in unknown}
     told = tuple(places.get(name, name) for name in request.buckets)
     entries = [
-        {**entry, "bucket_name": places[entry["bucket_name"]]} if entry.get("error") == "not_found" else entry
+        {**entry, "bucket_name": places.get(entry["bucket_name"], "since")}
+        if entry.get("error") == "not_found"
+        else entry
         for entry in answers
     ]
     return dataclasses.replace(request, buckets=told), entries

@@ -97,6 +97,23 @@ async def test_answers_name_what_is_not_there() -> None:
 
 
 @pytest.mark.gen_test
+async def test_answers_name_what_is_not_there_in_since() -> None:
+    """A name with a typo would have its bucket begin at the head, and nobody would know. One that is asked for counts
+    once; a bucket that is there and not asked for is none, nor is an id, which belongs to its own bucket."""
+    world = World()
+    for name in ("a", "b", "c"):
+        await world.bucket(name)
+    world.token = replace(TOKEN, buckets=frozenset({"id-a", "id-c"}))
+    since = {"*": "latest", "a": "earliest", "id-c": {"last": 1}, "b": "earliest", "x": {"time": 1}, "y": "latest"}
+    since["renamed"] = f"{await world.epoch('id-c')}-0"
+    for names in ((), ("a",), ("x", "a")):
+        _, _, answers = await world.subscribe(*names, since=since)
+        missing = [each["bucket_name"] for each in answers if each.get("error") == "not_found"]
+        assert sorted(missing) == ["b", "x", "y"]
+        assert [each["bucket_name"] for each in answers if "start" in each] == (["a"] if names else ["a", "c"])
+
+
+@pytest.mark.gen_test
 async def test_nothing_is_delivered_before_the_answer() -> None:
     """What is appended between placing and start comes after it, and none is missed."""
     world = await stocked(0)

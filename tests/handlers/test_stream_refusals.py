@@ -61,6 +61,9 @@ async def test_names_that_are_not_known_are_not_repeated() -> None:
             assert document["message"] == "subscribed to buckets: bucket 1, orders, bucket 3"
             assert [each["bucket_name"] for each in document["buckets"]] == ["bucket 1", "orders", "bucket 3"]
             assert document["buckets"][2] == {"bucket_name": "bucket 3", "error": "not_found"}
+        async with site.source('bucket=orders&since={"Pass-1":"earliest","orders":"latest"}') as source:
+            document = (await source.hear("subscribed")).document
+            assert document["buckets"][1:] == [{"bucket_name": "since", "error": "not_found"}]
         for query, last in (("Pass-1=x", ""), ("bucket=Pass-1", ""), ("since=Pass-1", ""), ("bucket=orders", "Pass-1")):
             async with site.source(query, last=last) as source:
                 assert source.status in (400, 404)
