@@ -147,7 +147,7 @@ class Series:
         behind = sorted((each for each in levels.consumers if each.events), key=lambda each: -each.events)
         values |= {f"lag:{each.bucket}/{each.consumer}": each.events for each in behind[:CONSUMERS]}
         at = (int(now) // file.FINE + last) * file.FINE
-        await self._do(lambda raw: file.write(raw, at, values))
+        await self._do(lambda raw: file.write(raw, at, values) if sidecar.has_room(self.path) else None)
 
     def _arrived(self, totals: Mapping[BucketId, int], minute: int) -> Mapping[BucketId, int]:
         """How many events came to each bucket since the last call."""

@@ -21,18 +21,23 @@ from relay_tornado.storage.start import secure
 T = TypeVar("T")
 
 _LEAST: Final = MIB
-"""Bytes that have to be free to open such a file. What is left of a full disk is for relay.db; and without room for the
-index of a WAL, the kernel may end the process (`wal_index`)."""
+"""Bytes that have to be free to open such a file, and to write points. What is left of a full disk is for relay.db; and
+without room for the index of a WAL, the kernel may end the process (`wal_index`)."""
 
 _NICENESS: Final = 10
 """Niceness of the threads that write such files. Not more, since such a thread can be delayed while it holds the
 GIL."""
 
 
+def has_room(path: Path) -> bool:
+    """Whether the disk has so much room that the file at `path` may take some of it. Raises OSError."""
+    return disk_of(wal_of(path).parent).free >= _LEAST
+
+
 async def writer(path: Path, begin: Callable[[sqlite3.Connection], T]) -> tuple[Connection, T]:
     """A connection for writing, whose thread runs at a low priority, and what `begin` returned on it. Raises
     sqlite3.Error, OSError, also if the disk is full, and what `begin` raises."""
-    if disk_of(wal_of(path).parent).free < _LEAST:
+    if not has_room(path):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     secure(path)
     connection = await Connection.writer(path)

@@ -15,11 +15,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from relay_tornado.counters import ConsumerLevel, Counters
-from relay_tornado.model import DAY
+from relay_tornado.model import DAY, MIB
 from relay_tornado.series import file
 from relay_tornado.series.series import Levels, Series
 from relay_tornado.storage import sidecar
 from relay_tornado.storage.connection import Connection
+from relay_tornado.storage.space import Disk
 from tests.waiting import until
 
 START = 1_800_000_000
@@ -396,6 +397,17 @@ async def test_a_disk_that_is_full_takes_nothing_away(world: World, monkeypatch:
     await world.go(10, events=1)
     _, _, found = await world.series.whole("hour")
     assert len(points(found["events"])) == 3
+
+
+@pytest.mark.gen_test
+async def test_it_takes_nothing_of_a_full_disk(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left of it is for relay.db; points are written again once there is room."""
+    await world.go(10, events=10)
+    with monkeypatch.context() as patch:
+        patch.setattr(sidecar, "disk_of", lambda _: Disk(64 * MIB, MIB - 1))
+        await world.go(20, events=10)
+    await world.go(10, events=10)
+    assert (await world.series.whole("hour"))[2]["events"][-4:] == [1.0, None, None, 1.0]
 
 
 @pytest.mark.gen_test
