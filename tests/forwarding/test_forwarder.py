@@ -350,6 +350,32 @@ async def test_seek_and_send_again() -> None:
 
 
 @pytest.mark.gen_test
+@pytest.mark.parametrize("strict", [False, True])
+async def test_a_failure_from_before_a_seek_holds_nothing_back(strict: bool) -> None:
+    """If the position was moved past an event during its request, later events do not wait for it."""
+    gate = asyncio.Event()
+
+    async def answers(got: Got) -> bytes:
+        if got.body == b"1":
+            await gate.wait()
+            return answer(500)
+        return answer()
+
+    async with Target(answers) as target, world(public(target.url, strict_order=strict)) as w:
+        await w.append(b"1")
+        await target.until(1)
+        ledger = w.forwarder().ledger
+        ledger.progress.seek(1)
+        ledger.save()
+        ledger.tell()
+        gate.set()
+        await w.idle()
+        await w.append(b"2")
+        await w.settled(target, 2)
+        assert target.bodies == [b"1", b"2"]
+
+
+@pytest.mark.gen_test
 async def test_the_sender_waits_for_the_destinations_answer() -> None:
     """`response_from_output` of a public output: the destination's first answer wakes the sender; where it is paused
     the sender is told at once."""
