@@ -242,7 +242,7 @@ class Deliveries:
         may have been renamed or deleted since the client stored it."""
         since = request.since if isinstance(request.since, Mapping) else {}
         for name, position in since.items():
-            bucket = self._directory.find(name)
+            bucket = self._shared.directory.find(name)
             if name != "*" and not isinstance(position, Cursor) and (bucket is None or not token.reads(bucket.id)):
                 yield name
 
