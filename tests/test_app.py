@@ -413,6 +413,7 @@ async def test_what_can_be_left_for_the_next_start_ends_first(tmp_path: Path, mo
     for kind in (Maintenance, Housekeeping, Backups, Index):
         monkeypatch.setattr(kind, "run", endless(kind.__name__))
     relay = await started(tmp_path / "data", backup_dir=tmp_path / "backups")
+    await asyncio.sleep(0)  # what is stopped before its first step has nothing to end
     await relay.stop()
     names = {"Maintenance", "Housekeeping", "Backups", "Index"}
     assert (served.keys(), set(ended)) == (names, names)
