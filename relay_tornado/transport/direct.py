@@ -427,6 +427,8 @@ class DirectConnection:
         upload.finish(self._answered)
         if not upload.waits:
             self._upload = None
+        elif self._upload is not None and not self._reading:
+            self.begin()  # the sender may have closed its half during an earlier request
 
     # writing
 

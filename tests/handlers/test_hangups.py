@@ -284,6 +284,21 @@ async def test_who_waits_for_a_client_has_to_stay(headers: bytes) -> None:
                 assert await client.closed() == b""
 
 
+@pytest.mark.parametrize("headers", [b"", b"Connection: TE\r\nTE: deflate\r\n"])
+async def test_who_has_left_during_an_earlier_request_does_not_wait_for_a_client(headers: bytes) -> None:
+    """The earlier one gets its answer, and nobody answers the later one in vain."""
+    log = HeldLog()
+    async with edge(log=log) as site, Raw(site.port) as client:
+        client.send(request(URL, b"one", headers) + request(URL, b"two", headers))
+        await until(lambda: log.held)
+        client.writer.write_eof()
+        await asyncio.sleep(0.1)
+        await site.change(input={"response_from_output": "anyOutput"})
+        log.release()
+        assert (await client.closed()).count(b"HTTP/1.1") == 1
+        log.release()
+
+
 @pytest.mark.usefixtures("quiet")
 @pytest.mark.parametrize("more", [b"", b"\r\n", HEALTH, LARGE], ids=["", "a line end", "a request", "noise"])
 @pytest.mark.parametrize("how", ["half", "close", "reset"])
