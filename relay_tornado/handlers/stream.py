@@ -12,7 +12,7 @@ from typing import Any, Final
 from tornado.iostream import StreamClosedError
 from tornado.routing import URLSpec
 
-from relay_tornado.errors import BucketGone, Invalid, NotFound, Overloaded, RelayError, Unavailable
+from relay_tornado.errors import Invalid, NotFound, Overloaded, RelayError, Unavailable
 from relay_tornado.handlers.base import JsonHandler
 from relay_tornado.handlers.connected_clients import ConnectedClients
 from relay_tornado.handlers.credentials import Caller, Callers
@@ -152,20 +152,10 @@ class StreamHandler(JsonHandler):
                 positions[bucket_id] = cursor
         for bucket in buckets:
             if bucket.id not in positions:
-                new = bucket.created_at >= reached.opened and (lost is None or await self._has_lost_nothing(bucket))
-                position = _unnamed(bucket, request, lost, new=new)
+                position = _unnamed(bucket, request, reached.opened, lost)
                 if position is not None:
                     positions[bucket.id] = position
         return dataclasses.replace(request, since=positions)
-
-    async def _has_lost_nothing(self, bucket: Bucket) -> bool:
-        """Whether this process created the bucket, so that every id of it is of its log. One from before a start may
-        have lost events, with their epoch, by the restore of a backup."""
-        try:
-            bounds = await self._events.bounds(bucket.id)
-        except BucketGone:
-            return True
-        return bounds.open and len(bounds.epochs) == 1
 
     def _refusal(
         self, feed: Feed, request: control.Subscribe, answers: Sequence[Mapping[str, Any]]
@@ -201,10 +191,10 @@ class StreamHandler(JsonHandler):
         return stream
 
 
-def _unnamed(bucket: Bucket, request: control.Subscribe, lost: Cursor | None, *, new: bool) -> Position | None:
-    """The position of a client that reconnects in a bucket that its id does not name. A bucket that is `new` since the
-    stream began starts at its first event, any other as on a first connection."""
-    if new:
+def _unnamed(bucket: Bucket, request: control.Subscribe, opened: int, lost: Cursor | None) -> Position | None:
+    """The position of a client that reconnects in a bucket that its id does not name. A bucket newer than the stream
+    starts at its first event, any other as on a first connection."""
+    if bucket.created_at >= opened:
         return Earliest()
     # The id of a log that is gone may have been this bucket's.
     return request.position(bucket.id, bucket.name) if lost is None else lost

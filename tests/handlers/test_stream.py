@@ -21,7 +21,6 @@ from relay_tornado.model import Output, Retention
 from tests.handlers.edge import BUCKET
 from tests.handlers.raw import TIMEOUT, basic
 from tests.handlers.streams import here, ids
-from tests.log.memory import MemoryEventLog
 from tests.waiting import until
 
 # the form
@@ -336,28 +335,6 @@ async def test_what_the_log_does_not_know_is_a_gap_and_never_a_guess() -> None:
         async with site.source("bucket=orders", last="nonsense") as source:
             assert source.status == 400
             assert source.error["field"] == "Last-Event-ID"
-
-
-@pytest.mark.parametrize("restored", [True, False])
-@pytest.mark.gen_test
-async def test_a_place_that_is_gone_may_have_been_in_a_bucket_that_came_during_the_stream(restored: bool) -> None:
-    """Where the relay has started since, as after the restore of a backup that has the bucket, and not the epoch under
-    which the client got its events. Otherwise the place was in a bucket that was deleted."""
-    async with here() as site:
-        during = await site.bucket("during")
-        if restored:
-            assert isinstance(site.edge.log, MemoryEventLog)
-            site.edge.log.reopen()
-        epochs = [(await site.edge.log.bounds(each)).epochs[-1].epoch for each in (BUCKET.id, during.id)]
-        last = f"{epochs[0]}-0,{new_epoch()}-7@{int(during.created_at) - 60}"
-        reset = {"from": None, "to": None, "count": None, "reason": "reset"} if restored else None
-        await site.append(2, during.id)
-        async with site.source(last=last) as source:
-            subscribed = await source.hear("subscribed")
-            gaps = {each["bucket_name"]: each["gap"] for each in subscribed.document["buckets"]}
-            assert gaps == {BUCKET.name: None, "during": reset}
-            metas = [(await source.until("webhook")).document["meta"] for _ in range(2)]
-            assert [(meta["bucket_name"], meta["seq"]) for meta in metas] == [("during", 1), ("during", 2)]
 
 
 @pytest.mark.gen_test
