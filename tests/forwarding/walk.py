@@ -319,7 +319,7 @@ class Walk:
         assert after is not None
         standing = self.standing[after.n]
         standing.circuit = Circuit(made_at=self.w.now)
-        standing.early = self.taken(after.n)
+        standing.early |= self.taken(after.n)
         for each in self.pending:
             if each.n == after.n and each.answer.done() and each.seq in standing.events:
                 standing.events[each.seq].perhaps = standing.gone = True
@@ -346,7 +346,7 @@ class Walk:
         floor = self.chance.choice([self.first - 1, head, max(head - self.chance.randrange(6), self.first - 1)])
         self.note(f"seek {n} to {floor}")
         standing = self.standing[n]
-        standing.strays = self.taken(n)
+        standing.strays |= self.taken(n)
         standing.generation += 1
         standing.floor = floor
         standing.events = {seq: Sent(standing.generation) for seq in range(floor + 1, head + 1)}
