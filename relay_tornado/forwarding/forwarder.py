@@ -286,7 +286,9 @@ class Forwarder:
         """Processes a taken event until its result is stored."""
         result: AttemptResult | None = None
         try:
-            event = await self._admit(taken, event)
+            admitting = self._admit(taken, event)
+            event = None  # waiting for room may take long, and must not keep it
+            event = await admitting
             if event is None:
                 return
             epoch, received_at, size = event.epoch, event.received_at, event.size

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from structlog.testing import capture_logs
@@ -15,7 +15,7 @@ from relay_tornado.errors import BucketGone, NoSpace, Unavailable
 from relay_tornado.forwarding import attempt, forwarder, permits
 from relay_tornado.model import Retention
 from tests.failing import once
-from tests.forwarding.target import Got, Target, answer
+from tests.forwarding.target import Got, Target, answer, once_open
 from tests.forwarding.world import B, public, without_room, world
 from tests.waiting import until
 
@@ -309,6 +309,35 @@ async def test_an_event_that_waits_for_memory_is_not_sent_to_a_destination_that_
         await w.turn(100)
         await w.settled(target, 4)
         assert target.bodies == [bodies[0], *bodies]
+
+
+class Body(bytes):
+    """One that notes that it was freed."""
+
+    freed: ClassVar[list[int]] = []
+
+    def __del__(self) -> None:
+        self.freed.append(len(self))
+
+
+@pytest.mark.gen_test
+async def test_an_event_that_waits_for_memory_takes_none() -> None:
+    throttle = {"enabled": True, "mode": "concurrency", "max_concurrent": 2}
+    gate = asyncio.Event()
+    async with Target(once_open(gate)) as target, world(public(target.url, throttle=throttle), forward_buffer=1) as w:
+        await w.append(b"1" * 100_000)
+        await target.until(1)
+        body = Body(b"2" * 100_000)
+        Body.freed.clear()
+        await w.append(body)
+        del body
+        await until(lambda: w.forwarder().in_flight == 2)
+        await asyncio.sleep(0)
+        await w.log.trim(B, Retention(max_events=0), None)
+        assert Body.freed == [100_000]
+        gate.set()
+        await w.idle()
+        assert len(target.bodies) == 1
 
 
 @pytest.mark.gen_test
