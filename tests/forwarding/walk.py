@@ -103,7 +103,7 @@ class Walk:
             raise self.broken(f"{n} sends {seq} against its rules")
         if seq in standing.strays:
             standing.strays.discard(seq)
-            return Asked(n, seq, place, asyncio.get_running_loop().create_future(), Circuit(), -1, probe=False)
+            return self._begun(n, seq, place, standing, -1)
         sent = standing.events.get(seq)
         if sent is None or (seq <= standing.floor and not sent.again):
             raise self.broken(f"{n} sends {seq}, which is not to be sent")
@@ -125,12 +125,15 @@ class Walk:
             raise self.broken(f"{n} sends {seq} at {self.w.day()}, before it is due: {sent}")
         if not early:
             self._check_order(n, seq, sent, standing)
-        if circuit.made_at == now:
-            circuit = Circuit()  # it may be about the one before the change
-        circuit.probing = circuit.opened
-        return Asked(
-            n, seq, place, asyncio.get_running_loop().create_future(), circuit, standing.generation, circuit.opened
-        )
+        return self._begun(n, seq, place, standing, standing.generation)
+
+    def _begun(self, n: int, seq: int, place: str, standing: Standing, generation: int) -> Asked:
+        # What was taken before a change is about the circuit of that time.
+        circuit = Circuit() if standing.circuit.made_at == self.w.now else standing.circuit
+        probe = circuit.opened and self.w.now >= circuit.until - 0.01
+        circuit.probing = circuit.probing or probe
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        return Asked(n, seq, place, answer, circuit, generation, probe)
 
     def _check_order(self, n: int, seq: int, sent: Sent, standing: Standing) -> None:
         if sent.perhaps:
