@@ -137,7 +137,8 @@ def _consumers(raw: sqlite3.Connection, documents: Mapping[str, dict[str, Any]])
         settled = max(floor, first - 1)
         above.cut_below(settled + 1)
         behind = max(head - settled - len(above), 0) + parked
-        output_name = _output_name(documents[bucket_id], name) if kind == "output" else None
+        # The bucket may have been made meanwhile.
+        output_name = _output_name(documents.get(bucket_id, {}), name) if kind == "output" else None
         yield ConsumerStats(bucket, kind, name, behind, parked, dead, output_name)
 
 

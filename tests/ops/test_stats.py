@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from relay_tornado.log.loading import Loaded
+from relay_tornado.ops import stats as module
 from relay_tornado.ops.stats import stats
 from relay_tornado.storage.space import Disk
 from tests.acceptance.clients import Sender, Subscriber
@@ -88,6 +90,22 @@ def test_the_consumer_of_an_output_is_named(cli: Runner) -> None:
     assert re.search(r"^1 \(My shop\) +output +orders +0 events", cli("stats").stdout, re.MULTILINE)
     change(cli.data / "relay.db", 'UPDATE bucket SET document = replace(document, \'"n":1\', \'"n":""\')')
     assert [each["output_name"] for each in cli.json("stats")["consumers"]] == [None, None]
+
+
+def test_a_bucket_that_is_made_meanwhile(cli: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not in the list yet, but its output's consumer may be."""
+    cli.json("bucket", "create", "orders")
+    load = module.load
+
+    def late(raw: sqlite3.Connection) -> Loaded:
+        cli("bucket", "create", "late")
+        cli("output", "create", "late", "--name", "shop", "--destination", "http://127.0.0.1:9/", "--public")
+        return load(raw)
+
+    monkeypatch.setattr(module, "load", late)
+    found = stats(cli.data / "relay.db", 0)
+    assert [each.name for each in found.buckets] == ["orders"]
+    assert [(each.bucket, each.name, each.output_name) for each in found.consumers] == [("late", "1", None)]
 
 
 def test_a_consumer_whose_events_have_left(cli: Runner) -> None:
