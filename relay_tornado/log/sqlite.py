@@ -58,7 +58,8 @@ class SqliteEventLog:
         self._trimming = Trimming(database, self._tail, self._pages, counters)
         self._appends = Appends(settings, database.notify, self._publish, self._announce, counters)
         self._renewals: set[asyncio.Task[None]] = set()
-        self._told: set[tuple[int, int]] = set()
+        self._told: dict[tuple[int, int], int] = {}
+        """The first of the damaged events before a seq of a log."""
         self._closed = False
 
     @classmethod
@@ -189,13 +190,17 @@ class SqliteEventLog:
         Unavailable if the disk fails: then nothing is known of the events, and whoever passed over them would never get
         them."""
         beyond = await self._next_good(state, block, seq)
-        if (state.key, beyond) not in self._told:
+        if not self._is_told(state, seq, beyond):
             await self._database.check_disk()
             beyond = await self._next_good(state, await self._pages.load(state, seq), seq)
-        if beyond > seq and (state.key, beyond) not in self._told:
-            self._told.add((state.key, beyond))
+        if not self._is_told(state, seq, beyond):
+            self._told[state.key, beyond] = seq
             _log.error("events_damaged", bucket=state.bucket_id, first=seq, last=beyond - 1, events=beyond - seq)
         return beyond
+
+    def _is_told(self, state: LogState, seq: int, beyond: int) -> bool:
+        """Whether it is known, and was logged, that the events from `seq` to before `beyond` are damaged."""
+        return seq >= self._told.get((state.key, beyond), beyond)
 
     async def _next_good(self, state: LogState, block: Block, seq: int) -> int:
         """The first seq from `seq` on that can be read; head + 1 if there is none."""

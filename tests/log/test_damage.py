@@ -94,6 +94,25 @@ async def test_what_a_failing_disk_hides_is_not_damaged(disk: SqliteWorld, monke
 
 
 @log_test
+async def test_what_a_failing_disk_hides_before_damage(disk: SqliteWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not taken for a part of that, though the next good event is the same."""
+    await make(disk.log, events=600)
+    await restart(disk, "UPDATE event SET body = x'00' WHERE seq = 13")
+    with pytest.raises(CursorLost):
+        await disk.log.read("b", 12, 1, MANY)
+    select = rows.select
+
+    def reads(raw: sqlite3.Connection, log: int, start: int, end: int, epochs: Sequence[Epoch], most: int) -> Found:
+        found = select(raw, log, start, end, epochs, most)
+        return found._replace(events=[None if seq < 13 else each for seq, each in enumerate(found.events, start)])
+
+    monkeypatch.setattr(rows, "select", reads)
+    monkeypatch.setattr(disk_check, "fails", lambda descriptor: True)
+    with pytest.raises(Unavailable, match="the disk fails to read"):
+        await disk.log.read("b", 9, 1, MANY)
+
+
+@log_test
 async def test_damage_that_two_readers_meet(disk: SqliteWorld) -> None:
     """One looks for its end beyond a block, while the other's read, which it shares, turns out to hold less."""
     await make(disk.log, events=512, size=9000)
