@@ -137,23 +137,26 @@ def _consumers(raw: sqlite3.Connection, documents: Mapping[str, dict[str, Any]])
         settled = max(floor, first - 1)
         above.cut_below(settled + 1)
         behind = max(head - settled - len(above), 0) + parked
-        # The bucket may have been made meanwhile.
-        output_name = _output_name(documents.get(bucket_id, {}), name) if kind == "output" else None
-        yield ConsumerStats(bucket, kind, name, behind, parked, dead, output_name)
+        outputs = _public_outputs(documents.get(bucket_id, {})) if kind == "output" else None
+        if outputs is not None and name not in outputs:
+            continue  # its output was deleted, or became internal: whoever opens the data next removes it
+        yield ConsumerStats(bucket, kind, name, behind, parked, dead, None if outputs is None else outputs[name])
 
 
 class _Output(msgspec.Struct):
     n: int
     name: str
+    internal: bool = True
 
 
-def _output_name(document: dict[str, Any], number: str) -> str | None:
-    """The name of the bucket's output with this number; None if there is none, or it can't be understood."""
-    with contextlib.suppress(msgspec.ValidationError):
-        for output in msgspec.convert(document.get("outputs"), list[_Output]):
-            if str(output.n) == number:
-                return output.name
-    return None
+def _public_outputs(document: dict[str, Any]) -> Mapping[str, str] | None:
+    """The names of a bucket's public outputs, by number; None if its record can't be understood, or was made
+    meanwhile."""
+    try:
+        outputs = msgspec.convert(document.get("outputs"), list[_Output])
+    except msgspec.ValidationError:
+        return None
+    return {str(each.n): each.name for each in outputs if not each.internal}
 
 
 def _document(bucket_id: str, name: str, text: str) -> dict[str, Any]:

@@ -80,16 +80,24 @@ def test_how_far_consumers_are(cli: Runner) -> None:
 
 
 def test_the_consumer_of_an_output_is_named(cli: Runner) -> None:
-    """By the output's name, behind its number; one whose output is gone, or can't be read, by the number alone."""
+    """By the output's name, behind its number; by the number alone if the bucket's record can't be understood."""
     cli.json("bucket", "create", "orders")
     cli("output", "create", "orders", "--name", "My shop", "--destination", "http://127.0.0.1:9/", "--public")
-    columns = "(log, kind, name, floor, created_at, updated_at)"
-    change(cli.data / "relay.db", f"INSERT INTO consumer {columns} VALUES (1, 'output', '7', 0, 0, 0)")
-    named = [(each["name"], each["output_name"]) for each in cli.json("stats")["consumers"]]
-    assert named == [("1", "My shop"), ("7", None)]
+    assert [(each["name"], each["output_name"]) for each in cli.json("stats")["consumers"]] == [("1", "My shop")]
     assert re.search(r"^1 \(My shop\) +output +orders +0 events", cli("stats").stdout, re.MULTILINE)
     change(cli.data / "relay.db", 'UPDATE bucket SET document = replace(document, \'"n":1\', \'"n":""\')')
-    assert [each["output_name"] for each in cli.json("stats")["consumers"]] == [None, None]
+    assert [(each["name"], each["output_name"]) for each in cli.json("stats")["consumers"]] == [("1", None)]
+
+
+def test_the_position_that_an_output_left(cli: Runner) -> None:
+    """It is no consumer: the next command that opens the data removes it, or the relay."""
+    cli.json("bucket", "create", "orders")
+    for name in ("gone", "internal", "public"):
+        cli("output", "create", "orders", "--name", name, "--destination", "http://127.0.0.1:9/", "--public")
+    cli("output", "set", "internal", "--bucket", "orders", "--internal")
+    cli("output", "delete", "gone", "--bucket", "orders", "--yes")
+    assert rows(cli.data / "relay.db", "SELECT name FROM consumer ORDER BY name") == [("1",), ("3",)]
+    assert [each["output_name"] for each in cli.json("stats")["consumers"]] == ["public"]
 
 
 def test_a_bucket_that_is_made_meanwhile(cli: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
