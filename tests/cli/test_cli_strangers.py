@@ -12,12 +12,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
 import trustme
 
-from relay_tornado.cli import answers
+from relay_tornado.cli import answers, common
 from relay_tornado.cli.remote import Remote
 from tests.cli.runner import Runner
 from tests.cli.server import serving
@@ -289,6 +290,16 @@ def test_what_it_answers_steers_no_terminal(relay: Runner, command: str) -> None
         done = relay(*command.split(), RELAY_URL=url, RELAY_SECRET="x")
     assert (done.exit_code, r"\x1b]0;x\x07" in done.stdout) == (0, True), done.output
     assert "\x1b" not in done.output
+
+
+def test_a_question_about_it_steers_no_terminal(relay: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before a deletion, too."""
+    monkeypatch.setattr(common, "sys", SimpleNamespace(stdin=SimpleNamespace(isatty=lambda: True)))
+    found = {"kind": "client", "name": STEERING, "bucket_name": STEERING, "bucket_id": "b", "pending": 0, "dead": 0}
+    with saying(b"HTTP/1.1 200 OK\r\n\r\n" + json.dumps(found).encode()) as url:
+        asked = relay("consumer", "delete", "b", "c", input="n\n", RELAY_URL=url, RELAY_SECRET="x")
+    assert r"Delete the consumer \x1b]0;x\x07 of \x1b]0;x\x07, " in asked.stderr
+    assert "\x1b" not in asked.output
 
 
 def test_a_change_whose_answer_does_not_come(relay: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
