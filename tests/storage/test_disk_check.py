@@ -53,6 +53,23 @@ def test_one_page_that_stays_unreadable(pages: int, tmp_path: Path, monkeypatch:
     assert looks(file, 300) == {False, True}
 
 
+def test_pages_are_read_from_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not from the kernel's memory: each is dropped there right before it is read."""
+    (file := tmp_path / "file").write_bytes(bytes(100 * PAGE))
+    steps: list[tuple[int, ...]] = []
+
+    def seen(page: int) -> bool:
+        steps.append((page * PAGE,))
+        return False
+
+    monkeypatch.setattr(os, "posix_fadvise", lambda _, *what: steps.append(what))
+    unreadable(monkeypatch, seen)
+    assert looks(file, 1) == {False}
+    read = steps[1::2]
+    assert steps[::2] == [(at, PAGE, os.POSIX_FADV_DONTNEED) for (at,) in read]
+    assert len(set(read)) == 32
+
+
 def test_a_file_that_can_not_be_looked_at(tmp_path: Path) -> None:
     descriptor = os.open(tmp_path, os.O_RDONLY)
     os.close(descriptor)
