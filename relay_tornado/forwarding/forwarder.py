@@ -324,12 +324,12 @@ class Forwarder:
     async def _admit(self, taken: Taken, event: Event | None) -> Event | None:
         """The event, if the shared memory has room for its size; None if it is not to be sent now. One that had to wait
         for room is released: what may be sent by then, and whether the destination wants anything, is decided anew."""
-        if not self.active or self._resting:
-            self.ledger.progress.release(taken)
-            return None
-        if event is None:
+        if event is None and self.active and not self._resting:
             event = await self._load(taken)
-        if event is None:
+            if event is None:
+                return None
+        if event is None or not self.active or self._resting:
+            self.ledger.progress.release(taken)
             return None
         if self.ledger.progress.is_dead(taken):
             self.ledger.progress.release(taken)  # no more will come of it

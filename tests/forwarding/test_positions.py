@@ -141,6 +141,36 @@ async def test_a_deleted_output_sends_nothing_while_another_is_opened(
         assert all(w.forwarder(n).active for n in w.forwarding._forwarders[B])
 
 
+@pytest.mark.parametrize("change", ["deleted", "internal", "paused", "stop"])
+@pytest.mark.gen_test
+async def test_an_event_that_was_being_read_is_not_sent(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the output was changed meanwhile, or the relay is to stop."""
+    async with Target() as target, world() as w:
+        asked, going, peek = asyncio.Event(), asyncio.Event(), w.log.peek
+
+        async def slow(*what: Any) -> Any:
+            asked.set()
+            await going.wait()
+            return peek(*what)
+
+        monkeypatch.setattr(w.log, "peek", lambda *_: None)
+        monkeypatch.setattr(w.log, "read", slow)
+        output = public(target.url)
+        await w.change(output)
+        await until(lambda: w.forwarding._forwarders)
+        await w.append(b"1")
+        await asked.wait()
+        sending = w.forwarder()
+        if change == "stop":
+            await w.forwarding.finish(0)
+        else:
+            changes = {"deleted": (), "internal": (replace(output, internal=True),)}
+            await w.change(*changes.get(change, (replace(output, paused=True),)))
+        going.set()
+        await sending.ended()
+        assert (target.bodies, sending.ledger.progress.out) == ([], 0)
+
+
 @pytest.mark.gen_test
 async def test_an_output_that_becomes_internal_while_it_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is not opened, and has no position."""
