@@ -22,8 +22,8 @@ MAX_VALUES: Final = 600_000
 """Maximum number of values in a body, since reading them takes time."""
 
 MAX_FIELDS: Final = 10_000
-"""Maximum number of fields in a body, since those that a form does not know take time. Of these, hardly so many would
-be kept (`fields.MAX_EXTRA`)."""
+"""Maximum number of fields in one object of a body, since those that a form does not know take time. Of these, hardly
+so many would be kept (`fields.MAX_EXTRA`). A whole bucket, as stock clients send it back, may have more."""
 
 _LEAST, _MOST = -(2**63), 2**63 - 1
 _TEXT: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
@@ -35,7 +35,7 @@ def parse(body: bytes, content_type: str, content_encoding: str = "", *, cut: bo
     """The JSON object in a body. Clients may omit the Content-Type, or send another one, and may send a BOM. With
     `cut`, its texts may have been cut within a character: half a surrogate pair is read as U+FFFD.
 
-    Only such a body may have any number of fields.
+    Only in such a body an object may have any number of fields.
 
     Raises Invalid, and WrongType if the body does not look like JSON and one of the headers says that it is none.
     """
@@ -43,8 +43,7 @@ def parse(body: bytes, content_type: str, content_encoding: str = "", *, cut: bo
     try:
         _check_number(body)
         document = _decode_cut(body) if cut else msgspec.json.decode(body)
-        if _make_plain(document, MAX_DEPTH) > MAX_FIELDS and not cut:
-            raise Invalid(f"the body has too many fields: at most {MAX_FIELDS} are read")
+        _make_plain(document, MAX_DEPTH, MAX_VALUES if cut else MAX_FIELDS)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, OverflowError, Invalid) as error:
         if not body.lstrip().startswith((b"{", b"[")):
             if content_encoding.strip().lower() not in ("", "identity"):
@@ -101,22 +100,22 @@ def _parts(body: bytes) -> int:
     return body.count(b"{") + body.count(b"[")
 
 
-def _make_plain(value: Any, depth: int) -> int:
+def _make_plain(value: Any, depth: int, most: int) -> None:
     """Changes a value in place so that the registry's encoders and any client can read it: integers that do not fit
-    into 64 bits become floats, as in most JSON parsers. Returns how many fields there are in it. Raises Invalid if it
-    is nested deeper than `depth`, and OverflowError."""
+    into 64 bits become floats, as in most JSON parsers. Raises Invalid if it is nested deeper than `depth`, or an
+    object in it has more than `most` fields, and OverflowError."""
     if not isinstance(value, dict | list):
-        return 0
-    found = len(value) if isinstance(value, dict) else 0
+        return
     if depth == 0:
         raise Invalid(f"the body is nested too deeply: at most {MAX_DEPTH} levels are read")
+    if isinstance(value, dict) and len(value) > most:
+        raise Invalid(f"an object in the body has too many fields: at most {most} are read")
     for place, each in value.items() if isinstance(value, dict) else enumerate(value):
         kind = type(each)
         if kind is dict or kind is list:
-            found += _make_plain(each, depth - 1)
+            _make_plain(each, depth - 1, most)
         elif kind is int and not _LEAST <= each <= _MOST:
             value[place] = float(each)
-    return found
 
 
 def _names_another_form(content_type: str) -> bool:
