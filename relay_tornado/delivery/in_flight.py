@@ -3,7 +3,8 @@ not acked."""
 
 from __future__ import annotations
 
-from itertools import takewhile
+from collections.abc import Iterator
+from itertools import count, takewhile
 from typing import Final, Protocol
 
 from relay_tornado.consumer_progress import Taken
@@ -133,7 +134,7 @@ class InFlight:
     consumer repeats as it was moved. It goes on like this from the subscription `before` to the next one.
     """
 
-    __slots__ = ("_enough", "_given", "_items", "_lapsed", "_limit", "_mixed", "_short", "_timer")
+    __slots__ = ("_enough", "_items", "_lapsed", "_limit", "_mixed", "_orders", "_short", "_timer")
 
     def __init__(self, limit: int, before: InFlight | None = None) -> None:
         self._limit = limit
@@ -143,10 +144,10 @@ class InFlight:
         self._mixed = False
         """Whether the items are not in the order given."""
         self._lapsed: dict[tuple[str, int], tuple[int, int]] = {} if before is None else before._lapsed
-        """The `first` and the `generation` of the last events that were taken back unanswered. Shared with the
-        subscription before, which may still have events in flight when this one begins."""
+        """The `first` and the `generation` of the last events that were taken back unanswered."""
+        self._orders: Iterator[int] = count(1) if before is None else before._orders
+        # Both are shared with the subscription before, which may still be in a write when this one is made.
         self._short: dict[Member, None] = {}
-        self._given: int = 0 if before is None else before._given
 
     @property
     def credit(self) -> int:
@@ -154,10 +155,10 @@ class InFlight:
         return self._limit - len(self._items)
 
     def give(self, member: Member, taken: Taken, epoch: str, copies: set[int] | None, since: float) -> Item:
-        self._given += 1
+        order = next(self._orders)
         key = epoch, taken.seq
-        first = self._lapsed.pop(key, None) or (self._given, taken.generation)
-        item = Item(member, taken, epoch, copies, since, self._given, first)
+        first = self._lapsed.pop(key, None) or (order, taken.generation)
+        item = Item(member, taken, epoch, copies, since, order, first)
         member.items[item] = None
         self._items[key] = item
         return item
@@ -221,7 +222,7 @@ class InFlight:
         self._short[member] = None
 
     def adopt(self, old: Member, new: Member) -> None:
-        """Takes over the events that the connection has in flight as the member `old`."""
+        """Takes over the events that the connection has in flight as the member `old`, of the subscription before."""
         before = old.in_flight
         for item in list(old.items):
             key = item.epoch, item.taken.seq
@@ -231,7 +232,6 @@ class InFlight:
             self._mixed = True
             before._items.pop(key, None)
             del old.items[item]
-        self._given = max(self._given, before._given)
 
     def _sort(self) -> None:
         """Sorts once for everything that was adopted, which may belong to thousands of buckets."""

@@ -292,8 +292,6 @@ class Conversation(ConnectedClient):
         if self.active:
             self._buffer(websocket.ping(payload))
 
-    # closing
-
 
 def _may_have_filter(message: str | bytes) -> bool:
     """Whether a message has a filter, perhaps under an escaped name, or with capitals (`Filter`, `FILTER`)."""

@@ -71,7 +71,7 @@ def test_what_is_adopted_is_put_in_order_once() -> None:
     """A connection that subscribes anew takes over what it has of thousands of buckets; an ack of all up to one of
     these goes by the order in which they were given."""
     before, members, group = given()
-    in_flight = InFlight(1_000)
+    in_flight = InFlight(1_000, before)
     in_flight._items = walked = Walked()
     nobody: Any = None
     heirs = [Member(group, nobody, in_flight, nobody) for _ in members]  # type: ignore[arg-type]
@@ -87,7 +87,7 @@ def test_what_is_adopted_is_put_in_order_once() -> None:
 def test_what_is_given_after_an_adoption_comes_after_everything() -> None:
     """Also after what the connection was given before it: an ack of all up to that does not ack what came later."""
     before, _, group = given()
-    in_flight = InFlight(1_000)
+    in_flight = InFlight(1_000, before)
     nobody: Any = None
     own, old, new = (Member(group, nobody, each, nobody) for each in (in_flight, before, in_flight))  # type: ignore[arg-type]
     for seq in range(1, BUCKETS * EACH + 10):
@@ -98,6 +98,21 @@ def test_what_is_given_after_an_adoption_comes_after_everything() -> None:
     assert in_flight.ack(Cursor("own", last.taken.seq), all=True)
     assert later.order not in group.acked
     assert list(own.items) == [later]
+
+
+def test_what_is_given_while_the_next_subscription_is_made_comes_before_everything_of_that() -> None:
+    """The subscription before ends its write. Its client acks what came in that, as it came then, and has yet to read
+    what came since."""
+    before, group = InFlight(10), Group()
+    in_flight = InFlight(10, before)
+    nobody: Any = None
+    old, new = (Member(group, nobody, each, nobody) for each in (before, in_flight))  # type: ignore[arg-type]
+    for seq in (1, 2, 3):
+        before.drop(before.give(old, Taken(seq, 1, 0), "left", None, 0.0), answered=False)
+    later = in_flight.give(new, Taken(1, 1, 0), "other", None, 0.0)
+    in_flight.give(new, Taken(3, 2, 0), "left", None, 0.0)
+    assert in_flight.ack(Cursor("left", 3), all=True)
+    assert list(new.items) == [later]
 
 
 def test_what_was_taken_back_is_remembered_for_longer_than_it_may_be_in_flight() -> None:
