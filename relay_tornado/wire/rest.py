@@ -302,6 +302,7 @@ class VerifyFields(Schema):
     secrets = Few(
         Text(1_100),
         10,
+        said="must be one secret, or up to 10 while one is being changed.",
         metadata=described(f"1 to 10 secrets, as the provider shows them: one that matches is enough. {_HIDDEN}"),
     )
     on_failure = Choice(
