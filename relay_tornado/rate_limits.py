@@ -11,6 +11,8 @@ from relay_tornado.model import RateLimit
 _ONE_A_SECOND: Final = RateLimit(1, 1.0)
 SAY_EVERY: Final = 60.0
 """Seconds after which an error that continues is logged again."""
+_MOST_SAID: Final = 16
+"""The number of different errors that are remembered."""
 
 
 class Limiter:
@@ -94,21 +96,24 @@ class LogLimit:
 
 
 class RepeatLimit:
-    """Limits log lines about an error that continues: one with other words is due at once, the same one again only
-    after a minute."""
+    """Limits log lines about errors that continue: one with other words is due at once, one with the same words only
+    after a minute, also if two come in turn."""
 
-    __slots__ = ("_again", "_clock", "_said")
+    __slots__ = ("_again", "_clock")
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """`clock` returns monotonic seconds."""
         self._clock = clock
-        self._said = ""
-        self._again = 0.0
+        self._again: dict[str, float] = {}
+        """By what was said, when it is due again."""
 
     def due(self, why: str) -> bool:
         """Whether the line about this error is to be logged now."""
         now = self._clock()
-        if why == self._said and now < self._again:
+        if now < self._again.get(why, now):
             return False
-        self._said, self._again = why, now + SAY_EVERY
+        self._again.pop(why, None)
+        self._again[why] = now + SAY_EVERY
+        if len(self._again) > _MOST_SAID:
+            del self._again[next(iter(self._again))]
         return True

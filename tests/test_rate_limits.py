@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from relay_tornado.model import RateLimit
-from relay_tornado.rate_limits import Attempts, Limiter, LogLimit
+from relay_tornado.rate_limits import Attempts, Limiter, LogLimit, RepeatLimit
 
 
 def test_a_burst_and_then_the_rate() -> None:
@@ -50,6 +50,19 @@ def test_who_failed_longest_ago_is_forgotten_first() -> None:
     for who in "abac":
         attempts.failed(who, 0.0)
     assert [attempts.wait(who, 0.0) for who in "abc"] == [10.0, 0, 10.0]
+
+
+def test_an_error_that_continues_is_said_again_after_a_minute() -> None:
+    """Another one at once, and neither sooner if they come in turn. Only so many are remembered."""
+    now = 100.0
+    limit = RepeatLimit(lambda: now)
+    assert [limit.due(why) for why in "abab"] == [True, True, False, False]
+    now = 159.0
+    assert not limit.due("a")
+    now = 160.0
+    assert [limit.due(why) for why in "abab"] == [True, True, False, False]
+    assert [limit.due(str(number)) for number in range(15)] == 15 * [True]
+    assert [limit.due(why) for why in "bab"] == [False, True, True]
 
 
 def test_log_lines_are_left_out() -> None:
