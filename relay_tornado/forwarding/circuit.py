@@ -45,6 +45,11 @@ class Circuit:
         self._probing = self.opened
         return self.opened
 
+    def allows(self, now: float, probe: bool) -> bool:
+        """Whether an attempt that began here, and of which nothing was sent yet, may still be made. `probe` is what
+        `begin` returned."""
+        return self._held <= now and (probe or not self.opened)
+
     def succeeded(self) -> bool:
         """Returns whether this closed the circuit."""
         closed = self.opened

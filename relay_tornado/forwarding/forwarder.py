@@ -286,7 +286,7 @@ class Forwarder:
         """Processes a taken event until its result is stored."""
         result: AttemptResult | None = None
         try:
-            admitting = self._admit(taken, event)
+            admitting = self._admit(taken, event, permit)
             event = None  # waiting for room may take long, and must not keep it
             event = await admitting
             if event is None:
@@ -321,26 +321,22 @@ class Forwarder:
                 permit.cancel()
             permit.release()
 
-    async def _admit(self, taken: Taken, event: Event | None) -> Event | None:
-        """The event, if the shared memory has room for its size; None if it is not to be sent now. One that had to wait
-        for room is released: what may be sent by then, and whether the destination wants anything, is decided anew."""
-        if event is None and self.active and not self._resting:
-            event = await self._load(taken)
+    async def _admit(self, taken: Taken, event: Event | None, permit: Permit) -> Event | None:
+        """The event, once the shared memory has room for its size; None if it is not to be sent now. Reading it and
+        waiting for room may take long, so whether it may be sent is judged before and after each."""
+        while self.active and not self._resting and permit.holds and not self.ledger.progress.is_dead(taken):
             if event is None:
+                event = await self._load(taken)
+                if event is None:
+                    return None
+            elif not self._goes.there(event, self._shared.subjects.of):
+                self._settle(taken)
                 return None
-        if event is None or not self.active or self._resting:
-            self.ledger.progress.release(taken)
-            return None
-        if self.ledger.progress.is_dead(taken):
-            self.ledger.progress.release(taken)  # no more will come of it
-            return None
-        if not self._goes.there(event, self._shared.subjects.of):
-            self._settle(taken)
-            return None
-        if self._shared.memory.take(self, event.size):
-            return event
-        del event
-        await self._shared.memory.room()
+            elif self._shared.memory.take(self, event.size):
+                return event
+            else:
+                event = None
+                await self._shared.memory.room()
         self.ledger.progress.release(taken)
         return None
 

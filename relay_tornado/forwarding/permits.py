@@ -65,7 +65,7 @@ class Permit:
     after `begin` one of `succeeded`, `failed` and `cancel`, and `release` at the end. `probe` says whether the attempt
     probes if the destination is back."""
 
-    __slots__ = ("_circuit", "_extra", "_left", "_open", "_permits", "_throttle", "destination", "probe")
+    __slots__ = ("_circuit", "_extra", "_left", "_open", "_output", "_permits", "_throttle", "destination", "probe")
 
     def __init__(self, permits: Permits, extra: bool) -> None:
         self._permits = permits
@@ -75,7 +75,15 @@ class Permit:
         self._circuit = permits.circuit
         self._throttle = permits.throttle
         self.probe = False
+        self._output = permits.output
         self.destination = permits.output.destination
+
+    @property
+    def holds(self) -> bool:
+        """Whether the request may still be made: the output is as it was, and the destination has not asked to be left
+        alone, nor has its circuit opened, since the permit was taken."""
+        circuit, now = self._circuit, self._permits.shared.monotonic()
+        return self._permits.output == self._output and circuit.allows(now, self.probe)
 
     @property
     def moved(self) -> bool:

@@ -311,6 +311,57 @@ async def test_an_event_that_waits_for_memory_is_not_sent_to_a_destination_that_
         assert target.bodies == [bodies[0], *bodies]
 
 
+@pytest.mark.gen_test
+async def test_outputs_that_wait_for_memory_take_turns() -> None:
+    """One that sends one large event after the other does not keep the others from it."""
+    order: list[int] = []
+
+    def noting(number: int) -> Any:
+        def note(got: Got) -> bytes:
+            order.append(number)
+            return answer()
+
+        return note
+
+    async with (
+        Target(noting(1)) as target,
+        Target(noting(2)) as other,
+        world(public(target.url), public(other.url, 2), forward_buffer=1) as w,
+    ):
+        await w.append(*[bytes(100_000)] * 5)
+        await target.until(5)
+        await other.until(5)
+    assert order == [1, 2] * 5
+
+
+@pytest.mark.parametrize(
+    "change", [None, {"paused": True}, {"strict_order": True}], ids=["deleted", "paused", "made strict"]
+)
+@pytest.mark.gen_test
+async def test_a_change_while_an_event_is_read(change: dict[str, Any] | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It counts for this event, too."""
+    throttle = {"enabled": True, "mode": "concurrency", "max_concurrent": 2}
+    async with Target() as target, world(public(target.url, throttle=throttle)) as w:
+        read, going, asked = w.log.read, asyncio.Event(), []
+
+        async def slow(bucket_id: str, after: int, *most: Any) -> Any:
+            asked.append(after + 1)
+            if after == 0:
+                await going.wait()
+            return await read(bucket_id, after, *most)
+
+        monkeypatch.setattr(forwarder.Forwarder, "_peek", lambda *_: None)
+        monkeypatch.setattr(w.log, "read", slow)
+        await w.append(b"1", b"2")
+        await until(lambda: target.bodies == [b"2"] and w.forwarder().in_flight == 1)
+        sending = w.forwarder()
+        await w.change(*[] if change is None else [public(target.url, throttle=throttle, **change)])
+        going.set()
+        await sending.ended()
+        assert target.bodies == ([b"2", b"1"] if change == {"strict_order": True} else [b"2"])
+        assert asked == ([1, 2, 1] if change == {"strict_order": True} else [1, 2])
+
+
 class Body(bytes):
     """One that notes that it was freed."""
 
