@@ -8,8 +8,8 @@ lost task waits for nothing that is still to come, and is not in the loop's queu
 The same can happen to a callback for a time or for the loop's next turn. A `Timer` knows when it is due, so that late
 ones can be found.
 
-Some memory is kept in reserve, which the loop's exception handler gives up: uvloop takes 64 KiB to read which signal
-came, and without them it would try again without a pause, and never learn that it is to stop.
+Some memory is kept in reserve for the loop to read which signal came, which takes 64 KiB of uvloop: without them it
+would try again without a pause, and never learn that it is to stop.
 """
 
 from __future__ import annotations
@@ -38,8 +38,10 @@ _LATE: Final = 1.0
 _RESERVE: Final = 1 << 20
 """Bytes kept in reserve: a block of its own, which the C library returns to the system."""
 _BREATH: Final = 0.01
-"""Seconds for which the loop rests if memory is short and the reserve is gone: what fails may be tried again at once,
-and other threads may free some."""
+"""Seconds for which the loop rests if memory is short: what fails may be tried again at once, and other threads may
+free some."""
+_SIGNALS: Final = "_read_from_self"
+"""What both loops call the callback that reads which signal came."""
 
 _reserve: Final[list[bytearray]] = []
 
@@ -163,10 +165,10 @@ def _keep_reserve() -> None:
 
 
 def exception_handler(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """The loop's exception handler: the default one. If memory is short, it first gives up the reserve, and has lost
-    tasks searched for."""
+    """The loop's exception handler: the default one. If memory is short, it first has lost tasks searched for, and if
+    that keeps the loop from reading which signal came, it gives up the reserve: whatever else failed would take it."""
     if _tells_of_want(context.get("exception")):
-        if _reserve:
+        if _reserve and _SIGNALS in context.get("message", ""):
             _reserve.clear()
         else:
             time.sleep(_BREATH)
