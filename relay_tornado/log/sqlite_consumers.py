@@ -236,6 +236,8 @@ class SqliteConsumers:
         try:
             return await self._record(key)
         except Damaged:
+            if key in self._told:  # an output's position is asked for once a second
+                raise
             await self._database.check_disk()  # SQLite calls malformed what the disk can't read
         try:
             return await self._record(key)

@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 import structlog
 
 from relay_tornado.errors import NoSpace, NotWritable, RelayError, Unavailable, Unknown
+from relay_tornado.low_memory import Lock as LoopLock
 from relay_tornado.low_memory import try_log, wake
 from relay_tornado.model import MIB
 from relay_tornado.settings import Settings
@@ -70,6 +71,10 @@ class Database:
         self._loss = found
         self._readers: list[Connection] = []
         self._reading: list[int] = []
+        self._checking = LoopLock()
+        self._checks_begun = 0
+        self._last_check = 0, False
+        """The number of the last check of the disk that ended, and whether the disk failed."""
         self._syncing: asyncio.Task[None] | None = None
         self._closing = False
 
@@ -180,8 +185,17 @@ class Database:
             self._reading[index] -= 1
 
     async def check_disk(self) -> None:
-        """Raises Unavailable if the disk fails to read relay.db now: what seems to be damaged may then be sound."""
-        if await self.read(lambda raw: self._overwrite.disk_fails()):
+        """Raises Unavailable if the disk fails to read relay.db now: what seems to be damaged may then be sound.
+
+        Many may meet the same damage at once: they share one check, which has to begin after each has met it."""
+        begun = self._checks_begun
+        async with self._checking:
+            number, fails = self._last_check
+            if number <= begun:
+                self._checks_begun = number = self._checks_begun + 1
+                fails = await self.read(lambda raw: self._overwrite.disk_fails())
+                self._last_check = number, fails
+        if fails:
             raise Unavailable(_UNREADABLE)
 
     def attach(self, source: Source) -> None:

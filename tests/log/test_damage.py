@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from relay_tornado.log.state import LogState
 from relay_tornado.model import Cursor, Epoch, Gap, Retention
 from relay_tornado.storage import disk_check
 from tests.log.worlds import MANY, SqliteWorld, behind, event, fill, make, read_all, restart, spoil_leaf
+from tests.serving import TIMEOUT
 from tests.storage.faults import Faults, once
 from tests.waiting import until
 
@@ -110,6 +112,35 @@ async def test_what_a_failing_disk_hides_before_damage(disk: SqliteWorld, monkey
     monkeypatch.setattr(disk_check, "fails", lambda descriptor: True)
     with pytest.raises(Unavailable, match="the disk fails to read"):
         await disk.log.read("b", 9, 1, MANY)
+
+
+@log_test
+async def test_those_who_have_the_disk_looked_at_share_a_look(
+    disk: SqliteWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes a moment, and a thread that reads, and many subscribers may meet the same damage. Who comes during a
+    look waits for the next one, as the disk may have failed since; also if who began that is gone."""
+    looks: list[int] = []
+    going = threading.Event()
+
+    def fails(descriptor: int) -> bool:
+        looks.append(descriptor)
+        return going.wait(TIMEOUT) and len(looks) > 1
+
+    monkeypatch.setattr(disk_check, "fails", fails)
+    first = asyncio.create_task(disk.database.check_disk())
+    await until(lambda: looks)
+    later = [asyncio.create_task(disk.database.check_disk()) for _ in range(20)]
+    await asyncio.sleep(0)
+    first.cancel()
+    going.set()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    told = await asyncio.gather(*later, return_exceptions=True)
+    assert {type(each) for each in told} == {Unavailable}
+    assert len(looks) == 2
+    looks.clear()
+    await disk.database.check_disk()
 
 
 @log_test

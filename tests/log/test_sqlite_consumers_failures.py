@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from relay_tornado.consumer_changes import Changes, Dead, Parked
-from relay_tornado.errors import RelayError, Unavailable
+from relay_tornado.errors import Damaged, RelayError, Unavailable
 from relay_tornado.log.consumers import Gaps
 from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.model import Gap
@@ -94,6 +94,29 @@ async def test_a_disk_that_is_well_again_when_it_is_looked_at(
         faults.before = always("SELECT ack_wait", sqlite3.SQLITE_CORRUPT)
         assert await store.get(KEY) is not None
     assert logs == []
+
+
+@log_test
+async def test_the_disk_is_looked_at_once_for_a_damaged_consumer(
+    disk: SqliteWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often it is asked for: a public output's is once a second."""
+    store = await begin(disk, "worker")
+    with behind(disk) as raw:
+        raw.execute("PRAGMA ignore_check_constraints = ON")
+        raw.execute("UPDATE consumer SET done = '[[9,' WHERE name = 'worker'")
+    looks = []
+
+    def fails(descriptor: int) -> bool:
+        looks.append(descriptor)
+        return False
+
+    monkeypatch.setattr(disk_check, "fails", fails)
+    with capture_logs() as logs:
+        for _ in range(3):
+            with pytest.raises(Damaged):
+                await store.get(KEY)
+    assert (len(looks), len(logs)) == (1, 1)
 
 
 @log_test
