@@ -22,11 +22,12 @@ import structlog
 from relay_tornado.errors import BucketGone, Overloaded, RelayError
 from relay_tornado.log.contract import EventLog
 from relay_tornado.log.lineage import epoch_at, place_cursor
+from relay_tornado.low_memory import run_in_thread
 from relay_tornado.model import MIB, Bounds, Bucket, BucketId, Cursor
 from relay_tornado.search import file, pages
 from relay_tornado.search.file import Place, State, Stretch
 from relay_tornado.search.pacing import Pacing
-from relay_tornado.storage import database_files, sidecar
+from relay_tornado.storage import database_files, disk_check, sidecar
 from relay_tornado.storage.connection import Connection
 from relay_tornado.storage.damage import code_of
 from relay_tornado.storage.location_check import LocationCheck
@@ -51,7 +52,8 @@ _FULL: Final = 0.8
 _SEARCHES: Final = 16
 """The most look-ups in progress at once."""
 _USELESS: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR})
-"""The errors of a file that is damaged, no database, of another version, or gone: a new file helps."""
+"""The errors of a file that is damaged, no database, of another version, or gone: a new file helps, unless the disk
+only fails to read this one."""
 
 T = TypeVar("T")
 
@@ -153,7 +155,9 @@ class Index:
                     await self._follow()
                 except sqlite3.DatabaseError as error:
                     await self._close()
-                    if code_of(error) in _USELESS:
+                    if code_of(error) == sqlite3.SQLITE_CORRUPT and await self._disk_fails():
+                        _log.warning("search_index_waits", reason=f"the disk fails to read it ({error})")
+                    elif code_of(error) in _USELESS:
                         _log.warning("search_index_made_anew", reason=str(error))
                         with suppress(OSError):  # if it stays, it is unusable the next time, too
                             database_files.remove(self.path)
@@ -348,6 +352,25 @@ class Index:
         except BaseException:
             await self._close()
             raise
+
+    async def _disk_fails(self) -> bool:
+        """Whether the disk fails to read the file, or there is no telling. For a closed file: SQLite loses its locks if
+        another descriptor of the file is closed."""
+
+        def look() -> bool:
+            try:
+                with self.path.open("rb") as opened:
+                    return disk_check.fails(opened.fileno())
+            except FileNotFoundError:
+                return False
+            except OSError:
+                return True
+
+        try:
+            async with asyncio.timeout(_AGAIN):
+                return await run_in_thread(look)
+        except (TimeoutError, RuntimeError):
+            return True
 
     async def _close(self) -> None:
         """Closes the file at once: what is being indexed is rolled back, and the WAL stays for the next `_open`."""

@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 
 from relay_tornado.errors import NO_THREAD, Unavailable
 from relay_tornado.search import file, index
-from relay_tornado.storage import database_files
+from relay_tornado.storage import damage, database_files, disk_check
 from relay_tornado.storage.connection import Connection
 from tests.failing import once
 from tests.log.worlds import SqliteWorld, behind
@@ -150,6 +150,45 @@ async def test_a_damaged_page_is_met_by_making_it_anew(world: SqliteWorld, tmp_p
         await fill(world, 300)
         await caught_up(made, world)
         assert len(await look(made, world, "number")) == 800
+
+
+@pytest.mark.parametrize("how", ["the disk fails", "no thread can be started", "its folder can't be read"])
+@log_test
+async def test_a_file_that_a_failing_disk_makes_seem_damaged_is_kept(
+    world: SqliteWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Also if nobody can tell. The index goes on with it once the disk reads again."""
+    monkeypatch.setattr(index, "_AGAIN", 0.01)
+    await fill(world, 5)
+    async with indexed(world, tmp_path) as made:
+        await caught_up(made, world)
+        before, opened = made.path.stat().st_ino, Path.open
+
+        def no_thread(work: object) -> None:
+            raise RuntimeError(NO_THREAD)
+
+        def unreadable(path: Path, *args: Any, **more: Any) -> Any:
+            if path == made.path:
+                raise PermissionError(errno.EACCES, "Permission denied")
+            return opened(path, *args, **more)
+
+        def malformed(*_: object) -> None:
+            raise damage.malformed("database disk image is malformed")
+
+        with monkeypatch.context() as failing, capture_logs() as said:
+            failing.setattr(file, "insert", malformed)
+            if how == "the disk fails":
+                failing.setattr(disk_check, "fails", lambda descriptor: True)
+            elif how == "no thread can be started":
+                failing.setattr(index, "run_in_thread", no_thread)
+            else:
+                failing.setattr(Path, "open", unreadable)
+            await fill(world, 1)
+            await until(lambda: [each["event"] for each in said].count("search_index_waits") > 1, "two tries")
+        assert "search_index_made_anew" not in [each["event"] for each in said]
+        await caught_up(made, world)
+        assert await look(made, world, "number") == [6, 5, 4, 3, 2, 1]
+        assert made.path.stat().st_ino == before
 
 
 @log_test
