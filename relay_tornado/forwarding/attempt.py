@@ -16,7 +16,7 @@ from relay_tornado.forwarding.guard import Refused
 from relay_tornado.forwarding.request import encode
 from relay_tornado.forwarding.shared import Shared
 from relay_tornado.model import Bucket, Event, Output
-from relay_tornado.outgoing.transport import Answer, Unanswered
+from relay_tornado.outgoing.transport import Answer, NoMeans, Unanswered
 from relay_tornado.wire.destination import Destination, parse
 from relay_tornado.wire.headers import by_name
 
@@ -53,6 +53,12 @@ class AttemptResult(NamedTuple):
     reason: str = ""
 
 
+class Delayed(NamedTuple):
+    """There was no attempt, for a reason that has to do with neither the event nor its destination."""
+
+    reason: str
+
+
 class Unsent(NamedTuple):
     """Why an event is given up without an attempt: the reason for its dead letter, and the same in a sentence."""
 
@@ -80,7 +86,7 @@ def prepare(shared: Shared, bucket: Bucket, output: Output, event: Event) -> Req
         raise Invalid(_FAILED) from None
 
 
-async def attempt(shared: Shared, output: Output, request: Request) -> AttemptResult:
+async def attempt(shared: Shared, output: Output, request: Request) -> AttemptResult | Delayed:
     """Sends an event once, and counts it. Raises nothing unless it is cancelled."""
     started = shared.monotonic()
     outcome: Outcome
@@ -93,6 +99,8 @@ async def attempt(shared: Shared, output: Output, request: Request) -> AttemptRe
             verify=output.tls_verification,
             timeout=output.timeout or TIMEOUT,
         )
+    except NoMeans as error:
+        return Delayed(str(error))
     except Unanswered as error:
         outcome, words, reason = error.kind, str(error), error.reason
     except Refused as error:

@@ -5,10 +5,10 @@ Invariants:
   copy for this output, is no longer in the log, or was answered with 2xx, after that answer was received. So whatever
   happens between a request and the storing of its result, the event is attempted again: it may be repeated, but never
   lost.
-- Only a request that was begun uses up an attempt; the ledger's number is that of the attempt. An event of which no
-  request can be made (`Unsent`) is given up at once, without an attempt: neither the circuit nor the throttle counts
-  it, so no sender can stop the events of others by what it sends. While the circuit is open, the throttle is exhausted
-  or the output is paused, nothing is taken.
+- Only a request that was begun uses up an attempt; the ledger's number is that of the attempt. It does not if the
+  system had no means for a connection (`Delayed`). An event of which no request can be made (`Unsent`) is given up at
+  once, without an attempt: neither the circuit nor the throttle counts it, so no sender can stop the events of others
+  by what it sends. While the circuit is open, the throttle is exhausted or the output is paused, nothing is taken.
 - An output that sends one event after the other has at most one request in flight. A failed event holds later ones back
   (`_held`) during its quick attempts; with `strict_order` until it is done or given up, and then also resent ones.
 - An event that is given up during its request is sent if that succeeds, and failed otherwise. Before its request, none
@@ -32,7 +32,7 @@ from relay_tornado.consumer_changes import GIVEN_UP
 from relay_tornado.consumer_progress import AT_ONCE, Taken
 from relay_tornado.copies import Goes
 from relay_tornado.errors import BucketGone, CursorLost, Invalid, RelayError
-from relay_tornado.forwarding.attempt import AttemptResult, Request, Unsent, attempt, prepare
+from relay_tornado.forwarding.attempt import AttemptResult, Delayed, Request, Unsent, attempt, prepare
 from relay_tornado.forwarding.disabling import GONE, Disabling
 from relay_tornado.forwarding.permits import Permit, Permits
 from relay_tornado.forwarding.records import Records
@@ -82,6 +82,7 @@ class Forwarder:
         self._records = Records(shared, bucket.id, output)
         self._disabling = Disabling(shared)
         self._unread = RepeatLimit(shared.monotonic)
+        self._delayed = RepeatLimit(shared.monotonic)
         self._on_deleted = deleted
         self._unwatch = ledger.watch(self._told)
         self._take_over(bucket, output)
@@ -299,7 +300,11 @@ class Forwarder:
                     permit.begin()
                     self.ledger.progress.begin(taken)
                     self.ledger.save()
-                    result = await attempt(self._shared, self.output, ready)
+                    made = await attempt(self._shared, self.output, ready)
+                    if isinstance(made, Delayed):
+                        self._delay(taken, made, permit)
+                    else:
+                        result = made
             finally:
                 self._shared.memory.give_back(self, size)
             if isinstance(ready, Unsent):
@@ -381,6 +386,13 @@ class Forwarder:
             await self._give_up(taken, epoch, Unsent(why, "its content is not there any more"))
         else:
             self._settle(taken)
+
+    def _delay(self, taken: Taken, delayed: Delayed, permit: Permit) -> None:
+        self.ledger.progress.release(taken)
+        self.ledger.save()
+        permit.hold(_FAULT)
+        if self._delayed.due(delayed.reason):  # it is tried again each second
+            _log.warning("event_not_sent", output=self.output.id, bucket=self.bucket.name, reason=delayed.reason)
 
     # results
 

@@ -18,6 +18,7 @@ from typing import Final, Literal, NamedTuple, TypeAlias, cast
 import h11
 
 from relay_tornado import lateness
+from relay_tornado.errors import NO_THREAD
 from relay_tornado.low_memory import Timer
 from relay_tornado.model import KIB, MIB
 from relay_tornado.outgoing.dialling import connect
@@ -38,6 +39,9 @@ _MOST_INTERIM: Final = 16
 """Maximum number of interim answers (1xx) before the final one; a destination may send them without end."""
 _PARTS: Final = 128
 """Parts of an answer, for example one-byte chunks, that are read before other tasks get a turn: some 5 ms."""
+
+_LACKS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""Errors of a system that has nothing left for another connection, whatever the destination."""
 
 Kind: TypeAlias = Literal["timeout", "unreachable", "broken"]
 Cut: TypeAlias = Literal["", "long", "broken", "late"]
@@ -72,6 +76,11 @@ class Unanswered(Exception):
         self.reason = reason
 
 
+class NoMeans(Unanswered):
+    """The request was not sent, as the system had no descriptor, memory or thread for it: that says nothing of the
+    destination."""
+
+
 class Bounds(NamedTuple):
     """Limits: bytes of an answer's body, which is cut off beyond that, and of its head; idle connections per
     destination, and in all."""
@@ -100,7 +109,7 @@ class Transport:
         self, head: bytes, body: bytes, destination: Destination, *, method: str, verify: bool, timeout: float
     ) -> Answer:
         """Sends a request. `head` ends with the empty line; `timeout` is in seconds for the whole exchange,
-        see `lateness`. Raises Unanswered, and the resolver's errors."""
+        see `lateness`. Raises Unanswered, NoMeans, and the resolver's errors."""
         key = (destination.scheme, destination.host, destination.port, verify)
         connection: _Connection | None = None
         try:
@@ -438,7 +447,14 @@ class _Connection(asyncio.Protocol):
 
 
 def _unreachable(error: OSError) -> Unanswered:
-    return Unanswered("unreachable", f"it can't be reached: {_words(error)}")
+    kind = NoMeans if _is_lack(error) else Unanswered
+    return kind("unreachable", f"it can't be reached: {_words(error)}")
+
+
+def _is_lack(error: OSError) -> bool:
+    if isinstance(error, socket.gaierror):
+        return error.errno == socket.EAI_MEMORY
+    return error.errno in _LACKS or str(error) == NO_THREAD
 
 
 def _words(error: Exception) -> str:

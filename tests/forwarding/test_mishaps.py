@@ -4,16 +4,19 @@ and neither an event nor a place."""
 from __future__ import annotations
 
 import asyncio
+import errno
+import socket
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import pytest
 from structlog.testing import capture_logs
 
 from relay_tornado.copies import Goes
-from relay_tornado.errors import BucketGone, NoSpace, Unavailable
+from relay_tornado.errors import NO_THREAD, BucketGone, NoSpace, Unavailable
 from relay_tornado.forwarding import attempt, forwarder, permits
 from relay_tornado.model import Retention
+from relay_tornado.outgoing import transport
 from tests.failing import once
 from tests.forwarding.target import Got, Target, answer, once_open
 from tests.forwarding.world import B, public, without_room, world
@@ -423,3 +426,64 @@ async def test_what_can_not_be_sent_keeps_no_memory() -> None:
         await w.append(b"y" * 100_000)
         await target.until(1)
         assert target.bodies == [b"y" * 100_000]
+
+
+def _failing(error: OSError) -> Any:
+    async def connect(*_: object) -> NoReturn:
+        raise error
+
+    return connect
+
+
+@pytest.mark.parametrize(
+    "lack",
+    [
+        OSError(errno.EMFILE, "Too many open files"),
+        OSError(errno.ENOBUFS, "No buffer space available"),
+        OSError(NO_THREAD),
+        socket.gaierror(socket.EAI_MEMORY, "Memory allocation failure"),
+    ],
+    ids=["descriptors", "buffers", "threads", "memory for a look-up"],
+)
+@pytest.mark.gen_test
+async def test_no_means_to_connect_for_a_while(lack: OSError, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says nothing of the destination: no try is used up, the circuit stays closed, and the log says it once."""
+    async with Target() as target, world(public(target.url, retries=-1)) as w:
+        with monkeypatch.context() as lacking, capture_logs() as said:
+            lacking.setattr(transport, "connect", _failing(lack))
+            await w.append(b"1", b"2")
+            await w.idle()
+            for _ in range(12):
+                await w.turn(1.1)
+                await w.idle()
+        assert [each["event"] for each in said] == ["event_not_sent"]
+        assert (w.forwarding.circuits_open, w.forwarder().parked, sum(w.counters.forward_attempts.values())) == (
+            0,
+            0,
+            0,
+        )
+        await w.turn(1.1)
+        await w.settled(target, 2)
+        assert target.bodies == [b"1", b"2"]
+        assert [each.status for each in await w.stored(1)] == ["sent"]
+        assert await w.dead() == []
+
+
+@pytest.mark.gen_test
+async def test_no_means_for_a_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The circuit stays open, and the next probe comes a second later, not after the circuit's next delay."""
+    async with Target(lambda got: answer(500)) as target, world(public(target.url, retries=-1)) as w:
+        await w.append(*[b"bad"] * 10)
+        await w.settled(target, 10)
+        await w.append(b"1")
+        target.answers = lambda got: answer()
+        # No connection is kept that could be used again.
+        await w.forwarding._transport.close()
+        with monkeypatch.context() as lacking, capture_logs():
+            lacking.setattr(transport, "connect", _failing(OSError(errno.EMFILE, "Too many open files")))
+            await w.turn(15.1)
+            await w.idle()
+        assert w.forwarding.circuits_open == 1
+        await w.turn(1.1)
+        await w.settled(target, 11)
+        assert (target.bodies[10:], w.forwarding.circuits_open) == ([b"1"], 0)
