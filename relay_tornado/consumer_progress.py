@@ -199,6 +199,11 @@ class Progress:
         beyond the `last` of `take` do not count."""
         return self._due.next()
 
+    @property
+    def spare(self) -> int:
+        """How many more events may be parked, counting those that are out as parked."""
+        return max(MOST_PARKED - len(self.parked) - len(self._fresh), 0)
+
     def full(self) -> bool:
         """Whether no fresh event can be taken until something is done."""
         return not self._room()
@@ -264,7 +269,7 @@ class Progress:
         self.look(now)
         scheduled = []
         for seq, due in dues.items():
-            if seq < self._first or self.expects(seq) or not self._spare():
+            if seq < self._first or self.expects(seq) or not self.spare:
                 continue
             if seq in self._gone:
                 self._out[seq] = self._gone.pop(seq)
@@ -381,11 +386,7 @@ class Progress:
         return changes
 
     def _room(self) -> bool:
-        return self._next - self.floor < WINDOW and self._spare()
-
-    def _spare(self) -> bool:
-        """Whether one more event may be parked, counting those that are out as parked."""
-        return len(self.parked) + len(self._fresh) < MOST_PARKED
+        return self._next - self.floor < WINDOW and self.spare > 0
 
     def _coming(self, head: int) -> int | None:
         """The next event that would be taken for the first time; None if all of them were."""

@@ -18,7 +18,7 @@ from relay_tornado.admin.consumer_names import key_of, may_see, missing
 from relay_tornado.admin.standing import Oldest, Standing, consumer_document, dead_document
 from relay_tornado.admin.stored import cursor_of, honoured, page_size
 from relay_tornado.consumer_changes import Dead
-from relay_tornado.consumer_progress import AT_ONCE, MOST_PARKED, Progress
+from relay_tornado.consumer_progress import AT_ONCE, Progress
 from relay_tornado.copies import active
 from relay_tornado.errors import BucketGone, Conflict, Damaged, Invalid, NotFound, RelayError
 from relay_tornado.ids import format_id
@@ -208,7 +208,7 @@ class ConsumerAdministration:
             now = self._ledgers.clock()
             dues, kept = await self._dues(bucket, begin, upto, speed, anchor, now)
             # No await from here on, so that nothing else takes the room.
-            room = max(MOST_PARKED - len(ledger.progress.parked) - ledger.progress.out, 0)
+            room = ledger.progress.spare
             full = room < len(dues)
             if full:
                 upto = list(dues)[room] - 1

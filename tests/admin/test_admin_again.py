@@ -159,6 +159,19 @@ async def test_a_replay_waits_where_no_more_may_wait(world: World) -> None:
 
 
 @pytest.mark.gen_test
+async def test_an_event_that_is_out_for_a_retry_takes_one_place(world: World) -> None:
+    """A replay has the room that is left beside it, and is not told that there is none."""
+    count = MOST_PARKED
+    await world.events(count, 0.0)
+    ledger = await world.open(floor=count)
+    for first in range(1, count - MOST_EVENTS, MOST_EVENTS):
+        assert not (await world.consumers.replay(BUCKET, "w", first=first))["full"]
+    assert len(ledger.progress.take(count, 700, world.now)) == 700
+    answer = await world.consumers.replay(BUCKET, "w", first=count - MOST_EVENTS + 1)
+    assert (answer["scheduled"], answer["next"], answer["full"]) == (MOST_EVENTS, None, False)
+
+
+@pytest.mark.gen_test
 async def test_room_is_lacking_only_for_what_can_be_given_again(world: World) -> None:
     """Not for dead letters whose events retention removed, nor for those that a seek gives again anyway."""
     await world.events(6)
