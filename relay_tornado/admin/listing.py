@@ -105,7 +105,7 @@ class Listing:
         chosen, counted = await self._choose(merged, limit, offset)
         if merged.newest is None:
             await self._check_none(due)
-        if not cursor and not offset and merged.newest is not None:
+        if not cursor and not offset:
             self._anchor(token, wanted, merged.newest)
         data = await self._render(chosen, copy)
         cut = len(data) < len(chosen)
@@ -176,7 +176,10 @@ class Listing:
         key, at = self._anchors.get((token.key, wanted), (None, 0.0))
         return key if time.monotonic() - at < _ANCHORED else None
 
-    def _anchor(self, token: Token, wanted: Filter, newest: Key) -> None:
+    def _anchor(self, token: Token, wanted: Filter, newest: Key | None) -> None:
+        if newest is None:
+            self._anchors.pop((token.key, wanted), None)
+            return
         self._anchors[token.key, wanted] = (newest._replace(seq=newest.seq + 1), time.monotonic())
         self._anchors.move_to_end((token.key, wanted))
         if len(self._anchors) > _ANCHORS:

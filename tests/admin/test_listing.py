@@ -189,6 +189,18 @@ async def test_offsets_are_counted_from_the_first_page_for_so_long(
 
 
 @logs_test
+async def test_offsets_are_not_counted_from_a_first_page_that_was_empty_since(world: LogsWorld) -> None:
+    """What it began with was removed, and the same request has found nothing: what comes then is counted."""
+    bucket = await world.bucket("orders")
+    await world.send(bucket, b"old")
+    assert len(ids(await world.logs.list(ROOT, bucket="orders"))) == 1
+    await world.log.trim(bucket, Retention(max_events=0), None)
+    assert ids(await world.logs.list(ROOT, bucket="orders")) == []
+    sent = await world.send(bucket, b"1", b"2", b"3")
+    assert ids(await world.logs.list(ROOT, bucket="orders", offset=1)) == [sent[1], sent[0]]
+
+
+@logs_test
 async def test_offsets_in_a_bucket_are_not_counted_from_one_that_had_its_name(world: LogsWorld) -> None:
     """It was deleted, and another one was made: all its events came later."""
     bucket = await world.bucket("orders")
