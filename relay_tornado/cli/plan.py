@@ -166,5 +166,10 @@ def _words(key: str, before: Any, after: Any) -> str:
 def _short(value: Any) -> str:
     if value is None:
         return "none"
-    text = str(value).lower() if isinstance(value, bool) else repr(value) if isinstance(value, str) else str(value)
+    if isinstance(value, bool):
+        text = str(value).lower()
+    elif isinstance(value, float):
+        text = f"{value:.15g}"
+    else:
+        text = repr(value) if isinstance(value, str) else str(value)
     return text if len(text) <= 40 else f"{text[:37]}…"

@@ -327,3 +327,12 @@ def test_what_is_shown_of_a_change(relay: Runner, tmp_path: Path) -> None:
     assert relay.json("apply", path)["changes"] == []
     shown = relay("apply", manifest(tmp_path, text))
     assert shown.stdout.startswith("~ bucket a: expires_at never → 2100-01-01 00:00:00 UTC")
+
+
+def test_a_time_is_shown_as_a_whole_number_of_seconds(relay: Runner, tmp_path: Path) -> None:
+    """On both sides alike, if it is one."""
+    shown = []
+    for timeout in ("10s", "9s", "1m"):
+        path = manifest(tmp_path, f"[buckets.a]\n[buckets.a.outputs.o]\ntimeout = '{timeout}'\n")
+        shown.append(relay("apply", path).stdout.rstrip())
+    assert shown[1:] == ["~ output o of a: timeout 10 → 9", "~ output o of a: timeout 9 → 60"]

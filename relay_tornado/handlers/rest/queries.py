@@ -97,6 +97,13 @@ class QueryFlag(fields.Boolean):
         return value.lower() in ("true", "1")
 
 
+class QueryChoice(fields.String):
+    """A text in a query; an empty one counts as absent."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        return super()._deserialize(value, attr, data, **kwargs) or self.load_default
+
+
 def query(about: str, most: int | None = None) -> fields.String:
     """A text in a query, of at most so many characters."""
     limit = None if most is None else validate.Length(max=most, error=f"is longer than {most} characters.")
@@ -106,7 +113,7 @@ def query(about: str, most: int | None = None) -> fields.String:
 def one_of(about: str, *choices: str, default: str = "") -> fields.String:
     """One of these texts in a query, or none of them."""
     allowed = validate.OneOf([default, *choices], error=f"must be one of {', '.join(choices)}.")
-    return fields.String(load_default=default, validate=allowed, metadata=described(about))
+    return QueryChoice(load_default=default, validate=allowed, metadata=described(about))
 
 
 _TIME = "this time: unix seconds, a time in RFC 3339, or a date (UTC)."

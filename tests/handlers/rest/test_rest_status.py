@@ -118,6 +118,8 @@ async def test_series(here: World) -> None:
     assert list(answer.document["series"]) == ["lag"]
     assert (await here.call("GET", "/v1/series?consumer=worker")).status == 400
     assert (await here.call("GET", "/v1/series?span=year")).status == 400
+    absent, empty = [(await here.call("GET", f"/v1/series{query}")).document for query in ("", "?span=")]
+    assert (empty["step"], set(empty["series"])) == (absent["step"], set(absent["series"]))
 
 
 @pytest.mark.gen_test
