@@ -37,7 +37,12 @@ class Reads:
             raise Overloaded(f"{WAITING} requests with this token wait already: send this one again later")
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         waiting.append(turn)
-        await turn
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if not turn.cancelled():  # it was granted a moment ago
+                self.leave(key)
+            raise
         return True
 
     def leave(self, key: str) -> None:
