@@ -71,11 +71,10 @@ class Conversation(ConnectedClient):
 
     async def received(self, message: str | bytes) -> None:
         """Handles a message from the client. Returns once it is answered."""
-        if self._delivery is None:
-            # Subscribing takes ten times as long as a webhook.
-            await self._clients.admission.turn()
-        elif (turn := self._clients.messages.enter()) is not None:
-            await turn
+        # Subscribing takes ten times as long as a webhook.
+        await self._stream.take_turn(self._clients.admission if self._delivery is None else self._clients.messages)
+        if self._stream.closed():
+            return
         self.heard()
         if self.key and _may_have_filter(message):
             effects = await self._compile(message)
@@ -153,7 +152,9 @@ class Conversation(ConnectedClient):
                     await self._perform(self._authenticate(key, secret))
                 case protocol.Subscribe():
                     if self._delivery is not None:  # else the message has waited already
-                        await self._clients.admission.turn()
+                        await self._stream.take_turn(self._clients.admission)
+                    if self._stream.closed():
+                        return
                     await self._perform(await self._subscribe(effect))
                 case protocol.Unsubscribe(request):
                     await self._perform(self._unsubscribe(request))

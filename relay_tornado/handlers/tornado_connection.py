@@ -239,7 +239,7 @@ class TornadoConnection(IOStream):
             self.close()
             raise StreamClosedError
         if needed is head:  # not cut down, as a webhook's is
-            await self._take_turn(self._owner.admission)
+            await self.take_turn(self._owner.admission)
             if self.closed():  # its client has left
                 raise StreamClosedError
         return says_close(needed)
@@ -254,9 +254,9 @@ class TornadoConnection(IOStream):
     async def next_turn(self) -> None:
         """Returns in the next turn of the loop, or in a later one if many connections have much to be read."""
         await asyncio.sleep(0)
-        await self._take_turn(self._owner.pacing)
+        await self.take_turn(self._owner.pacing)
 
-    async def _take_turn(self, queue: Admission) -> None:
+    async def take_turn(self, queue: Admission) -> None:
         """Returns after those that wait already, or as soon as the connection is closed."""
         self._turn = queue.enter()
         if self._turn is not None:
