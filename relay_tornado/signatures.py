@@ -160,13 +160,17 @@ class _GitHub(_Scheme):
         return [("X-Hub-Signature-256", f"sha256={signature}"), ("X-GitHub-Delivery", message_id)]
 
 
-class _StandardWebhooks(_Scheme):
-    def key(self, secret: str) -> bytes:
-        text = secret.removeprefix("whsec_").rstrip("=")
-        return binascii.a2b_base64(text + "=" * (-len(text) % 4), strict_mode=True)
+class _InBase64(_Scheme):
+    """Signatures are HMAC-SHA256 in Base64."""
 
     def signature(self, key: bytes, message: bytes) -> bytes:
         return binascii.b2a_base64(hmac.digest(key, message, "sha256"), newline=False)
+
+
+class _StandardWebhooks(_InBase64):
+    def key(self, secret: str) -> bytes:
+        text = secret.removeprefix("whsec_").rstrip("=")
+        return binascii.a2b_base64(text + "=" * (-len(text) % 4), strict_mode=True)
 
     def read(self, headers: _Headers) -> _Claim | str:
         family = "webhook"
@@ -229,10 +233,7 @@ class _Slack(_Scheme):
         return [("X-Slack-Request-Timestamp", timestamp), ("X-Slack-Signature", f"v0={signature}")]
 
 
-class _Shopify(_Scheme):
-    def signature(self, key: bytes, message: bytes) -> bytes:
-        return binascii.b2a_base64(hmac.digest(key, message, "sha256"), newline=False)
-
+class _Shopify(_InBase64):
     def read(self, headers: _Headers) -> _Claim | str:
         candidates = headers.all("X-Shopify-Hmac-Sha256")
         return _Claim(candidates) if candidates else "no X-Shopify-Hmac-Sha256 header"
