@@ -20,6 +20,8 @@ from relay_tornado.model import printable
 _COLOURS: Final[Mapping[Verdict, str]] = {"delivered": "green", "refused": "yellow", "failed": "red"}
 _PATIENCE: Final = 8
 """The number of tries of an event after which a note says once how to give an event up."""
+_MOST_DROPPED: Final = 100
+"""The number of headers that can't be sent of which a note says so: senders choose the names."""
 
 
 class Tally:
@@ -76,7 +78,7 @@ class Tally:
             )
         if outcome.request is not None:
             for name in outcome.request.dropped:
-                if name not in self._dropped:
+                if name not in self._dropped and len(self._dropped) < _MOST_DROPPED:
                     self._dropped.add(name)
                     self._screen.note(f"the header {printable(name[:80])!r} can't be sent, and is left out")
         self.show()

@@ -140,6 +140,15 @@ def test_a_header_that_can_not_be_sent_is_told_once(capsys: pytest.CaptureFixtur
     assert names == [repr("X-\\x1b"), "'Y'", repr("Z" * 80)]
 
 
+def test_headers_that_can_not_be_sent_without_end(capsys: pytest.CaptureFixture[str]) -> None:
+    """Their names come from senders: so many are told, and no more are kept."""
+    tally = Tally(Screen(), as_json=False, endless=True)
+    for number in range(1_000):
+        request = Request("POST", "http://127.0.0.1", b"/", (), b"", (f"X {number}",))
+        tally.ended(EVENT, Outcome("delivered", GOOD, 1, 0.0, request))
+    assert len(said(capsys)[1]) == len(tally._dropped) == 100
+
+
 def test_what_is_missing_or_not_finished_is_in_the_totals(capsys: pytest.CaptureFixture[str]) -> None:
     """As far as it is known how many."""
     tally = Tally(Screen(), as_json=False, endless=True)
