@@ -330,6 +330,20 @@ def test_deleting_wants_the_name(signed_in: Page) -> None:
     expect(row(page, "doomed")).to_have_count(0)
 
 
+@pytest.mark.parametrize("name", ["constructor", "__proto__", "%2F", "a?b#c"])
+def test_a_name_that_means_something_elsewhere(signed_in: Page, name: str) -> None:
+    """In JavaScript, or in an address: it is a name like any other."""
+    page = signed_in
+    make(page, name)
+    page.reload()
+    row(page, name).get_by_role("link", name=name, exact=True).click()
+    expect(page.get_by_role("heading", level=1)).to_have_text(name)
+    page.get_by_role("link", name="Settings").click()
+    expect(page.get_by_label("Name", exact=True)).to_have_value(name)
+    page.reload()
+    expect(page.get_by_label("Name", exact=True)).to_have_value(name)
+
+
 def test_a_token_with_some_buckets(page: Page, watch: Watch, relay: Relay) -> None:
     """It sees its buckets, changes them without seeing their secrets, and is not offered what it may not do."""
     relay.create_bucket("mine", "--auth", "token", "--token", "shown-to-nobody")

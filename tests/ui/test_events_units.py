@@ -393,3 +393,24 @@ def test_who_asks_for_older_events_while_they_come_waits_for_them(module: Any) -
         return [asked, waited, waits, live.whole.value];
     """
     assert module("live", body) == [1, True, False, True]
+
+
+def test_what_a_search_finds_is_kept_within_the_same_bound(module: Any) -> None:
+    """As more fits, the oldest leave the list: they are asked for again by whoever scrolls to them."""
+    body = """
+        const live = new m.Live("b", { q: "x" });
+        let head = 0;
+        live.ask = async () => {
+          head += 90;
+          const log = (seq) => ({ id: `e-${seq}`, seq, at: seq, gap: null });
+          return { records: Array.from({ length: Math.min(100, head) }, (_, index) => log(head - index)), next: "c" };
+        };
+        const lengths = [];
+        for (let turn = 0; turn < 60; turn += 1) {
+          await live.fill();
+          lengths.push(live.length);
+        }
+        return [Math.max(...lengths), live.row(0).seq, live.cursor === live.rows.oldestId, live.whole.value];
+    """
+    most, newest, from_the_oldest, whole = module("live", body)
+    assert (most <= 2500, newest, from_the_oldest, whole) == (True, 5400, True, False)

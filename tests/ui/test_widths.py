@@ -65,6 +65,18 @@ def test_a_wide_window(wide: Page, long: Sender) -> None:
     assert len(set(tops)) == 1
 
 
+@pytest.mark.parametrize(("path", "field"), [("", "Find a bucket"), ("tokens", "Find a token")])
+def test_what_is_looked_for_in_vain(wide: Page, long: Sender, path: str, field: str) -> None:
+    """It is said again, however long it is."""
+    for number in range(9):
+        long.rest("POST", "/v1/buckets", {"name": f"{path or 'buckets'} {number}"})
+        long.rest("POST", "/v1/tokens", {"description": f"{path} {number}", "scopes": {"buckets": []}})
+    wide.goto(f"/ui/{path}")
+    wide.get_by_label(field).fill(500 * "x")
+    expect(wide.get_by_role("main")).to_contain_text(500 * "x")
+    assert quality.sideways(wide) == []
+
+
 @pytest.mark.parametrize("path", ["clients", "buckets/{name}/consumers"])
 def test_a_consumer(wide: Page, long: Sender, path: str) -> None:
     """How far it is behind stands beside its name, without scrolling."""

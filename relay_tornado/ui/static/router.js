@@ -31,6 +31,12 @@ export function go(address, { replace = false } = {}) {
   place.value = here();
 }
 
+/** Notes where one is, and returns what says whether one is still there: whoever has gone on while something took its time is not called back. */
+export function staying() {
+  const before = place.peek();
+  return () => place.peek() === before;
+}
+
 /** How far down the window was, by entry. */
 const depths = new Map();
 const PATIENCE = 5000;

@@ -241,6 +241,7 @@ export class Live {
           this.cursor = next;
           this.whole.value = !next;
         }
+        this.trim();
         this.filled = true;
         this.missed = false;
         this.error.value = null;

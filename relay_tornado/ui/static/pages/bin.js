@@ -5,7 +5,7 @@ import { part } from "../code.js";
 import { Badge, Button, Copy, Loading, Problem, Time, tell, useLoaded } from "../parts/basic.js";
 import { Loaded } from "../parts/lazy.js";
 import { bucketLink, inputUrls } from "../parts/names.js";
-import { go, link } from "../router.js";
+import { go, link, staying } from "../router.js";
 
 const isBin = ({ name, expires_at: expiry }) => name.startsWith("bin-") && expiry != null;
 
@@ -21,9 +21,11 @@ function Line({ text, label, large = false }) {
 
 function Start({ bins }) {
   const make = async () => {
+    const stays = staying();
     loadEvents().catch(() => {});
     const { bucket } = await post("/v1/bins");
-    go(link("/bin", bucket.name));
+    if (stays()) go(link("/bin", bucket.name));
+    else tell(`${bucket.name} is made`);
   };
   return html`<h1>Try it</h1>
     <section class="card stack"><h2>A request bin</h2>

@@ -45,13 +45,13 @@ export default function BucketPage({ bucket: reference, tab: wanted = "events", 
   // Once it is known by its id it is asked for by that: its name may change while one looks at it.
   const known = useRef({});
   const [found, error, again] = useLoaded(async (abort) => {
-    const answer = await get(v1("buckets", known.current[reference] ?? reference), {}, abort);
-    known.current = { [reference]: answer.id };
+    const answer = await get(v1("buckets", known.current.reference === reference ? known.current.id : reference), {}, abort);
+    known.current = { reference, id: answer.id };
     return answer;
   }, { every: 20, on: [reference] });
   const [status, stale] = useLoaded((abort) => get("/v1/status", {}, abort), { every: 5 });
   const named = found && [found.id, found.name].includes(reference);
-  const renamed = found && !named && known.current[reference] === found.id;
+  const renamed = found && !named && known.current.reference === reference && known.current.id === found.id;
   const bucket = named || renamed ? found : null;
   useEffect(() => {
     if (renamed) go(bucketLink(found, wanted) + window.location.search, { replace: true });

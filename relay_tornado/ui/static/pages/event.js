@@ -18,7 +18,7 @@ import { triesOf } from "../parts/oldest.js";
 import { Path, Plain } from "../parts/plain.js";
 import { SendAgain } from "../parts/send.js";
 import { zone } from "../parts/zone.js";
-import { go, link } from "../router.js";
+import { go, link, staying } from "../router.js";
 
 const REFRESH = 4;
 const POSITIONS = 5;
@@ -102,7 +102,9 @@ function Facts({ log, input, bucket, size, headerSize, tried }) {
 function CompareWith({ id, chosen, onOlder, onClose }) {
   const [other, setOther] = useState("");
   const [wrong, setWrong] = useState("");
-  const compare = (with_) => go(link("/compare", with_, id));
+  const form = useRef(null);
+  /** Compares, unless the dialog was closed while the other event was looked for. */
+  const compare = (with_) => form.current && go(link("/compare", with_, id));
   const before = async () => {
     const found = await onOlder();
     if (found) compare(found);
@@ -118,7 +120,7 @@ function CompareWith({ id, chosen, onOlder, onClose }) {
       setWrong(error.message);
     }
   };
-  return html`<${Dialog} title="Compare this event" onClose=${onClose}><form onSubmit=${submit}>
+  return html`<${Dialog} title="Compare this event" onClose=${onClose}><form ref=${form} onSubmit=${submit}>
     ${onOlder && html`<div><${Button}
       onPress=${before}>With the one before it<//></div>`}
     ${chosen.length > 0 && html`<div class="row">${chosen.slice(0, 5).map((each) => html`<${Button} key=${each}
@@ -223,8 +225,10 @@ export default function EventPage({ id }) {
   const [bucket, trouble] = useLoaded(async (signal) => log && get(v1("buckets", log.bucket_id), undefined, signal), { on: [log?.bucket_id] });
   useTitle(log ? shown(`${log.method} ${log.extra_path || "/"}`).slice(0, 80) : undefined);
   const to = async (find, none) => {
+    const stays = staying();
     try {
       const next = log && (await find(log.bucket_id, id));
+      if (!stays()) return;
       if (next) go(link("/events", next), { replace: true });
       else tell(none);
     } catch (error) {

@@ -16,7 +16,7 @@ import { EditEvent } from "../parts/edit.js";
 import { SendAgain } from "../parts/send.js";
 import { SendSample } from "../parts/sample.js";
 import { exactly, zone } from "../parts/zone.js";
-import { go, link, place } from "../router.js";
+import { go, link, place, staying } from "../router.js";
 import { EventView } from "./event.js";
 
 const WIDE = matchMedia("(min-width: 1100px)");
@@ -173,6 +173,8 @@ export default function Events({ bucket, query }) {
   const to = (next, options) => go(window.location.pathname + (Object.keys(next).length ? `?${new URLSearchParams(next)}` : ""), options);
   const show = (id) => to(id ? { ...filter, event: id } : filter, { replace: wide || Boolean(open) });
   const showing = useRef(0);
+  // Whoever closes the event or goes elsewhere before the keys rest is not called back.
+  useLayoutEffect(() => () => clearTimeout(showing.current), [query]);
   const look = (id, { quiet = false } = {}) => {
     setActive(id);
     // In the wide page the event beside the list follows, once the keys rest.
@@ -189,8 +191,10 @@ export default function Events({ bucket, query }) {
       tell("This event is not in the list.");
       return;
     }
+    const stays = staying();
     try {
       const next = await (by < 0 ? newerThan : olderThan)(bucket.id, open);
+      if (!stays()) return;
       if (next) {
         setActive(next);
         show(next);
@@ -204,7 +208,9 @@ export default function Events({ bucket, query }) {
       await beyond(by);
       return;
     }
+    const stays = staying();
     if (by > 0 && live.indexOf(open) === live.length - 1) await live.older();
+    if (!stays()) return;
     for (let index = live.indexOf(open) + by; index >= 0 && index < live.length; index += by) {
       if (live.row(index).gap) continue;
       setActive(live.row(index).id);

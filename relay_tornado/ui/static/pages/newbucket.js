@@ -1,7 +1,7 @@
 // The dialog that makes a bucket: a name is enough.
 import { html, useLayoutEffect } from "../lib.js";
 import { get, post } from "../api.js";
-import { Dialog, Field, Loading, Problem, focusField, useLoaded } from "../parts/basic.js";
+import { Dialog, Field, Loading, Problem, focusField, tell, useLoaded } from "../parts/basic.js";
 import { Check, Moment, More } from "../parts/fields.js";
 import { FormFoot, useForm } from "../parts/form.js";
 import { BodySize, Rate, Repeats, Retention, SenderAuth, bucketChanges, newBucketValues } from "./bucketform.js";
@@ -10,9 +10,10 @@ function Fields({ plan, onMade, onClose }) {
   const form = useForm("bucket/new", newBucketValues(plan), { conflict: "name" });
   const ephemeral = form.values.ephemeral;
   const make = () => post("/v1/buckets", { name: form.values.name, ...bucketChanges(form) });
+  const made = (bucket) => (form.element.current ? onMade(bucket) : tell(`${bucket.name} is made`));
   useLayoutEffect(() => focusField(form.element.current), []);
   const more = Object.keys(form.patch).some((name) => !["name", "description"].includes(name));
-  return html`<form ref=${form.element} onSubmit=${form.submit(make, onMade)}>
+  return html`<form ref=${form.element} onSubmit=${form.submit(make, made)}>
     <${Field} label="Name" required maxlength="100" autocomplete="off" spellcheck=${false} hint="Clients subscribe by it."
         ...${form.bind("name")} />
     <${Field} label="Description" autocomplete="off" ...${form.bind("description")} />

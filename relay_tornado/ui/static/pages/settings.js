@@ -6,7 +6,7 @@ import { Check, Moment, Section } from "../parts/fields.js";
 import { FormFoot, useForm } from "../parts/form.js";
 import { bucketLink } from "../parts/names.js";
 import { StayBehind } from "../parts/staybehind.js";
-import { go, link } from "../router.js";
+import { go, link, staying } from "../router.js";
 import { BodySize, Rate, Repeats, Retention, SenderAuth, bucketChanges, bucketValues } from "./bucketform.js";
 
 /** When the bucket is deleted by itself, and the button that keeps it. */
@@ -37,7 +37,7 @@ function Form({ bucket, changed }) {
   const save = () => put(v1("buckets", bucket.id), bucketChanges(form));
   const saved = (document) => {
     tell("Settings saved");
-    if (document.name !== bucket.name) go(bucketLink(document, "settings"), { replace: true });
+    if (document.name !== bucket.name && form.element.current) go(bucketLink(document, "settings"), { replace: true });
     changed();
   };
   return html`<form ref=${form.element} class="card stack settings" onSubmit=${form.submit(save, saved)}>
@@ -63,9 +63,10 @@ function Deletion({ bucket }) {
   const [status, error] = useLoaded((abort) => (asking ? get("/v1/status", {}, abort) : null), { on: [asking] });
   const events = status?.buckets.find(({ id }) => id === bucket.id)?.events;
   const drop = async () => {
+    const stays = staying();
     await remove(v1("buckets", bucket.id), { force: true });
     tell(`${bucket.name} deleted`);
-    go(link("/"), { replace: true });
+    if (stays()) go(link("/"), { replace: true });
   };
   const { inputs, outputs } = bucket;
   return html`<section class="card row danger-zone"><div class="grow"><h2>Delete this bucket</h2>
