@@ -189,6 +189,7 @@ def test_an_event_that_was_refused_is_given_up(clients: Page, demo: Demo) -> Non
     row = clients.get_by_role("region", name="Consumers").get_by_role("row").filter(has_text="refuser")
     row.get_by_role("button", name="Give up the oldest event of refuser").click()
     dialog = clients.get_by_role("dialog", name="Give up the oldest event?")
+    expect(dialog.get_by_role("link")).to_have_css("text-decoration-line", "underline")
     expect(dialog).to_contain_text(f"The oldest event that refuser is not done with is {first}, tried 1 time.")
     dialog.get_by_role("button", name="Give up", exact=True).click()
     expect(dialog).to_have_count(0)

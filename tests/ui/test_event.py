@@ -253,3 +253,13 @@ def test_comparing(events: Page, sender: Sender) -> None:
     expect(events.locator(".diff .left")).to_contain_text(['"n": 1'])
     events.get_by_role("link", name="Swap").click()
     expect(heads.get_by_role("row")).to_have_text(["NameLeftRight", "X-Two2–", "X-One–1"])
+
+
+def test_comparing_long_texts(events: Page, sender: Sender) -> None:
+    """Lines scroll in a part of their own: the page ends where what it shows ends."""
+    for word in ("left", "right"):
+        sender.send("/a", "\n".join(f"{word} {number}" for number in range(300)).encode(), Content_Type="text/plain")
+    left, right = (each["id"] for each in sender.events())
+    events.goto(f"/ui/compare/{left}/{right}")
+    expect(events.locator(".diff .line")).to_have_count(600)
+    assert events.evaluate("() => document.documentElement.scrollHeight") <= 900 * 2

@@ -65,6 +65,16 @@ def test_a_wide_window(wide: Page, long: Sender) -> None:
     assert len(set(tops)) == 1
 
 
+def test_what_is_not_saved(wide: Page, long: Sender) -> None:
+    """A tab says so to screen readers, too, also one that is scrolled out of sight."""
+    wide.set_viewport_size({"width": 360, "height": 700})
+    wide.goto(f"/ui/buckets/{long.name}/settings")
+    wide.get_by_label("Description").fill("x")
+    expect(wide.get_by_role("link", name="(not saved)")).to_have_count(1)
+    wide.get_by_label("Name", exact=True).focus()
+    assert quality.sideways(wide) == []
+
+
 @pytest.mark.parametrize(("path", "field"), [("", "Find a bucket"), ("tokens", "Find a token")])
 def test_what_is_looked_for_in_vain(wide: Page, long: Sender, path: str, field: str) -> None:
     """It is said again, however long it is."""

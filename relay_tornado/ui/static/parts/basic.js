@@ -231,7 +231,7 @@ export function Confirm({ title, children, action, typed, onConfirm, onClose }) 
     }
   };
   return html`<${Dialog} title=${title} onClose=${onClose}>
-    <div>${children}</div>
+    <div class="asked">${children}</div>
     ${typed && html`<${Field} label=${`Type ${typed} to go on`} value=${text} autocomplete="off" onInput=${(event) => setText(event.target.value)} />`}
     <${Problem} error=${error} />
     <div class="row"><span class="grow"></span>
