@@ -344,6 +344,40 @@ def test_a_name_that_means_something_elsewhere(signed_in: Page, name: str) -> No
     expect(page.get_by_label("Name", exact=True)).to_have_value(name)
 
 
+def test_a_header_whose_name_means_something_elsewhere(signed_in: Page) -> None:
+    page = signed_in
+    bucket = make(page, "header")
+    page.goto("/ui/buckets/header/inputs")
+    page.get_by_role("button", name=re.compile("^Edit ")).click()
+    page.get_by_role("button", name="Add a header").click()
+    page.get_by_label("Name 1").fill("constructor")
+    page.get_by_label("Value 1").fill("relay")
+    page.get_by_role("button", name="Save").click()
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    answer = page.request.post(f"/v1/webhooks/{bucket['inputs'][0]['id']}", data="{}")
+    assert answer.headers["constructor"] == "relay"
+
+
+def test_an_output_that_somebody_else_deletes(signed_in: Page, watch: Watch) -> None:
+    """Whoever is about to move it is told, and the page goes on."""
+    watch.expected.append("status of 404")
+    page = signed_in
+    make(page, "shared")
+    shop: dict[str, object] = {"name": "shop", "internal": False, "destination": "https://example.org/", "paused": True}
+    output = ask(page, "POST", "/v1/buckets/shared/outputs", shop)
+    page.goto("/ui/buckets/shared/outputs")
+    page.get_by_role("button", name="Move shop").click()
+    ask(page, "DELETE", f"/v1/buckets/shared/outputs/{output['id']}")
+    for _ in range(2):  # the first one may have been asked for before
+        page.wait_for_event("response", lambda answer: answer.url.endswith("/consumers"))
+    dialog = page.get_by_role("dialog", name="Move shop")
+    dialog.get_by_label("The oldest event that is kept").check()
+    expect(dialog).to_contain_text("It can't go there.")
+    dialog.get_by_role("button", name="Cancel").click()
+    page.get_by_role("link", name="Connect").click()
+    expect(page.get_by_role("link", name="Connect")).to_have_attribute("aria-current", "page")
+
+
 def test_a_token_with_some_buckets(page: Page, watch: Watch, relay: Relay) -> None:
     """It sees its buckets, changes them without seeing their secrets, and is not offered what it may not do."""
     relay.create_bucket("mine", "--auth", "token", "--token", "shown-to-nobody")

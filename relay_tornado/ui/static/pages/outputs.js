@@ -92,6 +92,8 @@ export default function Outputs({ bucket, changed }) {
   const close = () => setAction(null);
   const consumerOf = ({ number: n }) => consumers?.find(({ kind, name }) => kind === "output" && name === String(n));
   const { what, output } = action ?? {};
+  // Somebody else may delete the output meanwhile: then its dialog says so, by what the relay answers.
+  const consumer = action && (consumerOf(output ?? {}) ?? action.consumer);
   const drop = async () => {
     await remove(v1("buckets", bucket.id, "outputs", output.id));
     tell(`${output.name} deleted`);
@@ -102,7 +104,7 @@ export default function Outputs({ bucket, changed }) {
     <${Problem} error=${error} retry=${again} />
     ${bucket.outputs.length ? html`<${Who} bucket=${bucket} /><ul class="items">${bucket.outputs.map((each) => html`<${Output} key=${each.id}
         output=${each} bucket=${bucket}
-        consumer=${consumerOf(each)} changed=${changed} act=${(name) => setAction({ what: name, output: each })} />`)}</ul>`
+        consumer=${consumerOf(each)} changed=${changed} act=${(name) => setAction({ what: name, output: each, consumer: consumerOf(each) })} />`)}</ul>`
       : html`<${Empty} title="No output">
         <p>Clients that subscribe get each event once.
           Outputs say where a client takes it, which events go there, or that the relay itself sends them on.</p><//>`}
@@ -112,8 +114,8 @@ export default function Outputs({ bucket, changed }) {
       changed();
       again();
     }} />`}
-    ${what === "seek" && html`<${Seek} consumer=${consumerOf(output)} title=${output.name} onMoved=${again} onClose=${close} />`}
-    ${what === "dead" && html`<${DeadLetters} consumer=${consumerOf(output)} title=${output.name} onChanged=${again} onClose=${close} />`}
+    ${what === "seek" && html`<${Seek} consumer=${consumer} title=${output.name} onMoved=${again} onClose=${close} />`}
+    ${what === "dead" && html`<${DeadLetters} consumer=${consumer} title=${output.name} onChanged=${again} onClose=${close} />`}
     ${what === "delete" && html`<${Confirm} title=${`Delete the output ${output.name}?`} action="Delete the output" onConfirm=${drop}
         onClose=${close}>
       ${output.internal ? "Clients get no copies for it any more." : "Its position and its dead letters are forgotten."}

@@ -122,7 +122,7 @@ export function Pairs({ label, value, onValue, hint, wrong }) {
 /** {Name: [v1, v2]} as pairs, and back; rows without a name and a value are left out. */
 export const toPairs = (headers) => Object.entries(headers ?? {}).flatMap(([name, values]) => values.map((value) => [name, value]));
 export function fromPairs(pairs) {
-  const headers = {};
+  const headers = Object.create(null);
   for (const [name, value] of pairs) if (name.trim() || value) (headers[name.trim()] ??= []).push(value);
   return headers;
 }
