@@ -242,8 +242,7 @@ export class Live {
           this.whole.value = !next;
         }
         this.trim();
-        this.filled = true;
-        this.missed = false;
+        Object.assign(this, { filled: true, missed: false });
         this.error.value = null;
         this.loading.value = false;
         this.changed();

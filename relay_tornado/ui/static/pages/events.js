@@ -15,11 +15,11 @@ import { DELIVERY } from "../parts/deliveries.js";
 import { EditEvent } from "../parts/edit.js";
 import { SendAgain } from "../parts/send.js";
 import { SendSample } from "../parts/sample.js";
+import { useRest, useWide } from "../parts/window.js";
 import { exactly, zone } from "../parts/zone.js";
 import { go, link, place, staying } from "../router.js";
 import { EventView } from "./event.js";
 
-const WIDE = matchMedia("(min-width: 1100px)");
 const DAY = new Intl.DateTimeFormat("sv-SE", { dateStyle: "short", timeStyle: "short" });
 const CLOCK = new Intl.DateTimeFormat("sv-SE", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
 const REFRESH = 4000;
@@ -64,36 +64,6 @@ function Row({ row, chosen, inputs }) {
         kind=${row.verified ? "good" : "bad"}>${row.verified ? "verified" : "unverified"}<//>`}
       ${word && row.status !== "received" && html`<${Badge} kind=${kind}>${word}${row.code ? ` ${row.code}` : ""}<//>`}</span>
     <span class="num soft when"><${Clock} at=${row.at} /></span>`;
-}
-
-function useWide() {
-  const [wide, setWide] = useState(WIDE.matches);
-  useEffect(() => {
-    const change = () => setWide(WIDE.matches);
-    WIDE.addEventListener("change", change);
-    return () => WIDE.removeEventListener("change", change);
-  }, []);
-  return wide;
-}
-
-/** The height that is left of the window below an element's top. */
-function useRest(element, on) {
-  useLayoutEffect(() => {
-    const fit = () => {
-      if (!element.current) return;
-      const bar = window.innerWidth < 800 ? 72 : 64;
-      const top = element.current.getBoundingClientRect().top + window.scrollY;
-      element.current.style.height = `${Math.max(320, window.innerHeight - top - bar)}px`;
-    };
-    fit();
-    const watch = new ResizeObserver(fit);
-    watch.observe(document.body);
-    window.addEventListener("resize", fit);
-    return () => {
-      watch.disconnect();
-      window.removeEventListener("resize", fit);
-    };
-  }, on);
 }
 
 /** The lists that were left, by the entry of the browser's history, the last one last: whoever goes back finds one as it was. */
