@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from relay_tornado import consumer_progress
 from relay_tornado.admin import consumers
 from relay_tornado.admin.consumers import ConsumerAdministration
 from relay_tornado.storage.lock import Owner, read_owner
@@ -117,9 +118,9 @@ def test_no_room_for_all(shop: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def sleep(seconds: float) -> None:
         slept.append(seconds)
-        monkeypatch.setattr(consumers, "MOST_PARKED", 5)
+        monkeypatch.setattr(consumer_progress, "MOST_PARKED", 5)
 
-    monkeypatch.setattr(consumers, "MOST_PARKED", 3)
+    monkeypatch.setattr(consumer_progress, "MOST_PARKED", 3)
     monkeypatch.setattr(time, "sleep", sleep)
     answer = shop("replay", "shop", "--from", "last:5", "--to-consumer", "worker")
     assert (answer.exit_code, answer.stdout) == (0, "5 of 5 events scheduled again\n")
@@ -133,9 +134,9 @@ def test_a_relay_may_start_meanwhile(shop: Runner, monkeypatch: pytest.MonkeyPat
 
     def sleep(seconds: float) -> None:
         owners.append(read_owner(shop.data))
-        monkeypatch.setattr(consumers, "MOST_PARKED", 100)
+        monkeypatch.setattr(consumer_progress, "MOST_PARKED", 100)
 
-    monkeypatch.setattr(consumers, "MOST_PARKED", 3 if pace == "full" else 100)
+    monkeypatch.setattr(consumer_progress, "MOST_PARKED", 3 if pace == "full" else 100)
     monkeypatch.setattr(time, "sleep", sleep)
     answer = shop("replay", "shop", "--from", "last:5", "--to-consumer", "worker", "--pace", pace)
     assert (answer.exit_code, answer.stdout) == (0, "5 of 5 events scheduled again\n"), answer.output
