@@ -23,12 +23,6 @@ class Admission(TurnQueue[asyncio.Future[None]]):
         self._stay = stay
         self._passed = 0
 
-    async def turn(self) -> None:
-        """Returns when the caller may proceed."""
-        future = self.enter()
-        if future is not None:
-            await future
-
     def enter(self) -> asyncio.Future[None] | None:
         """None if the caller may proceed, else what is done when it may. Who makes that done itself has left, and takes
         nobody's turn."""
