@@ -27,8 +27,9 @@ from relay_tornado.storage.lock import serves
 if TYPE_CHECKING:
     from relay_tornado.ops.restore import Restored
 
-LEAST_URGENT = 19
-"""The niceness of work that is not urgent, so that senders come first."""
+LESS_URGENT = 10
+"""The niceness of work that is less urgent than the senders' is. With 19, a machine whose processors are busy with
+something else would hardly let it go on."""
 DAMAGED = 3
 NOT_LOOKED_AT = 4
 
@@ -51,7 +52,7 @@ def backup(file: Path, force: bool, data: Path, as_json: bool) -> None:
 
     check_rights(data)
     reserve = reserve_of(data)
-    os.nice(LEAST_URGENT)
+    os.nice(LESS_URGENT)
     before = _identity(file)
 
     def left() -> str:
@@ -130,7 +131,7 @@ def check(file: Path | None, full: bool, data: Path, as_json: bool) -> None:
     try:
         if file is None:
             check_rights(data)
-        os.nice(LEAST_URGENT)
+        os.nice(LESS_URGENT)
         with show_progress(as_json) as progress:
             report = checking.check(locate(place), progress, full=full)
             space = None if file is not None else _space(data)

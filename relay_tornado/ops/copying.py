@@ -2,8 +2,9 @@
 
 `in_steps` is for a file that is written to meanwhile. VACUUM INTO and SQLite's online backup read in one long
 transaction, which prevents checkpoints: the WAL grows, and commits become slower. So the big tables, whose rows are
-only added and deleted, are copied in steps, each in a short transaction. A last transaction makes up for the rows that
-were added and deleted meanwhile, and copies the small tables.
+only added and deleted, are copied in steps, each in a short transaction, and what came meanwhile in further passes,
+which pause less and less: a copy ends however fast rows come. A last transaction makes up for the rows that were added
+and deleted since, and copies the small tables.
 
 `by_pages` is for a file that nobody writes to: it copies the pages unchanged.
 
@@ -40,8 +41,9 @@ STEP = 0.003
 """Seconds that one step of rows should take."""
 SYNC = MIB // 8
 """Bytes after which the written data is synced to the disk."""
-REST_FACTOR = 6.0
-"""How long to pause after each step beside a relay, as a multiple of the time that the step took."""
+REST_FACTORS = (6.0, 3.0, 1.0, 0.0)
+"""How long to pause after each step beside a relay, as a multiple of the time that the step took: in the first pass
+over the rows, and in each of those that may follow."""
 _LONGEST_REST = 10.0
 """In seconds. A step that waited for the disk for minutes, as while a file server restarts, burdened nobody."""
 
@@ -81,6 +83,7 @@ class Pace:
         self._descriptor = descriptor
         self._total = total
         self._progress = progress
+        self.rest_factor = REST_FACTORS[0]
         self._synced = 0
         self._resumed = time.monotonic()
 
@@ -93,7 +96,7 @@ class Pace:
             write_out(self._descriptor)
             self._progress(_COPYING, min(written, self._total), self._total)
         if serves(self._directory, unknown=True):
-            time.sleep(min((time.monotonic() - self._resumed) * REST_FACTOR, _LONGEST_REST))
+            time.sleep(min((time.monotonic() - self._resumed) * self.rest_factor, _LONGEST_REST))
         self._resumed = time.monotonic()
         return took
 
@@ -109,7 +112,10 @@ def in_steps(
     pace = _pace(raw, directory, part, descriptor, progress, room)
     with _attached(raw, part):
         columns = _make_tables(raw)
-        ends = {table: _rows(raw, table, columns[table], pace) for table in _BIG if table in columns}
+        ends = {table: [0] for table in _BIG if table in columns}
+        for pace.rest_factor in REST_FACTORS:
+            if sum(_rows(raw, table, columns[table], ends[table], pace) for table in ends) <= len(ends):
+                break
         with raw:
             raw.execute("BEGIN")
             _make_up(raw, columns, ends)
@@ -160,20 +166,23 @@ def _in_copy(sql: str, kind: str) -> str:
     raise sqlite3.DatabaseError(f"the schema holds something unknown: {sql[:40]}")
 
 
-def _rows(raw: sqlite3.Connection, table: str, columns: str, pace: Pace) -> Sequence[int]:
-    """Copies rows in the order of rowids until few are left. Returns 0, and the last rowid of each step."""
+def _rows(raw: sqlite3.Connection, table: str, columns: str, ends: list[int], pace: Pace) -> int:
+    """Copies the rows that are there now, in the order of rowids from the last of `ends` on, in steps, and adds the
+    last rowid of each step to `ends`. Returns how many steps there were."""
     insert = (
         f"INSERT INTO copy.{table} (rowid, {columns}) SELECT rowid, {columns} FROM main.{table}"  # noqa: S608
-        " WHERE rowid > ? ORDER BY rowid LIMIT ?"
+        " WHERE rowid > ? AND rowid <= ? ORDER BY rowid LIMIT ?"
     )
-    ends, limit = [0], 64
+    (until,) = raw.execute(f"SELECT coalesce(max(rowid), 0) FROM main.{table}").fetchone()  # noqa: S608
+    limit, steps = 64, 0
     while True:
-        copied = raw.execute(insert, (ends[-1], limit)).rowcount
+        steps += 1
+        copied = raw.execute(insert, (ends[-1], until, limit)).rowcount
         if copied > 0:
             ends.append(raw.execute(f"SELECT max(rowid) FROM copy.{table}").fetchone()[0])  # noqa: S608
         took = pace.step()
         if copied < limit:
-            return ends
+            return steps
         limit = max(min(int(limit * STEP / max(took, 1e-6)), 2 * limit, 8192), 8)
 
 

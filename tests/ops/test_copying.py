@@ -147,6 +147,36 @@ def test_deliveries_whose_ids_are_used_again(tmp_path: Path, monkeypatch: pytest
     assert (len(there), sum(row[5] == "sent" for row in there)) == (257, 120)
 
 
+def test_rows_that_come_faster_than_they_are_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy ends on a machine that is too slow for it: each step copies less than comes meanwhile. It has all that was
+    there at the end, and rested less with each pass."""
+    source, part = tmp_path / "data" / "relay.db", tmp_path / "part"
+    fill(tmp_path / "data", "orders", 200)
+    rests: list[float] = []
+    insert = (
+        "INSERT INTO delivery (log, seq, output, at, status, status_code, duration_ms, retries, headers, body)"
+        " SELECT 1, seq, 0, 1.0, 'failed', 200, 1, 0, '{}', x'' FROM event WHERE seq <= 20"
+    )
+    with closing(sqlite3.connect(source, isolation_level=None)) as raw:
+
+        def meanwhile(pace: copying.Pace) -> float:
+            rests.append(pace.rest_factor)
+            assert len(rests) < 3_000, "it never ends"
+            raw.execute(insert)
+            return 1.0
+
+        monkeypatch.setattr(copying.Pace, "step", meanwhile)
+        descriptor = os.open(part, os.O_CREAT | os.O_RDWR, 0o600)
+        try:
+            with closing(open_file(source)) as reader:
+                copying.in_steps(reader, source.parent, part, descriptor, quiet, 1 << 40)
+        finally:
+            os.close(descriptor)
+    assert list(dict.fromkeys(rests)) == list(copying.REST_FACTORS)
+    counted = rows(part, "SELECT (SELECT count(*) FROM event), (SELECT count(*) FROM delivery)")
+    assert counted == [(200, 20 * len(rests))]
+
+
 @pytest.mark.parametrize("serves", [True, False])
 def test_it_rests_for_a_relay_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serves: bool) -> None:
     """A backup pauses behind each step where a relay runs on the directory, and a restore of it never does: nobody
