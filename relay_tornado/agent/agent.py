@@ -42,7 +42,8 @@ class Observer(Protocol):
     """Observes tries and results."""
 
     def retrying(self, event: Event, request: Request, result: Answer | Trouble, tries: int, wait: float) -> None:
-        """A try failed, and the next one follows in `wait` seconds."""
+        """A try failed, and the next one follows in `wait` seconds. `tries` counts each, also if this machine had no
+        means."""
 
     def ended(self, event: Event, outcome: Outcome) -> None:
         """The event has its final result."""
@@ -176,19 +177,21 @@ class Agent:
                 self._ending.set()
                 return None
             return Outcome("failed", Trouble(str(error), transient=False), 0, 0.0, None)
-        tries = 0
+        failures = tries = 0
         while not self._ending.is_set():
-            tries += 1
             begun = time.perf_counter()
             result = await self._target.send(request)
             seconds = time.perf_counter() - begun
+            if isinstance(result, Answer) or result.tried:
+                tries += 1
             if not result.transient:
                 return Outcome(_verdict(result), result, tries, seconds, request)
             if self._max_tries is not None and tries >= self._max_tries:
                 return Outcome("failed", result, tries, seconds, request)
             asked = result.retry_after if isinstance(result, Answer) else 0.0
-            wait = max(self.backoff.delay(tries), asked)
-            self._observer.retrying(event, request, result, tries, wait)
+            failures += 1
+            wait = max(self.backoff.delay(failures), asked)
+            self._observer.retrying(event, request, result, failures, wait)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._ending.wait(), wait)
         return None

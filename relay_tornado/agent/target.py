@@ -12,7 +12,7 @@ from relay_tornado.errors import Invalid
 from relay_tornado.model import KIB
 from relay_tornado.outgoing import transport
 from relay_tornado.outgoing.names import Resolver
-from relay_tornado.outgoing.transport import Bounds, Transport, Unanswered
+from relay_tornado.outgoing.transport import Bounds, NoMeans, Transport, Unanswered
 from relay_tornado.wire.headers import HOP_BY_HOP, by_name, named_by_connection
 
 MOST_BODY: Final = 512 * KIB
@@ -44,10 +44,12 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """No answer arrived; `words` say why. If it is not `transient`, retrying is useless."""
+    """No answer arrived; `words` say why. If it is not `transient`, retrying is useless. If it is not `tried`, this
+    machine had no means for a connection, which says nothing of the target."""
 
     words: str
     transient: bool = True
+    tried: bool = True
 
 
 class Target:
@@ -79,7 +81,7 @@ class Target:
                 timeout=self._timeout,
             )
         except Unanswered as error:
-            return Trouble(str(error))
+            return Trouble(str(error), tried=not isinstance(error, NoMeans))
         except (Invalid, ValueError) as error:
             # The target is at fault, so the event is retried and not lost.
             return Trouble(f"no request can be made to it: {error}")

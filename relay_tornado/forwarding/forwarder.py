@@ -390,6 +390,7 @@ class Forwarder:
     def _delay(self, taken: Taken, delayed: Delayed, permit: Permit) -> None:
         self.ledger.progress.release(taken)
         self.ledger.save()
+        permit.take_back()
         permit.hold(_FAULT)
         if self._delayed.due(delayed.reason):  # it is tried again each second
             _log.warning("event_not_sent", output=self.output.id, bucket=self.bucket.name, reason=delayed.reason)

@@ -14,6 +14,7 @@ from ipaddress import IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
 
 from relay_tornado.outgoing.names import Resolver, Socket, numeric
+from relay_tornado.outgoing.transport import is_lack
 from relay_tornado.proxy_trust import Address, Network
 
 _NEVER: Final = tuple(
@@ -45,7 +46,8 @@ class Guard:
         self._own = own
 
     def judge(self, host: str, port: int) -> None:
-        """Checks a numeric address from a resolver. Raises Refused."""
+        """Checks a numeric address from a resolver. Raises Refused, and OSError if the system has no means to find out
+        whose it is."""
         try:
             address = _unwrapped(ip_address(host))
         except ValueError:
@@ -125,5 +127,7 @@ def _is_local(address: Address) -> bool:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.bind((str(address), 0))
     except OSError as error:
+        if is_lack(error):
+            raise
         return error.errno not in (errno.EADDRNOTAVAIL, errno.EINVAL, errno.EAFNOSUPPORT)
     return True

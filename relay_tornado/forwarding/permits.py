@@ -62,16 +62,28 @@ class Permits:
 
 class Permit:
     """Permission for one attempt, with the circuit and the throttle from when it was taken. Call `begin` or `cancel`,
-    after `begin` one of `succeeded`, `failed` and `cancel`, and `release` at the end. `probe` says whether the attempt
-    probes if the destination is back."""
+    after `begin` one of `succeeded`, `failed`, `take_back` and `cancel`, and `release` at the end. `probe` says whether
+    the attempt probes if the destination is back."""
 
-    __slots__ = ("_circuit", "_extra", "_left", "_open", "_output", "_permits", "_throttle", "destination", "probe")
+    __slots__ = (
+        "_begun",
+        "_circuit",
+        "_extra",
+        "_left",
+        "_open",
+        "_output",
+        "_permits",
+        "_throttle",
+        "destination",
+        "probe",
+    )
 
     def __init__(self, permits: Permits, extra: bool) -> None:
         self._permits = permits
         self._extra = extra
         self._left = False
         self._open = True
+        self._begun = 0.0
         self._circuit = permits.circuit
         self._throttle = permits.throttle
         self.probe = False
@@ -93,7 +105,8 @@ class Permit:
     def begin(self) -> None:
         """Begins the request, to the destination that the output has now."""
         self.destination = self._permits.output.destination
-        self._throttle.begin(self._permits.shared.monotonic())
+        self._begun = self._permits.shared.monotonic()
+        self._throttle.begin(self._begun)
         self._open = False
         if self._throttle.rated:
             self._permits.freed()  # from here on the time to wait is known
@@ -110,8 +123,13 @@ class Permit:
         """Lets no other permit with this circuit be taken for `seconds`."""
         self._circuit.hold(self._permits.shared.monotonic() + seconds)
 
+    def take_back(self) -> None:
+        """The request that was begun was not made after all."""
+        self._throttle.take_back(self._begun)
+        self.cancel()
+
     def cancel(self) -> None:
-        """The request was not made, or was cut off. May be repeated."""
+        """The request was not begun, or was cut off. May be repeated."""
         self._circuit.cancelled(self.probe)
         self.probe = False
         if self._open:

@@ -62,6 +62,11 @@ class Throttle:
         if self._window is not None:
             self._window.taken -= 1
 
+    def take_back(self, begun: float) -> None:
+        """The attempt that began then was not made: it does not count."""
+        if self._window is not None:
+            self._window.take_back(begun)
+
 
 class _Window:
     """When the last attempts began: at most `most` in any `seconds`. `taken` counts reserved ones."""
@@ -91,6 +96,15 @@ class _Window:
             self._entries[-1].count += 1
         else:
             self._entries.append(_Entry(now))
+
+    def take_back(self, begun: float) -> None:
+        for entry in reversed(self._entries):  # none holds it if it is out of the window
+            if entry.first <= begun:
+                entry.count -= 1
+                self._begun -= 1
+                if not entry.count:
+                    self._entries.remove(entry)
+                return
 
 
 class _Entry:

@@ -447,11 +447,12 @@ class _Connection(asyncio.Protocol):
 
 
 def _unreachable(error: OSError) -> Unanswered:
-    kind = NoMeans if _is_lack(error) else Unanswered
+    kind = NoMeans if is_lack(error) else Unanswered
     return kind("unreachable", f"it can't be reached: {_words(error)}")
 
 
-def _is_lack(error: OSError) -> bool:
+def is_lack(error: OSError) -> bool:
+    """Whether the system has no descriptor, memory or thread left, which says nothing of any destination."""
     if isinstance(error, socket.gaierror):
         return error.errno == socket.EAI_MEMORY
     return error.errno in _LACKS or str(error) == NO_THREAD

@@ -86,14 +86,15 @@ class Slow(Fine):
 
 
 class Away(Told):
-    """One that never answers."""
+    """One that never answers, and that can't be tried at first."""
 
-    def __init__(self) -> None:
+    def __init__(self, lacks: int = 0) -> None:
         super().__init__()
         self.failures: list[int] = []
+        self.lacks = lacks
 
     async def send(self, request: Request) -> Trouble:
-        return Trouble("away")
+        return Trouble("away", tried=len(self.failures) >= self.lacks)
 
     def delay(self, failures: int) -> float:
         self.failures.append(failures)
@@ -194,14 +195,16 @@ async def test_a_final_answer_ends_an_event_after_one_try(status: int, verdict: 
     assert relay.finished == ["1"]
 
 
+@pytest.mark.parametrize("lacks", [0, 5])
 @pytest.mark.gen_test
-async def test_an_event_without_an_answer_fails_after_max_tries() -> None:
-    """With longer and longer waits between the tries. It is done then."""
-    relay, away = Relay(), Away()
+async def test_an_event_without_an_answer_fails_after_max_tries(lacks: int) -> None:
+    """With longer and longer waits between the tries. It is done then. Those for which this machine has no means count
+    as none."""
+    relay, away = Relay(), Away(lacks)
     agent = agent_for(away, max_tries=3, backoff=away)
     await asyncio.wait_for(agent.run(relay.these(relay.event(1))), 60)
     assert [(each.verdict, each.tries) for each in away.outcomes] == [("failed", 3)]
-    assert away.failures == [1, 2]
+    assert away.failures == list(range(1, lacks + 3))
     assert relay.finished == ["1"]
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import NoReturn
 
 import pytest
 import trustme
 
 from relay_tornado.agent.request import Request
 from relay_tornado.agent.target import MOST_BODY, Answer, Target, Trouble
+from relay_tornado.outgoing import transport
 from tests.ports import hold_port, port_of
 
 GOOD = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -224,6 +227,17 @@ def test_nobody_there() -> None:
     assert isinstance(unknown, Trouble)
     assert unknown.transient
     assert [isinstance(each, Trouble) and each.transient for each in impossible] == [True, True]
+
+
+def test_no_means_for_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is no try: it says nothing of the target."""
+
+    async def lacking(_: object) -> NoReturn:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(transport, "connect", lacking)
+    [trouble] = asyncio.run(ask(answering()))
+    assert trouble == Trouble("it can't be reached: Too many open files", tried=False)
 
 
 def test_retry_after() -> None:

@@ -470,6 +470,22 @@ async def test_no_means_to_connect_for_a_while(lack: OSError, monkeypatch: pytes
 
 
 @pytest.mark.gen_test
+async def test_no_means_take_nothing_from_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one request of the hour is made a second later."""
+    hourly = {"enabled": True, "mode": "rate", "rate": 1, "interval": "hour"}
+    async with Target() as target, world(public(target.url, throttle=hourly)) as w:
+        with monkeypatch.context() as lacking:
+            lacking.setattr(transport, "connect", _failing(OSError(errno.EMFILE, "Too many open files")))
+            await w.append(b"1", b"2")
+            await w.idle()
+        await w.turn(1.1)
+        await w.settled(target, 1)
+        await w.turn(1.1)
+        await w.idle()
+        assert target.bodies == [b"1"]
+
+
+@pytest.mark.gen_test
 async def test_no_means_for_a_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     """The circuit stays open, and the next probe comes a second later, not after the circuit's next delay."""
     async with Target(lambda got: answer(500)) as target, world(public(target.url, retries=-1)) as w:

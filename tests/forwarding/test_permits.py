@@ -111,6 +111,25 @@ async def test_a_rate_counts_what_was_begun() -> None:
 
 
 @pytest.mark.gen_test
+async def test_a_rate_does_not_count_what_is_taken_back() -> None:
+    """Whether or not others began since, or it is out of the interval."""
+    world = World()
+    permits = Output(world, throttle={"enabled": True, "rate": 3, "max_concurrent": 3}).permits
+    begun = [taken(permits) for _ in range(3)]
+    for permit in begun:
+        permit.begin()
+        world.now += 0.2
+    begun[1].take_back()
+    assert permits.wait() == 0
+    taken(permits).begin()
+    assert permits.wait() == pytest.approx(0.4)
+    world.now += 0.5
+    begun[0].take_back()
+    taken(permits).begin()
+    assert permits.wait() == pytest.approx(0.3)
+
+
+@pytest.mark.gen_test
 async def test_a_hold_keeps_the_next_one_back() -> None:
     """That of a permit goes with its circuit: a changed output has another one, and an unchanged one has not."""
     world = World()
