@@ -30,6 +30,7 @@ from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.model import KIB, Bucket, BucketId, Event, Output
 from relay_tornado.outgoing.transport import Answer, Bounds, Transport, Unanswered
 from relay_tornado.proxy_trust import parse_ranges
+from relay_tornado.rate_limits import RepeatLimit
 from relay_tornado.registry.contract import Kind, Registry
 from relay_tornado.settings import Settings
 from relay_tornado.wire.destination import Destination, parse, parse_new
@@ -79,6 +80,8 @@ class Forwarding:
         self._forwarders: dict[BucketId, dict[int, Forwarder]] = {}
         self._leaving: dict[Forwarder, asyncio.Task[None]] = {}
         self._dirty: dict[tuple[BucketId, int], int] = {}
+        self._unopened: dict[tuple[BucketId, int], RepeatLimit] = {}
+        """Limits what is logged of outputs that could not be opened."""
         self._worker: asyncio.Task[None] | None = None
         self._tried = asyncio.Event()
         """Set once the worker has tried to open each position."""
@@ -264,14 +267,23 @@ class Forwarding:
             try:
                 await self._settle(bucket_id, number, head)
             except NotFound:
-                continue
+                pass
             except Exception as error:
                 failed[bucket_id, number] = head
-                if not isinstance(error, RelayError):
-                    _log.exception("output_not_opened", bucket=bucket_id, output=number)
-                elif not isinstance(error, Damaged):  # logged once; a person has to repair it
-                    _log.warning("output_not_opened", bucket=bucket_id, output=number, reason=str(error))
+                self._tell(bucket_id, number, error)
+                continue
+            self._unopened.pop((bucket_id, number), None)
         return failed
+
+    def _tell(self, bucket_id: BucketId, number: int, error: Exception) -> None:
+        """Called in an `except` block, each second while the error lasts."""
+        limit = self._unopened.setdefault((bucket_id, number), RepeatLimit(self._shared.monotonic))
+        if isinstance(error, Damaged) or not limit.due(repr(error)):
+            return  # a damaged one is logged elsewhere: a person has to repair it
+        if isinstance(error, RelayError):
+            _log.warning("output_not_opened", bucket=bucket_id, output=number, reason=str(error))
+        else:
+            _log.exception("output_not_opened", bucket=bucket_id, output=number)
 
     async def _settle(self, bucket_id: BucketId, number: int, head: int) -> None:
         known = self._forwarders.get(bucket_id, {}).get(number)

@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from relay_tornado.errors import Unavailable
-from relay_tornado.forwarding import forwarder
+from relay_tornado.forwarding import forwarder, forwarding
 from relay_tornado.log.consumers import Key, Stored, output_key
 from tests.failing import once
 from tests.forwarding.target import Target
@@ -59,6 +60,41 @@ async def test_an_output_that_could_not_be_opened(place: Any, name: str, monkeyp
             assert w.forwarder(number).ledger.progress.floor == 1
         await w.forwarding.stop()
         assert [w.ledgers.find(output_key(B, number)) for number in (1, 2)] == [None, None]
+
+
+@pytest.mark.parametrize(
+    "errors", [(Unavailable("one"), Unavailable("two")), (OSError(1, "one"), ValueError("two"))], ids=["known", "not"]
+)
+@pytest.mark.gen_test
+async def test_an_output_that_can_not_be_opened_for_long(
+    errors: tuple[Exception, Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is logged once for each reason, and once more if it happens again later."""
+    tried: list[str] = []
+    working = True
+    async with Target() as target, world() as w:
+        opening = w.ledgers.open
+
+        async def failing(key: Key, *args: Any) -> Any:
+            tried.append(key.name)
+            if working:
+                return await opening(key, *args)
+            raise errors[len(tried) // 2 % 2]
+
+        monkeypatch.setattr(forwarding, "_AGAIN", 0.0)
+        monkeypatch.setattr(w.ledgers, "open", failing)
+        for _ in range(2):
+            with capture_logs() as said:
+                working = False
+                await w.change(public(target.url, 1), public(target.url, 2))
+                tried.clear()
+                await until(lambda: len(tried) > 20)
+                working = True
+                await until(lambda: len(w.forwarding._forwarders.get(B, ())) == 2)
+            told = [(each["event"], each["output"]) for each in said]
+            assert sorted(told) == sorted([("output_not_opened", 1), ("output_not_opened", 2)] * 2)
+            await w.change()
+            await until(lambda: not w.forwarding._forwarders)
 
 
 @pytest.mark.parametrize("when", ["it is tried again later", "another one is opened"])
