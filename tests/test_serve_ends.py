@@ -88,6 +88,14 @@ entry.main()
 """A relay in which something is lost that the end of it waits for."""
 
 
+BLOCKED = """
+import os, signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+"""A parent that has blocked all signals, and becomes what it starts."""
+
+
 def wait_for_child(parent: int, word: str) -> int:
     """A child of this process with this word on its command line."""
     deadline = time.monotonic() + TIMEOUT
@@ -133,6 +141,16 @@ def test_it_ends_whatever_was_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         relay.url()
         assert relay.end() == 0
         assert "error" not in {json.loads(line)["level"] for line in relay.stderr.splitlines()}
+
+
+def test_signals_that_its_parent_blocked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It hears them, and its own alarm."""
+    lost = LOST.format(lose="self._stack.push_async_callback(never); serve._end_within = unbegun")
+    monkeypatch.setattr(Served, "program", [sys.executable, "-W", "error", "-c", BLOCKED, "-W", "error", "-c", lost])
+    with served(tmp_path, "--drain-timeout", "0.1") as relay:
+        relay.url()
+        assert relay.end() == 1
+        assert json.loads(relay.stderr.splitlines()[-1])["event"] == "stop_cut_off"
 
 
 def test_told_before_it_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
