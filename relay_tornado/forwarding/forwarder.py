@@ -31,15 +31,15 @@ import structlog
 from relay_tornado.consumer_changes import GIVEN_UP
 from relay_tornado.consumer_progress import AT_ONCE, Taken
 from relay_tornado.copies import Goes
-from relay_tornado.errors import BucketGone, CursorLost, Invalid, RelayError
+from relay_tornado.errors import BucketGone, Invalid
 from relay_tornado.forwarding.attempt import AttemptResult, Delayed, Request, Unsent, attempt, prepare
 from relay_tornado.forwarding.disabling import GONE, Disabling
 from relay_tornado.forwarding.permits import Permit, Permits
+from relay_tornado.forwarding.reading import Lost, Reading, Removed
 from relay_tornado.forwarding.records import Records
 from relay_tornado.forwarding.schedule import Schedule, begun, schedule_of
 from relay_tornado.forwarding.shared import Shared
 from relay_tornado.log.ledgers import Ledger
-from relay_tornado.log.lineage import epoch_at
 from relay_tornado.low_memory import Timer
 from relay_tornado.model import Bucket, Event, Output
 from relay_tornado.rate_limits import RepeatLimit
@@ -79,9 +79,9 @@ class Forwarder:
         """Whether nothing is sent, as the destination answered 410, or the bucket's log is gone."""
         self.failure = ""
         """Why the last attempt that failed did, in a sentence."""
+        self._reading = Reading(shared, bucket.id, output.id)
         self._records = Records(shared, bucket.id, output)
         self._disabling = Disabling(shared)
-        self._unread = RepeatLimit(shared.monotonic)
         self._delayed = RepeatLimit(shared.monotonic)
         self._on_deleted = deleted
         self._unwatch = ledger.watch(self._told)
@@ -243,7 +243,7 @@ class Forwarder:
 
     def _begin(self, taken: Taken) -> bool:
         """Starts work on a taken event; returns False if there is no slot for it."""
-        event = self._peek(taken)
+        event = self._reading.peek(taken.seq)
         if event is not None and not self._goes.there(event, self._shared.subjects.of):
             self._settle(taken)
             return True
@@ -273,13 +273,6 @@ class Forwarder:
         if not task.cancelled() and task.exception() is not None:
             _log.error("forwarding_failed", output=self.output.id, exc_info=task.exception())
         self.poke()
-
-    def _peek(self, taken: Taken) -> Event | None:
-        try:
-            events = self._shared.log.peek(self.bucket.id, taken.seq - 1, 1, 1)
-        except (CursorLost, BucketGone):
-            return None  # `_load` handles it
-        return events[0] if events else None
 
     # attempts
 
@@ -346,44 +339,30 @@ class Forwarder:
         return None
 
     async def _load(self, taken: Taken) -> Event | None:
+        """The event; None if there is nothing to send, or it can't be read now."""
         try:
-            events = await self._shared.log.read(self.bucket.id, taken.seq - 1, 1, 1)
-        except CursorLost as lost:
-            await self._pass_over(taken, lost)
-            return None
+            found = await self._reading.load(taken.seq)
         except BucketGone:
             self._halted = True
             self.ledger.progress.release(taken)
             return None
-        except RelayError as error:
-            why = str(error)
-            if self._unread.due(why):  # it is tried again each second
-                _log.warning("event_not_read", output=self.output.id, reason=why)
-            events = ()
-        if not events:
-            self.ledger.progress.release(taken)
-            self._permits.hold(_FAULT)
+        if isinstance(found, Lost):
+            await self._pass_over(taken, found)
             return None
-        return events[0]
-
-    async def _pass_over(self, taken: Taken, lost: CursorLost) -> None:
-        """Handles an event that no longer exists. Below the log's first event it was removed by retention. Above, it is
-        damaged, or its content was never stored, which says nothing of the events before it."""
-        try:
-            bounds = await self._shared.log.bounds(self.bucket.id)
-        except BucketGone:
-            self._halted = True
-            self.ledger.progress.release(taken)
-            return
-        if taken.seq < bounds.first:
-            self.ledger.trim(bounds.first)
+        if isinstance(found, Removed):
+            self.ledger.trim(found.first)
             self.ledger.progress.release(taken)  # no more will come of it
             self._hold_again()
-            return
-        again, why = taken.seq in self.ledger.progress.parked, self.ledger.miss(taken.seq, lost)
+            return None
+        if found is None:
+            self.ledger.progress.release(taken)
+            self._permits.hold(_FAULT)
+        return found
+
+    async def _pass_over(self, taken: Taken, lost: Lost) -> None:
+        again, why = taken.seq in self.ledger.progress.parked, self.ledger.miss(taken.seq, lost.error)
         if again:
-            epoch = epoch_at(bounds.epochs, taken.seq)
-            await self._give_up(taken, epoch, Unsent(why, "its content is not there any more"))
+            await self._give_up(taken, lost.epoch, Unsent(why, "its content is not there any more"))
         else:
             self._settle(taken)
 

@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 from relay_tornado.copies import Goes
 from relay_tornado.errors import NO_THREAD, BucketGone, NoSpace, Unavailable
 from relay_tornado.forwarding import attempt, forwarder, permits
+from relay_tornado.forwarding.reading import Reading
 from relay_tornado.model import Retention
 from relay_tornado.outgoing import transport
 from tests.failing import once
@@ -353,7 +354,7 @@ async def test_a_change_while_an_event_is_read(change: dict[str, Any] | None, mo
                 await going.wait()
             return await read(bucket_id, after, *most)
 
-        monkeypatch.setattr(forwarder.Forwarder, "_peek", lambda *_: None)
+        monkeypatch.setattr(Reading, "peek", lambda *_: None)
         monkeypatch.setattr(w.log, "read", slow)
         await w.append(b"1", b"2")
         await until(lambda: target.bodies == [b"2"] and w.forwarder().in_flight == 1)
