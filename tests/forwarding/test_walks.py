@@ -3,7 +3,8 @@
 import pytest
 
 from relay_tornado.forwarding import circuit, forwarding
-from tests.forwarding.walk import Walk, Wire
+from tests.forwarding.walk import Walk
+from tests.forwarding.walk_judge import Wire
 
 
 @pytest.mark.parametrize("seed", range(40))
