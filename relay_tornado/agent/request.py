@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 from relay_tornado.client.event import EventData
 from relay_tornado.errors import Invalid
 from relay_tornado.outgoing.fields import NOT_FORWARDED, is_header, is_method
-from relay_tornado.wire.destination import Destination, climbs, parse_new
+from relay_tornado.wire.destination import Destination, climbs, joined_paths, joined_queries, parse_new
 from relay_tornado.wire.headers import named_by_connection
 
 _FORBIDDEN_IN_TARGET = re.compile(rb"[\x00-\x20\x7f]")
@@ -166,9 +166,8 @@ def _joined(base: str, path: bytes, query: bytes) -> tuple[str, bytes]:
     place, slash, below = rest.partition("/")
     target = (slash + below).encode()
     if path:
-        # The slash between the two is the path's own.
-        target = target.removesuffix(b"/") + (path if path.startswith(b"/") else b"/" + path)
-    queries = b"&".join(each for each in (own.encode(), query) if each)
+        target = joined_paths(target, path)
+    queries = joined_queries(own.encode(), query)
     target = (target or b"/") + (b"?" + queries if queries or mark else b"")
     if _FORBIDDEN_IN_TARGET.search(target):
         raise Unsendable("its path or query holds a character that a request line can't")

@@ -75,8 +75,7 @@ class Target:
                 _head(request, place.authority),
                 request.body,
                 place,
-                # Only HEAD changes how the answer is parsed, so any other method will do.
-                method="HEAD" if request.method == "HEAD" else "POST",
+                method=request.method,
                 verify=self._verify,
                 timeout=self._timeout,
             )

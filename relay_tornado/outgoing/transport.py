@@ -264,8 +264,9 @@ class _Connection(asyncio.Protocol):
         self._interim = 0
         self._body.clear()
         self._answer = asyncio.get_running_loop().create_future()
-        # The parser has to know the method; the bytes that it would send are not used.
-        self._parser.send(h11.Request(method=method, target="/", headers=[("Host", "-")]))
+        # The bytes that the parser would send are not used, and any method but HEAD is answered in the same way.
+        parsed_as = "HEAD" if method == "HEAD" else "POST"
+        self._parser.send(h11.Request(method=parsed_as, target="/", headers=[("Host", "-")]))
         self._parser.send(h11.EndOfMessage())
         if len(body) <= _JOINED:
             transport.write(head + body)

@@ -165,9 +165,19 @@ def target(destination: Destination, path: bytes, query: bytes, *, lock_path: bo
     if path and not lock_path:
         if climbs(path):
             raise Invalid("the event's path climbs out of the destination's by '..'")
-        base = base.removesuffix(b"/") + (path if path.startswith(b"/") else b"/" + path)
-    queries = b"&".join(each for each in (destination.query, query) if each)
+        base = joined_paths(base, path)
+    queries = joined_queries(destination.query, query)
     return _safe(base) + (b"?" + _safe(queries) if queries else b"")
+
+
+def joined_paths(own: bytes, path: bytes) -> bytes:
+    """A destination's own path with an event's behind it. The slash between the two is the event's."""
+    return own.removesuffix(b"/") + (path if path.startswith(b"/") else b"/" + path)
+
+
+def joined_queries(own: bytes, query: bytes) -> bytes:
+    """A destination's own query and an event's, either of which may be empty."""
+    return b"&".join(each for each in (own, query) if each)
 
 
 def climbs(path: bytes) -> bool:
