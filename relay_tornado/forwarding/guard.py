@@ -13,8 +13,8 @@ from collections.abc import Callable, Collection, Iterable
 from ipaddress import IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
 
+from relay_tornado.outgoing.lacks import is_lack
 from relay_tornado.outgoing.names import Resolver, Socket, numeric
-from relay_tornado.outgoing.transport import is_lack
 from relay_tornado.proxy_trust import Address, Network
 
 _NEVER: Final = tuple(

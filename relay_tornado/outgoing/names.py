@@ -9,6 +9,7 @@ from typing import Any, Final, TypeAlias
 
 from relay_tornado.errors import NO_THREAD
 from relay_tornado.low_memory import run_in_thread
+from relay_tornado.outgoing.lacks import check_descriptors
 
 Socket: TypeAlias = tuple[int, Any]
 """An address family, and a socket address of that family."""
@@ -68,6 +69,9 @@ class Resolver:
             raise OSError(f"its name was not found within {_LONGEST:g} seconds") from None
         except RuntimeError:
             raise OSError(NO_THREAD) from None
+        except socket.gaierror:
+            check_descriptors()
+            raise
         finally:
             turns.release()
 

@@ -18,10 +18,10 @@ from typing import Final, Literal, NamedTuple, TypeAlias, cast
 import h11
 
 from relay_tornado import lateness
-from relay_tornado.errors import NO_THREAD
 from relay_tornado.low_memory import Timer
 from relay_tornado.model import KIB, MIB
 from relay_tornado.outgoing.dialling import connect
+from relay_tornado.outgoing.lacks import check_descriptors, is_lack
 from relay_tornado.outgoing.names import Resolver
 from relay_tornado.outgoing.retry_after import retry_after
 from relay_tornado.wire.destination import Destination
@@ -39,9 +39,6 @@ _MOST_INTERIM: Final = 16
 """Maximum number of interim answers (1xx) before the final one; a destination may send them without end."""
 _PARTS: Final = 128
 """Parts of an answer, for example one-byte chunks, that are read before other tasks get a turn: some 5 ms."""
-
-_LACKS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-"""Errors of a system that has nothing left for another connection, whatever the destination."""
 
 Kind: TypeAlias = Literal["timeout", "unreachable", "broken"]
 Cut: TypeAlias = Literal["", "long", "broken", "late"]
@@ -171,8 +168,10 @@ class Transport:
                 return connection
 
     def _context(self, verify: bool) -> ssl.SSLContext:
+        """Raises OSError."""
         context = self._contexts.get(verify)
         if context is None:
+            check_descriptors()  # it is kept, and would trust nobody for good
             context = ssl.create_default_context()
             if not verify:
                 context.check_hostname = False
@@ -450,13 +449,6 @@ class _Connection(asyncio.Protocol):
 def _unreachable(error: OSError) -> Unanswered:
     kind = NoMeans if is_lack(error) else Unanswered
     return kind("unreachable", f"it can't be reached: {_words(error)}")
-
-
-def is_lack(error: OSError) -> bool:
-    """Whether the system has no descriptor, memory or thread left, which says nothing of any destination."""
-    if isinstance(error, socket.gaierror):
-        return error.errno == socket.EAI_MEMORY
-    return error.errno in _LACKS or str(error) == NO_THREAD
 
 
 def _words(error: Exception) -> str:

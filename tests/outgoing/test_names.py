@@ -12,6 +12,7 @@ import pytest
 
 from relay_tornado.outgoing import names
 from relay_tornado.outgoing.names import Resolver
+from tests.descriptors import without_descriptors
 from tests.waiting import until
 
 
@@ -33,6 +34,18 @@ async def test_an_answer_that_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
             await asyncio.wait_for(resolver.resolve("localhost", 80), 20)
         await until(lambda: bool(lost))  # the thread may be slower than that
     assert await resolver.resolve("localhost", 80)
+    resolver.close()
+
+
+@pytest.mark.gen_test
+async def test_no_descriptor_for_a_look_up() -> None:
+    """The C library says that nobody knows the name then."""
+    resolver = Resolver()
+    with without_descriptors(), pytest.raises(OSError, match="Too many open files"):
+        await resolver.resolve("localhost", 80)
+    assert await resolver.resolve("localhost", 80)
+    with pytest.raises(socket.gaierror):
+        await resolver.resolve("nowhere.invalid", 80)
     resolver.close()
 
 

@@ -13,7 +13,8 @@ import pytest
 import trustme
 
 from relay_tornado.outgoing.names import Resolver, Socket
-from relay_tornado.outgoing.transport import Transport
+from relay_tornado.outgoing.transport import NoMeans, Transport
+from tests.descriptors import without_descriptors
 from tests.forwarding.target import Target, answer
 from tests.outgoing.requests import BOUNDS, context_of, fails, raw, send, transport
 from tests.ports import silent
@@ -103,6 +104,23 @@ async def test_a_name_with_a_dot_at_its_end_is_that_of_the_certificate(
     made = Transport(_Both(), BOUNDS)
     async with Target(tls=context) as target:
         assert (await send(made, f"https://both.test.:{target.port}")).status == 200
+        await made.close()
+
+
+@pytest.mark.gen_test
+async def test_no_descriptor_for_the_first_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenSSL passes over certificates that it can't open. Later connections trust whom they should all the same."""
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("both.test").configure_cert(context)
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    monkeypatch.setitem(os.environ, "SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    made = Transport(_Both(), BOUNDS)
+    async with Target(tls=context) as target:
+        url = f"https://both.test:{target.port}"
+        with without_descriptors():
+            assert isinstance(await fails(made, url), NoMeans)
+        assert (await send(made, url)).status == 200
         await made.close()
 
 

@@ -1,0 +1,33 @@
+"""Tells a system that has nothing left for another connection from a destination that can't be reached."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from typing import Final
+
+from relay_tornado.errors import NO_THREAD
+
+_LACKS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_ENOUGH: Final = 4
+"""Descriptors: a look-up takes fewer at once, and so does reading certificates."""
+
+
+def is_lack(error: OSError) -> bool:
+    """Whether the system has no descriptor, memory or thread left, which says nothing of any destination."""
+    if isinstance(error, socket.gaierror):
+        return error.errno == socket.EAI_MEMORY
+    return error.errno in _LACKS or str(error) == NO_THREAD
+
+
+def check_descriptors() -> None:
+    """Raises OSError if few descriptors are left. For what fails then without a word of it: the C library finds no
+    name, and OpenSSL no certificate."""
+    opened: list[int] = []
+    try:
+        for _ in range(_ENOUGH):
+            opened.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))  # noqa: PERF401 - closed if the next fails
+    finally:
+        for each in opened:
+            os.close(each)
