@@ -129,6 +129,9 @@ class Transport:
             begun = None if connection is None else connection.begun()
             if begun is not None:
                 return begun
+            # What silenced this one may have silenced those that are idle: another network, or a suspended machine.
+            for each in list(self._idle.get(key, ())):
+                each.abort()
             waited = "connect" if connection is None else "answer"
             raise Unanswered("timeout", f"it did not {waited} within {timeout:g} seconds") from None
         except OSError as error:

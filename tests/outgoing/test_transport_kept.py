@@ -74,6 +74,24 @@ async def test_a_connection_that_went_stale() -> None:
 
 
 @pytest.mark.gen_test
+async def test_connections_that_all_fell_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after a change of the network: once one of them gave no answer in time, the next try has a new connection. It
+    would go on with the others, until an event has had all its tries."""
+    monkeypatch.setattr("relay_tornado.outgoing.transport._IDLE", 3600.0)
+    gate = asyncio.Event()
+    async with Target(once_open(gate)) as target, transport() as made:
+        sending = [asyncio.create_task(send(made, target.url)) for _ in range(3)]
+        await target.until(3)
+        gate.set()
+        await asyncio.gather(*sending)
+        target.answers = once_open(asyncio.Event())
+        assert (await fails(made, target.url, timeout=0.2)).kind == "timeout"
+        target.answers = lambda got: answer()
+        assert (await send(made, target.url)).status == 200
+        assert target.connections == 4
+
+
+@pytest.mark.gen_test
 async def test_a_reused_connection_that_breaks_off_within_an_answer() -> None:
     """The request was received, so it is not sent again by itself."""
     async with Target() as target, transport() as made:
