@@ -89,7 +89,7 @@ class Relay:
                 return self._connection.call(command, arguments)
             except _Lost as lost:
                 self.close()
-                if lost.sent and not command.endswith((".list", ".show", ".info", ".search", ".dead")):
+                if lost.sent and not _only_reads(command):
                     raise Unavailable(
                         "the relay stopped before it answered, so this may have been done: check before you repeat it"
                     ) from None
@@ -98,6 +98,10 @@ class Relay:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
+
+
+def _only_reads(command: str) -> bool:
+    return command.endswith((".list", ".show", ".info", ".search", ".dead"))
 
 
 @contextmanager
@@ -246,7 +250,7 @@ class _Online:
             pass  # its last message can still be read
         except OSError:
             raise _Lost(sent=True) from None
-        answer = self._read()
+        answer = self._read(command)
         error = answer.get("error")
         if error is None:
             return answer.get("result")
@@ -254,13 +258,14 @@ class _Online:
             raise _Lost(sent=False)
         raise Refused(error["message"])
 
-    def _read(self) -> dict[str, Any]:
+    def _read(self, command: str) -> dict[str, Any]:
         try:
             line = self._lines.readline()
         except TimeoutError:
+            again = "" if _only_reads(command) else ". This may be done all the same: check before you repeat it"
             raise Unavailable(
-                "the running relay did not answer in time: it is stopped (kill -CONT lets it go on), or stuck; its log "
-                "may say why, and a restart loses nothing"
+                "the running relay did not answer in time: it is stopped (kill -CONT lets it go on), stuck, or slow; "
+                f"its log may say why, and a restart loses nothing{again}"
             ) from None
         except OSError:
             raise _Lost(sent=True) from None

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 import structlog
 
-from relay_tornado.cli import client, export_import
+from relay_tornado.cli import answers, client, export_import
 from relay_tornado.handlers import control
 from relay_tornado.storage.lock import Owner
 from tests.acceptance.relay import TIMEOUT, Relay, wait_for
@@ -38,7 +38,8 @@ INFO = {"result": {"version": "0.1.0", "url": None}}
 def pretending(path: Path, *conversations: list[Any]) -> Iterator[list[Any]]:
     """A control socket whose connections are answered as told, then cut; yields the requests that came.
 
-    A conversation is a list of answers; one may be None, which cuts without an answer.
+    A conversation is a list of answers; one may be None, which cuts without an answer, or an Event, for which it waits
+    before it does.
     """
     requests: list[Any] = []
     listener = socket.socket(socket.AF_UNIX)
@@ -53,7 +54,9 @@ def pretending(path: Path, *conversations: list[Any]) -> Iterator[list[Any]]:
                 connection.settimeout(TIMEOUT)
                 for answer in conversation:
                     requests.append(json.loads(lines.readline()))
-                    if answer is not None:
+                    if isinstance(answer, threading.Event):
+                        answer.wait(TIMEOUT)
+                    elif answer is not None:
                         connection.sendall(json.dumps(answer).encode() + b"\n")
 
     thread = threading.Thread(target=serve)
@@ -312,6 +315,21 @@ def test_a_relay_that_dies_with_a_command(relay: Runner, short: Path) -> None:
     for command, answer in (("token list", []), ("consumer dead orders", {"data": []})):
         with locked(relay.data, short / "s"), pretending(short / "s", [INFO, None], [INFO, {"result": answer}]):
             assert relay.json(*command.split()) == answer
+
+
+@pytest.mark.parametrize(("command", "once"), [("token create", True), ("token list", False)])
+def test_a_relay_that_is_slow_with_a_command(
+    relay: Runner, short: Path, monkeypatch: pytest.MonkeyPatch, command: str, once: bool
+) -> None:
+    """It has the command, and may do what that changes when nobody waits any more: that is said."""
+    monkeypatch.setattr(answers, "ANSWER", 0.1)
+    over = threading.Event()
+    begun = [INFO, INFO, over] if once else [INFO, over]
+    with locked(relay.data, short / "s"), pretending(short / "s", begun):
+        said = relay.refused(*command.split())
+        over.set()
+    assert "did not answer in time" in said
+    assert ("This may be done all the same: check before you repeat it" in said) is once
 
 
 def test_the_doctor_of_a_relay_that_does_not_answer(
