@@ -50,7 +50,10 @@ class Subscribers(Protocol):
 class _Waiter:
     """A sender that waits for its answer."""
 
-    __slots__ = ("answered", "bucket_id", "came", "id", "input_id", "looking", "output", "seq", "timer")
+    __slots__ = (
+        *("answered", "bucket_id", "came", "id", "input_id", "looking"),
+        *("output", "over", "seq", "storing", "timer"),
+    )
 
     def __init__(
         self, bucket_id: BucketId, input_id: str, appended: Appended, output: int | None, answered: Answered
@@ -65,6 +68,10 @@ class _Waiter:
         """Whether an answer may be stored already, which takes precedence over new ones."""
         self.came: Answer | None = None
         """The first answer that came meanwhile."""
+        self.storing = 0
+        """How many answers came in time and are being stored, which takes long on a slow disk."""
+        self.over = False
+        """Whether its time was over meanwhile."""
         self.timer: Timer | None = None
 
 
@@ -138,16 +145,28 @@ class Responses:
         # If the file lost an event, another one has its seq.
         if epoch_at((await self._log.bounds(bucket_id)).epochs, seq) != copy.epoch:
             raise NotFound(f"the event {event_id} is not there any more")
-        await self._results.record(bucket_id, seq, output, result)
-        waiting = self._waiters.get((bucket_id, seq), ())
-        waiters = [each for each in waiting if each.id == event_id and each.output in (None, output)]
-        if result.status_code and waiters:
-            answer = client_answer(result.status_code, result.headers, result.body)
-            for waiter in waiters:
-                if waiter.looking:
-                    waiter.came = waiter.came or answer
-                else:
-                    self._end(waiter, answer)
+
+        def waiters() -> list[_Waiter]:
+            waiting = self._waiters.get((bucket_id, seq), ()) if result.status_code else ()
+            return [each for each in waiting if each.id == event_id and each.output in (None, output)]
+
+        in_time = waiters()
+        for waiter in in_time:
+            waiter.storing += 1
+        try:
+            await self._results.record(bucket_id, seq, output, result)
+            if those := waiters():
+                answer = client_answer(result.status_code, result.headers, result.body)
+                for waiter in those:
+                    if waiter.looking:
+                        waiter.came = waiter.came or answer
+                    else:
+                        self._end(waiter, answer)
+        finally:
+            for waiter in in_time:
+                waiter.storing -= 1
+                if waiter.over:
+                    self._time_out(waiter)
 
     async def _has_copy(self, bucket: Bucket, seq: int, copy: int) -> bool:
         """Whether an event has a copy for this output; True if its content is gone, as it may have had one."""
@@ -195,7 +214,7 @@ class Responses:
 
     def _look(self, waiter: _Waiter) -> None:
         """Starts the timer, and checks whether there is anyone to wait for."""
-        waiter.timer = after(self._wait, lambda: self._end(waiter, _late(waiter.id, self._wait)))
+        waiter.timer = after(self._wait, lambda: self._time_out(waiter))
         event = None if waiter.looking else self._peek(waiter)
         if event is None:
             task = asyncio.get_running_loop().create_task(self._begin(waiter))
@@ -251,6 +270,11 @@ class Responses:
         reached = (self._subscribers, self.forwarding)
         if not any(each is not None and each.reaches(waiter.bucket_id, event, waiter.output) for each in reached):
             self._end(waiter, _nobody(waiter.id))
+
+    def _time_out(self, waiter: _Waiter) -> None:
+        waiter.over = True
+        if not waiter.storing:
+            self._end(waiter, _late(waiter.id, self._wait))
 
     def _end(self, waiter: _Waiter, answer: Answer) -> None:
         if self._remove(waiter):

@@ -142,6 +142,34 @@ def test_an_answer_that_is_read_late_is_in_time() -> None:
     run(test)
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_an_answer_that_is_stored_late_is_in_time(fails: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a slow disk: the sender waits on for what a client has answered, unless it can't be stored."""
+
+    async def test() -> None:
+        desk = await opened(2, wait=10.0)
+        record = desk.results.record
+
+        async def slow(*arguments: Any) -> Any:
+            await asyncio.sleep(15)
+            if fails:
+                raise Unavailable("the disk is gone")
+            return await record(*arguments)
+
+        monkeypatch.setattr(desk.results, "record", slow)
+        for seq in (1, 2):
+            desk.wait(seq)
+        answering = asyncio.create_task(desk.respond("1", result(200, b"in time")))
+        await asyncio.sleep(11)
+        assert [each.status for each in desk.answers] == [504]
+        await asyncio.wait([answering])
+        assert isinstance(answering.exception(), Unavailable) is fails
+        assert [each.status for each in desk.answers] == [504, 504 if fails else 200]
+        assert desk.responses.waiting == 0
+
+    run(test)
+
+
 @pytest.mark.gen_test
 async def test_nobody_would_get_it() -> None:
     """504 at once, by who is subscribed and what the outputs are; a deleted output has no copies."""
