@@ -19,6 +19,8 @@ from relay_tornado.storage.damage import Finite, is_damage, malformed, sound
 
 STEP = 256
 """Rows that are removed in one transaction."""
+LETTERS = 1024
+"""Dead letters of a consumer that is deleted which are removed in one transaction."""
 
 _FIND = (
     "SELECT consumer.id, log.first, log.head FROM log JOIN consumer ON consumer.log = log.id"
@@ -87,12 +89,16 @@ DELETE FROM dead_letter WHERE (consumer, seq) IN (
 """
 _SURPLUS = """
 DELETE FROM dead_letter WHERE (consumer, seq) IN (
-    SELECT consumer, seq FROM (
-        SELECT consumer, seq, row_number() OVER (PARTITION BY consumer ORDER BY seq DESC) AS place
-        FROM dead_letter JOIN consumer ON consumer.id = dead_letter.consumer
-        WHERE consumer.log = :log AND seq < (SELECT first FROM log WHERE id = :log AND dropped = 0)
-    ) WHERE place > :missed LIMIT :step
+    SELECT consumer.id, seq FROM consumer JOIN dead_letter ON dead_letter.consumer = consumer.id
+    WHERE consumer.log = :log AND seq <= (
+        SELECT seq FROM dead_letter WHERE consumer = consumer.id
+            AND seq < (SELECT first FROM log WHERE id = :log AND dropped = 0)
+        ORDER BY seq DESC LIMIT 1 OFFSET :missed
+    ) LIMIT :step
 )
+"""
+_LETTERS = """
+DELETE FROM dead_letter WHERE (consumer, seq) IN (SELECT consumer, seq FROM dead_letter WHERE consumer = ? LIMIT ?)
 """
 
 
@@ -232,10 +238,15 @@ def _delete(raw: sqlite3.Connection, table: str, consumer: int, seqs: set[int]) 
     return raw.executemany(sql, [(consumer, seq) for seq in seqs]).rowcount
 
 
-def delete(raw: sqlite3.Connection, key: Key) -> bool:
-    """Removes a consumer and its rows in other tables. Returns False if there is none."""
+def delete(raw: sqlite3.Connection, key: Key) -> bool | None:
+    """Removes a consumer and its rows in other tables. Returns False if there is none, and None if only some of its
+    dead letters were removed, as there are many: then it is to be called again."""
     row = raw.execute(_FIND, key).fetchone()
-    return row is not None and raw.execute("DELETE FROM consumer WHERE id = ?", (row[0],)).rowcount > 0
+    if row is None:
+        return False
+    if raw.execute(_LETTERS, (row[0], LETTERS)).rowcount == LETTERS:
+        return None
+    return raw.execute("DELETE FROM consumer WHERE id = ?", (row[0],)).rowcount > 0
 
 
 def dead(raw: sqlite3.Connection, bucket_id: BucketId, key: Key | None, after: int, limit: int) -> list[DeadLetter]:

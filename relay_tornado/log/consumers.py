@@ -197,7 +197,8 @@ class Consumers(Protocol):
         Nothing happens if there is no consumer."""
 
     async def delete(self, key: Key) -> bool:
-        """Removes a consumer, its parked events and its dead letters. Returns False if there is none."""
+        """Removes a consumer, its parked events and its dead letters. Returns False if there is none. If it raises,
+        some dead letters may be gone."""
 
     def forget(self, bucket_id: BucketId) -> None:
         """The bucket is deleted: nothing of its consumers stays in memory."""

@@ -288,8 +288,8 @@ class Ledgers:
                 await self.store.renew(key, floor, self.clock())
 
     async def delete(self, key: Key) -> bool:
-        """Deletes a consumer, and tells its users. Returns False if there is none. If the store raises, nothing
-        changes, and its users continue."""
+        """Deletes a consumer, and tells its users. Returns False if there is none. If the store raises, its users
+        continue; it may lack some dead letters."""
         async with self._locks.setdefault(key, Lock()):
             ledger = self.find(key)
             deleted = await self.store.delete(key)

@@ -275,7 +275,13 @@ class SqliteConsumers:
         await self._database.write(lambda raw: consumer_rows.renew(raw, key, floor, at))
 
     async def delete(self, key: Key) -> bool:
-        return await self._database.write(lambda raw: consumer_rows.delete(raw, key), lambda deleted: self._forget(key))
+        def step(deleted: bool | None) -> None:
+            if deleted is not None:
+                self._forget(key)
+
+        while (deleted := await self._database.write(lambda raw: consumer_rows.delete(raw, key), step)) is None:
+            pass
+        return deleted
 
     def forget(self, bucket_id: BucketId) -> None:
         known = (self._pending, self._writing, self._kept, self._alone, self._told)

@@ -287,6 +287,56 @@ async def test_what_is_parked_in_a_log_that_is_dropped_becomes_nothing(disk: Sql
 
 
 @log_test
+async def test_a_consumer_with_many_dead_letters_is_deleted_in_steps(
+    disk: SqliteWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An output whose destination fails for days has a million of them: senders would wait for seconds."""
+    monkeypatch.setattr(consumer_rows, "LETTERS", 4)
+    store = await begin(disk, "worker", "other")
+    for name in ("worker", "other"):
+        dead = {seq: Dead(5, 1.0, 1.0, "max_deliver") for seq in range(1, 11)}
+        await save(store, Changes(20, (), dead=dead), KEY._replace(name=name))
+    before = disk.database.commits
+    assert await store.delete(KEY)
+    assert disk.database.commits == before + 3
+    assert await store.get(KEY) is None
+    assert len(await store.dead("b", None, 0, 99)) == 10
+
+
+@log_test
+async def test_a_step_costs_the_same_however_many_dead_letters_are_left(disk: SqliteWorld) -> None:
+    """They leave with their events. If a step looked at all that are left, each would hold senders up."""
+    await begin(disk, "worker")
+    key = disk.log._logs["b"].key
+
+    def job(raw: sqlite3.Connection) -> list[int]:
+        raw.execute("DROP TRIGGER dead_letter_insert")
+        raw.execute("DROP TRIGGER log_update")
+        raw.execute("UPDATE log SET first = 20001, head = 20000 WHERE id = ?", (key,))
+        costs = []
+        for most in (2_000, 20_000):
+            raw.execute(
+                "INSERT OR IGNORE INTO dead_letter WITH RECURSIVE n (seq) AS (SELECT 1 UNION ALL SELECT seq + 1 FROM n"
+                " WHERE seq < ?) SELECT consumer.id, seq, 5, 1.0, 1.0, 'max_deliver' FROM n, consumer",
+                (most,),
+            )
+            steps = [0]
+
+            def count(steps: list[int] = steps) -> int:
+                steps[0] += 1
+                return 0
+
+            raw.set_progress_handler(count, 100)
+            assert not consumer_rows.forget_old(raw, key, 1.0)
+            raw.set_progress_handler(None, 0)
+            costs += steps
+        return costs
+
+    few, many = await disk.database.write(job)
+    assert many < 2 * few
+
+
+@log_test
 async def test_no_consumer_is_ahead_of_its_log(disk: SqliteWorld) -> None:
     """What is said of events that the file has lost meanwhile is not stored: nobody could use the record then."""
     store = await begin(disk)
