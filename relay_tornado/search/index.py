@@ -40,13 +40,11 @@ LEAST: Final = 64 * MIB
 _ROOM: Final = 64 * MIB
 """Bytes that have to be free on the disk, beyond the relay's own reserve."""
 _SETTLE: Final = 0.5
-"""Seconds for which new events wait for more."""
+"""Seconds for which new events wait for more. Older ones are indexed meanwhile."""
 _TIDY: Final = 30.0
 """Seconds between two checks for events that left the log, and for free space in the file."""
 _AGAIN: Final = 30.0
 """Seconds until a retry after an error."""
-_WORTH: Final = 64
-"""After a step of fewer events, the next one waits for more."""
 _FULL: Final = 0.8
 """Older events are indexed up to this part of the bound."""
 _SEARCHES: Final = 16
@@ -107,12 +105,13 @@ class Index:
         self._dirty: dict[BucketId, None] = {}
         self._behind: dict[BucketId, None] = {}
         self._woken = asyncio.Event()
-        self._tidied = -math.inf
+        self._tidied = self._settled = -math.inf
+        """When it was tidied last, and when new events have waited long enough."""
         self._used = 0
         self._pacing = Pacing(events)
         self._whole = False
         self._more = False
-        """Whether the last step was full, and left some of what it was to index."""
+        """Whether the last step left some of the new events that it was to index."""
 
     # looking up
 
@@ -192,25 +191,25 @@ class Index:
             if self._location is not None and self._location.missing():
                 raise sqlite3.DatabaseError("its file was taken away")
             done = await self._step() if self._room() > _ROOM else 0
-            if done >= _WORTH or (done and self._more):
+            if done:
                 continue
-            if not done and self._room() > _ROOM and not self._whole:
+            if self._room() > _ROOM and not self._whole:
                 self._whole = True
                 _log.info("search_index_ready", bytes=self._used)
             self._woken.clear()
-            if not done and (not self._dirty or self._room() <= _ROOM):
+            if not self._dirty or self._room() <= _ROOM:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_TIDY):
                         await self._woken.wait()
             await asyncio.sleep(_SETTLE)
 
     async def _step(self) -> int:
-        """Indexes some new events, or if there are none some old ones; at most one stretch per bucket, as the next one
-        begins where this one ends. Returns the number of events."""
+        """Indexes some new events, or if there are none, or they wait for more, some old ones; at most one stretch per
+        bucket, as the next one begins where this one ends. Returns the number of events."""
         found: list[_Found] = []
         self._more = False
         self._pacing.begin()
-        for bucket_id in list(self._dirty):
+        for bucket_id in list(self._dirty) if time.monotonic() >= self._settled else ():
             if _full(found):
                 break
             del self._dirty[bucket_id]
@@ -218,6 +217,8 @@ class Index:
                 found += await self._upwards(bucket_id)
             except BucketGone:
                 self._behind.pop(bucket_id, None)
+        if found and not (self._more or _full(found)):
+            self._settled = time.monotonic() + _SETTLE
         backwards = not found and self._used < self._bound * _FULL
         for bucket_id in list(self._behind) if backwards else ():
             if _full(found):
@@ -253,7 +254,6 @@ class Index:
             return []
         found = await pages.below(self._log, bucket_id, min(place.low, bounds.head + 1), bounds.first)
         if found.first > bounds.first:
-            self._more = True
             self._behind[bucket_id] = None
         return [_Found(bucket_id, place._replace(low=found.first), found)]
 

@@ -96,6 +96,22 @@ async def test_old_and_new_events_are_found(world: SqliteWorld, tmp_path: Path) 
 
 
 @log_test
+async def test_old_events_are_indexed_while_new_ones_come(world: SqliteWorld, tmp_path: Path) -> None:
+    """However often: they are not put off until none comes."""
+    await fill(world, 3 * pages.EVENTS)
+
+    class Busy(Index):
+        async def _step(self) -> int:
+            await world.log.append("b", event(b"a new one"))
+            return await super()._step()
+
+    async with indexed(world, tmp_path, kind=Busy) as made:
+        await until(lambda: (made.covered("b") or (9, 9))[0] == 1, "the old ones")
+        assert await look(made, world, "number-000001") == [1]
+        assert await look(made, world, "a new one")
+
+
+@log_test
 async def test_so_many_look_ups_wait_for_one_another(
     world: SqliteWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
