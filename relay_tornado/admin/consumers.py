@@ -293,11 +293,13 @@ class ConsumerAdministration:
             await self._ledgers.store.saved()
             progress = ledger.progress
             scheduled = left = gone = 0
+            pieces = Pieces()
             for seqs in await self._letters(ledger.key, ids):
                 first = (await self._log.bounds(bucket.id)).first
                 scheduled += len(progress.schedule(dict.fromkeys(seqs, AT_ONCE), self._ledgers.clock()))
                 left += sum(seq >= first and not progress.expects(seq) for seq in seqs)
                 gone += sum(seq < first for seq in seqs)
+                await pieces.done(len(seqs))
             await self._committed(ledger)
         return {"scheduled": scheduled, "left": left, "gone": gone}
 

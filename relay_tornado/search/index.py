@@ -24,6 +24,7 @@ from relay_tornado.log.contract import EventLog
 from relay_tornado.log.lineage import epoch_at, place_cursor
 from relay_tornado.low_memory import run_in_thread
 from relay_tornado.model import MIB, Bounds, Bucket, BucketId, Cursor
+from relay_tornado.pieces import Pieces
 from relay_tornado.search import file, pages
 from relay_tornado.search.file import Place, State, Stretch
 from relay_tornado.search.pacing import Pacing
@@ -208,8 +209,10 @@ class Index:
         bucket, as the next one begins where this one ends. Returns the number of events."""
         found: list[_Found] = []
         self._more = False
+        pieces = Pieces()
         self._pacing.begin()
         for bucket_id in list(self._dirty) if time.monotonic() >= self._settled else ():
+            await pieces.done()
             if _full(found):
                 break
             del self._dirty[bucket_id]
@@ -221,6 +224,7 @@ class Index:
             self._settled = time.monotonic() + _SETTLE
         backwards = not found and self._used < self._bound * _FULL
         for bucket_id in list(self._behind) if backwards else ():
+            await pieces.done()
             if _full(found):
                 break
             del self._behind[bucket_id]
@@ -311,7 +315,9 @@ class Index:
         self._tidied = time.monotonic()
         live = {bucket.id for bucket in self._buckets()}
         left: list[Callable[[sqlite3.Connection], None]] = []
+        pieces = Pieces()
         for bucket_id, place in list(self._state.places.items()):
+            await pieces.done()
             try:
                 bounds = await self._log.bounds(bucket_id) if bucket_id in live else None
             except BucketGone:

@@ -6,13 +6,16 @@ from math import isfinite
 
 import pytest
 
+from relay_tornado.admin import consumers
 from relay_tornado.admin.consumers import MOST_EVENTS
-from relay_tornado.consumer_progress import AT_ONCE, MOST_PARKED, Taken
+from relay_tornado.consumer_progress import AT_ONCE, MOST_PARKED, Progress, Taken
 from relay_tornado.errors import Conflict, Invalid, NotFound
 from relay_tornado.ids import new_epoch
 from relay_tornado.model import Cursor, Latest, Retention
+from relay_tornado.pieces import PIECE_SIZE
 from tests.admin.consumers_world import BUCKET, World
 from tests.admin.consumers_world import world as world
+from tests.counting import calls_by_turn
 from tests.log.stores import there
 
 
@@ -201,6 +204,19 @@ async def test_dead_letters_stay_where_no_more_may_wait(world: World) -> None:
         at = (await world.consumers.replay(BUCKET, "w", first=at, last=MOST_PARKED + 2))["next"]
     assert await world.consumers.resend(BUCKET, "w", None) == {"scheduled": 1, "left": 2, "gone": 0}
     assert [each["seq"] for each in (await world.consumers.dead(BUCKET, "w"))["data"]] == [2, 3]
+
+
+@pytest.mark.gen_test
+async def test_many_dead_letters_come_in_pieces(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A destination that was down for days has left hundreds of thousands: senders have their turn in between."""
+    monkeypatch.setattr(consumers, "MOST_EVENTS", PIECE_SIZE)
+    count = 3 * PIECE_SIZE
+    await world.events(count)
+    ledger = await world.open()
+    world.bury(ledger, *range(1, count + 1))
+    calls = calls_by_turn(monkeypatch, Progress, "schedule")
+    answer = await world.consumers.resend(BUCKET, "w", None)
+    assert (answer["scheduled"], calls) == (count, [1, 1, 1])
 
 
 @pytest.mark.gen_test

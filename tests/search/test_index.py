@@ -14,10 +14,14 @@ import pytest
 from structlog.testing import capture_logs
 
 from relay_tornado.errors import Overloaded
+from relay_tornado.ids import new_epoch
+from relay_tornado.log.sqlite import SqliteEventLog
 from relay_tornado.model import Retention
+from relay_tornado.pieces import PIECE_SIZE
 from relay_tornado.search import file, index, pacing, pages
 from relay_tornado.search.index import Index
 from relay_tornado.search.text import parse_query
+from tests.counting import calls_by_turn
 from tests.log.memory import MemoryEventLog
 from tests.log.worlds import SqliteWorld, event
 from tests.search.indexing import BOUND, caught_up, fill, indexed, log_test, look, noise
@@ -109,6 +113,24 @@ async def test_old_events_are_indexed_while_new_ones_come(world: SqliteWorld, tm
         await until(lambda: (made.covered("b") or (9, 9))[0] == 1, "the old ones")
         assert await look(made, world, "number-000001") == [1]
         assert await look(made, world, "a new one")
+
+
+@log_test
+async def test_thousands_of_buckets_come_in_pieces(
+    world: SqliteWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A start looks at all of them, and so does each check for what left the log."""
+    names = [f"b{number}" for number in range(2 * PIECE_SIZE)]
+    for name in names:
+        await world.log.create(name, new_epoch())
+        await world.log.append(name, event())
+    async with indexed(world, tmp_path, names) as made:
+        await until(lambda: made._whole)
+    looked_at = calls_by_turn(monkeypatch, SqliteEventLog, "bounds")
+    async with indexed(world, tmp_path, names) as made:
+        await until(lambda: made._whole)
+    assert sum(looked_at) >= 3 * len(names)
+    assert max(looked_at) <= PIECE_SIZE
 
 
 @log_test
