@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import socket
+import stat
 import struct
 import time
 from collections.abc import Callable, Iterator
@@ -212,14 +213,16 @@ def reserve_of(data: Path) -> int:
 def check_rights(data: Path) -> None:
     """Raises Refused if the directory exists and is another user's."""
     try:
-        uid = data.stat().st_uid
+        found = data.stat()
     except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:
         mend = "name a shorter one" if error.errno == errno.ENAMETOOLONG else "run this as the relay's user, or as root"
         raise Refused(f"{data} can't be reached ({error.strerror}): {mend}") from None
-    if uid != os.geteuid() and not os.access(data, os.R_OK | os.W_OK | os.X_OK, effective_ids=True):
-        raise Refused(f"{data} belongs to another user (uid {uid}): run this as that user, or as root")
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid == os.geteuid():
+        return
+    if not os.access(data, os.R_OK | os.W_OK | os.X_OK, effective_ids=True):
+        raise Refused(f"{data} belongs to another user (uid {found.st_uid}): run this as that user, or as root")
 
 
 class _Online:

@@ -45,9 +45,6 @@ SLOW_SYNC: Final = 0.010
 VERY_SLOW_SYNC: Final = 0.100
 """Seconds of the median sync: every commit waits for one."""
 
-_OWN: Final = re.compile(r"relay\.(lock|sock|witness)|(relay|search|series)\.db([-.].*)?|sessions\.(json|new)")
-"""The names of a relay's own files: other files in its directory are ignored."""
-
 _ESCAPE: Final = re.compile(r"\\([0-7]{3})")
 """A character of a path in /proc/mounts that would break its line, as an octal number (proc_pid_mounts(5))."""
 
@@ -94,7 +91,7 @@ def look(data: Path, reserve: int, owner: Owner | None) -> Iterator[Finding]:
 
     If the directory is not a relay's, that is the only finding: advice for a relay's could ruin another directory.
     """
-    if owner is None and not any(path.name.startswith("relay.") for path in _own(data)):
+    if owner is None and not any(path.name.startswith("relay.") for path in permissions.own_files(data)):
         yield Finding(
             "data",
             "fail",
@@ -186,7 +183,7 @@ def rights(data: Path) -> Iterator[Finding]:
     else:
         yield Finding("directory", "ok", f"{data} belongs to uid {mode.st_uid} alone")
     foreign, open_to_others = [], []
-    for path in _own(data):
+    for path in permissions.own_files(data):
         with suppress(FileNotFoundError):
             found = path.lstat()
             if found.st_uid != mode.st_uid:
@@ -211,14 +208,9 @@ def rights(data: Path) -> Iterator[Finding]:
         yield Finding("files", "ok", "belong to the directory's owner, and nobody else can read them")
 
 
-def _own(data: Path) -> list[Path]:
-    """The relay's own files in the directory."""
-    return sorted(path for path in data.iterdir() if _OWN.fullmatch(path.name))
-
-
 def _closed(data: Path) -> str:
     """How to close the directory to others; one that holds other files as well is not to be closed."""
-    if all(_OWN.fullmatch(path.name) for path in data.iterdir()):
+    if all(permissions.OWN.fullmatch(path.name) for path in data.iterdir()):
         return f"chmod 0700 {shlex.quote(str(data))}"
     return "files that are not the relay's lie in it: give the relay a directory of its own, with mode 0700"
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shlex
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +16,9 @@ _ENOUGH: Final = 16
 """Descriptors: opening a database with its WAL takes fewer; after a failure they are closed again."""
 _LONGEST: Final = 504
 """Bytes of the longest full path that SQLite can use: its limit is 512, and it appends to the name."""
+
+OWN: Final = re.compile(r"relay\.(lock|sock|witness)|(relay|search|series)\.db([-.].*)?|sessions\.(json|new)")
+"""The names of a relay's own files: other files in its directory are ignored."""
 
 READ_ONLY: Final = "mount it read-write, or name it in ReadWritePaths= of the service's unit"
 """The advice for a read-only file system: to a service, systemd shows most file systems as such."""
@@ -42,19 +47,24 @@ def too_long(path: Path) -> str | None:
     return f"its full path has {size} bytes, and SQLite opens {_LONGEST} at most: choose a directory of a shorter one"
 
 
+def own_files(directory: Path) -> list[Path]:
+    """The relay's own files in its data directory."""
+    return sorted(path for path in directory.iterdir() if OWN.fullmatch(path.name))
+
+
 def advice(directory: Path) -> str | None:
     """Names the files of a data directory that can't be accessed, or says that the disk can't be written; None if
     neither is the case."""
-    if not os.access(directory, os.X_OK, effective_ids=True):
+    if not os.access(directory, os.R_OK | os.X_OK, effective_ids=True):
         return None
     database = directory / "relay.db"
     wal = wal_of(database)
     if wal.parent.is_dir() and os.statvfs(wal.parent).f_flag & os.ST_RDONLY:
         return f"{wal.parent} is mounted read-only: {READ_ONLY}, or copy it to another disk, and name that"
-    files = (directory / "relay.lock", database, wal, beside(database, "-shm"), directory / "relay.witness")
-    shut = [path for path in files if path.exists() and not os.access(path, os.R_OK | os.W_OK, effective_ids=True)]
+    shut = _shut((directory / "relay.lock", database, wal, beside(database, "-shm"), directory / "relay.witness"))
     if not shut:
         return None
+    shut += [path for path in _shut(own_files(directory)) if path not in shut]
     user, owners = os.geteuid(), {path.stat().st_uid for path in shut}
     named = " ".join(shlex.quote(str(path)) for path in shut)
     if owners == {user}:
@@ -68,3 +78,8 @@ def advice(directory: Path) -> str | None:
         f"there are files of {uids}: run this as that user, or choose another directory with --data; if the relay runs "
         f"as this user: as root, {mend}"
     )
+
+
+def _shut(files: Iterable[Path]) -> list[Path]:
+    """Those of the files that this process may not read and write."""
+    return [path for path in files if path.exists() and not os.access(path, os.R_OK | os.W_OK, effective_ids=True)]

@@ -345,6 +345,16 @@ def test_the_doctor_of_a_relay_that_does_not_answer(
     assert (found["control"]["level"], found["database"]["level"]) == ("fail", "ok")
 
 
+def test_a_file_of_another_user_in_place_of_the_directory(relay: Runner) -> None:
+    """Root is not told to be root."""
+    needs_root("it gives a file to another user")
+    relay.data.touch()
+    os.chown(relay.data, 65534, 65534)
+    answer = relay("bucket", "list")
+    assert answer.exit_code == 1
+    assert f"there is no relay's data in {relay.data}" in answer.stderr
+
+
 def test_another_users_directory(tmp_path: Path) -> None:
     """Who may not use it is told whose it is; no traceback, no waiting."""
     needs_root("only root can become another user")

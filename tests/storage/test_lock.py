@@ -366,6 +366,17 @@ def test_the_advice_on_rights_mends_them(open_to_all: Path, what: str, how: str)
     assert _opened(data) == ""
 
 
+def test_the_advice_on_rights_names_every_file(open_to_all: Path) -> None:
+    """Also those beside relay.db without which a relay starts, so that one command gives it all of them; but no file
+    of somebody else."""
+    data = _of_another_user(open_to_all)
+    for name in ("search.db", "series.db", "sessions.json", "notes.txt"):
+        (data / name).touch(0o600)
+    os.chown(data / "relay.db", 0, 0)
+    subprocess.run(_opened(data).partition("as root, ")[2], shell=True, check=True, timeout=60)
+    assert {path.name for path in data.iterdir() if path.owner() == "root"} == {"notes.txt"}
+
+
 @pytest.mark.gen_test
 async def test_a_refused_start_leaves_no_lock(tmp_path: Path) -> None:
     """After a start that failed the directory is free again."""
