@@ -9,6 +9,7 @@ import click
 
 from relay_tornado.cli.client import Caller, open_relay
 from relay_tornado.cli.common import ask
+from relay_tornado.cli.destination import tell_refusal
 from relay_tornado.cli.errors import Failure
 from relay_tornado.cli.manifest import DeclaredBucket, read_manifest
 from relay_tornado.cli.options import options_of, relay_options
@@ -122,12 +123,19 @@ class _Run:
                 made = call(f"{kind}.create", bucket=self._ids[step.bucket], options=options)
                 if kind == "output":
                     self._outputs[step.bucket, step.name] = made["id"]
+                    self._tell_refusal(step, made)
             case "change", kind:
-                call(f"{kind}.set", **{kind: step.id}, bucket=self._ids[step.bucket], options=options)
+                changed = call(f"{kind}.set", **{kind: step.id}, bucket=self._ids[step.bucket], options=options)
+                if kind == "output" and not options.keys().isdisjoint(("destination", "internal")):
+                    self._tell_refusal(step, changed)
             case "delete", "bucket":
                 call("bucket.delete", bucket=step.id, force=True)
             case "delete", kind:
                 call(f"{kind}.delete", **{kind: step.id}, bucket=self._ids[step.bucket])
+
+    def _tell_refusal(self, step: Step, output: Document) -> None:
+        if self._rehearsed is None:
+            tell_refusal(self._relay, output, f"output {step.name} of {step.bucket}: ")
 
     def _resolved(self, step: Step) -> Document:
         wanted = step.options.get("response_from_output")

@@ -9,13 +9,13 @@ from typing import Any, Final
 
 import click
 
-from relay_tornado.cli.client import Caller, call, open_relay
+from relay_tornado.cli.client import call, open_relay
 from relay_tornado.cli.common import Group, delete_part, given, header_options, header_rows, headers_given, read_text
+from relay_tornado.cli.destination import tell_refusal
 from relay_tornado.cli.lookup import find_part, parts_of
 from relay_tornado.cli.options import Duration, Number, format_duration, options_of, relay_options, together
 from relay_tornado.cli.printing import Document, note, print_fields, print_json, print_list
 from relay_tornado.cli.secret import must_be_seen, read_secret
-from relay_tornado.errors import Invalid
 from relay_tornado.ids import new_signing_secret
 
 _option = options_of("OUTPUT")
@@ -82,7 +82,7 @@ def create(bucket: str, data: Path, as_json: bool, **params: Any) -> None:
     options = _options(params)
     with open_relay(data) as relay:
         made = relay.call("output.create", bucket=bucket, options=options)
-        _tell_refusal(relay, made)
+        tell_refusal(relay, made)
     _show(made, as_json, reveal=params["secret"] == _GENERATE)
 
 
@@ -202,7 +202,7 @@ def _set(
     with open_relay(data) as relay:
         changed = relay.call("output.set", output=output, bucket=bucket, options=options)
         if not options.keys().isdisjoint(("destination", "internal")):
-            _tell_refusal(relay, changed)
+            tell_refusal(relay, changed)
     if options.get("paused") is False and changed["disabled"]:
         note(
             f"the output is disabled, too, and gets no event: enable it by `relay output set {changed['id']} --enabled`"
@@ -210,42 +210,6 @@ def _set(
     if options.get("disabled") is False and changed["paused"]:
         note(f"the output is paused, too, and gets no event: resume it by `relay output resume {changed['id']}`")
     _show(changed, as_json, reveal=reveal)
-
-
-def _tell_refusal(relay: Caller, output: Document) -> None:
-    """Prints a note if an internal output's destination can't be called, or if the relay would refuse to call a public
-    one's, as far as that is known without DNS."""
-    if not output["destination"]:
-        return
-    if output["internal"]:
-        _tell_nowhere(output["destination"])
-        return
-    from relay_tornado.forwarding.guard import Guard, Refused, literal
-    from relay_tornado.proxy_trust import parse_ranges
-    from relay_tornado.wire.destination import parse
-
-    info = relay.call("relay.info")
-    try:
-        destination = parse(output["destination"])
-        guard = Guard(parse_ranges(info.get("forward_allow") or ""))
-    except Invalid:  # the relay's start, or the first event, reports it
-        return
-    try:
-        for address in literal(destination.host, destination.port):
-            guard.judge(address, destination.port)
-    except Refused as refused:
-        # A relay on another machine does not say what it allows.
-        unless = "" if "forward_allow" in info else ", unless it is set to"
-        note(f"the relay will not send to this destination{unless}: {refused}")
-
-
-def _tell_nowhere(destination: str) -> None:
-    from relay_tornado.agent.request import Unsendable, split_credentials
-
-    try:
-        split_credentials(destination)
-    except Unsendable as error:
-        note(f"`relay forward` without a URL can't send to this destination: {error}")
 
 
 def _read(file: Path) -> Any:

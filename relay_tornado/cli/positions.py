@@ -29,7 +29,7 @@ class Past(Read):
         try:
             return max(0.0, unix_time(value.strip(), lambda text: -parse_duration(text.removesuffix("ago"))))
         except ValueError:
-            self.fail(f"{value!r} is not a time like 2h (ago), 2026-12-31 or 1790000000")
+            self.fail(f"{value!r} is not a time like 2h (ago), 2026-12-31T14:00 (UTC) or 1790000000")
 
 
 @dataclass(frozen=True, slots=True)

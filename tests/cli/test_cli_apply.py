@@ -66,6 +66,20 @@ def test_made_once(relay: Runner, tmp_path: Path, way: str) -> None:
     assert [each["name"] for each in billing["inputs"]] == ["Default public endpoint"]
 
 
+def test_a_destination_that_is_refused(relay: Runner, tmp_path: Path) -> None:
+    """A note names the output when it is made, and when its destination changes; a dry run has none."""
+    lines = "[buckets.orders.outputs.{}]\ninternal = false\ndestination = 'http://{}/'\n"
+    path = manifest(tmp_path, lines.format("crm", "10.0.0.1") + lines.format("shop", "example.org"))
+    assert "will not send" not in relay("apply", path, "--dry-run").stderr
+    said = relay("apply", path).stderr
+    assert "relay: output crm of orders: the relay will not send to this destination: 10.0.0.1 is not" in said
+    assert said.count("will not send") == 1
+    path = manifest(tmp_path, lines.format("crm", "10.0.0.1") + lines.format("shop", "10.0.0.2"))
+    said = relay("apply", path).stderr
+    assert "relay: output shop of orders: the relay will not send to this destination: 10.0.0.2 is not" in said
+    assert said.count("will not send") == 1
+
+
 @pytest.mark.parametrize(
     "lines",
     [
