@@ -280,7 +280,7 @@ def _superfluous(error: click.UsageError, context: click.Context) -> click.Usage
     type=click.Path(path_type=Path),
     envvar="RELAY_SECRET_FILE",
     show_envvar=True,
-    help="File with the token's secret, for --url.",
+    help="File with the token's secret, for --url; or what `relay token create --json` printed.",
 )
 @click.version_option(relay_tornado.__version__, prog_name="relay", message="%(prog)s %(version)s")
 @click.pass_context
@@ -316,6 +316,11 @@ def _secret(url: str, secret: str | None, file: Path | None) -> str:
         raise click.UsageError(f"--url: {error}") from None
     # A variable may end with the line end of the file from which it was read.
     found = (read_secret("secret", secret, file) or "").strip()
+    if found.startswith("{"):
+        import json
+
+        with suppress(ValueError, LookupError, RecursionError):
+            found = str(json.loads(found)["secret"])
     if not found:
         raise click.UsageError("--url needs a token's secret: --secret, --secret-file or RELAY_SECRET")
     if not (found.isascii() and found.isprintable()):

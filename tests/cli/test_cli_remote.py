@@ -92,10 +92,15 @@ def test_for_people(relay: Runner, tmp_path: Path) -> None:
     """Webhook URLs begin with the relay's own; the secret may come by a file or standard input."""
     with serving(tmp_path / "remote") as server:
         (tmp_path / "secret").write_text(server.secret + "\n")
+        (tmp_path / "json").write_text(relay("token", "create", "--json", **server.variables).stdout)
         for extra, given in ((["--secret-file", tmp_path / "secret"], None), (["--secret", "-"], server.secret + "\n")):
             made = relay("--url", server.url + "/v1/", *extra, "bucket", "create", f"b{len(extra[0])}", input=given)
             assert made.exit_code == 0, made.output
             assert f"{server.url}/v1/webhooks/" in made.output
+        assert relay("--url", server.url, "--secret-file", tmp_path / "json", "bucket", "list").exit_code == 0
+        (tmp_path / "json").write_text("{}")
+        said = relay.refused("--url", server.url, "--secret-file", tmp_path / "json", "bucket", "list")
+        assert "the key or secret is wrong" in said
 
 
 def test_a_line_to_paste_reaches_the_same_relay(relay: Runner, tmp_path: Path) -> None:
