@@ -63,6 +63,7 @@ class Log:
     """A line for the relay's own log, once a socket."""
 
     message: str
+    event: str = "message_ignored"
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,6 +260,11 @@ class Session:
         answer = Send(frames.subscribed(request.buckets, answers if self.extended else None))
         if request.on_gap == "fail" and any(entry.get("gap") for entry in answers):
             return (answer, Answered(), *self.gap_refused())
+        absent = [entry["bucket_name"] for entry in answers if entry.get("error") == "not_found"]
+        if absent and not self.extended:
+            names = ", ".join(f"{name[:80]!r}" for name in absent[:3])
+            why = f"it subscribed to {names}: there is no such bucket, or its token does not read it"
+            return (answer, *self._log(Log(why, "bucket_not_found")), Deliver())
         return (answer, Deliver())
 
     def subscribe_refused(self, error: RelayError) -> Effects:
@@ -359,5 +365,8 @@ class Session:
     def _problem(self, code: str, text: str) -> Effects:
         if self.extended:
             return (Send(frames.error(code, text)),)
+        return self._log(Log(text))
+
+    def _log(self, line: Log) -> Effects:
         logged, self._logged = self._logged, True
-        return () if logged else (Log(text),)
+        return () if logged else (line,)

@@ -193,8 +193,8 @@ class Conversation(ConnectedClient):
                         raise
                     if log:
                         self._tell("socket_closed", code=code, reason=reason)
-                case protocol.Log(message):
-                    self._tell("message_ignored", reason=message)
+                case protocol.Log(message, event):
+                    self._tell(event, reason=message)
         if data and self.active:
             self._ping = self._buffer(data)
             self._liveness.asked(self._loop.time())

@@ -329,3 +329,23 @@ def test_a_stock_client_does_not_wait_for_a_subscription_that_is_refused() -> No
     assert effects[0] == Log("the record is damaged")
     assert closing(effects) == CloseCode.GOING_AWAY
     assert session.received(SUBSCRIBE) == ()
+
+
+def test_a_bucket_that_is_not_there_is_logged_for_a_stock_client() -> None:
+    """It can't be told, so the log tells it, once a socket; an extended client's answer says it."""
+    session = authenticated()
+    answers = [{"bucket_name": "foo", "bucket_id": "x", "gap": None}, {"bucket_name": "bar", "error": "not_found"}]
+    (effect,) = session.received(SUBSCRIBE)
+    assert isinstance(effect, Subscribe)
+    effects = session.subscribed(effect.request, answers, 0.0)
+    assert kinds(effects) == [Send, Log, Deliver]
+    line = effects[1]
+    assert isinstance(line, Log)
+    assert line.event == "bucket_not_found"
+    assert "'bar'" in line.message
+    assert "'foo'" not in line.message
+    assert kinds(session.subscribed(effect.request, answers, 1.0)) == [Send, Deliver]
+    extended = authenticated()
+    (effect,) = extended.received(SUBSCRIBE.replace("{", '{"extended":true,', 1))
+    assert isinstance(effect, Subscribe)
+    assert kinds(extended.subscribed(effect.request, answers, 0.0)) == [Send, Deliver]
