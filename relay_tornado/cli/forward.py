@@ -175,5 +175,5 @@ def _checkpoint(data: Path, bucket: str, url: str, output: str | None) -> Path:
     relay = str(data.absolute()) if remote is None else remote.url
     try:
         return default_path(relay, bucket, f"{url}\n{output or ''}", os.environ)
-    except RuntimeError as error:
-        raise Failure(f"the checkpoint can't be kept: {error}: name a file with --checkpoint") from None
+    except RuntimeError:
+        raise Failure("there is no home directory for the checkpoint: name a file with --checkpoint") from None
