@@ -60,31 +60,63 @@ export const away = ({ status }) => [0, 502, 503, 504].includes(status);
 const GOES_ON = " The page goes on by itself when it is back.";
 const UNKNOWN = " Whether it did what was asked is not known: look before you do it again.";
 
-/** Asks the relay and returns its JSON. `path` begins with /; `query` drops what is empty. Throws ApiError, or ApiError(0) where it can't be reached, which
- *  says `unreached`, too. */
-export async function ask(method, path, { query, body, signal: abort, unreached = method === "GET" ? GOES_ON : UNKNOWN } = {}) {
+/** Milliseconds without a byte after which no more are waited for: on a connection that is dead that may take a quarter of an hour. What changes something
+ *  may wait for a destination, which has up to three minutes. */
+const PATIENCE = 40_000;
+const CHANGE_PATIENCE = 200_000;
+
+/** Fetches, and gives up where no byte comes for `patience` milliseconds: {response, text}. Throws ApiError(0) with `unreached` at its end. */
+async function fetched(path, { signal: abort, ...options }, { patience, unreached }) {
+  const silence = new AbortController();
+  let timer = 0;
+  const listen = () => {
+    clearTimeout(timer);
+    timer = setTimeout(() => silence.abort(), patience);
+  };
+  try {
+    listen();
+    const response = await fetch(path, { ...options, signal: AbortSignal.any([silence.signal, ...(abort ? [abort] : [])]) });
+    const reader = response.body?.pipeThrough(new TextDecoderStream()).getReader();
+    let text = "";
+    for (let part = await reader?.read(); part && !part.done; part = await reader.read()) {
+      listen();
+      text += part.value;
+    }
+    return { response, text };
+  } catch (error) {
+    if (abort?.aborted) throw error;
+    throw new ApiError(0, { message: `The relay ${silence.signal.aborted ? "does not answer" : "can't be reached"}.${unreached}` });
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** The document of an answer, null where the relay did not make it: its answers are JSON, and its errors have a code. */
+function documentOf({ ok }, text) {
+  try {
+    const document = JSON.parse(text);
+    return ok || document?.code ? document : null;
+  } catch {
+    return null;
+  }
+}
+
+/** Asks the relay and returns its JSON. `path` begins with /; `query` drops what is empty. Throws ApiError, or ApiError(0) where the relay did not answer,
+ *  which says `unreached`, too. `changes` is whether it may change something. */
+export async function ask(method, path, { query, body, signal: abort, changes = method !== "GET", unreached = changes ? UNKNOWN : GOES_ON } = {}) {
   const kept = Object.entries(query ?? {}).filter(([, value]) => value != null && value !== "");
   const search = kept.length ? `?${new URLSearchParams(kept)}` : "";
   const headers = body === undefined ? {} : { "Content-Type": "application/json" };
-  let response;
-  let text;
-  try {
-    response = await fetch(path + search, {
-      method, headers, signal: abort, credentials: "same-origin", body: body === undefined ? undefined : JSON.stringify(body),
-    });
-    text = await response.text();
-  } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw new ApiError(0, { message: `The relay can't be reached.${unreached}` });
+  const { response, text } = await fetched(path + search, {
+    method, headers, signal: abort, credentials: "same-origin", body: body === undefined ? undefined : JSON.stringify(body),
+  }, { patience: changes ? CHANGE_PATIENCE : PATIENCE, unreached });
+  const document = documentOf(response, text);
+  if (document === null) {
+    const said = away(response) ? `a proxy answered ${response.status}.`
+      : `something else answered ${response.status} in its place; reload the page to see what.`;
+    throw new ApiError(0, { message: `The relay can't be reached: ${said}${unreached}` });
   }
   compareClocks(response.headers.get("Date"));
-  let document = null;
-  try {
-    document = text ? JSON.parse(text) : null;
-  } catch {
-    document = { message: away(response) ? `The relay can't be reached: a proxy answered ${response.status}.${unreached}`
-      : `The relay answered ${response.status} with something that is no JSON.` };
-  }
   if (response.ok) {
     if (method !== "GET" && CHANGES.test(path)) tabs.postMessage("changed");
     return document;
@@ -116,7 +148,7 @@ export async function who() {
 
 /** Signs in with a token's secret or with a one-time code, and looks whether the browser kept the cookie. */
 export async function signIn(credentials) {
-  const answer = await ask("POST", SESSION, { body: credentials, unreached: "" });
+  const answer = await ask("POST", SESSION, { body: credentials, changes: false, unreached: "" });
   await get(SESSION).catch(({ status }) => {
     if (status === 401) throw new ApiError(status, { message: NO_COOKIE });
   });

@@ -119,7 +119,9 @@ function App() {
     window.addEventListener("hashchange", linked);
     return () => window.removeEventListener("hashchange", linked);
   }, []);
-  if (session.value === undefined) return error ? html`<p class="starting">${error.message}</p>` : html`<${Loading} />`;
+  if (session.value === undefined) {
+    return html`<main><h1 class="hidden">Relay</h1>${error ? html`<p class="starting" role="alert">${error.message}</p>` : html`<${Loading} />`}</main>`;
+  }
   if (session.value === null) return html`<main><${SignIn} /></main><${ShownOnce} key="secret" /><${Toasts} key="toasts" />`;
   return html`<a class="skip" href="#main">Skip to the content</a>
     <div class="frame"><${Rail} entry=${found(place.value.path)?.entry} /><main id="main" tabindex="-1"><${Page}

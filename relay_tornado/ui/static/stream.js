@@ -78,7 +78,7 @@ export function follow(bucket, { since = "latest", ...query }, { webhook, gap, s
   const again = async () => {
     // An EventSource does not say why it was refused, so we ask: where nobody is signed in any more, that ends the page's session.
     try {
-      await get(v1("buckets", bucket), {}, AbortSignal.timeout(SILENT_FOR));
+      await get(v1("buckets", bucket));
     } catch (error) {
       if (ended) return;
       if (error.status === 404) {

@@ -45,6 +45,8 @@ async function sendOne(input) {
   const answer = await fetch(`/v1/webhooks/${encodeURIComponent(input.id)}/hello?from=page`, {
     method: "POST", headers: { "Content-Type": "application/json" }, credentials: "omit",
     body: JSON.stringify({ hello: "world", at: new Date().toISOString() }),
+  }).catch(() => {
+    throw new Error("The relay can't be reached. Whether it took the event is not known: look at what arrives.");
   });
   if (!answer.ok) throw new Error(`The relay answered ${answer.status}.`);
   tell("Sent");

@@ -241,14 +241,6 @@ export function Confirm({ title, children, action, typed, onConfirm, onClose }) 
 }
 
 const AGAIN = 3000;
-const PATIENCE = 40_000;
-
-/** What ends with `whole`, and by itself where no answer comes: on a connection that is dead that may take a quarter of an hour. */
-function patient(whole) {
-  const own = new AbortController();
-  const timer = setTimeout(() => own.abort(new Error("The relay does not answer. The page goes on by itself when it does.")), PATIENCE);
-  return { signal: AbortSignal.any([whole, own.signal]), settle: () => clearTimeout(timer) };
-}
 
 /** Has the window's title say what this is; "" names nothing, undefined leaves it as it is. */
 export function useTitle(name) {
@@ -268,16 +260,14 @@ export function useLoaded(load, { every = 0, on = [] } = {}) {
     let timer = 0;
     const abort = new AbortController();
     const run = async () => {
-      const asked = patient(abort.signal);
       let wait = every * 1000;
       try {
-        const value = await load(every ? asked.signal : abort.signal);
+        const value = await load(abort.signal);
         if (!abort.signal.aborted) setState({ value, error: null });
       } catch (error) {
         if (!abort.signal.aborted) setState((before) => ({ ...before, error }));
         if (away(error)) wait = AGAIN;
       }
-      asked.settle();
       if (wait && !abort.signal.aborted) timer = setTimeout(next, wait);
     };
     const next = () => (document.hidden ? (timer = setTimeout(next, 1000)) : run());

@@ -1,6 +1,6 @@
 // Moving a consumer: where to, and before it is done what it will repeat or skip.
-import { html, useEffect, useRef, useState } from "../lib.js";
-import { post } from "../api.js";
+import { html, useEffect, useState } from "../lib.js";
+import { ask, away, post } from "../api.js";
 import { link } from "../router.js";
 import { Button, Dialog, Problem, number, tell } from "./basic.js";
 import { consumerPath } from "./called.js";
@@ -43,20 +43,23 @@ export function Seek({ consumer, title, onMoved, onClose }) {
   const [choice, setChoice] = useState(null);
   const [given, setGiven] = useState({ last: "100", time: local(Date.now() / 1000 - 3600), id: "" });
   const [seen, setSeen] = useState({});
-  const asked = useRef(0);
+  const [turn, setTurn] = useState(0);
   const to = position(choice, consumer, given);
   const key = JSON.stringify(to);
   useEffect(() => {
-    const turn = (asked.current += 1);
     if (to === null) return undefined;
+    let ended = false;
     const timer = setTimeout(() => {
-      post(consumerPath(consumer, "seek"), { to, preview: true }).then(
-        (seeked) => turn === asked.current && setSeen({ key, seeked }),
-        (error) => turn === asked.current && setSeen({ key, error }),
+      ask("POST", consumerPath(consumer, "seek"), { body: { to, preview: true }, changes: false, unreached: "" }).then(
+        (seeked) => ended || setSeen({ key, seeked }),
+        (error) => ended || setSeen({ key, error }),
       );
     }, PAUSE);
-    return () => clearTimeout(timer);
-  }, [key]);
+    return () => {
+      ended = true;
+      clearTimeout(timer);
+    };
+  }, [key, turn]);
   const move = async () => {
     const seeked = await post(consumerPath(consumer, "seek"), { to });
     tell(`Moved to ${seeked.to}: ${number(seeked.repeats)} repeated, ${number(seeked.skips)} skipped`);
@@ -64,6 +67,10 @@ export function Seek({ consumer, title, onMoved, onClose }) {
     onClose();
   };
   const current = seen.key === key ? seen : {};
+  const again = () => {
+    setSeen({});
+    setTurn(turn + 1);
+  };
   const enter = (name) => (event) => {
     setChoice(name);
     setGiven((before) => ({ ...before, [name]: event.target.value }));
@@ -88,8 +95,8 @@ export function Seek({ consumer, title, onMoved, onClose }) {
         </fieldset>
     <div class=${`note ${current.seeked?.skips ? "warn" : ""}`} role="status">
       ${to === null ? (choice ? "Enter where it goes on." : "Choose where it goes on.") : current.seeked ? html`<${Preview} seeked=${
-        current.seeked} />` : current.error ? "It can't go there." : "Looking at what this would do…"}</div>
-    <${Problem} error=${current.error} />
+        current.seeked} />` : current.error ? (away(current.error) ? "What this would do is not known." : "It can't go there.") : "Looking at what this would do…"}</div>
+    <${Problem} error=${current.error} retry=${current.error && away(current.error) && again} />
     <div class="row"><span class="grow"></span><${Button} onPress=${onClose}>Cancel<//>
       <${Button} kind=${current.seeked?.skips ? "danger" : "first"} disabled=${!current.seeked} onPress=${move}>Move<//></div>
   <//>`;

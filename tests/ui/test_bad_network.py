@@ -1,0 +1,254 @@
+"""The page where answers come late, never, in part, or from something else than the relay."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, Route, expect
+
+from tests.acceptance.relay import Relay
+from tests.ui.browser import Watch, begin_session, sign_in, signed, until
+from tests.ui.sending import Sender, live, rows
+
+PATIENCE = 41_000
+"""Milliseconds after which the page waits for no answer any more."""
+
+NOT_KNOWN = "Whether it did what was asked is not known: look before you do it again."
+
+FOREIGN: dict[str, Any] = {
+    "a sign-in page": {"status": 200, "content_type": "text/html", "body": "<h1>Welcome to our train</h1>"},
+    "a sign-in page's 401": {"status": 401, "content_type": "text/html", "body": "<h1>Sign in</h1>"},
+    "a router without a route": {"status": 404, "content_type": "text/plain", "body": "404 page not found"},
+    "a gateway's JSON": {"status": 404, "json": {"message": "no Route matched with those values"}},
+    "a proxy without a word": {"status": 504, "body": ""},
+    "half an answer": {"status": 200, "content_type": "application/json", "body": '{"buckets": [{"id": "x"'},
+}
+"""What stands between the page and the relay answers in its place."""
+
+
+def hold(held: list[Route]) -> Callable[[Route], None]:
+    """What never answers a request, and notes it."""
+
+    def keep(route: Route) -> None:
+        held.append(route)
+
+    return keep
+
+
+@pytest.fixture
+def output(sender: Sender) -> str:
+    """The path of the outputs of a bucket that has one, `shop`, which is paused."""
+    output = {"name": "shop", "internal": False, "destination": "https://shop.example.org/", "paused": True}
+    sender.rest("POST", f"/v1/buckets/{sender.name}/outputs", output)
+    return f"/ui/buckets/{sender.name}/outputs"
+
+
+@pytest.mark.parametrize("answer", FOREIGN)
+def test_what_the_relay_did_not_answer(events: Page, watch: Watch, sender: Sender, output: str, answer: str) -> None:
+    """Nothing is said to be done, gone or empty, and nobody is signed out by it; the page goes on once the relay is
+    back."""
+    watch.expected += ["Failed to load resource", "EventSource's response"]
+
+    def fulfil(route: Route) -> None:
+        route.fulfill(**FOREIGN[answer])
+
+    events.route("**/v1/**", fulfil)
+    events.evaluate("() => document.dispatchEvent(new Event('visibilitychange'))")
+    events.get_by_role("button", name="Send a test event").click()
+    expect(events.get_by_role("dialog").get_by_role("alert")).to_contain_text("The relay can't be reached: ")
+    events.keyboard.press("Escape")
+    events.unroute("**/v1/**")
+    live(events)
+    events.goto(output)
+    resume = events.get_by_role("button", name="Resume shop")
+    resume.wait_for()
+    events.route("**/v1/**", fulfil)
+    resume.click()
+    expect(events.locator(".toast").first).to_contain_text(NOT_KNOWN)
+    events.get_by_role("main").get_by_role("link", name="Buckets").click()
+    alert = events.get_by_role("alert")
+    expect(alert).to_contain_text("The relay can't be reached: ")
+    expect(events.get_by_role("button", name="Make a bucket")).to_have_count(0)
+    events.route("**/ui/session", fulfil)
+    events.reload()
+    expect(alert).to_contain_text("The relay can't be reached: ")
+    events.unroute("**/ui/session")
+    events.unroute("**/v1/**")
+    signed(events)
+    expect(events.get_by_role("link", name=sender.name, exact=True)).to_be_visible()
+
+
+def test_a_list_outlives_a_router_without_a_route(events: Page, watch: Watch, sender: Sender) -> None:
+    """While a relay is restarted many routers answer 404: its bucket is not deleted by that."""
+    watch.expected += ["Failed to load resource"]
+    asked: list[str] = []
+
+    def fulfil(route: Route) -> None:
+        asked.append(route.request.url)
+        route.fulfill(**FOREIGN["a router without a route"])
+
+    events.route("**/v1/**", fulfil)
+    events.get_by_role("link", name="Outputs").click()
+    events.get_by_role("link", name="Events").click()
+    until(events, lambda: any(url.endswith(f"/v1/buckets/{bucket_id(sender)}") for url in asked), "the bucket's turn")
+    events.unroute("**/v1/**")
+    live(events)
+
+
+def bucket_id(sender: Sender) -> str:
+    return str(sender.rest("GET", f"/v1/buckets/{sender.name}")["id"])
+
+
+@pytest.mark.own_window
+def test_a_start_without_an_answer(page: Page, relay: Relay, administrator: str) -> None:
+    """It is told as a page that has a landmark and a heading, and goes on by itself."""
+    begin_session(page, relay, administrator)
+    page.clock.install()
+    held: list[Route] = []
+    page.route("**/ui/session", hold(held))
+    page.goto("/ui/")
+    until(page, lambda: held, "the question")
+    main = page.get_by_role("main")
+    expect(main.get_by_role("heading", level=1)).to_have_text("Relay")
+    page.clock.run_for(PATIENCE)
+    expect(main.get_by_role("alert")).to_have_text(
+        "The relay does not answer. The page goes on by itself when it is back."
+    )
+    expect(main.get_by_role("heading", level=1)).to_have_text("Relay")
+    page.unroute("**/ui/session")
+    page.clock.run_for(3000)
+    signed(page)
+
+
+@pytest.mark.own_window
+def test_a_dialog_without_an_answer(page: Page, relay: Relay, administrator: str) -> None:
+    """It says so, and comes once there is one."""
+    page.clock.install()
+    sign_in(page, relay, administrator)
+    held: list[Route] = []
+    page.route("**/v1/usage", hold(held))
+    page.get_by_role("button", name=re.compile("New bucket|Make a bucket")).first.click()
+    until(page, lambda: held, "the question")
+    page.clock.run_for(PATIENCE)
+    dialog = page.get_by_role("dialog")
+    expect(dialog.get_by_role("alert")).to_contain_text("The relay does not answer.")
+    page.unroute("**/v1/usage")
+    page.clock.run_for(4000)
+    expect(dialog.get_by_label("Name", exact=True)).to_be_focused()
+
+
+@pytest.mark.own_window
+def test_older_events_without_an_answer(page: Page, relay: Relay, administrator: str, sender: Sender) -> None:
+    """The list says so, and goes on once there is one."""
+    for index in range(120):
+        sender.send(f"/{index}")
+    page.clock.install(time=time.time() + 30)  # so that the list is of a time that is over
+    sign_in(page, relay, administrator, f"/ui/buckets/{sender.name}?to={int(sender.events()[-1]['received_at']) + 1}")
+    expect(page.get_by_text("100+ listed")).to_be_visible()
+    held: list[Route] = []
+    older = re.compile("/v1/search.*cursor=")
+    page.route(older, hold(held))
+    page.get_by_role("listbox").focus()
+    page.keyboard.press("End")
+    until(page, lambda: held, "the question")
+    page.clock.run_for(PATIENCE)
+    alert = page.get_by_role("alert")
+    expect(alert).to_contain_text("The relay does not answer.")
+    page.unroute(older)
+    page.clock.run_for(4000)
+    expect(alert).to_have_count(0)
+    page.get_by_role("listbox").focus()
+    page.keyboard.press("End")
+    expect(page.get_by_text("120 listed")).to_be_visible()
+
+
+@pytest.mark.own_window
+def test_a_change_without_an_answer(page: Page, relay: Relay, administrator: str, output: str) -> None:
+    """Its button can be pressed again at last, and nothing is said to be done."""
+    page.clock.install()
+    sign_in(page, relay, administrator, output)
+    resume = page.get_by_role("button", name="Resume shop")
+    resume.wait_for()
+    held: list[Route] = []
+    page.route(re.compile("/outputs/"), hold(held))
+    resume.click()
+    until(page, lambda: held, "the change")
+    page.clock.run_for(5 * PATIENCE)
+    expect(page.locator(".toast")).to_have_text(f"The relay does not answer. {NOT_KNOWN}")
+    expect(resume).not_to_have_attribute("aria-disabled", "true")
+
+
+@pytest.mark.own_window
+def test_a_part_of_the_page_that_never_comes(page: Page, relay: Relay, administrator: str) -> None:
+    """It is said to be missing, and comes once it can be loaded."""
+    page.clock.install()
+    held: list[Route] = []
+    part = re.compile(r"/pages/tokens\.js")
+    page.route(part, hold(held))
+    sign_in(page, relay, administrator, "/ui/tokens")
+    until(page, lambda: held, "the part")
+    page.clock.run_for(PATIENCE)
+    expect(page.get_by_role("alert")).to_contain_text("This part of the page could not be loaded.")
+    page.unroute(part)
+    page.clock.run_for(4000)
+    expect(page.get_by_role("heading", level=1)).to_contain_text("Tokens")
+
+
+def test_a_page_that_does_not_come_whole(page: Page, watch: Watch) -> None:
+    """Where a script is missing, the page says after some seconds what to do; nothing of it can run that would."""
+    watch.expected.append("status of 502")
+    page.route("**/router.js", lambda route: route.fulfill(status=502, body="<h1>Bad gateway</h1>"))
+    page.goto("/ui/")
+    expect(page.get_by_role("main").get_by_role("heading", level=1)).to_have_text("Relay")
+    page.evaluate("() => document.getAnimations().forEach((each) => each.finish())")
+    expect(page.get_by_text("A part of the page has not come yet. If this stays, reload it.")).to_be_visible()
+
+
+
+
+def test_sending_again_through_a_proxy_that_misses_the_relay(events: Page, watch: Watch, sender: Sender) -> None:
+    """It stops at the first one, of which nothing is known; it does not call it and all others not sent."""
+    watch.expected.append("status of 504")
+    for index in range(3):
+        sender.send(f"/{index}")
+    expect(rows(events)).to_have_count(3)
+    asked: list[str] = []
+
+    def fulfil(route: Route) -> None:
+        asked.append(route.request.url)
+        route.fulfill(status=504, body="<h1>Gateway timeout</h1>")
+
+    events.route("**/action", fulfil)
+    events.get_by_role("listbox").focus()
+    events.keyboard.press("Control+a")
+    events.get_by_role("status").get_by_role("button", name="Send again").click()
+    dialog = events.get_by_role("dialog")
+    dialog.get_by_role("button", name="Send", exact=True).click()
+    expect(dialog.get_by_role("alert")).to_contain_text(NOT_KNOWN)
+    expect(dialog.get_by_text("0 of 3 done, 0 sent. Stopped.")).to_be_visible()
+    assert len(asked) == 1
+
+
+
+
+
+def test_a_move_that_could_not_be_looked_at(events: Page, watch: Watch, output: str) -> None:
+    """The page does not say that it is impossible, nor that it may have been done; one press looks again."""
+    watch.expected.append("status of 502")
+    events.goto(output)
+    events.get_by_role("button", name="Move shop").click()
+    events.route("**/seek", lambda route: route.fulfill(status=502, body="<h1>Bad gateway</h1>"))
+    dialog = events.get_by_role("dialog")
+    dialog.get_by_label("Only what comes in from now on").check()
+    alert = dialog.get_by_role("alert")
+    expect(alert).to_contain_text("The relay can't be reached: a proxy answered 502.")
+    expect(alert).not_to_contain_text(NOT_KNOWN)
+    expect(dialog.get_by_text("What this would do is not known.")).to_be_visible()
+    events.unroute("**/seek")
+    alert.get_by_role("button", name="Try again").click()
+    expect(dialog.get_by_text("repeats nothing, and skips nothing")).to_be_visible()
+    expect(alert).to_have_count(0)
