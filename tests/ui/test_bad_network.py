@@ -233,7 +233,80 @@ def test_sending_again_through_a_proxy_that_misses_the_relay(events: Page, watch
     assert len(asked) == 1
 
 
+def test_a_late_answer_closes_nothing_else(events: Page, sender: Sender, output: str) -> None:
+    """Whoever closed a dialog before it was answered, and opened another one, goes on there."""
+    events.goto(output)
+    held: list[Route] = []
+    events.route(re.compile("/outputs/"), hold(held))
+    dialog = events.get_by_role("dialog")
+    for press in ("Save", "Delete the output"):
+        held.clear()
+        if press == "Save":
+            events.get_by_role("button", name="Edit shop").click()
+            dialog.get_by_label("Description").fill("first")
+        else:
+            events.get_by_role("button", name="Delete shop").click()
+        dialog.get_by_role("button", name=press).click()
+        until(events, lambda: held, "the change")
+        events.keyboard.press("Escape")
+        expect(dialog).to_have_count(0)
+        events.get_by_role("button", name="New output").click()
+        name = dialog.get_by_label("Name", exact=True)
+        name.fill("second")
+        held[0].continue_()
+        expect(events.locator(".toast").last).to_have_text("shop saved" if press == "Save" else "shop deleted")
+        expect(events.get_by_role("heading", name="shop")).to_have_count(1 if press == "Save" else 0)
+        expect(name).to_have_value("second")
+        expect(name).to_be_focused()
+        dialog.get_by_role("button", name="Cancel").click()
 
+
+def test_what_is_typed_while_a_form_is_saved(events: Page, sender: Sender) -> None:
+    """It is not saved by that, and stays."""
+    events.goto(f"/ui/buckets/{sender.name}/settings")
+    held: list[Route] = []
+
+    def keep(route: Route) -> None:
+        if route.request.method == "PUT":
+            held.append(route)
+        else:
+            route.continue_()
+
+    events.route(f"**/v1/buckets/{bucket_id(sender)}", keep)
+    description = events.get_by_label("Description")
+    description.fill("of the shop")
+    events.get_by_role("button", name="Save").click()
+    until(events, lambda: held, "the change")
+    description.fill("of the shop and the bank")
+    held[0].continue_()
+    expect(events.locator(".toast")).to_have_text("Settings saved")
+    expect(description).to_have_value("of the shop and the bank")
+    expect(events.get_by_text("Not saved yet.")).to_be_visible()
+    assert sender.rest("GET", f"/v1/buckets/{sender.name}")["description"] == "of the shop"
+    events.get_by_role("button", name="Save").click()
+    until(events, lambda: len(held) == 2, "the second change")
+    held[1].continue_()
+    expect(events.get_by_text("Not saved yet.")).to_have_count(0)
+    expect(description).to_have_value("of the shop and the bank")
+
+
+def test_a_change_that_fails_once_its_dialog_is_closed(events: Page, watch: Watch, output: str) -> None:
+    """It is told, and its draft is there again."""
+    watch.expected.append("status of 502")
+    events.goto(output)
+    held: list[Route] = []
+    events.route(re.compile("/outputs/"), hold(held))
+    dialog = events.get_by_role("dialog")
+    events.get_by_role("button", name="Edit shop").click()
+    dialog.get_by_label("Description").fill("first")
+    dialog.get_by_role("button", name="Save").click()
+    until(events, lambda: held, "the change")
+    events.keyboard.press("Escape")
+    expect(dialog).to_have_count(0)
+    held[0].fulfill(status=502, body="<h1>Bad gateway</h1>")
+    expect(events.locator(".toast")).to_contain_text(NOT_KNOWN)
+    events.get_by_role("button", name="Edit shop").click()
+    expect(dialog.get_by_label("Description")).to_have_value("first")
 
 
 def test_a_move_that_could_not_be_looked_at(events: Page, watch: Watch, output: str) -> None:

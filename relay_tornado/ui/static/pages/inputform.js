@@ -103,7 +103,7 @@ export function InputDialog({ input, bucket, onSaved, onClose }) {
   const save = () => (input ? put : post)(path, inputChanges(form));
   const placed = ["id", "custom_domain", "path_prefix"].some((name) => form.values[name]);
   return html`<${Dialog} title=${input ? `Input ${input.name}` : "New input"} onClose=${onClose}>
-    <form ref=${form.element} onSubmit=${form.submit(save, onSaved)}>
+    <form ref=${form.element} onSubmit=${form.submit(save, onSaved, onClose)}>
       <${Field} label="Name" maxlength="2100" autocomplete="off" placeholder="Public endpoint" ...${form.bind("name")} />
       <${Field} label="Description" autocomplete="off" ...${form.bind("description")} />
       <${Answer} form=${form} outputs=${bucket.outputs} />

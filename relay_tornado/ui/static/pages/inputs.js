@@ -50,7 +50,6 @@ export default function Inputs({ bucket, changed }) {
     ${edited && html`<${InputDialog} input=${edited.id ? edited : null} bucket=${bucket} onClose=${() => setEdited(null)}
       onSaved=${(input) => {
         tell(`${input.name} saved`);
-        setEdited(null);
         changed();
       }} />`}
     ${dropped && html`<${Confirm} title=${`Delete the input ${dropped.name}?`} action="Delete the input" onConfirm=${drop}

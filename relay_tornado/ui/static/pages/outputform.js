@@ -81,7 +81,7 @@ export function OutputDialog({ output, bucket, onSaved, onClose }) {
   const forwards = !form.values.internal;
   const special = !form.values.tls_verification || form.values.headers.length > 0 || form.values.timeout !== 10;
   return html`<${Dialog} title=${output ? `Output ${output.name}` : "New output"} wide onClose=${onClose}>
-    <form ref=${form.element} onSubmit=${form.submit(save, onSaved)}>
+    <form ref=${form.element} onSubmit=${form.submit(save, onSaved, onClose)}>
       <div class="duo"><${Field} label="Name" maxlength="2100" autocomplete="off" placeholder="a number, if empty" ...${form.bind("name")} />
         <${Field} label="Description" autocomplete="off" ...${form.bind("description")} /></div>
       <${Destination} form=${form} was=${output && !output.internal} />

@@ -110,7 +110,6 @@ export default function Outputs({ bucket, changed }) {
           Outputs say where a client takes it, which events go there, or that the relay itself sends them on.</p><//>`}
     ${what === "edit" && html`<${OutputDialog} output=${output} bucket=${bucket} onClose=${close} onSaved=${(saved) => {
       tell(`${saved.name} saved`);
-      close();
       changed();
       again();
     }} />`}

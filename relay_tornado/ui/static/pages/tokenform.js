@@ -57,7 +57,7 @@ export function TokenDialog({ token, buckets, wanted, onSaved, onClose }) {
   };
   const own = token?.key === session.value.key && (!all || !form.values.api_access);
   return html`<${Dialog} title=${token ? `Token ${token.description || token.key}` : "New token"} onClose=${onClose}>
-    <form ref=${form.element} onSubmit=${form.submit(save, onSaved)}>
+    <form ref=${form.element} onSubmit=${form.submit(save, onSaved, onClose)}>
       <${Field} label="Description" autocomplete="off" placeholder="who uses it, and where" hint="So that one knows later which to revoke."
           ...${form.bind("description")} />
       <${Choice} label="Buckets" value=${all} onValue=${(value) => form.set("all", value)}
@@ -83,7 +83,7 @@ export function RotateDialog({ token, onRotated, onClose }) {
   const { choice, grace } = form.values;
   const rotate = () => post(v1("tokens", token.key, "rotate"), { grace: choice < 0 ? grace ?? 0 : choice });
   return html`<${Dialog} title=${`New secret for ${token.description || token.key}`} onClose=${onClose}>
-    <form ref=${form.element} onSubmit=${form.submit(rotate, onRotated)}>
+    <form ref=${form.element} onSubmit=${form.submit(rotate, onRotated, onClose)}>
       <p>The token stays what it is and gets a new secret, shown once. Until the old secret ends, both are valid.</p>
       <${Choice} label="The old secret ends" value=${choice} onValue=${(value) => form.set("choice", value)} options=${GRACES}
           wrong=${choice < 0 ? "" : form.wrong("grace")} />

@@ -84,7 +84,6 @@ function Tokens({ query }) {
   const close = () => setAction(null);
   const { what, token } = action ?? {};
   const saved = (document) => {
-    close();
     again();
     if (document.secret) shownOnce.value = document;
     else tell(`${document.description || document.key} saved`);

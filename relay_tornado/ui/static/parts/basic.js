@@ -218,14 +218,24 @@ export function Dialog({ title, onClose, wide = false, children }) {
   </dialog>`;
 }
 
+/** What closes a dialog where that is open still: an answer that comes later closes none that was opened since. */
+export function useClose(onClose) {
+  const open = useRef(true);
+  useEffect(() => () => {
+    open.current = false;
+  }, []);
+  return () => open.current && onClose();
+}
+
 /** Asks before something that can't be taken back; with `typed` that text has to be typed first. */
 export function Confirm({ title, children, action, typed, onConfirm, onClose }) {
   const [text, setText] = useState("");
   const [error, setError] = useState(null);
+  const close = useClose(onClose);
   const submit = async () => {
     try {
       await onConfirm();
-      onClose();
+      close();
     } catch (problem) {
       setError(problem);
     }

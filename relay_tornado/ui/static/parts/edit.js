@@ -71,13 +71,10 @@ export function EditEvent({ bucket, log, onClose }) {
     if (output) document.output = output;
     return ask("POST", v1("buckets", bucket.id, "events"), { body: document });
   };
-  const sent = ({ id }) => {
-    tell(`Sent as ${id}`);
-    onClose();
-  };
+  const sent = ({ id }) => tell(`Sent as ${id}`);
   const known = METHODS.includes(method) ? METHODS : [method, ...METHODS];
   return html`<${Dialog} title=${log ? "Edit and send" : "New event"} onClose=${onClose} wide><form ref=${form.element}
-      onSubmit=${form.submit(send, sent)}>
+      onSubmit=${form.submit(send, sent, onClose)}>
     <div class="edit-line">
       <${Field} as="select" label="Method" ...${form.bind("method")}>${known.map((each) => html`<option value=${each}
         key=${each}>${each}</option>`)}<//>

@@ -1,7 +1,7 @@
 // Forms: what was changed and not saved is a draft. It outlives a closed dialog, another tab of the page and a failed save.
 import { effect, html, signal, useEffect, useRef, useState } from "../lib.js";
 import { session } from "../api.js";
-import { Button, Problem } from "./basic.js";
+import { Button, Problem, tell } from "./basic.js";
 
 const NOTHING = {};
 
@@ -63,22 +63,27 @@ export function useForm(key, initial, { conflict = "" } = {}) {
     names.add(name);
     return field && covers(name, field) ? words({ message: error.message, field }) : "";
   };
-  const discard = () => {
-    keep({});
+  const discard = (sent) => {
+    // What was entered while it was on its way stays.
+    keep(Object.fromEntries(Object.entries((sent && drafts.peek()[key]) ?? {}).filter(([name, value]) => !same(value, sent[name]))));
     kept.current = false;
     setError(null);
   };
-  /** For the form's onSubmit: `send` may throw an ApiError, which is shown where it belongs; `done` gets what `send` returned. */
-  const submit = (send, done) => async (event) => {
+  /** For the form's onSubmit: `send` may throw an ApiError, which is shown where it belongs; `done` gets what `send` returned. `close` closes a dialog, unless
+   *  that is closed by then. */
+  const submit = (send, done, close) => async (event) => {
     event.preventDefault();
     if (busy) return;
     setBusy(true);
     try {
+      const sent = drafts.peek()[key] ?? {};
       const answer = await send();
-      discard();
-      done?.(answer);
+      discard(sent);
+      if (element.current) close?.();
+      done(answer);
     } catch (problem) {
-      setError(problem);
+      if (element.current) setError(problem);
+      else tell(problem.message, "bad");
     } finally {
       setBusy(false);
     }
