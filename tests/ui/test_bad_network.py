@@ -208,6 +208,36 @@ def test_a_page_that_does_not_come_whole(page: Page, watch: Watch) -> None:
     expect(page.get_by_text("A part of the page has not come yet. If this stays, reload it.")).to_be_visible()
 
 
+def test_what_is_not_there_yet_has_a_heading(admitted: Page, sender: Sender) -> None:
+    """An event, a bucket and a comparison say what they are before they are loaded."""
+    sender.send("/x")
+    (event,) = sender.events()
+    held: list[Route] = []
+    admitted.route("**/v1/**", hold(held))
+    for path, heading in (
+        (f"events/{event['id']}", f"Event {event['id']}"),
+        (f"buckets/{sender.name}", sender.name),
+        (f"compare/{event['id']}/{event['id']}", "Compare"),
+    ):
+        admitted.goto(f"/ui/{path}")
+        expect(admitted.get_by_role("heading", level=1)).to_have_text(heading)
+
+
+def test_a_dialog_is_about_the_event_that_one_went_to(events: Page, sender: Sender) -> None:
+    """While that one still comes the one before is in sight: no dialog is opened with it."""
+    sender.send("/old")
+    sender.send("/new")
+    rows(events).filter(has_text="/old").click()
+    article = events.get_by_role("article")
+    expect(article.get_by_role("heading", level=2)).to_contain_text("/old")
+    expect(article.get_by_role("button", name="Edit and send")).to_be_enabled()
+    held: list[Route] = []
+    events.route(f"**/v1/logs/{sender.events()[1]['id']}", hold(held))
+    rows(events).filter(has_text="/new").click()
+    until(events, lambda: held, "the question")
+    article.get_by_role("button", name="Edit and send").click()
+    held[0].continue_()
+    expect(events.get_by_role("dialog").get_by_label("Path behind the input")).to_have_value("/new")
 
 
 def test_sending_again_through_a_proxy_that_misses_the_relay(events: Page, watch: Watch, sender: Sender) -> None:

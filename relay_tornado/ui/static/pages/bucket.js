@@ -66,9 +66,13 @@ export default function BucketPage({ bucket: reference, tab: wanted = "events", 
     return html`<${Empty} as="h1" title=${`There is no bucket ${reference}`}><p>It may have been deleted, or your token does not have it.</p><p>
       <a class="button" href=${link("/")}>All buckets</a></p><//>`;
   }
-  if (!bucket) return error ? html`<h1>${reference}</h1><${Problem} error=${error} retry=${again} />` : html`<${Loading} />`;
+  const up = html`<p class="small"><a href=${link("/")}>Buckets</a></p>`;
+  if (!bucket) {
+    return html`<div class="head"><div class="grow">${up}<h1>${reference}</h1></div></div>
+      ${error ? html`<${Problem} error=${error} retry=${again} />` : html`<${Loading} />`}`;
+  }
   const count = { inputs: bucket.inputs.length, outputs: bucket.outputs.length };
-  return html`<div class="head"><div class="grow"><p class="small"><a href=${link("/")}>Buckets</a></p><h1>${bucket.name}</h1>
+  return html`<div class="head"><div class="grow">${up}<h1>${bucket.name}</h1>
         ${bucket.description && html`<p class="soft lines">${bucket.description}</p>`}</div>
       <span class="row">${bucket.ephemeral && html`<${Badge}>ephemeral<//>`}${!bucket.stream && html`<${Badge} kind="warn">stream off<//>`}
         ${bucket.expires_at && html`<a href=${bucketLink(bucket, "settings")}><${Badge} kind="warn">deleted <${Time} at=${bucket.expires_at} /><//>

@@ -156,9 +156,7 @@ export default function Compare({ left, right }) {
     request: [["Method", log.method], ["Path", log.extra_path || "/"], ["Sender", log.ip_address], ["Signature", verdict(log)]],
     query: fields(log.raw_query), headers: pairsOf(log),
   })), [loaded]);
-  if (error && !loaded) return html`<h1>Compare</h1><${Problem}
-    error=${error} retry=${again} />`;
-  if (!loaded) return html`<${Loading} />`;
+  if (!loaded) return html`<h1>Compare</h1>${error ? html`<${Problem} error=${error} retry=${again} />` : html`<${Loading} />`}`;
   const [a, b] = parts;
   const logs = loaded.map(({ log }) => log);
   const contents = loaded.map(({ content }) => content);

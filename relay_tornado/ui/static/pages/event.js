@@ -178,9 +178,9 @@ export function EventView({ id, bucket, onNewer, onOlder, onClose, onLog, chosen
     ${onClose && html`<a class="button plain end" href=${link("/events", id)}>Open as a page</a><button type="button"
       class="button plain" aria-label="Close the event" onClick=${onClose}>✕</button>`}</div>`;
   const [Heading, Part] = onClose ? ["h2", "h3"] : ["h1", "h2"];
-  if (error && log?.id !== id) return html`<div class="stack">${tools}<${Heading} class="request-line">Event ${id}<//><${Problem}
-    error=${error} retry=${again} /></div>`;
-  if (!log) return html`<div class="stack">${tools}<${Loading} /></div>`;
+  const heading = html`<${Heading} class="request-line late">Event ${id}<//>`;
+  if (error && log?.id !== id) return html`<div class="stack">${tools}${heading}<${Problem} error=${error} retry=${again} /></div>`;
+  if (!log) return html`<div class="stack">${tools}${heading}<${Loading} /></div>`;
   const input = bucket?.inputs.find((each) => each.id === log.input_id);
   const tried = deliveriesOf(log);
   const query = fields(log.raw_query);
@@ -206,10 +206,10 @@ export function EventView({ id, bucket, onNewer, onOlder, onClose, onLog, chosen
       download=${v1("logs", log.id, "body")} /></section>
     <section class="stack"><${Part}>Headers <span class="soft small">${headers.length}, in their order</span><//><${HeaderTable}
       key=${log.id} headers=${headers} label="Headers" /></section>
-    ${dialog === "send" && html`<${SendAgain} bucket=${bucket} events=${[{ id: eventId(log.id) }]} output=${missed(tried, bucket)} onClose=${() => setDialog("")} />`}
+    ${log.id === id && html`${dialog === "send" && html`<${SendAgain} bucket=${bucket} events=${[{ id: eventId(log.id) }]} output=${missed(tried, bucket)} onClose=${() => setDialog("")} />`}
     ${dialog === "edit" && html`<${EditEvent} bucket=${bucket} log=${log} onClose=${() => setDialog("")} />`}
     ${dialog === "compare" && html`<${CompareWith} id=${log.id} chosen=${chosen} onOlder=${() => olderThan(log.bucket_id, log.id)}
-      onClose=${() => setDialog("")} />`}
+      onClose=${() => setDialog("")} />`}`}
   </article>`;
 }
 
