@@ -355,3 +355,35 @@ def test_a_move_that_could_not_be_looked_at(events: Page, watch: Watch, output: 
     alert.get_by_role("button", name="Try again").click()
     expect(dialog.get_by_text("repeats nothing, and skips nothing")).to_be_visible()
     expect(alert).to_have_count(0)
+
+
+def test_who_is_not_done_with_an_event_is_not_known(events: Page, watch: Watch, sender: Sender, output: str) -> None:
+    """While that could not be loaded the page says so, and not that no delivery was reported."""
+    watch.expected.append("status of 502")
+    sender.send("/x")
+    consumers = "**/v1/buckets/*/consumers"
+    events.route(consumers, lambda route: route.fulfill(status=502, body="<h1>Bad gateway</h1>"))
+    rows(events).first.click()
+    article = events.get_by_role("article")
+    expect(article.get_by_text("Not known. The relay can't be reached")).to_be_visible()
+    expect(article.get_by_text("No delivery of it was reported yet.")).to_have_count(0)
+    events.unroute(consumers)
+    expect(article.get_by_role("link", name="shop")).to_be_visible()
+    expect(article.get_by_text("Not known.")).to_have_count(0)
+
+
+def test_a_comparison_that_could_not_be_swapped(events: Page, watch: Watch, sender: Sender) -> None:
+    """What was compared before is in sight, with the word that the other one could not be loaded."""
+    watch.expected.append("status of 502")
+    for index in range(2):
+        sender.send(f"/{index}")
+    older, newer = (event["id"] for event in sender.events())
+    events.goto(f"/ui/compare/{older}/{newer}")
+    swap = events.get_by_role("link", name="Swap")
+    swap.wait_for()
+    events.route("**/v1/logs/*", lambda route: route.fulfill(status=502, body="<h1>Bad gateway</h1>"))
+    swap.click()
+    expect(events.get_by_role("alert")).to_contain_text("The relay can't be reached: a proxy answered 502.")
+    events.unroute("**/v1/logs/*")
+    expect(events.get_by_role("alert")).to_have_count(0)
+    expect(events.locator(".request-line").first).to_contain_text("/1")

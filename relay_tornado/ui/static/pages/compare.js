@@ -161,6 +161,7 @@ export default function Compare({ left, right }) {
   const logs = loaded.map(({ log }) => log);
   const contents = loaded.map(({ content }) => content);
   return html`<div class="stack comparison"><div class="head"><h1>Compare</h1><a class="button" href=${link("/compare", right, left)}>Swap</a></div>
+    <${Problem} error=${error} retry=${again} />
     <div class="sides"><${Side} log=${logs[0]} name="Left" /><${Side} log=${logs[1]} name="Right" /></div>
     <${Pairs} title="Request" left=${a.request} right=${b.request} />
     <${Pairs} title="Query" left=${a.query} right=${b.query} />

@@ -67,9 +67,11 @@ function why(consumer, { log, bucket, letters, tried }) {
   return output && !consumer.parked ? "not sent: its rules don't fit, or it was made or moved later" : "";
 }
 
-/** The outputs and consumers that are not done with this event, each with the reason; where there is none, whether any delivery is known. */
-function Missed({ consumers, tokens, ...rest }) {
+/** The outputs and consumers that are not done with this event, each with the reason; where there is none, whether any delivery is known. `trouble` is why
+ *  they could not be loaded, if so. */
+function Missed({ consumers, tokens, trouble, ...rest }) {
   const { bucket, tried } = rest;
+  if (trouble) return html`<dt>Not done by</dt><dd class="soft whole">Not known. ${trouble.message}</dd>`;
   const outputsFirst = consumers.toSorted((a, b) => (b.kind === "output") - (a.kind === "output"));
   const missed = outputsFirst.map((each) => [each, why(each, rest)]).filter(([, reason]) => reason);
   if (!missed.length) return tried.length ? null : html`<dt>Deliveries</dt><dd class="soft whole">No delivery of it was reported yet.</dd>`;
@@ -80,7 +82,7 @@ function Missed({ consumers, tokens, ...rest }) {
 }
 
 function Facts({ log, input, bucket, size, headerSize, tried }) {
-  const [positions] = useLoaded((abort) => loadPositions(log, bucket, abort), { every: POSITIONS, on: [bucket?.id, log.id] });
+  const [positions, trouble] = useLoaded((abort) => loadPositions(log, bucket, abort), { every: POSITIONS, on: [bucket?.id, log.id] });
   const { consumers = [], letters = [] } = positions ?? {};
   const [, tokens] = useNames(consumers.filter(({ kind }) => kind === "token"));
   const exact = new Date(log.received_at * 1000);
@@ -94,7 +96,7 @@ function Facts({ log, input, bucket, size, headerSize, tried }) {
     ${log.resend_of && html`<dt>${log.edited ? "Edited from" : "Sent again from"}</dt><dd><a href=${link("/events", log.resend_of)}>
       ${log.resend_of}</a></dd>`}
     ${log.target && html`<dt>Goes to</dt><dd>one output alone</dd>`}
-    <${Missed} ...${{ log, bucket, consumers, letters, tokens, tried }} />
+    <${Missed} ...${{ log, bucket, consumers, letters, tokens, tried, trouble: !positions && trouble }} />
   </dl>`;
 }
 
