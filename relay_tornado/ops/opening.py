@@ -13,7 +13,7 @@ from typing import Final
 
 from relay_tornado.errors import NotFound, StartupError
 from relay_tornado.storage import migrate, older_wal, permissions, wal_check
-from relay_tornado.storage.connection import BUSY_TIMEOUT, uri
+from relay_tornado.storage.connection import uri
 from relay_tornado.storage.damage import decode, unquoted
 from relay_tornado.storage.database import NAME
 from relay_tornado.storage.database_files import size_of, wal_of
@@ -89,7 +89,6 @@ def _prepared(address: str) -> sqlite3.Connection:
     raw = sqlite3.connect(address, uri=True, isolation_level=None)
     raw.text_factory = decode
     try:
-        raw.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT}")
         guard_schema(raw)
         raw.execute("PRAGMA cell_size_check = ON")
         raw.execute("PRAGMA temp_store = MEMORY")
