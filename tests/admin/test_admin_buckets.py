@@ -7,6 +7,7 @@ from unittest.mock import Mock
 
 import pytest
 
+from relay_tornado.admin.administration import MAX_BINS
 from relay_tornado.admin.buckets import MAX_RECORD
 from relay_tornado.errors import BucketGone, Conflict, Invalid, NotFound, Unavailable, Unknown
 from relay_tornado.model import DAY, Bucket, BucketAuth, Dedupe, Retention
@@ -476,3 +477,16 @@ async def test_a_record_from_before_its_bound(world: World) -> None:
 async def test_a_bin_ends_a_day_from_now(world: World) -> None:
     """By the clock by which it is found to have ended."""
     assert (await world.administration.create_bin()).expires_at == world.now + DAY
+
+
+@pytest.mark.gen_test
+async def test_what_counts_as_a_bin(world: World) -> None:
+    """Neither a bin that is kept, nor a bucket of another name that ends one day."""
+    relay = world.administration
+    for number in range(MAX_BINS):
+        await relay.create_bucket(f"demo-{number}", expires_at=world.now + DAY)
+    bins = [await relay.create_bin() for _ in range(MAX_BINS)]
+    with pytest.raises(Conflict, match=f"there are {MAX_BINS} request bins already"):
+        await relay.create_bin()
+    await relay.set_bucket(bins[0].id, expires_at=None)
+    await relay.create_bin()

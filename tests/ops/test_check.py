@@ -381,8 +381,10 @@ def test_what_could_not_be_looked_at(cli: Runner, tmp_path: Path, file: Path) ->
     """No file, another program's, and a newer relay's: exit code 4, and a line that says what to do."""
     for place in (tmp_path / "nowhere", tmp_path):
         assert cli("check", place).exit_code == 4
-    (tmp_path / "notes").write_bytes(b"no database" * 1000)
-    assert cli("check", tmp_path / "notes").exit_code == 4
+    for name, advice in (("notes", "Try another copy."), ("relay.db", "If a relay runs on it, read RelayNotReady in")):
+        (tmp_path / name).write_bytes(b"no database" * 1000)
+        result = cli("check", tmp_path / name)
+        assert (result.exit_code, advice in result.stderr) == (4, True)
     change(file, "PRAGMA user_version = 99")
     result = cli("check")
     assert result.exit_code == 4

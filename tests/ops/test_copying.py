@@ -209,6 +209,55 @@ def test_it_rests_for_no_longer_than_its_schedule_has_patience(tmp_path: Path, m
     assert max(rests) < backup_schedule.LOOK
 
 
+@pytest.mark.parametrize(
+    ("took", "sizes"), [(copying.STEP / 4, [64, 128, 256, 252]), (copying.STEP * 4, [64, 16, *[8] * 3])]
+)
+def test_a_step_takes_as_long_as_it_should(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, took: float, sizes: list[int]
+) -> None:
+    """It has more rows where the one before was fast, and fewer where it was slow: none holds the WAL for long."""
+    fill(tmp_path / "data", "orders", 700 if took < copying.STEP else 104)
+    part = tmp_path / "part"
+    monkeypatch.setattr(copying, "time", SimpleNamespace(monotonic=partial(next, itertools.count(0.0, took))))
+    step = copying.Pace.step
+    ends = [0]
+
+    def note(pace: copying.Pace) -> float:
+        ends.append(rows(part, "SELECT count(*) FROM event")[0][0])
+        return step(pace)
+
+    monkeypatch.setattr(copying.Pace, "step", note)
+    descriptor = os.open(part, os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        with closing(open_file(tmp_path / "data" / "relay.db")) as reader:
+            copying.in_steps(reader, tmp_path / "data", part, descriptor, quiet, 1 << 40)
+    finally:
+        os.close(descriptor)
+    assert [end - begin for begin, end in itertools.pairwise(ends)][: len(sizes)] == sizes
+
+
+@pytest.mark.parametrize("way", [copying.in_steps, copying.by_pages])
+def test_it_is_written_to_the_disk_by_and_by(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: Callable[..., None]
+) -> None:
+    """In portions that delay nobody's commit, and none that are smaller: each waits for the disk."""
+    fill(tmp_path / "data", "orders", 3000, 1500)
+    source, part = tmp_path / "data" / "relay.db", tmp_path / "part"
+    portions = [0]
+    monkeypatch.setattr(copying, "write_out", lambda descriptor: portions.append(os.fstat(descriptor).st_size))
+    told: list[tuple[int, int]] = []
+    descriptor = os.open(part, os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        with closing(open_file(source)) as reader:
+            way(reader, source.parent, part, descriptor, lambda _, done, total: told.append((done, total)), 1 << 40)
+    finally:
+        os.close(descriptor)
+    assert len(portions) > 3
+    assert all(end - begin >= copying.SYNC for begin, end in itertools.pairwise(portions))
+    size = source.stat().st_size
+    assert told == [(min(each, size), size) for each in portions[1:]]
+
+
 @pytest.mark.parametrize("way", [copying.in_steps, copying.by_pages])
 def test_the_room_is_just_enough(tmp_path: Path, way: Callable[..., None]) -> None:
     """A copy that needs one byte more than it may take is not begun. Either way, the connection is as it was before: no

@@ -61,7 +61,7 @@ def kill(file: Path, *arguments: object) -> None:
 def test_a_restored_relay_is_another_database(cli: Runner, file: Path, new: Runner) -> None:
     """It has an id of its own, so that no witness of the old one fits, and one that fits it; all else is the same."""
     answer = new.json("restore", file)
-    assert (answer["events"], answer["buckets"]) == (30, 1)
+    assert (answer["database"], answer["events"], answer["buckets"]) == (str(new.data / "relay.db"), 30, 1)
     (old,) = rows(file, "SELECT id, commits, appended FROM meta")
     (now,) = rows(new.data / "relay.db", "SELECT id, commits, appended FROM meta")
     assert now[0] == answer["id"] != old[0]

@@ -115,12 +115,14 @@ def test_every_path_of_the_relays_own_is_one_of_them() -> None:
 
 
 def test_changes_are_followed() -> None:
-    """A place that is given up is nobody's, and nothing of it is left."""
-    made, registry = routes(bucket("a", at("in", "hooks.example", "/in")))
+    """A place that is given up is nobody's, and nothing of it is left; another bucket's on the same host stays."""
+    made, registry = routes(bucket("a", at("in", "hooks.example", "/in")), bucket("b", at("else", "hooks.example")))
+    assert found(made, "hooks.example", "/in") == ("in", "/in")
     asyncio.run(registry.put("bucket", "a", bucket("a", at("in", "other.example"))))
-    assert found(made, "hooks.example", "/in") is None
+    assert found(made, "hooks.example", "/in") == ("else", "/in")
     assert found(made, "other.example", "/in") == ("in", "/in")
     asyncio.run(registry.put("bucket", "a", bucket("a", at("in"))))
+    asyncio.run(registry.delete("bucket", "b"))
     assert made._places == {}
     assert made.find("in") is not None
 

@@ -202,3 +202,12 @@ async def test_an_opening_that_is_cancelled(tmp_path: Path) -> None:
     with pytest.raises(asyncio.CancelledError):
         await opening
     await until(lambda: not made[0].is_alive(), "the end of its thread")
+
+
+@pytest.mark.gen_test
+async def test_one_that_is_abandoned(tmp_path: Path) -> None:
+    """Its thread, which would keep the process alive, ends without an `await`."""
+    connection = await Connection.writer(tmp_path / "file.db")
+    connection.abandon()
+    await asyncio.to_thread(connection._thread.join, 60)
+    assert not connection._thread.is_alive()
