@@ -9,7 +9,8 @@ from typing import Final
 
 from relay_tornado.errors import NO_THREAD
 
-_LACKS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_LACKS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ENOSPC})
+"""ENOSPC is that of epoll_ctl(2): no more files may be watched."""
 _ENOUGH: Final = 4
 """Descriptors: a look-up takes fewer at once, and so does reading certificates."""
 

@@ -441,10 +441,11 @@ def _failing(error: OSError) -> Any:
     [
         OSError(errno.EMFILE, "Too many open files"),
         OSError(errno.ENOBUFS, "No buffer space available"),
+        OSError(errno.ENOSPC, "No space left on device"),
         OSError(NO_THREAD),
         socket.gaierror(socket.EAI_MEMORY, "Memory allocation failure"),
     ],
-    ids=["descriptors", "buffers", "threads", "memory for a look-up"],
+    ids=["descriptors", "buffers", "watches", "threads", "memory for a look-up"],
 )
 @pytest.mark.gen_test
 async def test_no_means_to_connect_for_a_while(lack: OSError, monkeypatch: pytest.MonkeyPatch) -> None:
