@@ -38,7 +38,7 @@ class Circuit:
         held = max(self._held - now, 0.0)
         if not self.opened:
             return held
-        return math.inf if self._probing else max(self._until - now, held, 0.0)
+        return math.inf if self._probing else max(self._until - now, held)
 
     def begin(self) -> bool:
         """Begins an attempt, after `wait` returned 0. Returns whether it is the probe."""

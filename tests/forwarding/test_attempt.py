@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from tests.forwarding.target import Target, once_open
+from tests.forwarding.target import Target, answer, once_open
 from tests.forwarding.world import public, world
 from tests.outgoing.requests import context_of
 
@@ -52,3 +52,33 @@ async def test_an_answer_that_is_late_or_incomplete() -> None:
         await w.settled(target, 2)
         (result,) = await w.stored(2)
         assert (result.body, result.headers["X-Relay-Truncated"]) == (b"half", ["after 4 bytes"])
+
+
+@pytest.mark.parametrize(("code", "status"), [(200, "sent"), (299, "sent"), (300, "failed"), (500, "failed")])
+@pytest.mark.gen_test
+async def test_what_counts_as_sent(code: int, status: str) -> None:
+    """A redirect does not; how long each took is counted."""
+    async with Target(lambda got: answer(code)) as target, world(public(target.url, retries=-1)) as w:
+        await w.append(b"1")
+        await w.settled(target, 1)
+        assert [(each.status, each.status_code) for each in await w.stored(1)] == [(status, code)]
+        assert sum(w.counters.forward_seconds.counts) == 1
+
+
+@pytest.mark.gen_test
+async def test_an_output_whose_limit_is_0_has_the_usual_one() -> None:
+    async with Target() as target, world(public(target.url, retries=-1, timeout=0.0)) as w:
+        await w.append(b"1")
+        await w.settled(target, 1)
+        assert [each.status for each in await w.stored(1)] == ["sent"]
+
+
+@pytest.mark.gen_test
+async def test_what_the_destination_sent_instead_of_an_answer() -> None:
+    """It stands in the event's result, and not in the reason for the log."""
+    async with Target(lambda got: b"what?\r\n\r\n") as target, world(public(target.url, retries=-1)) as w:
+        await w.append(b"1")
+        await w.settled(target, 1)
+        (result,) = await w.stored(1)
+        assert (result.status, b"what?" in result.body) == ("failed", True)
+        assert w.forwarder().failure == "No answer: its answer is no HTTP."

@@ -99,3 +99,35 @@ async def test_an_output_holds_an_eighth_of_the_memory_or_one_event() -> None:
         assert memory.take("one", 65 * SMALL_EVENT)
         assert not memory.take("other", large)
         memory.give_back("one", 65 * SMALL_EVENT)
+
+
+def test_what_fits_exactly() -> None:
+    """All of the memory, and all of an output's share; what counts begins above a small event."""
+    memory = Memory(16 * SMALL_EVENT)
+    assert memory.take("small", SMALL_EVENT)
+    memory.give_back("small", SMALL_EVENT)
+    assert memory.used == 0
+    share = SMALL_EVENT + 1, SMALL_EVENT - 1 + SMALL_EVENT
+    memory = Memory(8 * sum(share))
+    for owner in range(8):
+        assert memory.take(owner, share[1])
+    assert not memory.take(0, share[0] + 1)
+    for owner in range(8):
+        assert memory.take(owner, share[0])
+    assert not memory.take("another", share[0])
+    for owner in range(8):
+        for size in share:
+            memory.give_back(owner, size)
+    assert memory.used == 0
+
+
+@pytest.mark.gen_test
+async def test_who_waits_for_memory_no_more_keeps_it_from_nobody() -> None:
+    memory = Memory(2 * SMALL_EVENT)
+    assert memory.take("one", 2 * SMALL_EVENT)
+    gone, patient = (asyncio.create_task(memory.room()) for _ in range(2))
+    await asyncio.sleep(0)
+    gone.cancel()
+    await asyncio.wait((gone,))
+    memory.give_back("one", 2 * SMALL_EVENT)
+    await asyncio.wait_for(patient, 20)

@@ -236,15 +236,28 @@ async def test_what_fails_inside_stops_nobody(monkeypatch: pytest.MonkeyPatch) -
         await w.settled(target, 1)
         assert target.bodies == [b"good"]
         assert [letter.reason for letter in await w.dead()] == ["invalid: the relay failed on it, see its log"]
+        assert w.counters.forward_attempts["invalid"] == 1
 
 
+@pytest.mark.gen_test
+async def test_the_reason_of_a_dead_letter_is_short() -> None:
+    """However long the destination is that it quotes."""
+    async with world(public(f"http://{'x' * 1000}/")) as w:
+        await w.append(b"1")
+        await w.idle()
+        (letter,) = await w.dead()
+        assert letter.reason.startswith("invalid: destination: 'xxx")
+        assert len(letter.reason) == 200
+
+
+@pytest.mark.parametrize("method", ["POST", "NO METHOD"])
 @pytest.mark.parametrize(("strict", "stored_at_once", "in_flight"), [(False, 4, 0), (True, 1, 1)])
 @pytest.mark.gen_test
 async def test_the_next_event_waits_while_many_results_are_stored(
-    strict: bool, stored_at_once: int, in_flight: int, monkeypatch: pytest.MonkeyPatch
+    strict: bool, stored_at_once: int, in_flight: int, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With strict_order it waits, as the one before would be sent again after a crash; else it waits if many results
-    do."""
+    do. So it is with events of which no request can be made."""
     monkeypatch.setattr(forwarder, "_RECORDS", 3)
     go, calls = asyncio.Event(), []
     async with Target() as target, world(public(target.url, strict_order=strict)) as w:
@@ -256,13 +269,13 @@ async def test_the_next_event_waits_while_many_results_are_stored(
             return await record(*args)
 
         monkeypatch.setattr(w.results, "record", slow)
-        await w.append(*(b"%d" % number for number in range(9)))
+        await w.append(*(b"%d" % number for number in range(9)), method=method)
         await until(lambda: len(calls) == stored_at_once)
         await w.turn(0)
         assert (len(w.forwarder()._tasks), w.forwarder().in_flight) == (stored_at_once, in_flight)
         assert w.forwarder().ledger.progress.floor == 0
         go.set()
-        await w.settled(target, 9)
+        await until(lambda: w.forwarder().ledger.progress.floor == 9)
 
 
 @pytest.mark.gen_test
