@@ -166,8 +166,7 @@ class Transport:
             else:
                 # Added only now: if a connection is cancelled while it is being made, uvloop closes it without telling
                 # it.
-                if not connection.closed.done():
-                    self._live.add(connection)
+                self._live.add(connection)
                 return connection
 
     def _context(self, verify: bool) -> ssl.SSLContext:
@@ -185,9 +184,8 @@ class Transport:
 
     def _warm(self, key: _Key) -> _Connection | None:
         for connection in reversed(self._idle.get(key, ())):
-            if connection.unsent():
-                continue
-            if connection.wake():
+            if not connection.unsent():
+                connection.wake()
                 return connection
         return None
 
@@ -294,7 +292,7 @@ class _Connection(asyncio.Protocol):
     def reusable(self) -> bool:
         """Whether the connection can take another request."""
         closed = self._transport is None or self._transport.is_closing()
-        if closed or self._parser.our_state is not h11.DONE or self._parser.their_state is not h11.DONE:
+        if closed or self._parser.their_state is not h11.DONE:
             return False
         if self._parser.trailing_data != (b"", False):
             return False
@@ -317,24 +315,20 @@ class _Connection(asyncio.Protocol):
         self._lost = lost
         self._timer.after(seconds)
 
-    def wake(self) -> bool:
-        """Ends the idle state; returns whether the connection can be used."""
-        self._end_rest()
-        return self._transport is not None and not self._transport.is_closing()
-
-    def abort(self) -> None:
-        """Closes the connection at once."""
-        self._end_rest()
-        self._break_off("it was left before it answered")
-        if self._transport is not None:
-            self._transport.abort()
-
-    def _end_rest(self) -> None:
+    def wake(self) -> None:
+        """Ends the idle state."""
         self.warm = False
         self._timer.cancel()
         lost, self._lost = self._lost, None
         if lost is not None:
             lost()
+
+    def abort(self) -> None:
+        """Closes the connection at once."""
+        self.wake()
+        self._break_off("it was left before it answered")
+        if self._transport is not None:
+            self._transport.abort()
 
     # called by the event loop
 
@@ -363,7 +357,7 @@ class _Connection(asyncio.Protocol):
                 self._fail(f"it broke the connection off: {_words(error)} before it answered")
         self._read(b"")
         self._transport = self._plain = None
-        self._end_rest()
+        self.wake()
         self.closed.set_result(None)
 
     def _read_left(self) -> None:

@@ -13,6 +13,8 @@ import pytest
 from relay_tornado.outgoing import names
 from relay_tornado.outgoing.names import Resolver
 from tests.descriptors import without_descriptors
+from relay_tornado.outgoing.transport import Transport
+from tests.outgoing.requests import BOUNDS, send
 from tests.waiting import until
 
 
@@ -165,3 +167,17 @@ async def test_slow_names_are_forgotten(known: _Names, monkeypatch: pytest.Monke
     known.gate.set()
     await asyncio.gather(*hanging)
     resolver.close()
+
+
+@pytest.mark.gen_test
+async def test_a_transport_that_is_closed_leaves_no_look_up(known: _Names) -> None:
+    """Whoever asked has left; the look-up is for all who ask, so it ends with the transport."""
+    resolver = Resolver()
+    made = Transport(resolver, BOUNDS)
+    sending = asyncio.create_task(send(made, "http://slow/"))
+    await until(lambda: known.asked)
+    sending.cancel()
+    await asyncio.wait((sending,))
+    assert resolver._pending
+    await made.close()
+    await until(lambda: not resolver._pending)

@@ -123,9 +123,41 @@ async def test_so_many_connections_to_one_destination_are_kept(monkeypatch: pyte
         await target.until(4)
         gate.set()
         await asyncio.gather(*sending)
-        assert [len(kept) for kept in made._idle.values()] == [2]
+        (kept,) = made._idle.values()
+        assert len(kept) == 2
         await until(lambda: len(made._live) == 2)
+        idle = tuple(kept)
+        await send(made, target.url)
+        assert tuple(kept) == idle, "the one that was idle for longer was used"
         await made.close()
+
+
+@pytest.mark.gen_test
+async def test_so_many_connections_are_kept_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several of a destination count as several."""
+    monkeypatch.setattr("relay_tornado.outgoing.transport._IDLE", 3600.0)
+    gate = asyncio.Event()
+    async with Target(once_open(gate)) as first, Target(once_open(gate)) as second:
+        made = Transport(Resolver(), BOUNDS._replace(idle_all=3))
+        targets = (first, second)
+        sending = [asyncio.create_task(send(made, target.url)) for target in targets for _ in range(2)]
+        for target in targets:
+            await target.until(2)
+        gate.set()
+        await asyncio.gather(*sending)
+        assert sum(map(len, made._idle.values())) == 3
+        await made.close()
+
+
+@pytest.mark.gen_test
+async def test_a_connection_that_the_other_side_closes_is_kept_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relay_tornado.outgoing.transport._IDLE", 3600.0)
+    target = Target()
+    async with target, transport() as made:
+        await send(made, target.url)
+        assert made._idle
+        await target.close()
+        await until(lambda: not made._idle and not made._live)
 
 
 @pytest.mark.gen_test

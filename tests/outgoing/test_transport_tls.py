@@ -67,6 +67,37 @@ async def test_a_connection_that_is_cut_before_tls() -> None:
 
 
 @pytest.mark.gen_test
+async def test_a_port_that_speaks_no_tls() -> None:
+    """The reason is that of TLS, not the system's error of the same number."""
+
+    def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(answer(400))
+        writer.close()
+
+    async with raw(serve) as url, transport() as made:
+        failed = await fails(made, url.replace("http", "https"))
+        assert (failed.kind, "SSL" in str(failed)) == ("unreachable", True)
+
+
+@pytest.mark.gen_test
+async def test_the_authorities_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes long: not for each connection."""
+    made_of, times = ssl.create_default_context, 0
+
+    def counted() -> ssl.SSLContext:
+        nonlocal times
+        times += 1
+        return made_of()
+
+    monkeypatch.setattr(ssl, "create_default_context", counted)
+    async with Target(lambda got: answer(200, b"", "Connection: close"), tls=context_of(True)) as target:
+        async with transport() as made:
+            for _ in range(2):
+                await send(made, target.url, verify=False)
+        assert (target.connections, times) == (2, 1)
+
+
+@pytest.mark.gen_test
 async def test_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A certificate is checked, its name, too, unless the output says not to; what is wrong with it is said."""
     authority = trustme.CA()
