@@ -4,8 +4,8 @@ Every plain connection begins here. At the first request that `transport.heads` 
 the socket and the bytes already read go to Tornado and stay there, so a client may send both kinds on one connection.
 Tornado's connections keep the same times, and end in the same way.
 
-At most one request of a connection is in progress. Data behind it is read once, up to `READ_AHEAD` bytes, if no more
-than that has been read with the request; then the socket is not read until the answer has left.
+At most one request of a connection is in progress. Data behind it is read once, up to `READ_AHEAD` bytes; then the
+socket is not read until the answer has left.
 """
 
 from __future__ import annotations
@@ -191,18 +191,16 @@ class DirectConnection:
 
     def expire(self) -> None:
         """Closes a connection that is past its deadline; a sender whose body is late gets a 408 first."""
-        if self._state is _BODY and self._upload is not None:
+        if self._upload is not None:
             self._shared.ingest.counters.rejected("timeout")
             with suppress(OSError):
                 self.socket.send(LATE)
         self.close()
 
     def _let_go(self) -> None:
-        loop = self._shared.loop
-        if self._reading:
-            loop.remove_reader(self._fd)
+        self._stop_reading()
         if self._out is not None:
-            loop.remove_writer(self._fd)
+            self._shared.loop.remove_writer(self._fd)
         self._state = _GONE
         self._rest = b""
         self._out = None
@@ -212,9 +210,6 @@ class DirectConnection:
     def _readable(self) -> None:
         shared = self._shared
         answering = self._state is _ANSWER
-        if answering and len(self._rest) >= READ_AHEAD:
-            self._stop_reading()
-            return
         try:
             size = self.socket.recv_into(shared.buffer, READ_AHEAD if answering else READ_SIZE)
         except (BlockingIOError, InterruptedError):
@@ -246,7 +241,7 @@ class DirectConnection:
         """Reads again, since more of a request is to come. uvloop reports a reset connection only once, even if data
         before the reset is still to be read."""
         self._looks = False
-        if self._reading and self._state is not _GONE:
+        if self._reading:
             self._readable()
 
     def _end_reading(self) -> None:
@@ -286,7 +281,6 @@ class DirectConnection:
         self.deadline = NEVER
         refusal = ingest.take(place, method, block, bytes(shared.view[start:size]), self.remote_ip, self._stored)
         if refusal is not None:
-            self._place = None
             self._answered(refusal)
         return True
 

@@ -70,6 +70,23 @@ async def test_the_answer_over_the_socket(folder: Path | None) -> None:
 
 
 @pytest.mark.gen_test
+async def test_a_refusal_after_an_answer_of_a_client(folder: Path | None) -> None:
+    """Its body is dropped, and the next webhook on the connection is stored."""
+    async with desk(folder) as site:
+        client = await site.client()
+        sender = await site.sender(request(URL, b"first"))
+        (event,) = await client.webhooks(1)
+        await client.say({"action": "respond", "id": event["meta"]["id"], "status": 201})
+        assert (await sender.reply()).status == 201
+        refused = request(URL + b"x", b"dropped")
+        sender.send(refused[:-7])
+        assert (await sender.reply()).status == 404
+        sender.send(refused[-7:] + request(URL, b"second"))
+        (event,) = await client.webhooks(1)
+        assert event["body"] == "second"
+
+
+@pytest.mark.gen_test
 async def test_what_becomes_of_an_event_that_is_answered(folder: Path | None) -> None:
     """What an application refused is found as failed; a redirect is an answer that it meant."""
     async with desk(folder, output="") as site:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import AsyncExitStack
 
 import pytest
@@ -9,10 +10,13 @@ import pytest
 from relay_tornado.ingest.ingest import Ingest
 from relay_tornado.transport import direct
 from relay_tornado.transport.direct import DirectConnection
+from relay_tornado.transport.limits import READ_SIZE
+from relay_tornado.transport.turn_queue import TurnQueue
 from tests.counting import calls_by_turn
 from tests.handlers.edge import URL, edge
 from tests.handlers.raw import Raw, request
 from tests.transport.connections import kind
+from tests.waiting import until
 
 
 @pytest.mark.gen_test
@@ -61,6 +65,37 @@ async def test_a_stop_between_two_turns_of_refusals(monkeypatch: pytest.MonkeyPa
         answers = await raw.closed()
         assert answers.count(b"HTTP/1.1 404") == direct.REFUSALS_A_TURN + 1
         assert answers.count(b"Connection: close") == 1
+
+
+@pytest.mark.gen_test
+async def test_a_stop_between_refusals_and_a_webhook(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connection is busy with the webhook after its turn, and closed with the answer to it."""
+    wait = DirectConnection._wait_for_turn
+
+    def stopped(connection: DirectConnection) -> None:
+        wait(connection)
+        site.site.listener.stop()
+
+    monkeypatch.setattr(DirectConnection, "_wait_for_turn", stopped)
+    async with edge() as site, Raw(site.port) as raw:
+        raw.send(request(URL + b"x", method=b"GET") * direct.REFUSALS_A_TURN + request(URL, b"x"))
+        answers = await raw.closed()
+        assert [answers.count(b"HTTP/1.1 %d" % status) for status in (404, 200)] == [direct.REFUSALS_A_TURN, 1]
+        assert [event.body for event in await site.events()] == [b"x"]
+
+
+@pytest.mark.gen_test
+async def test_a_connection_that_waits_for_its_turn_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it sends meanwhile stays with the kernel."""
+    waiting: list[DirectConnection] = []
+    monkeypatch.setattr(TurnQueue, "add", lambda _, one: waiting.append(one))
+    refused = request(URL + b"x", method=b"GET")
+    async with edge() as site, Raw(site.port) as raw:
+        raw.send(refused * (direct.REFUSALS_A_TURN + 1) + b"x" * 1_000_000)
+        await until(lambda: waiting)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert waiting[0].unfinished <= READ_SIZE
 
 
 @pytest.mark.gen_test
