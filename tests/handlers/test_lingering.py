@@ -38,6 +38,28 @@ def test_one_that_is_reset_goes_at_once(loop: Callable[[], asyncio.AbstractEvent
         runner.run(check())
 
 
+def test_one_that_sends_on_and_on_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After so many bytes; and another connection may have its descriptor. (Nobody looks at its time here.)"""
+    monkeypatch.setattr("relay_tornado.handlers.lingering.BYTES", 100_000)
+
+    async def check() -> None:
+        lingering = Lingering(lambda _: None, lambda _: None)
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            for _ in range(2):
+                client = socket.create_connection(listening.getsockname())
+                connection, _ = listening.accept()
+                with connection:
+                    lingering.add(connection, "127.0.0.1")
+                with client:
+                    client.sendall(b"x" * 100_000)
+                    await until(lambda: all(not kept.left for kept in lingering._kept.values()))
+                    assert len(lingering) == 1
+                    client.sendall(b"x")
+                    await until(lambda: not lingering)
+
+    asyncio.run(check())
+
+
 def test_one_that_can_not_be_watched_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     """At once, and its owner goes on with its own close."""
 
