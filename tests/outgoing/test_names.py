@@ -12,8 +12,8 @@ import pytest
 
 from relay_tornado.outgoing import names
 from relay_tornado.outgoing.names import Resolver
-from tests.descriptors import without_descriptors
 from relay_tornado.outgoing.transport import Transport
+from tests.descriptors import without_descriptors
 from tests.outgoing.requests import BOUNDS, send
 from tests.waiting import until
 
