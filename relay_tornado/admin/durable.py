@@ -20,6 +20,9 @@ from relay_tornado.low_memory import Lock
 from relay_tornado.model import Bucket, Token
 from relay_tornado.registry.contract import Registry
 
+_TOGETHER = 64
+"""Positions that are created in one transaction."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -45,32 +48,30 @@ class TokenPositions:
 
     async def begin(self, before: Token | None, token: Token, but: Collection[Key] = ()) -> Collection[Key]:
         """Creates positions at the head of each bucket in which the token newly has one."""
-        made: set[Key] = set()
-        for bucket in self._buckets() if token.durable else ():
-            key = _key(bucket, token)
-            if key not in but and token.keeps_position(bucket) and not _had(before, bucket):
-                await self._make_at_head(bucket, token)
-                made.add(key)
-        return made
+        new = [
+            key
+            for bucket in (self._buckets() if token.durable else ())
+            if (key := _key(bucket, token)) not in but and token.keeps_position(bucket) and not _had(before, bucket)
+        ]
+        await self._make(new)
+        return set(new)
 
     async def follow(self, bucket: Bucket, first: int, but: Collection[Key] = ()) -> Collection[Key]:
         """Creates positions in a new bucket, at `first`, its first event."""
         following = self._following(bucket, but)
-        for token in following.values():
-            await self._make(bucket, token, first - 1)
+        await self._make(following, first - 1)
         return following
 
     async def stay(self, before: Bucket, bucket: Bucket, but: Collection[Key] = ()) -> Collection[Key]:
         """Creates positions at the head of a bucket that stops being ephemeral."""
-        following = self._following(bucket, but) if before.ephemeral else {}
-        for token in following.values():
-            await self._make_at_head(bucket, token)
+        following = self._following(bucket, but) if before.ephemeral else []
+        await self._make(following)
         return following
 
-    def _following(self, bucket: Bucket, but: Collection[Key]) -> dict[Key, Token]:
-        tokens = {_key(bucket, token): token for token in self._tokens().values() if token.keeps_position(bucket)}
+    def _following(self, bucket: Bucket, but: Collection[Key]) -> Sequence[Key]:
         now = self._clock()
-        return {key: token for key, token in tokens.items() if key not in but and not token.expired(now)}
+        tokens = [each for each in self._tokens().values() if each.keeps_position(bucket) and not each.expired(now)]
+        return [key for token in tokens if (key := _key(bucket, token)) not in but]
 
     async def complete(self, made: Collection[Key], positions: Awaitable[Collection[Key]]) -> Collection[Key]:
         """Creates positions once more after their record is stored: a bucket and a token that are created at the same
@@ -128,15 +129,12 @@ class TokenPositions:
                     await self._remove(stored.key)
         for bucket in buckets.values():
             keeping = [token for token in tokens.values() if token.keeps_position(bucket)]
-            lacking = [token for token in keeping if _key(bucket, token) not in there]
+            lacking = {key: token for token in keeping if (key := _key(bucket, token)) not in there}
+            younger = [key for key, token in lacking.items() if token.created_at > bucket.created_at]
+            older = [key for key, token in lacking.items() if key not in younger and not token.expired(self._clock())]
             try:
-                for token in lacking:
-                    if token.created_at > bucket.created_at:
-                        await self._make_at_head(bucket, token)
-                    elif not token.expired(self._clock()):
-                        await self._make(bucket, token, 0)
-            except BucketGone:
-                continue
+                await self._make(younger)
+                await self._make(older, 0)
             except RelayError as error:
                 _log.warning("token_positions_lacking", bucket_id=bucket.id, reason=str(error))
 
@@ -148,12 +146,14 @@ class TokenPositions:
         both."""
         return {token.key: token for token in self._registry.list("token") if token.durable}
 
-    async def _make_at_head(self, bucket: Bucket, token: Token) -> None:
-        with suppress(BucketGone):
-            await self._make(bucket, token, (await self._log.bounds(bucket.id)).head)
-
-    async def _make(self, bucket: Bucket, token: Token, floor: int) -> None:
-        await self._ledgers.store.create(_key(bucket, token), floor, Terms(receipt=True), self._clock())
+    async def _make(self, keys: Sequence[Key], floor: int | None = None) -> None:
+        """Creates positions after `floor`, or (None) at the heads of their buckets, in small transactions."""
+        for start in range(0, len(keys), _TOGETHER):
+            floors = {}
+            for key in keys[start : start + _TOGETHER]:
+                with suppress(BucketGone):
+                    floors[key] = (await self._log.bounds(key.bucket_id)).head if floor is None else floor
+            await self._ledgers.store.create_some(floors, Terms(receipt=True), self._clock())
 
     async def _remove(self, key: Key) -> None:
         try:

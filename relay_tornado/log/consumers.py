@@ -167,6 +167,10 @@ class Consumers(Protocol):
         is returned. `at` is unix seconds. Raises Conflict if the bucket has `MOST_CONSUMERS` consumers of
         clients."""
 
+    async def create_some(self, floors: Mapping[Key, int], terms: Terms, at: float) -> None:
+        """Creates consumers, each after its floor, as `create` does; all in one commit, so they should be few. Those
+        whose bucket is gone are left out."""
+
     async def get(self, key: Key) -> Stored | None:
         """A consumer with everything saved so far; None if there is none."""
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TypeVar
@@ -18,7 +19,7 @@ from typing import TypeVar
 import structlog
 
 from relay_tornado.consumer_changes import Changes
-from relay_tornado.errors import Damaged, RelayError, Unavailable
+from relay_tornado.errors import BucketGone, Damaged, RelayError, Unavailable
 from relay_tornado.log import consumer_rows
 from relay_tornado.log.consumers import MOST_MISSED, DeadLetter, Key, Stored, Terms
 from relay_tornado.model import BucketId, Gap
@@ -230,6 +231,14 @@ class SqliteConsumers:
 
     async def create(self, key: Key, floor: int, terms: Terms, at: float) -> Stored:
         return await self._database.write(lambda raw: consumer_rows.make(raw, key, floor, terms, at))
+
+    async def create_some(self, floors: Mapping[Key, int], terms: Terms, at: float) -> None:
+        def make(raw: sqlite3.Connection) -> None:
+            for key, floor in floors.items():
+                with suppress(BucketGone):
+                    consumer_rows.make(raw, key, floor, terms, at)
+
+        await self._database.write(make)
 
     async def get(self, key: Key) -> Stored | None:
         await self._stored([saves[key] for saves in (self._pending, self._writing) if key in saves])

@@ -1,11 +1,12 @@
 """The positions of durable tokens (`admin.durable`), as tokens and buckets come, change and go."""
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
+from relay_tornado.admin import durable
 from relay_tornado.errors import NoSpace, Unknown
 from relay_tornado.log.consumers import Key, Terms
 from relay_tornado.model import Bucket, Gap, Token
@@ -44,6 +45,25 @@ async def test_a_durable_token_has_positions(world: World) -> None:
     assert await positions(world, one.key) == {}
     await administration.revoke_token(every.key)
     assert await positions(world, every.key) == {}
+
+
+@pytest.mark.gen_test
+async def test_many_positions_are_created_together(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a transaction for each, a token of 10,000 buckets would take many seconds."""
+    monkeypatch.setattr(durable, "_TOGETHER", 2)
+    for number in range(5):
+        await world.administration.create_bucket(f"b-{number}")
+    create = world.consumers.create_some
+    sizes = []
+
+    async def counted(floors: Mapping[Key, int], terms: Terms, at: float) -> None:
+        sizes.append(len(floors))
+        await create(floors, terms, at)
+
+    world.consumers.create_some = counted  # type: ignore[method-assign]
+    token, _ = await world.administration.create_token(durable=True)
+    assert sizes == [2, 2, 1]
+    assert len(await positions(world, token.key)) == 5
 
 
 @pytest.mark.gen_test
@@ -174,13 +194,16 @@ async def test_a_bucket_that_can_not_be_changed_keeps_no_position(world: World) 
 
 @pytest.mark.parametrize("made", ["token", "durable", "stored again"])
 @pytest.mark.gen_test
-async def test_a_disk_that_gets_full_between_two_positions(world: World, made: str) -> None:
+async def test_a_disk_that_gets_full_between_two_positions(
+    world: World, made: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The first of them is removed again, as nothing comes of the change: retention would wait for it."""
+    monkeypatch.setattr(durable, "_TOGETHER", 1)
     administration = world.administration
     for name in ("orders", "billing"):
         await administration.create_bucket(name, ephemeral=made == "stored again")
     tokens = [(await administration.create_token(durable=made == "stored again"))[0] for _ in range(2)]
-    create = world.consumers.create
+    create = world.consumers.create_some
     stored: list[Any] = []
 
     async def last(*arguments: Any) -> Any:
@@ -188,7 +211,7 @@ async def test_a_disk_that_gets_full_between_two_positions(world: World, made: s
             raise NoSpace("the disk is full")
         stored.append(await create(*arguments))
 
-    world.consumers.create = last  # type: ignore[method-assign, assignment]
+    world.consumers.create_some = last  # type: ignore[method-assign, assignment]
     changes: dict[str, Callable[[], Awaitable[object]]] = {
         "token": lambda: administration.create_token(durable=True),
         "durable": lambda: administration.set_token(tokens[0].key, durable=True),
@@ -208,7 +231,7 @@ async def test_a_bucket_without_its_positions_is_not_made(world: World) -> None:
     async def fail(*arguments: object) -> None:
         raise NoSpace("the disk is full")
 
-    world.consumers.create = fail  # type: ignore[method-assign, assignment]
+    world.consumers.create_some = fail  # type: ignore[method-assign, assignment]
     with pytest.raises(NoSpace):
         await world.administration.create_bucket("orders")
     assert world.administration.list_buckets() == []
@@ -299,7 +322,7 @@ async def test_a_position_that_can_not_be_completed_is_made_at_the_next_start(wo
     """The record is stored by then, so the change has succeeded."""
     administration = world.administration
     await administration.create_bucket("orders", ephemeral=True)
-    put, create = world.registry.put, world.consumers.create
+    put, create = world.registry.put, world.consumers.create_some
 
     async def fail(*arguments: object) -> None:
         raise NoSpace("the disk is full")
@@ -307,12 +330,12 @@ async def test_a_position_that_can_not_be_completed_is_made_at_the_next_start(wo
     async def late(*arguments: Any, **options: Any) -> Any:
         world.registry.put = put  # type: ignore[method-assign]
         await administration.set_bucket("orders", ephemeral=False)
-        world.consumers.create = fail  # type: ignore[method-assign, assignment]
+        world.consumers.create_some = fail  # type: ignore[method-assign, assignment]
         return await put(*arguments, **options)
 
     world.registry.put = late  # type: ignore[method-assign, assignment]
     token, _ = await administration.create_token(durable=True)
     assert await positions(world, token.key) == {}
-    world.consumers.create = create  # type: ignore[method-assign]
+    world.consumers.create_some = create  # type: ignore[method-assign]
     await administration.reconcile()
     assert await positions(world, token.key) == {"orders": 0}

@@ -136,7 +136,7 @@ async def test_a_token_that_is_revoked_as_a_bucket_becomes_ephemeral(world: Worl
 async def test_a_position_that_is_taken_away_as_it_is_completed(world: World) -> None:
     """Its token is made while the bucket is, and revoked right as the bucket gives it its position."""
     administration = world.administration
-    put, create = world.registry.put, world.consumers.create
+    put, create = world.registry.put, world.consumers.create_some
     made: list[Token] = []
 
     async def with_token(*arguments: Any, **options: Any) -> Any:
@@ -149,7 +149,7 @@ async def test_a_position_that_is_taken_away_as_it_is_completed(world: World) ->
         return await create(*arguments)
 
     world.registry.put = with_token  # type: ignore[method-assign, assignment]
-    world.consumers.create = without  # type: ignore[method-assign, assignment]
+    world.consumers.create_some = without  # type: ignore[method-assign, assignment]
     await administration.create_bucket("orders")
     assert await world.consumers.list() == []
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from relay_tornado.consumer_changes import RETENTION, Changes, Dead, Parked
@@ -69,6 +70,11 @@ class MemoryConsumers:
             kept = self._kept[key] = _Kept(terms, floor, at, at)
         kept.terms = terms
         return _stored(key, kept)
+
+    async def create_some(self, floors: Mapping[Key, int], terms: Terms, at: float) -> None:
+        for key, floor in floors.items():
+            with suppress(BucketGone):
+                await self.create(key, floor, terms, at)
 
     async def get(self, key: Key) -> Stored | None:
         await self._settle(key.bucket_id)

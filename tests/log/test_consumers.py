@@ -52,6 +52,17 @@ async def test_a_consumer_needs_a_bucket(world: World, consumers: Consumers) -> 
 
 
 @log_test
+async def test_several_are_made_together(world: World, consumers: Consumers) -> None:
+    """Each after its own floor; one whose bucket is gone keeps none of the others from it."""
+    await make(world.log, events=5)
+    await consumers.create_some({KEY: 3, KEY._replace(bucket_id="gone"): 0, OTHER: 5}, TERMS, 9.5)
+    assert [(each.key, each.floor, each.terms) for each in await consumers.list()] == [
+        (KEY, 3, TERMS),
+        (OTHER, 5, TERMS),
+    ]
+
+
+@log_test
 async def test_what_is_saved_comes_out(world: World, consumers: Consumers) -> None:
     """Floor, ranges, what is parked and what is dead, and their changes since."""
     await make(world.log, events=20)
