@@ -13,7 +13,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -34,6 +34,7 @@ from relay_tornado.log_output import configure
 from relay_tornado.low_memory import LogWatch, begin_thread, exception_handler, try_log
 from relay_tornado.model import Bucket
 from relay_tornado.notify import Notifier, inherited_sockets
+from relay_tornado.outgoing.lacks import check_descriptors
 from relay_tornado.settings import Settings
 from relay_tornado.steps import Step, Steps
 
@@ -71,7 +72,7 @@ def serve(demo: bool, **params: Any) -> None:
     configure(settings)
     _warn_of_variables(os.environ)
     _raise_descriptor_limit()
-    _check_descriptors()
+    check_descriptors(_LEAST_DESCRIPTORS)  # later errors would be less clear, or a traceback
     return_large_blocks(os.environ)
     # The database's threads release the GIL at every row, and get it back from a busy loop only after this interval:
     # with the default of 5 ms, reading old events would take many times as long.
@@ -199,13 +200,6 @@ def _raise_descriptor_limit() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def _check_descriptors() -> None:
-    """Raises OSError if there are fewer than a start needs: later errors would be less clear, or a traceback."""
-    with ExitStack() as opened:
-        for _ in range(_LEAST_DESCRIPTORS):
-            opened.enter_context(socket.socket())
 
 
 def _say_what_next(settings: Settings) -> None:

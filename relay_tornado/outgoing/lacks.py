@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import errno
-import os
 import socket
+from contextlib import ExitStack
 from typing import Final
 
 from relay_tornado.errors import NO_THREAD
@@ -22,13 +22,9 @@ def is_lack(error: OSError) -> bool:
     return error.errno in _LACKS or str(error) == NO_THREAD
 
 
-def check_descriptors() -> None:
-    """Raises OSError if few descriptors are left. For what fails then without a word of it: the C library finds no
-    name, and OpenSSL no certificate."""
-    opened: list[int] = []
-    try:
-        for _ in range(_ENOUGH):
-            opened.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))  # noqa: PERF401 - closed if the next fails
-    finally:
-        for each in opened:
-            os.close(each)
+def check_descriptors(least: int = _ENOUGH) -> None:
+    """Raises OSError if fewer are left. For what fails then without a word of it: the C library finds no name, and
+    OpenSSL no certificate."""
+    with ExitStack() as opened:
+        for _ in range(least):
+            opened.enter_context(socket.socket())
