@@ -96,6 +96,7 @@ class Commands(click.Group):
         open_closed()
         escape_unknown()
         interrupts.end_by_sigterm()
+        interrupts.unblock()
         try:
             return super().main(*args, **extra)
         finally:

@@ -34,6 +34,12 @@ def end_by_sigterm() -> None:
         signal.signal(signal.SIGTERM, _exit)
 
 
+def unblock() -> None:
+    """Has signals arrive also if the parent had blocked them, as supervisors do in their threads: a child inherits
+    that."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
 def _exit(number: int, frame: FrameType | None) -> None:
     os._exit(128 + number)
 

@@ -95,8 +95,6 @@ async def _run(settings: Settings, demo: bool, notifier: Notifier, inherited: Se
     steps = Steps("preparing")
     relay = Relay(settings, inherited, steps)
     loop.add_signal_handler(signal.SIGHUP, relay.reload)
-    # A parent that blocked signals, as supervisors do in their threads, has passed that on.
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, (*_HANDLED, signal.SIGALRM))
     with reported(steps, _say_slow, notifier.send):
         if not await _start(relay, told_to_stop):
             return

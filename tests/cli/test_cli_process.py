@@ -17,15 +17,18 @@ from tests.needs import first_process
 from tests.serving import RELAY
 
 
-def test_ctrl_c_ends_a_command_clean(tmp_path: Path) -> None:
+@pytest.mark.parametrize("blocked", [(), (signal.SIGINT,)], ids=["", "blocked by its parent"])
+def test_ctrl_c_ends_a_command_clean(tmp_path: Path, blocked: tuple[signal.Signals, ...]) -> None:
     """Exit code 130 and a line, no traceback."""
     relay = Relay(tmp_path / "data")
     relay.command("bucket", "create", "orders")
     with locked(relay.data):
         command = [*RELAY, "bucket", "list"]
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
         process = subprocess.Popen(
             command, env=relay.environment(), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         with process:
             assert process.stderr is not None
             first = process.stderr.readline()
