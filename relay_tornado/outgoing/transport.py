@@ -129,10 +129,13 @@ class Transport:
             begun = None if connection is None else connection.begun()
             if begun is not None:
                 return begun
-            # What silenced this one may have silenced those that are idle: another network, or a suspended machine.
-            for each in list(self._idle.get(key, ())):
-                each.abort()
-            waited = "connect" if connection is None else "answer"
+            waited = "connect"
+            if connection is not None:
+                waited = "answer"
+                # What silenced this one may have silenced those that are idle: another network, or a suspended machine.
+                for each in list(self._idle.get(key, ())):
+                    if not each.unsent():
+                        each.abort()
             raise Unanswered("timeout", f"it did not {waited} within {timeout:g} seconds") from None
         except OSError as error:
             raise _unreachable(error) from None

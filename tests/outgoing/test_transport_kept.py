@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
+from typing import NoReturn
 
 import pytest
 
@@ -89,6 +91,56 @@ async def test_connections_that_all_fell_silent(monkeypatch: pytest.MonkeyPatch)
         target.answers = lambda got: answer()
         assert (await send(made, target.url)).status == 200
         assert target.connections == 4
+
+
+@pytest.mark.gen_test
+async def test_what_is_still_sent_after_its_answer_is_sent_whatever_falls_silent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The event is done by then, and nobody sends it again."""
+    monkeypatch.setattr("relay_tornado.outgoing.transport._IDLE", 3600.0)
+    body, silent = b"x" * (7 << 20), asyncio.Event()
+    read = asyncio.get_running_loop().create_future()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        if b"%d" % len(body) in head:
+            writer.write(answer(200))
+            await silent.wait()
+            with suppress(asyncio.IncompleteReadError):
+                read.set_result(await reader.readexactly(len(body)))
+            read.cancel()
+        else:
+            await reader.read()
+        writer.transport.abort()
+
+    async with raw(serve) as url, transport() as made:
+        assert (await send(made, url, body)).status == 200
+        assert (await fails(made, url, timeout=0.2)).kind == "timeout"
+        silent.set()
+        assert await read == body
+
+
+@pytest.mark.gen_test
+async def test_a_connection_that_is_not_made_in_time_ends_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a server has no room for more: those that are open go on."""
+    monkeypatch.setattr("relay_tornado.outgoing.transport._IDLE", 3600.0)
+    gate = asyncio.Event()
+    async with Target(once_open(gate)) as target, transport() as made:
+        sending = asyncio.create_task(send(made, target.url))
+        await target.until(1)
+
+        async def full(_: object) -> NoReturn:
+            gate.set()
+            await sending
+            await asyncio.get_running_loop().create_future()
+            raise AssertionError
+
+        monkeypatch.setattr("relay_tornado.outgoing.transport.connect", full)
+        assert (await fails(made, target.url, timeout=0.2)).kind == "timeout"
+        await sending
+        assert (await send(made, target.url)).status == 200
+        assert target.connections == 1
 
 
 @pytest.mark.gen_test
