@@ -274,7 +274,7 @@ class Responses:
     def _time_out(self, waiter: _Waiter) -> None:
         waiter.over = True
         if not waiter.storing:
-            self._end(waiter, _late(waiter.id, self._wait))
+            self._end(waiter, waiter.came or _late(waiter.id, self._wait))
 
     def _end(self, waiter: _Waiter, answer: Answer) -> None:
         if self._remove(waiter):

@@ -170,6 +170,24 @@ def test_an_answer_that_is_stored_late_is_in_time(fails: bool, monkeypatch: pyte
     run(test)
 
 
+def test_an_answer_that_comes_while_a_stored_one_is_looked_for_is_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a slow disk: a duplicate's sender gets it if its time is over meanwhile."""
+
+    async def test() -> None:
+        desk = await opened(wait=10.0)
+        monkeypatch.setattr(desk.results, "first", lambda *_: asyncio.sleep(15))
+        desk.wait(1, duplicate=True)
+        await quiet()
+        await desk.respond("1", result(200, b"in time"))
+        assert desk.answers == []
+        await asyncio.sleep(11)
+        assert [each.body for each in desk.answers] == [b"in time"]
+        await asyncio.sleep(5)
+        assert len(desk.answers) == 1
+
+    run(test)
+
+
 @pytest.mark.gen_test
 async def test_nobody_would_get_it() -> None:
     """504 at once, by who is subscribed and what the outputs are; a deleted output has no copies."""
