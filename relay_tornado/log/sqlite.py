@@ -319,7 +319,7 @@ class SqliteEventLog:
                 self._opened.add(epoch)
                 self._add(LogState(key, bucket_id, (Epoch(epoch, first),), True, first))
 
-        await self._database.write(job, created)
+        await self._database.write(job, created, shared=True)
 
     async def import_events(self, bucket_id: BucketId, events: Sequence[Event], stubs: Mapping[int, int]) -> None:
         state = self._state(bucket_id)
@@ -356,7 +356,9 @@ class SqliteEventLog:
     async def drop(self, bucket_id: BucketId) -> None:
         state = self._logs.get(bucket_id)
         if state is not None:
-            await self._database.write(lambda raw: reclaim.drop(raw, state.key), lambda _: self._remove(state))
+            await self._database.write(
+                lambda raw: reclaim.drop(raw, state.key), lambda _: self._remove(state), shared=True
+            )
             self._trimming.purge(state.key)
 
     async def close(self) -> None:

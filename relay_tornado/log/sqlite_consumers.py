@@ -140,7 +140,7 @@ class SqliteConsumers:
             save.waiting.append(asyncio.get_running_loop().create_future())
             futures.append(save.waiting[-1])
         for _ in range(_ROUNDS + 2 * (len(self._pending) + len(self._writing))):
-            await self._database.write(lambda raw: None)
+            await self._database.write(lambda raw: None, shared=True)
             if all(future.done() for future in futures):
                 return
         raise Unavailable("where consumers stand can't be stored now; it is tried again")
@@ -230,7 +230,7 @@ class SqliteConsumers:
     # the rest
 
     async def create(self, key: Key, floor: int, terms: Terms, at: float) -> Stored:
-        return await self._database.write(lambda raw: consumer_rows.make(raw, key, floor, terms, at))
+        return await self._database.write(lambda raw: consumer_rows.make(raw, key, floor, terms, at), shared=True)
 
     async def create_some(self, floors: Mapping[Key, int], terms: Terms, at: float) -> None:
         def make(raw: sqlite3.Connection) -> None:
@@ -281,7 +281,7 @@ class SqliteConsumers:
     async def renew(self, key: Key, floor: int, at: float) -> None:
         self._told.discard(key)
         self._kept.pop(key, None)
-        await self._database.write(lambda raw: consumer_rows.renew(raw, key, floor, at))
+        await self._database.write(lambda raw: consumer_rows.renew(raw, key, floor, at), shared=True)
 
     async def delete(self, key: Key) -> bool:
         def step(deleted: bool | None) -> None:

@@ -202,7 +202,7 @@ class SqliteResults:
             return claimed
 
         try:
-            return await self._database.write(job)
+            return await self._database.write(job, shared=True)
         except Malformed:
             # SQLite writes no more in a transaction that met a damaged page, so these are looked for outside of it.
             hidden = await self._read(bucket_id, lambda raw, key, _: _hidden(raw, key, seqs, output), set[int]())

@@ -156,15 +156,17 @@ class Database:
         job: Callable[[sqlite3.Connection], T],
         announce: Callable[[T], None] | None = None,
         size: int = 0,
+        *,
+        shared: bool = False,
     ) -> T:
         """Runs the job in a transaction of its own, and returns its result once that is committed.
 
         `announce` is called with the result right after the commit, in the event loop, before another transaction
-        starts. `size` are the bytes that it writes, if they may be many. An error of the job rolls it back, and is
-        raised. Raises NoSpace, Unavailable or Unknown if the file can't be written. If the caller is cancelled, the job
-        is done all the same.
+        starts. `size` are the bytes that it writes, if they may be many. A `shared` job may be in one transaction with
+        others, and may run twice: see `Work.shared`. An error of the job rolls it back, and is raised. Raises NoSpace,
+        Unavailable or Unknown if the file can't be written. If the caller is cancelled, the job is done all the same.
         """
-        work = _Job(job, announce, size)
+        work = _Job(job, announce, size, shared)
         self._writer.submit(work)
         return await work.future
 
@@ -344,11 +346,14 @@ async def _close_early(connection: Connection, path: Path) -> None:
 class _Job(Work, Generic[T]):
     """A function as a work of the writer, with a future for its result."""
 
-    def __init__(self, job: Callable[[sqlite3.Connection], T], announce: Callable[[T], None] | None, size: int) -> None:
+    def __init__(
+        self, job: Callable[[sqlite3.Connection], T], announce: Callable[[T], None] | None, size: int, shared: bool
+    ) -> None:
         self.future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._job = job
         self._announce = announce
         self._size = size
+        self._shared = shared
         self._result: Any = None
         self._changes = 0
 
@@ -357,6 +362,9 @@ class _Job(Work, Generic[T]):
         self._result = self._job(raw)
         self._changes = raw.total_changes - before
         return 0
+
+    def shared(self) -> bool:
+        return self._shared
 
     def pages(self) -> int:
         return 8 + self._changes + self._size // _PAGE

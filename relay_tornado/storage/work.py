@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -42,6 +42,11 @@ class Work:
         """Whether `run` takes almost no time and changes little: then it is called in the event loop."""
         return False
 
+    def shared(self) -> bool:
+        """Whether it may share a transaction with other such works: it is brief, `run` may be repeated, and builds on
+        nothing that another one's `committed` changes."""
+        return False
+
     def run(self, raw: sqlite3.Connection) -> int:
         """Runs between BEGIN and COMMIT, on the thread unless it is `quick`. Returns the number of appended events."""
         return 0
@@ -62,6 +67,36 @@ class Work:
     def failed(self, error: Exception) -> None:
         """In the event loop, after a rollback (Unknown: perhaps after a commit). A RelayError is what to tell the
         sender; any other error was raised by `run`."""
+
+
+class Together(Work):
+    """Works that share a transaction, in their order: the disk is waited for once. If one of them fails, so do all."""
+
+    __slots__ = ("works",)
+
+    def __init__(self, works: Sequence[Work]) -> None:
+        self.works = works
+
+    def run(self, raw: sqlite3.Connection) -> int:
+        return sum([work.run(raw) for work in self.works])
+
+    def pages(self) -> int:
+        return sum([work.pages() for work in self.works])
+
+    def committed(self) -> None:
+        failure: Exception | None = None
+        for work in self.works:
+            try:
+                work.committed()
+            except Exception as error:
+                failure = error
+        if failure is not None:
+            raise failure
+
+    def failed(self, error: Exception) -> None:
+        assert isinstance(error, RelayError)
+        for work in self.works:
+            work.failed(again(error))
 
 
 class Source(Protocol):

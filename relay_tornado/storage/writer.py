@@ -8,7 +8,8 @@ Invariants:
   is written, and before the next transaction starts, which builds on what it changes in memory.
 - Every work is told its outcome exactly once, committed or failed, also at the end. If telling it, or telling a rider,
   fails, then every keeper reads the file again, as after a disk error, and the writer continues.
-- Jobs and batches of events take turns, so neither starves the other.
+- Jobs and batches of events take turns, so neither starves the other. Neighbouring jobs that may share a transaction
+  do. If that fails before its COMMIT, each gets one of its own: a job fails through its own fault alone.
 - After an error that may come from the disk, the connection is reopened and every keeper reads the file again, before
   anything else is written. While that fails, for whatever reason, everything is refused at once. For damage that a
   transaction met and that rolled it back, or if it found that the file differs from memory, this is done once a second
@@ -23,6 +24,7 @@ import sqlite3
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
+from itertools import islice, takewhile
 from pathlib import Path
 
 import structlog
@@ -39,7 +41,7 @@ from relay_tornado.storage.piggyback import Ride, Riders
 from relay_tornado.storage.space import Space
 from relay_tornado.storage.transaction import Transactions
 from relay_tornado.storage.witness import Loss, Stamp, Witness, loss, read_stamp
-from relay_tornado.storage.work import CLOSED, FULL, Keeper, Result, Source, Work, again, classify
+from relay_tornado.storage.work import CLOSED, FULL, Keeper, Result, Source, Together, Work, again, classify
 
 _MOMENT = 0.001
 """Seconds without work after which there may be a checkpoint: what was committed is delivered first."""
@@ -48,6 +50,9 @@ _ENOUGH = 128
 _GATHER = 0.002
 """Gathering for a transaction ends at so many waiting events and jobs (`_ENOUGH`), or after so many seconds
 (`_GATHER`)."""
+
+_TOGETHER = 64
+"""The most jobs in one transaction."""
 
 _RIDE = 8
 """About how many pages the riders of a transaction change."""
@@ -98,6 +103,8 @@ class Writer:
         self._checkpoints = Checkpoints(space)
         self._factory = factory
         self._jobs: deque[Work] = deque()
+        self._alone = 0
+        """How many of the oldest jobs get a transaction of their own, after a shared one failed."""
         self._job_next = True
         self._work: Work | None = None
         self._ride: Ride | None = None
@@ -273,12 +280,24 @@ class Writer:
     def _next(self) -> Work | None:
         if self._jobs and self._job_next:
             self._job_next = False
-            return self._jobs.popleft()
+            return self._next_job()
         work = self.source.take() if self.source is not None else None
         if work is not None:
             self._job_next = True
             return work
-        return self._jobs.popleft() if self._jobs else None
+        return self._next_job() if self._jobs else None
+
+    def _next_job(self) -> Work:
+        """The oldest job, with those behind it that may share its transaction. They leave the queue last, when no step
+        is left that needs memory."""
+        together = [] if self._alone else [*takewhile(lambda job: job.shared(), islice(self._jobs, _TOGETHER))]
+        if len(together) < 2:
+            self._alone = max(self._alone - 1, 0)
+            return self._jobs.popleft()
+        work = Together(together)
+        for _ in together:
+            self._jobs.popleft()
+        return work
 
     async def _perform(self, work: Work) -> int:
         """Executes a work, and tells its outcome. Returns about how many pages it changed."""
@@ -287,6 +306,10 @@ class Writer:
             result = await self._execute(work, ride)
         except Exception as failure:  # for lack of memory, for example: the outcome is unknown
             result = Result(failure, committing=True)
+        if isinstance(work, Together) and result.error is not None and not (result.committing or result.stuck):
+            self._jobs.extendleft(reversed(work.works))
+            self._alone = len(work.works)
+            self._work = work = Work()
         error = None if result.error is None else classify(result)
         pages = self._tell(work, error)
         if ride is not None:
@@ -411,6 +434,7 @@ class Writer:
 
     def _reject(self, error: RelayError) -> None:
         jobs, self._jobs = self._jobs, deque()
+        self._alone = 0
         for work in jobs:
             work.failed(again(error))
         if self.source is not None:

@@ -50,6 +50,22 @@ async def test_whoever_sends_again_soon_shares_a_commit(disk: SqliteWorld, monke
 
 
 @log_test
+async def test_logs_that_are_made_or_dropped_at_once_share_a_commit(disk: SqliteWorld) -> None:
+    """And events that wait in one of them are stored, or told that it is gone."""
+    before = disk.database.commits
+    made = [f"b{number}" for number in range(20)]
+    await asyncio.gather(*(disk.log.create(bucket_id, f"epoch{number:07}") for number, bucket_id in enumerate(made)))
+    assert disk.database.commits == before + 1
+    assert {(await disk.log.bounds(bucket_id)).head for bucket_id in made} == {0}
+    appending = [asyncio.ensure_future(disk.log.append(bucket_id, event())) for bucket_id in made]
+    await asyncio.gather(*map(disk.log.drop, made))
+    assert disk.database.commits <= before + 3
+    found = await asyncio.gather(*appending, return_exceptions=True)
+    assert {type(one) for one in found} <= {Appended, BucketGone}
+    await until(lambda: not disk.log._trimming._purges)
+
+
+@log_test
 async def test_nothing_goes_into_a_log_that_was_dropped(faulty: SqliteWorld, faults: Faults) -> None:
     """Not either where its events are tried one by one, since one of them could not be stored."""
     await make(faulty.log)

@@ -47,6 +47,21 @@ async def test_a_save_costs_no_commit(disk: SqliteWorld) -> None:
 
 
 @log_test
+async def test_many_that_come_at_once_share_commits(disk: SqliteWorld) -> None:
+    """A hundred consumers are made in two, and as many that are looked for while changes wait cost one or two."""
+    store = await begin(disk, "first")
+    before = disk.database.commits
+    names = [f"c{number}" for number in range(100)]
+    await asyncio.gather(*(store.create(KEY._replace(name=name), 3, TERMS, 0.0) for name in names))
+    assert disk.database.commits == before + 2
+    for name in names:
+        store.save(KEY._replace(name=name), lambda: Changes(7))
+    found = await asyncio.gather(*(store.get(KEY._replace(name=name)) for name in names))
+    assert {each.floor for each in found if each is not None} == {7}
+    assert disk.database.commits == before + 4
+
+
+@log_test
 async def test_changes_are_asked_for_at_the_commit(disk: SqliteWorld) -> None:
     """However much changes until then, it is asked once, and gets all of it."""
     store = await begin(disk, "worker")

@@ -1,0 +1,130 @@
+"""Jobs that share a transaction: one wait for the disk, and each is told its own outcome."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+
+import pytest
+
+from relay_tornado.errors import Conflict, RelayError, Unknown
+from relay_tornado.storage.database import Database
+from tests.storage.faults import Faults, once
+from tests.storage.jobs import commits, names, put
+
+storage_test = pytest.mark.gen_test
+
+
+@storage_test
+async def test_jobs_that_wait_together_share_a_commit(database: Database) -> None:
+    """Each gets its result, in their order, after the one commit."""
+    before = database.commits
+    order: list[str] = []
+    found = await asyncio.gather(*(database.write(put(name), order.append, shared=True) for name in "abc"))
+    assert (found, order) == (["a", "b", "c"], ["a", "b", "c"])
+    assert await database.read(names) == ["a", "b", "c"]
+    assert database.commits == await database.read(commits) == before + 1
+
+
+@storage_test
+async def test_no_job_overtakes_another(database: Database) -> None:
+    """One that builds on what others change in memory has a transaction of its own between theirs."""
+    order: list[str] = []
+
+    def job(name: str) -> Callable[[sqlite3.Connection], str]:
+        def run(raw: sqlite3.Connection) -> str:
+            order.append(f"run {name}")
+            return put(name)(raw)
+
+        return run
+
+    before = database.commits
+    await asyncio.gather(
+        *(
+            database.write(job(name), lambda name: order.append(f"announce {name}"), shared=name != "C")
+            for name in "abCde"
+        )
+    )
+    alone = ["run C", "announce C"]
+    assert order == [
+        *("run a", "run b", "announce a", "announce b"),
+        *alone,
+        *("run d", "run e", "announce d", "announce e"),
+    ]
+    assert database.commits == before + 3
+
+
+@storage_test
+async def test_a_transaction_has_so_many_jobs_at_most(database: Database) -> None:
+    """Events wait for it."""
+    before = database.commits
+    await asyncio.gather(*(database.write(put(f"{number}"), shared=True) for number in range(130)))
+    assert database.commits == before + 3
+    assert await database.read(names) == [f"{number}" for number in range(130)]
+
+
+@storage_test
+async def test_a_job_that_fails_fails_alone(database: Database, faults: Faults) -> None:
+    """The others are committed, in their order, and what comes later shares again."""
+
+    def refuse(raw: sqlite3.Connection) -> str:
+        put("refused")(raw)
+        raise Conflict("taken")
+
+    jobs = [put("a"), refuse, put("a"), put("b")]
+    found = await asyncio.gather(*(database.write(job, shared=True) for job in jobs), return_exceptions=True)
+    assert found[0] == "a"
+    assert isinstance(found[1], Conflict)
+    assert isinstance(found[2], sqlite3.IntegrityError)
+    assert found[3] == "b"
+    before = database.commits
+    await asyncio.gather(*(database.write(put(name), shared=True) for name in "cd"))
+    assert database.commits == before + 1
+    assert await database.read(names) == ["a", "b", "c", "d"]
+
+
+@storage_test
+async def test_a_disk_error_before_the_commit(database: Database, faults: Faults, quick: None) -> None:
+    """The file is opened again, and then each job is committed."""
+    faults.before = once("INSERT INTO bucket", sqlite3.SQLITE_IOERR)
+    assert await asyncio.gather(*(database.write(put(name), shared=True) for name in "abc")) == ["a", "b", "c"]
+    assert await database.read(names) == ["a", "b", "c"]
+
+
+@storage_test
+async def test_a_commit_that_fails(database: Database, faults: Faults, quick: None) -> None:
+    """Nobody knows whether it was stored: each is told so, with an error of its own, and no job is run again."""
+    faults.before = once("COMMIT", sqlite3.SQLITE_IOERR)
+    found = await asyncio.gather(*(database.write(put(name), shared=True) for name in "abc"), return_exceptions=True)
+    assert [type(error) for error in found] == [Unknown] * 3
+    assert len({id(error) for error in found}) == 3
+    assert await database.write(put("d")) == "d"
+    assert await database.read(names) == ["d"]
+
+
+@storage_test
+async def test_one_that_can_not_be_announced(database: Database) -> None:
+    """It alone is told so; the others have their results."""
+
+    def breaks(name: str) -> None:
+        if name == "b":
+            raise LookupError(name)
+
+    found = await asyncio.gather(
+        *(database.write(put(name), breaks, shared=True) for name in "abc"), return_exceptions=True
+    )
+    assert (found[0], found[2]) == ("a", "c")
+    assert isinstance(found[1], Unknown)
+    assert await database.read(names) == ["a", "b", "c"]
+
+
+@storage_test
+async def test_a_close_tells_all_that_share(database: Database) -> None:
+    """What waits is committed at the end."""
+    writing = [asyncio.create_task(database.write(put(name), shared=True)) for name in "abc"]
+    await asyncio.sleep(0)
+    await database.close()
+    assert await asyncio.gather(*writing) == ["a", "b", "c"]
+    with pytest.raises(RelayError):
+        await database.write(put("d"), shared=True)
