@@ -20,6 +20,7 @@ from relay_tornado.log import consumer_rows, reclaim, size_check
 from relay_tornado.log.pages import Pages
 from relay_tornado.log.state import LogState, age_limit, excess_bytes, keep_from_count
 from relay_tornado.log.tail import Tail
+from relay_tornado.low_memory import Lock as LoopLock
 from relay_tornado.model import Retention
 from relay_tornado.storage.database import Database
 
@@ -42,6 +43,8 @@ class Trimming:
         self._pages = pages
         self._counters = counters
         self._purges: dict[int, asyncio.Task[None]] = {}
+        self._purging = LoopLock()
+        """One step at a time: whoever has something to commit would wait for one of every purge."""
         self._closed = False
 
     async def trim(self, state: LogState, keep: Retention, floor: int | None) -> int:
@@ -129,7 +132,9 @@ class Trimming:
         while True:
             try:
                 while not self._database.squeezed:
-                    if await self._database.write(lambda raw: reclaim.delete_dropped(raw, key)):
+                    async with self._purging:
+                        done = await self._database.write(lambda raw: reclaim.delete_dropped(raw, key))
+                    if done:
                         return
             except (RelayError, sqlite3.Error) as error:
                 _log.warning("purge_waits", error=str(error))

@@ -267,6 +267,25 @@ async def test_a_step_takes_no_more_than_its_bytes(disk: SqliteWorld, monkeypatc
 
 
 @log_test
+async def test_many_logs_that_are_gone_hold_up_nobody(disk: SqliteWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever commits something meanwhile waits for a step of one of them, not of each."""
+    monkeypatch.setattr(reclaim, "STEP_EVENTS", 3)
+    dropped = [f"b{number}" for number in range(20)]
+    for bucket_id in dropped:
+        await make(disk.log, bucket_id, events=10)
+    await asyncio.gather(*map(disk.log.drop, dropped))
+    await asyncio.sleep(0)  # the purges begin
+    for _ in range(5):
+        before = disk.database.commits
+        await disk.database.write(lambda raw: None)
+        assert disk.database.commits <= before + 2
+    assert len(disk.log._trimming._purges) > 10
+    await until(lambda: not disk.log._trimming._purges)
+    left = "SELECT (SELECT count(*) FROM log), (SELECT count(*) FROM event)"
+    assert await disk.database.read(lambda raw: raw.execute(left).fetchone()) == (0, 0)
+
+
+@log_test
 async def test_equal_digests_of_another_log_stay(disk: SqliteWorld) -> None:
     """Whether a window is over or a log is gone: senders may send the same to two buckets."""
     for bucket_id, window in (("b", 0.0), ("c", 100.0), ("d", 100.0)):
