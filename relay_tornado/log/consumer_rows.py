@@ -107,7 +107,7 @@ def make(raw: sqlite3.Connection, key: Key, floor: int, terms: Terms, at: float)
     log = raw.execute("SELECT id, head FROM log WHERE bucket = ? AND dropped = 0", (key.bucket_id,)).fetchone()
     if log is None:
         raise BucketGone(key.bucket_id)
-    new = key.kind == "client" and raw.execute(_FIND, key).fetchone() is None
+    new = key.kind == "client" and not exists(raw, key)
     if new and clients(raw, key.bucket_id) >= consumers.MOST_CONSUMERS:
         raise too_many(key.bucket_id)
     values = (int(terms.receipt), float(terms.ack_wait), terms.max_deliver, at, at)
@@ -121,6 +121,10 @@ def get(raw: sqlite3.Connection, key: Key) -> Stored | None:
     """A consumer with its parked events. Raises Damaged."""
     found = raw.execute(_FIND, key).fetchone()
     return None if found is None else _one(raw, key, found[0], whole=True)
+
+
+def exists(raw: sqlite3.Connection, key: Key) -> bool:
+    return raw.execute(_FIND, key).fetchone() is not None
 
 
 def clients(raw: sqlite3.Connection, bucket_id: BucketId) -> int:

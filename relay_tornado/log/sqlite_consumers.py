@@ -288,6 +288,9 @@ class SqliteConsumers:
             if deleted is not None:
                 self._forget(key)
 
+        if not await self._read(lambda raw: consumer_rows.exists(raw, key)):  # as of a new output; needs no commit
+            self._forget(key)
+            return False
         while (deleted := await self._database.write(lambda raw: consumer_rows.delete(raw, key), step)) is None:
             pass
         return deleted

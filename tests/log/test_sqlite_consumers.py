@@ -62,6 +62,16 @@ async def test_many_that_come_at_once_share_commits(disk: SqliteWorld) -> None:
 
 
 @log_test
+async def test_deleting_what_is_not_there_costs_no_commit(disk: SqliteWorld) -> None:
+    """As whoever makes a public output does."""
+    store = await begin(disk, "a")
+    assert await store.delete(KEY._replace(name="a"))
+    before = disk.database.commits
+    assert not await store.delete(KEY._replace(name="a"))
+    assert disk.database.commits == before
+
+
+@log_test
 async def test_changes_are_asked_for_at_the_commit(disk: SqliteWorld) -> None:
     """However much changes until then, it is asked once, and gets all of it."""
     store = await begin(disk, "worker")
