@@ -27,6 +27,9 @@ from relay_tornado.storage.work import CLOSED, again
 T = TypeVar("T")
 
 _OVERHEAD = 512
+_FEW = 8
+"""Events up to which a claim may share its transaction: senders wait for it."""
+
 # Texts as bytes, so that a malformed one damages only its own row.
 _SIZE = "length(CAST(headers AS BLOB)) + length(body)"
 
@@ -202,7 +205,7 @@ class SqliteResults:
             return claimed
 
         try:
-            return await self._database.write(job, shared=True)
+            return await self._database.write(job, shared=len(seqs) <= _FEW)
         except Malformed:
             # SQLite writes no more in a transaction that met a damaged page, so these are looked for outside of it.
             hidden = await self._read(bucket_id, lambda raw, key, _: _hidden(raw, key, seqs, output), set[int]())

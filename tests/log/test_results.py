@@ -206,6 +206,19 @@ async def test_a_claim_marks_and_moves_at_once(world: World, results: Results) -
 
 
 @log_test
+async def test_small_claims_share_a_commit(disk: SqliteWorld, stored: SqliteResults) -> None:
+    """Those of many queues; of one queue, only the first one counts. A large claim keeps senders waiting alone."""
+    await make(disk.log, events=20)
+    before = disk.database.commits
+    claims = [stored.claim("b", output, 0, [1, 2], 2, 1.0) for output in (1, 2, 3, 3)]
+    assert await asyncio.gather(*claims) == [[1, 2], [1, 2], [1, 2], None]
+    assert disk.database.commits == before + 1
+    many = range(1, 21)
+    await asyncio.gather(*(stored.claim("b", output, 0, many, 20, 1.0) for output in (4, 5, 6)))
+    assert disk.database.commits == before + 4
+
+
+@log_test
 async def test_events_that_the_log_does_not_hold_are_not_claimed(world: World, results: Results) -> None:
     await make(world.log, events=6)
     await world.log.trim("b", Retention(None, 4, None), None)
