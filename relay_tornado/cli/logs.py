@@ -15,7 +15,7 @@ import click
 
 from relay_tornado.admin.lookup import named
 from relay_tornado.cli.answers import left_over
-from relay_tornado.cli.client import Caller, call, open_relay
+from relay_tornado.cli.client import Caller, open_relay
 from relay_tornado.cli.common import Group, header_rows
 from relay_tornado.cli.conditions import Condition
 from relay_tornado.cli.errors import Failure, unless_seen
@@ -26,6 +26,7 @@ from relay_tornado.cli.positions import Past
 from relay_tornado.cli.printing import Document, note, print_fields, print_json, print_page, when
 from relay_tornado.errors import Invalid, NotFound, RelayError
 from relay_tornado.ids import parse_id
+from relay_tornado.log.consumers import with_output_name
 from relay_tornado.model import STATUSES, counted, printable
 
 _ANSWER = 500
@@ -116,11 +117,16 @@ def list_(data: Path, as_json: bool, **params: Any) -> None:
 @click.argument("id")
 @relay_options
 def show(id: str, data: Path, as_json: bool) -> None:
-    """Show the event with the id ID, or one copy of it, with its latest delivery."""
-    found = call(data, "logs.show", id=id)
-    if as_json:
-        print_json(found)
-        return
+    """Show the event with the id ID, or one copy of it, with each try of its deliveries."""
+    with open_relay(data) as relay:
+        found = relay.call("logs.show", id=id)
+        if as_json:
+            print_json(found)
+            return
+        tries, names = found.get("deliveries", ()), {}
+        if any(each["output"] for each in tries):
+            bucket = relay.call("bucket.show", bucket=found["bucket_id"])
+            names = {each["number"]: each["name"] for each in bucket["outputs"]}
     rows = [
         ("event", found["id"]),
         ("received", when(found["created_at"], seconds=True)),
@@ -130,7 +136,9 @@ def show(id: str, data: Path, as_json: bool) -> None:
     rows.append(("request", f"{found['method']} {found['extra_path'] or '/'}{query}"))
     rows += header_rows(found)
     rows.append(("status", f"{found['status']} {found['status_code'] or ''}".strip()))
-    rows += _tries(found)
+    if found["retries"]:
+        rows.append(("retries", str(found["retries"])))
+    rows += [("try", _try_words(each, names)) for each in tries]
     if found["response_body"] and found["status"] != "sent":
         rows.append(("answer", _beginning(b64decode(found["response_body"]))))
     if found.get("verified") is not None:
@@ -144,19 +152,11 @@ def show(id: str, data: Path, as_json: bool) -> None:
             click.echo(printable(line))
 
 
-def _tries(found: Document) -> list[tuple[str, str]]:
-    """The number of retries, and if there was more than one try, all tries, oldest first."""
-    rows = [("retries", str(found["retries"]))] if found["retries"] else []
-    tries = found.get("deliveries", ())
-    if len(tries) < 2:
-        return rows
-    return rows + [("try", _try_words(each)) for each in tries]
-
-
-def _try_words(delivery: Document) -> str:
-    """`2026-12-31 12:00:01 UTC  failed 500  in 12 ms, output 1`."""
+def _try_words(delivery: Document, names: Mapping[int, str]) -> str:
+    """`2026-12-31 12:00:01 UTC  failed 500  in 12 ms, output 1 (shop)`. `names` has outputs' names by number."""
     status = f"{delivery['status']} {delivery['status_code'] or ''}".strip()
-    output = f", output {delivery['output']}" if delivery["output"] else ""
+    number = delivery["output"]
+    output = f", {with_output_name(f'output {number}', names.get(number))}" if number else ""
     return f"{when(delivery['at'], seconds=True)}  {status}  in {delivery['duration_ms']} ms{output}"
 
 

@@ -133,10 +133,11 @@ def test_why_a_delivery_failed(relay: Runner) -> None:
         log = wait_for(lambda: relay.json("logs", "list", "--status", "failed")["data"], "the delivery to fail")[0]
         shown = relay("logs", "show", log["id"]).stdout
     assert re.search(r"^answer +No answer: 127\.0\.0\.1 is not a public address: --forward-allow", shown, re.MULTILINE)
+    assert re.search(r"^try .+, output 2 \(two\)$", shown, re.MULTILINE)
 
 
 def test_the_tries_of_a_delivery(relay: Runner) -> None:
-    """An event that was tried again shows so, with a line for each try; one that was not shows its status alone."""
+    """An event shows a line for each try, also where there was one, and its retries if there were any."""
     made = relay.json("bucket", "create", "orders")
     with serving(relay.data) as server:
         server.send(made["inputs"][0]["id"], b"x")
@@ -148,7 +149,8 @@ def test_the_tries_of_a_delivery(relay: Runner) -> None:
             return relay("logs", "show", log).stdout
 
         once = answered("failed", 500, 0)
-        assert not re.search("^(try|retries)", once, re.MULTILINE)
+        assert re.search("^try .+failed 500  in 7 ms$", once, re.MULTILINE)
+        assert "retries" not in once
         answered("failed", 500, 1)
         shown = answered("sent", 200, 2)
     assert re.search("^status +sent 200$", shown, re.MULTILINE)
