@@ -245,7 +245,7 @@ async def _subscribe(connection: WebSocketClientConnection, credentials: tuple[s
     key, secret = credentials
     for message, status in (
         ({"action": "auth", "key": key, "secret": secret}, "authenticated"),
-        ({"action": "subscribe", "buckets": ["/none"]}, "subscribed"),
+        ({"action": "subscribe", "buckets": ["/none"], "extended": True}, "subscribed"),  # a stock one is logged
     ):
         await connection.write_message(json.dumps(message))
         async with asyncio.timeout(PATIENCE):

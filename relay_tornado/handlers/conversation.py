@@ -200,8 +200,11 @@ class Conversation(ConnectedClient):
             self._liveness.asked(self._loop.time())
 
     def _tell(self, event: str, **what: Any) -> None:
-        tell = self._clients.tell if self._session.token is None else _log.info
-        tell(event, address=self.client_ip, **what)
+        token = self._session.token
+        if token is None:
+            self._clients.tell(event, address=self.client_ip, **what)
+        else:
+            _log.info(event, address=self.client_ip, token=token.key, **what)
 
     def _authenticate(self, key: str, secret: str) -> protocol.Effects:
         try:

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import structlog
 import trustme
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
@@ -84,13 +85,16 @@ def test_a_zone_is_part_of_the_way() -> None:
 
 @pytest.mark.gen_test
 async def test_a_relay_in_order() -> None:
-    """Everything is ok, also for a socket that was watched; without a token it is opened and no more."""
+    """Everything is ok, also for a socket that was watched; without a token it is opened and no more. The relay's log
+    says nothing of a client that asks for what is not there."""
     async with edge() as site:
         relay = Address(f"http://127.0.0.1:{site.port}", "i-1")
-        said = await examined(relay, 0.3, await site.token(api_access=False))
+        with structlog.testing.capture_logs() as lines:
+            said = await examined(relay, 0.3, await site.token(api_access=False))
         unwatched = await examined(relay, 0.3)
         refused = await examined(relay, 0.3, ("key", "wrong"))
     asked = ("url", "ready", "bodies", "socket")
+    assert "bucket_not_found" not in {each["event"] for each in lines}
     assert {name: each.level for name, each in said.items()} == dict.fromkeys((*asked, "idle"), "ok")
     assert "leads to this relay" in said["url"].says
     assert {name: each.level for name, each in unwatched.items()} == dict.fromkeys(asked, "ok")

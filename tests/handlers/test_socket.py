@@ -157,6 +157,18 @@ async def test_who_has_no_token_fills_no_log(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.gen_test
+async def test_the_log_says_whose_client_asks_for_a_bucket_that_is_not_there(server: Live) -> None:
+    """Its address may be that of many."""
+    token = await server.token()
+    client = await server.authenticated(token)
+    with structlog.testing.capture_logs() as lines:
+        await client.say({"action": "subscribe", "buckets": ["ordrs"]})
+        await client.hear_status("subscribed")
+        await until(lambda: bool(lines))
+    assert [(each["event"], each["token"]) for each in lines] == [("bucket_not_found", token[0])]
+
+
+@pytest.mark.gen_test
 async def test_subscribe_before_auth_gets_unauthorized_and_4001(server: Live) -> None:
     """The words say what to do first."""
     client = await server.client()
