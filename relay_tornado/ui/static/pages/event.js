@@ -38,9 +38,11 @@ function Verdict({ log }) {
 
 const MOST_MISSED = 3;
 
-/** What is known of those that have a position in the bucket: {consumers, letters}, of which the dead letters are those of this event alone. */
+/** What is known of those that have a position in the bucket: {consumers, letters}, of which the dead letters are those of this event alone; null before
+ *  the bucket is known. */
 async function loadPositions(log, bucket, abort) {
-  if (!bucket || log.ephemeral) return { consumers: [], letters: [] };
+  if (!bucket) return null;
+  if (log.ephemeral) return { consumers: [], letters: [] };
   const consumers = await get(v1("buckets", bucket.id, "consumers"), {}, abort);
   if (!consumers.some(({ dead }) => dead)) return { consumers, letters: [] };
   const { data: letters } = await get(v1("buckets", bucket.id, "dead"), { cursor: `${log.epoch}-${log.seq - 1}`, limit: 1 }, abort);
@@ -67,13 +69,13 @@ function why(consumer, { log, bucket, letters, tried }) {
   return output && !consumer.parked ? "not sent: its rules don't fit, or it was made or moved later" : "";
 }
 
-/** The outputs and consumers that are not done with this event, each with the reason; where there is none, whether any delivery is known. `trouble` is why
- *  they could not be loaded, if so. */
-function Missed({ consumers, tokens, trouble, ...rest }) {
+/** The outputs and consumers that are not done with this event, each with the reason; where there is none, whether any delivery is known. `positions` are
+ *  null until they are loaded, and `trouble` is why they could not be. */
+function Missed({ positions, tokens, trouble, ...rest }) {
   const { bucket, tried } = rest;
-  if (trouble) return html`<dt>Not done by</dt><dd class="soft whole">Not known. ${trouble.message}</dd>`;
-  const outputsFirst = consumers.toSorted((a, b) => (b.kind === "output") - (a.kind === "output"));
-  const missed = outputsFirst.map((each) => [each, why(each, rest)]).filter(([, reason]) => reason);
+  if (!positions) return trouble && html`<dt>Not done by</dt><dd class="soft whole">Not known. ${trouble.message}</dd>`;
+  const outputsFirst = positions.consumers.toSorted((a, b) => (b.kind === "output") - (a.kind === "output"));
+  const missed = outputsFirst.map((each) => [each, why(each, { ...rest, ...positions })]).filter(([, reason]) => reason);
   if (!missed.length) return tried.length ? null : html`<dt>Deliveries</dt><dd class="soft whole">No delivery of it was reported yet.</dd>`;
   return html`<dt>Not done by</dt><dd class="whole">${missed.slice(0, MOST_MISSED).map(([each, reason]) => html`<div
     key=${reference(each)}><a href=${bucketLink(bucket, each.kind === "output" ? "outputs" : "consumers")}>${called(each, bucket, tokens)}</a>${" "}
@@ -83,8 +85,7 @@ function Missed({ consumers, tokens, trouble, ...rest }) {
 
 function Facts({ log, input, bucket, size, headerSize, tried }) {
   const [positions, trouble] = useLoaded((abort) => loadPositions(log, bucket, abort), { every: POSITIONS, on: [bucket?.id, log.id] });
-  const { consumers = [], letters = [] } = positions ?? {};
-  const [, tokens] = useNames(consumers.filter(({ kind }) => kind === "token"));
+  const [, tokens] = useNames((positions?.consumers ?? []).filter(({ kind }) => kind === "token"));
   const exact = new Date(log.received_at * 1000);
   return html`<dl class="facts">
     <dt>Received</dt><dd class="whole"><${Time} at=${log.received_at} exact />.${String(exact.getMilliseconds()).padStart(3, "0")} <span class="soft">${zone(exact)} (<${Time} at=${log.received_at} />)</span></dd>
@@ -96,7 +97,7 @@ function Facts({ log, input, bucket, size, headerSize, tried }) {
     ${log.resend_of && html`<dt>${log.edited ? "Edited from" : "Sent again from"}</dt><dd><a href=${link("/events", log.resend_of)}>
       ${log.resend_of}</a></dd>`}
     ${log.target && html`<dt>Goes to</dt><dd>one output alone</dd>`}
-    <${Missed} ...${{ log, bucket, consumers, letters, tokens, tried, trouble: !positions && trouble }} />
+    <${Missed} ...${{ log, bucket, positions, tokens, tried, trouble }} />
   </dl>`;
 }
 

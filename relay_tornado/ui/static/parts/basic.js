@@ -218,25 +218,26 @@ export function Dialog({ title, onClose, wide = false, children }) {
   </dialog>`;
 }
 
-/** What closes a dialog where that is open still: an answer that comes later closes none that was opened since. */
-export function useClose(onClose) {
+/** Whether this dialog is open still, as a ref: a late answer closes none that was opened since, and what went wrong can't be shown in it any more. */
+export function useOpen() {
   const open = useRef(true);
   useEffect(() => () => {
     open.current = false;
   }, []);
-  return () => open.current && onClose();
+  return open;
 }
 
 /** Asks before something that can't be taken back; with `typed` that text has to be typed first. */
 export function Confirm({ title, children, action, typed, onConfirm, onClose }) {
   const [text, setText] = useState("");
   const [error, setError] = useState(null);
-  const close = useClose(onClose);
+  const open = useOpen();
   const submit = async () => {
     try {
       await onConfirm();
-      close();
+      if (open.current) onClose();
     } catch (problem) {
+      if (!open.current) throw problem;
       setError(problem);
     }
   };

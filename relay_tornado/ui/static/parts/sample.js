@@ -1,7 +1,7 @@
 // Sending a test event: a sample of a provider's webhooks, signed where the input has a secret.
 import { html, useState } from "../lib.js";
 import { get, post, v1 } from "../api.js";
-import { Button, Dialog, Field, Loading, Problem, tell, useClose, useLoaded } from "./basic.js";
+import { Button, Dialog, Field, Loading, Problem, tell, useLoaded, useOpen } from "./basic.js";
 
 /** The dialog. */
 export function SendSample({ bucket, onClose }) {
@@ -9,7 +9,7 @@ export function SendSample({ bucket, onClose }) {
   const [chosen, setChosen] = useState("");
   const [input, setInput] = useState(bucket.inputs[0]?.id ?? "");
   const [error, setError] = useState(null);
-  const close = useClose(onClose);
+  const open = useOpen();
   const providers = [...new Set((samples ?? []).map((each) => each.provider))];
   const key = ({ provider, event }) => JSON.stringify([provider, event]);
   // The samples of the provider that the input expects come first to mind.
@@ -21,8 +21,9 @@ export function SendSample({ bucket, onClose }) {
     try {
       const { id, signed } = await post(v1("buckets", bucket.id, "samples"), { provider, event: name, input });
       tell(`Sent as ${id}${signed ? ", signed" : ", not signed: the input has no secret of this provider"}`);
-      close();
+      if (open.current) onClose();
     } catch (failure) {
+      if (!open.current) throw failure;
       setError(failure);
     }
   };

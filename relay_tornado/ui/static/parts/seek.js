@@ -2,7 +2,7 @@
 import { html, useEffect, useState } from "../lib.js";
 import { ask, away, post } from "../api.js";
 import { link } from "../router.js";
-import { Button, Dialog, Problem, number, tell, useClose } from "./basic.js";
+import { Button, Dialog, Problem, number, tell, useOpen } from "./basic.js";
 import { consumerPath } from "./called.js";
 import { isPast, triesOf } from "./oldest.js";
 import { local, zone } from "./zone.js";
@@ -44,7 +44,7 @@ export function Seek({ consumer, title, onMoved, onClose }) {
   const [given, setGiven] = useState({ last: "100", time: local(Date.now() / 1000 - 3600), id: "" });
   const [seen, setSeen] = useState({});
   const [turn, setTurn] = useState(0);
-  const close = useClose(onClose);
+  const open = useOpen();
   const to = position(choice, consumer, given);
   const key = JSON.stringify(to);
   useEffect(() => {
@@ -65,7 +65,7 @@ export function Seek({ consumer, title, onMoved, onClose }) {
     const seeked = await post(consumerPath(consumer, "seek"), { to });
     tell(`Moved to ${seeked.to}: ${number(seeked.repeats)} repeated, ${number(seeked.skips)} skipped`);
     onMoved();
-    close();
+    if (open.current) onClose();
   };
   const current = seen.key === key ? seen : {};
   const again = () => {
