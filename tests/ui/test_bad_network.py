@@ -8,10 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.acceptance.relay import Relay
-from tests.ui.browser import Watch, begin_session, sign_in, signed, until
+from tests.ui.browser import Watch, begin_session, sign_in, signed, until, watched
 from tests.ui.sending import Sender, live, rows
 
 PATIENCE = 41_000
@@ -195,6 +195,21 @@ def test_a_change_without_an_answer(page: Page, relay: Relay, administrator: str
 
 
 @pytest.mark.own_window
+def test_an_event_from_here_without_an_answer(page: Page, relay: Relay, administrator: str, sender: Sender) -> None:
+    """The page of a bin does not wait for it for good, either."""
+    page.clock.install()
+    sign_in(page, relay, administrator, f"/ui/bin/{sender.name}")
+    held: list[Route] = []
+    page.route("**/v1/webhooks/**", hold(held))
+    page.get_by_role("button", name="Send one from here").click()
+    until(page, lambda: held, "the event")
+    page.clock.run_for(PATIENCE)
+    expect(page.locator(".toast")).to_have_text(
+        "The relay does not answer. Whether it took the event is not known: look at what arrives."
+    )
+
+
+@pytest.mark.own_window
 def test_a_part_of_the_page_that_never_comes(page: Page, relay: Relay, administrator: str) -> None:
     """It is said to be missing, and comes once it can be loaded."""
     page.clock.install()
@@ -218,6 +233,14 @@ def test_a_page_that_does_not_come_whole(page: Page, watch: Watch) -> None:
     expect(page.get_by_role("main").get_by_role("heading", level=1)).to_have_text("Relay")
     page.evaluate("() => document.getAnimations().forEach((each) => each.finish())")
     expect(page.get_by_text("A part of the page has not come yet. If this stays, reload it.")).to_be_visible()
+
+
+def test_a_browser_without_scripts(chromium: Browser, relay: Relay) -> None:
+    """It is told that the page needs them, and not to wait or to reload."""
+    with watched(chromium, relay.url, java_script_enabled=False) as (page, _):
+        page.goto("/ui/")
+        expect(page.locator("noscript p")).to_be_visible()
+        expect(page.locator("#app")).to_be_hidden()
 
 
 def test_what_is_not_there_yet_has_a_heading(admitted: Page, sender: Sender) -> None:

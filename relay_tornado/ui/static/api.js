@@ -66,7 +66,7 @@ const PATIENCE = 40_000;
 const CHANGE_PATIENCE = 200_000;
 
 /** Fetches, and gives up where no byte comes for `patience` milliseconds: {response, text}. Throws ApiError(0) with `unreached` at its end. */
-async function fetched(path, { signal: abort, ...options }, { patience, unreached }) {
+export async function fetched(path, { signal: abort, ...options }, { patience = PATIENCE, unreached }) {
   const silence = new AbortController();
   let timer = 0;
   const listen = () => {

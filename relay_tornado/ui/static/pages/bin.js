@@ -1,6 +1,6 @@
 // A request bin: a bucket for a day, made by one press, with its URL and what arrives there.
 import { html } from "../lib.js";
-import { get, post, put, session, v1 } from "../api.js";
+import { fetched, get, post, put, session, v1 } from "../api.js";
 import { part } from "../code.js";
 import { Badge, Button, Copy, Loading, Problem, Time, tell, useLoaded } from "../parts/basic.js";
 import { Loaded } from "../parts/lazy.js";
@@ -42,13 +42,11 @@ function Start({ bins }) {
 
 /** Sends a webhook as anybody could, from here: whoever has no shell at hand sees something, too. */
 async function sendOne(input) {
-  const answer = await fetch(`/v1/webhooks/${encodeURIComponent(input.id)}/hello?from=page`, {
+  const { response } = await fetched(`/v1/webhooks/${encodeURIComponent(input.id)}/hello?from=page`, {
     method: "POST", headers: { "Content-Type": "application/json" }, credentials: "omit",
     body: JSON.stringify({ hello: "world", at: new Date().toISOString() }),
-  }).catch(() => {
-    throw new Error("The relay can't be reached. Whether it took the event is not known: look at what arrives.");
-  });
-  if (!answer.ok) throw new Error(`The relay answered ${answer.status}.`);
+  }, { unreached: " Whether it took the event is not known: look at what arrives." });
+  if (!response.ok) throw new Error(`The relay answered ${response.status}.`);
   tell("Sent");
 }
 
