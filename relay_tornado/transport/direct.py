@@ -4,8 +4,8 @@ Every plain connection begins here. At the first request that `transport.heads` 
 the socket and the bytes already read go to Tornado and stay there, so a client may send both kinds on one connection.
 Tornado's connections keep the same times, and end in the same way.
 
-At most one request of a connection is in progress. Data behind it is read once, up to `READ_AHEAD` bytes; then the
-socket is not read until the answer has left.
+At most one request of a connection is in progress. Data behind it is read once, up to `READ_AHEAD` bytes, if no more
+than that has been read with the request; then the socket is not read until the answer has left.
 """
 
 from __future__ import annotations
@@ -210,6 +210,9 @@ class DirectConnection:
     def _readable(self) -> None:
         shared = self._shared
         answering = self._state is _ANSWER
+        if answering and len(self._rest) >= READ_AHEAD:
+            self._stop_reading()
+            return
         try:
             size = self.socket.recv_into(shared.buffer, READ_AHEAD if answering else READ_SIZE)
         except (BlockingIOError, InterruptedError):

@@ -12,6 +12,7 @@ from relay_tornado.transport import direct
 from relay_tornado.transport.direct import DirectConnection
 from relay_tornado.transport.limits import READ_SIZE
 from relay_tornado.transport.refusals import MOST_LINES
+from tests.handlers.desk import desk
 from tests.handlers.edge import URL, HeldLog, edge
 from tests.handlers.raw import HEALTH, Raw, request
 from tests.waiting import until
@@ -101,6 +102,21 @@ async def test_little_is_read_behind_a_webhook_that_waits() -> None:
         await until(lambda: log.held)
         log.release()
         assert (await raw.reply()).status == 200
+
+
+@pytest.mark.gen_test
+async def test_what_waits_behind_webhooks_that_wait_for_a_client_is_bounded() -> None:
+    """Reading begins again with each, to learn that its sender left: what lies behind it does not grow by that."""
+    async with desk() as site, Raw(site.site.port) as raw:
+        raw.send(request(URL, b"x") * 5000)
+        await until(lambda: site.site.site.listener.connections)
+        [connection] = site.site.site.listener.connections
+        assert isinstance(connection, DirectConnection)
+        most = 0
+        for _ in range(1000):
+            assert (await raw.reply()).status == 504
+            most = max(most, len(connection._rest))
+        assert most <= READ_SIZE + direct.READ_AHEAD
 
 
 @pytest.mark.gen_test
