@@ -182,6 +182,7 @@ async def test_a_transport_that_is_closed_leaves_no_look_up(known: _Names) -> No
     await until(lambda: known.asked)
     sending.cancel()
     await asyncio.wait((sending,))
-    assert resolver._pending
+    (pending,) = resolver._pending.values()
     await made.close()
-    await until(lambda: not resolver._pending)
+    await asyncio.wait((pending,))
+    assert pending.cancelled()
