@@ -1,6 +1,7 @@
 """The protocol of one WebSocket as a state machine without I/O: messages and the time go in, effects come out.
 
-The owner of the socket executes the effects in order, one list at a time, and reads no message before it is done.
+The owner of the socket executes the effects in order, one list at a time, and reads no message before it is done; but
+for a `Respond`, behind which further ones may begin (see `answer`).
 `Authenticate`, `Subscribe`, `Unsubscribe`, `Respond` and `Settle` are questions. Their outcome comes back through
 `authenticated` or `refused`, `subscribed` or `subscribe_refused`, `unsubscribed`, `responded`, `settled`.
 Times are seconds of a monotonic clock.
@@ -190,7 +191,7 @@ class Session:
         if self.state == "closing":
             return ()
         limit = MAX_UNAUTHENTICATED if self.token is None else self._settings.max_message
-        if len(message.encode(errors="replace") if isinstance(message, str) else message) > limit:
+        if _size(message) > limit:
             return self._close(CloseCode.TOO_BIG, f"message too big: at most {limit} bytes are read here")
         incoming = control.parse(message)
         self.extended = self.extended or incoming.extended
@@ -215,6 +216,14 @@ class Session:
                 return (Settle(request),)
             case control.Problem(code, text, _):
                 return self._problem(code, text)
+
+    def answer(self, message: str | bytes) -> Respond | None:
+        """The effect of a message behind a `Respond` that is not done, if that is another one. Otherwise None, and
+        nothing has changed: `received` handles the message once all before it are done."""
+        if self.token is None or self.state == "closing" or _size(message) > self._settings.max_message:
+            return None
+        request = control.parse(message).content
+        return Respond(request, self.token) if isinstance(request, control.Respond) else None
 
     def _subscribe(self, request: control.Subscribe) -> Effects:
         assert self.token is not None
@@ -284,7 +293,7 @@ class Session:
         return self._outcome(frames.unsubscribed(request.buckets), error)
 
     def responded(self, request: control.Respond, error: RelayError | None = None) -> Effects:
-        """The last `Respond` was executed, so the answer is stored, or it failed with `error`."""
+        """This `Respond` was executed, so the answer is stored, or it failed with `error`."""
         return self._outcome(frames.responded(format_id(request.id.epoch, request.id.seq, request.id.output)), error)
 
     def settled(self, request: Ack | Nak, found: bool) -> Effects:
@@ -370,3 +379,8 @@ class Session:
     def _log(self, line: Log) -> Effects:
         logged, self._logged = self._logged, True
         return () if logged else (line,)
+
+
+def _size(message: str | bytes) -> int:
+    """In bytes."""
+    return len(message.encode(errors="replace") if isinstance(message, str) else message)

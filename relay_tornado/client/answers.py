@@ -34,7 +34,7 @@ class _Waiting:
 class Answers:
     """Sends an application's answers until the relay has stored them, over as many connections as that takes.
 
-    The relay handles a connection's messages in order, so a reply that names no event is about the oldest message.
+    The relay answers a connection's messages in order, so a reply that names no event is about the oldest message.
     """
 
     def __init__(self, address: Address, options: Options) -> None:
@@ -91,8 +91,9 @@ class Answers:
                     failures = 0
                     await self._serve(link)
                 except TooBig:
-                    # Replies come in order, so the oldest pending message is the one at fault.
-                    self._settle(Rejected("too_large", "the answer is too big for the relay"))
+                    # The largest pending message is at fault, whatever the others are; the oldest, of equal ones.
+                    largest = max((each for each in self._waiting if each.sent), key=_size, default=None)
+                    self._end(largest, Rejected("too_large", "the answer is too big for the relay"))
                     raise
                 finally:
                     self._waiting = [each for each in self._waiting if not each.stored.done()]
@@ -141,7 +142,9 @@ class Answers:
 
     def _settle(self, error: RelayClientError | None, id: object = None) -> None:
         """Sets the outcome of the oldest answer sent for this event (None: the oldest of all)."""
-        waiting = next((each for each in self._waiting if each.sent and id in (None, each.id)), None)
+        self._end(next((each for each in self._waiting if each.sent and id in (None, each.id)), None), error)
+
+    def _end(self, waiting: _Waiting | None, error: RelayClientError | None) -> None:
         if waiting is not None:
             self._waiting.remove(waiting)
             waiting.end(error)
@@ -151,3 +154,7 @@ class Answers:
         waiting, self._waiting = self._waiting, []
         for each in waiting:
             each.end(error)
+
+
+def _size(waiting: _Waiting) -> int:
+    return len(waiting.text)

@@ -14,6 +14,7 @@ from relay_tornado import protocol
 from relay_tornado.delivery.liveness import acknowledged
 from relay_tornado.delivery.outlet import Frames, OutletClosed
 from relay_tornado.errors import Conflict, Invalid, RelayError, Unauthorized
+from relay_tornado.handlers.answers import Answers
 from relay_tornado.handlers.connected_clients import ConnectedClient, ConnectedClients
 from relay_tornado.handlers.tornado_connection import TornadoConnection
 from relay_tornado.log.results import status_of
@@ -40,7 +41,7 @@ class Conversation(ConnectedClient):
     """Exists from the opening of the WebSocket to its end. It writes frames directly to the stream; Tornado reads,
     answers pings and closes."""
 
-    __slots__ = ("_edge", "_ping", "_session")
+    __slots__ = ("_answers", "_edge", "_ping", "_session")
 
     _stream: TornadoConnection
 
@@ -50,12 +51,18 @@ class Conversation(ConnectedClient):
         self._stream = stream
         self._session = protocol.Session(clients.settings, self._loop.time())
         self._ping: asyncio.Future[None] | None = None
+        self._answers: Answers | None = None
         self._set_alarm(self._due())
 
     @property
     def consumer(self) -> str:
         request = None if self._delivery is None else self._delivery.subscription.request
         return "" if request is None else request.consumer or ""
+
+    @property
+    def answering(self) -> Awaitable[None] | None:
+        """Ends once the client's answers that are being stored are told; None if there are none."""
+        return None if self._answers is None else self._answers.last
 
     # incoming messages
 
@@ -70,19 +77,35 @@ class Conversation(ConnectedClient):
             self._delivery.ponged(payload)
 
     async def received(self, message: str | bytes) -> None:
-        """Handles a message from the client. Returns once it is answered."""
+        """Handles a message from the client. Returns once it is answered, or if it is an answer itself, once that is
+        being stored; any other waits until those are told."""
         # Subscribing takes ten times as long as a webhook.
         await self._stream.take_turn(self._clients.admission if self._delivery is None else self._clients.messages)
         if self._stream.closed():
             return
         self.heard()
+        if self._answers is not None and (telling := self._answers.last) is not None:
+            answer = self._session.answer(message)
+            if answer is not None and self._answers.fits(answer, len(message)):
+                self._answers.take(answer, len(message))
+                return
+            await telling
+            if self._stream.closed():
+                return
         if self.key and _may_have_filter(message):
             effects = await self._compile(message)
         else:
             effects = self._session.received(message)
         if self._delivery is not None:
             self._delivery.notices.wanted = self._session.extended
-        await self._perform(effects)
+        match effects:
+            case (protocol.Respond() as answer,):
+                if self._answers is None:
+                    most = self._clients.settings.max_message
+                    self._answers = Answers(self._respond, self._perform, self._stream.close, most)
+                self._answers.take(answer, len(message))
+            case _:
+                await self._perform(effects)
 
     async def _compile(self, message: str | bytes) -> protocol.Effects:
         """Reads a message that may have a filter, once those of the token may be compiled."""
@@ -113,6 +136,7 @@ class Conversation(ConnectedClient):
         retry_until_done(self._leave)
 
     def _leave(self) -> None:
+        self._answers = None  # its tasks go on without it; it refers to the conversation
         self._shut()
         self._clients.forget(self)
 
@@ -158,8 +182,6 @@ class Conversation(ConnectedClient):
                     await self._perform(await self._subscribe(effect))
                 case protocol.Unsubscribe(request):
                     await self._perform(self._unsubscribe(request))
-                case protocol.Respond():
-                    await self._perform(await self._respond(effect))
                 case protocol.Settle(request):
                     found = self._delivery is not None and self._delivery.settle(request)
                     await self._perform(self._session.settled(request, found))

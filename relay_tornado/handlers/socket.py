@@ -131,7 +131,7 @@ class _Protocol(WebSocketProtocol13):
             self._bare = 0
             await self.stream.next_turn()
 
-    def _handle_message(self, opcode: int, data: bytes) -> asyncio.Future[Any] | None:
+    def _handle_message(self, opcode: int, data: bytes) -> Any:
         if opcode not in _OPCODES or (opcode == _CLOSE and len(data) == 1):
             self._abort()
             return None
@@ -145,7 +145,20 @@ class _Protocol(WebSocketProtocol13):
         self._framing = False
         if opcode < _CLOSE:
             self._bare = -1
+        elif (answering := self._answering()) is not None:
+            return self._handle_behind(answering, opcode, data)
         return super()._handle_message(opcode, data)
+
+    def _answering(self) -> Awaitable[None] | None:
+        assert isinstance(self.handler, SocketHandler)
+        return self.handler.answering
+
+    async def _handle_behind(self, answering: Awaitable[None], opcode: int, data: bytes) -> None:
+        """Handles a control frame once the client's answers before it are told."""
+        await answering
+        working = super()._handle_message(opcode, data)
+        if working is not None:
+            await working
 
     def _run_callback(self, callback: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Handles a message in the task that reads. If memory is short, the end of a separate task might be reported to
@@ -324,6 +337,11 @@ class SocketHandler(JsonHandler, WebSocketHandler):
 
     def on_message(self, message: str | bytes) -> Awaitable[None] | None:
         return None if self._conversation is None else self._conversation.received(message)
+
+    @property
+    def answering(self) -> Awaitable[None] | None:
+        """Ends once the client's answers that are being stored are told; None if there are none."""
+        return None if self._conversation is None else self._conversation.answering
 
     def on_ping(self, data: bytes) -> None:
         if self._conversation is not None:

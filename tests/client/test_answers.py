@@ -135,6 +135,29 @@ def test_an_answer_that_is_too_big_and_given_up_is_no_other_one() -> None:
 
 
 @client_test
+async def test_an_answer_that_is_too_big_behind_another() -> None:
+    """The relay may close over it before it has said that the other one is stored, which is sent again."""
+
+    async def talk(peer: Peer) -> None:
+        if peer.number == 1:
+            await give(peer, 2)
+        await begin(peer)
+        await peer.receive()
+        if peer.number == 2:
+            await peer.receive()
+            await peer.socket.close(1009)
+        await peer.send(STORED)
+        await peer.stay()
+
+    async with service(talk) as url, at(url) as events:
+        one, two = await take(events, 2)
+        first = asyncio.create_task(one.respond())
+        with pytest.raises(Rejected, match="too big"):
+            await two.respond(200, b"large")
+        await first
+
+
+@client_test
 async def test_an_answer_that_is_given_up_before_its_turn_is_not_sent() -> None:
     """While the one before it waits for the network: else the word about it would count for the one behind it."""
     go = asyncio.Event()

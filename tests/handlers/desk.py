@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -76,8 +76,10 @@ class Desk:
 
 
 @asynccontextmanager
-async def desk(folder: Path | None = None, output: str = "anyOutput", **fields: Any) -> AsyncIterator[Desk]:
-    async with edge(folder) as site, AsyncExitStack() as stack:
+async def desk(
+    folder: Path | None = None, output: str = "anyOutput", settings: Mapping[str, Any] = {}, **fields: Any
+) -> AsyncIterator[Desk]:
+    async with edge(folder, **settings) as site, AsyncExitStack() as stack:
         made = Desk(site, stack)
         site.site.clients.responses._wait = 60.0
         await made.change(output, **fields)
