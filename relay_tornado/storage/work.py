@@ -96,7 +96,10 @@ class Together(Work):
     def failed(self, error: Exception) -> None:
         assert isinstance(error, RelayError)
         for work in self.works:
-            work.failed(again(error))
+            try:
+                work.failed(again(error))
+            except MemoryError:  # for an error of its own, unless it is told already
+                work.failed(error)
 
 
 class Source(Protocol):

@@ -433,10 +433,9 @@ class Writer:
         return failure if isinstance(failure, RelayError) else Unavailable(str(failure))
 
     def _reject(self, error: RelayError) -> None:
-        jobs, self._jobs = self._jobs, deque()
+        jobs, self._jobs = Together(self._jobs), deque()
         self._alone = 0
-        for work in jobs:
-            work.failed(again(error))
+        jobs.failed(error)
         if self.source is not None:
             self.source.reject(error)
 

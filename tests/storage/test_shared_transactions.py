@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Callable
+from types import ModuleType
 
 import pytest
 
 from relay_tornado.errors import Conflict, RelayError, Unknown
+from relay_tornado.storage import database as databases
+from relay_tornado.storage import work as works
 from relay_tornado.storage.database import Database
 from tests.storage.faults import Faults, once
 from tests.storage.jobs import commits, names, put
@@ -101,6 +104,26 @@ async def test_a_commit_that_fails(database: Database, faults: Faults, quick: No
     assert len({id(error) for error in found}) == 3
     assert await database.write(put("d")) == "d"
     assert await database.read(names) == ["d"]
+
+
+@pytest.mark.parametrize("lacking", [(databases, "wake"), (works, "again")])
+@storage_test
+async def test_a_commit_that_fails_while_memory_is_short(
+    database: Database, faults: Faults, monkeypatch: pytest.MonkeyPatch, lacking: tuple[ModuleType, str]
+) -> None:
+    """Whatever there is no memory for: each of them is told."""
+    faults.before = once("COMMIT", sqlite3.SQLITE_IOERR)
+    call = getattr(*lacking)
+
+    def fails(*arguments: object) -> object:
+        monkeypatch.undo()
+        if lacking[1] == "wake":
+            call(*arguments)
+        raise MemoryError
+
+    monkeypatch.setattr(*lacking, fails)
+    found = await asyncio.gather(*(database.write(put(name), shared=True) for name in "abc"), return_exceptions=True)
+    assert [type(error) for error in found] == [Unknown] * 3
 
 
 @storage_test
