@@ -29,6 +29,16 @@ from relay_tornado.storage.lock import Lock
 from tests.ops.filling import change, event, fill, quiet, rows
 
 
+def _copy(source: Path, part: Path) -> None:
+    """Copies in steps."""
+    descriptor = os.open(part, os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        with closing(open_file(source)) as reader:
+            copying.in_steps(reader, source.parent, part, descriptor, quiet, 1 << 40)
+    finally:
+        os.close(descriptor)
+
+
 def test_steps_make_a_state_that_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While events are appended and trimmed and buckets dropped between the steps, the copy is one committed state,
     with all that was there when it began, and sound."""
@@ -135,12 +145,7 @@ def test_deliveries_whose_ids_are_used_again(tmp_path: Path, monkeypatch: pytest
             return step(pace)
 
         monkeypatch.setattr(copying.Pace, "step", meanwhile)
-        descriptor = os.open(part, os.O_CREAT | os.O_RDWR, 0o600)
-        try:
-            with closing(open_file(source)) as reader:
-                copying.in_steps(reader, source.parent, part, descriptor, quiet, 1 << 40)
-        finally:
-            os.close(descriptor)
+        _copy(source, part)
     assert steps > 3
     there = rows(part, "SELECT * FROM delivery ORDER BY id")
     assert there == rows(source, "SELECT * FROM delivery ORDER BY id")
@@ -166,12 +171,7 @@ def test_rows_that_come_faster_than_they_are_copied(tmp_path: Path, monkeypatch:
             return 1.0
 
         monkeypatch.setattr(copying.Pace, "step", meanwhile)
-        descriptor = os.open(part, os.O_CREAT | os.O_RDWR, 0o600)
-        try:
-            with closing(open_file(source)) as reader:
-                copying.in_steps(reader, source.parent, part, descriptor, quiet, 1 << 40)
-        finally:
-            os.close(descriptor)
+        _copy(source, part)
     assert list(dict.fromkeys(rests)) == list(copying.REST_FACTORS)
     counted = rows(part, "SELECT (SELECT count(*) FROM event), (SELECT count(*) FROM delivery)")
     assert counted == [(200, 20 * len(rests))]
@@ -227,12 +227,7 @@ def test_a_step_takes_as_long_as_it_should(
         return step(pace)
 
     monkeypatch.setattr(copying.Pace, "step", note)
-    descriptor = os.open(part, os.O_CREAT | os.O_RDWR, 0o600)
-    try:
-        with closing(open_file(tmp_path / "data" / "relay.db")) as reader:
-            copying.in_steps(reader, tmp_path / "data", part, descriptor, quiet, 1 << 40)
-    finally:
-        os.close(descriptor)
+    _copy(tmp_path / "data" / "relay.db", part)
     assert [end - begin for begin, end in itertools.pairwise(ends)][: len(sizes)] == sizes
 
 

@@ -123,31 +123,30 @@ async def test_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             assert "certificate is not good" in str(failed)
 
 
-@pytest.mark.gen_test
-async def test_a_name_with_a_dot_at_its_end_is_that_of_the_certificate(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
+    """TLS of a server "both.test", whose authority is the only one that is trusted."""
     authority = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("both.test").configure_cert(context)
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     monkeypatch.setitem(os.environ, "SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    return context
+
+
+@pytest.mark.gen_test
+async def test_a_name_with_a_dot_at_its_end_is_that_of_the_certificate(trusted: ssl.SSLContext) -> None:
     made = Transport(_Both(), BOUNDS)
-    async with Target(tls=context) as target:
+    async with Target(tls=trusted) as target:
         assert (await send(made, f"https://both.test.:{target.port}")).status == 200
         await made.close()
 
 
 @pytest.mark.gen_test
-async def test_no_descriptor_for_the_first_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_descriptor_for_the_first_connection(trusted: ssl.SSLContext) -> None:
     """OpenSSL passes over certificates that it can't open. Later connections trust whom they should all the same."""
-    authority = trustme.CA()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("both.test").configure_cert(context)
-    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    monkeypatch.setitem(os.environ, "SSL_CERT_FILE", str(tmp_path / "ca.pem"))
     made = Transport(_Both(), BOUNDS)
-    async with Target(tls=context) as target:
+    async with Target(tls=trusted) as target:
         url = f"https://both.test:{target.port}"
         with without_descriptors():
             assert isinstance(await fails(made, url), NoMeans)

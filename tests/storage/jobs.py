@@ -20,6 +20,16 @@ def put(name: str) -> Callable[[sqlite3.Connection], str]:
     return job
 
 
+def noted(name: str, order: list[str]) -> Callable[[sqlite3.Connection], str]:
+    """A job that leaves a row, and notes `run NAME`."""
+
+    def job(raw: sqlite3.Connection) -> str:
+        order.append(f"run {name}")
+        return put(name)(raw)
+
+    return job
+
+
 def names(raw: sqlite3.Connection) -> list[str]:
     return [name for (name,) in raw.execute("SELECT name FROM bucket ORDER BY rowid")]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable
 from types import ModuleType
 
 import pytest
@@ -14,7 +13,7 @@ from relay_tornado.storage import database as databases
 from relay_tornado.storage import work as works
 from relay_tornado.storage.database import Database
 from tests.storage.faults import Faults, once
-from tests.storage.jobs import commits, names, put
+from tests.storage.jobs import commits, names, noted, put
 
 storage_test = pytest.mark.gen_test
 
@@ -35,17 +34,10 @@ async def test_no_job_overtakes_another(database: Database) -> None:
     """One that builds on what others change in memory has a transaction of its own between theirs."""
     order: list[str] = []
 
-    def job(name: str) -> Callable[[sqlite3.Connection], str]:
-        def run(raw: sqlite3.Connection) -> str:
-            order.append(f"run {name}")
-            return put(name)(raw)
-
-        return run
-
     before = database.commits
     await asyncio.gather(
         *(
-            database.write(job(name), lambda name: order.append(f"announce {name}"), shared=name != "C")
+            database.write(noted(name, order), lambda name: order.append(f"announce {name}"), shared=name != "C")
             for name in "abCde"
         )
     )

@@ -23,7 +23,7 @@ from relay_tornado.storage.connection import Connection
 from relay_tornado.storage.database import Database
 from relay_tornado.storage.work import Work
 from tests.storage.faults import Faults, once
-from tests.storage.jobs import commits, names, put
+from tests.storage.jobs import commits, names, noted, put
 from tests.waiting import until
 
 storage_test = pytest.mark.gen_test
@@ -118,17 +118,10 @@ async def test_the_announcement_comes_after_the_commit_and_before_the_next_job(d
     """Store, commit, announce, in this order, for each before the next one starts."""
     order: list[str] = []
 
-    def job(name: str) -> Callable[[sqlite3.Connection], str]:
-        def run(raw: sqlite3.Connection) -> str:
-            order.append(f"run {name}")
-            return put(name)(raw)
-
-        return run
-
     def announce(name: str) -> None:
         order.append(f"announce {name}")
 
-    await asyncio.gather(*(database.write(job(name), announce) for name in "abc"))
+    await asyncio.gather(*(database.write(noted(name, order), announce) for name in "abc"))
     assert order == ["run a", "announce a", "run b", "announce b", "run c", "announce c"]
 
 
