@@ -191,7 +191,7 @@ class Session:
         if self.state == "closing":
             return ()
         limit = MAX_UNAUTHENTICATED if self.token is None else self._settings.max_message
-        if _size(message) > limit:
+        if size(message) > limit:
             return self._close(CloseCode.TOO_BIG, f"message too big: at most {limit} bytes are read here")
         incoming = control.parse(message)
         self.extended = self.extended or incoming.extended
@@ -220,7 +220,7 @@ class Session:
     def answer(self, message: str | bytes) -> Respond | None:
         """The effect of a message behind a `Respond` that is not done, if that is another one. Otherwise None, and
         nothing has changed: `received` handles the message once all before it are done."""
-        if self.token is None or self.state == "closing" or _size(message) > self._settings.max_message:
+        if self.token is None or self.state == "closing" or size(message) > self._settings.max_message:
             return None
         request = control.parse(message).content
         return Respond(request, self.token) if isinstance(request, control.Respond) else None
@@ -381,6 +381,6 @@ class Session:
         return () if logged else (line,)
 
 
-def _size(message: str | bytes) -> int:
-    """In bytes."""
+def size(message: str | bytes) -> int:
+    """A message's size, in bytes."""
     return len(message.encode(errors="replace") if isinstance(message, str) else message)

@@ -39,17 +39,16 @@ class Answers:
         self.last: asyncio.Task[None] | None = None
         """Ends, without an error, once all are told; None if there are none."""
 
-    def fits(self, answer: Respond, size: int) -> bool:
-        """Whether an answer of this size, in bytes, may be stored beside the others. Another one to the same event may
-        not: it is the first that counts."""
-        return (
-            len(self._sizes) < MOST
-            and _event(answer) not in self._sizes
-            and sum(self._sizes.values()) + size <= self._most_bytes
-        )
+    def has_room(self, size: int) -> bool:
+        """Whether an answer of this size, in bytes, may be stored beside the others."""
+        return len(self._sizes) < MOST and sum(self._sizes.values()) + size <= self._most_bytes
+
+    def concerns(self, answer: Respond) -> bool:
+        """Whether one to the same event is being stored, so that this has to wait: it is the first that counts."""
+        return _event(answer) in self._sizes
 
     def take(self, answer: Respond, size: int) -> None:
-        """Starts to store an answer that fits, or the first."""
+        """Starts to store an answer for which there is room, or the first."""
         self._sizes[_event(answer)] = size
         self.last = asyncio.get_running_loop().create_task(self._work(answer, self.last), name="relay-answer")
 

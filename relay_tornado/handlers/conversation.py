@@ -85,9 +85,11 @@ class Conversation(ConnectedClient):
             return
         self.heard()
         if self._answers is not None and (telling := self._answers.last) is not None:
-            answer = self._session.answer(message)
-            if answer is not None and self._answers.fits(answer, len(message)):
-                self._answers.take(answer, len(message))
+            size = protocol.size(message)
+            # A large message is not read in vain: it would be read again later.
+            answer = self._session.answer(message) if self._answers.has_room(size) else None
+            if answer is not None and not self._answers.concerns(answer):
+                self._answers.take(answer, size)
                 return
             await telling
             if self._stream.closed():
@@ -103,7 +105,7 @@ class Conversation(ConnectedClient):
                 if self._answers is None:
                     most = self._clients.settings.max_message
                     self._answers = Answers(self._respond, self._perform, self._stream.close, most)
-                self._answers.take(answer, len(message))
+                self._answers.take(answer, protocol.size(message))
             case _:
                 await self._perform(effects)
 

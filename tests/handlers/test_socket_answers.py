@@ -74,7 +74,7 @@ def tasks() -> list[asyncio.Task[Any]]:
 
 
 def answer(id: str, **fields: Any) -> str:
-    return json.dumps({"action": "respond", "id": id, **fields})
+    return json.dumps({"action": "respond", "id": id, **fields}, ensure_ascii=False)
 
 
 async def say(client: Client, *messages: str) -> None:
@@ -120,11 +120,16 @@ async def test_answers_in_a_row_share_a_commit(tmp_path: Path, monkeypatch: pyte
         assert (sum(commits), len(commits) <= 2) == (count, True)
 
 
-@pytest.mark.parametrize(("count", "size", "most"), [(MOST + 10, 1, MOST), (5, 30 * KIB, 2)], ids=["number", "bytes"])
-async def test_the_bound(count: int, size: int, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("count", "body", "most"),
+    [(MOST + 10, "x", MOST), (5, "x" * 30 * KIB, 2), (5, "€" * 10 * KIB, 2)],
+    ids=["number", "bytes", "characters"],
+)
+async def test_the_bound(count: int, body: str, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """So many are being stored at once, and no more."""
     async with answering(count, monkeypatch, max_message=64 * KIB) as (_, client, ids, held):
-        await say(client, *(answer(each, body="x" * size) for each in ids))
+        for each in ids:
+            await client.say(answer(each, body=body))
         await until(lambda: len(held.begun) >= most)
         await turns()
         held.go.set()
