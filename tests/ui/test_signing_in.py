@@ -136,7 +136,9 @@ def test_a_link_that_is_refused_is_told_once(page: Page, watch: Watch, relay: Re
     for route in held[1:]:
         with page.expect_response(lambda response: response.request.method == "GET") as answered:
             route.continue_()
-        answered.value.finished()
+        request = answered.value.request
+        while request.timing["responseEnd"] < 0 and request.failure is None:  # Chromium may leave one that is read
+            page.wait_for_timeout(10)
     told = page.get_by_text("used already, or is too old")
     expect(told.first).to_be_visible()
     page.evaluate("() => new Promise((done) => setTimeout(done, 300))")  # all that is to be told is, by then
