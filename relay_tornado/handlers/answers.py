@@ -60,7 +60,7 @@ class Answers:
             await self._tell(effects)
         except Exception:
             self._fail()
-            try_log(_log.exception, "answer_failed")
+            try_log(_log.exception, "respond_failed")
         finally:
             del self._sizes[_event(answer)]
             if not self._sizes:

@@ -216,4 +216,4 @@ async def test_an_answer_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
             await until(lambda: len(held.begun) == 5)
             held.go.set()
             await until(lambda: len(held.stored) == 4 and site.site.site.clients.count == 0)
-        assert [line["event"] for line in lines if line["log_level"] == "error"] == ["answer_failed"]
+        assert [line["event"] for line in lines if line["log_level"] == "error"] == ["respond_failed"]
