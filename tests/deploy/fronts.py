@@ -79,7 +79,7 @@ def nginx(upstream: int, directory: Path, changes: Mapping[str, str] | None = No
         environ = {**os.environ, "NGINX": "".join(f"{descriptor};" for descriptor in descriptors)}
         process = subprocess.Popen(command, env=environ, pass_fds=descriptors)
         stack.callback(_end, process)
-        _wait(ports[0], process)
+        _wait(ports[0], process, directory / "error.log")
         yield Front(f"https://127.0.0.1:{ports[1]}", ports[1], ports[0], directory, ca)
 
 
@@ -133,17 +133,17 @@ def caddy(upstream: int, directory: Path) -> Iterator[Front]:
             stderr=log,
         )
         try:
-            _wait(port, process)
+            _wait(port, process, directory / "caddy.log")
             yield Front(f"http://127.0.0.1:{port}", port, port, directory, None)
         finally:
             _end(process)
 
 
-def _wait(port: int, process: subprocess.Popen[bytes]) -> None:
-    """Until it answers a connection."""
+def _wait(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Until it answers a connection. `log` has its output."""
     deadline = time.monotonic() + 60
     while True:
-        assert process.poll() is None, "the proxy has ended"
+        assert process.poll() is None, f"the proxy has ended: {log.read_text()[-2_000:]}"
         try:
             with socket.create_connection(("127.0.0.1", port), timeout=5) as probe:
                 probe.settimeout(5)
