@@ -114,7 +114,9 @@ def write_nginx(directory: Path, upstream: int, ports: list[int], changes: Mappi
 def caddy(upstream: int, directory: Path) -> Iterator[Front]:
     """Caddy with deploy/caddy/Caddyfile, without TLS (it would ask an authority for a certificate)."""
     needs("caddy", "apt-get install caddy")
-    (directory / "Caddyfile").write_text("{\n\tadmin off\n}\n" + replaced(DEPLOY / "caddy" / "Caddyfile", {}))
+    # On all addresses it would not get a port that somebody has on another one.
+    own = "{\n\tadmin off\n\tdefault_bind 127.0.0.1\n}\n"
+    (directory / "Caddyfile").write_text(own + replaced(DEPLOY / "caddy" / "Caddyfile", {}))
     held = hold_port()
     port = port_of(held)
     environ = {
