@@ -130,8 +130,12 @@ class TokenPositions:
         for bucket in buckets.values():
             keeping = [token for token in tokens.values() if token.keeps_position(bucket)]
             lacking = {key: token for token in keeping if (key := _key(bucket, token)) not in there}
-            younger = [key for key, token in lacking.items() if token.created_at > bucket.created_at]
-            older = [key for key, token in lacking.items() if key not in younger and not token.expired(self._clock())]
+            younger, older = [], []
+            for key, token in lacking.items():
+                if token.created_at > bucket.created_at:
+                    younger.append(key)
+                elif not token.expired(self._clock()):
+                    older.append(key)
             try:
                 await self._make(younger)
                 await self._make(older, 0)

@@ -29,6 +29,23 @@ async def begin(peer: Peer) -> None:
     await peer.send(AUTHENTICATED)
 
 
+def closing(answers: int, code: int, reason: str = "") -> Talk:
+    """Gives two events. The first connection for answers is closed behind so many of them; the next one stores."""
+
+    async def talk(peer: Peer) -> None:
+        if peer.number == 1:
+            await give(peer, 2)
+        await begin(peer)
+        for _ in range(answers if peer.number == 2 else 1):
+            await peer.receive()
+        if peer.number == 2:
+            await peer.socket.close(code, reason)
+        await peer.send(STORED)
+        await peer.stay()
+
+    return talk
+
+
 @client_test
 async def test_an_answer_is_sent_until_it_is_stored() -> None:
     """Again where its connection ended without a word; over another one where nothing is said for too long, and then
@@ -137,19 +154,7 @@ def test_an_answer_that_is_too_big_and_given_up_is_no_other_one() -> None:
 @client_test
 async def test_an_answer_that_is_too_big_behind_another() -> None:
     """The relay may close over it before it has said that the other one is stored, which is sent again."""
-
-    async def talk(peer: Peer) -> None:
-        if peer.number == 1:
-            await give(peer, 2)
-        await begin(peer)
-        await peer.receive()
-        if peer.number == 2:
-            await peer.receive()
-            await peer.socket.close(1009)
-        await peer.send(STORED)
-        await peer.stay()
-
-    async with service(talk) as url, at(url) as events:
+    async with service(closing(2, 1009)) as url, at(url) as events:
         one, two = await take(events, 2)
         first = asyncio.create_task(one.respond())
         with pytest.raises(Rejected, match="too big"):
@@ -215,18 +220,7 @@ async def test_where_nothing_waits_nothing_is_dialled() -> None:
 @client_test
 async def test_an_answer_that_was_refused_keeps_no_other_from_being_sent() -> None:
     """The next one gets a connection of its own."""
-
-    async def talk(peer: Peer) -> None:
-        if peer.number == 1:
-            await give(peer, 2)
-        await begin(peer)
-        await peer.receive()
-        if peer.number == 2:
-            await peer.socket.close(4503, "because")
-        await peer.send(STORED)
-        await peer.stay()
-
-    async with service(talk) as url, at(url) as events:
+    async with service(closing(1, 4503, "because")) as url, at(url) as events:
         one, two = await take(events, 2)
         with pytest.raises(Refused, match="because"):
             await one.respond()

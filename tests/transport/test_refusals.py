@@ -13,10 +13,22 @@ from relay_tornado.transport.direct import DirectConnection
 from relay_tornado.transport.limits import READ_SIZE
 from relay_tornado.transport.turn_queue import TurnQueue
 from tests.counting import calls_by_turn
-from tests.handlers.edge import URL, edge
+from tests.handlers.edge import URL, Edge, edge
 from tests.handlers.raw import Raw, request
 from tests.transport.connections import kind
 from tests.waiting import until
+
+
+def _stop_before_its_turn(monkeypatch: pytest.MonkeyPatch, site: Edge) -> None:
+    """Stops listening while a connection, which is busy, waits for its turn."""
+    wait = DirectConnection._wait_for_turn
+
+    def stopped(connection: DirectConnection) -> None:
+        wait(connection)
+        assert connection.busy
+        site.site.listener.stop()
+
+    monkeypatch.setattr(DirectConnection, "_wait_for_turn", stopped)
 
 
 @pytest.mark.gen_test
@@ -52,15 +64,8 @@ async def test_refusals_of_many_take_turns(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.gen_test
 async def test_a_stop_between_two_turns_of_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
     """The connection is busy, and closed with the answer to the request that comes next."""
-    wait = DirectConnection._wait_for_turn
-
-    def stopped(connection: DirectConnection) -> None:
-        wait(connection)
-        assert connection.busy
-        site.site.listener.stop()
-
-    monkeypatch.setattr(DirectConnection, "_wait_for_turn", stopped)
     async with edge() as site, Raw(site.port) as raw:
+        _stop_before_its_turn(monkeypatch, site)
         raw.send(request(URL + b"x", method=b"GET") * 10 * direct.REFUSALS_A_TURN)
         answers = await raw.closed()
         assert answers.count(b"HTTP/1.1 404") == direct.REFUSALS_A_TURN + 1
@@ -70,14 +75,8 @@ async def test_a_stop_between_two_turns_of_refusals(monkeypatch: pytest.MonkeyPa
 @pytest.mark.gen_test
 async def test_a_stop_between_refusals_and_a_webhook(monkeypatch: pytest.MonkeyPatch) -> None:
     """The connection is busy with the webhook after its turn, and closed with the answer to it."""
-    wait = DirectConnection._wait_for_turn
-
-    def stopped(connection: DirectConnection) -> None:
-        wait(connection)
-        site.site.listener.stop()
-
-    monkeypatch.setattr(DirectConnection, "_wait_for_turn", stopped)
     async with edge() as site, Raw(site.port) as raw:
+        _stop_before_its_turn(monkeypatch, site)
         raw.send(request(URL + b"x", method=b"GET") * direct.REFUSALS_A_TURN + request(URL, b"x"))
         answers = await raw.closed()
         assert [answers.count(b"HTTP/1.1 %d" % status) for status in (404, 200)] == [direct.REFUSALS_A_TURN, 1]
@@ -101,15 +100,9 @@ async def test_a_connection_that_waits_for_its_turn_is_not_read(monkeypatch: pyt
 @pytest.mark.gen_test
 async def test_a_stop_between_refusals_and_a_head_that_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """The connection is busy when the stop looks at it, and idle after its turn: it is closed then."""
-    wait = DirectConnection._wait_for_turn
-
-    def stopped(connection: DirectConnection) -> None:
-        wait(connection)
-        site.site.listener.stop()
-
-    monkeypatch.setattr(DirectConnection, "_wait_for_turn", stopped)
     refused = request(URL + b"x", method=b"GET") * direct.REFUSALS_A_TURN
     async with edge(head_timeout=1000) as site, Raw(site.port) as raw:
+        _stop_before_its_turn(monkeypatch, site)
         raw.send(refused + request(URL, b"x")[:20])
         assert (await raw.closed()).count(b"HTTP/1.1 404") == direct.REFUSALS_A_TURN
 
