@@ -227,20 +227,27 @@ export function useOpen() {
   return open;
 }
 
-/** Asks before something that can't be taken back; with `typed` that text has to be typed first. */
-export function Confirm({ title, children, action, typed, onConfirm, onClose }) {
-  const [text, setText] = useState("");
+/** What a dialog's button does: [error, attempt]. Once `action` is done, the dialog closes; why it could not be done is the error, or thrown if the dialog is
+ *  closed by then. */
+export function useAttempt(action, onClose) {
   const [error, setError] = useState(null);
   const open = useOpen();
-  const submit = async () => {
+  const attempt = async () => {
     try {
-      await onConfirm();
+      await action();
       if (open.current) onClose();
     } catch (problem) {
       if (!open.current) throw problem;
       setError(problem);
     }
   };
+  return [error, attempt];
+}
+
+/** Asks before something that can't be taken back; with `typed` that text has to be typed first. */
+export function Confirm({ title, children, action, typed, onConfirm, onClose }) {
+  const [text, setText] = useState("");
+  const [error, submit] = useAttempt(onConfirm, onClose);
   return html`<${Dialog} title=${title} onClose=${onClose}>
     <div class="asked">${children}</div>
     ${typed && html`<${Field} label=${`Type ${typed} to go on`} value=${text} autocomplete="off" onInput=${(event) => setText(event.target.value)} />`}
