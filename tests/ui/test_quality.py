@@ -162,9 +162,18 @@ def test_what_is_looked_at_is_loaded(opened: tuple[Page, Watch], world: World, p
     assert LOADED[place](page).count() > 0
 
 
+_NEVER_LATE = """() => {
+  const sheet = new CSSStyleSheet();
+  sheet.replaceSync(".late { animation-duration: 60s; }");
+  document.adoptedStyleSheets.push(sheet);
+}"""
+"""What shows only once loading has taken some time does not show."""
+
+
 def test_an_error_is_a_page_too(axe: str, opened: tuple[Page, Watch], world: World) -> None:
-    """The same of each page that gets no answer but a refusal."""
+    """The same of each page that gets no answer but a refusal, as soon as that is told."""
     page, watch = opened
+    page.add_init_script(f"({_NEVER_LATE})()")
     watch.expected.append("status of 503")
     page.set_viewport_size({"width": 390, "height": 844})
     refusal = {"code": "overloaded", "message": "the relay has too much to do, try again in a moment"}

@@ -181,9 +181,9 @@ export function EventView({ id, bucket, onNewer, onOlder, onClose, onLog, chosen
     ${onClose && html`<a class="button plain end" href=${link("/events", id)}>Open as a page</a><button type="button"
       class="button plain" aria-label="Close the event" onClick=${onClose}>✕</button>`}</div>`;
   const [Heading, Part] = onClose ? ["h2", "h3"] : ["h1", "h2"];
-  const heading = html`<${Heading} class="request-line late">Event ${id}<//>`;
-  if (error && log?.id !== id) return html`<div class="stack">${tools}${heading}<${Problem} error=${error} retry=${again} /></div>`;
-  if (!log) return html`<div class="stack">${tools}${heading}<${Loading} /></div>`;
+  const heading = (kind) => html`<${Heading} class=${`request-line ${kind}`}>Event ${id}<//>`;
+  if (error && log?.id !== id) return html`<div class="stack">${tools}${heading("")}<${Problem} error=${error} retry=${again} /></div>`;
+  if (!log) return html`<div class="stack">${tools}${heading("late")}<${Loading} /></div>`;
   const input = bucket?.inputs.find((each) => each.id === log.input_id);
   const tried = deliveriesOf(log);
   const query = fields(log.raw_query);
