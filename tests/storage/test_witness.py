@@ -169,7 +169,7 @@ async def test_a_closed_database_holds_no_file(settings: Settings) -> None:
     database = await Database.open(settings)
     await commit(database, 1)
     await database.close()
-    assert set(Path("/proc/self/fd").iterdir()) == before
+    assert set(Path("/proc/self/fd").iterdir()) <= before  # less where another test's leave meanwhile
     others = [os.dup(0) for _ in range(20)]
     await database.close()
     for each in others:
