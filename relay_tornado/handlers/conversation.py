@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Mapping
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import structlog
 from tornado.httputil import HTTPServerRequest
@@ -13,7 +13,7 @@ from tornado.httputil import HTTPServerRequest
 from relay_tornado import protocol
 from relay_tornado.delivery.liveness import acknowledged
 from relay_tornado.delivery.outlet import Frames, OutletClosed
-from relay_tornado.errors import Conflict, Invalid, RelayError, Unauthorized
+from relay_tornado.errors import CloseCode, Conflict, Invalid, RelayError, Unauthorized
 from relay_tornado.handlers.answers import Answers
 from relay_tornado.handlers.connected_clients import ConnectedClient, ConnectedClients
 from relay_tornado.handlers.tornado_connection import TornadoConnection
@@ -23,6 +23,17 @@ from relay_tornado.model import KIB, Result, Token
 from relay_tornado.wire import control, websocket
 
 _log = structlog.get_logger(__name__)
+
+_REFUSALS: Final = frozenset(
+    {
+        CloseCode.PROTOCOL_ERROR,
+        CloseCode.UNSUPPORTED_DATA,
+        CloseCode.INVALID_DATA,
+        CloseCode.TOO_BIG,
+        CloseCode.INTERNAL_ERROR,
+    }
+)
+"""Close codes of a client that can't take what the relay sent. What it sent comes again to a durable token."""
 
 
 class Edge(Protocol):
@@ -132,8 +143,10 @@ class Conversation(ConnectedClient):
     def cut_off(self) -> None:
         self._stream.close()
 
-    def ended(self) -> None:
-        """Called when the socket is closed."""
+    def ended(self, code: int | None = None, reason: str | None = None) -> None:
+        """Called when the socket is closed, with the code and reason of the client's close frame, if there was one."""
+        if code in _REFUSALS and self.active and self._delivery is not None:
+            self._tell("client_refused", code=code, reason=f"its WebSocket library closed the connection: {reason!r}")
         self._session.ended()
         retry_until_done(self._leave)
 

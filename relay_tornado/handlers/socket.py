@@ -354,7 +354,7 @@ class SocketHandler(JsonHandler, WebSocketHandler):
     def on_close(self) -> None:
         conversation, self._conversation = self._conversation, None
         if conversation is not None:
-            conversation.ended()
+            conversation.ended(self.close_code, self.close_reason)
 
 
 def _upgrades(headers: HTTPHeaders) -> bool:

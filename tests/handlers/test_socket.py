@@ -11,6 +11,7 @@ import structlog
 from tornado.httpclient import AsyncHTTPClient, HTTPRequest
 from tornado.websocket import websocket_connect
 from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
 
 from relay_tornado.model import Retention
 from relay_tornado.rate_limits import LogLimit
@@ -166,6 +167,28 @@ async def test_the_log_says_whose_client_asks_for_a_bucket_that_is_not_there(ser
         await client.hear_status("subscribed")
         await until(lambda: bool(lines))
     assert [(each["event"], each["token"]) for each in lines] == [("bucket_not_found", token[0])]
+
+
+@pytest.mark.gen_test
+async def test_the_log_says_that_a_clients_library_refuses_a_large_event(server: Live) -> None:
+    """Python's `websockets` takes 1 MiB by default. A client that leaves, or that the relay closes, is no such one."""
+    await server.bucket()
+    token = await server.token()
+    with structlog.testing.capture_logs() as lines:
+        leaving = await server.subscribed("orders", token=token)
+        await leaving.socket.close(1000, "done")
+        closed = await server.subscribed("orders", token=token)
+        await closed.say("x" * (server.clients.settings.max_message + 1))
+        assert (await closed.end())[0] == 1009
+        client = await server.authenticated(token, max_size=2**20)
+        await client.subscribe("orders")
+        await server.append(body=b"x" * 2**20)
+        with pytest.raises(ConnectionClosed):
+            await client.hear()
+        await until(lambda: server.clients.count == 0)
+    told = [each for each in lines if each["event"] == "client_refused"]
+    assert [(each["token"], each["code"]) for each in told] == [(token[0], 1009)]
+    assert "exceeds limit of 1048576 bytes" in told[0]["reason"]
 
 
 @pytest.mark.gen_test
