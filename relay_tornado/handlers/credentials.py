@@ -7,21 +7,18 @@ change anything by a cookie needs the Origin.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import ipaddress
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
 from tornado.httputil import HTTPServerRequest, parse_cookie
 
 from relay_tornado.admin.sessions import Session, Sessions
-from relay_tornado.errors import Forbidden, Unauthorized
+from relay_tornado.errors import Forbidden
 from relay_tornado.handlers.tornado_connection import stream_of
 from relay_tornado.ids import hash_secret
 from relay_tornado.model import Token
-from relay_tornado.registry.access import API_KEY, Access
+from relay_tornado.registry.access import Access, credentials
 from relay_tornado.wire.destination import origin_of
 from relay_tornado.wire.headers import SESSION_COOKIE
 
@@ -30,7 +27,6 @@ SECURE_COOKIE: Final = f"__Host-{COOKIE}"
 """The name over TLS: no other host, and nobody on the way, can set a cookie of this name in a browser."""
 
 _SAFE: Final = frozenset({"GET", "HEAD"})
-_WHO: Final = "say who you are: Authorization: Basic with key:secret, or Authorization: Bearer <secret>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,21 +103,6 @@ def is_secure(request: HTTPServerRequest) -> bool:
     """Whether the browser speaks TLS, perhaps to a proxy: an https Origin, already found to be the relay's own, shows
     it."""
     return request.protocol == "https" or request.headers.get("Origin", "").lower().startswith("https://")
-
-
-def credentials(header: str) -> tuple[str, str]:
-    """The key and the secret in a header's value: Basic with both, or Bearer with the secret alone. Raises Unauthorized
-    if it is neither."""
-    scheme, _, value = header.partition(" ")
-    value = value.strip()
-    if scheme.lower() == "bearer" and value:
-        return API_KEY, value
-    if scheme.lower() == "basic":
-        with suppress(binascii.Error, ValueError):
-            key, colon, secret = base64.b64decode(value, validate=True).decode().partition(":")
-            if colon:
-                return key, secret
-    raise Unauthorized(_WHO)
 
 
 def distrusted_proxy(request: HTTPServerRequest) -> str | None:

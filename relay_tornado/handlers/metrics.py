@@ -8,9 +8,8 @@ from tornado.routing import URLSpec
 
 from relay_tornado.errors import Forbidden, Unauthorized
 from relay_tornado.handlers.base import JsonHandler
-from relay_tornado.handlers.credentials import credentials
 from relay_tornado.metrics import CONTENT_TYPE
-from relay_tornado.registry.access import Access
+from relay_tornado.registry.access import Access, credentials
 
 
 class MetricsHandler(JsonHandler):

@@ -70,7 +70,15 @@ class Site:
         self.port = 0
         self.metrics_port: int | None = None
         self.clients = ConnectedClients(registry, access, settings, deliveries, responses, entrance.trust)
-        self.ingest = Ingest(log, Routes(registry), settings, responses, counters=counters, queue_full=forwarding.full)
+        self.ingest = Ingest(
+            log,
+            Routes(registry),
+            settings,
+            responses,
+            counters=counters,
+            queue_full=forwarding.full,
+            shows_token=access.known_in,
+        )
         self._drain_timeout = settings.drain_timeout
         self._last = min(_LAST, settings.drain_timeout / 4)
         self.grace = settings.drain_timeout - self._last

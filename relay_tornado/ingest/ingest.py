@@ -29,7 +29,7 @@ import structlog
 
 from relay_tornado.counters import Counters
 from relay_tornado.errors import BucketGone, NotFound, Overloaded, RelayError, TooLarge, Unavailable, Unknown
-from relay_tornado.ingest.endpoints import Endpoint, Endpoints, Place
+from relay_tornado.ingest.endpoints import Endpoint, Endpoints, Place, without_tokens
 from relay_tornado.ingest.refusals import Refusals
 from relay_tornado.log.contract import Done, EventLog
 from relay_tornado.model import KIB, Appended, Bucket, BucketId, Input, NewEvent
@@ -84,10 +84,12 @@ class Ingest:
         clock: Callable[[], float] = time.monotonic,
         counters: Counters | None = None,
         queue_full: Callable[[BucketId, int], bool] = lambda bucket_id, coming: False,
+        shows_token: Callable[[str], bool] = lambda header: False,
     ) -> None:
         """`clock` returns monotonic seconds, by which rates are measured. `counters` counts the refusals. `queue_full`
         says whether the queue of one of a bucket's outputs is full, given the bucket's id and the number of its events
-        that are being committed."""
+        that are being committed. `shows_token` says whether the value of an Authorization header shows the secret of a
+        token, which is not stored."""
         self.counters = Counters() if counters is None else counters
         self.log = log
         self.answers = answers
@@ -97,6 +99,7 @@ class Ingest:
         self.refusals = Refusals()
         self._clock = clock
         self._queue_full = queue_full
+        self._shows_token = shows_token
         self._coming: Counter[BucketId] = Counter()
 
     @property
@@ -221,7 +224,9 @@ class Ingest:
 
     def allow(self, endpoint: Endpoint, headers: bytes, size: int) -> bytes | Answer:
         """As `_admit`, but checks only the requirements of the input and its bucket, not the load."""
-        if endpoint.challenge is not None:
+        if endpoint.challenge is None:
+            headers = without_tokens(headers, self._shows_token)
+        else:
             rest = endpoint.authorized(headers)
             if rest is None:
                 self.refused(endpoint, "unauthorized")

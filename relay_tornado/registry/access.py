@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hmac
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from relay_tornado.counters import Counters
 from relay_tornado.errors import Unauthorized
@@ -18,6 +21,8 @@ API_KEY = "whr"
 
 REFUSED = "the key or secret is wrong, revoked or expired: check both, or make a new token with `relay token create`"
 """The one answer to every failure, so that it does not tell which half was right."""
+
+_WHO = "say who you are: Authorization: Basic with key:secret, or Authorization: Bearer <secret>"
 
 
 class Access:
@@ -68,6 +73,13 @@ class Access:
         """Whether this is the secret of an existing token, expired or not. It does not count as an attempt."""
         return hash_secret(text) in self._keys
 
+    def known_in(self, header: str) -> bool:
+        """Whether the value of an Authorization header shows a secret that `knows` knows."""
+        try:
+            return self.knows(credentials(header)[1])
+        except Unauthorized:
+            return False
+
     def used(self, token: Token) -> None:
         """Notes a use of the token by other means than its secret: a session's cookie."""
         self._uses.note(token.key, self._clock())
@@ -92,6 +104,21 @@ class Access:
             hashes = (token.secret_hash, token.previous_hash) if token.previous_hash else (token.secret_hash,)
             self._hashes[key] = hashes
             self._keys.update(dict.fromkeys(hashes, key))
+
+
+def credentials(header: str) -> tuple[str, str]:
+    """The key and the secret in the value of an Authorization header: Basic with both, or Bearer with the secret alone.
+    Raises Unauthorized if it is neither."""
+    scheme, _, value = header.partition(" ")
+    value = value.strip()
+    if scheme.lower() == "bearer" and value:
+        return API_KEY, value
+    if scheme.lower() == "basic":
+        with suppress(binascii.Error, ValueError):
+            key, colon, secret = base64.b64decode(value, validate=True).decode().partition(":")
+            if colon:
+                return key, secret
+    raise Unauthorized(_WHO)
 
 
 def _encoded(text: str) -> bytes:

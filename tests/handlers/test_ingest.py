@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import dataclasses
 import re
 from pathlib import Path
@@ -151,6 +152,25 @@ async def test_who_is_signed_in_to_the_page_is_not_stored(folder: Path | None, n
         stored = [event.headers for event in await site.events()]
         plain = b"Host: relay.test\r\n%bContent-Length: 1\r\n"
         assert stored == [plain % each for each in (b"cookie: a=1; b=2\r\nX-A:  1\r\n", b"", b"")]
+
+
+@pytest.mark.gen_test
+async def test_a_token_of_the_relay_is_not_stored(folder: Path | None) -> None:
+    """A browser that was asked for one by REST sends it along to an input's URL, too. The credentials of others are
+    kept."""
+    async with edge(folder) as site, Raw(site.port) as raw:
+        key, secret = await site.token()
+        basic = base64.b64encode(f"{key}:{secret}".encode())
+        foreign = b"Authorization: Basic %b\r\nauthorization: Bearer other\r\n" % base64.b64encode(b"a:b")
+        for lines in (
+            b"Authorization: Basic %b\r\n" % basic,
+            b"authorization:bearer  %b \r\n" % secret.encode(),
+            foreign + b"Authorization: Basic %b\r\n" % basic,
+        ):
+            assert (await raw.ask(request(URL, b"x", lines + b"X-A:  1\r\n"))).status == 200
+        stored = [event.headers for event in await site.events()]
+        plain = b"Host: relay.test\r\n%bX-A:  1\r\nContent-Length: 1\r\n"
+        assert stored == [plain % each for each in (b"", b"", foreign)]
 
 
 @pytest.mark.gen_test
