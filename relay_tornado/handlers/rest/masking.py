@@ -44,6 +44,8 @@ def changes(token: Token, kind: Kind, before: Document, given: dict[str, Any]) -
     name, parts = _KEPT.get(kind, ("", ()))
     if isinstance(wanted.get(name), dict):
         wanted[name] = {part: each for part, each in wanted[name].items() if each or part not in parts}
+    if kind == "bucket":
+        _refuse_without_auth(before["auth"], wanted.get("auth"))
     if kind == "input":
         _refuse_other_provider(before["verify"], wanted.get("verify"))
     return wanted
@@ -99,6 +101,15 @@ _CLEARED: Final[Mapping[Kind, Callable[[Document], Document]]] = {
     "output": _clear_output,
 }
 """By kind, the function that removes the secrets from a document. All else is visible, and unchanged."""
+
+
+def _refuse_without_auth(before: Document, wanted: Any) -> None:
+    """Raises Forbidden if a bucket would no longer check, and take out, the secret that its senders go on sending."""
+    if before["type"] != "none" and isinstance(wanted, dict) and wanted.get("type") in ("none", ""):
+        raise Forbidden(
+            "your token may not see the secret that senders send here, which would be stored with their events: "
+            "only an administrator's token may set auth.type to none"
+        )
 
 
 def _refuse_other_provider(before: Document | None, wanted: Any) -> None:

@@ -246,15 +246,15 @@ async def test_another_type_of_auth_in_what_was_read(here: World) -> None:
     bucket = await here.bucket("orders")
     await here.token("scoped", buckets=[bucket.id])
     basic = {"type": "basic", "username": "u", "password": "p"}
-    for token in ("administrator", "scoped"):
-        for changed in ({"type": "none"}, {"type": "token", "token": "t"}):
-            await here.call("PUT", "/v1/buckets/orders", {"auth": basic})
-            read = (await here.call("GET", "/v1/buckets/orders", token=token)).document
-            sent = {**read, "auth": {**read["auth"], **changed}}
-            answer = await here.call("PUT", "/v1/buckets/orders", sent, token=token)
-            assert answer.status == 200, answer.document
-            shown = (await here.call("GET", "/v1/buckets/orders")).document["auth"]
-            assert shown == {"username": "", "password": "", "token": "", **changed}
+    bearer = {"type": "token", "token": "t"}
+    for token, changed in (("administrator", {"type": "none"}), ("administrator", bearer), ("scoped", bearer)):
+        await here.call("PUT", "/v1/buckets/orders", {"auth": basic})
+        read = (await here.call("GET", "/v1/buckets/orders", token=token)).document
+        sent = {**read, "auth": {**read["auth"], **changed}}
+        answer = await here.call("PUT", "/v1/buckets/orders", sent, token=token)
+        assert answer.status == 200, answer.document
+        shown = (await here.call("GET", "/v1/buckets/orders")).document["auth"]
+        assert shown == {"username": "", "password": "", "token": "", **changed}
     await here.call("PUT", "/v1/buckets/orders", {"auth": basic})
     for field in ("username", "password"):
         sent = {"auth": {"type": "none", "username": "u", "password": "p", field: "another"}}

@@ -267,7 +267,12 @@ async def test_secrets_are_shown_to_administrators_only(here: World) -> None:
     assert seen["auth"] == {"type": "token", "username": "", "password": "", "token": ""}
     back = await here.call("PUT", path, {"auth": seen["auth"], "description": "still mine"}, "scoped with API")
     assert (back.status, "hidden" in str(back.document)) == (200, False)
+    # Senders go on sending it, and without auth it would be stored.
+    for none in ({"type": "none"}, {"type": ""}):
+        assert (await here.call("PUT", path, {"auth": none}, "scoped with API")).status == 403
     assert (await here.call("GET", path)).document["auth"]["token"] == "hidden-token"
+    assert (await here.call("PUT", path, {"auth": none})).status == 200
+    assert (await here.call("PUT", path, {"auth": {"type": "none"}}, "scoped with API")).status == 200
 
 
 @pytest.mark.gen_test
