@@ -74,8 +74,8 @@ class Callers:
         origin = request.headers.get("Origin")
         if origin is None or not self._own(origin, request):
             raise Forbidden(
-                "with the page's cookie a change needs an Origin header that is this relay's own: in a script, send a"
-                " token in the header Authorization instead"
+                "with the page's cookie, or from a link, a change needs an Origin header that is this relay's own: in a"
+                " script, send a token in the header Authorization"
             )
 
     def _own(self, origin: str, request: HTTPServerRequest) -> bool:

@@ -198,7 +198,8 @@ async def test_a_proxy_that_nobody_named_is_told_once(tmp_path: Path, trust: str
 
 @pytest.mark.gen_test
 async def test_no_link_takes_events_out(here: World) -> None:
-    """What is drained by a cookie is drained by the page itself, as Origin says; reading behind a cursor is free."""
+    """What is drained by a cookie is drained by the page itself, as Origin says; reading behind a cursor is free. A
+    browser follows a link, or a redirect of an input, with a password that it remembers, too."""
     bucket = await here.bucket("orders")
     await here.send(bucket)
     cookie = {"Cookie": await here.cookie()}
@@ -207,6 +208,8 @@ async def test_no_link_takes_events_out(here: World) -> None:
         assert (await here.fetch("GET", drain, None, {**cookie, **site})).code == 403
         for method, path in (("HEAD", drain), ("GET", read)):
             assert (await here.fetch(method, path, None, {**cookie, **site})).code == 200
+    link = {"Sec-Fetch-Mode": "navigate", "Sec-Fetch-Site": "none"}
+    assert [(await here.call("GET", path, **link)).status for path in (drain, read)] == [403, 200]
     answer = await here.fetch("GET", drain, None, {**cookie, "Origin": here.url})
     assert len(json.loads(answer.body)["logs"]) == 1
     await here.send(bucket)

@@ -134,8 +134,9 @@ class EventsHandler(RestHandler):
         given = self.query()
         cursor = given.pop("cursor")
         if cursor is None and self.request.method != "HEAD":
-            if self.caller.session is not None:
-                # It takes events out, and a link from anywhere makes a browser ask with the cookie.
+            if self.caller.session is not None or self.request.headers.get("Sec-Fetch-Mode") == "navigate":
+                # It takes events out, and a link or a redirect makes a browser ask with the cookie, or with a password
+                # that it remembers.
                 self.rest.callers.refuse_without_origin(self.request)
             self.answer(await self.rest.logs.drain(self.token, **given))
         else:
