@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import http.client
 import json
 import random
 import time
@@ -15,10 +14,9 @@ from typing import Any, Self
 from websockets.sync.client import ClientConnection, connect
 
 from tests.acceptance.relay import TIMEOUT, Relay, wait_for
+from tests.ui.connection import Connection
 
 SECRET = "a secret of the demo"
-IDLE = 30.0
-"""Seconds after which the sender's connection is not used again."""
 AGENT = {"User-Agent": "Shop/4.2", "Content-Type": "application/json"}
 
 
@@ -30,9 +28,8 @@ class Demo:
         self.relay = relay
         self._stack = ExitStack()
         self._random = random.Random(7)
-        self._used = 0.0
-        self.sender = http.client.HTTPConnection("127.0.0.1", relay.port, timeout=TIMEOUT)
-        self._stack.callback(self.sender.close)
+        self.connection = Connection(relay)
+        self._stack.callback(self.connection.close)
         self.administrator = relay.create_token("--description", "operator")
         self.inputs = {
             name: relay.create_bucket(name, "--description", about)
@@ -56,19 +53,11 @@ class Demo:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def request(self, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, bytes]:
-        """One request on the sender's connection: status and body."""
-        if time.monotonic() - self._used > IDLE:
-            self.sender.close()  # the relay has closed it, or is about to
-        self._used = time.monotonic()
-        self.sender.request(method, path, body, dict(headers))
-        answer = self.sender.getresponse()
-        return answer.status, answer.read()
-
     def rest(self, method: str, path: str, body: object = None) -> Any:
         """A request of the administrator."""
         headers = {"Authorization": f"Bearer {self.administrator[1]}"}
-        status, answer = self.request(method, path, b"" if body is None else json.dumps(body).encode(), headers)
+        content = b"" if body is None else json.dumps(body).encode()
+        status, answer = self.connection.request(method, path, content, headers)
         assert status in (200, 201), answer
         return json.loads(answer)
 
@@ -112,7 +101,7 @@ class Demo:
         self._send("POST", self.inputs["payments"], body, {"Content-Type": "application/x-www-form-urlencoded"})
 
     def _send(self, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> None:
-        status, answer = self.request(method, path, body, headers)
+        status, answer = self.connection.request(method, path, body, headers)
         assert status == 200, answer
 
     def send(self, count: int) -> None:

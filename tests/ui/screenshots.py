@@ -136,7 +136,7 @@ def main(names: tuple[str, ...], into: Path) -> None:
     with tempfile.TemporaryDirectory() as folder, Relay(Path(folder) / "data") as relay, Demo(relay) as demo:
         demo.send(60)
         buckets = [each["id"] for each in demo.rest("GET", "/v1/buckets")]
-        demo.sender.close()
+        demo.connection.close()
         relay.stop()
         past(relay.data / file.NAME, buckets)
         relay.start()

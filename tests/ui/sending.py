@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 from typing import Any
 
 from playwright.sync_api import Locator, Page, expect
 
-from tests.acceptance.relay import TIMEOUT, Relay
+from tests.acceptance.relay import Relay
+from tests.ui.connection import Connection
 
 
 class Sender:
@@ -18,23 +18,20 @@ class Sender:
         self.relay = relay
         self.name = name
         self._secret = secret
-        self._connection = http.client.HTTPConnection("127.0.0.1", relay.port, timeout=TIMEOUT)
+        self._connection = Connection(relay)
         self.path = f"/v1/webhooks/{self.rest('POST', '/v1/buckets', {'name': name})['inputs'][0]['id']}"
 
     def send(self, path: str = "", body: bytes = b"", method: str = "POST", **headers: str) -> None:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        self._connection.request(method, self.path + path, body, named)
-        answer = self._connection.getresponse()
-        answer.read()
-        assert answer.status == 200
+        status, answer = self._connection.request(method, self.path + path, body, named)
+        assert status == 200, answer
 
     def rest(self, method: str, path: str, body: object = None) -> Any:
         headers = {"Authorization": f"Bearer {self._secret}", "Content-Type": "application/json"}
-        self._connection.request(method, path, None if body is None else json.dumps(body), headers)
-        answer = self._connection.getresponse()
-        content = answer.read()
-        assert answer.status < 300, content
-        return json.loads(content)
+        content = None if body is None else json.dumps(body).encode()
+        status, answer = self._connection.request(method, path, content, headers)
+        assert status < 300, answer
+        return json.loads(answer)
 
     def events(self) -> list[Any]:
         """What the bucket keeps, oldest first."""

@@ -202,6 +202,7 @@ def test_copied_as_curl_it_comes_again(events: Page, sender: Sender) -> None:
     sender.send("/a?b=[1]", b"it's \x00 \xff", Content_Type="application/x", X_Kind="$(id)")
     rows(events).first.click()
     events.get_by_role("button", name="Copy as curl").click()
+    expect(events.locator(".toast")).to_have_text("as curl copied")
     command = events.evaluate("navigator.clipboard.readText()")
     assert subprocess.run(["sh"], input=command.encode(), capture_output=True, timeout=TIMEOUT).returncode == 0
     first, second = sender.events()
