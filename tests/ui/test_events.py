@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Page, Route, expect
 
 from tests.acceptance.relay import Relay, wait_for
-from tests.ui.browser import Watch, begin_session, sign_in
+from tests.ui.browser import Watch, begin_session, sign_in, until
 from tests.ui.sending import Sender, live, paths, rows
 
 
@@ -92,6 +92,43 @@ def test_paused_it_counts_what_waits(events: Page, sender: Sender) -> None:
     events.get_by_role("button", name="Resume").click()
     expect(rows(events)).to_have_count(6)
     assert paths(events) == ["/4", "/3", "/2", "/1", "/0", "/before"]
+
+
+_BY_HAND = """
+window.drawing = [];
+window.requestAnimationFrame = (draw) => drawing.push(draw);
+window.heard = 0;
+window.EventSource = class extends EventSource {
+  constructor(...where) {
+    super(...where);
+    this.addEventListener("webhook", () => { heard += 1; });
+  }
+};"""
+"""Frames are drawn by DRAW alone, and webhooks that came on a stream are counted."""
+DRAW = "() => { for (const draw of drawing.splice(0)) draw(0); }"
+
+
+def test_paused_it_does_not_count_what_is_shown(admitted: Page, sender: Sender) -> None:
+    """As where the list was asked for and has an event before it came on the stream."""
+    admitted.add_init_script(_BY_HAND)
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    admitted.route("**/v1/search?**", hold)
+    admitted.goto(f"/ui/buckets/{sender.name}")
+    live(admitted)
+    sender.send("/shown")
+    until(admitted, lambda: held and admitted.evaluate("heard") == 1, "the event on the stream")
+    held.pop().continue_()
+    expect(rows(admitted)).to_have_count(1)
+    admitted.get_by_role("button", name="Pause").click()
+    admitted.evaluate(DRAW)
+    sender.send("/later")
+    until(admitted, lambda: admitted.evaluate("heard") == 2, "the second one")
+    admitted.evaluate(DRAW)
+    expect(admitted.get_by_text("waiting")).to_have_text("1 waiting")
 
 
 def test_two_hundred_a_second(events: Page, sender: Sender) -> None:

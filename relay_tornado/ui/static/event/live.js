@@ -162,8 +162,9 @@ export class Live {
     const incoming = this.incoming;
     this.incoming = [];
     if (this.paused.value) {
-      for (const record of incoming) if (!this.rows.has(record.id)) this.held.push(record);
-      this.waiting.value += incoming.length;
+      const news = incoming.filter((record) => !this.rows.has(record.id));
+      this.held.push(...news);
+      this.waiting.value += news.length;
       if (this.held.length > KEEP) {
         this.heldTooMany = true;
         this.held = this.held.slice(-KEEP);
