@@ -1,10 +1,11 @@
 // The page's frame: who is signed in, the rail, and the part that the address names.
-import { html, render, signal, useEffect, useRef, useState } from "./lib.js";
+import { html, render, useEffect, useRef, useState } from "./lib.js";
 import { session, signOut, signedOut, who } from "./api.js";
 import { part } from "./code.js";
 import { Loading, Toasts, dialogs, tell } from "./parts/basic.js";
 import { Loaded } from "./parts/lazy.js";
 import { ShownOnce } from "./parts/secret.js";
+import { narrowWindow } from "./parts/window.js";
 import { link, match, place } from "./router.js";
 import { SignIn, withCode } from "./pages/signin.js";
 
@@ -58,12 +59,6 @@ function Page() {
   return html`<${Loaded} load=${page.load} ...${page.parts} query=${query} />`;
 }
 
-const NARROW = matchMedia("(max-width: 799px)");
-const narrow = signal(NARROW.matches);
-NARROW.addEventListener("change", () => {
-  narrow.value = NARROW.matches;
-});
-
 /** What `use` does with what the browser keeps for the page; nothing where it was told to keep nothing: then asking for it throws. */
 function kept(use) {
   try {
@@ -92,7 +87,7 @@ function Rail({ entry }) {
     <nav aria-label="Parts"><ul>${RAIL.filter(([name]) => name !== "tokens" || session.value.administrator).map(
       ([name, path, text]) => html`<li key=${name}><a href=${link(path)} aria-current=${name === entry ? "page" : undefined}>${text}</a></li>`,
     )}</ul></nav>
-    ${!narrow.value && html`<${Foot} />`}
+    ${!narrowWindow.value && html`<${Foot} />`}
   </header>`;
 }
 
@@ -126,7 +121,7 @@ function App() {
   return html`<a class="skip" href="#main">Skip to the content</a>
     <div class="frame"><${Rail} entry=${found(place.value.path)?.entry} /><main id="main" tabindex="-1"><${Page}
         key=${session.value.key} /></main>
-      ${narrow.value && html`<footer class="below"><${Foot} /></footer>`}</div><${ShownOnce} key="secret" /><${Toasts} key="toasts" />`;
+      ${narrowWindow.value && html`<footer class="below"><${Foot} /></footer>`}</div><${ShownOnce} key="secret" /><${Toasts} key="toasts" />`;
 }
 
 // What has the focus may go, as a row does with what it deleted: the focus stays near, and does not begin anew.

@@ -5,6 +5,7 @@ import { part } from "../code.js";
 import { Badge, Button, Copy, Loading, Problem, Time, tell, useLoaded } from "../parts/basic.js";
 import { Loaded } from "../parts/lazy.js";
 import { bucketLink, inputUrls } from "../parts/names.js";
+import { Table } from "../parts/table.js";
 import { go, link, staying } from "../router.js";
 
 const isBin = ({ name, expires_at: expiry }) => name.startsWith("bin-") && expiry != null;
@@ -34,10 +35,8 @@ function Start({ bins }) {
       ${session.value.administrator ? html`<div><${Button} kind="first" onPress=${make}>Make a request bin<//></div>` : html`<p
         class="note">An administrator's token makes one.</p>`}</section>
     ${bins?.length > 0 && html`<section class="stack"><h2>Still there</h2>
-      <div class="scroll" tabindex="0" role="region" aria-label="Request bins"><table><thead><tr><th scope="col">Bin</th><th scope="col">Made</th>
-        <th scope="col">Disappears</th></tr></thead>
-        <tbody>${bins.map((bin) => html`<tr key=${bin.id}><td><a href=${link("/bin", bin.name)}>${bin.name}</a></td>
-          <td><${Time} at=${bin.created_at} /></td><td><${Time} at=${bin.expires_at} /></td></tr>`)}</tbody></table></div></section>`}`;
+      <${Table} label="Request bins" columns=${[["Bin"], ["Made"], ["Disappears"]]}>${bins.map((bin) => html`<tr key=${bin.id}><td><a
+        href=${link("/bin", bin.name)}>${bin.name}</a></td><td><${Time} at=${bin.created_at} /></td><td><${Time} at=${bin.expires_at} /></td></tr>`)}<//></section>`}`;
 }
 
 /** Sends a webhook as anybody could, from here: whoever has no shell at hand sees something, too. */

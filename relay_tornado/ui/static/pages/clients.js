@@ -4,6 +4,7 @@ import { get, session, v1 } from "../api.js";
 import { Badge, Empty, Loading, Problem, Time, number, useLoaded } from "../parts/basic.js";
 import { ConsumerTable, EVERY } from "../parts/consumers.js";
 import { bucketLink } from "../parts/names.js";
+import { Table } from "../parts/table.js";
 
 /** Of more buckets than these, those are shown that are furthest behind: each is a request. */
 const MOST = 40;
@@ -60,18 +61,14 @@ function Clients({ clients, heads, tokens }) {
       <p>Clients show up here while they are subscribed, over the WebSocket or as a stream of server-sent events.</p><//>`;
   }
   const described = new Map(tokens.map(({ key, description }) => [key, description]));
-  return html`<div class="scroll" tabindex="0" role="region" aria-label="Connected clients"><table class="consumers stacks">
-    <thead><tr><th scope="col">Client</th><th scope="col">Address</th><th scope="col">Token</th><th scope="col">Consumer</th><th
-      scope="col">Since</th>
-      <th scope="col">Given up to, by bucket</th></tr></thead>
-    <tbody>${clients.map((client, index) => html`<tr key=${index}>
+  return html`<${Table} label="Connected clients" kind="consumers stacks" columns=${[["Client"], ["Address"], ["Token"], ["Consumer"], ["Since"],
+    ["Given up to, by bucket"]]}>${clients.map((client, index) => html`<tr key=${index}>
       <td class="name">${client.client_type || html`<span class="soft">unnamed</span>`} <span class="soft">${client.client_version}</span></td>
       <td class="mono" data-label="Address">${client.client_ip}</td>
       <td class="name" data-label="Token">${described.get(client.access_token_key) || html`<span class="mono">${client.access_token_key.slice(0, 8) || "–"}</span>`}</td>
       <td class="name" data-label="Consumer">${client.consumer ? html`<b>${client.consumer}</b>` : html`<span class="soft">keeps its own position</span>`}</td>
       <td data-label="Since"><${Time} at=${client.subscribed_at} /></td>
-      <td class="whole" data-label="Given up to, by bucket"><${Standing} client=${client} heads=${heads} /></td></tr>`)}</tbody>
-  </table></div>`;
+      <td class="whole" data-label="Given up to, by bucket"><${Standing} client=${client} heads=${heads} /></td></tr>`)}<//>`;
 }
 
 function Consumers({ data: { consumers, buckets, tokens, tooMany }, again }) {

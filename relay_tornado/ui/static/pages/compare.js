@@ -11,6 +11,7 @@ import { JsonError, parseJson, printJson } from "../event/json.js";
 import { loadLog } from "../event/log.js";
 import { Badge, Loading, Problem, Time, bytes, number, useLoaded, useTitle } from "../parts/basic.js";
 import { Path, Plain, Short, useFirst } from "../parts/plain.js";
+import { Table } from "../parts/table.js";
 import { zone } from "../parts/zone.js";
 import { link } from "../router.js";
 
@@ -36,12 +37,10 @@ function Pairs({ title, left, right, fold }) {
   return html`<section class="stack"><div class="head"><h2>${title}</h2>${same > 0 && html`<button type="button" class="button tiny"
     onClick=${() => setAll(!all)}>
       ${all ? "Only what differs" : `Also what is the same (${number(same)})`}</button>`}</div>
-    ${shown.length ? html`<div class="scroll" tabindex="0" role="region" aria-label=${title}><table class="compare"><thead><tr><th
-      scope="col">Name</th><th scope="col">Left</th><th scope="col">Right</th></tr></thead><tbody>
-      ${shown.map((row, index) => html`<tr key=${index}
+    ${shown.length ? html`<${Table} label=${title} kind="compare" columns=${[["Name"], ["Left"], ["Right"]]}>${shown.map((row, index) => html`<tr key=${index}
         class=${row.same ? "" : row.left.length && row.right.length ? "changed" : row.left.length ? "only-left" : "only-right"}><th
           scope="row" class="value name"><${Short} text=${row.name} /></th><${Cell} values=${row.left} /><${Cell} values=${row.right} />
-            </tr>`)}</tbody></table></div>${more}`
+            </tr>`)}<//>${more}`
       : html`<p class="soft">The same.</p>`}</section>`;
 }
 
@@ -50,12 +49,9 @@ const shortly = (node) => (node ? [printJson(node).slice(0, 2000)] : []);
 function JsonChanges({ changes }) {
   const [shown, more] = useFirst(changes);
   if (!changes.length) return html`<p class="soft">The same values, perhaps written in another way.</p>`;
-  return html`<div class="scroll" tabindex="0" role="region" aria-label="Differences of the bodies"><table class="compare"><thead><tr><th
-    scope="col">Place</th><th scope="col">Left</th><th scope="col">Right</th></tr></thead><tbody>
-    ${shown.map((change, index) => html`<tr key=${index}
+  return html`<${Table} label="Differences of the bodies" kind="compare" columns=${[["Place"], ["Left"], ["Right"]]}>${shown.map((change, index) => html`<tr key=${index}
       class=${change.left && change.right ? "changed" : change.left ? "only-left" : "only-right"}><th scope="row" class="value name place">
-        <${Short} text=${change.path} /></th><${Cell} values=${shortly(change.left)} /><${Cell} values=${shortly(change.right)} /></tr>`)}
-          </tbody></table></div>${more}`;
+        <${Short} text=${change.path} /></th><${Cell} values=${shortly(change.left)} /><${Cell} values=${shortly(change.right)} /></tr>`)}<//>${more}`;
 }
 
 /** Lines with a few that are the same around each difference. */

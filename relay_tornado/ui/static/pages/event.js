@@ -17,6 +17,7 @@ import { bucketLink, relayUrl } from "../parts/names.js";
 import { triesOf } from "../parts/oldest.js";
 import { Path, Plain } from "../parts/plain.js";
 import { SendAgain } from "../parts/send.js";
+import { useKeys } from "../parts/window.js";
 import { zone } from "../parts/zone.js";
 import { go, link, staying } from "../router.js";
 
@@ -165,15 +166,10 @@ export function EventView({ id, bucket, onNewer, onOlder, onClose, onLog, chosen
     setDialog("");
     top.current?.closest(".event-pane")?.scrollTo(0, 0);
   }, [id]);
-  useEffect(() => {
-    const key = (event) => {
-      if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest?.("input, textarea, select, dialog, [role=listbox]")) return;
-      if (event.key === "j" && onOlder) onOlder();
-      else if (event.key === "k" && onNewer) onNewer();
-    };
-    document.addEventListener("keydown", key);
-    return () => document.removeEventListener("keydown", key);
-  }, [onOlder, onNewer]);
+  useKeys(({ key }) => {
+    if (key === "j") onOlder();
+    else if (key === "k") onNewer();
+  }, "input, textarea, select, dialog, [role=listbox]", [onOlder, onNewer]);
 
   const tools = html`<div class="event-tools" ref=${top}>
     <button type="button" class="button tiny" aria-keyshortcuts="k" onClick=${onNewer}>↑ Newer</button>

@@ -15,7 +15,7 @@ import { DELIVERY } from "../parts/deliveries.js";
 import { EditEvent } from "../parts/edit.js";
 import { SendAgain } from "../parts/send.js";
 import { SendSample } from "../parts/sample.js";
-import { useRest, useWide } from "../parts/window.js";
+import { useKeys, useRest, wideWindow } from "../parts/window.js";
 import { exactly, zone } from "../parts/zone.js";
 import { go, link, place, staying } from "../router.js";
 import { EventView } from "./event.js";
@@ -86,7 +86,7 @@ function leave(entry, list) {
 
 /** The tab. `bucket` is the bucket's document, `query` the address's: the filter, and with `event` the event that is looked at. */
 export default function Events({ bucket, query }) {
-  const wide = useWide();
+  const wide = wideWindow.value;
   const filter = filterOf(query);
   const about = JSON.stringify([session.peek()?.key, bucket.id, filter]);
   const entry = useMemo(() => place.peek().entry, [query]);
@@ -194,16 +194,11 @@ export default function Events({ bucket, query }) {
     else show(id);
   };
   const pause = () => (live.paused.value ? live.resume() : live.pause());
-  useEffect(() => {
-    const key = (event) => {
-      if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest?.("input, textarea, select, dialog")) return;
-      if (event.key === "p") pause();
-      else if (event.key === "Escape" && open) close();
-      else if ("jk".includes(event.key) && !open) panes.current.querySelector("[role=listbox]").focus();
-    };
-    document.addEventListener("keydown", key);
-    return () => document.removeEventListener("keydown", key);
-  });
+  useKeys(({ key }) => {
+    if (key === "p") pause();
+    else if (key === "Escape" && open) close();
+    else if ("jk".includes(key) && !open) panes.current.querySelector("[role=listbox]").focus();
+  }, "input, textarea, select, dialog");
 
   const version = live.version.value;
   const [kind, word] = STATES[live.state.value];

@@ -5,6 +5,7 @@ import { Badge, Button, Confirm, Empty, Loading, Problem, Time, number, tell, us
 import { unsaved } from "../parts/form.js";
 import { bucketLink } from "../parts/names.js";
 import { shownOnce } from "../parts/secret.js";
+import { Table } from "../parts/table.js";
 import { link } from "../router.js";
 import { RotateDialog, TokenDialog, tokenKey } from "./tokenform.js";
 
@@ -50,16 +51,6 @@ function Row({ token, buckets, used, act }) {
   </tr>`;
 }
 
-function Table({ tokens, buckets, act }) {
-  const used = tokens.some((token) => token.last_used_at !== undefined);
-  return html`<div class="scroll" tabindex="0" role="region" aria-label="Tokens"><table class="tokens stacks">
-    <thead><tr><th scope="col">Token</th><th scope="col">Buckets</th><th scope="col">May</th>
-      <th scope="col">Made</th>${used && html`<th scope="col">Last used</th>`}<th scope="col">Expires</th><th scope="col" class="acts">Actions</th></tr></thead>
-    <tbody>${tokens.map((token) => html`<${Row} key=${token.key} token=${token} buckets=${buckets} used=${used}
-        act=${(what) => act({ what, token })} />`)}</tbody>
-  </table></div>`;
-}
-
 function Revoke({ token, changed, onClose }) {
   const own = token.key === session.value.key;
   const revoke = async () => {
@@ -88,6 +79,8 @@ function Tokens({ query }) {
     if (document.secret) shownOnce.value = document;
     else tell(`${document.description || document.key} saved`);
   };
+  const used = (tokens ?? []).some((each) => each.last_used_at !== undefined);
+  const columns = [["Token"], ["Buckets"], ["May"], ["Made"], used && ["Last used"], ["Expires"], ["Actions", "acts"]];
   const found = (tokens ?? []).filter(({ description, key }) => `${description}\n${key}`.toLowerCase().includes(text.trim().toLowerCase()));
   return html`<div class="head"><h1>Tokens ${tokens?.length > 1 && html`<span class="soft count">${number(tokens.length)}</span>`}</h1>
       ${tokens?.length > MANY && html`<input type="search" aria-label="Find a token" placeholder="Find a token" value=${text}
@@ -95,7 +88,8 @@ function Tokens({ query }) {
       <${Button} kind="first" onPress=${() => setAction({ what: "edit", token: null })}>New token<//></div>
     <${Problem} error=${error} retry=${again} />
     ${!tokens && !error && html`<${Loading} />`}
-    ${tokens && (found.length ? html`<${Table} tokens=${found} buckets=${buckets} act=${setAction} />` : html`<${Empty}
+    ${tokens && (found.length ? html`<${Table} label="Tokens" kind="tokens stacks" columns=${columns}>${found.map((each) => html`<${Row}
+        key=${each.key} token=${each} buckets=${buckets} used=${used} act=${(name) => setAction({ what: name, token: each })} />`)}<//>` : html`<${Empty}
         title="No token like that"><p>None has “${text.trim()}” in its description or key.</p><//>`)}
     ${what === "edit" && buckets && html`<${TokenDialog} token=${token} buckets=${buckets} wanted=${token ? null : wanted} onSaved=${saved}
         onClose=${close} />`}

@@ -11,6 +11,7 @@ import { beginning } from "../event/plain.js";
 import { prettyXml } from "../event/xml.js";
 import { bytes as size, useLoaded } from "./basic.js";
 import { Long, Plain, Short, useFirst } from "./plain.js";
+import { Table } from "./table.js";
 import { Tree } from "./tree.js";
 
 const PART = 100_000;
@@ -53,10 +54,8 @@ function Hex({ bytes, label }) {
 /** A table of names and values, for queries and forms. */
 export function Fields({ pairs, label }) {
   const [rows, more] = useFirst(pairs);
-  return html`<div class="scroll" tabindex="0" role="region" aria-label=${label}><table><thead><tr><th scope="col">Name</th><th
-    scope="col">Value</th></tr></thead>
-    <tbody>${rows.map(([name, value], index) => html`<tr key=${index}><td class="value name"><${Short} text=${name} /></td><td
-      class="value"><${Short} text=${value} lines /></td></tr>`)}</tbody></table></div>${more}`;
+  return html`<${Table} label=${label} columns=${[["Name"], ["Value"]]}>${rows.map(([name, value], index) => html`<tr key=${index}><td
+    class="value name"><${Short} text=${name} /></td><td class="value"><${Short} text=${value} lines /></td></tr>`)}<//>${more}`;
 }
 
 const Form = ({ text }) => html`<${Fields} pairs=${useMemo(() => fields(text), [text])} label="Form fields" />`;
@@ -72,9 +71,8 @@ function Part({ raw }) {
 
 function Parts({ parts }) {
   const [rows, more] = useFirst(parts);
-  return html`<div class="scroll" tabindex="0" role="region" aria-label="Form fields"><table><thead><tr><th scope="col">Name</th><th
-    scope="col">Value</th><th scope="col">File</th><th scope="col">Type</th><th scope="col" class="num">Size</th></tr></thead>
-    <tbody>${rows.map((raw, index) => html`<${Part} key=${index} raw=${raw} />`)}</tbody></table></div>${more}`;
+  return html`<${Table} label="Form fields" columns=${[["Name"], ["Value"], ["File"], ["Type"], ["Size", "num"]]}>${rows.map(
+    (raw, index) => html`<${Part} key=${index} raw=${raw} />`)}<//>${more}`;
 }
 
 function Picture({ type, bytes }) {

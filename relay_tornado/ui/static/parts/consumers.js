@@ -10,6 +10,7 @@ import { Circuit, Oldest, triesOf } from "./oldest.js";
 import { COUNT, Plot } from "./plot.js";
 import { Seek } from "./seek.js";
 import { StayBehind } from "./staybehind.js";
+import { Table } from "./table.js";
 
 export const EVERY = 5;
 
@@ -117,13 +118,9 @@ export function ConsumerTable({ consumers, buckets = [], tokens, bucketToo = fal
     tell(`${title} deleted`);
     again();
   };
-  return html`<div class="scroll" tabindex="0" role="region" aria-label="Consumers"><table class="consumers stacks">
-      <thead><tr><th scope="col">Consumer</th>${bucketToo && html`<th scope="col">Bucket</th>`}<th scope="col">Now</th><th scope="col">Done up to</th>
-        <th scope="col" class="num">Behind</th><th scope="col" class="num">Waiting</th><th scope="col" class="num">Dead</th><th
-          scope="col" class="acts">Actions</th></tr></thead>
-      <tbody>${consumers.toSorted(bySlowness).map((consumer) => html`<${Consumer} key=${keyOf(consumer)} consumer=${consumer} bucket=${bucketOf(consumer)} title=${titled(consumer)} bucketToo=${
-        bucketToo} act=${(what) => setAction({ what, consumer })} />`)}</tbody>
-    </table></div>
+  return html`<${Table} label="Consumers" kind="consumers stacks" columns=${[["Consumer"], bucketToo && ["Bucket"], ["Now"], ["Done up to"],
+    ["Behind", "num"], ["Waiting", "num"], ["Dead", "num"], ["Actions", "acts"]]}>${consumers.toSorted(bySlowness).map((consumer) => html`<${Consumer} key=${keyOf(consumer)} consumer=${consumer} bucket=${bucketOf(consumer)} title=${titled(consumer)} bucketToo=${
+        bucketToo} act=${(what) => setAction({ what, consumer })} />`)}<//>
     ${action?.what === "lag" && html`<${Lag} consumer=${action.consumer} title=${title} onClose=${close} />`}
     ${action?.what === "seek" && html`<${Seek} consumer=${action.consumer} title=${title} onMoved=${again} onClose=${close} />`}
     ${action?.what === "give up" && html`<${GiveUp} consumer=${action.consumer} title=${title} onDone=${again} onClose=${close} />`}

@@ -4,6 +4,7 @@ import { get, post, remove } from "../api.js";
 import { link } from "../router.js";
 import { Badge, Button, Confirm, Dialog, Loading, Problem, Time, number, tell } from "./basic.js";
 import { consumerPath } from "./called.js";
+import { Table } from "./table.js";
 
 const PAGE = 100;
 /** As many ids as fit a URL well. */
@@ -77,6 +78,8 @@ export function DeadLetters({ consumer, title, onChanged, onClose }) {
     setChosen(after);
   };
   const all = letters?.length > 0 && chosen.size === letters.length;
+  const chooseAll = html`<label class="hit"><input type="checkbox" aria-label="Choose all that are shown" checked=${all}
+    onChange=${() => setChosen(new Set(all ? [] : letters.map(({ id }) => id)))} /></label>`;
   const ids = chosen.size ? [...chosen] : null;
   const which = ids ? `${number(ids.length)} chosen` : "all";
   return html`<${Dialog} title=${`Dead letters of ${title}`} onClose=${onClose} wide>
@@ -88,14 +91,9 @@ export function DeadLetters({ consumer, title, onChanged, onClose }) {
     ${letters?.length > 0 && html`<div class="row"><span class="grow soft">${number(letters.length)}${next ? " of more" : ""}</span>
         <${Button} onPress=${() => again(ids)}>Send ${which} again<//>
         <${Button} kind="danger" onPress=${() => setAsking({ ids })}>Forget ${which}<//></div>
-      <div class="scroll" tabindex="0" role="region" aria-label="Dead letters"><table class="consumers dead"><thead><tr>
-        <th scope="col"><label class="hit"><input type="checkbox" aria-label="Choose all that are shown" checked=${all}
-          onChange=${() => setChosen(new Set(all ? [] : letters.map(({ id }) => id)))} /></label></th>
-        <th scope="col">Event</th><th scope="col" class="wide">Reason</th><th scope="col" class="num wide">Tries</th><th scope="col" class="wide">Given up</th><th
-          scope="col" class="acts">Actions</th></tr></thead>
-        <tbody>${letters.map((letter) => html`<${Letter} key=${letter.id} letter=${letter} chosen=${chosen.has(letter.id)}
-          choose=${() => toggle(letter.id)} again=${() => again([letter.id])} forget=${() => setAsking({ ids: [letter.id] })} />`)}</tbody></table>
-            </div>
+      <${Table} label="Dead letters" kind="consumers dead" columns=${[[chooseAll], ["Event"], ["Reason", "wide"], ["Tries", "num wide"], ["Given up", "wide"],
+        ["Actions", "acts"]]}>${letters.map((letter) => html`<${Letter} key=${letter.id} letter=${letter} chosen=${chosen.has(letter.id)}
+          choose=${() => toggle(letter.id)} again=${() => again([letter.id])} forget=${() => setAsking({ ids: [letter.id] })} />`)}<//>
       <dl class="facts small">${[...new Set(letters.map(({ reason }) => reason))].filter((reason) => REASONS[reason]).map(
         (reason) => html`<dt key=${reason}>${reason}</dt><dd>${REASONS[reason]}</dd>`)}</dl>`}
     ${next && html`<div><${Button} onPress=${() => load(next)}>Show more<//></div>`}

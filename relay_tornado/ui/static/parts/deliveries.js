@@ -5,6 +5,7 @@ import { headersOf } from "../event/headers.js";
 import { Badge, Time, duration } from "./basic.js";
 import { Body } from "./body.js";
 import { Plain, Short, useFirst } from "./plain.js";
+import { Table } from "./table.js";
 
 /** By status, its colour and its word. */
 export const DELIVERY = {
@@ -14,10 +15,8 @@ export const DELIVERY = {
 /** Headers in their order, as a table. `headers` as headersOf gives them. */
 export function HeaderTable({ headers, label }) {
   const [rows, more] = useFirst(headers);
-  return html`<div class="scroll" tabindex="0" role="region" aria-label=${label}><table><thead><tr><th scope="col">Name</th><th
-    scope="col">Value</th></tr></thead>
-    <tbody>${rows.map((header, index) => html`<tr key=${index}><th scope="row" class="value name"><${Short} text=${header.name} /></th>
-      <td class="value"><${Short} text=${header.value} /></td></tr>`)}</tbody></table></div>${more}`;
+  return html`<${Table} label=${label} columns=${[["Name"], ["Value"]]}>${rows.map((header, index) => html`<tr key=${index}><th
+    scope="row" class="value name"><${Short} text=${header.name} /></th><td class="value"><${Short} text=${header.value} /></td></tr>`)}<//>${more}`;
 }
 
 /** An answer: its headers and its body, which is base64. */

@@ -3,6 +3,7 @@ import { html, useEffect, useRef, useState } from "../lib.js";
 import { FILTERS, METHODS } from "../event/record.js";
 import { Field } from "./basic.js";
 import { DELIVERY } from "./deliveries.js";
+import { useKeys } from "./window.js";
 import { local, zone } from "./zone.js";
 
 const VERDICTS = [["true", "verified"], ["false", "failed the check"], ["none", "not checked"]];
@@ -57,15 +58,11 @@ export function Filters({ filter, onFilter }) {
       return html`<option value=${value} key=${value}>${text}</option>`;
     })}${filter[name] && !options.some((each) => [each].flat()[0] === filter[name]) && html`<option value=${filter[name]}>${filter[name]}
       </option>`}<//>`;
-  useEffect(() => {
-    const key = (event) => {
-      if (event.key !== "/" || event.ctrlKey || event.metaKey || event.target.closest?.("input, textarea, select, dialog")) return;
-      event.preventDefault();
-      search.current.querySelector("input").focus();
-    };
-    document.addEventListener("keydown", key);
-    return () => document.removeEventListener("keydown", key);
-  }, []);
+  useKeys((event) => {
+    if (event.key !== "/") return;
+    event.preventDefault();
+    search.current.querySelector("input").focus();
+  }, "input, textarea, select, dialog", []);
   return html`<search class="filters">
     <div class="row" ref=${search}>
       <div class="grow sr-label"><${Typed} label="Search paths, headers and bodies" type="search" placeholder="Search paths, headers and bodies" value=${filter.q ?? ""}

@@ -1,17 +1,28 @@
-// What there is of the window: its width, and the height below an element.
-import { useEffect, useLayoutEffect, useState } from "../lib.js";
+// What there is of the window: its width, the height below an element, and the keys that are pressed in it.
+import { signal, useEffect, useLayoutEffect } from "../lib.js";
 
-const WIDE = matchMedia("(min-width: 1100px)");
+/** Whether a media query holds, as a signal. */
+function holds(query) {
+  const media = matchMedia(query);
+  const now = signal(media.matches);
+  media.addEventListener("change", () => {
+    now.value = media.matches;
+  });
+  return now;
+}
 
 /** Whether there is room for an event beside the list. */
-export function useWide() {
-  const [wide, setWide] = useState(WIDE.matches);
+export const wideWindow = holds("(min-width: 1100px)");
+/** Whether the rail stands above the page. */
+export const narrowWindow = holds("(max-width: 799px)");
+
+/** Calls `press` with each key that is pressed alone, in none of what the selector names. */
+export function useKeys(press, within, on) {
   useEffect(() => {
-    const change = () => setWide(WIDE.matches);
-    WIDE.addEventListener("change", change);
-    return () => WIDE.removeEventListener("change", change);
-  }, []);
-  return wide;
+    const key = (event) => event.ctrlKey || event.metaKey || event.altKey || event.target.closest?.(within) || press(event);
+    document.addEventListener("keydown", key);
+    return () => document.removeEventListener("keydown", key);
+  }, on);
 }
 
 /** The height that is left of the window below an element's top. */
