@@ -69,6 +69,7 @@ class Core:
         self.over: RelayClientError | None = None
         """The error that ended it."""
         self._gaps: list[Gap] = []
+        """Those for which this connection is refused."""
         self._told: set[str] = set()
         self._names = Names()
 
@@ -262,8 +263,9 @@ class Core:
 
     def _gap(self, name: str, document: Any) -> None:
         gap = messages.read_gap(name, document)
-        self._gaps.append(gap)
-        if self.options.on_gap != "fail":
+        if self.options.on_gap == "fail":
+            self._gaps.append(gap)
+        else:
             self.intake.put(gap, SMALL)
 
     def _tell(self, notice: Notice) -> None:

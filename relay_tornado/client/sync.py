@@ -198,6 +198,8 @@ class _Answer(Generic[T]):
             self._task = asyncio.get_running_loop().create_task(self._coroutine())
             self._task.add_done_callback(lambda task: self.tell(_refuse if task.cancelled() else task.result))
             self._task.add_done_callback(lambda _: done(self))
+        elif self.known:
+            done(self)  # it became known while this call was on its way
 
     def cancel(self) -> None:
         if self._task is not None:

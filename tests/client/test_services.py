@@ -311,6 +311,26 @@ async def test_of_each_connection_its_own_is_told() -> None:
 
 
 @client_test
+async def test_gaps_that_were_told_take_no_room() -> None:
+    """A connection may last for months, and meet a gap each second."""
+    told: list[Gap] = []
+
+    async def talk(peer: Peer) -> None:
+        await peer.welcome(buckets=[ENTRY])
+        for seq in range(1, 101):
+            gap = {"from": seq, "to": seq, "count": 1, "reason": "ephemeral"}
+            await peer.send({"type": "status", "status": "gap", "bucket_name": "b", "gap": gap})
+        await peer.send(webhook("abcdefghijkl-101"))
+        await peer.stay()
+
+    async with service(talk) as url, at(url, on_gap=told.append) as events:
+        assert (await anext(events)).seq == 101
+        core = events._core
+        assert core is not None
+        assert (len(told), len(core._gaps)) == (100, 0)
+
+
+@client_test
 async def test_notices_that_raise_break_nothing(caplog: pytest.LogCaptureFixture) -> None:
     """A callback's fault is logged, and the client goes on."""
     told: list[str] = []

@@ -79,6 +79,25 @@ def test_a_timeout_loses_nothing(shared: World) -> None:
             assert event.text == str(number)
 
 
+def test_an_event_that_comes_while_it_is_asked_for_again_takes_no_room(shared: World) -> None:
+    """One that was known just before the loop heard of the second call was kept until the end."""
+    bucket = shared.bucket()
+    with at(shared, bucket, since="earliest") as events:
+        with pytest.raises(TimeoutError):
+            events.next(timeout=0.001)
+        loop, asked = events._loop, events._asked
+        assert loop is not None
+        assert asked is not None
+        shared.send("1", bucket=bucket)
+        asked.wait(TIMEOUT)
+        loop._open.add(asked)  # as `begin` does if it looked whether it is known a moment ago
+        loop._loop.call_soon_threadsafe(asked.begin, loop._open.discard)
+        event = events.next(timeout=TIMEOUT)
+        assert event is not None
+        loop.run(event._event.done)
+        assert asked not in loop._open
+
+
 class Failing:
     """A checkpoint whose first saves after the beginning fail."""
 
