@@ -6,11 +6,11 @@ import re
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.acceptance.relay import Relay
-from tests.ui.browser import ask, make, row, sign_in
-from tests.ui.sending import Sender
+from tests.ui.browser import ask, make, row, sign_in, until
+from tests.ui.sending import Sender, live
 
 
 def no_sideways_scroll(page: Page) -> None:
@@ -86,6 +86,27 @@ def test_an_ephemeral_bucket_has_no_size(page: Page, relay: Relay, administrator
     expect(page.locator(".standing")).to_contain_text("1 · not stored")
     page.goto("/ui/overview")
     expect(page.get_by_text(re.compile("of events$"))).to_have_text(f"{total / (1 << 20):.1f} MiB of events")
+
+
+@pytest.mark.parametrize("width", [320, 390, 700, 820, 1440])
+def test_numbers_that_come_late_move_nothing(admitted: Page, sender: Sender, width: int) -> None:
+    """The tabs of a bucket, and the rows below, are where they were once it is known how the bucket stands."""
+    admitted.set_viewport_size({"width": width, "height": 900})
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    admitted.route("**/v1/status", hold)
+    admitted.goto(f"/ui/buckets/{sender.name}")
+    live(admitted)
+    tabs = admitted.get_by_role("navigation", name=f"Parts of {sender.name}")
+    before = tabs.bounding_box()
+    until(admitted, lambda: held, "the question")
+    for route in held:
+        route.continue_()
+    expect(admitted.get_by_text("Subscribers")).to_be_visible()
+    assert tabs.bounding_box() == before
 
 
 def test_every_tab_fits_a_phone(page: Page, relay: Relay, administrator: str) -> None:

@@ -18,8 +18,8 @@ RESTED = "() => new Promise((resolve) => setTimeout(resolve, 300))"
 
 
 @contextmanager
-def late(page: Page, path: str, method: str = "GET") -> Iterator[None]:
-    """What matches this pattern is asked meanwhile, and answered at the end."""
+def late(page: Page, path: str, method: str = "GET", told: str = "") -> Iterator[None]:
+    """What matches this pattern is asked meanwhile, and answered at the end, where this is told then."""
     held: list[Route] = []
 
     def hold(route: Route) -> None:
@@ -33,6 +33,8 @@ def late(page: Page, path: str, method: str = "GET") -> Iterator[None]:
     until(page, lambda: held, "the request")
     for each in held:
         each.continue_()
+    if told:
+        expect(page.locator(".toast")).to_have_text(re.compile(told))
     page.unroute(re.compile(path))
     quality.settled(page)
 
@@ -115,10 +117,9 @@ def test_another_name(prepared: Page) -> None:
     make(prepared, "before")
     prepared.goto("/ui/buckets/before/settings")
     prepared.get_by_label("Name", exact=True).fill("after")
-    with late(prepared, r"/v1/buckets/[^/?]+$", "PUT"):
+    with late(prepared, r"/v1/buckets/[^/?]+$", "PUT", "^Settings saved$"):
         prepared.get_by_role("button", name="Save").click()
         prepared.get_by_role("link", name="Connect").click()
-    expect(prepared.locator(".toast")).to_have_text("Settings saved")
     expect(prepared.get_by_role("heading", level=1)).to_have_text("after")
     expect(prepared).to_have_url(re.compile("/ui/buckets/after/connect$"))
 
@@ -131,11 +132,10 @@ def test_a_bucket_that_is_deleted(prepared: Page) -> None:
     prepared.go_back()
     prepared.get_by_role("button", name="Delete the bucket…").click()
     prepared.get_by_label("Type short to go on").fill("short")
-    with late(prepared, r"/v1/buckets/[^/?]+\?force", "DELETE"):
+    with late(prepared, r"/v1/buckets/[^/?]+\?force", "DELETE", "^short deleted$"):
         prepared.get_by_role("dialog").get_by_role("button", name="Delete the bucket").click()
         prepared.go_forward()
         expect(prepared.get_by_role("heading", level=1)).to_have_text("Overview")
-    expect(prepared.locator(".toast")).to_have_text("short deleted")
     expect(prepared).to_have_url(re.compile("/ui/overview$"))
 
 
@@ -144,17 +144,15 @@ def test_a_bucket_that_is_made(prepared: Page) -> None:
     prepared.goto("/ui/")
     prepared.get_by_role("button", name=re.compile("New bucket|Make a bucket")).click()
     prepared.get_by_label("Name", exact=True).fill("too late")
-    with late(prepared, "/v1/buckets$", "POST"):
+    with late(prepared, "/v1/buckets$", "POST", "^too late is made$"):
         prepared.get_by_role("button", name="Make the bucket").click()
         prepared.get_by_role("button", name="Cancel").click()
-    expect(prepared.locator(".toast")).to_have_text("too late is made")
     expect(prepared).to_have_url(re.compile("/ui/$"))
 
 
 def test_a_bin_that_is_made(prepared: Page) -> None:
     prepared.goto("/ui/bin")
-    with late(prepared, "/v1/bins$", "POST"):
+    with late(prepared, "/v1/bins$", "POST", "^bin-.* is made$"):
         prepared.get_by_role("button", name="Make a request bin").click()
         prepared.get_by_role("link", name="Overview").click()
-    expect(prepared.locator(".toast")).to_have_text(re.compile("^bin-.* is made$"))
     expect(prepared).to_have_url(re.compile("/ui/overview$"))

@@ -282,12 +282,17 @@ def test_memory_is_flat(opened: tuple[Page, Watch], world: World) -> None:
     expect(page.get_by_text("Live", exact=True)).to_be_visible()
     client = page.context.new_cdp_session(page)
     client.send("Performance.enable")
+    newest = page.get_by_role("option").first
+    listed = int(newest.get_attribute("aria-setsize") or 0)
 
     def nodes_after(count: int) -> float:
+        nonlocal listed
+        listed += count
         for number in range(count):
             world.demo.payment(number)
             if number % 5 == 0:
                 page.evaluate("() => new Promise((resolve) => requestAnimationFrame(resolve))")
+        expect(newest).to_have_attribute("aria-setsize", str(listed))
         client.send("HeapProfiler.collectGarbage")
         metrics = client.send("Performance.getMetrics")["metrics"]
         return float(next(each["value"] for each in metrics if each["name"] == "Nodes"))

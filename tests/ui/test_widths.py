@@ -91,6 +91,7 @@ def test_what_is_looked_for_in_vain(wide: Page, long: Sender, path: str, field: 
 def test_a_consumer(wide: Page, long: Sender, path: str) -> None:
     """How far it is behind stands beside its name, without scrolling."""
     wide.goto("/ui/" + path.format(name=long.name))
+    quality.settled(wide)
     behind = wide.get_by_role("region", name="Consumers").get_by_role("columnheader", name="Behind")
     expect(behind).to_be_visible()
     last = wide.get_by_role("columnheader", name="Actions").bounding_box()

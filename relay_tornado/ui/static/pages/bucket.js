@@ -29,7 +29,7 @@ function Standing({ standing, bucket, error }) {
   const [, tokens] = useNames(behind(standing ? [standing] : []).filter(({ kind }) => kind === "token"));
   const old = error && html`<div><dt>Numbers</dt><dd title=${error.message}><span role="status"><${Badge} kind="warn">${standing ? "not up to date" : "not loaded yet"}<//>
     </span></dd></div>`;
-  if (!standing) return old && html`<dl class="standing">${old}</dl>`;
+  if (!standing) return html`<dl class="standing">${old}</dl>`;
   const { rate, events, first, head, newest_at: newest, subscribers, lag } = standing;
   return html`<dl class="standing">
     <div><dt>Last hour</dt><dd><${Hour} rate=${rate} /></dd></div>
