@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from urllib.parse import quote
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page
 
 from relay_tornado.handlers.assets import ROOT
 from tests.acceptance.relay import Relay
+from tests.ui import quality
 from tests.ui.browser import Watch, begin_session, sign_in
 
 SCRIPT = "<script>window.ran = true</script><img src=x onerror='window.ran = true'>"
@@ -20,11 +21,8 @@ MARKUP = f"</textarea></title></script>{SCRIPT}<a href='javascript:window.ran = 
 ANSWER = f"<!doctype html>{SCRIPT}"
 NAME = "a<b onclick='window.ran=1'>&amp;"
 
-SETTLED = 300
-"""Milliseconds after which what a part still waited for is on it: there is no sign of it that all of them have."""
-
 PARTS = re.findall(r'^  \["(/[^"]*)", \w', (ROOT / "app.js").read_text(), re.MULTILINE)
-TABS = re.findall(r'^  \["(\w+)", "\w+", \(\) => import\(', (ROOT / "pages" / "bucket.js").read_text(), re.MULTILINE)
+TABS = re.findall(r'^  \["(\w+)", "\w+", part\(', (ROOT / "pages" / "bucket.js").read_text(), re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
@@ -79,12 +77,13 @@ def test_no_markup_runs_in_any_part(page: Page, relay: Relay, administrator: str
     """Each part of the page shows what somebody sent or named, and it is text."""
     dialogs: list[str] = []
     page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
+    quality.prepare(page)
     begin_session(page, relay, administrator)
+    assert {"events", "settings"} < set(TABS)
     shown = 0
     for place in places(hostile):
         page.goto(place)
-        expect(page.locator("main .starting")).to_have_count(0)
-        page.wait_for_timeout(SETTLED)
+        quality.settled(page)
         assert page.evaluate("() => window.ran ?? ({}).ran ?? null") is None, place
         assert page.locator("main script, main [onclick], main [onerror], main a[href^='javascript:']").count() == 0
         shown += "window.ran" in page.locator("main").inner_text()

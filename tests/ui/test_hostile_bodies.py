@@ -107,9 +107,10 @@ def copied(page: Page) -> str:
 
 
 def laid_out(place: Locator) -> int:
-    """How many pieces of texts there the browser has laid out: those in sight, and some around."""
+    """How many pieces of texts there the browser has laid out, once drawn: those in sight, and some around."""
+    drawn = "new Promise((done) => requestAnimationFrame(() => setTimeout(done)))"
     seen = "({firstElementChild}) => firstElementChild.checkVisibility({contentVisibilityAuto: true})"
-    return int(place.locator(".piece").evaluate_all(f"(all) => all.filter({seen}).length"))
+    return int(place.locator(".piece").evaluate_all(f"(all) => {drawn}.then(() => all.filter({seen}).length)"))
 
 
 @pytest.mark.parametrize(
