@@ -189,17 +189,12 @@ class NotWritable(StartupError):
 
 
 class CloseCode:
-    """Why a socket is closed, by the relay unless said otherwise. 4001 and 4500 to 4999 are final; after any other code
-    a client reconnects."""
+    """Why the relay closes a socket. 4001 and 4500 to 4999 are final; after any other code a client reconnects."""
 
     GOING_AWAY = 1001
     PROTOCOL_ERROR = 1002
-    UNSUPPORTED_DATA = 1003
-    """By a client only."""
     INVALID_DATA = 1007
     TOO_BIG = 1009
-    INTERNAL_ERROR = 1011
-    """By a client only."""
     UNAUTHORIZED = 4001
     TOO_SLOW = 4008
     TOO_MANY = 4029

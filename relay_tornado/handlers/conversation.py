@@ -13,7 +13,7 @@ from tornado.httputil import HTTPServerRequest
 from relay_tornado import protocol
 from relay_tornado.delivery.liveness import acknowledged
 from relay_tornado.delivery.outlet import Frames, OutletClosed
-from relay_tornado.errors import CloseCode, Conflict, Invalid, RelayError, Unauthorized
+from relay_tornado.errors import Conflict, Invalid, RelayError, Unauthorized
 from relay_tornado.handlers.answers import Answers
 from relay_tornado.handlers.connected_clients import ConnectedClient, ConnectedClients
 from relay_tornado.handlers.tornado_connection import TornadoConnection
@@ -24,16 +24,9 @@ from relay_tornado.wire import control, websocket
 
 _log = structlog.get_logger(__name__)
 
-_REFUSALS: Final = frozenset(
-    {
-        CloseCode.PROTOCOL_ERROR,
-        CloseCode.UNSUPPORTED_DATA,
-        CloseCode.INVALID_DATA,
-        CloseCode.TOO_BIG,
-        CloseCode.INTERNAL_ERROR,
-    }
-)
-"""Close codes of a client that can't take what the relay sent. What it sent comes again to a durable token."""
+_REFUSALS: Final = frozenset({1002, 1003, 1007, 1009, 1011})
+"""Close codes of a client that can't take what the relay sent: a protocol error, a type or data that it does not take,
+too big, an error of its own (RFC 6455, 7.4.1). What it refuses comes again to a durable token."""
 
 
 class Edge(Protocol):
