@@ -159,8 +159,7 @@ export class Live {
   flush() {
     cancelAnimationFrame(this.frame);
     this.frame = 0;
-    const incoming = this.incoming;
-    this.incoming = [];
+    const incoming = this.incoming.splice(0);
     if (this.paused.value) {
       const news = incoming.filter((record) => !this.rows.has(record.id));
       this.held.push(...news);
