@@ -18,6 +18,7 @@ from playwright.sync_api import (
     Page,
     Request,
     Response,
+    Route,
     expect,
     sync_playwright,
 )
@@ -171,6 +172,20 @@ def until(page: Page, condition: Callable[[], Any], what: str) -> None:
         return found
 
     wait_for(met, what)
+
+
+def hold(page: Page, url: str | re.Pattern[str], *methods: str) -> list[Route]:
+    """Answers no such request from now on: they are in the list as they come. With methods, others go on."""
+    held: list[Route] = []
+
+    def keep(route: Route) -> None:
+        if methods and route.request.method not in methods:
+            route.continue_()
+        else:
+            held.append(route)
+
+    page.route(url, keep)
+    return held
 
 
 def begin_session(page: Page, relay: Relay, secret: str) -> None:

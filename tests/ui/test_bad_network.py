@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.acceptance.relay import Relay
-from tests.ui.browser import Watch, begin_session, sign_in, signed, until, watched
+from tests.ui.browser import Watch, begin_session, hold, sign_in, signed, until, watched
 from tests.ui.sending import Sender, live, rows
 
 PATIENCE = 41_000
@@ -30,31 +29,13 @@ FOREIGN: dict[str, Any] = {
 """What stands between the page and the relay answers in its place."""
 
 
-def hold(held: list[Route]) -> Callable[[Route], None]:
-    """What never answers a request, and notes it."""
-
-    def keep(route: Route) -> None:
-        held.append(route)
-
-    return keep
+CHANGES = ("POST", "PUT", "DELETE")
 
 
 def run_out(page: Page, milliseconds: int) -> None:
     """The page's clock goes on by as much and stands still then: what is told for some seconds stays, however late one
     looks."""
     page.clock.pause_at(page.evaluate("() => Date.now()") / 1000 + milliseconds / 1000)
-
-
-def hold_changes(held: list[Route]) -> Callable[[Route], None]:
-    """The same for what changes something; other requests are answered."""
-
-    def keep(route: Route) -> None:
-        if route.request.method == "GET":
-            route.continue_()
-        else:
-            held.append(route)
-
-    return keep
 
 
 @pytest.fixture
@@ -126,8 +107,7 @@ def test_a_start_without_an_answer(page: Page, relay: Relay, administrator: str)
     """It is told as a page that has a landmark and a heading, and goes on by itself."""
     begin_session(page, relay, administrator)
     page.clock.install()
-    held: list[Route] = []
-    page.route("**/ui/session", hold(held))
+    held = hold(page, "**/ui/session")
     page.goto("/ui/")
     until(page, lambda: held, "the question")
     main = page.get_by_role("main")
@@ -147,8 +127,7 @@ def test_a_dialog_without_an_answer(page: Page, relay: Relay, administrator: str
     """It says so, and comes once there is one."""
     page.clock.install()
     sign_in(page, relay, administrator)
-    held: list[Route] = []
-    page.route("**/v1/usage", hold(held))
+    held = hold(page, "**/v1/usage")
     page.get_by_role("button", name=re.compile("New bucket|Make a bucket")).first.click()
     until(page, lambda: held, "the question")
     page.clock.run_for(PATIENCE)
@@ -167,9 +146,8 @@ def test_older_events_without_an_answer(page: Page, relay: Relay, administrator:
     page.clock.install(time=time.time() + 30)  # so that the list is of a time that is over
     sign_in(page, relay, administrator, f"/ui/buckets/{sender.name}?to={int(sender.events()[-1]['received_at']) + 1}")
     expect(page.get_by_text("100+ listed")).to_be_visible()
-    held: list[Route] = []
     older = re.compile("/v1/search.*cursor=")
-    page.route(older, hold(held))
+    held = hold(page, older)
     page.get_by_role("listbox").focus()
     page.keyboard.press("End")
     until(page, lambda: held, "the question")
@@ -191,8 +169,7 @@ def test_a_change_without_an_answer(page: Page, relay: Relay, administrator: str
     sign_in(page, relay, administrator, output)
     resume = page.get_by_role("button", name="Resume shop")
     resume.wait_for()
-    held: list[Route] = []
-    page.route(re.compile("/outputs/"), hold(held))
+    held = hold(page, re.compile("/outputs/"))
     resume.click()
     until(page, lambda: held, "the change")
     run_out(page, 5 * PATIENCE)
@@ -205,8 +182,7 @@ def test_an_event_from_here_without_an_answer(page: Page, relay: Relay, administ
     """The page of a bin does not wait for it for good, either."""
     page.clock.install()
     sign_in(page, relay, administrator, f"/ui/bin/{sender.name}")
-    held: list[Route] = []
-    page.route("**/v1/webhooks/**", hold(held))
+    held = hold(page, "**/v1/webhooks/**")
     page.get_by_role("button", name="Send one from here").click()
     until(page, lambda: held, "the event")
     run_out(page, PATIENCE)
@@ -219,9 +195,8 @@ def test_an_event_from_here_without_an_answer(page: Page, relay: Relay, administ
 def test_a_part_of_the_page_that_never_comes(page: Page, relay: Relay, administrator: str) -> None:
     """It is said to be missing, and comes once it can be loaded."""
     page.clock.install()
-    held: list[Route] = []
     part = re.compile(r"/pages/tokens\.js")
-    page.route(part, hold(held))
+    held = hold(page, part)
     sign_in(page, relay, administrator, "/ui/tokens")
     until(page, lambda: held, "the part")
     page.clock.run_for(PATIENCE)
@@ -253,8 +228,7 @@ def test_what_is_not_there_yet_has_a_heading(admitted: Page, sender: Sender) -> 
     """An event, a bucket and a comparison say what they are before they are loaded."""
     sender.send("/x")
     (event,) = sender.events()
-    held: list[Route] = []
-    admitted.route("**/v1/**", hold(held))
+    hold(admitted, "**/v1/**")
     for path, heading in (
         (f"events/{event['id']}", f"Event {event['id']}"),
         (f"buckets/{sender.name}", sender.name),
@@ -272,8 +246,7 @@ def test_a_dialog_is_about_the_event_that_one_went_to(events: Page, sender: Send
     article = events.get_by_role("article")
     expect(article.get_by_role("heading", level=2)).to_contain_text("/old")
     expect(article.get_by_role("button", name="Edit and send")).to_be_enabled()
-    held: list[Route] = []
-    events.route(f"**/v1/logs/{sender.events()[1]['id']}", hold(held))
+    held = hold(events, f"**/v1/logs/{sender.events()[1]['id']}")
     rows(events).filter(has_text="/new").click()
     until(events, lambda: held, "the question")
     article.get_by_role("button", name="Edit and send").click()
@@ -307,8 +280,7 @@ def test_sending_again_through_a_proxy_that_misses_the_relay(events: Page, watch
 def test_a_late_answer_closes_nothing_else(events: Page, sender: Sender, output: str) -> None:
     """Whoever closed a dialog before it was answered, and opened another one, goes on there."""
     events.goto(output)
-    held: list[Route] = []
-    events.route(re.compile("/outputs/"), hold(held))
+    held = hold(events, re.compile("/outputs/"))
     dialog = events.get_by_role("dialog")
     for press in ("Save", "Delete the output"):
         held.clear()
@@ -335,8 +307,7 @@ def test_a_late_answer_closes_nothing_else(events: Page, sender: Sender, output:
 def test_what_is_typed_while_a_form_is_saved(events: Page, sender: Sender) -> None:
     """It is not saved by that, and stays."""
     events.goto(f"/ui/buckets/{sender.name}/settings")
-    held: list[Route] = []
-    events.route(f"**/v1/buckets/{bucket_id(sender)}", hold_changes(held))
+    held = hold(events, f"**/v1/buckets/{bucket_id(sender)}", *CHANGES)
     description = events.get_by_label("Description")
     description.fill("of the shop")
     events.get_by_role("button", name="Save").click()
@@ -357,8 +328,7 @@ def test_what_is_typed_while_a_form_is_saved(events: Page, sender: Sender) -> No
 def test_a_change_that_fails_once_its_dialog_is_closed(events: Page, watch: Watch, output: str) -> None:
     """It is told, and its draft is there again."""
     watch.expected.append("status of 50[024]")
-    held: list[Route] = []
-    events.route(re.compile("/(outputs/|samples$)"), hold_changes(held))
+    held = hold(events, re.compile("/(outputs/|samples$)"), *CHANGES)
     dialog = events.get_by_role("dialog")
     for opens, press, status in (
         ("Send a test event", "Send", 500),
@@ -404,8 +374,7 @@ def test_who_is_not_done_with_an_event_is_not_known(events: Page, watch: Watch, 
     watch.expected.append("status of 502")
     sender.send("/x")
     consumers = "**/v1/buckets/*/consumers"
-    held: list[Route] = []
-    events.route(consumers, hold(held))
+    held = hold(events, consumers)
     article = events.get_by_role("article")
     for path in (f"buckets/{sender.name}?event=", "events/"):
         events.goto("about:blank")  # what the page before asks again is not held

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 import urllib.request
 
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import Page, expect
 
 from tests.acceptance.relay import Relay
-from tests.ui.browser import sign_in, until
+from tests.ui.browser import hold, sign_in, until
 
 
 def test_from_nothing_to_the_first_event(signed_in: Page, relay: Relay) -> None:
@@ -49,12 +49,7 @@ def test_a_new_bin_is_not_said_to_be_gone(signed_in: Page) -> None:
     expect(made).to_be_visible()
     page.get_by_role("main").get_by_role("link", name="Try it", exact=True).click()
     expect(make).to_be_visible()
-    held: list[Route] = []
-
-    def hold(route: Route) -> None:
-        held.append(route)
-
-    page.route("**/v1/buckets", hold)
+    held = hold(page, "**/v1/buckets")
     make.click()
     page.wait_for_url(re.compile("/ui/bin/bin-"))
     until(page, lambda: held, "the question")

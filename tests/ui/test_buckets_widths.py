@@ -6,10 +6,10 @@ import re
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import Page, expect
 
 from tests.acceptance.relay import Relay
-from tests.ui.browser import ask, make, row, sign_in, until
+from tests.ui.browser import ask, hold, make, row, sign_in, until
 from tests.ui.sending import Sender, live
 
 
@@ -92,12 +92,7 @@ def test_an_ephemeral_bucket_has_no_size(page: Page, relay: Relay, administrator
 def test_numbers_that_come_late_move_nothing(admitted: Page, sender: Sender, width: int) -> None:
     """The tabs of a bucket, and the rows below, are where they were once it is known how the bucket stands."""
     admitted.set_viewport_size({"width": width, "height": 900})
-    held: list[Route] = []
-
-    def hold(route: Route) -> None:
-        held.append(route)
-
-    admitted.route("**/v1/status", hold)
+    held = hold(admitted, "**/v1/status")
     admitted.goto(f"/ui/buckets/{sender.name}")
     live(admitted)
     tabs = admitted.get_by_role("navigation", name=f"Parts of {sender.name}")

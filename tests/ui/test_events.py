@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Page, Route, expect
 
 from tests.acceptance.relay import Relay, wait_for
-from tests.ui.browser import Watch, begin_session, sign_in, until
+from tests.ui.browser import Watch, begin_session, hold, sign_in, until
 from tests.ui.sending import Sender, live, paths, rows
 
 
@@ -111,12 +111,7 @@ DRAW = "() => { for (const draw of drawing.splice(0)) draw(0); }"
 def test_paused_it_does_not_count_what_is_shown(admitted: Page, sender: Sender) -> None:
     """As where the list was asked for and has an event before it came on the stream."""
     admitted.add_init_script(_BY_HAND)
-    held: list[Route] = []
-
-    def hold(route: Route) -> None:
-        held.append(route)
-
-    admitted.route("**/v1/search?**", hold)
+    held = hold(admitted, "**/v1/search?**")
     admitted.goto(f"/ui/buckets/{sender.name}")
     live(admitted)
     sender.send("/shown")

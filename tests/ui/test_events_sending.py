@@ -10,7 +10,7 @@ from playwright.sync_api import Page, expect
 from websockets.sync.client import connect
 
 from tests.acceptance.relay import TIMEOUT, Relay
-from tests.ui.browser import Watch, until
+from tests.ui.browser import Watch, hold, until
 from tests.ui.sending import Sender, rows
 
 
@@ -195,14 +195,9 @@ def test_a_sample(events: Page, sender: Sender) -> None:
 
 def test_sent_once_however_often_it_is_pressed(events: Page, sender: Sender) -> None:
     """While the relay has not answered yet, Send does nothing more: of a sample, and of an event made by hand."""
-    held: list[Any] = []
-
-    def hold(route: Any) -> None:
-        held.append(route)
-
+    held = hold(events, re.compile("/v1/buckets/[^/]+/(events|samples)$"), "POST")
     dialog = events.get_by_role("dialog")
-    for button, path in (("New event", "**/events"), ("Send a test event", "**/samples")):
-        events.route(f"**/v1/buckets/*{path[2:]}", hold)
+    for button in ("New event", "Send a test event"):
         events.get_by_role("button", name=button).click()
         send = dialog.get_by_role("button", name="Send", exact=True)
         send.dblclick()
@@ -221,12 +216,7 @@ def test_sent_again_once(events: Page, sender: Sender) -> None:
     that is pressed twice, behind which the focus is where it was."""
     sender.send("/x")
     rows(events).first.click()
-    held: list[Any] = []
-
-    def hold(route: Any) -> None:
-        held.append(route)
-
-    events.route("**/action", hold)
+    held = hold(events, "**/action")
     dialog = events.get_by_role("dialog")
     send = dialog.get_by_role("button", name=re.compile("^Send"))
     for way in ("double click", "two clicks", "key"):

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import Page, expect
 
 from tests.ui import quality
-from tests.ui.browser import make, until
+from tests.ui.browser import hold, make, until
 from tests.ui.sending import Sender, live, rows
 
 RESTED = "() => new Promise((resolve) => setTimeout(resolve, 300))"
@@ -20,15 +20,7 @@ RESTED = "() => new Promise((resolve) => setTimeout(resolve, 300))"
 @contextmanager
 def late(page: Page, path: str, method: str = "GET", told: str = "") -> Iterator[None]:
     """What matches this pattern is asked meanwhile, and answered at the end, where this is told then."""
-    held: list[Route] = []
-
-    def hold(route: Route) -> None:
-        if route.request.method == method:
-            held.append(route)
-        else:
-            route.continue_()
-
-    page.route(re.compile(path), hold)
+    held = hold(page, re.compile(path), method)
     yield
     until(page, lambda: held, "the request")
     for each in held:

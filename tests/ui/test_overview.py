@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Page, Route, expect
 
 from tests.acceptance.relay import Relay, wait_for
-from tests.ui.browser import Watch, sign_in, until
+from tests.ui.browser import Watch, hold, sign_in, until
 from tests.ui.demo import Demo
 
 STEP = 10
@@ -168,12 +168,7 @@ def test_what_could_not_be_loaded_comes_by_itself(signed_in: Page, relay: Relay,
 def test_a_page_that_is_left_while_its_plots_come(signed_in: Page) -> None:
     """What draws them comes when their places are gone, and before their ends were called, which may be later."""
     page = signed_in
-    held: list[Route] = []
-
-    def hold(route: Route) -> None:
-        held.append(route)
-
-    page.route("**/uplot.js", hold)
+    held = hold(page, "**/uplot.js")
     with page.expect_request("**/uplot.js"):
         page.get_by_role("link", name="Overview", exact=True).evaluate("(link) => link.click()")
     page.get_by_role("link", name="Buckets", exact=True).evaluate("""(link) => {

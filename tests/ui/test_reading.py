@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.acceptance.relay import Relay
-from tests.ui.browser import Watch, sign_in, until, watched, with_scrollbars
+from tests.ui.browser import Watch, hold, sign_in, until, watched, with_scrollbars
 from tests.ui.sending import Sender, rows
 
 _PLACE = """(row) => {
@@ -131,12 +131,7 @@ def test_an_event_that_takes_long(events: Page, sender: Sender) -> None:
     article = events.get_by_role("article")
     rows(events).last.click()
     expect(article).to_have_css("opacity", "1")
-    waiting: list[Route] = []
-
-    def hold(route: Route) -> None:
-        waiting.append(route)
-
-    events.route(re.compile("/v1/logs/"), hold)
+    waiting = hold(events, re.compile("/v1/logs/"))
     events.get_by_role("button", name="Newer").click()
     until(events, lambda: waiting, "the question")
     expect(article).to_have_css("opacity", "0.5")

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, Route, expect
+from playwright.sync_api import Browser, Page, expect
 
 from tests.acceptance.relay import Relay
-from tests.ui.browser import Watch, sign_in, until, watched
+from tests.ui.browser import Watch, hold, sign_in, until, watched
 from tests.ui.sending import Sender, live, rows
 
 NO_CLIPBOARD = "Object.defineProperty(navigator, 'clipboard', { value: undefined });"
@@ -109,20 +109,15 @@ def test_a_slow_relay(admitted: Page, sender: Sender, what: str) -> None:
                 "gaps": None, "created_at": 1, "updated_at": 1}  # fmt: skip
     admitted.route("**/v1/buckets/*/consumers", lambda route: route.fulfill(json=[consumer]))
     loading = admitted.get_by_text("Loading…")
-    held: list[Route] = []
     slow = re.compile(r"/v1/(?!stream)")
-
-    def hold(route: Route) -> None:
-        held.append(route)
-
     if button:
         admitted.goto("/ui/" + path.format(bucket=sender.name, event=event["id"]))
         expect(loading).to_have_count(0)
         admitted.get_by_role("button", name=button, exact=True).wait_for()
-        admitted.route(slow, hold)
+        held = hold(admitted, slow)
         admitted.get_by_role("button", name=button, exact=True).click()
     else:
-        admitted.route(slow, hold)
+        held = hold(admitted, slow)
         admitted.goto("/ui/" + path.format(bucket=sender.name, event=event["id"]))
     until(admitted, lambda: held, "the page to ask")
     expect(loading.first).to_be_visible()
@@ -215,12 +210,7 @@ def test_an_event_by_a_slow_relay(page: Page, relay: Relay, administrator: str, 
     sign_in(page, relay, administrator, f"/ui/events/{event['id']}")
     expect(page.get_by_text("No delivery of it was reported yet")).to_be_visible()
     expect(page.get_by_role("button", name="Send again")).to_be_enabled()
-    held: list[Route] = []
-
-    def hold(route: Route) -> None:
-        held.append(route)
-
-    page.route("**/v1/logs/*", hold)
+    held = hold(page, "**/v1/logs/*")
     sender.rest("PUT", f"/v1/logs/{event['id']}", {"status_code": 200, "status": "sent"})
     for _ in range(4):
         page.clock.run_for(4000)
