@@ -262,12 +262,17 @@ def run_in_thread(work: Callable[[], T], drop: Callable[[T], object] = lambda _:
 
     def run() -> None:
         step: Callable[[], object]
+        found: list[T] = []
         try:
-            step = partial(end, work())
+            found.append(work())
+            step = partial(end, found[0])
         except Exception as error:
             step = partial(fail, error)
-        with suppress(RuntimeError):  # the loop may be closed by now
+        try:
             loop.call_soon_threadsafe(step)
+        except RuntimeError:  # the loop is closed by now
+            for result in found:
+                drop(result)
 
     begin_thread(run)
     return done

@@ -272,6 +272,19 @@ async def test_work_in_a_thread_of_its_own() -> None:
     await until(lambda: dropped == [8])
 
 
+async def test_work_that_outlives_its_loop() -> None:
+    """What it returns is dropped then too."""
+    may = threading.Event()
+    dropped: list[bool] = []
+
+    async def begins() -> None:
+        run_in_thread(lambda: may.wait(60), dropped.append)
+
+    await asyncio.to_thread(asyncio.run, begins())
+    may.set()
+    await until(lambda: dropped == [True])
+
+
 async def test_what_failed_over_it_tells_of_want_too() -> None:
     """Where an error is met in the place of the want of memory, tasks are looked for as well."""
     loop = asyncio.get_running_loop()

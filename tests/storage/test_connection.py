@@ -166,21 +166,27 @@ async def test_a_thread_that_says_nothing_of_its_beginning(
 @pytest.mark.gen_test
 async def test_a_thread_that_begins_too_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The loop does not stand still for it; once nobody waits for it any more it ends at once, and opens nothing."""
-    may, ended = threading.Event(), threading.Event()
+    may, ended, told = threading.Event(), threading.Event(), threading.Event()
     bootstrap = threading.Thread._bootstrap  # type: ignore[attr-defined]
+    begin = low_memory.begin_thread
 
     def late(thread: threading.Thread) -> None:
         may.wait(20)
         bootstrap(thread)
         ended.set()
 
+    def begins(work: Callable[[], object]) -> None:
+        begin(lambda: (work(), told.set()))
+
     with monkeypatch.context() as patch:
         patch.setattr("relay_tornado.storage.connection._BEGINS", 0.01)
         patch.setattr("threading.Thread._bootstrap", late)
+        patch.setattr("relay_tornado.low_memory.begin_thread", begins)
         with pytest.raises(OSError, match="no thread"):
             await Connection.writer(tmp_path / "file.db")
         may.set()
-        await until(ended.is_set)
+        await until(lambda: ended.is_set() and told.is_set())
+        await asyncio.sleep(0)  # the loop takes what it was told
     assert not (tmp_path / "file.db").exists()
 
 
