@@ -1,8 +1,8 @@
 """An SQLite connection with a thread of its own, on which whole functions run, with one thread switch each way.
 
-Only this module uses aiosqlite. It uses one private method of it, `Connection._execute`, which runs any function on the
-connection's thread (a test pins it). With the public methods, which run single statements, a commit would cost a dozen
-thread switches.
+Only this module uses aiosqlite. It uses two private parts of it (a test pins them): a connection's thread, and
+`Connection._execute`, which runs any function there. With the public methods, which run single statements, a commit
+would cost a dozen thread switches.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import sqlite3
-import threading
 import types
 from collections.abc import Callable, Generator
 from contextlib import closing, suppress
@@ -58,9 +57,9 @@ _INTERRUPT = 0.02
 class Connection:
     """A connection and its thread. Functions run in the order of their calls."""
 
-    def __init__(self, proxy: aiosqlite.Connection, raw: sqlite3.Connection, thread: threading.Thread) -> None:
+    def __init__(self, proxy: aiosqlite.Connection, raw: sqlite3.Connection) -> None:
         self._proxy = proxy
-        self._thread = thread
+        self._thread = proxy._thread
         self._raw = raw
         self._closed = False
         self._interrupting: asyncio.TimerHandle | None = None
@@ -96,10 +95,8 @@ class Connection:
         cls, path: Path, mode: str, prepare: Callable[[sqlite3.Connection], None], factory: Factory
     ) -> Connection:
         made: list[sqlite3.Connection] = []
-        threads: list[threading.Thread] = []
 
         def make(*args: Any, **options: Any) -> sqlite3.Connection:
-            threads.append(threading.current_thread())
             made.append(factory(*args, **options))
             return made[-1]
 
@@ -113,11 +110,11 @@ class Connection:
         )
         try:
             await _go_on(await _begin_thread_of(proxy))
-        except sqlite3.Error:
-            for thread in threads:  # it is ending, and has to end before the event loop is closed
-                thread.join()
+        except BaseException:
+            with suppress(RuntimeError):  # it has not begun
+                proxy._thread.join(_JOIN)  # it is ending, and has to end before the event loop is closed
             raise
-        connection = cls(proxy, made[-1], threads[-1])
+        connection = cls(proxy, made[-1])
         try:
             await connection.run(prepare)
         except BaseException:

@@ -7,6 +7,7 @@ import contextlib
 import shutil
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -208,6 +209,26 @@ async def test_an_opening_that_is_cancelled(tmp_path: Path) -> None:
     with pytest.raises(asyncio.CancelledError):
         await opening
     await until(lambda: not made[0].is_alive(), "the end of its thread")
+
+
+def test_an_opening_that_the_end_of_its_loop_cuts_off(tmp_path: Path) -> None:
+    """As by a second Ctrl-C: its thread ends before the loop does, which it tells of its end."""
+    begun, made = threading.Event(), []
+
+    def factory(*what: Any, **how: Any) -> sqlite3.Connection:
+        made.append(threading.current_thread())
+        begun.set()
+        time.sleep(0.2)  # a slow disk
+        return sqlite3.Connection(*what, **how)
+
+    async def main() -> None:
+        opening.append(asyncio.create_task(Connection.writer(tmp_path / "file.db", factory)))
+        await until(begun.is_set)
+
+    opening: list[asyncio.Task[Connection]] = []
+    asyncio.run(main())
+    assert opening[0].cancelled()
+    assert not made[0].is_alive()
 
 
 @pytest.mark.gen_test

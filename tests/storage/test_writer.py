@@ -56,7 +56,7 @@ def threads_since(before: set[threading.Thread]) -> list[str]:
 
 @pytest.mark.gen_test
 async def test_what_is_used_of_aiosqlite_beyond_its_public_part() -> None:
-    """`Connection._execute` runs a function with its arguments on the connection's thread; pinned here."""
+    """`Connection._execute` runs a function with its arguments on the connection's `_thread`; pinned here."""
     proxy = await aiosqlite.connect(":memory:")
     try:
         assert await proxy._execute(lambda a, b: (a, b, threading.get_ident()), 1, 2) == (1, 2, proxy._thread.ident)
