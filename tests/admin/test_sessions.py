@@ -21,6 +21,7 @@ from relay_tornado.model import Token
 from relay_tornado.registry.memory import MemoryRegistry
 from tests.acceptance.relay import TIMEOUT
 from tests.storage.faults import no_threads
+from tests.waiting import until
 
 NOW = 1_800_000_000.0
 
@@ -276,7 +277,7 @@ async def test_a_write_that_is_late_spoils_no_newer_one(world: World, monkeypatc
     monkeypatch.setattr(os, "fdopen", opened)
     monkeypatch.setattr(module, "_STORES", 0.2)
     kept, _ = await world.sessions.begin(token, secret)
-    assert held.is_set()
+    await until(held.is_set, "the thread, which may begin later than that")
     await world.sessions.end(gone)
     go_on.set()
     assert [ended.acquire(timeout=TIMEOUT) for _ in range(2)] == [True, True]

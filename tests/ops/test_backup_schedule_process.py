@@ -159,7 +159,7 @@ def test_a_backup_that_gets_no_further_is_given_up(tmp_path: Path, monkeypatch: 
     data, folder = tmp_path / "data", tmp_path / "b"
     fill(data, "orders", 3)
     monkeypatch.setattr(backup_schedule, "LOOK", 0.05)
-    monkeypatch.setattr(backup_schedule, "PATIENCE", 0.2)
+    monkeypatch.setattr(backup_schedule, "PATIENCE", 0.2 if held else TIMEOUT)
     used = backup_schedule._used
     # However long it takes to begin, that is not what it is given up for.
     monkeypatch.setattr(backup_schedule, "_used", lambda pid: used(pid) if list(folder.glob("*.part")) else None)
