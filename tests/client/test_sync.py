@@ -13,6 +13,7 @@ import pytest
 
 from relay_tornado.client import CheckpointError, Notice, Refused, RelayClientError
 from relay_tornado.client.sync import Subscription, subscribe
+from tests.acceptance.relay import wait_for
 from tests.client.world import SOON, TIMEOUT, World
 
 
@@ -31,7 +32,7 @@ def test_a_plain_loop(shared: World, tmp_path: Path) -> None:
             got = [next(events), next(events)]
             assert [event.text for event in got] == expected
             got[-1].respond(202, "fine")
-    assert set(threading.enumerate()) <= before
+    wait_for(lambda: set(threading.enumerate()) <= before, "the threads that looked a name up to end, too")
     assert shared.relay.command("logs", "show", got[-1].id)["status_code"] == 202
     with at(shared, bucket, checkpoint=tmp_path / "place", auto_done=False) as events:
         next(events).done()
