@@ -20,6 +20,7 @@ from tornado.httputil import HTTPServerRequest
 from tornado.ioloop import IOLoop
 from tornado.iostream import IOStream, StreamClosedError, UnsatisfiableReadError
 
+from relay_tornado.delivery.liveness import acknowledged
 from relay_tornado.delivery.outlet import Lane
 from relay_tornado.handlers.admission import Admission
 from relay_tornado.handlers.heads import ends_lines, essential, frames_body, names_host, says_close
@@ -118,6 +119,7 @@ class TornadoConnection(IOStream):
 
     # In addition to IOStream's own attributes: without slots, a stream's dict would be too large to share its keys.
     __slots__ = (
+        "_acknowledged",
         "_ahead",
         "_all_sent",
         "_chunks",
@@ -160,6 +162,7 @@ class TornadoConnection(IOStream):
         self._turn: asyncio.Future[None] | None = None
         self._all_sent = False
         self._paced = False
+        self._acknowledged = 0
         self._lane: Lane | None = None
         super().set_nodelay(True)
 
@@ -385,6 +388,8 @@ class TornadoConnection(IOStream):
             self._paced = False
             self._take_time()
             return
+        if self._paced and self._progress() >= self.limits.enough_read:
+            return
         if self._request is _BODY:
             self._request = _LATE
             if not self.writing():
@@ -434,8 +439,11 @@ class TornadoConnection(IOStream):
         if self._lane is not None:
             self.open_to(self._lane)
 
-    def _progress(self) -> None:
+    def _progress(self) -> int:
+        """Starts the time anew. Returns how many bytes the client has read since the last call."""
         self.deadline = time.monotonic() + self.limits.idle_timeout
+        before, self._acknowledged = self._acknowledged, acknowledged(self.socket) or 0
+        return self._acknowledged - before
 
     def _is_connreset(self, exc: BaseException) -> bool:
         """Treats every error of the kernel or TLS as the client's end, so that the connection is closed silently.

@@ -19,6 +19,7 @@ from typing import Final, Protocol
 
 import structlog
 
+from relay_tornado.delivery.liveness import acknowledged
 from relay_tornado.ingest.endpoints import WEBHOOKS_PREFIX, Place
 from relay_tornado.ingest.ingest import Head, Ingest, Upload
 from relay_tornado.low_memory import try_log
@@ -102,6 +103,7 @@ class DirectConnection:
     """
 
     __slots__ = (
+        "_acknowledged",
         "_discard_limit",
         "_draining",
         "_ends",
@@ -148,6 +150,7 @@ class DirectConnection:
         self._is_head = False
         self._ends = False
         self._out: memoryview | None = None
+        self._acknowledged = 0
         self._draining = False
         self._reading = False
         self._looks = False
@@ -191,6 +194,8 @@ class DirectConnection:
 
     def expire(self) -> None:
         """Closes a connection that is past its deadline; a sender whose body is late gets a 408 first."""
+        if self._out is not None and self._state is _ANSWER and self._progress() >= self._shared.limits.enough_read:
+            return
         if self._upload is not None:
             self._shared.ingest.counters.rejected("timeout")
             with suppress(OSError):
@@ -480,6 +485,7 @@ class DirectConnection:
         if sent < len(data):
             self._out = memoryview(data)[sent:]
             self.deadline = min(self.deadline, time.monotonic() + self._shared.limits.idle_timeout)
+            self._acknowledged = acknowledged(self.socket) or 0
             self._shared.loop.add_writer(self._fd, self._writable)
         elif self._draining:
             self._end_sending()
@@ -496,7 +502,7 @@ class DirectConnection:
         if self._out:
             if self._state is _ANSWER:
                 # The answer may leave as slowly as the sender reads, if at least some of it leaves in this time.
-                self.deadline = time.monotonic() + self._shared.limits.idle_timeout
+                self._progress()
             return
         self._out = None
         self._shared.loop.remove_writer(self._fd)
@@ -504,6 +510,12 @@ class DirectConnection:
             self._end_sending()
         if self._state is _ANSWER:
             self._next()
+
+    def _progress(self) -> int:
+        """Starts the time anew. Returns how many bytes the sender has read since the last call."""
+        self.deadline = time.monotonic() + self._shared.limits.idle_timeout
+        before, self._acknowledged = self._acknowledged, acknowledged(self.socket) or 0
+        return self._acknowledged - before
 
     def _end_sending(self) -> None:
         """Ends the sending half; the sender sees that while the data it still sends is dropped."""

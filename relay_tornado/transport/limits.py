@@ -17,6 +17,10 @@ DISCARD_TIME: Final = 10.0
 """Seconds for which what a client still sends is dropped, or one is kept that may have left."""
 NEVER: Final = float("inf")
 
+SLOWEST: Final = 1 << 10
+"""Bytes per second: a client whose side acknowledges as many may read its answer to the end. Those that read little
+acknowledge in steps, of up to a sixteenth of their kernel's buffer."""
+
 
 class Limits:
     """The limits that the settings give: times in seconds, and sizes in bytes."""
@@ -25,6 +29,9 @@ class Limits:
         self.idle_timeout = settings.idle_timeout
         self.head_timeout = settings.head_timeout
         self.body_timeout = settings.body_timeout
+        self.enough_read = SLOWEST * settings.idle_timeout
+        """A client that has read this much of its answer within `idle_timeout` may go on, even if nothing left: the
+        kernel takes more only once a third of its buffer, of up to 4 MB, is free."""
         self.max_header = settings.max_header
         self.buffer = 4 * max(settings.max_header, READ_SIZE)
         """What Tornado may read ahead."""

@@ -8,8 +8,8 @@ import os
 import resource
 import socket
 import time
-from collections.abc import Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from relay_tornado.settings import Settings
 from relay_tornado.transport.limits import NEVER
 from tests.counting import calls_by_turn
 from tests.failing import lose_timers
-from tests.handlers.edge import CHUNKED, URL, HeldLog, edge
+from tests.handlers.edge import CHUNKED, URL, Edge, HeldLog, edge
 from tests.handlers.raw import HEALTH, Raw, bearer, request, small
 from tests.needs import needs_ipv6
 from tests.transport.connections import alone
@@ -452,36 +452,68 @@ async def test_who_has_read_all_there_is_waits_for_the_rest() -> None:
     client.close()
 
 
-@pytest.mark.gen_test
-@pytest.mark.parametrize("what", ["a download", "an answer to a webhook"])
-async def test_who_reads_slowly_is_not(what: str) -> None:
-    """What a client reads may take many times what a connection may be idle: that time begins anew whenever some of it
-    leaves."""
-    body = bytes(range(256)) * (16 << 10)
-    async with edge(idle_timeout=3600.0, max_body=len(body)) as site:
+ANSWERS = pytest.mark.parametrize("what", ["a download", "an answer to a webhook"])
+LONG = bytes(range(256)) * (16 << 10)
+
+
+@asynccontextmanager
+async def _unread(what: str, buffer: int, window: int) -> AsyncIterator[tuple[Edge, socket.socket]]:
+    """A client that has asked for `LONG` and read nothing yet, with so much room in the relay's kernel and in its
+    own."""
+    async with edge(idle_timeout=3600.0, max_body=len(LONG)) as site:
         connections = site.site.listener.connections
         _, secret = await site.token()
         async with Raw(site.port) as sender:
-            assert (await sender.ask(request(URL, body))).status == 200
+            assert (await sender.ask(request(URL, LONG))).status == 200
         [event] = await site.events()
         path = f"/v1/logs/{format_id(event.epoch, event.seq)}/body".encode()
-        await site.change(input={"body": "x" * len(body)})
+        await site.change(input={"body": "x" * len(LONG)})
         await until(lambda: not connections)
-        with small(site.port, 64 << 10) as client:
+        with small(site.port, window) as client:
             await until(lambda: connections)
             for each in connections:  # what the kernel takes is not seen to leave
-                each.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 << 10)
+                each.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
             download = request(path, b"", bearer(secret), b"GET")
             client.sendall(download if what == "a download" else request(URL))
             client.setblocking(False)
             await until(lambda: any(each.writing() for each in connections))
-            [connection] = connections
-            whole = bytearray()
-            deadlines: set[float] = set()
-            while len(whole) < len(body):
-                data = await asyncio.get_running_loop().sock_recv(client, 65536)
-                assert data, f"it was closed after {len(whole)} bytes"
-                whole += data
-                await asyncio.sleep(0)
-                deadlines.add(connection.deadline)
-            assert len(deadlines) > 10
+            yield site, client
+
+
+@pytest.mark.gen_test
+@ANSWERS
+async def test_who_reads_slowly_is_not(what: str) -> None:
+    """What a client reads may take many times what a connection may be idle: that time begins anew whenever some of it
+    leaves."""
+    async with _unread(what, 64 << 10, 64 << 10) as (site, client):
+        [connection] = site.site.listener.connections
+        whole = bytearray()
+        deadlines: set[float] = set()
+        while len(whole) < len(LONG):
+            data = await asyncio.get_running_loop().sock_recv(client, 65536)
+            assert data, f"it was closed after {len(whole)} bytes"
+            whole += data
+            await asyncio.sleep(0)
+            deadlines.add(connection.deadline)
+        assert len(deadlines) > 10
+
+
+@pytest.mark.gen_test
+@ANSWERS
+async def test_who_reads_more_slowly_than_the_kernel_tells_is_not_either(what: str) -> None:
+    """Nothing leaves before a third of the kernel's buffer is free. Until then, what the client's side has acknowledged
+    begins the time anew; next to nothing does not."""
+    async with _unread(what, 400_000, 2048) as (site, client):
+        listener = site.site.listener
+        [connection] = listener.connections
+        for _ in range(2):
+            connection.deadline = 0.0
+            for _ in range(20):
+                await asyncio.get_running_loop().sock_recv(client, 1024)
+            assert connection.deadline == 0.0  # nothing has left
+            listener.limits.enough_read = 4096.0
+            connection.expire()
+            assert connection.deadline > 0.0
+        listener.limits.enough_read = 100_000.0
+        connection.expire()
+        assert not listener.connections
