@@ -51,6 +51,27 @@ def test_signing_out_and_in(page: Page, other: Page, watch: Watch, relay: Relay,
     signed(other)
 
 
+def test_signing_out_where_the_relay_says_so_first(
+    page: Page, other: Page, watch: Watch, relay: Relay, administrator: str
+) -> None:
+    """A tab that asked for something before it heard of the sign-out says at last that this was it."""
+    watch.expected.append("status of 401")
+    sign_in(page, relay, administrator, NO_PART)
+    other.goto(NO_PART)
+    signed(other)
+    page.evaluate("""() => {
+        const { prototype } = BroadcastChannel;
+        const post = prototype.postMessage;
+        prototype.postMessage = function (said) { window.say = () => post.call(this, said); };
+    }""")
+    page.get_by_role("button", name="Sign out").click()
+    signed_out(page)
+    other.get_by_role("link", name="Overview").click()
+    expect(other.get_by_role("alert")).to_contain_text("the session has ended")
+    page.evaluate("() => window.say()")
+    expect(other.get_by_role("alert")).to_have_text("You signed out in another tab.")
+
+
 def test_a_session_that_ends(page: Page, other: Page, watch: Watch, relay: Relay) -> None:
     """The tab that hears of it from the relay says so to the others, also where these ask for nothing."""
     watch.expected.append("status of 401")

@@ -179,6 +179,7 @@ tabs.onmessage = ({ data }) => {
     // Whoever types a secret here goes on with that.
     signedOut.value = "You are signed in in another tab. Reload this page to go on as there, or sign in here for all tabs.";
   } else if (data === "in") whoNow();
-  else if (session.peek() && data === "out") end("You signed out in another tab.");
+  // The relay may have said before that the session has ended.
+  else if (data === "out" && (session.peek() || signedOut.peek() === ENDED)) end("You signed out in another tab.");
   else if (session.peek()) whoNow();
 };
