@@ -35,6 +35,13 @@ TIMEOUT = 60_000.0
 
 expect.set_options(timeout=TIMEOUT)
 
+_TOLD = """
+window.told = new Set();
+new MutationObserver(() => {
+  for (const { textContent } of document.getElementsByClassName("toast")) told.add(textContent);
+}).observe(document, { childList: true, subtree: true });"""
+"""Keeps what a page tells for some seconds."""
+
 _FLAGS = (
     *("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"),
     *("--disable-component-update", "--disable-sync"),
@@ -124,6 +131,7 @@ def window(browser: Browser, url: str, **options: Any) -> Iterator[BrowserContex
     """A context of its own, as a private window; `options` are those of `Browser.new_context`."""
     context: BrowserContext = browser.new_context(base_url=url, reduced_motion="reduce", **options)
     context.set_default_timeout(TIMEOUT)
+    context.add_init_script(_TOLD)
     try:
         yield context
     finally:
@@ -172,6 +180,17 @@ def until(page: Page, condition: Callable[[], Any], what: str) -> None:
         return found
 
     wait_for(met, what)
+
+
+def told(page: Page, text: str | re.Pattern[str]) -> None:
+    """Waits until the page has told this, or something with the pattern in it, since it was loaded. It may be out of
+    sight again: what is told is shown for 4 seconds, and a test on a busy machine may look later."""
+
+    def found() -> bool:
+        all_of_it: list[str] = page.evaluate("() => [...told]")
+        return text in all_of_it if isinstance(text, str) else any(text.search(each) for each in all_of_it)
+
+    until(page, found, f"{text} to be told")
 
 
 def hold(page: Page, url: str | re.Pattern[str], *methods: str) -> list[Route]:

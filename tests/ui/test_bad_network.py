@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.acceptance.relay import Relay
-from tests.ui.browser import Watch, begin_session, hold, sign_in, signed, until, watched
+from tests.ui.browser import Watch, begin_session, hold, sign_in, signed, told, until, watched
 from tests.ui.sending import Sender, live, rows
 
 PATIENCE = 41_000
@@ -30,12 +30,6 @@ FOREIGN: dict[str, Any] = {
 
 
 CHANGES = ("POST", "PUT", "DELETE")
-
-
-def run_out(page: Page, milliseconds: int) -> None:
-    """The page's clock goes on by as much and stands still then: what is told for some seconds stays, however late one
-    looks."""
-    page.clock.pause_at(page.evaluate("() => Date.now()") / 1000 + milliseconds / 1000)
 
 
 @pytest.fixture
@@ -67,7 +61,7 @@ def test_what_the_relay_did_not_answer(events: Page, watch: Watch, sender: Sende
     resume.wait_for()
     events.route("**/v1/**", fulfil)
     resume.click()
-    expect(events.locator(".toast").first).to_contain_text(NOT_KNOWN)
+    told(events, re.compile(NOT_KNOWN))
     events.get_by_role("main").get_by_role("link", name="Buckets").click()
     alert = events.get_by_role("alert")
     expect(alert).to_contain_text("The relay can't be reached: ")
@@ -172,8 +166,8 @@ def test_a_change_without_an_answer(page: Page, relay: Relay, administrator: str
     held = hold(page, re.compile("/outputs/"))
     resume.click()
     until(page, lambda: held, "the change")
-    run_out(page, 5 * PATIENCE)
-    expect(page.locator(".toast")).to_have_text(f"The relay does not answer. {NOT_KNOWN}")
+    page.clock.run_for(5 * PATIENCE)
+    told(page, f"The relay does not answer. {NOT_KNOWN}")
     expect(resume).not_to_have_attribute("aria-disabled", "true")
 
 
@@ -185,10 +179,8 @@ def test_an_event_from_here_without_an_answer(page: Page, relay: Relay, administ
     held = hold(page, "**/v1/webhooks/**")
     page.get_by_role("button", name="Send one from here").click()
     until(page, lambda: held, "the event")
-    run_out(page, PATIENCE)
-    expect(page.locator(".toast")).to_have_text(
-        "The relay does not answer. Whether it took the event is not known: look at what arrives."
-    )
+    page.clock.run_for(PATIENCE)
+    told(page, "The relay does not answer. Whether it took the event is not known: look at what arrives.")
 
 
 @pytest.mark.own_window
@@ -297,7 +289,7 @@ def test_a_late_answer_closes_nothing_else(events: Page, sender: Sender, output:
         name = dialog.get_by_label("Name", exact=True)
         name.fill("second")
         held[0].continue_()
-        expect(events.locator(".toast").last).to_have_text("shop saved" if press == "Save" else "shop deleted")
+        told(events, "shop saved" if press == "Save" else "shop deleted")
         expect(events.get_by_role("heading", name="shop")).to_have_count(1 if press == "Save" else 0)
         expect(name).to_have_value("second")
         expect(name).to_be_focused()
@@ -314,7 +306,7 @@ def test_what_is_typed_while_a_form_is_saved(events: Page, sender: Sender) -> No
     until(events, lambda: held, "the change")
     description.fill("of the shop and the bank")
     held[0].continue_()
-    expect(events.locator(".toast")).to_have_text("Settings saved")
+    told(events, "Settings saved")
     expect(description).to_have_value("of the shop and the bank")
     expect(events.get_by_text("Not saved yet.")).to_be_visible()
     assert sender.rest("GET", f"/v1/buckets/{sender.name}")["description"] == "of the shop"
@@ -346,7 +338,7 @@ def test_a_change_that_fails_once_its_dialog_is_closed(events: Page, watch: Watc
         events.keyboard.press("Escape")
         expect(dialog).to_have_count(0)
         held[0].fulfill(status=status, body="<h1>Bad gateway</h1>")
-        expect(events.locator(".toast").filter(has_text=f"answered {status}")).to_contain_text(NOT_KNOWN)
+        told(events, re.compile(f"answered {status}.*{NOT_KNOWN}"))
     events.get_by_role("button", name="Edit shop").click()
     expect(dialog.get_by_label("Description")).to_have_value("first")
 

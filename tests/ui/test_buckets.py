@@ -9,15 +9,11 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from tests.acceptance.relay import TIMEOUT, Relay
-from tests.ui.browser import Watch, ask, make, row, sign_in
+from tests.ui.browser import Watch, ask, make, row, sign_in, told
 
 
 def card(page: Page, name: str) -> Locator:
     return page.get_by_role("listitem").filter(has=page.get_by_role("heading", name=name, exact=True))
-
-
-def said(page: Page, text: str) -> None:
-    expect(page.locator(".toast").filter(has_text=text).first).to_be_visible()
 
 
 @pytest.mark.parametrize("wrong", [-3600, 3600])
@@ -281,7 +277,7 @@ def test_settings_and_what_is_not_saved(signed_in: Page) -> None:
     page.get_by_role("button", name="Keep it").click()
     expect(page.get_by_text("This bucket is deleted")).to_have_count(0)
     page.get_by_role("button", name="Save").click()
-    said(page, "Settings saved")
+    told(page, "Settings saved")
     bucket = ask(page, "GET", "/v1/buckets/settings")
     assert bucket["expires_at"] is None
     assert bucket["retention"] == {
@@ -398,7 +394,7 @@ def test_a_token_with_some_buckets(page: Page, watch: Watch, relay: Relay) -> No
     expect(page.get_by_label("Name", exact=True)).to_be_disabled()
     page.get_by_label("Description").fill("Changed by its reader")
     page.get_by_role("button", name="Save").click()
-    said(page, "Settings saved")
+    told(page, "Settings saved")
     watch.expected.append("status of 40[34]")
     refusal = {"code": "forbidden", "message": "this token may not do this"}
     page.route("**/v1/buckets/*/inputs", lambda route: route.fulfill(status=403, json=refusal))

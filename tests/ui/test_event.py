@@ -13,7 +13,7 @@ from playwright.sync_api import Page, expect
 from websockets.sync.client import connect
 
 from tests.acceptance.relay import TIMEOUT, Relay, wait_for
-from tests.ui.browser import Watch
+from tests.ui.browser import Watch, told
 from tests.ui.sending import Sender, rows
 
 PNG = base64.b64decode(
@@ -202,7 +202,7 @@ def test_copied_as_curl_it_comes_again(events: Page, sender: Sender) -> None:
     sender.send("/a?b=[1]", b"it's \x00 \xff", Content_Type="application/x", X_Kind="$(id)")
     rows(events).first.click()
     events.get_by_role("button", name="Copy as curl").click()
-    expect(events.locator(".toast")).to_have_text("as curl copied")
+    told(events, "as curl copied")
     command = events.evaluate("navigator.clipboard.readText()")
     assert subprocess.run(["sh"], input=command.encode(), capture_output=True, timeout=TIMEOUT).returncode == 0
     first, second = sender.events()

@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Page, Route, expect
 
 from tests.acceptance.relay import Relay, wait_for
-from tests.ui.browser import Watch, begin_session, hold, sign_in, until
+from tests.ui.browser import Watch, begin_session, hold, sign_in, told, until
 from tests.ui.sending import Sender, live, paths, rows
 
 
@@ -346,7 +346,7 @@ def test_the_list_follows_the_event(events: Page, sender: Sender) -> None:
     expect(heading).to_contain_text("/129")
     events.locator(".event-pane").focus()
     events.keyboard.press("k")
-    expect(events.locator(".toast")).to_have_text("This is the newest event in the list.")
+    told(events, "This is the newest event in the list.")
     while "/0" not in heading.inner_text().split():
         for _ in range(20):
             events.keyboard.press("j")
@@ -359,7 +359,7 @@ def test_the_list_follows_the_event(events: Page, sender: Sender) -> None:
     events.get_by_label("Search paths, headers and bodies").fill("nothing has that")
     expect(events.get_by_text("No event fits")).to_be_visible()
     events.get_by_role("button", name="Newer").click()
-    expect(events.locator(".toast").last).to_have_text("This event is not in the list.")
+    told(events, "This event is not in the list.")
 
 
 @pytest.mark.parametrize("width", [390, 1400])

@@ -10,7 +10,7 @@ from playwright.sync_api import Page, expect
 from websockets.sync.client import connect
 
 from tests.acceptance.relay import TIMEOUT, Relay
-from tests.ui.browser import Watch, hold, until
+from tests.ui.browser import Watch, hold, told, until
 from tests.ui.sending import Sender, rows
 
 
@@ -286,7 +286,7 @@ def test_sending_is_not_ended_by_mistake(events: Page, watch: Watch, sender: Sen
     dialog = events.get_by_role("dialog")
     events.mouse.click(5, 5)
     events.keyboard.press("Escape")
-    expect(events.locator(".toast").first).to_contain_text("stop it first")
+    told(events, re.compile("stop it first"))
     expect(dialog.get_by_role("button", name="Stop")).to_be_visible()
     expect(dialog.get_by_role("button", name="Cancel")).to_have_count(0)
     held[1].abort("connectionrefused")

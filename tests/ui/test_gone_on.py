@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.ui import quality
-from tests.ui.browser import hold, make, until
+from tests.ui.browser import hold, make, told, until
 from tests.ui.sending import Sender, live, rows
 
 RESTED = "() => new Promise((resolve) => setTimeout(resolve, 300))"
@@ -18,15 +18,15 @@ RESTED = "() => new Promise((resolve) => setTimeout(resolve, 300))"
 
 
 @contextmanager
-def late(page: Page, path: str, method: str = "GET", told: str = "") -> Iterator[None]:
+def late(page: Page, path: str, method: str = "GET", says: str = "") -> Iterator[None]:
     """What matches this pattern is asked meanwhile, and answered at the end, where this is told then."""
     held = hold(page, re.compile(path), method)
     yield
     until(page, lambda: held, "the request")
     for each in held:
         each.continue_()
-    if told:
-        expect(page.locator(".toast")).to_have_text(re.compile(told))
+    if says:
+        told(page, re.compile(says))
     page.unroute(re.compile(path))
     quality.settled(page)
 

@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.acceptance.relay import Relay
-from tests.ui.browser import Watch, hold, sign_in, until, watched
+from tests.ui.browser import Watch, hold, sign_in, told, until, watched
 from tests.ui.sending import Sender, live, rows
 
 NO_CLIPBOARD = "Object.defineProperty(navigator, 'clipboard', { value: undefined });"
@@ -61,7 +61,7 @@ def test_copying_without_a_clipboard(page: Page, relay: Relay, administrator: st
     dialog = page.get_by_role("dialog", name="The secret, this once")
     button = dialog.get_by_role("button", name="Copy secret")
     button.click()
-    expect(page.locator(".toast")).to_have_text("secret copied")
+    told(page, "secret copied")
     expect(button).to_be_focused()
     secret = dialog.locator("code").first.inner_text()
     dialog.get_by_role("button", name="I have it").click()
@@ -75,7 +75,7 @@ def test_copying_without_a_clipboard(page: Page, relay: Relay, administrator: st
     page.get_by_role("link", name="copied").click()
     page.get_by_role("link", name="Connect").click()
     page.get_by_role("button", name="Copy URL", exact=True).click()
-    expect(page.locator(".toast")).to_contain_text("copied nothing")
+    told(page, re.compile("copied nothing"))
 
 
 SLOW = {
@@ -196,9 +196,7 @@ def test_what_may_have_been_done(events: Page, watch: Watch, sender: Sender) -> 
     events.goto(f"/ui/buckets/{sender.name}/outputs")
     events.route(re.compile("/outputs/"), lambda route: route.abort("connectionreset"))
     events.get_by_role("button", name="Resume shop").click()
-    expect(events.locator(".toast")).to_have_text(
-        "The relay can't be reached. Whether it did what was asked is not known: look before you do it again."
-    )
+    told(events, "The relay can't be reached. Whether it did what was asked is not known: look before you do it again.")
 
 
 @pytest.mark.own_window
@@ -231,14 +229,14 @@ def test_an_output_that_is_disabled_and_paused(events: Page, sender: Sender) -> 
     expect(resume).to_be_visible()
     sender.rest("PUT", f"{path}/{made['id']}", {"disabled": True})
     resume.click()
-    expect(events.locator(".toast")).to_contain_text("shop resumed, but it is disabled")
+    told(events, re.compile("shop resumed, but it is disabled"))
     expect(events.get_by_role("button", name="Enable shop")).to_be_visible()
     sender.rest("PUT", f"{path}/{made['id']}", {"paused": True})
     events.reload()
     card = events.get_by_role("listitem").filter(has_text="shop").last
     expect(card.locator(".badge")).to_have_text(["public", "disabled", "paused"])
     events.get_by_role("button", name="Enable shop").click()
-    expect(events.locator(".toast")).to_contain_text("shop enabled, but it is paused")
+    told(events, re.compile("shop enabled, but it is paused"))
     expect(resume).to_be_visible()
 
 
