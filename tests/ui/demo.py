@@ -61,9 +61,8 @@ class Demo:
         assert status in (200, 201), answer
         return json.loads(answer)
 
-    def consumer(self, name: str) -> Any:
-        """One of the bucket `orders`."""
-        return self.rest("GET", f"/v1/buckets/orders/consumers/{name}")
+    def consumer(self, name: str, bucket: str = "orders") -> Any:
+        return self.rest("GET", f"/v1/buckets/{bucket}/consumers/{name}")
 
     # webhooks
 
@@ -128,8 +127,11 @@ class Demo:
         return client
 
     def readers(self, *, ack: int = 5) -> None:
-        """A consumer that acks a few and stays; one that gives up some and goes; and a reader without one."""
-        orders: dict[str, object] = {"buckets": ["orders"], "since": "earliest", "outputs": "none", "max_in_flight": 20}
+        """A consumer that acks a few and stays; one that gives up some and goes; and a reader without one. They stay
+        where they are: what is not acked would come again after half a minute, and be a dead letter at last."""
+        orders: dict[str, object] = {
+            "buckets": ["orders"], "since": "earliest", "outputs": "none", "max_in_flight": 20, "ack_wait": 3600
+        }  # fmt: skip
         billing = self.client("billing/2.1", consumer="billing", **orders)
         for event in taken(billing, ack):
             billing.send(json.dumps({"action": "ack", "id": event}))

@@ -69,7 +69,7 @@ def test_a_bucket(here: Page, bucket: str) -> None:
     expect(here.get_by_role("region", name="Consumers").locator("td.name b")).to_have_text(NAMES[bucket])
 
 
-def test_all_consumers(here: Page) -> None:
+def test_all_consumers(here: Page, relay: Relay, administrator: str) -> None:
     """And what each does now: an output is connected to nobody, and is not away for that."""
     here.goto("/ui/clients")
     table = here.get_by_role("region", name="Consumers")
@@ -77,7 +77,12 @@ def test_all_consumers(here: Page) -> None:
         expect(table.get_by_role("row").filter(has_text=bucket).locator("b").first).to_have_text(name)
     row = table.get_by_role("row").filter(has_text="of-output")
     expect(row.get_by_role("cell").nth(2)).to_have_text("paused")
-    here.goto("/ui/buckets/of-output/outputs")
+    resumed = Sender(relay, administrator, "resumed")
+    resumed.rest("POST", "/v1/buckets/resumed/outputs", {
+        "internal": False, "destination": "https://example.org/x", "paused": True,
+    })  # fmt: skip
+    resumed.close()
+    here.goto("/ui/buckets/resumed/outputs")
     here.get_by_role("button", name="Resume").click()
     here.get_by_role("link", name="Consumers").click()
     expect(table.get_by_role("cell", name="sending")).to_be_visible()

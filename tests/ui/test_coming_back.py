@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.acceptance.relay import Relay
-from tests.ui.browser import sign_in
+from tests.ui.browser import Watch, sign_in
 from tests.ui.sending import Sender, live, rows
 
 FIRST = """() => {
@@ -92,8 +92,9 @@ def test_closing_an_event_on_a_phone(page: Page, relay: Relay, administrator: st
         expect(page.get_by_role("listbox")).to_be_focused()
 
 
-def test_nobody_gets_anothers_list(events: Page, sender: Sender) -> None:
+def test_nobody_gets_anothers_list(events: Page, watch: Watch, sender: Sender) -> None:
     """What was left is forgotten once somebody else is signed in."""
+    watch.expected.append("status of 401")  # what is asked for as one signs out
     for index in range(150):
         sender.send(f"/{index}")
     expect(rows(events).first).to_contain_text("/149")

@@ -57,8 +57,9 @@ def test_where_no_cookie_is_kept(chromium: Browser, relay: Relay, administrator:
         signed_out(page)
 
 
-def test_without_storage(page: Page, relay: Relay, administrator: str) -> None:
+def test_without_storage(page: Page, watch: Watch, relay: Relay, administrator: str) -> None:
     """As where a browser has cookies and nothing else: the page's light or dark is not kept, and all the rest works."""
+    watch.expected.append("status of 401")  # what is asked for as one signs out
     page.add_init_script("""for (const name of ["localStorage", "BroadcastChannel"]) {
       Object.defineProperty(window, name, { get() { throw new DOMException("insecure", "SecurityError"); } });
     }""")
