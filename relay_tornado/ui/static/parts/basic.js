@@ -221,7 +221,7 @@ export function Dialog({ title, onClose, wide = false, children }) {
 /** Whether this dialog is open still, as a ref: a late answer closes none that was opened since, and what went wrong can't be shown in it any more. */
 export function useOpen() {
   const open = useRef(true);
-  useEffect(() => () => {
+  useLayoutEffect(() => () => {
     open.current = false;
   }, []);
   return open;
