@@ -8,7 +8,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from tests.acceptance.relay import TIMEOUT, Relay
+from tests.acceptance.relay import TIMEOUT, Relay, wait_for
 
 BODY = bytes(2_900_000)
 
@@ -30,6 +30,7 @@ def test_a_body_for_which_there_is_no_memory(relay: Relay) -> None:
     path = relay.create_bucket("orders")
     _, secret = relay.create_token()
     assert post(relay, path, b"before") == (200, None)
+    wait_for(lambda: "search_index_ready" in relay.said(), "what is opened after the start, and takes memory too")
     status = Path(f"/proc/{relay.pid}/status").read_text()
     size = int(next(line for line in status.splitlines() if line.startswith("VmData:")).split()[1]) << 10
     # Not of all addresses, of which the C library has some in reserve for each thread.
