@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import types
 from collections import deque
 from collections.abc import Awaitable, Callable, Generator
@@ -15,16 +14,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from relay_tornado import low_memory as module
-from relay_tornado.low_memory import (
-    Lock,
-    Timer,
-    _at,
-    exception_handler,
-    retry_until_done,
-    run_in_thread,
-    wake,
-    watch_timers,
-)
+from relay_tornado.low_memory import Lock, Timer, _at, exception_handler, retry_until_done, wake, watch_timers
 from tests.failing import once
 from tests.needs import uvloops
 from tests.starving import each_failing
@@ -250,39 +240,6 @@ async def test_what_has_to_be_done_is_done_again() -> None:
     assert [entry["event"] for entry in logs] == ["done_again"] * 3
     with pytest.raises(ZeroDivisionError):
         retry_until_done(lambda: 1 // 0)
-
-
-async def test_work_in_a_thread_of_its_own() -> None:
-    """What it returns or raises comes back, or is dropped where nobody waits any more."""
-    assert await run_in_thread(lambda: 7) == 7
-    with pytest.raises(ZeroDivisionError):
-        await run_in_thread(lambda: 1 // 0)
-    may = threading.Event()
-    dropped: list[int] = []
-
-    def late() -> int:
-        may.wait(60)
-        return 8
-
-    waiting = run_in_thread(late, dropped.append)
-    failing = run_in_thread(lambda: late() // 0)
-    waiting.cancel()
-    failing.cancel()
-    may.set()
-    await until(lambda: dropped == [8])
-
-
-async def test_work_that_outlives_its_loop() -> None:
-    """What it returns is dropped then too."""
-    may = threading.Event()
-    dropped: list[bool] = []
-
-    async def begins() -> None:
-        run_in_thread(lambda: may.wait(60), dropped.append)
-
-    await asyncio.to_thread(asyncio.run, begins())
-    may.set()
-    await until(lambda: dropped == [True])
 
 
 async def test_what_failed_over_it_tells_of_want_too() -> None:
