@@ -264,8 +264,8 @@ class DirectConnection:
 
     def _stop_reading(self) -> None:
         if self._reading:
-            self._reading = False
             self._shared.loop.remove_reader(self._fd)
+            self._reading = False  # last: without memory it stays to be done
 
     def _take(self, size: int) -> bool:
         """Takes what was read if it is exactly one complete webhook, as in most cases; this saves a copy."""

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from email.utils import formatdate
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from relay_tornado.ingest.ingest import Head, Ingest, Upload
 from relay_tornado.transport import direct
 from relay_tornado.transport.direct import DirectConnection
 from relay_tornado.wire.answers import Answer
+from tests.failing import once
 from tests.handlers.edge import BUCKET, CHUNKED, DIRECT, URL, HeldLog, edge
 from tests.handlers.raw import HEALTH, Raw, request
 from tests.needs import uvloops
@@ -391,6 +393,22 @@ async def test_a_sender_that_resets_while_its_answer_leaves() -> None:
             await until(lambda: not site.site.listener.connections)
             loop = asyncio.get_running_loop()
             assert True not in (loop.remove_reader(watched), loop.remove_writer(watched))  # uvloop's say None
+
+
+@pytest.mark.gen_test
+async def test_an_end_without_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is made up for: what the loop still looked at would be the next connection's descriptor."""
+    async with edge() as site, Raw(site.port) as raw:
+        assert (await raw.ask(request(URL, b"x"))).status == 200
+        [connection] = site.site.listener.connections
+        assert isinstance(connection, DirectConnection)
+        loop, watched = asyncio.get_running_loop(), connection.socket.fileno()
+        monkeypatch.setattr(connection._shared, "loop", SimpleNamespace(remove_reader=once(loop.remove_reader)))
+        with pytest.raises(MemoryError):
+            connection.close()
+        connection.close()
+        assert not site.site.listener.connections
+        assert not loop.remove_reader(watched)  # uvloop's says None
 
 
 @pytest.mark.gen_test
