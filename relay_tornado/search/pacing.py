@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 _RESTS: Final = (0.25, 20.0)
@@ -31,7 +32,9 @@ class Pacing:
         self._known = (clock(), events())
         self._rate = 0.0
         self._since = clock()
-        self._ended = threading.Event()
+        self._working = threading.Lock()
+        """Held until the end. (An event's own lock may stay held if memory is short, and `end` would wait for ever.)"""
+        self._working.acquire()
 
     def begin(self) -> None:
         """Work begins."""
@@ -39,7 +42,8 @@ class Pacing:
 
     def rest(self) -> None:
         """Rests for the work since `begin`, or since the last rest."""
-        self._ended.wait(self.due())
+        if self._working.acquire(timeout=self.due()):
+            self.end()
         self._since = self._clock()
 
     def due(self) -> float:
@@ -52,4 +56,5 @@ class Pacing:
         return min((now - self._since) * min(quiet + self._rate / _EASY, most), _LONGEST)
 
     def end(self) -> None:
-        self._ended.set()
+        with suppress(RuntimeError):  # it has ended
+            self._working.release()

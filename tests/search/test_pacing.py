@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
+from types import SimpleNamespace
+from typing import NoReturn
 
 import pytest
 
@@ -59,7 +62,7 @@ def test_each_piece_of_work_has_its_rest(monkeypatch: pytest.MonkeyPatch) -> Non
     relay = Relay()
     pacing = relay.pacing()
     rests: list[float] = []
-    monkeypatch.setattr(pacing._ended, "wait", rests.append)
+    monkeypatch.setattr(pacing, "_working", SimpleNamespace(acquire=lambda *, timeout: rests.append(timeout)))
     pacing.begin()
     for work in (0.02, 0.04):
         relay.now += work
@@ -80,3 +83,20 @@ def test_the_end_ends_a_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     thread.start()
     pacing.end()
     thread.join()
+
+
+def test_a_rest_without_memory_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which is called in the event loop: everything would stand still. Python's own events have a lock that is not
+    released without memory for the call."""
+
+    def lost(*_: object) -> NoReturn:
+        raise MemoryError
+
+    pacing = Relay().pacing()
+    with monkeypatch.context() as patch, suppress(MemoryError):
+        patch.setattr(threading.Condition, "__exit__", lost)
+        pacing.rest()
+    end = threading.Thread(target=pacing.end, daemon=True)
+    end.start()
+    end.join(60)
+    assert not end.is_alive()
