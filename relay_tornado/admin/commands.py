@@ -9,7 +9,6 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
 from functools import cache
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal, get_type_hints
@@ -20,7 +19,7 @@ from relay_tornado.admin.administration import Administration
 from relay_tornado.admin.resending import Range
 from relay_tornado.admin.searching import Wanted
 from relay_tornado.admin.sessions import CODE_LIFE, OWNER, Sessions
-from relay_tornado.errors import BucketGone, Invalid, Unavailable
+from relay_tornado.errors import Invalid, Unavailable
 from relay_tornado.ops.export_format import LARGEST_SEQ
 from relay_tornado.wire.control import read_position
 from relay_tornado.wire.fields import Document
@@ -167,11 +166,7 @@ class Commands:
     async def consumer_list(self, bucket: str | None = None) -> list[Document]:
         if bucket is not None:
             return await self.relay.consumers.listing(self.relay.find_bucket(bucket))
-        found: list[Document] = []
-        for each in self.relay.list_buckets():
-            with suppress(BucketGone):  # the bucket is being deleted
-                found += await self.relay.consumers.listing(each)
-        return found
+        return await self.relay.consumers.listings(self.relay.list_buckets())
 
     async def consumer_show(self, bucket: str, consumer: str) -> Document:
         return await self.relay.consumers.show(self.relay.find_bucket(bucket), consumer)

@@ -70,16 +70,25 @@ class ConsumerAdministration:
         await self._ledgers.store.saved()
         bounds = await self._log.bounds(bucket.id)
         return [
-            consumer_document(await self._standing(stored, bounds), bucket, bounds)
+            consumer_document(await self._standing(stored, bounds), bucket)
             for stored in await self._ledgers.store.list(bucket.id, whole=True)
-            if _shown(stored) and (token is None or may_see(token, stored.key.reference))
+            if _shown(stored) and _sees(token, stored.key)
         ]
+
+    async def listings(self, buckets: Sequence[Bucket], token: Token | None = None) -> list[Document]:
+        """The consumers of all these buckets, in the order of the buckets; see `listing`."""
+        found, pieces = [], Pieces()
+        for bucket, each in await self.standings(buckets):
+            if _sees(token, each.key):
+                found.append(consumer_document(each, bucket))
+            await pieces.done()
+        return found
 
     async def show(self, bucket: Bucket, reference: str) -> Document:
         """One consumer: its position, its unfinished events, and the gaps that it met."""
         bounds = await self._log.bounds(bucket.id)
         stored = await self._stored(bucket, reference)
-        return consumer_document(await self._standing(stored, bounds), bucket, bounds)
+        return consumer_document(await self._standing(stored, bounds), bucket)
 
     async def measured(self, bucket: Bucket, reference: str) -> tuple[str, bool]:
         """The reference by which a consumer's series are kept, and whether there is the consumer; series outlast it."""
@@ -347,6 +356,7 @@ class ConsumerAdministration:
         oldest = _oldest(progress, bounds, self._ledgers.clock())
         standing = Standing(
             stored=stored,
+            bounds=bounds,
             terms=stored.terms if live is None else live.terms,
             floor=min(progress.floor, bounds.head),
             pending=progress.pending(bounds.head),
@@ -396,6 +406,10 @@ def _check_tries(ledger: Ledger, seek: str) -> None:
 
 def _shown(stored: Stored) -> bool:
     return stored.key.kind in SHOWN_KINDS and not stored.damaged
+
+
+def _sees(token: Token | None, key: Key) -> bool:
+    return token is None or may_see(token, key.reference)
 
 
 def _seeked(progress: Progress, bounds: Bounds, floor: int, preview: bool) -> Document:

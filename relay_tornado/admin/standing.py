@@ -28,12 +28,13 @@ class Oldest(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """A consumer at one moment. Counts are events: `pending` are not done; of these, `out` are in flight and `parked`
-    wait for another attempt or are in flight for it. `lag` is how many seconds the oldest of them has waited.
-    `circuit`, of an output whose circuit is open, is the time of the next attempt in unix seconds, infinity while that
-    is in flight; else None."""
+    """A consumer, and its bucket's log, at one moment. Counts are events: `pending` are not done; of these, `out` are
+    in flight and `parked` wait for another attempt or are in flight for it. `lag` is how many seconds the oldest of
+    them has waited. `circuit`, of an output whose circuit is open, is the time of the next attempt in unix seconds,
+    infinity while that is in flight; else None."""
 
     stored: Stored
+    bounds: Bounds
     terms: Terms
     floor: int
     pending: int
@@ -49,9 +50,9 @@ class Standing:
         return self.stored.key
 
 
-def consumer_document(standing: Standing, bucket: Bucket, bounds: Bounds) -> Document:
+def consumer_document(standing: Standing, bucket: Bucket) -> Document:
     """The JSON form of a consumer of this bucket."""
-    stored, terms, key = standing.stored, standing.terms, standing.key
+    stored, bounds, terms, key = standing.stored, standing.bounds, standing.terms, standing.key
     acked = key.kind == "client" and not terms.receipt
     gaps = stored.gaps
     return {

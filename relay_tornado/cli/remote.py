@@ -39,6 +39,10 @@ _AWAY: Final = frozenset({502, 503, 504})
 """The statuses of a proxy whose relay is away or slow."""
 
 
+class _Lacking(Refused):
+    """The relay does not have the path, or not the method there."""
+
+
 class Remote:
     """The relay at a URL, with a token's secret. It has the interface of cli/client.py's `Relay`, and a method for each
     command: `bucket_show` for `bucket.show`."""
@@ -115,7 +119,7 @@ class Remote:
         except (ValueError, KeyError, TypeError, OSError, HTTPException):
             raise Unavailable(f"{self.url} {_stranger(error, method)}{self._asked}") from None
         if error.code == 405 or message.startswith(_NO_PATH):
-            raise Refused(
+            raise _Lacking(
                 f"{self.url} does not have what this command needs: is it a relay older than this program, which is "
                 f"of version {relay_tornado.__version__}, and is the URL right?"
             )
@@ -193,6 +197,8 @@ class Remote:
     def consumer_list(self, bucket: str | None = None) -> Any:
         if bucket is not None:
             return self.request("GET", "buckets", bucket, "consumers", kind=list)
+        with suppress(_Lacking):  # before 0.5.27
+            return self.request("GET", "consumers", kind=list)
         found: list[Document] = []
         for each in self.bucket_list():
             with suppress(NotFound):  # deleted meanwhile

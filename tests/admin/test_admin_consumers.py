@@ -339,6 +339,9 @@ async def test_a_look_at_all_is_one_read(world: World, monkeypatch: pytest.Monke
     Compared.times = 0
     assert len(await world.consumers.standings(buckets)) == 40
     assert Compared.times < 10 * 40
+    assert [each["bucket_id"] for each in await world.consumers.listings(buckets[5:30])] == [
+        f"c-{n}" for n in range(5, 30)
+    ]
     assert [each["name"] for each in await world.consumers.listing(buckets[7])] == ["w"]
 
 

@@ -49,6 +49,9 @@ def scenario(relay: Runner, **variables: str) -> dict[str, Any]:
     seen["output set"] = run("output", "set", seen["output create"]["id"], "--disabled")
     seen["output list"] = run("output", "list", "shop")
     seen["token create"] = run("token", "create", "--bucket", "shop", "--description", "w", "--api-access", "disabled")
+    run("output", "create", "shop", "--public", "--destination", "https://shop.example.org/hook")
+    seen["consumers"] = run("consumer", "list")
+    seen["its consumers"] = run("consumer", "list", "shop")
     seen["tokens"] = [each for each in run("token", "list") if each["description"]]
     seen["rotate"] = run("token", "rotate", seen["token create"]["key"], "--grace", "1h")
     seen["revoke"] = run("token", "revoke", seen["token create"]["key"])
@@ -71,7 +74,7 @@ def test_what_speaks_to_a_relay_elsewhere_starts_fast(module: str) -> None:
 def shape(value: Any) -> Any:
     """The value with everything that differs between two runs taken out."""
     if isinstance(value, dict):
-        varying = ("id", "key", "secret", "bucket_id", "created_at", "updated_at", "buckets")
+        varying = ("id", "key", "floor", "head", "secret", "bucket_id", "created_at", "updated_at", "buckets")
         return {name: type(each) if name in varying else shape(each) for name, each in value.items()}
     return [shape(each) for each in value] if isinstance(value, list) else value
 
@@ -86,6 +89,26 @@ def test_the_same_every_way(relay: Runner, tmp_path: Path) -> None:
     for name in alone:
         assert shape(alone[name]) == shape(through[name]) == shape(remote[name]), name
     assert not (tmp_path / "none").exists()
+
+
+def test_a_relay_that_does_not_list_all_consumers(
+    relay: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of each bucket are asked for: before 0.5.27."""
+    request, asked = Remote.request, list[tuple[str, ...]]()
+
+    def older(self: Remote, method: str, *path: str, **options: Any) -> Any:
+        asked.append(path)
+        return request(self, method, *(("nothing",) if path == ("consumers",) else path), **options)
+
+    monkeypatch.setattr(Remote, "request", older)
+    with serving(tmp_path / "remote") as server:
+        for name in ("orders", "billing"):
+            relay.json("bucket", "create", name, **server.variables)
+            relay.json("token", "create", "--bucket", name, "--durable", **server.variables)
+        found = relay.json("consumer", "list", **server.variables)
+    assert [each["bucket_name"] for each in found] == ["orders", "billing"]
+    assert ("consumers",) in asked
 
 
 def test_for_people(relay: Runner, tmp_path: Path) -> None:

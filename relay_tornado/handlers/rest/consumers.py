@@ -1,4 +1,4 @@
-"""/buckets/{bucket}/consumers, and the same of a public output: positions, seeks, replays, dead letters."""
+"""/consumers, /buckets/{bucket}/consumers, and the same of a public output: positions, seeks, replays, dead letters."""
 
 from __future__ import annotations
 
@@ -80,6 +80,15 @@ class DeadLettersBody(Schema):
         metadata=described("The ids of the events whose dead letters are meant."),
     )
     all = Flag(metadata=described("True, instead of `ids`: every dead letter of the consumer."))
+
+
+class AllConsumersHandler(RestHandler):
+    PATH = "/v1/consumers"
+
+    @operation("List the consumers of all the token's buckets", ConsumerAnswer(many=True), statuses=(507,), large=True)
+    async def get(self) -> None:
+        buckets = self.rest.stored.buckets(self.token)
+        self.answer(await self.rest.administration.consumers.listings(buckets, self.token))
 
 
 class ConsumersHandler(RestHandler):
@@ -198,6 +207,7 @@ _ENDINGS: Final[Sequence[tuple[type[_OneConsumer], str]]] = (
 )
 
 HANDLERS: Final[Sequence[type[RestHandler]]] = (
+    AllConsumersHandler,
     ConsumersHandler,
     ConsumerHandler,
     *(_at(kind, "consumer", ending) for kind, ending in _ENDINGS),

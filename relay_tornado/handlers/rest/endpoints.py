@@ -64,6 +64,7 @@ _GROUPS: Final[Mapping[str, Mapping[tuple[str, str], tuple[Need, str]]]] = {
         ("POST", f"{_OUTPUT}/dead/resend"): (Need.BUCKET, "resendOutputDeadLetters"),
     },
     "Consumers": {
+        ("GET", "/v1/consumers"): (Need.API, "listAllConsumers"),
         ("GET", f"{_BUCKET}/consumers"): (Need.BUCKET, "listConsumers"),
         ("GET", _CONSUMER): (Need.BUCKET, "getConsumer"),
         ("DELETE", _CONSUMER): (Need.BUCKET, "deleteConsumer"),

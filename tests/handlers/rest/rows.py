@@ -32,6 +32,7 @@ ROWS: list[tuple[str, str, Any, tuple[Any, ...]]] = [
     ("DELETE", "/v1/buckets/{bucket}/outputs/{output}", None, SCOPED),
     ("PUT", "/v1/buckets/{bucket}/outputs/{output}/rules", {}, SCOPED),
     ("DELETE", "/v1/buckets/{bucket}/outputs/{output}/rules", None, SCOPED),
+    ("GET", "/v1/consumers", None, LISTED),
     ("GET", "/v1/buckets/{bucket}/consumers", None, SCOPED),
     ("GET", "/v1/buckets/{bucket}/consumers/{consumer}", None, SCOPED),
     ("DELETE", "/v1/buckets/{bucket}/consumers/{consumer}", None, SCOPED),

@@ -113,8 +113,9 @@ async def test_a_tokens_position_is_its_own(here: World) -> None:
         ("also durable", theirs | {("token", other)}),
         ("scoped with API", theirs),
     ):
-        listed = (await here.call("GET", consumers, token=who)).document
-        assert {(each["kind"], each["name"]) for each in listed} == expected, who
+        for path in (consumers, "/v1/consumers"):
+            listed = (await here.call("GET", path, token=who)).document
+            assert {(each["kind"], each["name"]) for each in listed} == expected, (who, path)
     for method, part, wanted in OF_A_CONSUMER:
         body = filled(wanted, things)
         for who in ("scoped with API", "also durable"):
