@@ -90,7 +90,7 @@ class _Watch:
         self._steps = steps
         self._say = say
         self._tell = tell
-        self._ended = threading.Event()
+        self._ended = False
         self._telling = threading.Lock()
         self._known = steps.now
         self._since = self._known.since
@@ -99,7 +99,7 @@ class _Watch:
 
     def end(self) -> None:
         """Nothing is told any more."""
-        self._ended.set()
+        self._ended = True
         with self._telling:
             pass
 
@@ -107,7 +107,7 @@ class _Watch:
         look = time.monotonic()
         while True:
             with self._telling:
-                if self._ended.is_set():
+                if self._ended:
                     return
                 now = time.monotonic()
                 if now >= look:
@@ -115,7 +115,7 @@ class _Watch:
                     if self._goes_on():
                         self._tell(f"EXTEND_TIMEOUT_USEC={int(EXTENSION * 1e6)}")
                 self._tell_of_step(now)
-            self._ended.wait(_TICK)
+            time.sleep(_TICK)
 
     def _tell_of_step(self, now: float) -> None:
         step = self._steps.now
