@@ -1,7 +1,7 @@
 """The store of results on SQLite: `log.results.Results` over one database.
 
-Results gather in a queue that is bounded in bytes, and are committed together (a group commit of their own), in turn
-with the commits of events. Nothing else is kept in memory.
+Results gather in a queue that is bounded in bytes, and are committed together, with the events that wait at that
+moment. Nothing else is kept in memory.
 """
 
 from __future__ import annotations
@@ -159,7 +159,8 @@ class SqliteResults:
 
     async def _commit(self, entries: list[_Entry]) -> None:
         try:
-            await self._database.write(lambda raw: _store(raw, entries), size=sum(entry.size for entry in entries))
+            size = sum(entry.size for entry in entries)
+            await self._database.write(lambda raw: _store(raw, entries), size=size, shared=True)
         except (RelayError, sqlite3.Error) as error:
             if isinstance(error, sqlite3.Error | Malformed) and len(entries) > 1:
                 for entry in entries:  # one of them is to blame, or damage in its log, and not the file

@@ -43,8 +43,8 @@ class Work:
         return False
 
     def shared(self) -> bool:
-        """Whether it may share a transaction with other such works: it is brief, `run` may be repeated, and builds on
-        nothing that another one's `committed` changes."""
+        """Whether it may share a transaction with other such works, and with one of the source: it is brief, `run` may
+        be repeated, and builds on nothing that another one's `committed` changes."""
         return False
 
     def run(self, raw: sqlite3.Connection) -> int:
@@ -83,6 +83,9 @@ class Together(Work):
     def pages(self) -> int:
         return sum([work.pages() for work in self.works])
 
+    def logs(self) -> Collection[int]:
+        return [log for work in self.works for log in work.logs()]
+
     def committed(self) -> None:
         failure: Exception | None = None
         for work in self.works:
@@ -103,7 +106,7 @@ class Together(Work):
 
 
 class Source(Protocol):
-    """Collects what is to be written, and makes works of it on demand."""
+    """Collects what is to be written, and makes works of it on demand, whose `run` may be repeated."""
 
     def take(self) -> Work | None:
         """The next work; None if nothing waits."""

@@ -9,7 +9,8 @@ Invariants:
 - Every work is told its outcome exactly once, committed or failed, also at the end. If telling it, or telling a rider,
   fails, then every keeper reads the file again, as after a disk error, and the writer continues.
 - Jobs and batches of events take turns, so neither starves the other. Neighbouring jobs that may share a transaction
-  do. If that fails before its COMMIT, each gets one of its own: a job fails through its own fault alone.
+  do, also with a batch that waits. If that fails before its COMMIT, each gets one of its own, the batch first: each
+  fails through its own fault alone, and no event overtakes another.
 - After an error that may come from the disk, the connection is reopened and every keeper reads the file again, before
   anything else is written. While that fails, for whatever reason, everything is refused at once. For damage that a
   transaction met and that rolled it back, or if it found that the file differs from memory, this is done once a second
@@ -278,25 +279,22 @@ class Writer:
         return len(self._jobs) + (self.source.waiting() if self.source is not None else 0)
 
     def _next(self) -> Work | None:
-        if self._jobs and self._job_next:
-            self._job_next = False
-            return self._next_job()
-        work = self.source.take() if self.source is not None else None
-        if work is not None:
-            self._job_next = True
-            return work
-        return self._next_job() if self._jobs else None
-
-    def _next_job(self) -> Work:
-        """The oldest job, with those behind it that may share its transaction. They leave the queue last, when no step
-        is left that needs memory."""
-        together = [] if self._alone else [*takewhile(lambda job: job.shared(), islice(self._jobs, _TOGETHER))]
-        if len(together) < 2:
-            self._alone = max(self._alone - 1, 0)
-            return self._jobs.popleft()
-        work = Together(together)
-        for _ in together:
+        """A batch, with the oldest jobs that may share its transaction, or jobs only. They leave the queue last, when
+        no step is left that needs memory."""
+        jobs = [] if self._alone else [*takewhile(lambda job: job.shared(), islice(self._jobs, _TOGETHER))]
+        batch = None
+        if self.source is not None and (jobs or not (self._jobs and self._job_next)):
+            batch = self.source.take()
+        if batch is None and not jobs:
+            jobs = [*islice(self._jobs, 1)]
+        works = jobs if batch is None else [batch, *jobs]
+        if not works:
+            return None
+        work = works[0] if len(works) == 1 else Together(works)
+        for _ in jobs:
             self._jobs.popleft()
+        self._alone = max(self._alone - len(jobs), 0)
+        self._job_next = batch is not None
         return work
 
     async def _perform(self, work: Work) -> int:
@@ -307,7 +305,7 @@ class Writer:
         except Exception as failure:  # for lack of memory, for example: the outcome is unknown
             result = Result(failure, committing=True)
         if isinstance(work, Together) and result.error is not None and not (result.committing or result.stuck):
-            self._jobs.extendleft(reversed(work.works))
+            self._jobs.extendleft(reversed(work.works))  # a batch among them is next: after one it is a job's turn
             self._alone = len(work.works)
             self._work = work = Work()
         error = None if result.error is None else classify(result)

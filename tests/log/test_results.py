@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from typing import Any
 from unittest.mock import AsyncMock
@@ -270,6 +271,24 @@ async def test_results_share_commits(disk: SqliteWorld, stored: SqliteResults) -
     await asyncio.gather(*(stored.record("b", seq, 1, result()) for seq in range(1, 301)))
     assert 2 <= disk.database.commits - before <= 4
     assert len(await stored.of("b", 1, 300)) == 300
+
+
+@log_test
+async def test_results_share_the_commit_of_events_that_wait(disk: SqliteWorld, stored: SqliteResults) -> None:
+    """A sender waits for the disk once, not for the results first."""
+    await make(disk.log, events=3)
+    before, writer, done = disk.database.commits, disk.database._writer, threading.Event()
+    commit = asyncio.create_task(disk.database.write(lambda raw: done.wait(60)))
+    await until(lambda: writer._work is not None)
+    waiting = asyncio.gather(
+        *(stored.record("b", seq, 1, result()) for seq in (1, 2, 3)), *(disk.log.append("b", event()) for _ in range(3))
+    )
+    await until(lambda: bool(writer._jobs))
+    done.set()
+    await asyncio.gather(commit, waiting)
+    assert disk.database.commits == before + 2
+    assert (await disk.log.bounds("b")).head == 6
+    assert len(await stored.of("b", 1, 6)) == 3
 
 
 @log_test

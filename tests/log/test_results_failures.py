@@ -10,7 +10,8 @@ import pytest
 
 from relay_tornado.errors import Malformed, Unavailable
 from relay_tornado.log.sqlite_results import SqliteResults
-from tests.log.worlds import SqliteWorld, behind, fill, make, result, spoil_leaf
+from relay_tornado.model import Appended
+from tests.log.worlds import SqliteWorld, behind, event, fill, make, result, spoil_leaf
 from tests.storage.faults import Faults
 from tests.waiting import until
 
@@ -19,7 +20,7 @@ log_test = pytest.mark.gen_test
 
 @log_test
 async def test_damage_of_one_bucket_refuses_no_others_results(disk: SqliteWorld) -> None:
-    """What shares a commit with a result whose place in the index can't be read is stored all the same."""
+    """What shares a commit with a result whose place in the index can't be read is stored all the same, events too."""
     await make(disk.log)
     await make(disk.log, "damaged")
     await fill(disk.log, 2)
@@ -40,9 +41,11 @@ async def test_damage_of_one_bucket_refuses_no_others_results(disk: SqliteWorld)
     after = SqliteResults(disk.database, disk.settings)
     told = await asyncio.gather(
         *(after.record(*place, 1, result()) for place in (("b", 1), ("damaged", 2000), ("b", 2), ("damaged", 1999))),
+        *(disk.log.append("b", event()) for _ in range(2)),
         return_exceptions=True,
     )
-    assert [type(each) for each in told] == [type(None), Malformed, type(None), Malformed]
+    assert [type(each) for each in told[:4]] == [type(None), Malformed, type(None), Malformed]
+    assert [each.seq for each in told[4:] if isinstance(each, Appended)] == [3, 4]
     assert len(await after.of("b", 1, 2)) == 2
     await after.close()
 

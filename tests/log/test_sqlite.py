@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from tornado.ioloop import IOLoop
 
 from relay_tornado.errors import BucketGone, Overloaded, Unavailable, Unknown
-from relay_tornado.log import appends, rows
+from relay_tornado.log import appends, reclaim, rows
 from relay_tornado.log.appends import Appends, Batch
 from relay_tornado.log.batch import Entry
 from relay_tornado.log.lineage import Placed, place_cursor
@@ -87,13 +87,20 @@ async def test_nothing_goes_into_a_log_that_was_dropped(faulty: SqliteWorld, fau
 
 
 @log_test
-async def test_events_that_wait_when_their_log_is_dropped_are_told_that_it_is_gone(disk: SqliteWorld) -> None:
+async def test_events_that_wait_when_their_log_is_dropped_are_told_that_it_is_gone(
+    disk: SqliteWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Those beside them are stored, and no error of the file is made of it."""
     await make(disk.log)
     await make(disk.log, "c")
-    await disk.log.append("b", event())  # then a job, as the drop, is the next to be written
+    loop, sent, drop = asyncio.get_running_loop(), list[asyncio.Future[Appended]](), reclaim.drop
+
+    def drop_as_they_come(raw: sqlite3.Connection, key: int) -> None:
+        loop.call_soon_threadsafe(lambda: sent.extend(disk.log.append(of, event()) for of in "cbcb"))
+        drop(raw, key)
+
+    monkeypatch.setattr(reclaim, "drop", drop_as_they_come)
     with capture_logs() as logs:
-        sent = [disk.log.append(of, event()) for of in "cbcb"]
         await disk.log.drop("b")
         found = await asyncio.gather(*sent, return_exceptions=True)
     assert [each.seq if isinstance(each, Appended) else type(each) for each in found] == [1, BucketGone, 2, BucketGone]

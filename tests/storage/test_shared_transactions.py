@@ -13,7 +13,7 @@ from relay_tornado.storage import database as databases
 from relay_tornado.storage import work as works
 from relay_tornado.storage.database import Database
 from tests.storage.faults import Faults, once
-from tests.storage.jobs import commits, names, noted, put
+from tests.storage.jobs import Events, commits, names, noted, put
 
 storage_test = pytest.mark.gen_test
 
@@ -27,6 +27,56 @@ async def test_jobs_that_wait_together_share_a_commit(database: Database) -> Non
     assert (found, order) == (["a", "b", "c"], ["a", "b", "c"])
     assert await database.read(names) == ["a", "b", "c"]
     assert database.commits == await database.read(commits) == before + 1
+
+
+@storage_test
+async def test_events_that_wait_take_jobs_along(database: Database) -> None:
+    """In one commit, the events first. A job that shares with none has its turn after that."""
+    events, order, before = Events(database), list[str](), database.commits
+    await asyncio.gather(
+        *(database.write(noted(name, order), shared=name != "C") for name in "abCd"),
+        *(events.append(noted(name, order)) for name in "ef"),
+    )
+    assert order == [f"run {name}" for name in "efabCd"]
+    assert database.commits == await database.read(commits) == before + 3
+    assert (await database.read(lambda raw: raw.execute("SELECT appended FROM meta").fetchone())) == (2,)
+
+
+@storage_test
+async def test_a_job_that_fails_beside_events(database: Database) -> None:
+    """It fails alone; the events are committed all the same, and before those that came later."""
+    events, order = Events(database), list[str]()
+    later: list[asyncio.Task[str]] = []
+
+    def refuse(raw: sqlite3.Connection) -> str:
+        if not later:
+            later.append(loop.create_task(events.append(noted("later", order))))
+        raise Conflict("taken")
+
+    loop = asyncio.get_running_loop()
+    jobs = [noted("a", order), refuse]
+    found = await asyncio.gather(
+        *(database.write(job, shared=True) for job in jobs), events.append(noted("e", order)), return_exceptions=True
+    )
+    assert (found[0], type(found[1]), found[2]) == ("a", Conflict, "e")
+    assert await later[0] == "later"
+    assert order[:3] == ["run e", "run a", "run e"]
+    assert await database.read(names) in (["e", "later", "a"], ["e", "a", "later"])
+
+
+@storage_test
+async def test_events_that_fail_beside_jobs(database: Database) -> None:
+    """The jobs are committed all the same."""
+    events = Events(database)
+
+    def refuse(raw: sqlite3.Connection) -> str:
+        raise LookupError
+
+    found = await asyncio.gather(
+        *(database.write(put(name), shared=True) for name in "ab"), events.append(refuse), return_exceptions=True
+    )
+    assert (*found[:2], type(found[2])) == ("a", "b", LookupError)
+    assert await database.read(names) == ["a", "b"]
 
 
 @storage_test
