@@ -9,7 +9,7 @@ from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.acceptance.relay import Relay
 from tests.ui.browser import Watch, hold, sign_in, until, watched, with_scrollbars
-from tests.ui.sending import Sender, rows
+from tests.ui.sending import Sender, live, paths, rows
 
 _PLACE = """(row) => {
   const { left, top } = row.closest(".events").getBoundingClientRect();
@@ -156,3 +156,25 @@ def test_a_relay_that_is_back(events: Page, watch: Watch, sender: Sender) -> Non
     events.unroute_all()
     events.clock.run_for(4000)
     expect(events.get_by_role("alert")).to_have_count(0)
+
+
+def test_what_comes_late(events: Page, sender: Sender) -> None:
+    """Where more comes in than gets to the page, the list goes on with the newest event, but for somebody who paused
+    it."""
+    asked: list[str] = []
+    events.on("request", lambda request: asked.append(request.url) if "/v1/stream?" in request.url else None)
+    sender.send("/soon")
+    expect(rows(events)).to_have_count(1)
+    events.get_by_role("button", name="Pause").click()
+    events.evaluate("() => { const now = performance.now.bind(performance); performance.now = () => now() + 60_000; }")
+    sender.send("/late")
+    expect(events.get_by_text("1 waiting")).to_be_visible()
+    assert asked == []
+    events.get_by_role("button", name="Resume").click()
+    sender.send("/later")
+    until(events, lambda: asked, "another stream")
+    live(events)
+    sender.send("/now")
+    expect(rows(events)).to_have_count(4)
+    assert paths(events) == ["/now", "/later", "/late", "/soon"]
+    assert ["since=latest" in url for url in asked] == [True]

@@ -6,11 +6,25 @@ const MAX_WAIT = 30_000;
 const HIDDEN_FOR = 20_000;
 // The relay says something every 15 s; where it does not, the connection may be dead without the browser's knowing for hours.
 const SILENT_FOR = 40_000;
+const LATE = 30_000;
 
-/** Follows a bucket from a position on. The callbacks: webhook(frame), gap(gap), subscribed(bucket entry, whether all since the last event
- *  comes on the stream), and status(text): "connecting", "live", "away" (it comes back by itself), "resting" (the page is hidden), "gone"
+/** A function that says by how many milliseconds an event comes later than the soonest of its stream did; `at` is when the relay got it, in unix
+ *  seconds. The clocks may differ; where the relay's was set back, all events have one time until then, which says nothing. */
+function lateness() {
+  let [soonest, newest] = [Infinity, 0];
+  return (at) => {
+    const took = performance.now() - at * 1000;
+    soonest = Math.min(soonest, took);
+    const known = at > newest;
+    newest = at;
+    return known ? took - soonest : 0;
+  };
+}
+
+/** Follows a bucket from a position on. The callbacks: webhook(frame), late() behind an event that comes half a minute later than it would where the
+ *  connection had room for all, gap(gap), subscribed(bucket entry, whether all since the last event comes on the stream), and status(text): "connecting", "live", "away" (it comes back by itself), "resting" (the page is hidden), "gone"
  *  (the bucket is). Returns what ends it. */
-export function follow(bucket, { since = "latest", ...query }, { webhook, gap, subscribed, status }) {
+export function follow(bucket, { since = "latest", ...query }, { webhook, late, gap, subscribed, status }) {
   let source = null;
   let last = "";
   let tries = 0;
@@ -47,6 +61,7 @@ export function follow(bucket, { since = "latest", ...query }, { webhook, gap, s
     const search = new URLSearchParams({ bucket, outputs: "none", ...query, since: last || since });
     const opened = new EventSource(`${v1("stream")}?${search}`);
     source = opened;
+    const lateBy = lateness();
     listen();
     opened.addEventListener("subscribed", (event) => {
       const resumed = last !== "";
@@ -55,7 +70,11 @@ export function follow(bucket, { since = "latest", ...query }, { webhook, gap, s
       status("live");
       subscribed?.(buckets?.[0] ?? {}, resumed);
     });
-    opened.addEventListener("webhook", (event) => webhook(heard(event)));
+    opened.addEventListener("webhook", (event) => {
+      const frame = heard(event);
+      webhook(frame);
+      if (lateBy(frame.meta.received_at) > LATE) late();
+    });
     opened.addEventListener("gap", (event) => gap?.(heard(event).gap));
     opened.addEventListener("caught_up", heard);
     opened.addEventListener("ping", heard);

@@ -91,6 +91,12 @@ export class Live {
     const rules = streamFilter(this.filter);
     this.unfollow = follow(this.bucket, { max_body: MAX_BODY, ...(rules && { filter: JSON.stringify(rules) }) }, {
       webhook: (frame) => this.took(frame),
+      late: () => {
+        // More comes in than gets here: the list goes on with the newest, else it would show ever older ones as live.
+        if (this.away || this.paused.value) return;
+        this.unfollow();
+        this.follow();
+      },
       gap: (gap) => this.enter(fromGap(gap, Math.max(this.rows.newest?.at ?? 0, this.incoming.at(-1)?.at ?? 0))),
       subscribed: (entry, resumed) => {
         // What came between the first page and the subscription is on no stream: look again where there may be such events.
@@ -172,23 +178,16 @@ export class Live {
     }
     for (const record of incoming) this.rows.place(record);
     this.trim();
-    this.changed();
+    this.version.value += 1;
   }
 
   trim() {
-    if (!this.away && this.rows.length > KEEP * 1.25) this.drop(this.rows.length - KEEP);
-    else if (this.away && this.rows.length > MOST) this.pause();
-  }
-
-  drop(count) {
-    this.rows.drop(count);
-    this.cursor = this.rows.oldestId;
-    this.whole.value = false;
-    this.full.value = false;
-  }
-
-  changed() {
-    this.version.value += 1;
+    if (!this.away && this.rows.length > KEEP * 1.25) {
+      this.rows.drop(this.rows.length - KEEP);
+      this.cursor = this.rows.oldestId;
+      this.whole.value = false;
+      this.full.value = false;
+    } else if (this.away && this.rows.length > MOST) this.pause();
   }
 
   pause() {
@@ -209,7 +208,7 @@ export class Live {
       } else for (const record of held) this.rows.place(record);
       if (this.behind) this.fill();
       this.trim();
-      this.changed();
+      this.version.value += 1;
     });
   }
 
@@ -245,7 +244,7 @@ export class Live {
         Object.assign(this, { filled: true, missed: false });
         this.error.value = null;
         this.loading.value = false;
-        this.changed();
+        this.version.value += 1;
       });
     } catch (error) {
       if (error.name === "AbortError") return;
@@ -275,7 +274,7 @@ export class Live {
         this.cursor = next;
         this.whole.value = !next;
         this.loading.value = false;
-        this.changed();
+        this.version.value += 1;
       });
     } catch (error) {
       if (error.name === "AbortError") return;
@@ -291,7 +290,7 @@ export class Live {
     const above = this.rows.between(0, from).find((row) => !row.gap);
     try {
       const { records } = await this.ask({ limit: Math.min(shown.length, 200), cursor: above?.id });
-      if (this.rows.update(records)) this.changed();
+      if (this.rows.update(records)) this.version.value += 1;
     } catch {
       // The next time tells.
     }
