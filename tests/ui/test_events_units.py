@@ -314,7 +314,7 @@ FOLLOW = """async () => {
   };
   say('subscribed', { buckets: [] }, 'e-7');
   await refused();
-  say('webhook', { n: 8 }, 'e-8');
+  say('webhook', { n: 8, meta: { received_at: 1795617746 } }, 'e-8');
   await refused();
   say('ping', { positions: {} }, 'e-9');
   await refused();
