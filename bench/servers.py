@@ -20,7 +20,7 @@ def processor_time(pid: int) -> float:
     counts it, since ticks of 10 ms miss who sleeps and wakes in between."""
     taken = 0
     for task in Path(f"/proc/{pid}/task").iterdir():
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError, ProcessLookupError):  # a thread that has ended
             taken += int((task / "schedstat").read_text().split()[0])
     return taken / 1e9
 
