@@ -57,6 +57,11 @@ MOST_UNFINISHED = 64 * MIB
 """Maximum bytes in memory of unfinished requests: heads, what is read behind them, and messages of WebSockets that are
 still arriving. Bodies have bounds of their own, and none is kept before a token or an input's URL was shown."""
 
+MOST_UNSENT = 256 << 10
+"""Bytes that wait in the kernel for a connection's turn to be sent (beyond those that are on their way), from which it
+takes no more. It would hold 4 MB for a client that reads slowly, and an event's `ack_wait` begins when it is passed to
+the kernel. Accepted connections inherit this."""
+
 LAST_WORDS = 1.0
 """Seconds for which a stop waits for connections that only linger."""
 
@@ -172,6 +177,8 @@ class Listener:
         """Binds, and starts accepting. Returns the port. Raises StartupError if the address can't be used."""
         self._sockets = _inherited(self._entrance.inherited) or listen(*self._address, self._entrance.flags)
         for listening in self._sockets:
+            with suppress(OSError):  # the kernel has no such option
+                listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MOST_UNSENT)
             self._loop.add_handler(listening, self._accept, IOLoop.READ)
         self._sweeper.after(self._interval)
         return int(self._sockets[0].getsockname()[1])

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import socket
+import struct
+import termios
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
 from tornado.iostream import IOStream, StreamClosedError
 
+from relay_tornado.handlers.listener import MOST_UNSENT
 from relay_tornado.ids import format_id
 from relay_tornado.transport.limits import NEVER
 from tests.handlers.edge import URL, Edge, edge
@@ -32,6 +36,19 @@ async def test_who_never_reads_is_let_go(asked: bytes) -> None:
             client.sendall(asked)
             await until(lambda: any(each.writing() for each in site.site.listener.connections))
             await until(lambda: not site.site.listener.connections)
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_the_kernel_keeps_little_for_who_never_reads() -> None:
+    """The rest waits here, where it is counted. Without a bound the kernel keeps megabytes for each."""
+    async with edge() as site:
+        await site.change(input={"body": "x" * 200_000})
+        with small(site.port) as client:
+            client.sendall(request(URL, b"x") * 200)
+            await until(lambda: any(each.writing() for each in site.site.listener.connections))
+            [connection] = site.site.listener.connections
+            (unsent,) = struct.unpack("i", fcntl.ioctl(connection.socket, termios.TIOCOUTQ, bytes(4)))
+            assert 0 < unsent < 2 * MOST_UNSENT
 
 
 @pytest.mark.gen_test(timeout=60)
