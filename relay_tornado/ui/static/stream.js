@@ -6,6 +6,7 @@ const MAX_WAIT = 30_000;
 const HIDDEN_FOR = 20_000;
 // The relay says something every 15 s; where it does not, the connection may be dead without the browser's knowing for hours.
 const SILENT_FOR = 40_000;
+// An event that comes so much later than it could: more comes in than the connection has room for.
 const LATE = 30_000;
 
 /** A function that says by how many milliseconds an event comes later than the soonest of its stream did; `at` is when the relay got it, in unix
@@ -21,9 +22,9 @@ function lateness() {
   };
 }
 
-/** Follows a bucket from a position on. The callbacks: webhook(frame), late() behind an event that comes half a minute later than it would where the
- *  connection had room for all, gap(gap), subscribed(bucket entry, whether all since the last event comes on the stream), and status(text): "connecting", "live", "away" (it comes back by itself), "resting" (the page is hidden), "gone"
- *  (the bucket is). Returns what ends it. */
+/** Follows a bucket from a position on. The callbacks: webhook(frame), late() behind an event that comes `LATE`, gap(gap), subscribed(bucket entry,
+ *  whether all since the last event comes on the stream), and status(text): "connecting", "live", "away" (it comes back by itself), "resting"
+ *  (the page is hidden), "gone" (the bucket is). Returns what ends it. */
 export function follow(bucket, { since = "latest", ...query }, { webhook, late, gap, subscribed, status }) {
   let source = null;
   let last = "";
@@ -73,7 +74,7 @@ export function follow(bucket, { since = "latest", ...query }, { webhook, late, 
     opened.addEventListener("webhook", (event) => {
       const frame = heard(event);
       webhook(frame);
-      if (lateBy(frame.meta.received_at) > LATE) late();
+      if (lateBy(frame.meta.received_at) > LATE) late?.();
     });
     opened.addEventListener("gap", (event) => gap?.(heard(event).gap));
     opened.addEventListener("caught_up", heard);
