@@ -8,9 +8,8 @@ extended, once: also a loop that is late every time comes to an end.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
 
 from relay_tornado.low_memory import Timer
 
@@ -56,14 +55,21 @@ def after(seconds: float, over: Callable[[], object]) -> Timer:
     return timer
 
 
-@asynccontextmanager
-async def timeout(seconds: float) -> AsyncIterator[None]:
+class Timeout:
     """As `asyncio.timeout`: raises TimeoutError if the body takes longer, and the loop was not late."""
-    loop = asyncio.get_running_loop()
-    async with asyncio.timeout(None) as limit:
+
+    __slots__ = ("_limit", "_seconds", "_timer")
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    async def __aenter__(self) -> None:
+        loop = asyncio.get_running_loop()
         # A limit with an end would be over at once if the loop is late.
-        timer = after(seconds, lambda: limit.reschedule(loop.time()))
-        try:
-            yield
-        finally:
-            timer.cancel()
+        self._limit = limit = asyncio.timeout(None)
+        await limit.__aenter__()
+        self._timer = after(self._seconds, lambda: limit.reschedule(loop.time()))
+
+    async def __aexit__(self, *error: Any) -> None:
+        self._timer.cancel()
+        await self._limit.__aexit__(*error)

@@ -21,7 +21,7 @@ def stand_still(seconds: float) -> None:
 
 async def spend(limit: float, still: float, seconds: float, times: int = 1) -> None:
     """Within the limit, the loop stands still and turns a few times, so many times, and then time passes."""
-    async with lateness.timeout(limit):
+    async with lateness.Timeout(limit):
         for _ in range(times):
             stand_still(still)
             for _ in range(5):

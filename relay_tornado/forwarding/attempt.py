@@ -6,6 +6,7 @@ An event of which no request can be made is not attempted: nothing is dialled, a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 import structlog
@@ -27,6 +28,9 @@ _CUT: Final = "X-Relay-Truncated"
 """Added to the headers of an answer whose body is incomplete."""
 
 _FAILED: Final = "the relay failed on it, see its log"
+
+_parse = lru_cache(maxsize=256)(parse)
+"""Cached, since event after event goes to the same URL."""
 
 _log = structlog.get_logger(__name__)
 
@@ -70,7 +74,7 @@ def prepare(shared: Shared, bucket: Bucket, output: Output, event: Event) -> Req
     """Encodes the request. Raises Invalid, and counts it, if the event can't be sent as it and the output are; and
     MemoryError, which says nothing of the event."""
     try:
-        destination = parse(output.destination)
+        destination = _parse(output.destination)
         if shared.own(destination):
             raise Invalid("it is this relay's own public URL: it would send events to itself without end")
         return Request(*encode(event, output, destination, shared.clock()), destination, event.method)

@@ -1,7 +1,8 @@
 """The HTTP/1.1 client for destinations: writes a request's bytes, and reads an answer of bounded size.
 
-The head is written as given, so that methods, targets and headers arrive unchanged; h11 reads the answer. Redirects are
-answers like any other. Connections are kept for a while, and reused for the same destination.
+The head is written as given, so that methods, targets and headers arrive unchanged. h11 reads the answers that are not
+plain enough for `plain_answers`. Redirects are answers like any other. Connections are kept for a while, and reused for
+the same destination.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from relay_tornado.model import KIB, MIB
 from relay_tornado.outgoing.dialling import connect
 from relay_tornado.outgoing.lacks import check_descriptors, is_lack
 from relay_tornado.outgoing.names import Resolver
+from relay_tornado.outgoing.plain_answers import read_plain
 from relay_tornado.outgoing.retry_after import retry_after
 from relay_tornado.wire.destination import Destination
 from relay_tornado.wire.headers import decode
@@ -110,7 +112,7 @@ class Transport:
         key = (destination.scheme, destination.host, destination.port, verify)
         connection: _Connection | None = None
         try:
-            async with lateness.timeout(timeout):
+            async with lateness.Timeout(timeout):
                 while True:
                     connection = self._warm(key)
                     if connection is None:
@@ -227,11 +229,13 @@ class _Connection(asyncio.Protocol):
     def __init__(self, live: set[_Connection], bounds: Bounds) -> None:
         self.warm = False
         self._live = live
-        self._most_body = bounds.body
+        self._bounds = bounds
         self._transport: asyncio.Transport | None = None
         self._plain: asyncio.Transport | None = None
         """That of TCP, also where the other is that of TLS."""
-        self._parser = h11.Connection(h11.CLIENT, max_incomplete_event_size=bounds.head)
+        self._parser: h11.Connection | None = None
+        """Reads the answer, unless that is plain."""
+        self._method = ""
         self._answer: asyncio.Future[Answer] | None = None
         self._response: h11.Response | None = None
         self._body = bytearray()
@@ -266,11 +270,8 @@ class _Connection(asyncio.Protocol):
         self._response, self._heard = None, False
         self._interim = 0
         self._body.clear()
+        self._parser, self._method = None, method
         self._answer = asyncio.get_running_loop().create_future()
-        # The bytes that the parser would send are not used, and any method but HEAD is answered in the same way.
-        parsed_as = "HEAD" if method == "HEAD" else "POST"
-        self._parser.send(h11.Request(method=parsed_as, target="/", headers=[("Host", "-")]))
-        self._parser.send(h11.EndOfMessage())
         if len(body) <= _JOINED:
             transport.write(head + body)
         else:
@@ -294,13 +295,10 @@ class _Connection(asyncio.Protocol):
 
     def reusable(self) -> bool:
         """Whether the connection can take another request."""
-        closed = self._transport is None or self._transport.is_closing()
-        if closed or self._parser.their_state is not h11.DONE:
+        if self._transport is None or self._transport.is_closing():
             return False
-        if self._parser.trailing_data != (b"", False):
-            return False
-        self._parser.start_next_cycle()
-        return True
+        parser = self._parser
+        return parser is None or (parser.their_state is h11.DONE and parser.trailing_data == (b"", False))
 
     def unsent(self) -> int:
         """The bytes of the last request that are still to be sent: a server that has answered may never read them, or a
@@ -371,29 +369,42 @@ class _Connection(asyncio.Protocol):
         if self._answer is None or transport is None or transport.get_extra_info("sslcontext") is not None:
             return
         with suppress(OSError):
-            if left := os.read(transport.get_extra_info("socket").fileno(), self._most_body + _JOINED):
+            if left := os.read(transport.get_extra_info("socket").fileno(), self._bounds.body + _JOINED):
                 self.data_received(left)
 
     def _read(self, data: bytes) -> None:
         if self._answer is None or self._answer.done():
             return
+        if self._parser is None:
+            if self._method != "HEAD" and (plain := read_plain(data, self._bounds.head, self._bounds.body)):
+                self._finish(Answer(*plain, ""))
+                return
+            self._parser = self._new_parser()
         self._parser.receive_data(data)
         if not self._reads_on:
-            self._parse()
+            self._parse(self._parser)
+
+    def _new_parser(self) -> h11.Connection:
+        parser = h11.Connection(h11.CLIENT, max_incomplete_event_size=self._bounds.head)
+        # The bytes that it would send are not used, and any method but HEAD is answered in the same way.
+        parsed_as = "HEAD" if self._method == "HEAD" else "POST"
+        parser.send(h11.Request(method=parsed_as, target="/", headers=[("Host", "-")]))
+        parser.send(h11.EndOfMessage())
+        return parser
 
     def _read_on(self) -> None:
         self._reads_on = False
-        if self._answer is not None and not self._answer.done():
-            self._parse()
+        if self._answer is not None and not self._answer.done() and self._parser is not None:
+            self._parse(self._parser)
         # Only now: TLS reports an end at once when reading resumes, and drops data that was not read.
         if not self._reads_on and self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
 
-    def _parse(self) -> None:
+    def _parse(self, parser: h11.Connection) -> None:
         """Parses what has arrived, up to the limit for one turn."""
         for _ in range(_PARTS):
             try:
-                event = self._parser.next_event()
+                event = parser.next_event()
             except h11.RemoteProtocolError as error:
                 self._misread(error)
                 return
@@ -408,8 +419,8 @@ class _Connection(asyncio.Protocol):
                 self._response = event
             elif isinstance(event, h11.Data):
                 self._body += event.data
-                if len(self._body) > self._most_body:
-                    del self._body[self._most_body :]
+                if len(self._body) > self._bounds.body:
+                    del self._body[self._bounds.body :]
                     self._finish(self._made("long"))
                     return
             elif isinstance(event, h11.EndOfMessage):

@@ -47,6 +47,13 @@ def test_what_acks_cost() -> None:
 
 
 @pytest.mark.heavy
+def test_what_forwarding_costs() -> None:
+    """`python -m bench.forwarding --quick` measures a relay that stores events, and one that forwards them, too."""
+    printed = run("bench.forwarding")
+    assert "| stored and forwarded |" in printed
+
+
+@pytest.mark.heavy
 def test_the_page(tmp_path: Path) -> None:
     """`python -m bench.ui --quick` measures the first load, an event's way to the screen, memory, and open pages."""
     needs_browser()
