@@ -206,7 +206,8 @@ def test_filters_and_search(events: Page, sender: Sender) -> None:
     expect(events.get_by_text("No event fits")).to_be_visible()
     events.get_by_role("button", name="Show all").click()
     expect(rows(events)).to_have_count(4)
-    events.get_by_label("Search paths, headers and bodies").fill("Needle")
+    with events.expect_request(re.compile(r"/v1/stream\?.*&max_body=0&")):
+        events.get_by_label("Search paths, headers and bodies").fill("Needle")
     expect(rows(events)).to_have_count(2)
     sender.send("/orders/3", b'{"sku": "needle-9"}')
     expect(rows(events)).to_have_count(3)

@@ -414,3 +414,27 @@ def test_what_a_search_finds_is_kept_within_the_same_bound(module: Any) -> None:
     """
     most, newest, from_the_oldest, whole = module("live", body)
     assert (most <= 2500, newest, from_the_oldest, whole) == (True, 5400, True, False)
+
+
+def test_a_search_is_not_begun_before_the_last_one_is_answered(module: Any) -> None:
+    """On a slow link they would take ever longer. What came meanwhile is looked for behind the answer."""
+    body = """
+        const live = new m.Live("b", { q: "x" });
+        const { setTimeout } = window;
+        const [due, asked] = [[], []];
+        window.setTimeout = (call) => due.push(call);
+        live.fill = () => new Promise((answer) => asked.push(answer));
+        const counts = [];
+        const rest = () => new Promise((done) => setTimeout(done));
+        for (let turn = 0; turn < 3; turn += 1) {
+          live.took({});
+          for (const call of due.splice(0)) call();
+          await rest();
+          counts.push(asked.length);
+        }
+        window.setTimeout = setTimeout;
+        asked[0]();
+        await rest();
+        return [...counts, asked.length];
+    """
+    assert module("live", body) == [1, 1, 1, 2]

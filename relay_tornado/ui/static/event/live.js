@@ -10,7 +10,7 @@ const PAGE = 100;
 const KEEP = 2_000;
 /** The most that there are at all, after scrolling far back. */
 export const MOST = 100_000;
-/** Bodies up to this size come with the frames that all subscribers share; larger ones without. */
+/** Bodies up to this size come with the frames that all subscribers share; larger ones without, and none where a search reads them. */
 const MAX_BODY = 65_536;
 const LOOK = 1_000;
 /** Milliseconds of rest after which the list begins anew instead of reading all that came meanwhile. */
@@ -89,7 +89,7 @@ export class Live {
 
   follow() {
     const rules = streamFilter(this.filter);
-    this.unfollow = follow(this.bucket, { max_body: MAX_BODY, ...(rules && { filter: JSON.stringify(rules) }) }, {
+    this.unfollow = follow(this.bucket, { max_body: needsSearch(this.filter) ? 0 : MAX_BODY, ...(rules && { filter: JSON.stringify(rules) }) }, {
       webhook: (frame) => this.took(frame),
       late: () => {
         // More comes in than gets here: the list goes on with the newest, else it would show ever older ones as live.
@@ -141,19 +141,20 @@ export class Live {
 
   took(frame) {
     if (needsSearch(this.filter)) {
-      this.soon ??= setTimeout(() => {
-        this.soon = undefined;
-        this.look();
-      }, LOOK);
+      this.look();
       return;
     }
     const record = fromFrame(frame);
     if (wants(this.filter, record)) this.enter(record);
   }
 
-  /** A search finds what is new, unless somebody wants the list to stay as it is. */
+  /** A search finds what is new, a moment later and once the one before is through, unless somebody wants the list to stay as it is. */
   look() {
-    if (!this.paused.value) this.fill();
+    this.soon ??= setTimeout(async () => {
+      await this.looked;
+      this.soon = undefined;
+      if (!this.paused.value) this.looked = this.fill();
+    }, LOOK);
   }
 
   enter(record) {
