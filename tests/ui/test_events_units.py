@@ -427,7 +427,7 @@ def test_a_search_is_not_begun_before_the_last_one_is_answered(module: Any) -> N
         const counts = [];
         const rest = () => new Promise((done) => setTimeout(done));
         for (let turn = 0; turn < 3; turn += 1) {
-          live.took({});
+          live.took({ meta: {}, truncated: true });
           for (const call of due.splice(0)) call();
           await rest();
           counts.push(asked.length);
@@ -436,5 +436,43 @@ def test_a_search_is_not_begun_before_the_last_one_is_answered(module: Any) -> N
         asked[0]();
         await rest();
         return [...counts, asked.length];
+    """
+    assert module("live", body) == [1, 1, 1, 2]
+
+
+def test_what_came_before_the_subscription_is_asked_for_behind_the_first_page(module: Any) -> None:
+    """Two pages at a time would share a slow link. Where the first has all that there was, no other is asked for."""
+    body = """
+        const streams = [];
+        const { EventSource } = window;
+        window.EventSource = class extends EventTarget {
+          constructor() {
+            super();
+            streams.push(this);
+          }
+          close() {}
+        };
+        const record = (seq) => ({ id: `e-${seq}`, seq, at: seq, status: "sent" });
+        const frame = (seq) => ({ meta: { ...record(seq), received_at: seq }, headers: {}, path: "", method: "POST" });
+        const say = (kind, data) =>
+          streams.at(-1).dispatchEvent(new MessageEvent(kind, { data: JSON.stringify(data) }));
+        const counts = [];
+        for (const newest of [7, 5]) {
+          const asked = [];
+          const live = new m.Live("b", {});
+          live.ask = () => new Promise((answer) => asked.push((seq) => answer({ records: [record(seq)], next: "" })));
+          const rest = () => new Promise((done) => setTimeout(done));
+          live.start();
+          say("subscribed", { buckets: [{ head: 7 }] });
+          say("webhook", frame(8));
+          await rest();
+          counts.push(asked.length);
+          asked[0](newest);
+          await rest();
+          counts.push(asked.length);
+          live.end();
+        }
+        window.EventSource = EventSource;
+        return counts;
     """
     assert module("live", body) == [1, 1, 1, 2]

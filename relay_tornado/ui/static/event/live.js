@@ -77,7 +77,7 @@ export class Live {
   start() {
     this.abort = new AbortController();
     if (this.paused.value) this.resume();
-    this.fill();
+    this.filling = this.fill();
     const until = Number(this.filter.to);
     if (until && until < Date.now() / 1000) {
       this.state.value = "past";
@@ -98,9 +98,11 @@ export class Live {
         this.follow();
       },
       gap: (gap) => this.enter(fromGap(gap, Math.max(this.rows.newest?.at ?? 0, this.incoming.at(-1)?.at ?? 0))),
-      subscribed: (entry, resumed) => {
-        // What came between the first page and the subscription is on no stream: look again where there may be such events.
-        this.missed ||= !resumed && (entry.head ?? 0) > (this.rows.newest?.seq ?? 0);
+      subscribed: async ({ head = 0 }, resumed) => {
+        // What came between the first page and the subscription is on no stream: look again where there may be such events. Two pages at a time would
+        // share a slow link.
+        const known = Math.max(this.rows.newest?.seq ?? 0, (await this.filling) ?? 0);
+        this.missed ||= !resumed && head > known;
         if (!this.filled || (this.behind && !this.paused.value)) this.fill();
       },
       status: (text) => this.became(text),
@@ -118,7 +120,7 @@ export class Live {
         this.unfollow();
         this.clear();
         this.follow();
-        this.fill();
+        this.filling = this.fill();
       });
     } else if (text === "live") this.rested = undefined;
   }
@@ -140,20 +142,17 @@ export class Live {
   // what comes in
 
   took(frame) {
-    if (needsSearch(this.filter)) {
-      this.look();
-      return;
-    }
     const record = fromFrame(frame);
-    if (wants(this.filter, record)) this.enter(record);
+    if (needsSearch(this.filter)) this.look();
+    else if (wants(this.filter, record)) this.enter(record);
   }
 
   /** A search finds what is new, a moment later and once the one before is through, unless somebody wants the list to stay as it is. */
   look() {
     this.soon ??= setTimeout(async () => {
-      await this.looked;
+      await this.filling;
       this.soon = undefined;
-      if (!this.paused.value) this.looked = this.fill();
+      if (!this.paused.value) this.filling = this.fill();
     }, LOOK);
   }
 
@@ -221,7 +220,7 @@ export class Live {
     return { records: page.data.map(fromLog), next: page.next_cursor ?? "" };
   }
 
-  /** The newest page, joined with what is there. */
+  /** The newest page, joined with what is there: the seq of its newest event. */
   async fill() {
     const known = (record) => this.rows.has(record.id);
     try {
@@ -247,8 +246,9 @@ export class Live {
         this.loading.value = false;
         this.version.value += 1;
       });
+      return records.at(-1)?.seq;
     } catch (error) {
-      if (error.name === "AbortError") return;
+      if (error.name === "AbortError") return undefined;
       batch(() => {
         this.error.value = error;
         this.loading.value = false;
