@@ -31,7 +31,7 @@ class Limits:
         self.body_timeout = settings.body_timeout
         self.enough_read = SLOWEST * settings.idle_timeout
         """A client that has read this much of its answer within `idle_timeout` may go on, even if nothing left: the
-        kernel takes more only once a third of its buffer, of up to 4 MB, is free."""
+        kernel takes more only once it has sent half of what it keeps (`handlers.listener.MOST_UNSENT`)."""
         self.max_header = settings.max_header
         self.buffer = 4 * max(settings.max_header, READ_SIZE)
         """What Tornado may read ahead."""
