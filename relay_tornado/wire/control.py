@@ -330,7 +330,8 @@ def _check_number(document: dict[str, Any]) -> None:
 
 
 def _respond(document: dict[str, Any]) -> Respond:
-    loaded = _load(_RESPOND, document)
+    # By REST's name. Left out, it would be 200, whatever the application answered.
+    loaded = _load(_RESPOND, {"status": document["status_code"], **document} if "status_code" in document else document)
     if 0 < loaded["status"] < 200:
         raise Invalid(_STATUS, "status")
     cursor = read_id(loaded["id"])

@@ -281,6 +281,8 @@ def test_respond() -> None:
     assert respond(body_base64="AP8=").content == Respond(at, 200, {}, b"\x00\xff")
     assert respond(body="", body_base64="AP8=", headers=None).content == Respond(at, 200, {}, b"\x00\xff")
     assert respond(status=0).content == Respond(at, 0, {}, b"")
+    assert respond(status_code=500).content == Respond(at, 500, {}, b"")
+    assert respond(status_code=500, status=201).content == Respond(at, 201, {}, b"")
 
 
 def test_an_answer_that_was_cut_within_a_character() -> None:
