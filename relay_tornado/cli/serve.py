@@ -11,6 +11,7 @@ import shlex
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -37,6 +38,7 @@ from relay_tornado.notify import Notifier, inherited_sockets
 from relay_tornado.outgoing.lacks import check_descriptors
 from relay_tornado.settings import Settings
 from relay_tornado.steps import Step, Steps
+from relay_tornado.storage import connection
 
 _log = structlog.get_logger(__name__)
 
@@ -87,6 +89,7 @@ async def _run(settings: Settings, demo: bool, notifier: Notifier, inherited: Se
     told_to_stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(exception_handler)
+    threading.excepthook = _thread_failed
     logging.getLogger().addHandler(LogWatch(loop))
     for number in STOP_SIGNALS:
         loop.add_signal_handler(number, told_to_stop.set)
@@ -137,6 +140,18 @@ async def _start(relay: Relay, told_to_stop: asyncio.Event) -> bool:
         return False
     await starting
     return True
+
+
+def _thread_failed(failed: threading.ExceptHookArgs) -> None:
+    """Ends the process if a database connection has lost its thread: a relay that waits for ever takes no webhooks, and
+    nobody starts it again."""
+    if not connection.serves(failed.thread):
+        threading.__excepthook__(failed)
+        return
+    try:
+        _log.error("database_thread_lost", error=repr(failed.exc_value), consequence="the relay ends: start it again")
+    finally:
+        os._exit(1)
 
 
 def _say_slow(step: Step, seconds: int, percent: int | None) -> None:

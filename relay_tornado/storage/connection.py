@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import errno
 import sqlite3
+import threading
 import types
 from collections.abc import Callable, Generator
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar, cast
+from weakref import WeakSet
 
 import aiosqlite
 
@@ -53,6 +55,9 @@ _JOIN = 2.0
 _INTERRUPT = 0.02
 """Seconds between two interrupts of a connection that is to be closed: each ends the one statement that is running."""
 
+_threads: WeakSet[threading.Thread] = WeakSet()
+"""Those of all connections."""
+
 
 class Connection:
     """A connection and its thread. Functions run in the order of their calls."""
@@ -60,6 +65,7 @@ class Connection:
     def __init__(self, proxy: aiosqlite.Connection, raw: sqlite3.Connection) -> None:
         self._proxy = proxy
         self._thread = proxy._thread
+        _threads.add(self._thread)
         self._raw = raw
         self._closed = False
         self._interrupting: asyncio.TimerHandle | None = None
@@ -168,6 +174,12 @@ class Connection:
             self._closed = True
             self._proxy.stop()
             self._thread.join(_JOIN)
+
+
+def serves(thread: threading.Thread | None) -> bool:
+    """Whether it is a connection's thread. One that failed, for lack of memory to tell an outcome, leaves whoever waits
+    for that to wait for ever."""
+    return thread in _threads
 
 
 async def _begin_thread_of(proxy: aiosqlite.Connection) -> _Steps:

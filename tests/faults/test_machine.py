@@ -43,6 +43,12 @@ class ShiftedRelay(Relay):
             file.write(struct.pack("d", seconds))
 
 
+class UnthreadedRelay(Relay):
+    """One that loses its writer's thread with the third event."""
+
+    module = "tests.faults.unthreaded"
+
+
 class Worker(Subscriber):
     """One of a consumer with explicit acks that acks at the second try: it refuses every other event at first, and
     says nothing to the rest."""
@@ -115,6 +121,27 @@ def test_the_clock_is_set(tmp_path: Path) -> None:
 
     with ShiftedRelay(tmp_path / "shifted", forward_allow="127.0.0.0/8") as relay:
         asyncio.run(run(relay, relay.create_bucket("orders"), relay.create_token()))
+
+
+def test_a_database_thread_is_lost(tmp_path: Path) -> None:
+    """For lack of memory: whoever waits for it would wait for ever. The relay ends, so that it is started again, and
+    nothing is lost."""
+
+    async def run(path: str) -> None:
+        async with Sender(relay, path) as sender:
+            for number in range(2):
+                assert await sender.post(b"%d" % number) == 200
+            with pytest.raises((OSError, EOFError)):
+                await sender.post(b"2")
+
+    with UnthreadedRelay(tmp_path / "data") as relay:
+        path, token = relay.create_bucket("orders"), relay.create_token()
+        asyncio.run(run(path))
+        assert relay.wait() == 1
+        assert "database_thread_lost" in relay.said()
+        relay.module = Relay.module
+        relay.start()
+        assert [event.body for event in asyncio.run(read_log(relay, token, "orders"))] == [b"0", b"1", b"2"]
 
 
 @pytest.mark.heavy
