@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import click
@@ -89,7 +90,7 @@ async def _run(settings: Settings, demo: bool, notifier: Notifier, inherited: Se
     told_to_stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(exception_handler)
-    threading.excepthook = _thread_failed
+    threading.excepthook = partial(_thread_failed, loop)
     logging.getLogger().addHandler(LogWatch(loop))
     for number in STOP_SIGNALS:
         loop.add_signal_handler(number, told_to_stop.set)
@@ -142,10 +143,10 @@ async def _start(relay: Relay, told_to_stop: asyncio.Event) -> bool:
     return True
 
 
-def _thread_failed(failed: threading.ExceptHookArgs) -> None:
+def _thread_failed(loop: asyncio.AbstractEventLoop, failed: threading.ExceptHookArgs) -> None:
     """Ends the process if a database connection has lost its thread: a relay that waits for ever takes no webhooks, and
-    nobody starts it again."""
-    if not connection.serves(failed.thread):
+    nobody starts it again. Once the loop is closed, nobody waits."""
+    if loop.is_closed() or not connection.serves(failed.thread):
         threading.__excepthook__(failed)
         return
     try:
