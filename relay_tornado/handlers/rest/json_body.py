@@ -125,8 +125,10 @@ def _names_another_form(content_type: str) -> bool:
 
 def _reason(error: Exception, body: bytes) -> str:
     """Why the body can't be read, and where: bytes are counted from 0."""
-    if isinstance(error, UnicodeDecodeError):
-        return f"it is not UTF-8{_where_not_utf8(body)}"
+    try:
+        body.decode()
+    except UnicodeDecodeError as undecoded:  # msgspec counts from the beginning of a string
+        return f"it is not UTF-8 (byte {undecoded.start})"
     if str(error) == "Input data was truncated":
         # msgspec says that, too, if fewer bytes than the second half takes follow the first.
         half = next((each for each in _HALF.finditer(body) if each[1]), None)
@@ -135,12 +137,3 @@ def _reason(error: Exception, body: bytes) -> str:
         return f"it ends too early (byte {len(body)})"
     text = str(error).removeprefix("JSON is malformed: ")
     return text[:1].lower() + text[1:]
-
-
-def _where_not_utf8(body: bytes) -> str:
-    """msgspec counts from the string's beginning, so this counts from the body's."""
-    try:
-        body.decode()
-    except UnicodeDecodeError as error:
-        return f" (byte {error.start})"
-    return ""
