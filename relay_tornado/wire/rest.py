@@ -129,13 +129,14 @@ def token_document(token: Token, last_used_at: int | None = None) -> Document:
     """A token for a listing, without its secret, which is not stored, and without the secret's hash.
 
     `scopes.buckets` holds ids; an empty list means every bucket. `expires_at` is null if the token does not expire,
-    `last_used_at` (unix seconds) if it was never used. `updated_at`, `last_login` and `active` are there for stock
-    clients: the relay does not record when a token was changed.
+    `last_used_at` (unix seconds) if it was never used. `name`, `updated_at`, `last_login` and `active` are there for
+    stock clients: the relay does not record when a token was changed.
     """
     return {
         "id": token.key,
         "key": token.key,
         "description": token.description,
+        "name": token.description,
         "scopes": {"buckets": sorted(token.buckets or ()), "tunnels": list(token.tunnels)},
         "api_access": "enabled" if token.api_access else "disabled",
         "durable": token.durable,

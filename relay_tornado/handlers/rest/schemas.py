@@ -384,6 +384,7 @@ class TokenAnswer(Schema):
     id = text("The token's key.")
     key = text("The token's key: the user name of `Authorization: Basic`.")
     description = text("What the token is for.")
+    name = text("The same as `description`.")
     scopes = part(ScopesAnswer, "What the token may see.")
     api_access = text(
         "Whether the token may use this interface. Without, it can only connect, and answer events.",

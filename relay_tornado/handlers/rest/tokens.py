@@ -41,6 +41,7 @@ class TokenBody(StockFields):
     )
 
     description = Text(4_000, lines=True, metadata=described("What the token is for."))
+    name = Text(4_000, lines=True, metadata=described("The same as `description`, which counts if both are given."))
     scopes = fields.Nested(
         ScopesFields, allow_none=True, metadata=described("What the token may see. Default: every bucket.")
     )
@@ -105,7 +106,7 @@ class TokenHandler(RestHandler):
     @operation("Change a token; absent fields stay as they are", TokenAnswer(), body=_BODY)
     async def put(self, token: str) -> None:
         found = self.rest.administration.find_token(token)
-        options = _options(self.document())
+        options = _options(self.document(), found.description)
         _check_end(self.token, options.get("expires_at", found.expires_at))
         with _in_scopes():
             changed = await self.rest.administration.set_token(found.key, **options)
@@ -154,12 +155,15 @@ def _in_scopes() -> Iterator[None]:
         raise error.within("scopes") from None
 
 
-def _options(document: dict[str, Any]) -> Document:
-    """What Administration takes, from the form of the API. Raises Invalid."""
+def _options(document: dict[str, Any], description: str = "") -> Document:
+    """What Administration takes, from the form of the API, for a token with this description. Raises Invalid."""
     # Stock clients always send both, whatever they know of `active`.
     if document.get("active") is False and "last_login" not in document:
         raise Invalid("a token can't be switched off: delete it, or give it an expires_at", "active")
     given = load(_BODY, document)
+    # The name of what was read, sent back beside a description that was emptied, says nothing.
+    if not given.get("description") and given.get("name", description) != description:
+        given["description"] = given["name"]
     options: Document = {name: given[name] for name in ("description", "durable", "expires_at") if name in given}
     if options.get("expires_at") == 0:
         options["expires_at"] = None  # some clients can't leave a number out

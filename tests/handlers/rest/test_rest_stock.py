@@ -281,6 +281,29 @@ async def test_a_token_as_the_library_in_go_sends_it_back(here: World) -> None:
 
 
 @pytest.mark.gen_test
+async def test_a_token_with_a_name(here: World) -> None:
+    """The original has it as a second name of the description: clients that give one look for it in the list."""
+    made = (await here.call("POST", "/v1/tokens", {"name": "worker", "api_access": "enabled"})).document
+    path = f"/v1/tokens/{made['key']}"
+    listed = {each["key"]: each for each in (await here.call("GET", "/v1/tokens")).document}[made["key"]]
+    assert (listed["name"], listed["description"]) == ("worker", "worker")
+    for sent, description in (
+        ({"name": "shop"}, "shop"),
+        ({"name": None}, "shop"),
+        ({"name": "ignored", "description": "billing"}, "billing"),
+        ({"name": "orders", "description": ""}, "orders"),
+        # What was read, with the description changed or taken away.
+        ({**listed, "name": "orders", "description": "new"}, "new"),
+        ({**listed, "name": "new", "description": ""}, ""),
+        ({"api_access": "enabled"}, ""),
+    ):
+        changed = await here.call("PUT", path, sent)
+        assert (changed.status, changed.document["description"]) == (200, description), (sent, changed.document)
+        assert changed.document["name"] == description
+    await here.refused("name", "PUT", path, {"name": 7})
+
+
+@pytest.mark.gen_test
 async def test_a_bucket_goes_without_force_with_its_first_input_alone(here: World) -> None:
     """Also where that was renamed, and not where another one stands in its place."""
     for replace in (False, True):

@@ -131,7 +131,7 @@ async def test_what_does_not_fit(here: World) -> None:
         ({"expires_at": "2030"}, "expires_at"),
         ({"expires_at": -1}, "expires_at"),
         ({"description": 1}, "description"),
-        ({"name": "x"}, "name"),
+        ({"nickname": "x"}, "nickname"),
     ):
         await here.refused(field, "POST", "/v1/tokens", body)
 
