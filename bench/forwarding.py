@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import socket
-import tempfile
 import time
 from contextlib import ExitStack
 from functools import partial
@@ -123,10 +122,10 @@ class _Run:
             self.loop.until(lambda: len(arrived) >= sent.sent, "all to be forwarded", 300)
 
 
-def measure(data: Path, *, forwards: bool, seconds: float) -> dict[str, float]:
+def measure(*, forwards: bool, seconds: float) -> dict[str, float]:
     """Of one relay, alone."""
-    with tempfile.TemporaryDirectory(dir=data) as own, ExitStack() as stack:
-        run = _Run(stack, Path(own) / "data", forwards=forwards)
+    with folder() as data, ExitStack() as stack:
+        run = _Run(stack, data / "data", forwards=forwards)
         return run.paced(seconds) | run.full(seconds)
 
 
@@ -135,9 +134,8 @@ def measure(data: Path, *, forwards: bool, seconds: float) -> dict[str, float]:
 def main(quick: bool) -> None:
     """Measure what forwarding costs. Data goes to TMPDIR."""
     seconds, rounds = (0.2, 1) if quick else (4.0, 3)
-    with folder() as data:
-        ways = [partial(measure, data, forwards=forwards, seconds=seconds) for forwards in (False, True)]
-        found = report.repeat(rounds, ways)
+    ways = [partial(measure, forwards=forwards, seconds=seconds) for forwards in (False, True)]
+    found = report.repeat(rounds, ways)
     rows: list[dict[str, Any]] = [
         {
             "events are": name,
@@ -153,4 +151,4 @@ def main(quick: bool) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(prog_name="python -m bench.forwarding")
