@@ -34,12 +34,14 @@ async def raw(
 ) -> AsyncIterator[str]:
     """A server that does as told with each connection; its URL."""
     server = await asyncio.start_server(serve, "127.0.0.1", 0, limit=1024, ssl=context)
-    yield f"http{'s' if context else ''}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    server.close()
-    tasks = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    try:
+        yield f"http{'s' if context else ''}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def send(made: Transport, url: str, body: bytes = b"", method: str = "POST", **more: Any) -> Answer:
