@@ -74,9 +74,9 @@ def _changed(bucket: Bucket, before: Input, options: Mapping[str, Any]) -> Input
         as_it_was = headers == {name: list(values) for name, values in before.headers.items()}
         given["headers"] = before.headers if as_it_was else check_headers(headers)
     if "custom_domain" in given:
-        given["custom_domain"] = _domain(given["custom_domain"])
+        given["custom_domain"] = given["custom_domain"].strip()
     if "path_prefix" in given:
-        given["path_prefix"] = _prefix(given["path_prefix"])
+        given["path_prefix"] = given["path_prefix"].strip()
     if given.get("rate_limit") is not None:
         given["rate_limit"] = changed_rate_limit(before.rate_limit, given["rate_limit"])
     if given.get("verify") is not None:
@@ -85,9 +85,7 @@ def _changed(bucket: Bucket, before: Input, options: Mapping[str, Any]) -> Input
     if size > MAX_BODY_TEXT:
         raise Invalid(f"has {size} bytes; {MAX_BODY_TEXT} are allowed", "body")
     changed = dataclasses.replace(before, **given)
-    first = "/" + changed.path_prefix[1:].partition("/")[0].lower()
-    if not changed.custom_domain and first in RESERVED:
-        raise Invalid(f"{first} is the relay's own: choose another prefix", "path_prefix")
+    _check_place(changed)
     wanted = changed.response_from_output
     if wanted not in ("", ANY_OUTPUT) and all(each.id != wanted for each in bucket.outputs):
         raise Invalid(
@@ -98,21 +96,19 @@ def _changed(bucket: Bucket, before: Input, options: Mapping[str, Any]) -> Input
     return changed
 
 
-def _domain(text: str) -> str:
-    domain = text.strip().rstrip(".").lower()
-    if domain and (len(domain) > 253 or not _DOMAIN.fullmatch(domain)):
+def _check_place(changed: Input) -> None:
+    """Raises Invalid if the input's domain or prefix is none."""
+    domain, prefix = changed.place
+    if changed.custom_domain and (len(domain) > 253 or not _DOMAIN.fullmatch(domain)):
         raise Invalid("must be a host name like hooks.example.org, without scheme, port and path", "custom_domain")
-    return domain
-
-
-def _prefix(text: str) -> str:
-    given = text.strip()
-    prefix = given.rstrip("/")
-    if given.endswith("//") or (prefix and (len(prefix) > 500 or not _PREFIX.fullmatch(prefix))):
+    if changed.path_prefix.endswith("//") or (prefix and (len(prefix) > 500 or not _PREFIX.fullmatch(prefix))):
         raise Invalid('must be a path like /shop/orders, as it stands in the URL, without "?" and "#"', "path_prefix")
-    if any(part in (".", "..") for part in prefix.split("/")):
+    parts = prefix.split("/")[1:]
+    if any(part in (".", "..") for part in parts):
         raise Invalid('must not have "." or ".." as a part', "path_prefix")
-    return prefix
+    first = "/" + parts[0].lower() if parts else ""
+    if not domain and first in RESERVED:
+        raise Invalid(f"{first} is the relay's own: choose another prefix", "path_prefix")
 
 
 def _verify(before: Verify | None, given: Mapping[str, Any]) -> Verify:

@@ -197,7 +197,7 @@ def _show(document: Document, base: str | None, as_json: bool) -> None:
     if as_json:
         print_json(document)
         return
-    route = f"{document['custom_domain']}{document['path_prefix']}"
+    route = f"{document['custom_domain']}{document['path_prefix'].rstrip('/')}"
     print_fields(
         [
             ("input", document["id"]),

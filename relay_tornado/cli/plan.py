@@ -142,10 +142,8 @@ def _is(key: str, wanted: Any, present: Any) -> bool:
         return int(wanted) == int(present)
     if key == "status_code":
         return bool((wanted or 200) == present)
-    if key == "custom_domain":
-        return bool(wanted.strip().rstrip(".").lower() == present)
-    if key == "path_prefix":
-        return bool(wanted.strip().rstrip("/") == present)
+    if key in ("custom_domain", "path_prefix"):
+        return bool(wanted.strip() == present)
     return bool(wanted == present)
 
 

@@ -87,6 +87,7 @@ async def test_refused_headers(open_memory: OpenWorld, name: str) -> None:
         ({"custom_domain": "https://hooks.example.org"}, "custom_domain"),
         ({"custom_domain": "hooks.example.org/path"}, "custom_domain"),
         ({"custom_domain": "-a.example"}, "custom_domain"),
+        ({"custom_domain": "."}, "custom_domain"),
         ({"custom_domain": "a" * 254}, "custom_domain"),
         ({"path_prefix": "shop"}, "path_prefix"),
         ({"path_prefix": "/shop?x"}, "path_prefix"),
@@ -168,7 +169,7 @@ async def test_routes_are_unique(world: World) -> None:
     await world.administration.create_bucket("a")
     await world.administration.create_bucket("b")
     _, made = await world.administration.set_input("a", custom_domain="Hooks.Example.org.", path_prefix="/shop/")
-    assert (made.custom_domain, made.path_prefix) == ("hooks.example.org", "/shop")
+    assert (made.custom_domain, made.path_prefix) == ("Hooks.Example.org.", "/shop/")
     with pytest.raises(Conflict, match=r"hooks\.example\.org and path_prefix /shop"):
         await world.administration.set_input("b", custom_domain="hooks.example.org", path_prefix="/shop")
     with pytest.raises(Conflict):

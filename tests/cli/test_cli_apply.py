@@ -59,7 +59,7 @@ def test_made_once(relay: Runner, tmp_path: Path, way: str) -> None:
     assert (orders["expires_at"], billing["expires_at"]) == (4_102_444_800, None)
     (made,), (output,) = orders["inputs"], orders["outputs"]
     assert (made["id"], made["status_code"], made["headers"]) == ("orders-github", 202, {"X-Served-By": ["relay"]})
-    assert (made["custom_domain"], made["path_prefix"]) == ("hooks.example.org", "/shop")
+    assert (made["custom_domain"], made["path_prefix"]) == ("Hooks.Example.org", "/shop/")
     assert made["verify"]["secrets"] == ["hidden-secret"]
     assert made["response_from_output"] == output["id"]
     assert (output["name"], output["timeout"]) == ("worker", 30)

@@ -16,10 +16,11 @@ export const socketUrl = () => `${relayUrl().replace(/^http/, "ws")}/v1/socket`;
 /** Where senders reach an input: its own URL first, then the one of its domain and prefix, where it has such. */
 export function inputUrls(input) {
   const urls = [`${relayUrl()}/v1/webhooks/${input.id}`];
-  if (input.custom_domain || input.path_prefix) {
+  const [domain, prefix] = [input.custom_domain.replace(/\.+$/, ""), input.path_prefix.replace(/\/$/, "")];
+  if (domain || prefix) {
     const relay = new URL(relayUrl());
-    if (input.custom_domain) relay.hostname = input.custom_domain;
-    urls.push(`${relay.origin}${input.path_prefix || "/"}`);
+    if (domain) relay.hostname = domain;
+    urls.push(`${relay.origin}${prefix || "/"}`);
   }
   return urls;
 }
