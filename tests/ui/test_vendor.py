@@ -12,14 +12,15 @@ import pytest
 
 import relay_tornado
 
-STATIC = Path(relay_tornado.__file__).parent / "ui/static"
+STATIC = Path(relay_tornado.__file__).resolve().parent / "ui/static"
 VENDOR = STATIC / "vendor"
 ENTRIES: list[dict[str, Any]] = json.loads((VENDOR / "vendor.json").read_text())
 LICENCES = {"MIT", "Apache-2.0"}
 
-_IMPORT = re.compile(
-    r"""(?:(?:^|;)\s*(?:import|export)[^"';()=]*?\bfrom\s*|^import\s*|\bimport\(\s*)["']([^"'\n]+)["']""", re.MULTILINE
+_STATIC_IMPORT = re.compile(
+    r"""(?:(?:^|;)\s*(?:import|export)[^"';()=]*?\bfrom\s*|^import\s*)["']([^"'\n]+)["']""", re.MULTILINE
 )
+_CALLED_IMPORT = re.compile(r"""\bimport\(\s*["']([^"'\n]+)["']""")
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: str(entry["file"]))
@@ -45,10 +46,31 @@ def test_imports_are_files_of_the_page() -> None:
     modules = sorted(STATIC.rglob("*.js"))
     assert len(modules) > 20
     for module in modules:
-        for name in _IMPORT.findall(module.read_text()):
+        text = module.read_text()
+        for name in (*_STATIC_IMPORT.findall(text), *_CALLED_IMPORT.findall(text)):
             assert name.startswith((".", "/ui/static/")), f"{module.name} imports {name}"
-            found = STATIC / name.removeprefix("/ui/static/") if name.startswith("/") else module.parent / name
-            assert found.is_file(), f"{module.name} imports {name}"
+            assert _imported(module, name).is_file(), f"{module.name} imports {name}"
+
+
+def test_the_first_modules_are_all_asked_for_at_once() -> None:
+    """The index names every module that the page needs to start. A browser that finds out which ones from their imports
+    asks for them one after another, and waits for an answer each time."""
+    needed, found = {STATIC / "app.js"}, [STATIC / "app.js"]
+    while found:
+        module = found.pop()
+        new = {_imported(module, name) for name in _STATIC_IMPORT.findall(module.read_text())} - needed
+        needed |= new
+        found.extend(new)
+    named = re.findall(
+        r'(?:rel="modulepreload" href|type="module" src)="/ui/static/([^"]+)"', (STATIC / "index.html").read_text()
+    )
+    assert sorted(named) == sorted(module.relative_to(STATIC).as_posix() for module in needed)
+
+
+def _imported(module: Path, name: str) -> Path:
+    """The file that this module imports by this name."""
+    found = STATIC / name.removeprefix("/ui/static/") if name.startswith("/") else module.parent / name
+    return found.resolve()
 
 
 def test_modules_are_short() -> None:
