@@ -105,7 +105,7 @@ window.EventSource = class extends EventSource {
   }
 };"""
 """Frames are drawn by DRAW alone, and webhooks that came on a stream are counted."""
-DRAW = "() => { for (const draw of drawing.splice(0)) draw(0); }"
+DRAW = "() => { window.now = (window.now ?? 0) + 1000; for (const draw of drawing.splice(0)) draw(now); }"
 
 
 def test_paused_it_does_not_count_what_is_shown(admitted: Page, sender: Sender) -> None:

@@ -476,3 +476,22 @@ def test_what_came_before_the_subscription_is_asked_for_behind_the_first_page(mo
         return counts;
     """
     assert module("live", body) == [1, 1, 1, 2]
+
+
+GATHER = """
+  const [original, drawing, got] = [window.requestAnimationFrame, [], []];
+  window.requestAnimationFrame = (draw) => drawing.push(draw);
+  const list = new m.Gathered(3, (items) => got.push(items));
+  for (const [frame, ...items] of x) {
+    for (const each of items) list.add(each);
+    for (const draw of drawing.splice(0)) draw(frame);
+  }
+  window.requestAnimationFrame = original;
+  return got;
+"""
+
+
+def test_what_comes_in_is_drawn_ten_times_a_second(module: Any) -> None:
+    """In the next frame if nothing was for a while, else together; and at once if more than is allowed wait."""
+    frames = [[5, "a"], [21, "b"], [37, "c"], [104], [105], [121, "d"], [137, "e", "f", "g", "h"], [300], [416, "i"]]
+    assert module("gathered", GATHER, frames) == [["a"], ["b", "c"], ["d", "e", "f", "g"], ["h"], ["i"]]

@@ -2,6 +2,7 @@
 import { batch, signal } from "../lib.js";
 import { get } from "../api.js";
 import { follow } from "../stream.js";
+import { Gathered } from "./gathered.js";
 import { fromFrame, fromGap, fromLog, needsSearch, streamFilter, wants } from "./record.js";
 import { Rows } from "./rows.js";
 
@@ -47,8 +48,7 @@ export class Live {
     this.rows = new Rows();
     this.held = [];
     this.heldTooMany = false;
-    this.incoming = [];
-    this.frame = 0;
+    this.incoming = new Gathered(KEEP * 2, (records) => this.enter(records));
     this.cursor = "";
     this.coming = null;
     this.abort = new AbortController();
@@ -97,7 +97,7 @@ export class Live {
         this.unfollow();
         this.follow();
       },
-      gap: (gap) => this.enter(fromGap(gap, Math.max(this.rows.newest?.at ?? 0, this.incoming.at(-1)?.at ?? 0))),
+      gap: (gap) => this.incoming.add(fromGap(gap, Math.max(this.rows.newest?.at ?? 0, this.incoming.last?.at ?? 0))),
       subscribed: async ({ head = 0 }, resumed) => {
         // What came between the first page and the subscription is on no stream: look again where there may be such events. Two pages at a time would
         // share a slow link.
@@ -127,7 +127,7 @@ export class Live {
 
   clear() {
     this.rows = new Rows();
-    this.incoming = [];
+    this.incoming.clear();
   }
 
   end() {
@@ -135,8 +135,8 @@ export class Live {
     this.unfollow?.();
     clearInterval(this.looking);
     clearTimeout(this.soon);
-    cancelAnimationFrame(this.frame);
-    Object.assign(this, { rested: undefined, soon: undefined, frame: 0 });
+    this.incoming.stop();
+    Object.assign(this, { rested: undefined, soon: undefined });
   }
 
   // what comes in
@@ -144,7 +144,7 @@ export class Live {
   took(frame) {
     const record = fromFrame(frame);
     if (needsSearch(this.filter)) this.look();
-    else if (wants(this.filter, record)) this.enter(record);
+    else if (wants(this.filter, record)) this.incoming.add(record);
   }
 
   /** A search finds what is new, a moment later and once the one before is through, unless somebody wants the list to stay as it is. */
@@ -156,18 +156,9 @@ export class Live {
     }, LOOK);
   }
 
-  enter(record) {
-    this.incoming.push(record);
-    if (this.incoming.length > KEEP * 2) this.flush();
-    else this.frame ||= requestAnimationFrame(() => this.flush());
-  }
-
-  flush() {
-    cancelAnimationFrame(this.frame);
-    this.frame = 0;
-    const incoming = this.incoming.splice(0);
+  enter(records) {
     if (this.paused.value) {
-      const news = incoming.filter((record) => !this.rows.has(record.id));
+      const news = records.filter((record) => !this.rows.has(record.id));
       this.held.push(...news);
       this.waiting.value += news.length;
       if (this.held.length > KEEP) {
@@ -176,7 +167,7 @@ export class Live {
       }
       return;
     }
-    for (const record of incoming) this.rows.place(record);
+    for (const record of records) this.rows.place(record);
     this.trim();
     this.version.value += 1;
   }
