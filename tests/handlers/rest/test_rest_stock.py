@@ -188,7 +188,13 @@ async def test_null_is_left_out(here: World) -> None:
     assert (await here.call("POST", "/v1/buckets/orders/inputs", given)).status == 201
     given = {"name": None, "internal": None, "disabled": None, "timeout": None, "retries": None}
     assert (await here.call("POST", "/v1/buckets/orders/outputs", given)).status == 201
-    assert (await here.call("POST", "/v1/tokens", {"description": None, "api_access": None})).status == 201
+    given = {"description": None, "api_access": None, "permissions": None, "scopes": {"hosts": None}}
+    assert (await here.call("POST", "/v1/tokens", given)).status == 201
+    for refused in ({"permissions": []}, {"scopes": {"hosts": ["a"]}}, {"expires_at": None, "permissions": "all"}):
+        answer = await here.call("POST", "/v1/tokens", refused)
+        assert (answer.status, "there is no such field here" in answer.document["message"]) == (400, True), refused
+    kept = await here.call("PUT", "/v1/buckets/orders", {"plan": None})
+    assert (kept.status, kept.document["plan"]) == (200, None)
     for path, body in (
         ("/v1/buckets", {"name": None}),
         ("/v1/buckets", {"name": "b", "retention": None}),
