@@ -321,12 +321,6 @@ class Input:
     rate_limit: RateLimit | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
-    def place(self) -> tuple[str, str]:
-        """What requests are compared with: the domain in lower case and without a dot at its end, and the path prefix
-        without a slash at its end. "" is none."""
-        return self.custom_domain.rstrip(".").lower(), self.path_prefix.rstrip("/")
-
 
 @dataclass(frozen=True, slots=True)
 class Bucket:

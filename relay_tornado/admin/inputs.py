@@ -16,6 +16,7 @@ from relay_tornado.model import ANY_OUTPUT, Bucket, Input, Verify
 from relay_tornado.registry.routes import RESERVED
 from relay_tornado.signatures import Verifier
 from relay_tornado.wire.fields import load_with_extra
+from relay_tornado.wire.place import compared, with_spelling
 from relay_tornado.wire.rest import MAX_BODY_TEXT, InputFields
 
 MAX_INPUTS: Final = 1_000
@@ -73,10 +74,12 @@ def _changed(bucket: Bucket, before: Input, options: Mapping[str, Any]) -> Input
         # Headers that were accepted before may be sent back unchanged.
         as_it_was = headers == {name: list(values) for name, values in before.headers.items()}
         given["headers"] = before.headers if as_it_was else check_headers(headers)
-    if "custom_domain" in given:
-        given["custom_domain"] = given["custom_domain"].strip()
-    if "path_prefix" in given:
-        given["path_prefix"] = given["path_prefix"].strip()
+    for name, check in (("custom_domain", _check_domain), ("path_prefix", _check_prefix)):
+        if name in given:
+            text = given[name].strip()
+            given["extra"] = with_spelling(given.get("extra", before.extra), name, text)
+            given[name] = compared(name, text)
+            check(text, given[name])
     if given.get("rate_limit") is not None:
         given["rate_limit"] = changed_rate_limit(before.rate_limit, given["rate_limit"])
     if given.get("verify") is not None:
@@ -85,7 +88,9 @@ def _changed(bucket: Bucket, before: Input, options: Mapping[str, Any]) -> Input
     if size > MAX_BODY_TEXT:
         raise Invalid(f"has {size} bytes; {MAX_BODY_TEXT} are allowed", "body")
     changed = dataclasses.replace(before, **given)
-    _check_place(changed)
+    first = "/" + changed.path_prefix[1:].partition("/")[0].lower()
+    if not changed.custom_domain and first in RESERVED:
+        raise Invalid(f"{first} is the relay's own: choose another prefix", "path_prefix")
     wanted = changed.response_from_output
     if wanted not in ("", ANY_OUTPUT) and all(each.id != wanted for each in bucket.outputs):
         raise Invalid(
@@ -96,19 +101,16 @@ def _changed(bucket: Bucket, before: Input, options: Mapping[str, Any]) -> Input
     return changed
 
 
-def _check_place(changed: Input) -> None:
-    """Raises Invalid if the input's domain or prefix is none."""
-    domain, prefix = changed.place
-    if changed.custom_domain and (len(domain) > 253 or not _DOMAIN.fullmatch(domain)):
+def _check_domain(text: str, domain: str) -> None:
+    if text and not (text.isascii() and len(domain) <= 253 and _DOMAIN.fullmatch(domain)):
         raise Invalid("must be a host name like hooks.example.org, without scheme, port and path", "custom_domain")
-    if changed.path_prefix.endswith("//") or (prefix and (len(prefix) > 500 or not _PREFIX.fullmatch(prefix))):
+
+
+def _check_prefix(text: str, prefix: str) -> None:
+    if prefix and (len(prefix) > 500 or not _PREFIX.fullmatch(prefix)):
         raise Invalid('must be a path like /shop/orders, as it stands in the URL, without "?" and "#"', "path_prefix")
-    parts = prefix.split("/")[1:]
-    if any(part in (".", "..") for part in parts):
+    if any(part in (".", "..") for part in prefix.split("/")):
         raise Invalid('must not have "." or ".." as a part', "path_prefix")
-    first = "/" + parts[0].lower() if parts else ""
-    if not domain and first in RESERVED:
-        raise Invalid(f"{first} is the relay's own: choose another prefix", "path_prefix")
 
 
 def _verify(before: Verify | None, given: Mapping[str, Any]) -> Verify:

@@ -24,6 +24,7 @@ from relay_tornado.cli.options import NONE, Lines, Number, options_of, relay_opt
 from relay_tornado.cli.printing import Document, print_fields, print_json, print_list, rate_words, webhook_url
 from relay_tornado.cli.secret import read_secret
 from relay_tornado.model import counted
+from relay_tornado.wire.place import PLACE, compared
 
 _option = options_of("INPUT")
 
@@ -197,7 +198,7 @@ def _show(document: Document, base: str | None, as_json: bool) -> None:
     if as_json:
         print_json(document)
         return
-    route = f"{document['custom_domain']}{document['path_prefix'].rstrip('/')}"
+    route = "".join(compared(name, document[name]) for name in PLACE)
     print_fields(
         [
             ("input", document["id"]),

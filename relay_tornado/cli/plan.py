@@ -9,6 +9,7 @@ from typing import Any, Final, Literal, TypeAlias
 from relay_tornado.cli.manifest import TABLES, DeclaredBucket
 from relay_tornado.cli.printing import Document, when
 from relay_tornado.wire.destination import masked
+from relay_tornado.wire.place import PLACE, compared
 
 Action: TypeAlias = Literal["create", "change", "delete"]
 Kind: TypeAlias = Literal["bucket", "input", "output"]
@@ -142,8 +143,8 @@ def _is(key: str, wanted: Any, present: Any) -> bool:
         return int(wanted) == int(present)
     if key == "status_code":
         return bool((wanted or 200) == present)
-    if key in ("custom_domain", "path_prefix"):
-        return bool(wanted.strip() == present)
+    if key in PLACE:
+        return compared(key, wanted) == compared(key, present)
     return bool(wanted == present)
 
 

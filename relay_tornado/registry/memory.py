@@ -16,7 +16,7 @@ from relay_tornado.registry.contract import Changed, Kind
 _log = structlog.get_logger(__name__)
 
 _Place: TypeAlias = tuple[str, str]
-"""An input's `place`."""
+"""An input's custom_domain and path_prefix."""
 
 _T = TypeVar("_T")
 
@@ -124,7 +124,7 @@ class Records:
 
 def _places_of(bucket: Bucket) -> list[_Place]:
     """Where the bucket's inputs are found, beside their ids."""
-    return [made.place for made in bucket.inputs if any(made.place)]
+    return [(made.custom_domain, made.path_prefix) for made in bucket.inputs if made.custom_domain or made.path_prefix]
 
 
 def _release(index: dict[_T, str], name: _T, key: str) -> None:

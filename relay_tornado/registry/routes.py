@@ -73,12 +73,11 @@ class Routes:
             # After several changes, another bucket may have its id or its place.
             if self._by_input[each.id][0].id == key:
                 del self._by_input[each.id]
-            domain, prefix = each.place[0], each.place[1].encode()
-            prefixes = self._places.get(domain, {})
+            prefixes, prefix = self._places.get(each.custom_domain, {}), each.path_prefix.encode()
             if prefix in prefixes and prefixes[prefix][0].id == key:
                 del prefixes[prefix]
                 if not prefixes:
-                    del self._places[domain]
+                    del self._places[each.custom_domain]
         bucket = self._registry.get("bucket", key)
         if bucket is not None:
             self._enter(bucket)
@@ -93,9 +92,8 @@ class Routes:
         self._inputs_of[bucket.id] = tuple(bucket.inputs)
         for each in bucket.inputs:
             route = self._by_input[each.id] = (bucket, each)
-            domain, prefix = each.place
-            if domain or prefix:
-                self._places.setdefault(domain, {})[prefix.encode()] = route
+            if each.custom_domain or each.path_prefix:
+                self._places.setdefault(each.custom_domain, {})[each.path_prefix.encode()] = route
 
 
 _RESERVED: Final = tuple(path.encode() for path in RESERVED)
@@ -107,5 +105,5 @@ def _covers(prefix: bytes, path: bytes) -> bool:
 
 
 def _domain(host: str) -> str:
-    """A Host header's name in the form of an input's `place`, without its port."""
+    """A Host header's name in the form of a `custom_domain`, without its port."""
     return host.strip().lower().partition(":")[0].removesuffix(".")

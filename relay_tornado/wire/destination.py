@@ -36,7 +36,20 @@ _UNICODE: Final = re.compile(rb"%u([0-9A-Fa-f]{4})")
 """A character's code, as Jetty and IIS read it in a path, outside any standard."""
 _NOT_IN_TARGET: Final = re.compile(rb"[\x00-\x20\x7f]")
 _NOT_PUBLIC: Final = frozenset(
-    ("localhost", "local", "localdomain", "internal", "lan", "home", "corp", "private", "arpa", "test", "invalid")
+    (
+        "localhost",
+        "local",
+        "localdomain",
+        "internal",
+        "lan",
+        "home",
+        "corp",
+        "private",
+        "arpa",
+        "test",
+        "invalid",
+        "svc",
+    )
 )
 """Last labels of names that are resolved only within a network."""
 _ONCE_OTHERS: Final = re.compile(r"[ßẞς\u200c\u200d]")

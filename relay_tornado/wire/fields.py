@@ -217,27 +217,21 @@ class Anything(fields.Field[Any]):
 
 class StockFields(Schema):
     """A form that stock clients send. As for programs in Go, null counts as left out in a field that can't be null,
-    except in those of `OURS`, where null has a meaning, and in an unknown one that would be refused. `ECHOED` names
-    fields that clients send back but can't set."""
+    except in those of `OURS`, where null has a meaning. `ECHOED` names fields that clients send back but can't set."""
 
     OURS: ClassVar[frozenset[str]] = frozenset()
     ECHOED: ClassVar[frozenset[str]] = frozenset()
 
     @pre_load
-    def _stock(self, data: Any, *, unknown: str, **_: Any) -> Any:
+    def _stock(self, data: Any, **_: Any) -> Any:
         if not isinstance(data, Mapping):
             return data
         return {
-            name: value
-            for name, value in data.items()
-            if name not in self.ECHOED and not (value is None and self._left_out(name, unknown))
+            name: value for name, value in data.items() if name not in self.ECHOED and not self._left_out(name, value)
         }
 
-    def _left_out(self, name: str, unknown: str) -> bool:
-        """Whether null in this field says nothing."""
-        if name not in self.fields:
-            return unknown == RAISE
-        return name not in self.OURS and not self.fields[name].allow_none
+    def _left_out(self, name: str, value: Any) -> bool:
+        return value is None and name in self.fields and name not in self.OURS and not self.fields[name].allow_none
 
 
 _HALVES = re.compile("[\ud800-\udfff]")

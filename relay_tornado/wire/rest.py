@@ -31,6 +31,7 @@ from relay_tornado.wire.fields import (
     Whole,
     described,
 )
+from relay_tornado.wire.place import as_given
 
 MAX_BODY_TEXT = 250_000
 """Maximum size of an input's static body, in bytes."""
@@ -84,8 +85,7 @@ def input_document(bucket_id: str, value: Input) -> Document:
         "status_code": value.status_code,
         "body": value.body,
         "headers": to_document(value.headers),
-        "custom_domain": value.custom_domain,
-        "path_prefix": value.path_prefix,
+        **as_given(value),
         "strip_path_prefix": value.strip_path_prefix,
         "response_from_output": value.response_from_output,
         "verify": to_document(value.verify),

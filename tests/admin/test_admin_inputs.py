@@ -8,6 +8,7 @@ import pytest
 from relay_tornado.errors import Conflict, Invalid, NotFound
 from relay_tornado.model import RateLimit, Verify
 from relay_tornado.wire.answers import NOT_CONFIGURABLE, static_answer
+from relay_tornado.wire.place import as_given
 from relay_tornado.wire.rest import input_document
 from tests.admin.world import OpenWorld, World
 
@@ -88,6 +89,8 @@ async def test_refused_headers(open_memory: OpenWorld, name: str) -> None:
         ({"custom_domain": "hooks.example.org/path"}, "custom_domain"),
         ({"custom_domain": "-a.example"}, "custom_domain"),
         ({"custom_domain": "."}, "custom_domain"),
+        ({"custom_domain": "a.example.."}, "custom_domain"),
+        ({"custom_domain": "hoo\u212as.example"}, "custom_domain"),
         ({"custom_domain": "a" * 254}, "custom_domain"),
         ({"path_prefix": "shop"}, "path_prefix"),
         ({"path_prefix": "/shop?x"}, "path_prefix"),
@@ -169,7 +172,8 @@ async def test_routes_are_unique(world: World) -> None:
     await world.administration.create_bucket("a")
     await world.administration.create_bucket("b")
     _, made = await world.administration.set_input("a", custom_domain="Hooks.Example.org.", path_prefix="/shop/")
-    assert (made.custom_domain, made.path_prefix) == ("Hooks.Example.org.", "/shop/")
+    assert (made.custom_domain, made.path_prefix) == ("hooks.example.org", "/shop")
+    assert as_given(made) == {"custom_domain": "Hooks.Example.org.", "path_prefix": "/shop/"}
     with pytest.raises(Conflict, match=r"hooks\.example\.org and path_prefix /shop"):
         await world.administration.set_input("b", custom_domain="hooks.example.org", path_prefix="/shop")
     with pytest.raises(Conflict):

@@ -95,19 +95,6 @@ def test_what_goes_on_of_the_path(prefix: str, strip: bool, path: str, rest: str
     assert found(made, "hooks.example", path) == ("in", rest)
 
 
-def test_a_place_is_found_however_it_is_written() -> None:
-    """Capitals and a last dot of the domain, and a last slash of the prefix, are no part of it; "/" is no prefix."""
-    inputs = (at("both", "Hooks.Example.", "/In/"), at("domain", "Other.example", "/"), at("nowhere", prefix="/"))
-    made, registry = routes(bucket("a", *inputs))
-    assert found(made, "hooks.example", "/In") == ("both", "/In")
-    assert found(made, "hooks.example", "/In/x") == ("both", "/In/x")
-    assert found(made, "other.example", "/In") == ("domain", "/In")
-    assert found(made, "hooks.example", "/") is None
-    asyncio.run(registry.put("bucket", "a", bucket("a", at("both", "hooks.example", "/other"))))
-    assert found(made, "hooks.example", "/In") is found(made, "other.example", "/") is None
-    assert found(made, "hooks.example", "/other") == ("both", "/other")
-
-
 @pytest.mark.parametrize("path", RESERVED)
 def test_the_relays_own_paths_are_never_taken(path: str) -> None:
     """Neither by a domain nor by a prefix that says just that."""

@@ -17,6 +17,7 @@ from relay_tornado.model import Bucket
 from relay_tornado.pieces import Pieces
 from relay_tornado.wire.destination import is_public, masked
 from relay_tornado.wire.fields import Document
+from relay_tornado.wire.place import PLACE, compared
 from relay_tornado.wire.rest import (
     BucketFields,
     InputFields,
@@ -27,9 +28,8 @@ from relay_tornado.wire.rest import (
     output_document,
 )
 
-_SHARED: Final = ("custom_domain", "path_prefix", "id")
+_SHARED: Final = (*PLACE, "id")
 """Fields of an input whose values are taken by one bucket for all: whether one is free tells of other buckets."""
-_ROUTE: Final = ("custom_domain", "path_prefix")
 _WHOLE: Final = "created_at"
 """What only clients send that write all of what they know: those in Go."""
 _PARTS: Final = ("rules", "throttle", "durability")
@@ -226,7 +226,7 @@ def _check_shared(options: dict[str, Any]) -> None:
 def _check_route(before: Document, options: dict[str, Any]) -> None:
     """Raises Forbidden where such a token clears one of an input's domain and prefix, and the other stays: that one
     alone matches more requests, which may be other buckets'."""
-    there = [name for name in _ROUTE if before[name]]
+    there = [name for name in PLACE if compared(name, before[name])]
     cleared = [name for name in there if options.get(name) == ""]
     if cleared and cleared != there:
         raise Forbidden(

@@ -88,8 +88,8 @@ _NAMED: Final[Document] = {"pattern": rf"^{_LINE}[^\s\x00-\x1f\x7f-\x9f]{_LINE}$
 _INPUT: Final[Document] = {
     "status_code": {"minimum": 0, "not": {"minimum": 1, "maximum": 199}},
     "headers": _headers(NOT_CONFIGURABLE),
-    "custom_domain": {"pattern": rf"^({_LABEL}(\.{_LABEL})*\.?)?$", "maxLength": 253},
-    "path_prefix": {"pattern": rf"^({_PATH_PART})*/?$", "maxLength": 500},
+    "custom_domain": {"pattern": rf"^({_LABEL}(\.{_LABEL})*\.?)?$", "maxLength": 254},
+    "path_prefix": {"pattern": rf"^({_PATH_PART})*/?$", "maxLength": 501},
 }
 _MATCH: Final[Document] = {
     "type": "object",

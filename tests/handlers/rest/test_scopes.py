@@ -210,6 +210,8 @@ async def test_half_of_a_route_is_cleared_by_an_administrator_only(here: World) 
     assert (back.status, back.document["custom_domain"]) == (200, "hooks.example.org")
     none = {"custom_domain": "", "path_prefix": ""}
     assert (await here.call("PUT", path, none, "scoped with API")).status == 200
+    assert (await here.call("PUT", path, {**route, "path_prefix": "/"})).status == 200
+    assert (await here.call("PUT", path, {"custom_domain": ""}, "scoped with API")).status == 200
     assert (await here.call("PUT", path, {"path_prefix": "/mine"})).status == 200
     assert (await here.call("PUT", path, {"path_prefix": ""}, "scoped with API")).status == 200
 

@@ -30,14 +30,10 @@ export class Gathered {
   }
 
   flush() {
-    this.stop();
-    this.handOn(this.items.splice(0));
-  }
-
-  /** What was added waits for what is added next. */
-  stop() {
     cancelAnimationFrame(this.frame);
     this.frame = 0;
+    const items = this.items.splice(0);
+    if (items.length) this.handOn(items);
   }
 
   clear() {

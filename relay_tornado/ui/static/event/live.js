@@ -135,7 +135,7 @@ export class Live {
     this.unfollow?.();
     clearInterval(this.looking);
     clearTimeout(this.soon);
-    this.incoming.stop();
+    this.incoming.flush();
     Object.assign(this, { rested: undefined, soon: undefined });
   }
 

@@ -16,7 +16,7 @@ export const socketUrl = () => `${relayUrl().replace(/^http/, "ws")}/v1/socket`;
 /** Where senders reach an input: its own URL first, then the one of its domain and prefix, where it has such. */
 export function inputUrls(input) {
   const urls = [`${relayUrl()}/v1/webhooks/${input.id}`];
-  const [domain, prefix] = [input.custom_domain.replace(/\.+$/, ""), input.path_prefix.replace(/\/$/, "")];
+  const [domain, prefix] = [input.custom_domain.replace(/\.$/, ""), input.path_prefix.replace(/\/$/, "")];
   if (domain || prefix) {
     const relay = new URL(relayUrl());
     if (domain) relay.hostname = domain;
