@@ -119,6 +119,8 @@ class Connection:
         except BaseException:
             with suppress(RuntimeError):  # it has not begun
                 proxy._thread.join(_JOIN)  # it is ending, and has to end before the event loop is closed
+            for each in made:
+                each.close()
             raise
         connection = cls(proxy, made[-1])
         try:

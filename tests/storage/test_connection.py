@@ -213,13 +213,14 @@ async def test_an_opening_that_is_cancelled(tmp_path: Path) -> None:
 
 def test_an_opening_that_the_end_of_its_loop_cuts_off(tmp_path: Path) -> None:
     """As by a second Ctrl-C: its thread ends before the loop does, which it tells of its end."""
-    begun, made = threading.Event(), []
+    begun, made, raw = threading.Event(), [], []
 
     def factory(*what: Any, **how: Any) -> sqlite3.Connection:
         made.append(threading.current_thread())
         begun.set()
         time.sleep(0.2)  # a slow disk
-        return sqlite3.Connection(*what, **how)
+        raw.append(sqlite3.Connection(*what, **how))
+        return raw[0]
 
     async def main() -> None:
         opening.append(asyncio.create_task(Connection.writer(tmp_path / "file.db", factory)))
@@ -229,6 +230,8 @@ def test_an_opening_that_the_end_of_its_loop_cuts_off(tmp_path: Path) -> None:
     asyncio.run(main())
     assert opening[0].cancelled()
     assert not made[0].is_alive()
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        raw[0].execute("SELECT 1")
 
 
 @pytest.mark.gen_test
