@@ -270,10 +270,8 @@ class Administration:
         await self._change(bucket, lambda now: with_disabled_output(now, output, reason, self._clock()), bounded=False)
 
     async def delete_output(self, reference: str, bucket: str | None = None, /) -> Output:
-        """Removes an output, given as in `set_output`; returns the removed record. Its number is never reused.
-
-        Raises Conflict if an input's `response_from_output` names it.
-        """
+        """Removes an output, given as in `set_output`; returns the removed record. Its number is never reused. An
+        input whose `response_from_output` names it answers by itself from then on."""
         found, gone = self.find_output(reference, bucket)
         await self._change(found, lambda now: without_output(now, gone.id, self._clock()))
         return gone

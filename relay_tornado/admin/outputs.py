@@ -61,14 +61,13 @@ def with_disabled_output(bucket: Bucket, output: Output, reason: str, now: float
 
 
 def without_output(bucket: Bucket, output_id: str, now: float) -> Bucket:
-    """The bucket without one of its outputs. Raises NotFound, and Conflict if an input's senders wait for it."""
+    """The bucket without one of its outputs. An input whose senders got their answers from it answers by itself from
+    then on. Raises NotFound."""
     gone = find_output(bucket, output_id)
     for each in bucket.inputs:
         if each.response_from_output == gone.id:
-            raise Conflict(
-                f"the senders of the input {each.id} get their answers from this output: change its "
-                "response_from_output first"
-            )
+            alone = dataclasses.replace(each, response_from_output="")
+            bucket = with_changed(bucket, "input", each, alone, now)
     return without(bucket, "output", gone, now)
 
 

@@ -139,6 +139,8 @@ def delete_part(data: Path, kind: str, reference: str, bucket: str | None, *, ye
     """Deletes an input or output (`kind` as for `find_part`) after a confirmation, and prints that. Raises Failure,
     NotFound and NotClear."""
     owner, found = find_part(call(data, "bucket.list"), kind, reference, bucket)
-    ask(yes, f"Delete the {kind} {found['name']!r} of the bucket {owner['name']!r}?")
+    asking = [each["name"] for each in owner["inputs"] if each["response_from_output"] == found["id"]]
+    then = f" The senders of {', '.join(map(repr, asking))} get the input's own answer then." if asking else ""
+    ask(yes, f"Delete the {kind} {found['name']!r} of the bucket {owner['name']!r}?{then}")
     answer = call(data, f"{kind}.delete", bucket=owner["id"], **{kind: found["id"]})
     print_answer(answer, f"Deleted the {kind} {found['name']} ({found['id']}).", as_json)

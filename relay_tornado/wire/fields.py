@@ -156,7 +156,10 @@ class Choice(fields.String):
 
 
 class HeaderValues(fields.Field[list[str]]):
-    """One value, or a list of values."""
+    """One value, or a list of values; null, as programs in Go write it, is none."""
+
+    def __init__(self) -> None:
+        super().__init__(allow_none=True)
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> list[str]:
         values = [value] if isinstance(value, str) else value
@@ -189,7 +192,8 @@ class Headers(fields.Dict):
             held = sum(len(each) if isinstance(each, list) else 1 for each in value.values())
             if held > MAX_HEADERS:
                 raise ValidationError(f"holds {held} values; {MAX_HEADERS} are allowed.")
-        return super()._deserialize(value, attr, data, **kwargs)  # type: ignore[no-untyped-call]
+        loaded = super()._deserialize(value, attr, data, **kwargs)  # type: ignore[no-untyped-call]
+        return {name: values or [] for name, values in loaded.items()}
 
 
 class Form(fields.Field[Document | None]):

@@ -177,16 +177,18 @@ async def test_rules_are_set_and_removed(world: World) -> None:
 
 
 @pytest.mark.gen_test
-async def test_an_output_that_senders_wait_for_stays(world: World) -> None:
-    """It can be named as an input's response_from_output, and is not removed as long as it is."""
+async def test_an_input_answers_by_itself_when_its_output_goes(world: World) -> None:
+    """As the output that `response_from_output` names is removed. Other inputs stay as they are: those that name
+    another output, or any."""
     await world.administration.create_bucket("orders")
-    _, made = await world.administration.create_output("orders")
-    _, changed = await world.administration.set_input("orders", response_from_output=made.id)
-    assert changed.response_from_output == made.id
-    with pytest.raises(Conflict, match="response_from_output"):
-        await world.administration.delete_output(made.id)
-    await world.administration.set_input("orders", response_from_output="anyOutput")
-    await world.administration.delete_output(made.id)
+    (_, gone), (_, stays) = [await world.administration.create_output("orders") for _ in range(2)]
+    wanted = {"gone": gone.id, "stays": stays.id, "any": "anyOutput"}
+    for name, answering in wanted.items():
+        await world.administration.create_input("orders", name=name, response_from_output=answering)
+    await world.administration.delete_output(gone.id)
+    bucket = world.administration.find_bucket("orders")
+    assert {each.name: each.response_from_output for each in bucket.inputs[1:]} == {**wanted, "gone": ""}
+    assert [each.id for each in bucket.outputs] == [stays.id]
 
 
 @pytest.mark.gen_test

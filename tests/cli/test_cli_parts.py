@@ -7,10 +7,12 @@ import json
 import re
 import sqlite3
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from relay_tornado.cli import common
 from tests.admin.forms import INPUT, OUTPUT
 from tests.cli.runner import Runner
 from tests.cli.server import serving
@@ -369,6 +371,19 @@ def test_an_output_is_deleted(relay: Runner) -> None:
     assert relay.json("output", "list") == []
     assert relay.json("output", "create", "orders")["number"] == 2
     assert relay.json("bucket", "delete", "orders", "--yes")["status"] == "deleted"
+
+
+@pytest.mark.usefixtures("made")
+def test_the_question_says_who_gets_answers_from_an_output(relay: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before it is deleted; those inputs answer by themselves then."""
+    monkeypatch.setattr(common, "sys", SimpleNamespace(stdin=SimpleNamespace(isatty=lambda: True)))
+    output_id = relay.json("output", "create", "orders", "--name", "a")["id"]
+    asked = relay("output", "delete", "orders", input="n\n").stderr
+    assert "Delete the output 'a' of the bucket 'orders'? [y/N]" in asked
+    relay.json("input", "create", "orders", "--name", "shop", "--response-from-output", output_id)
+    asked = relay("output", "delete", "orders", input="y\n").stderr
+    assert "'orders'? The senders of 'shop' get the input's own answer then. [y/N]" in asked
+    assert relay.json("input", "show", "shop", "--bucket", "orders")["response_from_output"] == ""
 
 
 def test_what_an_ephemeral_bucket_says(relay: Runner) -> None:

@@ -246,7 +246,11 @@ def test_outputs_and_their_rules(signed_in: Page, watch: Watch) -> None:
     expect(page.get_by_role("button", name="Pause shop")).to_be_visible()
     page.get_by_role("button", name="Pause shop").click()
     expect(page.get_by_role("button", name="Resume shop")).to_be_visible()
+    (bucket,) = [each for each in ask(page, "GET", "/v1/buckets") if each["name"] == "outputs"]
+    ask(page, "PUT", f"/v1/buckets/outputs/inputs/{bucket['inputs'][0]['id']}", {"response_from_output": made["id"]})
+    page.reload()
     page.get_by_role("button", name="Delete shop").click()
+    expect(page.get_by_role("dialog")).to_contain_text("Senders of Default public endpoint get the input's own answer")
     page.get_by_role("button", name="Delete the output").click()
     expect(card(page, "shop")).to_have_count(0)
 

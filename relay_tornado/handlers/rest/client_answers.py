@@ -122,7 +122,7 @@ class AnswerBody(Schema):
         metadata=described("Base64, also in lines (what does not decode is taken as it is), or a list of bytes.")
     )
     response_headers = Headers(
-        _Values(allow_none=True),
+        _Values(),
         metadata=described(
             f"By header name, a text, a number, true or false, or a list of these; at most {MAX_HEADERS} values."
         ),
@@ -144,11 +144,10 @@ def read_answer(document: Document) -> Result:
     code = given.get("status_code")
     if code is None:
         code = 200 if status == "sent" else 0
-    headers = given.get("response_headers") or {}
     return Result(
         status=status or status_of(code),
         status_code=code,
-        headers={name: values or [] for name, values in headers.items()},
+        headers=given.get("response_headers") or {},
         body=_body(given.get("response_body") or ""),
         duration_ms=given.get("duration_ms") or 0,
         retries=given.get("retries") or 0,

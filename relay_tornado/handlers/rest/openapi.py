@@ -178,8 +178,7 @@ def _facts(converter: Any, field: fields.Field[Any], **__: Any) -> Document:
     if isinstance(field, Number) and field.above is not None:
         return {"exclusiveMinimum": field.above}
     if isinstance(field, HeaderValues):
-        forms: list[Document] = [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]
-        return {"anyOf": [*forms, {"type": "null"}] if field.allow_none else forms}
+        return {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}, {"type": "null"}]}
     if isinstance(field, Form):
         return {"anyOf": [converter.resolve_nested_schema(field.form), {"type": "null"}]}
     return {}

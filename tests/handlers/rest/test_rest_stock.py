@@ -172,6 +172,24 @@ async def test_no_two_outputs_of_a_bucket_have_one_name(here: World) -> None:
 
 
 @pytest.mark.gen_test
+async def test_an_output_that_an_input_answers_from_is_replaced(here: World) -> None:
+    """As the Kubernetes operator and Terraform do it: the old one goes first, the input is changed last. Meanwhile
+    senders get the input's own answer. The operator does not survive an error at the deletion."""
+    bucket = await here.bucket("orders")
+    outputs, hook = "/v1/buckets/orders/outputs", f"/v1/webhooks/{bucket.inputs[0].id}"
+    given = f"/v1/buckets/orders/inputs/{bucket.inputs[0].id}"
+    old = (await here.call("POST", outputs, {"name": "old"})).document["id"]
+    assert (await here.call("PUT", given, {"response_from_output": old})).status == 200
+    assert (await here.fetch("POST", hook, b"q", {})).code == 504
+    assert (await here.call("DELETE", f"{outputs}/{old}")).document == {"id": old, "status": "deleted"}
+    assert (await here.fetch("POST", hook, b"q", {})).code == 200
+    new = (await here.call("POST", outputs, {"name": "new"})).document["id"]
+    assert (await here.call("PUT", given, {"response_from_output": new})).status == 200
+    (read,) = (await here.call("GET", "/v1/buckets/orders")).document["inputs"]
+    assert read["response_from_output"] == new
+
+
+@pytest.mark.gen_test
 async def test_null_is_left_out(here: World) -> None:
     """In what the original has; in what is ours, null that means nothing is refused."""
     nothing: dict[str, Any] = {"description": None, "stream": None, "ephemeral": None, "auth": None, "static_ip": None}
@@ -222,7 +240,7 @@ async def test_a_place_comes_back_as_it_was_given(here: World) -> None:
 
 @pytest.mark.gen_test
 async def test_no_headers_as_a_list(here: World) -> None:
-    """PHP writes an empty object so. A list that is not empty is none."""
+    """PHP writes an empty object so; a list that is not empty is none. Go writes null for a header without values."""
     await here.bucket("orders")
     for parts in ("inputs", "outputs"):
         path = f"/v1/buckets/orders/{parts}"
@@ -233,6 +251,8 @@ async def test_no_headers_as_a_list(here: World) -> None:
         changed = await here.call("PUT", f"{path}/{made.document['id']}", {"headers": []})
         assert (changed.status, changed.document["headers"]) == (200, {})
         await here.refused("headers", "PUT", f"{path}/{made.document['id']}", {"headers": ["X-A"]})
+        changed = await here.call("PUT", f"{path}/{made.document['id']}", {"headers": {"X-A": None, "X-B": "1"}})
+        assert (changed.status, changed.document["headers"]) == (200, {"X-B": ["1"]})
 
 
 @pytest.mark.gen_test

@@ -94,6 +94,7 @@ export default function Outputs({ bucket, changed }) {
   const { what, output } = action ?? {};
   // Somebody else may delete the output meanwhile: then its dialog says so, by what the relay answers.
   const consumer = action && (consumerOf(output ?? {}) ?? action.consumer);
+  const answering = what === "delete" ? bucket.inputs.filter((each) => each.response_from_output === output.id) : [];
   const drop = async () => {
     await remove(v1("buckets", bucket.id, "outputs", output.id));
     tell(`${output.name} deleted`);
@@ -118,5 +119,6 @@ export default function Outputs({ bucket, changed }) {
     ${what === "delete" && html`<${Confirm} title=${`Delete the output ${output.name}?`} action="Delete the output" onConfirm=${drop}
         onClose=${close}>
       ${output.internal ? "Clients get no copies for it any more." : "Its position and its dead letters are forgotten."}
-      ${" "}Its number is not given again.<//>`}`;
+      ${" "}Its number is not given again.
+      ${answering.map(({ id, name }) => html` <span key=${id}>Senders of ${name} get the input's own answer then.</span>`)}<//>`}`;
 }
