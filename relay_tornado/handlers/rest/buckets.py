@@ -32,8 +32,8 @@ _SHARED: Final = (*PLACE, "id")
 """Fields of an input whose values are taken by one bucket for all: whether one is free tells of other buckets."""
 _WHOLE: Final = "created_at"
 """What only clients send that write all of what they know: those in Go."""
-_PARTS: Final = ("rules", "throttle", "durability")
-"""What of an output these leave out where there is none."""
+_PARTS: Final = ("rules", "throttle", "durability", "replay_missing")
+"""What of an output these leave out where there is none. The last is only kept, as all that the relay does not know."""
 
 
 class RulesBody(Schema):
@@ -145,10 +145,7 @@ class OutputHandler(RestHandler):
 
     @operation("Change an output; absent fields stay as they are", OutputAnswer(), body=OutputFields(), statuses=(412,))
     async def put(self, bucket: str, output: str) -> None:
-        document = _change(self)
-        if document.keys() >= {_WHOLE, "tls_verification"}:  # older libraries know nothing of the parts
-            document = dict.fromkeys(_PARTS) | document
-        await _set_output(self, output, document)
+        await _set_output(self, output, _change(self))
 
     @operation("Delete an output", Deleted(), statuses=(412,))
     async def delete(self, bucket: str, output: str) -> None:
@@ -205,8 +202,11 @@ async def _set_output(handler: RestHandler, output: str, document: dict[str, Any
 
 
 def _as_meant(document: dict[str, Any], before: Document) -> dict[str, Any]:
-    """A change of an output as its client means it: one in Go can't leave out that an output is not internal. A URL
-    that the relay does not call makes it so; one that the output has already leaves it as it is."""
+    """A change of an output as its client means it: one in Go leaves out the parts that are to go, and can't leave out
+    that an output is not internal. A URL that the relay does not call makes it so; one that the output has already
+    leaves it as it is."""
+    if document.keys() >= {_WHOLE, "tls_verification"}:  # older libraries know nothing of the parts
+        document = {part: None for part in _PARTS if part in before} | document
     if _WHOLE not in document or document.get("internal") is not False:
         return document
     there = before["destination"]

@@ -135,6 +135,23 @@ async def test_parts_that_the_library_in_go_removes_from_an_output(here: World) 
     assert {name: changed[name] for name in parts} == {**dict.fromkeys(parts), **left}
     changed = (await here.call("PUT", path, in_go(name="a", internal=True))).document
     assert {name: changed[name] for name in parts} == dict.fromkeys(parts)
+    assert "replay_missing" not in changed
+
+
+@pytest.mark.gen_test
+async def test_missing_replays_that_the_library_in_go_removes_from_an_output(here: World) -> None:
+    """The relay only keeps the setting; were it kept then, too, the Kubernetes operator would change the output at each
+    turn for good."""
+    await here.bucket("orders")
+    path = "/v1/buckets/orders/outputs"
+    sent = in_go(name="a", internal=True, replay_missing={"enabled": True, "lookback": 3_600_000_000_000, "limit": 50})
+    made = (await here.call("POST", path, {**sent, "colour": "blue"})).document
+    path += f"/{made['id']}"
+    for kept in ({"description": "new"}, sent):
+        changed = (await here.call("PUT", path, kept)).document
+        assert changed["replay_missing"] == sent["replay_missing"]
+    changed = (await here.call("PUT", path, in_go(name="a", internal=True))).document
+    assert (changed["replay_missing"], changed["colour"]) == (None, "blue")
 
 
 @pytest.mark.gen_test
