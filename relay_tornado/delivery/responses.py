@@ -168,6 +168,10 @@ class Responses:
                 if waiter.over:
                     self._time_out(waiter)
 
+    async def has_answer(self, bucket_id: BucketId, copy: Cursor) -> bool:
+        """Whether an answer to a copy, with a status code, is stored. Raises what `Results.first` raises."""
+        return await self._results.first(bucket_id, copy.seq, copy.output or 0) is not None
+
     async def _has_copy(self, bucket: Bucket, seq: int, copy: int) -> bool:
         """Whether an event has a copy for this output; True if its content is gone, as it may have had one."""
         output = bucket.output(copy)

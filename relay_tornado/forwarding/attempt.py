@@ -24,7 +24,7 @@ from relay_tornado.wire.headers import by_name
 TIMEOUT: Final = 10.0
 """Seconds for an answer if the output's setting is 0."""
 
-_CUT: Final = "X-Relay-Truncated"
+CUT: Final = "X-Relay-Truncated"
 """Added to the headers of an answer whose body is incomplete."""
 
 _FAILED: Final = "the relay failed on it, see its log"
@@ -128,7 +128,7 @@ def _answered(shared: Shared, answer: Answer, seconds: float) -> AttemptResult:
     _count(shared, outcome, seconds)
     headers = by_name(answer.headers)
     if answer.cut:
-        headers[_CUT] = [f"after {len(answer.body)} bytes"]
+        headers[CUT] = [f"after {len(answer.body)} bytes"]
     wait, reason = None, ""
     if outcome == "rejected":
         wait, reason = answer.retry_after(shared.clock()), f"it answers {answer.status}"

@@ -8,13 +8,13 @@ import structlog
 
 from relay_tornado.consumer_progress import Taken
 from relay_tornado.errors import NotFound, RelayError
-from relay_tornado.forwarding.attempt import AttemptResult
+from relay_tornado.forwarding.attempt import CUT, AttemptResult
 from relay_tornado.forwarding.shared import Shared
 from relay_tornado.model import KIB, BucketId, Cursor, Output, Result
 from relay_tornado.rate_limits import RepeatLimit
 
 _EXCERPT: Final = 4 * KIB
-"""Bytes kept of the answers to second and later failed attempts."""
+"""Bytes kept of an answer to an event that will be tried again and had an answer before: senders get the first one."""
 
 _log = structlog.get_logger(__name__)
 
@@ -32,12 +32,20 @@ class Records:
     async def store(self, taken: Taken, epoch: str, result: AttemptResult, status: str) -> None:
         """Stores an attempt's result with this status. `epoch` is that of the event that was sent: another event may
         have its seq by now. If it can't be stored, that is logged, and the attempt counts even so."""
-        body = result.body[:_EXCERPT] if status == "stalled" and taken.attempt > 1 else result.body
+        copy = Cursor(epoch, taken.seq, self._number)
+        headers, body = result.headers, result.body
         code = result.status if 200 <= result.status <= 599 else 0
         milliseconds = round(result.seconds * 1000)
-        stored = Result(status, code, result.headers, body, milliseconds, taken.attempt - 1, self._shared.clock())
+        at = self._shared.clock()
         try:
-            await self._shared.answers.answered(self._bucket_id, Cursor(epoch, taken.seq, self._number), stored)
+            if (
+                status == "stalled"
+                and len(body) > _EXCERPT
+                and await self._shared.answers.has_answer(self._bucket_id, copy)
+            ):
+                headers, body = {**headers, CUT: [f"after {_EXCERPT} bytes"]}, body[:_EXCERPT]
+            stored = Result(status, code, headers, body, milliseconds, taken.attempt - 1, at)
+            await self._shared.answers.answered(self._bucket_id, copy, stored)
         except NotFound:
             pass  # the event was removed meanwhile
         except RelayError as error:

@@ -21,6 +21,9 @@ class Answers(Protocol):
     async def answered(self, bucket_id: BucketId, copy: Cursor, result: Result) -> None:
         """Stores a result of a copy, then answers the senders that wait for it."""
 
+    async def has_answer(self, bucket_id: BucketId, copy: Cursor) -> bool:
+        """Whether an answer to a copy is stored."""
+
 
 @dataclass(frozen=True, slots=True)
 class Shared:

@@ -65,6 +65,27 @@ async def test_the_first_and_the_last_answer_are_stored_whole() -> None:
         assert [len(each.body) for each in stored] == [10_000, 4096, 10_000]
         assert [each.status_code for each in stored] == [500, 0, 500]
         assert [each.duration_ms for each in stored] == [1500] * 3
+        assert [each.headers.get("X-Relay-Truncated") for each in stored] == [None, ["after 4096 bytes"], None]
+
+
+@pytest.mark.gen_test
+async def test_the_first_answer_is_whole_if_there_was_none_before() -> None:
+    """The sender that waits for it gets it; after a restart, too, one is known to be the first."""
+    answers = [b"HTTP/1.1 200", answer(500, b"x" * 10_000), answer(500, b"y" * 10_000), answer()]
+
+    async with Target(lambda got: answers.pop(0)) as target, world(public(target.url, retries=1)) as w:
+        await w.append(b"1")
+        await w.settled(target, 1)
+        for count in (2, 3, 4):
+            await w.turn(12)
+            await w.settled(target, count)
+            if count == 2:
+                await w.restart()
+        stored = await w.stored(1)
+        assert [(each.status_code, len(each.body)) for each in stored[1:]] == [(500, 10_000), (500, 4096), (200, 0)]
+        first = await w.results.first(B, 1, 1)
+        assert first is not None
+        assert first.body == b"x" * 10_000
 
 
 @pytest.mark.gen_test
