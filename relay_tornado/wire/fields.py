@@ -230,9 +230,11 @@ class StockFields(Schema):
     def _stock(self, data: Any, **_: Any) -> Any:
         if not isinstance(data, Mapping):
             return data
-        return {
-            name: value for name, value in data.items() if name not in self.ECHOED and not self._left_out(name, value)
-        }
+        return {name: value for name, value in self.given(data).items() if name not in self.ECHOED}
+
+    def given(self, data: Mapping[str, Any]) -> Document:
+        """The data without the nulls that count as left out."""
+        return {name: value for name, value in data.items() if not self._left_out(name, value)}
 
     def _left_out(self, name: str, value: Any) -> bool:
         return value is None and name in self.fields and name not in self.OURS and not self.fields[name].allow_none

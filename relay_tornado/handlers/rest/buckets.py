@@ -16,7 +16,7 @@ from relay_tornado.handlers.rest.schemas import BinAnswer, BucketAnswer, Deleted
 from relay_tornado.model import Bucket
 from relay_tornado.pieces import Pieces
 from relay_tornado.wire.destination import is_public, masked
-from relay_tornado.wire.fields import Document
+from relay_tornado.wire.fields import Document, StockFields
 from relay_tornado.wire.place import PLACE, compared
 from relay_tornado.wire.rest import (
     BucketFields,
@@ -181,9 +181,12 @@ class BinsHandler(RestHandler):
 
 
 def _change(handler: RestHandler) -> dict[str, Any]:
-    """What is to be changed. Who writes all that a bucket or a part of it has can't leave the name out: an empty one is
-    none then."""
-    document = handler.document()
+    """What is to be changed, without the nulls that change nothing: neither who may set a field nor what its value
+    discloses is judged by them. Who writes all that a bucket or a part of it has can't leave the name out: an empty one
+    is none then."""
+    form = handler.endpoint.body
+    assert isinstance(form, StockFields)
+    document = form.given(handler.document())
     if _WHOLE in document and document.get("name") == "":
         del document["name"]
     return document

@@ -238,6 +238,25 @@ async def test_null_is_left_out(here: World) -> None:
 
 
 @pytest.mark.gen_test
+async def test_null_changes_nothing_for_any_token(here: World) -> None:
+    """What null leaves as it is, is neither forbidden to a token with some buckets, nor taken for a value: the name of
+    a bucket, and the destination of a public output in a change by who writes all that an output has."""
+    bucket = await here.bucket("orders")
+    await here.token("scoped", buckets=[bucket.id])
+    url = "https://example.org/hook?key=1"
+    public = {"destination": url, "internal": False, "paused": True}
+    made = (await here.call("POST", "/v1/buckets/orders/outputs", public)).document
+    path = f"/v1/buckets/orders/outputs/{made['id']}"
+    for token in ("administrator", "scoped"):
+        same = await here.call("PUT", "/v1/buckets/orders", {"name": None, "description": token}, token=token)
+        assert (same.status, same.document["name"], same.document["description"]) == (200, "orders", token)
+        for sent in ({"destination": None}, in_go(name="o", destination=None, tls_verification=True)):
+            assert (await here.call("PUT", path, sent, token=token)).status == 200
+            (stored,) = (await here.call("GET", "/v1/buckets/orders")).document["outputs"]
+            assert stored.items() >= public.items()
+
+
+@pytest.mark.gen_test
 async def test_a_place_comes_back_as_it_was_given(here: World) -> None:
     """A client that compares it with its own would change it at every turn, as the original's Kubernetes operator
     does."""

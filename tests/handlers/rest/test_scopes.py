@@ -358,6 +358,11 @@ async def test_what_a_public_output_sends_is_masked(here: World) -> None:
         ({"headers": {**seen["headers"], "host": "evil.example"}}, 403),
         ({"headers": {"Host": ["evil.example"]}}, 403),
         ({"tls_verification": False}, 403),
+        # Null leaves the destination as it is, and what is hidden in it.
+        ({"internal": True, "destination": None}, 403),
+        ({"internal": True, "destination": None, "headers": {}}, 403),
+        ({"tls_verification": False, "destination": None, "headers": {}}, 403),
+        ({"headers": {"Host": ["evil.example"]}, "destination": None}, 403),
     ):
         answer = await put(**fields)
         assert answer.status == status, (fields, answer.document)
