@@ -143,7 +143,12 @@ class LogQuery(Schema):
         "Only events whose newest delivery has this status. No event is `preparing`, another one of the original's."
     )
     limit = QueryNumber("The most events to return; 0 means 50, more than 500 means 500.", load_default=0)
-    offset = QueryNumber("How many events to skip.", most=10_000, load_default=0)
+    offset = QueryNumber(
+        "How many events to skip: from the cursor, or from the newest event of the page that this token got last for "
+        "offset 0, for 10 minutes.",
+        most=10_000,
+        load_default=0,
+    )
     cursor = query("`next_cursor` of the page before.")
     since = SINCE
     until = UNTIL
