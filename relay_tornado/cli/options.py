@@ -201,6 +201,15 @@ class Url(Read):
         return value.rstrip("/")
 
 
+class PublicUrl(Url):
+    """A URL that paths are appended to, as those of inputs."""
+
+    def read(self, value: str) -> str:
+        if "?" in value or "#" in value:
+            self.fail('it holds a "?" or a "#", behind which no path can follow: leave out what begins there')
+        return super().read(value)
+
+
 def _is_url(text: str) -> bool:
     """Whether the URL names a possible host, with or without a port."""
     try:
@@ -295,7 +304,7 @@ json_option = click.option(
 
 url_option = click.option(
     "--public-url",
-    type=NoneOr(Url()),
+    type=NoneOr(PublicUrl()),
     callback=lambda _context, _option, value: None if value is NONE else value,
     envvar="RELAY_PUBLIC_URL",
     show_envvar=True,

@@ -17,10 +17,10 @@ from relay_tornado.cli.options import (
     NoneOr,
     Number,
     PathType,
+    PublicUrl,
     Ranges,
     Size,
     Switch,
-    Url,
     format_duration,
     format_size,
 )
@@ -111,7 +111,7 @@ def _type_of(field: dataclasses.Field[Any], hint: Any) -> click.ParamType[Any]:
         return Number(min=0 if zero else 1)
     if hint is Path:
         return PathType()
-    return {"public_url": Url(), "proxy_trust": Ranges(), "forward_allow": Ranges()}.get(field.name, click.STRING)
+    return {"public_url": PublicUrl(), "proxy_trust": Ranges(), "forward_allow": Ranges()}.get(field.name, click.STRING)
 
 
 def unknown_variables(environment: Mapping[str, str], group: click.Group) -> dict[str, str | None]:

@@ -243,6 +243,15 @@ def test_a_url_of_no_host(relay: Runner, url: str) -> None:
         assert "is not a URL like https://relay.example.org" in relay.misused(*arguments)
 
 
+@pytest.mark.parametrize("url", ["https://relay.example.org/ui/#/buckets", "https://relay.example.org/?token=geheim"])
+def test_a_public_url_behind_which_no_path_can_follow(relay: Runner, url: str) -> None:
+    """It is refused, without being shown: the URLs made of it would lead senders elsewhere."""
+    for command in ("bucket create orders", "ui", "serve"):
+        said = relay.misused(*command.split(), "--public-url", url)
+        assert 'it holds a "?" or a "#"' in said
+        assert "geheim" not in said
+
+
 def test_a_line_end_is_no_part_of_a_secret(relay: Runner, tmp_path: Path) -> None:
     """As a variable has it that was made of a file."""
     with serving(tmp_path / "remote") as server:
