@@ -1,4 +1,8 @@
-"""Prints what commands say: one JSON document, aligned lines or a table on stdout; notes on stderr."""
+"""Prints what commands say: one JSON document, aligned lines or a table on stdout; notes on stderr.
+
+Each is written at once: a reader like `grep -q` leaves after the first line that it looks for, and the next write would
+fail.
+"""
 
 from __future__ import annotations
 
@@ -43,8 +47,7 @@ def print_fields(pairs: Iterable[tuple[str, str | None]]) -> None:
     """Prints aligned lines `name  value` on stdout, without those whose value is None."""
     rows = [(name, value) for name, value in pairs if value is not None]
     width = max(len(name) for name, _ in rows)
-    for name, value in rows:
-        click.echo(f"{name:<{width}}  {printable(value)}".rstrip())
+    click.echo("\n".join(f"{name:<{width}}  {printable(value)}".rstrip() for name, value in rows))
 
 
 def print_table(rows: Iterable[Mapping[str, str]]) -> None:
@@ -61,8 +64,7 @@ def print_table(rows: Iterable[Mapping[str, str]]) -> None:
     if sys.stdout.isatty():
         _print_drawn(lines, widths)
         return
-    for line in lines:
-        click.echo(_aligned(line, widths))
+    click.echo("\n".join(_aligned(line, widths) for line in lines))
 
 
 def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:

@@ -240,6 +240,29 @@ def test_the_reader_of_a_secret_has_left(relay: Runner) -> None:
     assert "nobody has seen its secret" in run.stderr
 
 
+@pytest.mark.parametrize("arguments", [("bucket", "list"), ("bucket", "show", "orders"), ("bucket", "list", "--json")])
+def test_a_table_is_written_at_once(relay: Runner, arguments: tuple[str, ...]) -> None:
+    """So a reader that leaves after the line that it looked for, like `grep -q`, is no failure."""
+    relay.json("bucket", "create", "orders")
+    relay.json("bucket", "create", "last")
+    theirs, ours = os.pipe2(os.O_DIRECT)  # each read gets what one write gave
+    try:
+        run = subprocess.run(
+            command("", *arguments, "--data", relay.data),
+            env=environment(),
+            stdout=ours,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=TIMEOUT,
+        )
+        os.close(ours)
+        assert (run.returncode, run.stderr) == (0, "")
+        assert os.read(theirs, 1 << 16).count(b"\n") > 2
+        assert os.read(theirs, 1 << 16) == b""
+    finally:
+        os.close(theirs)
+
+
 @pytest.mark.parametrize("arguments", [(), ("--append",)])
 def test_a_failed_export_leaves_no_file(relay: Runner, tmp_path: Path, arguments: tuple[str, ...]) -> None:
     """One that was not there, and into which nothing was written; with --append an empty one is gone on with."""
