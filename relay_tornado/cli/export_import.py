@@ -16,10 +16,11 @@ from relay_tornado.admin.lookup import named
 from relay_tornado.cli import interrupts
 from relay_tornado.cli.answers import Refused
 from relay_tornado.cli.client import Caller, check_rights, open_relay
-from relay_tornado.cli.errors import STDOUT, about
+from relay_tornado.cli.errors import STDOUT, Failure, about
 from relay_tornado.cli.options import options_of, relay_options
 from relay_tornado.cli.printing import note, print_json
 from relay_tornado.cli.progress import show_progress
+from relay_tornado.cli.streams import is_closed
 from relay_tornado.errors import Conflict, Invalid, RelayError
 from relay_tornado.model import counted, printable
 
@@ -102,6 +103,8 @@ class _Continued(NamedTuple):
 def _output(file: Path, append: bool) -> Iterator[tuple[IO[bytes], _Continued | None]]:
     """Yields the file to write to, and where a continued export goes on."""
     if file == STANDARD:
+        if is_closed("stdout"):
+            raise Failure(f"{STDOUT} is closed, so nobody would get the events: name a file")
         with about(STDOUT):
             yield sys.stdout.buffer, None
         return

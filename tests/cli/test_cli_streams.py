@@ -273,6 +273,15 @@ def test_a_failed_export_leaves_no_file(relay: Runner, tmp_path: Path, arguments
     assert relay("export", "orders", file, *arguments).exit_code == 0
 
 
+def test_an_export_to_a_closed_standard_output(relay: Runner, tmp_path: Path) -> None:
+    """It is not told as made; one to a file needs none."""
+    relay.json("bucket", "create", "orders")
+    run = shell(">&-", "export", "orders", "--data", relay.data)
+    assert (run.returncode, run.stderr.count("\n")) == (1, 1)
+    assert run.stderr.startswith("relay: standard output is closed")
+    assert shell(">&-", "export", "orders", tmp_path / "file", "--data", relay.data).returncode == 0
+
+
 def test_an_export_that_had_no_room_at_all_leaves_no_file(relay: Runner, tmp_path: Path) -> None:
     """Once there is some, the same command makes it."""
     relay.json("bucket", "create", "orders")
