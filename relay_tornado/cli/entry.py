@@ -325,7 +325,10 @@ def _secret(url: str, secret: str | None, file: Path | None) -> str:
     if not found:
         raise click.UsageError("--url needs a token's secret: --secret, --secret-file or RELAY_SECRET")
     if not (found.isascii() and found.isprintable()):
-        raise click.UsageError("the secret holds a character that is not printable ASCII: copy it again")
+        raise click.UsageError(
+            "the secret holds a character that is not printable ASCII, like a line end: give the secret alone, or what "
+            "`relay token create --json` printed"
+        )
     if _KEY.fullmatch(found):
         note("this looks like a token's key: its secret was shown beside it, and begins with sk-rly_")
     if not (address.secure or address.local):

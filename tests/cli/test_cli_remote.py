@@ -259,6 +259,15 @@ def test_a_line_end_is_no_part_of_a_secret(relay: Runner, tmp_path: Path) -> Non
     assert "ASCII" in relay.misused("bucket", "list", RELAY_URL="http://127.0.0.1:1", RELAY_SECRET="a\nb")
 
 
+def test_all_that_was_printed_of_a_token_is_no_secret(relay: Runner, tmp_path: Path) -> None:
+    """Whoever kept it in a file hears what may be in one, and nothing of the secret is shown."""
+    printed = relay("token", "create").stdout
+    (tmp_path / "secret").write_text(printed)
+    said = relay.misused("--url", "http://127.0.0.1:1", "--secret-file", tmp_path / "secret", "bucket", "list")
+    assert "give the secret alone, or what `relay token create --json` printed" in " ".join(said.split())
+    assert "sk-rly_" not in said
+
+
 def test_plain_http_to_elsewhere_is_said(relay: Runner, tmp_path: Path) -> None:
     """The secret would be readable on its way, whatever reads it."""
     with serving(tmp_path / "remote") as server:
