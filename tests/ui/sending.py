@@ -8,7 +8,37 @@ from typing import Any
 from playwright.sync_api import Locator, Page, expect
 
 from tests.acceptance.relay import Relay
+from tests.ui.browser import until
 from tests.ui.connection import Connection
+
+HELD = """
+window.frames_held = [];
+const { requestAnimationFrame } = window;
+window.requestAnimationFrame = (draw) => (frames_held ? frames_held.push(draw) : requestAnimationFrame(draw));
+window.drawn = () => {
+  const draws = frames_held;
+  frames_held = null;
+  return new Promise((resolve) => {
+    requestAnimationFrame((now) => {
+      for (const draw of draws) draw(now);
+      requestAnimationFrame(resolve);
+    });
+  });
+};
+window.heard = 0;
+window.EventSource = class extends EventSource {
+  constructor(...where) {
+    super(...where);
+    this.addEventListener("webhook", () => { heard += 1; });
+  }
+};"""
+"""No frame is drawn before `drawn()`; webhooks that came on a stream are counted."""
+
+_FURTHER = """() => {
+  document.querySelector(".list").scrollTop += 300;
+  const rows = [...document.querySelectorAll(".list-row")];
+  return rows.map((row) => [Number(row.ariaPosInSet), row.querySelector(".path").innerText.trim()]);
+}"""
 
 
 class Sender:
@@ -52,3 +82,15 @@ def rows(page: Page) -> Locator:
 
 def paths(page: Page) -> list[str]:
     return [text.strip() for text in page.locator(".list-row .path").all_inner_texts()]
+
+
+def listed(page: Page, count: int) -> list[str]:
+    """The paths of the whole list, newest first: it is scrolled until so many rows were in sight."""
+    found: dict[int, str] = {}
+
+    def whole() -> bool:
+        found.update(page.evaluate(_FURTHER))
+        return len(found) >= count
+
+    until(page, whole, f"{count} rows")
+    return [found[place] for place in sorted(found)]

@@ -9,8 +9,8 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.acceptance.relay import Relay
-from tests.ui.browser import Watch, sign_in
-from tests.ui.sending import Sender, live, rows
+from tests.ui.browser import Watch, sign_in, until
+from tests.ui.sending import HELD, Sender, listed, live, rows
 
 FIRST = """() => {
   const top = (each) => each.getBoundingClientRect().top;
@@ -68,6 +68,28 @@ def test_a_list_is_where_it_was(events: Page, sender: Sender) -> None:
     events.get_by_role("link", name="Outputs").click()
     events.get_by_role("link", name="Events").click()
     stays(events, "/last")
+
+
+def test_what_came_as_one_left_is_where_it_belongs(admitted: Page, sender: Sender) -> None:
+    """What the list had no time to draw is in it all the same, and does not come in behind what came later."""
+    for index in range(60):
+        sender.send(f"/before/{index}")
+    admitted.add_init_script(HELD)
+    admitted.set_viewport_size({"width": 1400, "height": 900})
+    admitted.goto(f"/ui/buckets/{sender.name}")
+    live(admitted)
+    sender.send("/as-one-left")
+    until(admitted, lambda: admitted.evaluate("heard") == 1, "the event on the stream")
+    admitted.get_by_role("link", name="Outputs").click()
+    expect(admitted.get_by_text("No output")).to_be_visible()
+    for index in range(150):
+        sender.send(f"/after/{index}")
+    admitted.go_back()
+    expect(rows(admitted).first).to_contain_text("/after/149")
+    admitted.evaluate("drawn()")
+    after = [f"/after/{index}" for index in range(149, -1, -1)]
+    before = [f"/before/{index}" for index in range(59, -1, -1)]
+    assert listed(admitted, 211) == [*after, "/as-one-left", *before]
 
 
 def test_closing_an_event_on_a_phone(page: Page, relay: Relay, administrator: str, sender: Sender) -> None:
