@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.acceptance.relay import Relay
 from tests.ui.browser import Watch, begin_session, hold, sign_in, signed, told, until, watched
-from tests.ui.sending import Sender, live, rows
+from tests.ui.sending import HELD, Sender, listed, live, rows
 
 PATIENCE = 41_000
 """Milliseconds after which the page waits for no answer any more."""
@@ -397,3 +397,28 @@ def test_a_comparison_that_could_not_be_swapped(events: Page, watch: Watch, send
     events.unroute("**/v1/logs/*")
     expect(events.get_by_role("alert")).to_have_count(0)
     expect(events.locator(".request-line").first).to_contain_text("/1")
+
+
+def test_what_is_late_is_where_it_belongs(admitted: Page, sender: Sender) -> None:
+    """The list that goes on with the newest events has those before in their order, also those that it had no time to
+    draw."""
+    for index in range(60):
+        sender.send(f"/before/{index}")
+    admitted.add_init_script(HELD)
+    admitted.set_viewport_size({"width": 1400, "height": 900})
+    admitted.goto(f"/ui/buckets/{sender.name}")
+    live(admitted)
+    sender.send("/in-time")
+    until(admitted, lambda: admitted.evaluate("heard") == 1, "the first event on the stream")
+    admitted.evaluate("() => { const now = performance.now; performance.now = () => now.call(performance) + 31_000; }")
+    held = hold(admitted, "**/v1/stream?**")
+    sender.send("/late")
+    until(admitted, lambda: held, "another stream")
+    for index in range(150):
+        sender.send(f"/after/{index}")
+    held.pop().continue_()
+    expect(rows(admitted).first).to_contain_text("/after/149")
+    admitted.evaluate("drawn()")
+    after = [f"/after/{index}" for index in range(149, -1, -1)]
+    before = [f"/before/{index}" for index in range(59, -1, -1)]
+    assert listed(admitted, 212) == [*after, "/late", "/in-time", *before]

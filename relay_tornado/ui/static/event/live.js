@@ -94,6 +94,7 @@ export class Live {
       late: () => {
         // More comes in than gets here: the list goes on with the newest, else it would show ever older ones as live.
         if (this.away || this.paused.value) return;
+        this.incoming.flush();
         this.unfollow();
         this.follow();
       },
