@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from itertools import takewhile
 from typing import Final, NamedTuple
 
@@ -99,16 +99,22 @@ class Acks:
         again, self._again = self._again, []
         return again
 
-    def ack(self, id: str, everything: bool) -> str | None:
-        """The message that acknowledges the event; None if the ack has to wait for a redelivery."""
+    def ack(self, id: str, everything: bool, untaken: Collection[str] = ()) -> str | None:
+        """The message that acknowledges the event; None if the ack has to wait for a redelivery. Further messages are
+        in `late`. `untaken` are events that came and that the application has yet to get; needed for `everything`."""
         now = self._clock()
         mine = self._open.get(id)
         if mine is not None:
             # The application may mean the first time, and have yet to get what came since.
             before = list(takewhile(lambda each: each != id, self._open)) if everything else []
             before = [each for each in before if self._open[each].first < mine.first]
-            for each in (*before, id):
+            # It may even mean an earlier connection. To the relay, all is what came on this one.
+            taken = [each for each in before if each not in untaken]
+            for each in (*taken, id):
                 self._note(each, self._close(each), now)
+            if len(taken) < len(before):
+                self._again += [_message("ack", each) for each in taken]
+                everything = False
             return _message("ack", id, all=True) if everything else _message("ack", id)
         if everything and id in self._before:
             for each in tuple(self._before):

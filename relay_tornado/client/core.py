@@ -338,7 +338,10 @@ class Core:
 
     async def ack(self, event: EventData, everything: bool) -> None:
         self._must_be_explicit()
-        await self._transmit(self._acks.ack(event.id, everything))
+        untaken = {item.id for item in self.intake if isinstance(item, EventData)} if everything else ()
+        text = self._acks.ack(event.id, everything, untaken)
+        for each in (*self._acks.late(), text):
+            await self._transmit(each)
 
     async def nak(self, event: EventData, delay: float | None) -> None:
         self._must_be_explicit()

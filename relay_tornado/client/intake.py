@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -39,6 +39,10 @@ class Intake(Generic[T]):
 
     def __len__(self) -> int:
         return len(self._items)
+
+    def __iter__(self) -> Iterator[T]:
+        """The items, the oldest first."""
+        return (item for item, _ in self._items)
 
     async def first(self) -> T:
         """The oldest item, which stays until `take`, so that cancelling the reader loses nothing."""

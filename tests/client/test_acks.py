@@ -229,3 +229,16 @@ def test_acks_of_everything_and_naks() -> None:
     assert acks.came("d", "orders")
     assert not acks.came("e", "orders")
     assert acks.ack("never", False) is None
+
+
+def test_everything_is_only_what_the_application_got() -> None:
+    """It may mean an event's delivery on an earlier connection, and have yet to get what came before it on this one."""
+    acks = Acks()
+    for each in "abc":
+        acks.came(each, "orders", 2)
+    assert acks.ack("c", True, {"b", "c"}) == '{"action":"ack","id":"c"}'
+    assert acks.late() == ['{"action":"ack","id":"a"}']
+    acks.cut(untaken=["b"])
+    assert acks.came("a", "orders", 3)
+    assert acks.came("c", "orders", 3)
+    assert not acks.came("b", "orders", 3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -146,6 +147,40 @@ async def test_an_ack_of_everything_after_a_cut_spares_what_was_not_taken() -> N
         await second.ack(everything=True)
         acked.set()
         assert (await anext(events)).seq == 3
+
+
+@client_test
+async def test_an_ack_of_everything_spares_what_came_again_and_was_not_taken() -> None:
+    """An event that was given on an earlier connection comes again behind another one's: that one was not given yet."""
+    acks: list[Any] = []
+    received, heard = asyncio.Event(), asyncio.Event()
+
+    async def talk(peer: Peer) -> None:
+        await peer.welcome(buckets=[ENTRY])
+        if peer.number == 1:
+            await peer.send(*(webhook(f"abcdefghijkl-{seq}") for seq in (2, 4)))
+            while len(acks) < 1:
+                acks.append(await peer.receive())
+            return
+        await peer.send(*(webhook(f"abcdefghijkl-{seq}", attempt=2) for seq in (2, 3, 4)))
+        await peer.send({"type": "status", "status": "error", "code": "x", "message": "all are sent"})
+        while len(acks) < 2:
+            acks.append(await peer.receive())
+        heard.set()
+        await peer.stay()
+
+    def told(notice: Notice) -> None:
+        if notice.kind == "problem":
+            received.set()
+
+    async with service(talk) as url, at(url, consumer="worker", on_notice=told) as events:
+        second, fourth = await anext(events), await anext(events)
+        await second.nak()
+        await received.wait()
+        await fourth.ack(everything=True)
+        await heard.wait()
+        assert [(await anext(events)).seq for _ in range(2)] == [2, 3]
+    assert acks[1] == {"action": "ack", "id": "abcdefghijkl-4"}
 
 
 @client_test
