@@ -127,6 +127,10 @@ class Acks:
             self._late[id] = (self._before.pop(id), now)
         return None
 
+    def answered(self, id: str) -> bool:
+        """Whether the application answered an event of this connection that it has yet to get: it had it before."""
+        return id not in self._open and id not in self._before
+
     def nak(self, id: str, delay: float | None) -> str | None:
         """The message that returns the event to the consumer; None if the relay has taken it back already."""
         if id not in self._open:

@@ -294,6 +294,11 @@ class Core:
         if self._saver is not None:
             self.tracker.given(event)
 
+    def answered(self, event: EventData) -> bool:
+        """Whether the application answered an earlier try while this one waited for it. What a consumer that was moved
+        repeats is a first try, and meant."""
+        return self.options.explicit and event.attempt > 1 and self._acks.answered(event.id)
+
     def reached(self, passed: Passed) -> None:
         """Notes that the application got everything before this position."""
         if self._saver is not None:

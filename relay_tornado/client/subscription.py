@@ -164,7 +164,7 @@ class Subscription:
                 case EventData():
                     # Saves the starting point, too: after a crash in the first event, that event must come again.
                     await core.saved()
-                    if core.intake.take(item):
+                    if core.intake.take(item) and not core.answered(item):
                         event = self._given = _event(item, core)
                         core.given(event)
                         return event

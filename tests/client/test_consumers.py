@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from relay_tornado.client import Event, Notice, Rejected, Subscription, subscribe
+from relay_tornado.client.event import EventData
 from tests.client.peer import ENTRY, Peer, at, service, webhook
 from tests.client.world import SOON, Cable, World, bodies, client_test, take
 from tests.waiting import until
@@ -181,6 +182,32 @@ async def test_an_ack_of_everything_spares_what_came_again_and_was_not_taken() -
         await heard.wait()
         assert [(await anext(events)).seq for _ in range(2)] == [2, 3]
     assert acks[1] == {"action": "ack", "id": "abcdefghijkl-4"}
+
+
+@client_test
+@pytest.mark.parametrize(("answer", "next"), [("ack", ("3", 1)), ("nak", ("1", 3))])
+async def test_an_event_that_is_answered_once_it_came_again(shared: World, answer: str, next: tuple[str, int]) -> None:
+    """The application had it at the cut, and answered it when the client had read it ahead: it does not get it again,
+    unless it refused it."""
+    bucket = shared.bucket()
+    shared.send("1", "2", bucket=bucket)
+    async with (
+        Cable(shared.relay.port) as cable,
+        shared.subscribe(bucket, url=cable.url, since="earliest", consumer="c") as events,
+    ):
+        first = await anext(events)
+        core = events._core
+        assert core is not None
+        cable.cut()
+        await until(lambda: [item.attempt for item in core.intake if isinstance(item, EventData)] == [2, 2], "both")
+        await (first.ack() if answer == "ack" else first.nak(delay=0.5))
+        second = await anext(events)
+        assert (second.text, second.attempt) == ("2", 2)
+        await second.ack()
+        await asyncio.sleep(0.6)
+        shared.send("3", bucket=bucket)
+        third = await anext(events)
+        assert (third.text, third.attempt) == next
 
 
 @client_test
