@@ -33,6 +33,15 @@ def shell(redirection: str, *arguments: object, **variables: str) -> subprocess.
     )
 
 
+def into(stdout: int, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Runs `relay ARGUMENTS` with this standard output, which it closes."""
+    run = subprocess.run(
+        command("", *arguments), env=environment(), stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=TIMEOUT
+    )
+    os.close(stdout)
+    return run
+
+
 def command(redirection: str, *arguments: object) -> list[str]:
     return ["sh", "-c", f'exec "$@" {redirection}', "sh", *_RELAY, *map(str, arguments)]
 
@@ -226,15 +235,7 @@ def test_the_reader_of_a_secret_has_left(relay: Runner) -> None:
     """As where the program behind a pipe is not there."""
     theirs, ours = os.pipe()
     os.close(theirs)
-    run = subprocess.run(
-        command("", "token", "create", "--data", relay.data),
-        env=environment(),
-        stdout=ours,
-        stderr=subprocess.PIPE,
-        text=True,
-        timeout=TIMEOUT,
-    )
-    os.close(ours)
+    run = into(ours, "token", "create", "--data", relay.data)
     assert run.returncode == 1
     assert "the program that read it has ended; the token " in run.stderr
     assert "nobody has seen its secret" in run.stderr
@@ -247,15 +248,7 @@ def test_a_table_is_written_at_once(relay: Runner, arguments: tuple[str, ...]) -
     relay.json("bucket", "create", "last")
     theirs, ours = os.pipe2(os.O_DIRECT)  # each read gets what one write gave
     try:
-        run = subprocess.run(
-            command("", *arguments, "--data", relay.data),
-            env=environment(),
-            stdout=ours,
-            stderr=subprocess.PIPE,
-            text=True,
-            timeout=TIMEOUT,
-        )
-        os.close(ours)
+        run = into(ours, *arguments, "--data", relay.data)
         assert (run.returncode, run.stderr) == (0, "")
         assert os.read(theirs, 1 << 16).count(b"\n") > 2
         assert os.read(theirs, 1 << 16) == b""

@@ -11,7 +11,17 @@ from tests.acceptance.relay import Relay
 from tests.ui.browser import until
 from tests.ui.connection import Connection
 
-HELD = """
+HEARD = """
+window.heard = 0;
+window.EventSource = class extends EventSource {
+  constructor(...where) {
+    super(...where);
+    this.addEventListener("webhook", () => { heard += 1; });
+  }
+};"""
+"""Webhooks that came on a stream are counted."""
+
+_HELD = """
 window.frames_held = [];
 const { requestAnimationFrame } = window;
 window.requestAnimationFrame = (draw) => (frames_held ? frames_held.push(draw) : requestAnimationFrame(draw));
@@ -24,15 +34,8 @@ window.drawn = () => {
       requestAnimationFrame(resolve);
     });
   });
-};
-window.heard = 0;
-window.EventSource = class extends EventSource {
-  constructor(...where) {
-    super(...where);
-    this.addEventListener("webhook", () => { heard += 1; });
-  }
 };"""
-"""No frame is drawn before `drawn()`; webhooks that came on a stream are counted."""
+"""No frame is drawn before `drawn()`."""
 
 _FURTHER = """() => {
   document.querySelector(".list").scrollTop += 300;
@@ -74,6 +77,16 @@ class Sender:
 
 def live(page: Page) -> None:
     expect(page.get_by_role("status").get_by_text("Live", exact=True)).to_be_visible()
+
+
+def undrawn(page: Page, sender: Sender) -> None:
+    """The live list of a bucket with 60 events, which draws no frame before `drawn()`, and counts what it heard."""
+    for index in range(60):
+        sender.send(f"/before/{index}")
+    page.add_init_script(HEARD + _HELD)
+    page.set_viewport_size({"width": 1400, "height": 900})
+    page.goto(f"/ui/buckets/{sender.name}")
+    live(page)
 
 
 def rows(page: Page) -> Locator:

@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.acceptance.relay import Relay
 from tests.ui.browser import Watch, begin_session, hold, sign_in, signed, told, until, watched
-from tests.ui.sending import HELD, Sender, listed, live, rows
+from tests.ui.sending import Sender, listed, live, rows, undrawn
 
 PATIENCE = 41_000
 """Milliseconds after which the page waits for no answer any more."""
@@ -402,12 +402,7 @@ def test_a_comparison_that_could_not_be_swapped(events: Page, watch: Watch, send
 def test_what_is_late_is_where_it_belongs(admitted: Page, sender: Sender) -> None:
     """The list that goes on with the newest events has those before in their order, also those that it had no time to
     draw."""
-    for index in range(60):
-        sender.send(f"/before/{index}")
-    admitted.add_init_script(HELD)
-    admitted.set_viewport_size({"width": 1400, "height": 900})
-    admitted.goto(f"/ui/buckets/{sender.name}")
-    live(admitted)
+    undrawn(admitted, sender)
     sender.send("/in-time")
     until(admitted, lambda: admitted.evaluate("heard") == 1, "the first event on the stream")
     admitted.evaluate("() => { const now = performance.now; performance.now = () => now.call(performance) + 31_000; }")

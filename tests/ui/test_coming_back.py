@@ -10,7 +10,7 @@ from playwright.sync_api import Page, expect
 
 from tests.acceptance.relay import Relay
 from tests.ui.browser import Watch, sign_in, until
-from tests.ui.sending import HELD, Sender, listed, live, rows
+from tests.ui.sending import Sender, listed, live, rows, undrawn
 
 FIRST = """() => {
   const top = (each) => each.getBoundingClientRect().top;
@@ -72,12 +72,7 @@ def test_a_list_is_where_it_was(events: Page, sender: Sender) -> None:
 
 def test_what_came_as_one_left_is_where_it_belongs(admitted: Page, sender: Sender) -> None:
     """What the list had no time to draw is in it all the same, and does not come in behind what came later."""
-    for index in range(60):
-        sender.send(f"/before/{index}")
-    admitted.add_init_script(HELD)
-    admitted.set_viewport_size({"width": 1400, "height": 900})
-    admitted.goto(f"/ui/buckets/{sender.name}")
-    live(admitted)
+    undrawn(admitted, sender)
     sender.send("/as-one-left")
     until(admitted, lambda: admitted.evaluate("heard") == 1, "the event on the stream")
     admitted.get_by_role("link", name="Outputs").click()

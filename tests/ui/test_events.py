@@ -12,7 +12,7 @@ from playwright.sync_api import Page, Route, expect
 
 from tests.acceptance.relay import Relay, wait_for
 from tests.ui.browser import Watch, begin_session, hold, sign_in, told, until
-from tests.ui.sending import Sender, live, paths, rows
+from tests.ui.sending import HEARD, Sender, live, paths, rows
 
 
 def test_new_events_come_on_top_at_once(events: Page, sender: Sender) -> None:
@@ -96,21 +96,14 @@ def test_paused_it_counts_what_waits(events: Page, sender: Sender) -> None:
 
 _BY_HAND = """
 window.drawing = [];
-window.requestAnimationFrame = (draw) => drawing.push(draw);
-window.heard = 0;
-window.EventSource = class extends EventSource {
-  constructor(...where) {
-    super(...where);
-    this.addEventListener("webhook", () => { heard += 1; });
-  }
-};"""
-"""Frames are drawn by DRAW alone, and webhooks that came on a stream are counted."""
+window.requestAnimationFrame = (draw) => drawing.push(draw);"""
+"""Frames are drawn by DRAW alone."""
 DRAW = "() => { window.now = (window.now ?? 0) + 1000; for (const draw of drawing.splice(0)) draw(now); }"
 
 
 def test_paused_it_does_not_count_what_is_shown(admitted: Page, sender: Sender) -> None:
     """As where the list was asked for and has an event before it came on the stream."""
-    admitted.add_init_script(_BY_HAND)
+    admitted.add_init_script(HEARD + _BY_HAND)
     held = hold(admitted, "**/v1/search?**")
     admitted.goto(f"/ui/buckets/{sender.name}")
     live(admitted)
