@@ -347,13 +347,20 @@ class Group:
         if not self._waiting:
             return
         if ready := self._ready():
+            self._await_places()
             able = self._able()
             if not able or (self._is_late() and all(member.receiver.busy for member in able)):
-                able = [member for member in self._waiting if member.in_flight.credit > 0]
+                able = list(self._waiting)
             idle = [member for member in able if not member.receiver.busy]
             for member in idle[:ready] if len(idle) >= ready else able:
                 member.receiver.mark(self.ledger.key.bucket_id)
         self._arm()
+
+    def _await_places(self) -> None:
+        """Has the members whose places events of other buckets have taken wait for free ones, and no longer for events."""
+        for member in [each for each in self._waiting if each.in_flight.credit <= 0]:
+            del self._waiting[member]
+            member.in_flight.run_short(member)
 
     def _is_late(self) -> bool:
         """Whether events were not taken for so long that those who could take them may be unable to write."""

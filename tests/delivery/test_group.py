@@ -16,6 +16,7 @@ from relay_tornado.delivery.deliver import Delivery
 from relay_tornado.delivery.outlet import Frames
 from relay_tornado.model import Cursor, NewEvent, Retention
 from relay_tornado.wire.acks import Ack, Nak
+from relay_tornado.wire.control import Unsubscribe
 from tests.delivery.virtual import day, run, virtual_test
 from tests.delivery.virtual import event_loop as event_loop
 from tests.delivery.workers import KEY, Worker, parked, worker
@@ -87,6 +88,27 @@ async def test_no_more_in_flight_than_asked_for() -> None:
         had.append(new[0])
         await quiet(20)
     assert sorted(had) == sorted((name, seq) for name in ("orders", "other") for seq in range(1, 11))
+
+
+@pytest.mark.parametrize("freed", ["ack", "nak", "unsubscribe"])
+@virtual_test
+async def test_a_place_that_another_bucket_had_is_taken_at_once(freed: str) -> None:
+    """By an event that came while there was none."""
+    world = await stocked(0)
+    await world.bucket("other")
+    one = await worker(world, "orders", "other", max_in_flight=1)
+    await quiet()
+    await world.append(1)
+    await quiet()
+    await world.append(1, "id-other")
+    await quiet()
+    assert (one.reader.seqs("orders"), one.reader.seqs("other")) == ([1], [])
+    if freed == "unsubscribe":
+        one.delivery.unsubscribe(Unsubscribe(("orders",)))
+    else:
+        assert one.ack(1) if freed == "ack" else one.nak(1, 1000)
+    await quiet()
+    assert one.reader.seqs("other") == [1]
 
 
 @virtual_test
