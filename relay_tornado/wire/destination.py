@@ -152,7 +152,7 @@ def is_public(url: Any) -> bool:
 def masked(url: str) -> str:
     """The URL with `MASK` for its login and the values of its query; unchanged if it has neither."""
     try:
-        parts = urlsplit(url)
+        parts = urlsplit(url.strip())
     except ValueError:
         return MASK
     place = parts.netloc

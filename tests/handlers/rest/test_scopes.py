@@ -323,6 +323,10 @@ async def test_what_a_public_output_sends_is_masked(here: World) -> None:
     assert "hidden" not in str((whole, listed))
     seen = next(each for each in whole["outputs"] if each["id"] == things["public"])
     assert seen["destination"] == "https://***@shop.example:8443/in?key=***&***"
+    pasted = {"destination": f"\u00a0{url}\u3000"}  # as from a web page
+    assert (await here.call("PUT", path, pasted)).document["destination"] == pasted["destination"]
+    assert "hidden" not in str((await here.call("GET", bucket, token="scoped with API")).document)
+    assert (await here.call("PUT", path, {"destination": url})).status == 200
     assert seen["headers"] == {"X-Kind": ["a"], "Authorization": ["***"], "x-api-key": ["***", "***"]}
 
     async def put(**fields: Any) -> Any:
