@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable
 from itertools import takewhile
 from typing import Final, NamedTuple
 
@@ -45,8 +45,10 @@ class Acks:
         self._before: dict[str, str] = {}
         """Unacknowledged events of earlier connections, and those of this one that the relay took back; like those
         below, with their bucket's id."""
-        self._untaken: set[str] = set()
-        """Those in `_before` that the application did not get."""
+        self._gave = 0
+        self._given: dict[str, int] = {}
+        """Those in `_open` and `_before` that the application got, on whatever connection, and the place of each among
+        all that it got."""
         self._sent: OrderedDict[str, tuple[str, float]] = OrderedDict()
         """Events acknowledged on this connection, and when. Each ack looks at the oldest; an OrderedDict finds it
         quickly even after deletions at the front."""
@@ -75,7 +77,8 @@ class Acks:
             self._note(id, bucket, now)
             return True
         self._before.pop(id, None)
-        self._untaken.discard(id)
+        if attempt == 1:
+            self._given.pop(id, None)
         self._came += 1
         again = self._open.pop(id, None)
         first = self._firsts.pop(id, self._came) if again is None else again.first
@@ -99,9 +102,15 @@ class Acks:
         again, self._again = self._again, []
         return again
 
-    def ack(self, id: str, everything: bool, untaken: Collection[str] = ()) -> str | None:
+    def given(self, id: str) -> None:
+        """Notes that the application gets an event that arrived."""
+        self._gave += 1
+        self._given.setdefault(id, self._gave)
+        drop_oldest(self._given, 2 * REMEMBERED)
+
+    def ack(self, id: str, everything: bool) -> str | None:
         """The message that acknowledges the event; None if the ack has to wait for a redelivery. Further messages are
-        in `late`. `untaken` are events that came and that the application has yet to get; needed for `everything`."""
+        in `late`."""
         now = self._clock()
         mine = self._open.get(id)
         if mine is not None:
@@ -109,23 +118,23 @@ class Acks:
             before = list(takewhile(lambda each: each != id, self._open)) if everything else []
             before = [each for each in before if self._open[each].first < mine.first]
             # It may even mean an earlier connection. To the relay, all is what came on this one.
-            taken = [each for each in before if each not in untaken]
-            for each in (*taken, id):
+            got = [each for each in before if self._got(each, id)]
+            for each in (*got, id):
                 self._note(each, self._close(each), now)
-            if len(taken) < len(before):
-                self._again += [_message("ack", each) for each in taken]
+            if len(got) < len(before):
+                self._again += [_message("ack", each) for each in got]
                 everything = False
             return _message("ack", id, all=True) if everything else _message("ack", id)
-        if everything and id in self._before:
-            for each in tuple(self._before):
-                if each in self._untaken and each != id:
-                    continue
+        if id in self._before:
+            before = list(takewhile(lambda each: each != id, self._before)) if everything else []
+            for each in (*(each for each in before if self._got(each, id)), id):
                 self._late[each] = (self._before.pop(each), now)
-                if each == id:
-                    break
-        elif id in self._before:
-            self._late[id] = (self._before.pop(id), now)
+                self._given.pop(each, None)
         return None
+
+    def _got(self, id: str, before: str) -> bool:
+        """Whether the application got the event before the other one."""
+        return self._given.get(id, self._gave) < self._given.get(before, 0)
 
     def answered(self, id: str) -> bool:
         """Whether the application answered an event of this connection that it has yet to get: it had it before."""
@@ -135,13 +144,13 @@ class Acks:
         """The message that returns the event to the consumer; None if the relay has taken it back already."""
         if id not in self._open:
             self._before.pop(id, None)
+            self._given.pop(id, None)
             return None
         self._close(id)
         return _message("nak", id) if delay is None else _message("nak", id, delay=delay)
 
-    def cut(self, silence: float = 0.0, untaken: Iterable[str] = ()) -> None:
-        """Notes the end of the connection, after `silence` seconds without data; `untaken` are events that the
-        application did not get."""
+    def cut(self, silence: float = 0.0) -> None:
+        """Notes the end of the connection, after `silence` seconds without data."""
         now = self._clock()
         sure = now - silence - SURE
         self._late, self._past = (
@@ -153,12 +162,14 @@ class Acks:
         self._before |= {each: one.bucket for each, one in self._open.items()}
         for kept in (self._before, self._known):
             drop_oldest(kept, REMEMBERED)
-        self._untaken = (self._untaken | set(untaken)) & self._before.keys()
+        self._given = {each: place for each, place in self._given.items() if each in self._before}
         self._sent, self._open, self._firsts, self._again = OrderedDict(), {}, {}, []
 
     def _close(self, id: str, *, answered: bool = True) -> str:
         """The event is no longer open. Returns its bucket's id."""
         one = self._open.pop(id)
+        if answered:
+            self._given.pop(id, None)
         if not answered or one.first < one.last:
             self._firsts[id] = one.first
             drop_oldest(self._firsts, REMEMBERED)

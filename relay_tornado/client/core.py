@@ -116,8 +116,8 @@ class Core:
                     self.tracker.cut(silence)
                     if self.options.explicit:
                         # The relay redelivers them, perhaps to this client.
-                        dropped = self.intake.drop(lambda item: isinstance(item, EventData))
-                        self._acks.cut(silence, [item.id for item in dropped if isinstance(item, EventData)])
+                        self.intake.drop(lambda item: isinstance(item, EventData))
+                        self._acks.cut(silence)
                     await link.close()
             except Cut as cut:
                 good = since is not None and loop.time() - since >= self.options.backoff.good
@@ -291,6 +291,8 @@ class Core:
 
     def given(self, event: EventData) -> None:
         """Notes that the application gets the event now."""
+        if self.options.explicit:
+            self._acks.given(event.id)
         if self._saver is not None:
             self.tracker.given(event)
 
@@ -343,8 +345,7 @@ class Core:
 
     async def ack(self, event: EventData, everything: bool) -> None:
         self._must_be_explicit()
-        untaken = {item.id for item in self.intake if isinstance(item, EventData)} if everything else ()
-        text = self._acks.ack(event.id, everything, untaken)
+        text = self._acks.ack(event.id, everything)
         for each in (*self._acks.late(), text):
             await self._transmit(each)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -40,10 +40,6 @@ class Intake(Generic[T]):
     def __len__(self) -> int:
         return len(self._items)
 
-    def __iter__(self) -> Iterator[T]:
-        """The items, the oldest first."""
-        return (item for item, _ in self._items)
-
     async def first(self) -> T:
         """The oldest item, which stays until `take`, so that cancelling the reader loses nothing."""
         while not self._items:
@@ -59,13 +55,11 @@ class Intake(Generic[T]):
         self._shrink(size)
         return True
 
-    def drop(self, unwanted: Callable[[T], bool]) -> list[T]:
-        """Removes and returns all items that are unwanted."""
-        dropped = [item for item, _ in self._items if unwanted(item)]
+    def drop(self, unwanted: Callable[[T], bool]) -> None:
+        """Removes all items that are unwanted."""
         kept = deque((item, size) for item, size in self._items if not unwanted(item))
         self._shrink(self.size - sum(size for _, size in kept))
         self._items = kept
-        return dropped
 
     def _shrink(self, size: int) -> None:
         self.size -= size

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from relay_tornado.client import Event, Notice, Rejected, Subscription, subscribe
+from relay_tornado.client.core import Core
 from relay_tornado.client.event import EventData
 from tests.client.peer import ENTRY, Peer, at, service, webhook
 from tests.client.world import SOON, Cable, World, bodies, client_test, take
@@ -199,7 +200,7 @@ async def test_an_event_that_is_answered_once_it_came_again(shared: World, answe
         core = events._core
         assert core is not None
         cable.cut()
-        await until(lambda: [item.attempt for item in core.intake if isinstance(item, EventData)] == [2, 2], "both")
+        await until(lambda: _ahead(core) == [2, 2], "both")
         await (first.ack() if answer == "ack" else first.nak(delay=0.5))
         second = await anext(events)
         assert (second.text, second.attempt) == ("2", 2)
@@ -208,6 +209,34 @@ async def test_an_event_that_is_answered_once_it_came_again(shared: World, answe
         shared.send("3", bucket=bucket)
         third = await anext(events)
         assert (third.text, third.attempt) == next
+
+
+@client_test
+@pytest.mark.parametrize("cut", [True, False], ids=["cut", "late"])
+async def test_an_ack_of_everything_is_of_what_came_again_too(shared: World, cut: bool) -> None:
+    """The application had them before the event, so it gets none again: neither after a cut in its batch, nor if it
+    takes longer than ack_wait."""
+    bucket = shared.bucket()
+    shared.send(*"1234", bucket=bucket)
+    options = {"since": "earliest", "consumer": "c", "ack_wait": 60 if cut else 1}
+    async with Cable(shared.relay.port) as cable, shared.subscribe(bucket, url=cable.url, **options) as events:
+        got = await take(events, 3)
+        core = events._core
+        assert core is not None
+        if cut:
+            cable.cut()
+        await until(lambda: _ahead(core).count(2) >= 3, "what it had")
+        await got[2].ack(everything=True)
+        left = await anext(events)
+        assert left.text == "4"
+        await left.ack()
+        shared.send("5", bucket=bucket)
+        assert (await anext(events)).text == "5"
+
+
+def _ahead(core: Core) -> list[int]:
+    """The tries of what is read ahead."""
+    return [item.attempt for item, _ in core.intake._items if isinstance(item, EventData)]
 
 
 @client_test
