@@ -15,7 +15,7 @@ from relay_tornado.cli.manifest import DeclaredBucket, read_manifest
 from relay_tornado.cli.options import options_of, relay_options
 from relay_tornado.cli.plan import Step, plan
 from relay_tornado.cli.printing import Document, note, print_json
-from relay_tornado.errors import NotFound, RelayError
+from relay_tornado.errors import Invalid, NotFound, RelayError
 from relay_tornado.model import counted, printable
 
 _option = options_of("APPLY")
@@ -41,7 +41,10 @@ def apply(file: Path, dry_run: bool, prune: bool, yes: bool, data: Path, as_json
             buckets = relay.call("bucket.list")
         except NotFound:
             buckets = []  # a dry run without a data directory
-        steps = plan(manifest, buckets, prune=prune)
+        try:
+            steps = plan(manifest, buckets, prune=prune)
+        except Invalid as error:
+            raise Failure(f"{file}: {error} (nothing was changed)") from None
         _rehearse(file, manifest, steps, buckets)
     if not as_json:
         for step in steps:

@@ -8,6 +8,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 from relay_tornado.cli.manifest import TABLES, DeclaredBucket
 from relay_tornado.cli.printing import Document, when
+from relay_tornado.errors import Invalid
 from relay_tornado.wire.destination import masked
 from relay_tornado.wire.place import PLACE, compared
 
@@ -48,7 +49,7 @@ class Step:
 def plan(manifest: list[DeclaredBucket], buckets: list[Document], *, prune: bool) -> list[Step]:
     """The steps in the order in which they can be done: deletions come first, as they free ids and routes.
 
-    `buckets` are all buckets of the relay.
+    `buckets` are all buckets of the relay. Raises Invalid if an output is to be deleted that a declared input names.
     """
     present = {bucket["name"]: bucket for bucket in buckets}
     steps: list[Step] = []
@@ -111,8 +112,21 @@ def _pruned_outputs(declared: DeclaredBucket, present: Document) -> Iterator[tup
     answering = {each["response_from_output"] for each in staying}
     for found in present["outputs"]:
         if found["name"] not in declared.outputs or found is not outputs[found["name"]]:
+            _refuse_named(declared, {found["id"], found["name"]} - declared.outputs.keys())
             step = Step("delete", "output", found["name"], declared.name, {}, id=found["id"])
             yield step, found["id"] in answering
+
+
+def _refuse_named(declared: DeclaredBucket, names: set[str]) -> None:
+    """Raises Invalid if a declared input is to get its answers from an output of one of these names."""
+    for each, options in (declared.inputs or {}).items():
+        wanted = options.get("response_from_output")
+        if wanted in names:
+            raise Invalid(
+                f"the file does not declare the output {wanted!r} of {declared.name}, so --prune would delete it: "
+                "declare it, too, or name another one",
+                f"input {each} of {declared.name}: response_from_output",
+            )
 
 
 def _by(key: str, documents: list[Document]) -> dict[str, Document]:

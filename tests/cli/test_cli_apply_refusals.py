@@ -100,6 +100,23 @@ def test_what_the_relay_would_refuse(relay: Runner, tmp_path: Path, text: str, s
     assert relay.json("bucket", "list") == before
 
 
+@pytest.mark.parametrize("named", ["NAME", "ID"])
+def test_an_output_that_is_pruned_and_named(relay: Runner, tmp_path: Path, named: str) -> None:
+    """The input would answer by itself then, and the next run fail."""
+    relay.json("bucket", "create", "a")
+    output = relay.json("output", "create", "a", "--name", "one", "--internal", "--destination", "http://localhost/")
+    answering = output["id"] if named == "ID" else "one"
+    text = f"[buckets.a.inputs.x]\nresponse_from_output = '{answering}'\n"
+    relay.json("apply", manifest(tmp_path, text))
+    before = relay.json("bucket", "list")
+    path = manifest(tmp_path, f"{text}[buckets.a.outputs.two]\ninternal = true\n")
+    message = relay.refused("apply", path, "--prune", "--yes")
+    assert f"{path}: input x of a: response_from_output: the file does not declare the output" in message
+    assert "nothing was changed" in message
+    assert relay.json("bucket", "list") == before
+    relay.json("apply", path)
+
+
 def test_an_empty_file_prunes_nothing(relay: Runner, tmp_path: Path) -> None:
     """A file that was cut to nothing on its way deletes no bucket, whoever said yes."""
     relay.json("bucket", "create", "orders")
