@@ -75,7 +75,7 @@ def prepare(shared: Shared, bucket: Bucket, output: Output, event: Event) -> Req
     MemoryError, which says nothing of the event."""
     try:
         destination = _parse(output.destination)
-        if shared.own(destination):
+        if shared.own(destination, b"" if output.lock_path else event.path):
             raise Invalid("it is this relay's own public URL: it would send events to itself without end")
         return Request(*encode(event, output, destination, shared.clock()), destination, event.method)
     except Invalid:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import suppress
@@ -32,8 +33,9 @@ from relay_tornado.outgoing.transport import Answer, Bounds, Transport, Unanswer
 from relay_tornado.proxy_trust import parse_ranges
 from relay_tornado.rate_limits import RepeatLimit
 from relay_tornado.registry.contract import Kind, Registry
+from relay_tornado.registry.routes import Routes
 from relay_tornado.settings import Settings
-from relay_tornado.wire.destination import Destination, parse, parse_new
+from relay_tornado.wire.destination import Destination, joined_paths, parse, parse_new
 
 BOUNDS: Final = Bounds(body=64 * KIB, head=32 * KIB, idle_each=4, idle_all=256)
 """The limits for a destination's answer, and for idle connections."""
@@ -43,6 +45,7 @@ _ONCE: Final = 10
 """Maximum number of events being sent to URLs at once."""
 _PATIENCE: Final = 5.0
 """Seconds that a start waits for the first attempt to open each position."""
+_SLASHES: Final = re.compile(rb"//+")
 
 Disable: TypeAlias = Callable[[Bucket, Output, str], Awaitable[None]]
 
@@ -77,6 +80,7 @@ class Forwarding:
         self._registry = registry
         self._ledgers = ledgers
         self._public = _place(settings.public_url or "")
+        self._routes = Routes(registry)
         self._forwarders: dict[BucketId, dict[int, Forwarder]] = {}
         self._leaving: dict[Forwarder, asyncio.Task[None]] = {}
         self._dirty: dict[tuple[BucketId, int], int] = {}
@@ -116,7 +120,7 @@ class Forwarding:
         destination = parse_new(url, "url")
         if self._once >= _ONCE:
             raise Overloaded("too many events are being sent to URLs: send this one again in a moment")
-        if self._leads_back(destination):
+        if self._leads_back(destination, event.path):
             raise Forbidden("the URL is this relay's own: name another one")
         output = Output("", 0, "", 0.0, 0.0, destination=url)
         self._once += 1
@@ -331,11 +335,18 @@ class Forwarding:
         for forwarders in self._forwarders.values():
             yield from forwarders.values()
 
-    def _leads_back(self, destination: Destination) -> bool:
+    def _leads_back(self, destination: Destination, path: bytes) -> bool:
+        """Whether a request for a destination with an event's path behind it comes in here again by the public URL, for
+        an input's id or its prefix. Each slash before an id may be several."""
         own = self._public
         if own is None or (destination.host.rstrip("."), destination.port) != (own.host.rstrip("."), own.port):
             return False
-        return destination.path.startswith(own.path.rstrip(b"/") + b"/v1/")
+        whole = joined_paths(destination.path, path) if path else destination.path
+        base, target = own.path.rstrip(b"/"), _SLASHES.sub(b"/", whole)
+        if not target.startswith(base + b"/"):
+            return False
+        inside = target.removeprefix(base)
+        return inside.startswith(b"/v1/") or self._routes.locate(own.host, inside) is not None
 
 
 def _place(url: str) -> Destination | None:

@@ -38,8 +38,8 @@ class Shared:
     counters: Counters
     head: Callable[[BucketId], int]
     """The newest published seq."""
-    own: Callable[[Destination], bool]
-    """Whether a destination leads back into this relay."""
+    own: Callable[[Destination, bytes], bool]
+    """Whether a destination leads back into this relay, with an event's path behind it."""
     disable: Callable[[Bucket, Output, str], Awaitable[None]]
     """Disables an output for a reason."""
     clock: Callable[[], float]

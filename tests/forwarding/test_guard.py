@@ -6,6 +6,7 @@ import asyncio
 import errno
 import socket
 import threading
+from dataclasses import replace
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
@@ -18,7 +19,7 @@ from relay_tornado.outgoing.transport import Transport, Unanswered
 from relay_tornado.proxy_trust import parse_ranges
 from relay_tornado.wire.destination import parse
 from tests.forwarding.target import Target, answer
-from tests.forwarding.world import public, world
+from tests.forwarding.world import B, public, world
 from tests.needs import needs_ipv6
 from tests.storage.faults import no_threads
 from tests.waiting import until
@@ -302,6 +303,30 @@ async def test_its_public_url_in_other_letters(public_url: str, destination: str
         await w.append(b"1")
         await w.idle()
         assert (await w.dead())[0].reason.startswith("invalid: it is this relay's own public URL")
+
+
+@pytest.mark.parametrize(
+    ("destination", "path"),
+    [
+        ("http://relay.test//x//v1/webhooks/a", b""),
+        ("http://relay.test/x/shop", b""),
+        ("http://relay.test/x/", b"/shop/orders"),
+        ("http://relay.test/x/v1", b"/webhooks/a"),
+    ],
+)
+@pytest.mark.gen_test
+async def test_its_public_url_by_every_way_to_an_input(destination: str, path: bytes) -> None:
+    """With slashes that senders may double, by an input's prefix, and where an event's path leads there; but not where
+    that path is not appended."""
+    outputs = public(destination, retries=-1), public("http://relay.test/x/", 2, retries=-1, lock_path=True)
+    async with world(*outputs, public_url="http://relay.test/x") as w:
+        shop = tuple(replace(each, path_prefix="/shop") for each in w.bucket.inputs)
+        await w.registry.put("bucket", B, replace(w.bucket, inputs=shop))
+        await w.append(b"1", path=path)
+        await w.idle()
+        await w.idle(2)
+        assert (await w.dead())[0].reason.startswith("invalid: it is this relay's own public URL")
+        assert (await w.dead(2))[0].reason.startswith("retries: unreachable")
 
 
 @pytest.mark.gen_test
