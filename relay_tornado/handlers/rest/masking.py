@@ -164,8 +164,10 @@ def _unmasked(stored: dict[str, list[str]], headers: Any) -> tuple[Any, bool]:
     if not isinstance(headers, dict):
         return headers, False
     found, kept = {}, False
-    for name, values in headers.items():
-        found[name] = values
+    for name, given in headers.items():
+        if given is None:
+            continue  # none, as programs in Go write it
+        values = found[name] = _trimmed(given)
         if MASK in values if isinstance(values, list) else values == MASK:
             there = stored.get(name, [])
             if not _SECRET_HEADER.search(name) or values not in ([MASK] * len(there), MASK) or not there:
@@ -176,6 +178,13 @@ def _unmasked(stored: dict[str, list[str]], headers: Any) -> tuple[Any, bool]:
                 )
             found[name], kept = there, True
     return found, kept
+
+
+def _trimmed(values: Any) -> Any:
+    """The values of a header as they are stored: without blanks around them."""
+    if isinstance(values, list):
+        return [_trimmed(each) for each in values]
+    return values.strip(" \t") if isinstance(values, str) else values
 
 
 def _same_place(one: str, other: str) -> bool:

@@ -350,6 +350,7 @@ async def test_what_a_public_output_sends_is_masked(here: World) -> None:
         ({"headers": {"X-New": ["***"]}}, 400),
         ({"headers": {"x-api-key": ["***"]}}, 400),
         ({"headers": {"x-api-key": ["***", "mine"]}}, 400),
+        ({"headers": {"x-api-key": ["mine", " ***"]}}, 400),
         ({"headers": {"X-Kind": ["***"]}}, 400),
         ({"internal": True}, 403),
         ({"internal": True, "destination": "https://mine.example/"}, 403),
@@ -371,6 +372,10 @@ async def test_what_a_public_output_sends_is_masked(here: World) -> None:
         answer = await put(**fields)
         assert answer.status == status, (fields, answer.document)
         assert await stored() == (url, headers)
+    # As what is stored: without blanks, and null is none.
+    blank = {**seen["headers"], "X-Kind": "b", "Authorization": " ***\t", "Host": None}
+    assert (await put(headers=blank)).status == 200
+    assert await stored() == (url, headers)
     assert (await put(destination="https://shop.example:8443/other")).status == 200
     assert await stored() == ("https://shop.example:8443/other", headers)
     # An administrator's Host stays, and may be sent back; others change it together with all that is secret.
