@@ -31,6 +31,7 @@ from relay_tornado.low_memory import try_log, watch_timers
 from relay_tornado.metrics import Metrics
 from relay_tornado.ops.backup_schedule import Backups, check_directory
 from relay_tornado.proxy_trust import ProxyTrust
+from relay_tornado.registry.routes import Routes
 from relay_tornado.search.index import Index
 from relay_tornado.series.series import Series
 from relay_tornado.settings import Settings
@@ -122,9 +123,11 @@ class Relay:
             series = Series(settings.data, counters)
             deliveries = Deliveries(log, registry, settings, ledgers, counters)
             responses = Responses(engine.results, log, registry, deliveries)
+            routes = Routes(registry)
             responses.forwarding = forwarding = Forwarding(
                 log,
                 registry,
+                routes,
                 ledgers,
                 responses,
                 settings,
@@ -135,6 +138,7 @@ class Relay:
             site = Site(
                 log,
                 registry,
+                routes,
                 database,
                 settings,
                 administration,

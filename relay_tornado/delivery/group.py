@@ -357,7 +357,7 @@ class Group:
         self._arm()
 
     def _await_places(self) -> None:
-        """Has the members whose places events of other buckets have taken wait for free ones, and no longer for events."""
+        """Has members whose places events of other buckets have taken wait for free ones, and no longer for events."""
         for member in [each for each in self._waiting if each.in_flight.credit <= 0]:
             del self._waiting[member]
             member.in_flight.run_short(member)

@@ -63,6 +63,7 @@ class Forwarding:
         self,
         log: EventLog,
         registry: Registry,
+        routes: Routes,
         ledgers: Ledgers,
         answers: Answers,
         settings: Settings,
@@ -80,7 +81,7 @@ class Forwarding:
         self._registry = registry
         self._ledgers = ledgers
         self._public = _place(settings.public_url or "")
-        self._routes = Routes(registry)
+        self._routes = routes
         self._forwarders: dict[BucketId, dict[int, Forwarder]] = {}
         self._leaving: dict[Forwarder, asyncio.Task[None]] = {}
         self._dirty: dict[tuple[BucketId, int], int] = {}

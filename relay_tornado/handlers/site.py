@@ -51,6 +51,7 @@ class Site:
         self,
         log: EventLog,
         registry: Registry,
+        routes: Routes,
         store: health.Store,
         settings: Settings,
         administration: Administration,
@@ -72,7 +73,7 @@ class Site:
         self.clients = ConnectedClients(registry, access, settings, deliveries, responses, entrance.trust)
         self.ingest = Ingest(
             log,
-            Routes(registry),
+            routes,
             settings,
             responses,
             counters=counters,

@@ -20,6 +20,7 @@ from relay_tornado.log.consumers import DeadLetter, Key, Stored, output_key
 from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.model import Bucket, Event, Input, NewEvent, Output, Result
 from relay_tornado.registry.memory import MemoryRegistry
+from relay_tornado.registry.routes import Routes
 from relay_tornado.settings import Settings
 from tests.forwarding.target import Target, once_open
 from tests.log.memory import MemoryEventLog
@@ -68,6 +69,7 @@ class World:
         return Forwarding(
             self.log,
             self.registry,
+            Routes(self.registry),
             self.ledgers,
             self.responses,
             self.settings,

@@ -29,6 +29,7 @@ from relay_tornado.log.sqlite_results import SqliteResults
 from relay_tornado.model import Appended, Bucket, Event, Input, NewEvent, Token
 from relay_tornado.registry.contract import Registry
 from relay_tornado.registry.memory import MemoryRegistry
+from relay_tornado.registry.routes import Routes
 from relay_tornado.registry.sqlite import SqliteRegistry
 from relay_tornado.series.series import Series
 from relay_tornado.settings import Settings
@@ -144,12 +145,14 @@ async def edge(
         deliveries = Deliveries(log, registry, configuration, ledgers, counters)
         responses = Responses(results, log, registry, deliveries)
         disable = administration.disable_output
-        forwarding = Forwarding(log, registry, ledgers, responses, configuration, disable, counters=counters)
+        routes = Routes(registry)
+        forwarding = Forwarding(log, registry, routes, ledgers, responses, configuration, disable, counters=counters)
         stack.push_async_callback(forwarding.stop)
         series = Series(configuration.data, counters)
         site = Site(
             log,
             registry,
+            routes,
             store,
             configuration,
             administration,
