@@ -25,7 +25,7 @@ from relay_tornado.cli.options import Decorator, Number, OptionOf, options_of, r
 from relay_tornado.cli.positions import Past
 from relay_tornado.cli.printing import Document, note, print_fields, print_json, print_page, when
 from relay_tornado.errors import Invalid, NotFound, RelayError
-from relay_tornado.ids import parse_id
+from relay_tornado.ids import format_id, parse_id
 from relay_tornado.log.consumers import with_output_name
 from relay_tornado.model import STATUSES, counted, printable
 
@@ -217,7 +217,9 @@ def _each(relay: Caller, ids: Sequence[str], orders: Document, made: list[str]) 
                 one = copy.epoch, copy.output  # an epoch is one bucket's
                 if (orders["output"] or copy.output is not None) and one not in checked:
                     checked.add(one)
-                    _check_output(relay, relay.call("logs.show", id=each)["bucket_id"], orders["output"], copy.output)
+                    # The event, as a copy whose output does not get it any more is no log.
+                    event = relay.call("logs.show", id=format_id(copy.epoch, copy.seq))
+                    _check_output(relay, event["bucket_id"], orders["output"], copy.output)
             made += relay.call("logs.resend", id=each, **orders)["ids"]
         except RelayError as error:
             if not made:

@@ -63,6 +63,7 @@ def test_an_output_that_gets_nothing_is_said(relay: Runner, way: str) -> None:
         for to in (
             ("logs", "resend", event["id"], "--output", "worker"),
             ("logs", "resend", event["id"], event["id"], "--output", inner["id"]),
+            ("logs", "resend", f"{event['id']}-{inner['number']}"),
             ("logs", "resend", "--bucket", "orders", "--last", "1", "--output", "worker"),
             ("replay", "orders", "--from", "earliest", "--to-output", "worker"),
         ):
@@ -75,6 +76,7 @@ def test_an_output_that_gets_nothing_is_said(relay: Runner, way: str) -> None:
         enable = f"is disabled: it gets them after `relay output set {outer['id']} --enabled`\n"
         for to in (
             ("logs", "resend", event["id"], "--output", "shop"),
+            ("logs", "resend", f"{event['id']}-{outer['number']}"),
             ("logs", "resend", "--bucket", "orders", "--last", "1", "--output", outer["id"]),
             ("replay", "orders", "--from", "earliest", "--to-output", "shop"),
         ):
@@ -84,6 +86,23 @@ def test_an_output_that_gets_nothing_is_said(relay: Runner, way: str) -> None:
         relay.json("output", "pause", outer["id"], **variables)
         answer = relay("logs", "resend", event["id"], "--output", "shop", **variables)
         assert f"is paused: it gets them after `relay output resume {outer['id']}`\n" in answer.stderr
+
+
+@WAYS
+def test_a_copy_that_rules_leave_out_is_sent_again(relay: Runner, way: str, tmp_path: Path) -> None:
+    """It is no log any more, but with --force the output gets it all the same."""
+    made = relay.json("bucket", "create", "orders")
+    output = relay.json("output", "create", "orders", "--name", "worker")
+    rules = tmp_path / "rules.json"
+    rules.write_text('{"match": {"type": "value", "value": "y", "parameter": {"source": "header", "name": "X-Kind"}}}')
+    relay.json("output", "rules", output["id"], "--file", rules)
+
+    with reaching(relay.data, way, lambda server: server.send(made["inputs"][0]["id"], b"x")) as variables:
+        (event,) = relay.json("logs", "list", **variables)["data"]
+        copy = f"{event['id']}-{output['number']}"
+        assert "no log" in relay.refused("logs", "show", copy, **variables)
+        (sent,) = relay.json("logs", "resend", copy, "--force", **variables)["ids"]
+        assert relay.json("logs", "show", sent, **variables)["target"] == output["number"]
 
 
 def test_nothing_among_the_newest(relay: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
