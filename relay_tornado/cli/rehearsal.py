@@ -39,6 +39,9 @@ class _NoEvents:
 
     def forget(self, bucket_id: str) -> None: ...
 
+    async def list(self, bucket_id: str) -> tuple[()]:
+        return ()
+
     def using(self, key: object) -> NoReturn:
         """The state of an output's events, which a new destination hastens: a relay that has none changes it, too."""
         raise Unavailable("only records are rehearsed")

@@ -140,6 +140,21 @@ def test_changed(relay: Runner, tmp_path: Path, way: str) -> None:
 
 
 @WAYS
+def test_a_bucket_becomes_ephemeral(relay: Runner, tmp_path: Path, way: str) -> None:
+    """Its durable tokens' positions go with that, and come back when it stores events again."""
+    relay.json("bucket", "create", "orders")
+    with reaching(relay.data, way) as variables:
+        relay.json("token", "create", "--bucket", "orders", "--durable", **variables)
+        for ephemeral, positions in (("true", 0), ("false", 1)):
+            path = manifest(tmp_path, f"[buckets.orders]\nephemeral = {ephemeral}\n")
+            for arguments in (("--dry-run",), ()):
+                done = relay.json("apply", path, *arguments, **variables)
+                assert steps(done) == [("change", "bucket", "orders")]
+            assert relay.json("apply", path, **variables)["changes"] == []
+            assert len(relay.json("consumer", "list", "orders", **variables)) == positions
+
+
+@WAYS
 def test_a_public_output_gets_another_destination(relay: Runner, tmp_path: Path, way: str) -> None:
     """As any change: told before it is done, and done once."""
     text = "[buckets.a.outputs.shop]\ninternal = false\ndestination = 'https://shop.example/1'\n"
