@@ -14,6 +14,7 @@ from relay_tornado.model import Bounds, Bucket, Input, Output, from_document
 from relay_tornado.registry.memory import MemoryRegistry
 from relay_tornado.settings import Settings
 from relay_tornado.wire.fields import MAX_COUNT, Document
+from relay_tornado.wire.place import PLACE, compared
 
 _UNSHOWN = "aGlkZGVuLWhpZGRlbi1oaWRkZW4t"
 """Replaces a secret that the token may not see. It is base64, as some providers' secrets are."""
@@ -94,7 +95,8 @@ def _input(document: Document) -> Document:
     verify = document["verify"]
     if verify is not None and not verify["secrets"]:
         verify = {**verify, "secrets": [_UNSHOWN]}
-    return _known(Input, {**document, "verify": verify})
+    place = {name: compared(name, document[name]) for name in PLACE}  # a document has it as it was given
+    return _known(Input, {**document, **place, "verify": verify})
 
 
 def _known(kind: type[Any], document: Document) -> Document:

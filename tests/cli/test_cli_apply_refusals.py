@@ -82,6 +82,7 @@ def test_what_is_wrong_is_named(relay: Runner, tmp_path: Path, text: str, said: 
         ("[buckets.new.inputs.taken]", "input taken of new: the input id taken is taken"),
         ("[buckets.new.inputs.'a b']", "input a b of new: id: must be"),
         ("[buckets.new.inputs.x]\npath_prefix = '/shop'", "input x of new: another input has path_prefix /shop"),
+        ("[buckets.new.inputs.x]\ncustom_domain = 'hooks.example.org'", "another input has hooks.example.org"),
         ("[buckets.new.inputs.x]\nresponse_from_output = 'none'", "input x of new: response_from_output"),
         ("[buckets.new.outputs.x]\ninternal = false\ndestination = 'ftp://x'", "output x of new: destination"),
         ("[buckets.new]\nauth = { type = 'basic' }", "bucket new: auth.username: is missing"),
@@ -89,9 +90,10 @@ def test_what_is_wrong_is_named(relay: Runner, tmp_path: Path, text: str, said: 
 )
 @pytest.mark.parametrize("dry", [True, False])
 def test_what_the_relay_would_refuse(relay: Runner, tmp_path: Path, text: str, said: str, dry: bool) -> None:
-    """The step is named before the first change is made, in a dry run, too."""
+    """The step is named before the first change is made, in a dry run, too. A place is taken in any spelling."""
     relay.json("bucket", "create", "other")
-    relay.json("input", "create", "other", "--id", "taken", "--path-prefix", "/shop")
+    relay.json("input", "create", "other", "--id", "taken", "--path-prefix", "/shop/")
+    relay.json("input", "create", "other", "--custom-domain", "Hooks.Example.org")
     before = relay.json("bucket", "list")
     path = manifest(tmp_path, f"[buckets.good]\n{text}\n")
     message = relay.refused("apply", path, *(["--dry-run"] if dry else []))
