@@ -299,7 +299,10 @@ class _Import:
             options = {name: header.bucket[name] for name in _BUCKET_FIELDS if header.bucket.get(name)}
             # The new log begins at the export's first event, so that a client that reads all of it gets no gap.
             begin = {"first": header.first} if header.first > 1 else {}
-            found = self._relay.call("bucket.create", name=self._name, options=options, **begin)
+            try:
+                found = self._relay.call("bucket.create", name=self._name, options=options, **begin)
+            except Invalid as error:  # a running relay's is Refused already
+                raise Refused(str(error)) from None
             self.created = True
             self.head = max(header.first, 1) - 1
         self.bucket_id = found["id"]

@@ -260,6 +260,7 @@ def test_what_does_not_fit_is_refused(cli: Runner, tmp_path: Path) -> None:
     (tmp_path / "late").write_bytes(b"".join(lines[:5]) + json.dumps(late).encode() + b"\n")
     assert "line 6: the event was received in the future" in cli.refused("import", "e", tmp_path / "late")
     assert log(cli, "e")[:2] == (1, 4)
+    assert cli.refused("import", "a/b", tmp_path / "orders").startswith("name: holds a")  # which no line says
     (tmp_path / "empty").write_bytes(b"")
     assert "the export is empty" in cli.refused("import", "d", tmp_path / "empty")
 
