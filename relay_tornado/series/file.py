@@ -51,7 +51,7 @@ def prepare(raw: sqlite3.Connection) -> None:
 
 def write(raw: sqlite3.Connection, at: int, values: Mapping[str, float]) -> None:
     """Writes the points of a time (a multiple of `FINE`), sums up the 5 minutes that are over, and deletes points that
-    are too old. Counts are added to those of an earlier write for the same time."""
+    are too old. Counts, and events per second, are added to those of an earlier write for the same time."""
     sidecar.transact(raw, lambda raw: _write(raw, at, values))
 
 
@@ -71,7 +71,10 @@ def _insert(raw: sqlite3.Connection, step: int, at: int, values: Mapping[str, fl
     raw.executemany(
         "INSERT INTO point SELECT ?, ?, id, ? FROM series WHERE name = ?"
         " ON CONFLICT DO UPDATE SET value = excluded.value + iif(?, value, 0)",
-        [(step, at, value, name, name.startswith(_SUMS)) for name, value in values.items()],
+        [
+            (step, at, value, name, name.startswith(_SUMS) or (name == "events" and step == FINE))
+            for name, value in values.items()
+        ],
     )
 
 

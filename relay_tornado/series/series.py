@@ -128,7 +128,8 @@ class Series:
         """Measures, and writes the points. The last measurement is for the 10 seconds that are not over."""
         counted, now = _Counted(self._counters), self._clock()
         before, self._before = self._before, counted
-        seconds, self._at = max(now - self._at, 1.0), now
+        # Part of 10 seconds, as at a start and at a stop, is added to what was measured of the others.
+        seconds, self._at = max(now - self._at, file.FINE), now
         values: dict[str, float] = {
             "events": (counted.events - before.events) / seconds,
             "subscribers": levels.subscribers,

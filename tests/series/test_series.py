@@ -137,6 +137,27 @@ async def test_a_stop_loses_nothing(world: World, opened: bool) -> None:
 
 
 @pytest.mark.gen_test
+async def test_a_restart_within_10_seconds_loses_no_events_of_the_whole_relay(world: World) -> None:
+    """They are in one point with those that came after the restart, as in the series of their bucket."""
+    for came, seconds in ((50, 6), (20, 1)):
+        await world.series.open(world.levels.totals)
+        world.counters.committed(came, 100, 0.002)
+        world.levels = replace(world.levels, totals={"b": world.levels.totals["b"] + came})
+        world.now += seconds
+        await world.series.measure(world.levels, last=True)
+        await world.series.close()
+        world.counters = Counters()
+        world.series = world.make()
+    world.now = START + 10.0
+    await world.series.open(world.levels.totals)
+    await world.series.measure(world.levels)
+    _, _, found = await world.series.whole("hour")
+    assert points(found["events"]) == [7.0]
+    _, _, events = await world.series.bucket("hour", "b")
+    assert points(list(events)) == [7.0]
+
+
+@pytest.mark.gen_test
 async def test_a_timer_that_fires_early(world: World) -> None:
     """The measurement waits for the clock: otherwise it would take the point before, and its own would be missing."""
     measured: list[float] = []
