@@ -91,9 +91,7 @@ class Relay:
             except _Lost as lost:
                 self.close()
                 if lost.sent and not _only_reads(command):
-                    raise Unavailable(
-                        "the relay stopped before it answered, so this may have been done: check before you repeat it"
-                    ) from None
+                    raise Unavailable(f"the relay stopped before it answered{_again(command)}") from None
 
     def close(self) -> None:
         connection, self._connection = self._connection, None
@@ -103,6 +101,13 @@ class Relay:
 
 def _only_reads(command: str) -> bool:
     return command.endswith((".list", ".show", ".info", ".search", ".dead"))
+
+
+def _again(command: str) -> str:
+    """The advice if it is not known whether a command was carried out."""
+    if command == "bucket.import":
+        return ": importing the same again adds the rest"
+    return ", so this may have been done: check before you repeat it"
 
 
 @contextmanager

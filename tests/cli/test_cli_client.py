@@ -317,6 +317,19 @@ def test_a_relay_that_dies_with_a_command(relay: Runner, short: Path) -> None:
             assert relay.json(*command.split()) == answer
 
 
+def test_a_relay_that_dies_with_an_import(relay: Runner, short: Path) -> None:
+    """The same import may simply be repeated, and that is said."""
+    relay("bucket", "create", "orders")
+    with serving(relay.data) as server:
+        made = relay.json("bucket", "show", "orders")
+        server.send(made["inputs"][0]["id"], b"1")
+        exported = relay("export", "orders").stdout
+    with locked(relay.data, short / "s"), pretending(short / "s", [INFO, {"result": [made]}, None]):
+        said = relay.refused("import", "orders", input=exported)
+    assert "line" in said
+    assert "the relay stopped before it answered: importing the same again adds the rest" in said
+
+
 @pytest.mark.parametrize(("command", "once"), [("token revoke KEY", True), ("token list", False)])
 def test_a_relay_that_is_slow_with_a_command(
     relay: Runner, short: Path, monkeypatch: pytest.MonkeyPatch, command: str, once: bool
