@@ -135,7 +135,8 @@ class Subscription:
         self._closed = False
 
     async def __aenter__(self) -> Self:
-        self._start()
+        if not self._closed:
+            self._start()
         return self
 
     async def __aexit__(

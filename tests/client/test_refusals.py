@@ -207,3 +207,21 @@ async def test_who_waits_for_an_event_is_told_of_the_end(cancelled: bool) -> Non
         await asyncio.gather(events.aclose(), events.aclose())
         assert cancelled or await waiting is None
         assert await anext(events, None) is None
+
+
+@client_test
+async def test_one_that_was_closed_before_it_began_stays_closed() -> None:
+    """Entering it connects to nothing: by receipt, a relay would take what came there for read."""
+    came: list[str | None] = []
+
+    async def talk(peer: Peer) -> None:
+        came.append((await peer.welcome(buckets=[ENTRY])).get("consumer"))
+        await peer.stay()
+
+    async with service(talk) as url:
+        events = at(url, consumer="c", ack="receipt")
+        await events.aclose()
+        async with events, at(url):
+            await until(lambda: None in came, "another's connection")
+            assert await anext(events, None) is None
+    assert came == [None]
