@@ -336,7 +336,7 @@ class Core:
         self, event: EventData, status: int, body: bytes, headers: Mapping[str, list[str]], timeout: float
     ) -> None:
         if self.over is not None:
-            raise self.over
+            raise self.over.with_traceback(None)
         if self.options.extended and len(body) < LARGE:
             await self._answers.send(event.id, status, body, headers, timeout)
         else:
@@ -364,7 +364,7 @@ class Core:
         if not self.options.explicit:
             raise RelayClientError('only a consumer with ack="explicit" takes acks: name one in subscribe')
         if self.over is not None:
-            raise self.over
+            raise self.over.with_traceback(None)
 
     async def _transmit(self, text: str | None) -> None:
         if text is not None and self._link is not None:

@@ -184,7 +184,8 @@ class Subscription:
                 case Ended(error):
                     if self._closed:
                         raise StopAsyncIteration
-                    raise error
+                    # Each raise adds to the traceback, which would grow, and keep the application's frames.
+                    raise error.with_traceback(None)
                 case _:
                     assert_never(item)
 

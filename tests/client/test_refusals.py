@@ -225,3 +225,23 @@ async def test_one_that_was_closed_before_it_began_stays_closed() -> None:
             await until(lambda: None in came, "another's connection")
             assert await anext(events, None) is None
     assert came == [None]
+
+
+@client_test
+async def test_an_error_that_is_raised_again_does_not_grow() -> None:
+    """Whoever tries for ever, as each minute, gets the same error with a traceback of that try alone."""
+
+    async def talk(peer: Peer) -> None:
+        await peer.welcome(buckets=[ENTRY])
+        await peer.send(webhook("abcdefghijkl-1"))
+        await peer.socket.close(4503, "because")
+
+    async with service(talk) as url, at(url, consumer="c") as events:
+        event = await anext(events)
+        for attempt in (lambda: anext(events), event.ack, event.respond):
+            lengths = []
+            for _ in range(3):
+                with pytest.raises(Refused) as caught:
+                    await attempt()
+                lengths.append(len(caught.traceback))
+            assert len(set(lengths)) == 1
