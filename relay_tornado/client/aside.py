@@ -6,6 +6,7 @@ A loop that ends waits for the threads of its executor, however long they take.
 from __future__ import annotations
 
 import asyncio
+import errno
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,7 +17,7 @@ T = TypeVar("T")
 
 async def aside(call: Callable[[], T], name: str) -> T:
     """Returns the call's result, or raises its error. If this is cancelled, the call goes on, and nothing waits for
-    it."""
+    it. Raises OSError if no thread can be started."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
 
@@ -37,5 +38,8 @@ async def aside(call: Callable[[], T], name: str) -> T:
         with suppress(RuntimeError):  # the loop may be closed by now
             loop.call_soon_threadsafe(end, result, problem)
 
-    threading.Thread(target=run, name=name, daemon=True).start()
+    try:
+        threading.Thread(target=run, name=name, daemon=True).start()
+    except RuntimeError:
+        raise OSError(errno.EAGAIN, "no thread can be started") from None
     return await done

@@ -340,3 +340,19 @@ async def test_where_it_began_is_saved_before_the_first_event() -> None:
         await until(lambda: len(core.intake) >= 2, "the position and the event")
         await anext(events)
         assert json.loads(saved[-1])["buckets"]["B"]["id"] == "abcdefghijkl-6"
+
+
+@client_test
+async def test_no_thread_to_look_a_name_up_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lack that passes, such as of memory, is waited for like a relay that is away."""
+    start, notices = threading.Thread.start, list[Notice]()
+
+    def lacking(thread: threading.Thread) -> None:
+        if thread.name == "relay client names" and len(notices) < 2:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", lacking)
+    async with service(one_event) as url, at(url, on_notice=notices.append) as events:
+        await anext(events)
+    assert [each.message.rpartition(": ")[2] for each in notices[:2]] == ["no thread can be started"] * 2
