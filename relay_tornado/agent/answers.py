@@ -42,7 +42,7 @@ async def respond(problem: Callable[[str], None], event: Event, outcome: Outcome
                 continue
         except TimeoutError:
             reason = "the relay was away for too long"
-        except (RelayClientError, OSError) as error:
+        except RelayClientError as error:
             reason = str(error)
         problem(f"the answer to {event.id} was not stored: {reason}")
         return

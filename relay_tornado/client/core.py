@@ -341,7 +341,20 @@ class Core:
             await self._answers.send(event.id, status, body, headers, timeout)
         else:
             async with asyncio.timeout(timeout), self._puts:
-                await put_answer(self._address, self.options, event.id, status, body, dict(headers), timeout)
+                await self._put(event.id, status, body, dict(headers), timeout)
+
+    async def _put(self, id: str, status: int, body: bytes, headers: dict[str, list[str]], timeout: float) -> None:
+        """Sends an answer over REST until it is stored. Raises Rejected, and the error that ended the client."""
+        failures = 0
+        while True:
+            try:
+                return await put_answer(self._address, self.options, id, status, body, headers, timeout)
+            except OSError as error:
+                log.info("the answer to %s was not stored: %s", id, error)
+            failures += 1
+            await asyncio.sleep(self.options.backoff.delay(failures))
+            if self.over is not None:
+                raise self.over.with_traceback(None)
 
     async def ack(self, event: EventData, everything: bool) -> None:
         self._must_be_explicit()

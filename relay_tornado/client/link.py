@@ -197,7 +197,7 @@ def _by_proxy(address: Address, options: Options) -> bool:
     return options.proxy is not None and (options.proxy is not True or bool(get_proxy(parse_uri(address.socket))))
 
 
-def _passes(status: int) -> bool:
+def passes(status: int) -> bool:
     """Whether an answer with this status, which is not from a relay, is temporary."""
     return status < 300 or status >= 500 or status in _PASSING
 
@@ -260,7 +260,7 @@ def _undialled(error: Exception, address: Address, known: bool, through: str) ->
             "does the proxy in front pass Upgrade and Connection on?" if status == 426 else "is that the relay's URL?"
         )
         message = f"{address.socket} answers {status}{leads}: {asked}"
-        return Cut(message) if _passes(status) else lasting(message)
+        return Cut(message) if passes(status) else lasting(message)
     if isinstance(error, ssl.SSLCertVerificationError):
         return lasting(f"the certificate of {address.socket} is not trusted: {error.verify_message}")
     if isinstance(error, InvalidProxyStatus):
@@ -268,7 +268,7 @@ def _undialled(error: Exception, address: Address, known: bool, through: str) ->
         message = f"{address.socket} can't be reached through the proxy, which answers {status}: is that the right one?"
         if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
             message = f"the proxy wants a login ({status}): put the right one into {_PROXY}"
-        return Cut(message) if _passes(status) else lasting(message)
+        return Cut(message) if passes(status) else lasting(message)
     if isinstance(error, OSError | EOFError | InvalidHandshake):
         if address.secure and not known and isinstance(error, ssl.SSLError | ConnectionResetError):
             message, plain = tls_trouble(error, address.socket)

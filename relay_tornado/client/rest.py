@@ -13,7 +13,7 @@ from relay_tornado.client import messages
 from relay_tornado.client.address import Address
 from relay_tornado.client.aside import aside
 from relay_tornado.client.errors import Rejected
-from relay_tornado.client.link import USER_AGENT
+from relay_tornado.client.link import USER_AGENT, passes
 from relay_tornado.client.opener import opener
 from relay_tornado.client.options import Options
 
@@ -21,8 +21,8 @@ from relay_tornado.client.options import Options
 async def put_answer(
     address: Address, options: Options, id: str, status: int, body: bytes, headers: dict[str, list[str]], timeout: float
 ) -> None:
-    """`PUT /v1/logs/{id}`. Raises Rejected, TimeoutError and OSError. If this is cancelled, nothing waits for the
-    request."""
+    """`PUT /v1/logs/{id}`. Raises Rejected, and OSError if the same request may succeed later. If this is cancelled,
+    nothing waits for the request."""
     document = json.dumps(messages.put_log(id, status, body, headers)).encode()
     await aside(lambda: _put(address, options, id, document, timeout), "relay client answer")
 
@@ -45,7 +45,7 @@ def _put(address: Address, options: Options, id: str, document: bytes, timeout: 
             response.read()
     except urllib.error.HTTPError as error:
         with error:
-            raise _rejected(error) from None
+            raise _refusal(error) from None
     except urllib.error.URLError as error:
         if isinstance(error.reason, OSError):
             raise error.reason from None
@@ -54,9 +54,12 @@ def _put(address: Address, options: Options, id: str, document: bytes, timeout: 
         raise OSError(f"the answer to PUT is not whole: {error!r}") from None
 
 
-def _rejected(error: urllib.error.HTTPError) -> Rejected:
+def _refusal(error: urllib.error.HTTPError) -> Rejected | OSError:
+    """The error to raise: OSError if the status may pass and a relay gives no other reason, as a proxy's 502."""
+    code, message = str(error.code), f"PUT of the answer: {error.code} {error.reason}"
     try:
         document = json.loads(error.read())
-        return Rejected(str(document.get("code", error.code)), str(document["message"]))
+        code, message = str(document.get("code", code)), str(document["message"])
     except (ValueError, RecursionError, KeyError, AttributeError, TypeError, OSError, HTTPException):
-        return Rejected(str(error.code), f"PUT of the answer: {error.code} {error.reason}")
+        pass
+    return OSError(message) if code == str(error.code) and passes(error.code) else Rejected(code, message)

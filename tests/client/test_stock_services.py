@@ -151,28 +151,55 @@ def test_an_answer_that_waits_for_others(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @client_test
 @pytest.mark.parametrize(
-    ("answer", "error"),
+    ("answer", "passes"),
     [
-        ("200 OK\r\nContent-Length: 100\r\n\r\n{", OSError),
-        ("404 Not Found\r\nContent-Length: 100\r\n\r\n{", Rejected),
-        ("404 Not Found\r\n\r\n" + "[" * 200_000, Rejected),
+        ("200 OK\r\nContent-Length: 100\r\n\r\n{", True),
+        ("502 Bad Gateway\r\n\r\nthe proxy's", True),
+        ('429 Too Many Requests\r\n\r\n{"message": "the service\'s"}', True),
+        ('503 Service Unavailable\r\n\r\n{"code": "unavailable", "message": "the relay\'s"}', False),
+        ("404 Not Found\r\nContent-Length: 100\r\n\r\n{", False),
+        ("404 Not Found\r\n\r\n" + "[" * 200_000, False),
     ],
-    ids=["broken off", "refused and broken off", "refused in words that nobody reads"],
+    ids=["broken off", "away", "too many", "said", "refused and broken off", "refused in words that nobody reads"],
 )
-async def test_an_answer_to_an_answer_that_can_not_be_read(answer: str, error: type[Exception]) -> None:
-    """It is an error of the network, or the refusal that it began with."""
+async def test_an_answer_over_rest_is_sent_until_it_is_stored(answer: str, passes: bool) -> None:
+    """Again after what passes; a relay's own word, and a refusal, are told."""
+    answers = [answer, "200 OK\r\nContent-Length: 0\r\n\r\n"]
 
     async def cut(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"}")
-        writer.write(f"HTTP/1.1 {answer}".encode())
+        writer.write(f"HTTP/1.1 {answers.pop(0)}".encode())
         writer.close()
 
     server = await asyncio.start_server(cut, "127.0.0.1", 0)
     async with server, service(one_event) as url, at(url, extended=False) as events:
         answers_at(events, server.sockets[0].getsockname()[1])
         event = await anext(events)
-        with pytest.raises(error):
+        if passes:
             await event.respond()
+        else:
+            with pytest.raises(Rejected):
+                await event.respond()
+    assert len(answers) == (0 if passes else 1)
+
+
+@client_test
+async def test_an_answer_over_rest_ends_with_the_subscription() -> None:
+    """One that waits for its next try says so."""
+    tried = asyncio.Event()
+
+    async def cut(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+        tried.set()
+
+    server = await asyncio.start_server(cut, "127.0.0.1", 0)
+    async with server, service(one_event) as url, at(url, extended=False) as events:
+        answers_at(events, server.sockets[0].getsockname()[1])
+        waiting = asyncio.ensure_future((await anext(events)).respond())
+        await tried.wait()
+        await events.aclose()
+        with pytest.raises(RelayClientError, match="closed"):
+            await waiting
 
 
 @client_test
