@@ -111,6 +111,7 @@ class Saver:
                 continue
             if self._task is None:
                 self._task = asyncio.create_task(self._save())
+                self._task.add_done_callback(_noted)
             if self._every and not self._closing.is_set():
                 return
             await asyncio.wait((self._task,))
@@ -142,3 +143,10 @@ class Saver:
                 await answer
         except Exception as error:
             raise CheckpointError(f"the checkpoint can't be written: {error}") from error
+
+
+def _noted(save: asyncio.Task[None]) -> None:
+    """Keeps asyncio from reporting the save's error with a traceback: if the subscription was dropped, nobody asks for
+    it."""
+    if not save.cancelled():
+        save.exception()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import logging
 import os
 import signal
 import subprocess
@@ -170,3 +172,23 @@ async def test_what_changes_during_a_save_that_was_put_off_is_saved_after_it() -
     slow.go.set()
     await until(lambda: slow.saved == ["1", "2"], "both saves")
     assert saver._task is task
+
+
+@client_test
+@pytest.mark.parametrize("every", [0.0, 0.01])
+async def test_a_save_that_fails_after_nobody_asks_for_it(every: float, caplog: pytest.LogCaptureFixture) -> None:
+    """As that of a subscription that was dropped: it is no error of a task that nobody heard of."""
+    caplog.set_level(logging.ERROR, "asyncio")
+    slow = Slow()
+    saver = Saver(slow, lambda: "bad", every)
+    saver.moved()
+    asking = asyncio.create_task(saver.flush())
+    await asyncio.sleep(0)
+    asking.cancel()
+    await asyncio.wait((asking,))
+    saving = len(asyncio.all_tasks())
+    del saver, asking
+    slow.go.set()
+    await until(lambda: len(asyncio.all_tasks()) < saving, "the end of the save")
+    gc.collect()
+    assert not caplog.records
