@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +15,27 @@ from tests.failing import once
 from tests.forwarding.target import Target, answer
 from tests.forwarding.world import World, public, world
 from tests.waiting import until
+
+
+@pytest.mark.gen_test
+async def test_410_disables() -> None:
+    """410 disables the output: nothing more is sent, the event is dead, and the reason stands in the registry. Enabled
+    again it goes on where it stopped."""
+    async with Target(lambda got: answer(410)) as target, world(public(target.url)) as w:
+        await w.append(b"1", b"2")
+        await target.until(1)
+        await until(lambda: w.disabled)
+        await w.idle()
+        assert (w.bucket.outputs[0].disabled, w.bucket.outputs[0].disabled_reason) == (True, "410 Gone")
+        await w.turn(100)
+        await w.idle()
+        assert target.bodies == [b"1"]
+        assert (await w.dead())[0].reason == "410 Gone"
+        assert (await w.stored(1))[0].status == "failed"
+        target.answers = lambda got: answer()
+        await w.change(replace(w.bucket.outputs[0], disabled=False))
+        await target.until(2)
+        assert target.bodies == [b"1", b"2"]
 
 
 @pytest.mark.parametrize("name", ["_bury", "_disable"])
