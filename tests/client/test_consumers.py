@@ -103,6 +103,7 @@ async def test_an_ack_after_a_cut_keeps_the_event_from_coming_again(shared: Worl
         first = await anext(events)
         core = events._core
         assert core is not None
+        await until(lambda: _ahead(core) == [1], "the second")
         cable.cut()
         await until(lambda: core._link is None, "the cut")
         await first.ack()
@@ -199,6 +200,7 @@ async def test_an_event_that_is_answered_once_it_came_again(shared: World, answe
         first = await anext(events)
         core = events._core
         assert core is not None
+        await until(lambda: _ahead(core) == [1], "the second")
         cable.cut()
         await until(lambda: _ahead(core) == [2, 2], "both")
         await (first.ack() if answer == "ack" else first.nak(delay=0.5))
@@ -218,7 +220,7 @@ async def test_an_ack_of_everything_is_of_what_came_again_too(shared: World, cut
     takes longer than ack_wait."""
     bucket = shared.bucket()
     shared.send(*"1234", bucket=bucket)
-    options = {"since": "earliest", "consumer": "c", "ack_wait": 60 if cut else 1}
+    options = {"since": "earliest", "consumer": "c", "ack_wait": 60 if cut else 2}
     async with Cable(shared.relay.port) as cable, shared.subscribe(bucket, url=cable.url, **options) as events:
         got = await take(events, 3)
         core = events._core
