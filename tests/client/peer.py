@@ -68,6 +68,13 @@ async def one_event(peer: Peer) -> None:
     await peer.stay()
 
 
+async def one_event_before_the_end(peer: Peer) -> None:
+    """A talk: one event, and then a close that is final."""
+    await peer.welcome(buckets=[ENTRY])
+    await peer.send(webhook("abcdefghijkl-1"))
+    await peer.socket.close(4503, "because")
+
+
 @asynccontextmanager
 async def service(talk: Talk, **options: Any) -> AsyncIterator[str]:
     """A service on a port of its own; every connection has this conversation."""

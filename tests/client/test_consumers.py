@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -91,9 +93,10 @@ async def test_acks_over_cuts_and_kills(world: World) -> None:
     assert len(handled) <= 42
 
 
-@client_test
-async def test_an_ack_after_a_cut_keeps_the_event_from_coming_again(shared: World) -> None:
-    """The application was done with it: the relay is told when it sends the event again."""
+@asynccontextmanager
+async def cut_at_the_first(shared: World) -> AsyncIterator[tuple[str, Subscription, Core, Event]]:
+    """A bucket with two events, a client of a consumer of it, and the first event, at which its connection was cut; the
+    second was read ahead."""
     bucket = shared.bucket()
     shared.send("1", "2", bucket=bucket)
     async with (
@@ -105,6 +108,13 @@ async def test_an_ack_after_a_cut_keeps_the_event_from_coming_again(shared: Worl
         assert core is not None
         await until(lambda: _ahead(core) == [1], "the second")
         cable.cut()
+        yield bucket, events, core, first
+
+
+@client_test
+async def test_an_ack_after_a_cut_keeps_the_event_from_coming_again(shared: World) -> None:
+    """The application was done with it: the relay is told when it sends the event again."""
+    async with cut_at_the_first(shared) as (bucket, events, core, first):
         await until(lambda: core._link is None, "the cut")
         await first.ack()
         second = await anext(events)
@@ -191,17 +201,7 @@ async def test_an_ack_of_everything_spares_what_came_again_and_was_not_taken() -
 async def test_an_event_that_is_answered_once_it_came_again(shared: World, answer: str, next: tuple[str, int]) -> None:
     """The application had it at the cut, and answered it when the client had read it ahead: it does not get it again,
     unless it refused it."""
-    bucket = shared.bucket()
-    shared.send("1", "2", bucket=bucket)
-    async with (
-        Cable(shared.relay.port) as cable,
-        shared.subscribe(bucket, url=cable.url, since="earliest", consumer="c") as events,
-    ):
-        first = await anext(events)
-        core = events._core
-        assert core is not None
-        await until(lambda: _ahead(core) == [1], "the second")
-        cable.cut()
+    async with cut_at_the_first(shared) as (bucket, events, core, first):
         await until(lambda: _ahead(core) == [2, 2], "both")
         await (first.ack() if answer == "ack" else first.nak(delay=0.5))
         second = await anext(events)

@@ -11,7 +11,7 @@ import pytest
 from websockets.asyncio.server import Request, Response, ServerConnection
 
 from relay_tornado.client import Backoff, Notice, Refused, Rejected, RelayClientError, Unreachable
-from tests.client.peer import AUTHENTICATED, ENTRY, Peer, at, first, service, webhook
+from tests.client.peer import AUTHENTICATED, ENTRY, Peer, at, first, one_event_before_the_end, service, webhook
 from tests.client.world import client_test, run
 from tests.ports import hold_port, port_of
 from tests.waiting import until
@@ -230,13 +230,7 @@ async def test_one_that_was_closed_before_it_began_stays_closed() -> None:
 @client_test
 async def test_an_error_that_is_raised_again_does_not_grow() -> None:
     """Whoever tries for ever, as each minute, gets the same error with a traceback of that try alone."""
-
-    async def talk(peer: Peer) -> None:
-        await peer.welcome(buckets=[ENTRY])
-        await peer.send(webhook("abcdefghijkl-1"))
-        await peer.socket.close(4503, "because")
-
-    async with service(talk) as url, at(url, consumer="c") as events:
+    async with service(one_event_before_the_end) as url, at(url, consumer="c") as events:
         event = await anext(events)
         for attempt in (lambda: anext(events), event.ack, event.respond):
             lengths = []

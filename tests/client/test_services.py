@@ -14,7 +14,7 @@ from websockets.asyncio.server import Request, Response, ServerConnection
 from websockets.exceptions import ConnectionClosed
 
 from relay_tornado.client import Backoff, Gap, GapRefused, Notice, Refused, RelayClientError, Subscription
-from tests.client.peer import AUTHENTICATED, ENTRY, Peer, at, one_event, service, webhook
+from tests.client.peer import AUTHENTICATED, ENTRY, Peer, at, one_event, one_event_before_the_end, service, webhook
 from tests.client.world import TIMEOUT, Memory, client_test, run
 from tests.waiting import until
 
@@ -273,13 +273,7 @@ async def test_a_client_that_fails_says_so() -> None:
 @pytest.mark.parametrize("body", [b"", b"x" * 800_000])
 async def test_what_ended_it_is_said_to_whoever_acknowledges_or_answers(body: bytes) -> None:
     """An ack that goes nowhere raises, and so does an answer, whichever way it would have gone."""
-
-    async def talk(peer: Peer) -> None:
-        await peer.welcome(buckets=[ENTRY])
-        await peer.send(webhook("abcdefghijkl-1"))
-        await peer.socket.close(4503, "because")
-
-    async with service(talk) as url, at(url, consumer="c") as events:
+    async with service(one_event_before_the_end) as url, at(url, consumer="c") as events:
         event = await anext(events)
         with pytest.raises(Refused, match="because"):
             await anext(events)
