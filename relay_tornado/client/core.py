@@ -335,8 +335,7 @@ class Core:
     async def respond(
         self, event: EventData, status: int, body: bytes, headers: Mapping[str, list[str]], timeout: float
     ) -> None:
-        if self.over is not None:
-            raise self.over.with_traceback(None)
+        self._check_over()
         if self.options.extended and len(body) < LARGE:
             await self._answers.send(event.id, status, body, headers, timeout)
         else:
@@ -353,8 +352,7 @@ class Core:
                 log.info("the answer to %s was not stored: %s", id, error)
             failures += 1
             await asyncio.sleep(self.options.backoff.delay(failures))
-            if self.over is not None:
-                raise self.over.with_traceback(None)
+            self._check_over()
 
     async def ack(self, event: EventData, everything: bool) -> None:
         self._must_be_explicit()
@@ -373,11 +371,16 @@ class Core:
         self.settle(event)
         await self.saved()
 
+    def _check_over(self) -> None:
+        """Raises the error that ended the client, if it has ended; without the traceback of earlier raises, which would
+        grow each time."""
+        if self.over is not None:
+            raise self.over.with_traceback(None)
+
     def _must_be_explicit(self) -> None:
         if not self.options.explicit:
             raise RelayClientError('only a consumer with ack="explicit" takes acks: name one in subscribe')
-        if self.over is not None:
-            raise self.over.with_traceback(None)
+        self._check_over()
 
     async def _transmit(self, text: str | None) -> None:
         if text is not None and self._link is not None:
