@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import count, takewhile
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from relay_tornado.consumer_progress import Taken
 from relay_tornado.delivery.dispatch import Place
@@ -93,13 +93,21 @@ class Member:
         return self.receiver.over or not self.place.open
 
 
+class Earlier(NamedTuple):
+    """What a connection was given of an event that it is given again: the `order` from the `first` time that an answer
+    may still be about, and from the first since it last answered (0 if it was not given it since)."""
+
+    first: int
+    unanswered: int
+
+
 class Item:
     """An event in flight. `copies` are the numbers of its copies that are not acked yet, None for the event itself;
     `since` is loop time; `order` is its place among everything that its connection was given. `first` is the `order`
-    from when the connection was given the event before and has not answered, else the same as `order`; `generation` is
-    the consumer's at that time."""
+    from when the connection was given the event before, if an answer may be about that, `unanswered` the one from when
+    it was given it before and has not answered; else both are the same as `order`."""
 
-    __slots__ = ("copies", "epoch", "first", "generation", "member", "order", "since", "taken")
+    __slots__ = ("copies", "epoch", "first", "member", "order", "since", "taken", "unanswered")
 
     def __init__(
         self,
@@ -109,7 +117,7 @@ class Item:
         copies: set[int] | None,
         since: float,
         order: int,
-        first: tuple[int, int],
+        earlier: Earlier,
     ) -> None:
         self.member = member
         self.taken = taken
@@ -117,21 +125,22 @@ class Item:
         self.copies = copies
         self.since = since
         self.order = order
-        self.first, self.generation = first
+        self.first, unanswered = earlier
+        self.unanswered = unanswered or order
 
     def covers(self, before: Item) -> bool:
-        """Whether an ack of everything before this event includes that one, which came before it the last time. It
-        includes what its consumer was given again since it was moved."""
-        return before.first < self.first or (before.member is self.member and before.taken.generation > self.generation)
+        """Whether an ack of everything before this event includes that one, which came before it the last time."""
+        return before.unanswered < self.first
 
 
 class InFlight:
     """The events in flight of one connection, over all its buckets, in the order given.
 
-    An event that was taken back without an answer, as after its `ack_wait`, may be given to the same connection again.
-    Its client may be so far behind that it means the earlier time when it acks the event: what the connection was given
-    since may be unread. So an ack of everything before such an event leaves out what was given since, but for what its
-    consumer repeats as it was moved. It goes on like this from the subscription `before` to the next one.
+    An event that was taken back without an answer, as after its `ack_wait` or when its consumer was moved, may be given
+    to the same connection again. Its client may be so far behind that it means the earlier time when it acks the event:
+    what the connection was given since may be unread. So an ack of everything before such an event leaves out what was
+    given since. What the client refused is acked by events alone that it was given after it came again. It goes on like
+    this from the subscription `before` to the next one.
     """
 
     __slots__ = ("_enough", "_items", "_lapsed", "_limit", "_mixed", "_orders", "_short", "_timer")
@@ -143,8 +152,8 @@ class InFlight:
         self._items: dict[tuple[str, int], Item] = {}
         self._mixed = False
         """Whether the items are not in the order given."""
-        self._lapsed: dict[tuple[str, int], tuple[int, int]] = {} if before is None else before._lapsed
-        """The `first` and the `generation` of the last events that were taken back unanswered."""
+        self._lapsed: dict[tuple[str, int], Earlier] = {} if before is None else before._lapsed
+        """The last events that were taken back unanswered, at least once."""
         self._orders: Iterator[int] = count(1) if before is None else before._orders
         # Both are shared with the subscription before, which may still be in a write when this one is made.
         self._short: dict[Member, None] = {}
@@ -157,8 +166,8 @@ class InFlight:
     def give(self, member: Member, taken: Taken, epoch: str, copies: set[int] | None, since: float) -> Item:
         order = next(self._orders)
         key = epoch, taken.seq
-        first = self._lapsed.pop(key, None) or (order, taken.generation)
-        item = Item(member, taken, epoch, copies, since, order, first)
+        earlier = self._lapsed.pop(key, None) or Earlier(order, order)
+        item = Item(member, taken, epoch, copies, since, order, earlier)
         member.items[item] = None
         self._items[key] = item
         return item
@@ -188,6 +197,9 @@ class InFlight:
         """Has an event retried after `delay` seconds. Returns False as `ack` does."""
         item = self._find(id)
         if item is None:
+            key = id.epoch, id.seq
+            if key in self._lapsed:
+                self._lapsed[key] = self._lapsed[key]._replace(unanswered=0)
             return False
         item.member.group.refuse(item, delay)
         return True
@@ -197,7 +209,7 @@ class InFlight:
         refused, which may be about an earlier time."""
         key = item.epoch, item.taken.seq
         if not answered or item.first < item.order:
-            self._lapsed[key] = item.first, item.generation
+            self._lapsed[key] = Earlier(item.first, 0 if answered else item.unanswered)
             if len(self._lapsed) > max(self._limit, _REMEMBERED):
                 del self._lapsed[next(iter(self._lapsed))]
         if self._items.get(key) is item:

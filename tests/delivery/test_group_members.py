@@ -133,6 +133,8 @@ async def test_a_seek_reaches_who_is_connected() -> None:
     async with world.ledgers.using(KEY) as ledger:
         ledger.tell()  # of something else
     assert one.ack(7, all=True)
+    assert await world.floor(KEY) == 3, "which may be of before"
+    assert one.ack(5, all=True)
     assert await world.floor(KEY) == 7
     async with world.ledgers.using(KEY) as ledger:
         ledger.progress.seek(7)
