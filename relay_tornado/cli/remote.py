@@ -22,7 +22,7 @@ from relay_tornado.cli import answers
 from relay_tornado.cli.answers import Refused
 from relay_tornado.cli.lookup import find_part
 from relay_tornado.cli.printing import Document
-from relay_tornado.client.address import parse_address, tls_trouble
+from relay_tornado.client.address import parse_address, perhaps_tls, tls_trouble
 from relay_tornado.client.opener import opener
 from relay_tornado.errors import BucketGone, NotFound, Unavailable
 
@@ -117,7 +117,7 @@ class Remote:
             document = answers.decode(error.read())
             message = str(document["message"])[:_LONGEST]
         except (ValueError, KeyError, TypeError, OSError, HTTPException):
-            raise Unavailable(f"{self.url} {_stranger(error, method)}{self._asked}") from None
+            raise Unavailable(f"{self.url} {_stranger(error, method, self.url)}{self._asked}") from None
         if error.code == 405 or message.startswith(_NO_PATH):
             raise _Lacking(
                 f"{self.url} does not have what this command needs: is it a relay older than this program, which is "
@@ -254,8 +254,8 @@ def _again(method: str) -> str:
     return ": try again" if method == "GET" else ", so this may have been done: check before you repeat it"
 
 
-def _stranger(error: urllib.error.HTTPError, method: str) -> str:
-    """The message for an error that is not a relay's answer."""
+def _stranger(error: urllib.error.HTTPError, method: str, url: str) -> str:
+    """The message for an error of this URL that is not a relay's answer."""
     target = error.headers.get("Location", "")[:_LONGEST]
     if 300 <= error.code < 400 and target:
         return f"does not answer like a relay, but redirects to {target}: is the relay there?"
@@ -264,7 +264,7 @@ def _stranger(error: urllib.error.HTTPError, method: str) -> str:
         return f"{what}, but like a proxy whose relay is away or slow{_again(method)}"
     if error.code == 413:
         return f"{what}: a proxy in front of it takes no request so large (nginx: client_max_body_size)"
-    return f"{what}: is the URL right?"
+    return f"{what}: {perhaps_tls(error.code, url) or 'is the URL right?'}"
 
 
 def _token_body(options: Document) -> Document:

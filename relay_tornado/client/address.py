@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 from dataclasses import dataclass
+from http import HTTPStatus
 from urllib.parse import quote, urlsplit, urlunsplit
 
 _PLAIN = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST"})
@@ -42,6 +43,14 @@ def tls_trouble(error: OSError, url: str) -> tuple[str, bool]:
     if isinstance(error, ssl.SSLEOFError | ConnectionResetError):
         return f"{url} cut the connection: if it does not speak HTTPS, try {plain}", False
     return f"{url} can't be reached: {error}", False
+
+
+def perhaps_tls(status: int, url: str) -> str:
+    """What to try if something that is no relay answers this status at this URL, "" if nothing is known: 400 is what a
+    server with TLS, a relay's or a proxy's, answers to plain HTTP."""
+    parts = urlsplit(url)
+    plain = _SCHEMES.get(parts.scheme) == "ws"
+    return f"if it speaks HTTPS, try https://{parts.netloc}" if plain and status == HTTPStatus.BAD_REQUEST else ""
 
 
 def parse_address(url: str) -> Address:

@@ -25,7 +25,7 @@ from websockets.uri import parse_uri
 
 import relay_tornado
 from relay_tornado.client import messages
-from relay_tornado.client.address import Address, tls_trouble
+from relay_tornado.client.address import Address, perhaps_tls, tls_trouble
 from relay_tornado.client.aside import aside
 from relay_tornado.client.errors import NotExtended, Refused, Rejected, RelayClientError, Unreachable
 from relay_tornado.client.messages import Document, Malformed
@@ -256,9 +256,8 @@ def _undialled(error: Exception, address: Address, known: bool, through: str) ->
         status = error.response.status_code
         target = error.response.headers.get_all("Location") if 300 <= status < 400 else []
         leads = f" and leads to {target[0]}" if target else ""
-        asked = (
-            "does the proxy in front pass Upgrade and Connection on?" if status == 426 else "is that the relay's URL?"
-        )
+        upgrades = "does the proxy in front pass Upgrade and Connection on?"
+        asked = upgrades if status == 426 else perhaps_tls(status, address.socket) or "is that the relay's URL?"
         message = f"{address.socket} answers {status}{leads}: {asked}"
         return Cut(message) if passes(status) else lasting(message)
     if isinstance(error, ssl.SSLCertVerificationError):

@@ -108,6 +108,13 @@ def test_a_certificate_that_is_not_trusted(relay: Runner, tmp_path: Path) -> Non
     assert "SSL_CERT_FILE" in said
 
 
+def test_no_tls_where_it_is_expected(relay: Runner) -> None:
+    """A port with TLS answers 400 to plain HTTP, in words of its own that are not shown."""
+    with saying(b"HTTP/1.1 400 Bad Request\r\n\r\nThis port speaks HTTPS") as url:
+        said = relay.refused("bucket", "list", RELAY_URL=url, RELAY_SECRET="x")
+    assert said == f"{url} answers 400, and not like a relay: if it speaks HTTPS, try {url.replace('http', 'https')}"
+
+
 def test_a_proxy_is_named_where_it_may_be_the_cause(relay: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where it is asked, and only there: what it says, or that it can't be reached, looks like the relay's doing."""
     through = "(it was asked through the proxy that http_proxy names)"

@@ -88,6 +88,7 @@ async def test_a_subscribe_that_is_too_big() -> None:
     ("status", "leads"),
     [
         (301, " and leads to /other:"),
+        (400, r": if it speaks HTTPS, try https://localhost:\d+$"),
         (401, ":"),
         (404, ": is that the relay's URL"),
         (426, ": does the proxy in front"),
