@@ -153,11 +153,15 @@ def show(id: str, data: Path, as_json: bool) -> None:
 
 
 def _try_words(delivery: Document, names: Mapping[int, str]) -> str:
-    """`2026-12-31 12:00:01 UTC  failed 500  in 12 ms, output 1 (shop)`. `names` has outputs' names by number."""
+    """`2026-12-31 12:00:01 UTC  failed 500  in 12 ms, output 1 (shop)`. `names` has outputs' names by number.
+
+    Without the milliseconds where nobody said how many, as in an answer over a WebSocket.
+    """
+    took = f"  in {delivery['duration_ms']} ms" if delivery["duration_ms"] else ""
     status = f"{delivery['status']} {delivery['status_code'] or ''}".strip()
     number = delivery["output"]
     output = f", {with_output_name(f'output {number}', names.get(number))}" if number else ""
-    return f"{when(delivery['at'], seconds=True)}  {status}  in {delivery['duration_ms']} ms{output}"
+    return f"{when(delivery['at'], seconds=True)}  {status}{took}{output}"
 
 
 def _beginning(answer: bytes) -> str:

@@ -156,14 +156,17 @@ def test_why_a_delivery_failed(relay: Runner) -> None:
 
 
 def test_the_tries_of_a_delivery(relay: Runner) -> None:
-    """An event shows a line for each try, also where there was one, and its retries if there were any."""
+    """An event shows a line for each try, also where there was one, and its retries if there were any.
+
+    How long a try took is shown only where it was said.
+    """
     made = relay.json("bucket", "create", "orders")
     with serving(relay.data) as server:
         server.send(made["inputs"][0]["id"], b"x")
         log = relay.json("logs", "list")["data"][0]["id"]
 
-        def answered(status: str, code: int, retries: int) -> str:
-            delivery = {"status": status, "status_code": code, "retries": retries, "duration_ms": 7}
+        def answered(status: str, code: int, retries: int, milliseconds: int = 7) -> str:
+            delivery = {"status": status, "status_code": code, "retries": retries, "duration_ms": milliseconds}
             server.rest("PUT", f"/v1/logs/{log}", delivery)
             return relay("logs", "show", log).stdout
 
@@ -171,11 +174,12 @@ def test_the_tries_of_a_delivery(relay: Runner) -> None:
         assert re.search("^try .+failed 500  in 7 ms$", once, re.MULTILINE)
         assert "retries" not in once
         answered("failed", 500, 1)
+        answered("failed", 502, 1, milliseconds=0)
         shown = answered("sent", 200, 2)
     assert re.search("^status +sent 200$", shown, re.MULTILINE)
     assert re.search("^retries +2$", shown, re.MULTILINE)
     tries = re.findall("^try +[0-9-]+ [0-9:]+ UTC  (.+)$", shown, re.MULTILINE)
-    assert tries == ["failed 500  in 7 ms", "failed 500  in 7 ms", "sent 200  in 7 ms"]
+    assert tries == ["failed 500  in 7 ms", "failed 500  in 7 ms", "failed 502", "sent 200  in 7 ms"]
 
 
 def test_why_nothing_is_found(relay: Runner) -> None:
