@@ -82,6 +82,17 @@ def test_the_first_steps(serve: Script, tmp_path: Path) -> None:
     finally:
         client.stop()
 
+    # As the README goes on: with a position, the frames of an extended client come, too, and some have no message.
+    stock, extended = 'buckets: ["orders"]', 'buckets: ["orders"], "since": "earliest"'
+    assert stock in code
+    program.write_text(program.read_text().replace(stock, extended))
+    client = StockClient(["node", str(program)], tmp_path / "extended.out")
+    try:
+        wait_for(lambda: "caught_up" in client.output.read_text(), "the client to say that it has caught up")
+    finally:
+        client.stop()
+    assert 'POST {"paid": true}' in client.output.read_text()
+
 
 def test_the_documents_that_the_readme_names_exist() -> None:
     """Every relative link of the README leads somewhere."""
