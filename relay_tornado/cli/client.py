@@ -104,10 +104,12 @@ def _only_reads(command: str) -> bool:
 
 
 def _again(command: str) -> str:
-    """The advice if it is not known whether a command was carried out."""
+    """The advice if it is not known whether a command was carried out; "" for one that changes nothing."""
+    if _only_reads(command):
+        return ""
     if command == "bucket.import":
-        return ": importing the same again adds the rest"
-    return ", so this may have been done: check before you repeat it"
+        return ". Importing the same again adds the rest"
+    return ". This may be done all the same: check before you repeat it"
 
 
 @contextmanager
@@ -270,10 +272,9 @@ class _Online:
         try:
             line = self._lines.readline()
         except TimeoutError:
-            again = "" if _only_reads(command) else ". This may be done all the same: check before you repeat it"
             raise Unavailable(
                 "the running relay did not answer in time: it is stopped (kill -CONT lets it go on), stuck, or slow; "
-                f"its log may say why, and a restart loses nothing{again}"
+                f"its log may say why, and a restart loses nothing{_again(command)}"
             ) from None
         except OSError:
             raise _Lost(sent=True) from None

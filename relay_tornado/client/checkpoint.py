@@ -119,6 +119,8 @@ class Saver:
     async def close(self) -> None:
         """Saves what has changed. Raises CheckpointError."""
         self._closing.set()
+        if self._task is not None and self._task.done():
+            self._task = None  # what it could not save is saved anew
         await self.flush()
         if self._task is not None:
             await asyncio.wait((self._task,))

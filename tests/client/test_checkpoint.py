@@ -192,3 +192,40 @@ async def test_a_save_that_fails_after_nobody_asks_for_it(every: float, caplog: 
     await until(lambda: len(asyncio.all_tasks()) < saving, "the end of the save")
     gc.collect()
     assert not caplog.records
+
+
+class Failing:
+    """Cannot save for some times."""
+
+    def __init__(self, times: int) -> None:
+        self.left = times
+        self.saved: list[str] = []
+
+    def load(self) -> str | None:
+        return None
+
+    def save(self, text: str) -> None:
+        if self.left:
+            self.left -= 1
+            raise OSError("no space left")
+        self.saved.append(text)
+
+
+@client_test
+async def test_a_place_that_could_not_be_saved_before_is_saved_at_the_end() -> None:
+    """The end tries it itself, whatever became of a save that nobody waited for; and tells if that fails."""
+    checkpoint = Failing(1)
+    saver = Saver(checkpoint, lambda: "1", 0.001)
+    saver.moved()
+    await saver.flush()
+    task = saver._task
+    assert task is not None
+    await asyncio.wait((task,))
+    await saver.close()
+    assert checkpoint.saved == ["1"]
+    checkpoint.left = 1
+    saver.moved()
+    with pytest.raises(CheckpointError):
+        await saver.close()
+    await saver.close()
+    assert checkpoint.saved == ["1", "1"]
