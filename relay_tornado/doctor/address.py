@@ -133,12 +133,10 @@ async def leads_here(address: Address) -> Finding:
     except (ValueError, RecursionError, KeyError, TypeError):
         found = None
     if found is None:
-        return Finding(
-            name,
-            "fail",
-            f"{url} is answered with {answer.code}, by something that is no relay",
-            "have the proxy in front pass every path on to the relay as it came",
-        )
+        remedy = "have the proxy in front pass every path on to the relay as it came"
+        if answer.code == 400 and not address.secure:  # as a port with TLS, the relay's own too, answers plain HTTP
+            remedy = f"if it speaks HTTPS, set the public URL to https{address.url.removeprefix('http')}; else {remedy}"
+        return Finding(name, "fail", f"{url} is answered with {answer.code}, and not like a relay", remedy)
     if address.instance and found != address.instance:
         return Finding(
             name,

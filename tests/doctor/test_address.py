@@ -135,11 +135,11 @@ async def test_another_relay_answers() -> None:
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", "no relay"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 200000\r\n\r\n" + b"[" * 200_000, "no relay"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", "not like a relay"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 200000\r\n\r\n" + b"[" * 200_000, "not like a relay"),
         (b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n", "502"),
         (b'HTTP/1.1 500 Error\r\nContent-Length: 18\r\n\r\n{"instance":"i-1"}', "500"),
-        (b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n", "no relay"),
+        (b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n", "not like a relay"),
         (b"HTTP/1.1 300 Choices\r\nLocation: https://elsewhere.example/\r\nContent-Length: 0\r\n\r\n", "elsewhere"),
         (b"HTTP/1.1 301 Moved\r\nLocation: https://elsewhere.example/\r\nContent-Length: 0\r\n\r\n", "elsewhere"),
         (b"", "does not answer"),
@@ -152,6 +152,14 @@ async def test_something_else_answers(answer: bytes, words: str) -> None:
     async with answering(saying(answer)) as port:
         said = await examined(Address(f"http://127.0.0.1:{port}"))
     assert (said["url"].level, words in said["url"].says, bool(said["url"].remedy)) == ("fail", True, True)
+
+
+@pytest.mark.gen_test
+async def test_plain_http_to_a_port_with_tls() -> None:
+    """It answers 400, the relay's own too, and the slip in the URL is named."""
+    async with answering(saying(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")) as port:
+        said = await examined(Address(f"http://127.0.0.1:{port}/base"))
+    assert f"set the public URL to https://127.0.0.1:{port}/base;" in said["url"].remedy
 
 
 @pytest.mark.gen_test
