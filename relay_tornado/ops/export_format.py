@@ -25,6 +25,8 @@ LONGEST_LINE = 192 << 20
 """The most bytes of a line: the largest event that may be imported, in base64."""
 LARGEST_SEQ = 1 << 62
 """The largest seq that may be imported, so that a log can continue after it."""
+LARGEST_STUB = 1 << 40
+"""The largest size of an ephemeral event that may be imported: no log of them is larger than SQLite can count."""
 
 _FIELDS = msgspec.structs.fields(Event)
 _BYTES = frozenset(field.name for field in _FIELDS if field.type is bytes)
@@ -135,8 +137,8 @@ def item(found: Any) -> Item:
         raise Invalid("holds another content than its crc says: the line was changed or damaged")
     if made.seq < 1:
         raise Invalid("has a seq below 1")
-    number = made.size if isinstance(made, Stub) else made.target or 0
-    if made.seq > LARGEST_SEQ or not 0 <= number <= LARGEST_SEQ:
+    number, most = (made.size, LARGEST_STUB) if isinstance(made, Stub) else (made.target or 0, LARGEST_SEQ)
+    if made.seq > LARGEST_SEQ or not 0 <= number <= most:
         raise Invalid("has a number that no log has")
     return made
 
