@@ -17,7 +17,7 @@ from relay_tornado.cli.client import call
 from relay_tornado.cli.errors import Failure, file_words, text_of
 from relay_tornado.cli.lookup import find_part
 from relay_tornado.cli.options import NONE, Decorator, Duration, Lines, NoneOr, Number, OptionOf, together
-from relay_tornado.cli.printing import Document, print_answer
+from relay_tornado.cli.printing import Document, own_answer, print_answer
 from relay_tornado.model import printable
 
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
@@ -140,7 +140,7 @@ def delete_part(data: Path, kind: str, reference: str, bucket: str | None, *, ye
     NotFound and NotClear."""
     owner, found = find_part(call(data, "bucket.list"), kind, reference, bucket)
     asking = [each["name"] for each in owner["inputs"] if each["response_from_output"] == found["id"]]
-    then = f" The senders of {', '.join(map(repr, asking))} get the input's own answer then." if asking else ""
+    then = f" The {own_answer(asking)}." if asking else ""
     ask(yes, f"Delete the {kind} {found['name']!r} of the bucket {owner['name']!r}?{then}")
     answer = call(data, f"{kind}.delete", bucket=owner["id"], **{kind: found["id"]})
     print_answer(answer, f"Deleted the {kind} {found['name']} ({found['id']}).", as_json)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
 from relay_tornado.cli.manifest import TABLES, DeclaredBucket
-from relay_tornado.cli.printing import Document, when
+from relay_tornado.cli.printing import Document, own_answer, when
 from relay_tornado.errors import Invalid
 from relay_tornado.wire.destination import masked
 from relay_tornado.wire.place import PLACE, compared
@@ -21,7 +21,8 @@ _UNSHOWN: Final = frozenset({"auth", "verify", "rules", "headers", "secret"})
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One change. `name` is a bucket's or an output's name, or an input's id; `fields` describes what is set.
+    """One change. `name` is a bucket's or an output's name, or an input's id; `fields` describes what is set, or what a
+    deletion changes beside.
 
     `id` is the id of what is changed or deleted, if it exists already.
     """
@@ -109,12 +110,14 @@ def _pruned_outputs(declared: DeclaredBucket, present: Document) -> Iterator[tup
         return
     outputs = _by("name", present["outputs"])
     staying = [each for each in present["inputs"] if declared.inputs is None or each["id"] in declared.inputs]
-    answering = {each["response_from_output"] for each in staying}
+    changing = declared.inputs or {}
     for found in present["outputs"]:
         if found["name"] not in declared.outputs or found is not outputs[found["name"]]:
             _refuse_named(declared, {found["id"], found["name"]} - declared.outputs.keys())
-            step = Step("delete", "output", found["name"], declared.name, {}, id=found["id"])
-            yield step, found["id"] in answering
+            asking = [each for each in staying if each["response_from_output"] == found["id"]]
+            left = [each["name"] for each in asking if "response_from_output" not in changing.get(each["id"], {})]
+            fields = (f"the {own_answer(left)}",) if left else ()
+            yield Step("delete", "output", found["name"], declared.name, {}, fields, found["id"]), bool(asking)
 
 
 def _refuse_named(declared: DeclaredBucket, names: set[str]) -> None:

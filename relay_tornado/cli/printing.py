@@ -182,3 +182,8 @@ def rate_words(limit: Document) -> str:
 def auth_words(auth: Document) -> str:
     """The type, and the user's name; only --json shows the secrets."""
     return f"basic, user {auth['username']}" if auth["type"] == "basic" else str(auth["type"])
+
+
+def own_answer(inputs: list[str]) -> str:
+    """What changes for the inputs of these names if the output is deleted from which they have their answers."""
+    return f"senders of {', '.join(map(repr, inputs))} get the input's own answer then"

@@ -279,6 +279,19 @@ def test_an_answering_output_is_replaced(relay: Runner, tmp_path: Path) -> None:
     assert steps(replaced) == [("create", "output", "two"), ("change", "input", "x"), ("delete", "output", "one")]
 
 
+def test_an_answering_output_is_pruned(relay: Runner, tmp_path: Path) -> None:
+    """The plan says which inputs, that the file leaves as they are, answer by themselves then."""
+    inputs = "[buckets.a.inputs.x]\nname = 'Shop'\nresponse_from_output = 'one'\n"
+    relay.json("apply", manifest(tmp_path, "[buckets.a.outputs.one]\ninternal = true\n" + inputs))
+    for left in ("", "[buckets.a.inputs.x]\nname = 'Shop'\n"):
+        path = manifest(tmp_path, "[buckets.a.outputs.two]\ninternal = true\n" + left)
+        said = relay("apply", path, "--prune", "--dry-run").stdout
+        assert "- output one of a: the senders of 'Shop' get the input's own answer then" in said.splitlines()
+    relay.json("apply", path, "--prune", "--yes")
+    (made,) = relay.json("bucket", "list")
+    assert made["inputs"][0]["response_from_output"] == ""
+
+
 def test_outputs_of_one_name() -> None:
     """A bucket of an older relay may have several: the first is the one that is declared, the others are pruned."""
     outputs = [{"id": each, "name": "twin", "timeout": 5} for each in ("one", "two", "three")]
