@@ -165,12 +165,13 @@ async def test_a_token_of_the_relay_is_not_stored(folder: Path | None) -> None:
         for lines in (
             b"Authorization: Basic %b\r\n" % basic,
             b"authorization:bearer  %b \r\n" % secret.encode(),
+            b"AUTHORIZATION: Bearer %b\r\n" % secret.encode(),
             foreign + b"Authorization: Basic %b\r\n" % basic,
         ):
             assert (await raw.ask(request(URL, b"x", lines + b"X-A:  1\r\n"))).status == 200
         stored = [event.headers for event in await site.events()]
         plain = b"Host: relay.test\r\n%bX-A:  1\r\nContent-Length: 1\r\n"
-        assert stored == [plain % each for each in (b"", b"", foreign)]
+        assert stored == [plain % each for each in (b"", b"", b"", foreign)]
 
 
 @pytest.mark.gen_test
