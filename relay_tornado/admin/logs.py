@@ -65,8 +65,9 @@ class Logs:
 
     async def event(self, token: Token, log_id: str) -> Event:
         """The event with this id (or the id of a copy), with its content. Also raises NotFound if the content was kept
-        only in memory and is gone."""
+        only in memory and is gone, or is damaged."""
         found = await self.stored.one(await self.stored.locate(token, log_id))
         if found.stub:
-            raise NotFound(f"the body of {log_id[:100]!r} is not kept (any more): its bucket is, or was, ephemeral")
+            reason = "its bucket is, or was, ephemeral" if found.ephemeral else "the event was removed, or is damaged"
+            raise NotFound(f"the body of {log_id[:100]!r} is not kept (any more): {reason}")
         return found.event

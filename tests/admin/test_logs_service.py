@@ -18,7 +18,7 @@ from relay_tornado.admin.lookup import output_of
 from relay_tornado.admin.resending import Range
 from relay_tornado.admin.searching import Wanted
 from relay_tornado.admin.stored import Judging
-from relay_tornado.errors import Conflict, Invalid, NotClear, NotFound
+from relay_tornado.errors import Conflict, CursorLost, Invalid, NotClear, NotFound
 from relay_tornado.model import Event, Gap, Retention, Token
 from relay_tornado.wire.frames import gap_fields
 from tests.admin.logs_world import ROOT, LogsWorld, forget, ids, logs_test, sqlite_logs
@@ -119,6 +119,25 @@ async def test_an_event_that_leaves_while_it_is_looked_for(
     monkeypatch.setattr(world.log, step, then_taken)
     with pytest.raises(NotFound if step == "outline" else Conflict, match=words):
         await world.logs.resend(ROOT, event_id)
+
+
+@logs_test
+async def test_why_a_body_is_not_there(world: LogsWorld) -> None:
+    """Only what was kept in memory is said to be of an ephemeral bucket, and what the disk damaged is not."""
+    (faded,) = await world.send(await world.bucket("faded", ephemeral=True), b"x", ephemeral=True)
+    forget(world.log)
+    (kept,) = await world.send(await world.bucket(), b"x")
+    read = world.log.read
+
+    async def damaged(bucket_id: str, after: int, *asked: Any) -> Any:
+        if bucket_id == world.administration.find_bucket("orders").id:
+            raise CursorLost(after + 2)
+        return await read(bucket_id, after, *asked)
+
+    world.log.read = damaged  # type: ignore[method-assign]
+    for event_id, words in ((faded, "is, or was, ephemeral"), (kept, "was removed, or is damaged")):
+        with pytest.raises(NotFound, match=words):
+            await world.logs.event(ROOT, event_id)
 
 
 @logs_test
