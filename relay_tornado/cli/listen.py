@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import click
 from click.core import ParameterSource
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from relay_tornado.client.event import EventData, Notice
 
 _option = options_of("LISTEN")
+
+_HANDLED: Final = (signal.SIGTERM, signal.SIGHUP)
 
 
 @click.command()
@@ -82,7 +84,7 @@ def listen(
 
     in_use = f"uses the checkpoint {checkpoint}: stop it, or name another file"
     with (
-        _ended_by_sigterm(),
+        _ended_by_signals(),
         ended_with_reader(),
         nullcontext() if checkpoint is None else held(checkpoint, in_use),
         open_access(data, "relay listen", buckets, key) as access,
@@ -164,14 +166,19 @@ class _Notices:
 
 
 @contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """Lets SIGTERM end the command in order, with exit code 0."""
+def _ended_by_signals() -> Iterator[None]:
+    """Lets SIGTERM end the command in order, with exit code 0, and SIGHUP with 129, unless it is ignored, as with
+    `nohup`."""
 
-    def end(*_: object) -> NoReturn:
-        raise SystemExit(0)
+    def end(number: int, *_: object) -> NoReturn:
+        # A closed terminal often sends it twice, and the second one would interrupt the end.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        raise SystemExit(0 if number == signal.SIGTERM else 128 + number)
 
-    before = signal.signal(signal.SIGTERM, end)
+    handled = [each for each in _HANDLED if each == signal.SIGTERM or signal.getsignal(each) is not signal.SIG_IGN]
+    before = {each: signal.signal(each, end) for each in handled}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)

@@ -18,6 +18,7 @@ from relay_tornado.cli.access import open_access
 from tests.acceptance.relay import wait_for
 from tests.agent.world import kept
 from tests.cli.listening import clients, command, lines, listen, listening
+from tests.cli.listening import hearing as hearing
 from tests.cli.runner import Runner
 from tests.cli.terminal import on_terminal
 from tests.client.conftest import shared as shared
@@ -202,15 +203,32 @@ def test_what_makes_no_sense(relay: Runner, arguments: tuple[str, ...]) -> None:
     relay.misused("listen", *arguments)
 
 
-def test_it_ends_in_order(shared: World, tmp_path: Path) -> None:
-    """SIGTERM is exit code 0, Ctrl-C 130; a reader that leaves ends it quietly, also where no other event comes."""
+@pytest.mark.usefixtures("hearing")
+def test_it_goes_on_without_its_terminal(shared: World) -> None:
+    """With `nohup`, which has SIGHUP ignored."""
     bucket = shared.bucket()
-    for number, code in ((signal.SIGTERM, 0), (signal.SIGINT, 130)):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with listening(shared, bucket) as process:
+        wait_for(lambda: clients(shared) == 1, "it to listen")
+        process.send_signal(signal.SIGHUP)
+        shared.send("0", bucket=bucket)
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline())["body"] == "0"
+
+
+@pytest.mark.usefixtures("hearing")
+def test_it_ends_in_order(shared: World, tmp_path: Path) -> None:
+    """SIGTERM is exit code 0, Ctrl-C 130, SIGHUP 129, and no token is left. A reader that leaves ends it quietly, also
+    where no other event comes."""
+    bucket = shared.bucket()
+    tokens = shared.relay.command("token", "list")
+    for number, code in ((signal.SIGTERM, 0), (signal.SIGINT, 130), (signal.SIGHUP, 129)):
         with listening(shared, bucket) as process:
             wait_for(lambda: clients(shared) == 1, "it to listen")
             process.send_signal(number)
             assert process.wait(TIMEOUT) == code
         wait_for(lambda: clients(shared) == 0, "it to be gone")
+        assert shared.relay.command("token", "list") == tokens
     shared.send("0", bucket=bucket)
     said = subprocess.run(
         f"{shlex.join(command('listen', bucket, '--since', 'earliest'))} | head -n 1", shell=True, capture_output=True,

@@ -17,9 +17,12 @@ from relay_tornado.cli import listen_exec
 from relay_tornado.client.messages import read_event
 from tests.acceptance.relay import wait_for
 from tests.cli.listening import clients, command, listen, listening
+from tests.cli.listening import hearing as hearing
 from tests.client.conftest import shared as shared
 from tests.client.conftest import world as world
 from tests.client.world import TIMEOUT, World
+
+_STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def test_a_command_for_each_event(shared: World) -> None:
@@ -102,7 +105,8 @@ def test_one_command_a_checkpoint(shared: World, tmp_path: Path) -> None:
     assert listen(shared, bucket, "--checkpoint", place, "--since", "earliest", "--max", 1).returncode == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.usefixtures("hearing")
+@pytest.mark.parametrize("number", _STOPS)
 def test_a_command_is_ended_with_all_that_it_began(shared: World, tmp_path: Path, number: signal.Signals) -> None:
     """Nothing of it goes on by itself: the event comes again."""
     bucket = shared.bucket()
@@ -125,7 +129,7 @@ def test_a_command_is_ended_with_all_that_it_began(shared: World, tmp_path: Path
         wait_for(ended, "its end")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", _STOPS)
 def test_an_end_while_a_command_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals) -> None:
     """It is there already, and who began it does not know it yet: it is ended, too."""
     begun: list[subprocess.Popen[bytes]] = []
