@@ -53,6 +53,16 @@ settings.load_profile("relay")
 
 
 @pytest.fixture
+def hearing() -> Iterator[None]:
+    """What is started meanwhile hears SIGHUP, also where the tests run under `nohup`."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.fixture
 def event_loop() -> asyncio.AbstractEventLoop:
     """What `gen_test` runs on."""
     return asyncio.new_event_loop()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 
@@ -71,9 +71,15 @@ def tidying_up(left: Callable[[], str]) -> Iterator[None]:
 
 def handle_stops() -> None:
     """Has SIGTERM and SIGHUP do what Ctrl-C does."""
-    signal.signal(signal.SIGTERM, _interrupt)
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # with `nohup` it goes on
-        signal.signal(signal.SIGHUP, _interrupt)
+    for number in stops():
+        signal.signal(number, _interrupt)
+
+
+def stops() -> Sequence[signal.Signals]:
+    """The signals that stop a command besides Ctrl-C: SIGTERM, and that of a closed terminal, SIGHUP, unless it is
+    ignored, as with `nohup`."""
+    heard = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+    return (signal.SIGTERM, signal.SIGHUP) if heard else (signal.SIGTERM,)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 from click.core import ParameterSource
 
+from relay_tornado.cli import interrupts
 from relay_tornado.cli.access import open_access, refuse_with_stock, stock_options
 from relay_tornado.cli.common import held
 from relay_tornado.cli.conditions import filter_option
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from relay_tornado.client.event import EventData, Notice
 
 _option = options_of("LISTEN")
-
-_HANDLED: Final = (signal.SIGTERM, signal.SIGHUP)
 
 
 @click.command()
@@ -167,16 +166,14 @@ class _Notices:
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """Lets SIGTERM end the command in order, with exit code 0, and SIGHUP with 129, unless it is ignored, as with
-    `nohup`."""
+    """Lets SIGTERM end the command in order, with exit code 0, and SIGHUP with 129."""
 
     def end(number: int, *_: object) -> NoReturn:
         # A closed terminal often sends it twice, and the second one would interrupt the end.
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         raise SystemExit(0 if number == signal.SIGTERM else 128 + number)
 
-    handled = [each for each in _HANDLED if each == signal.SIGTERM or signal.getsignal(each) is not signal.SIG_IGN]
-    before = {each: signal.signal(each, end) for each in handled}
+    before = {each: signal.signal(each, end) for each in interrupts.stops()}
     try:
         yield
     finally:

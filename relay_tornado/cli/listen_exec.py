@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
-from relay_tornado.cli.common import STOP_SIGNALS
+from relay_tornado.cli import interrupts
 from relay_tornado.cli.printing import note
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def run(command: str, event: EventData, environment: Mapping[str, str]) -> int:
 def _signals_after() -> Iterator[None]:
     """Delays the signals that end this process until after the block: during a start, the child is not known yet."""
     came: list[int] = []
-    handled = [number for number in (*STOP_SIGNALS, signal.SIGHUP) if callable(signal.getsignal(number))]
+    handled = [number for number in (signal.SIGINT, *interrupts.stops()) if callable(signal.getsignal(number))]
     before = [signal.signal(number, lambda number, _: came.append(number)) for number in handled]
     try:
         yield

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import signal
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from relay_tornado.cli.common import STOP_SIGNALS
+from relay_tornado.cli import interrupts
 from relay_tornado.cli.options import Decorator, Duration, Lines, Number, OptionOf, together
 
 if TYPE_CHECKING:
@@ -134,25 +135,26 @@ def sending_options(option: OptionOf, when: str = "") -> Decorator:
 @asynccontextmanager
 async def until_told(agent: Agent, stopping: Callable[[], None] = lambda: None) -> AsyncIterator[None]:
     """Handles signals while events are sent: the first calls `stopping`, and events in flight are finished; the second
-    ends the block at once."""
+    ends the block at once, but for that of a closed terminal, which often comes twice."""
     this = asyncio.current_task()
     assert this is not None
     loop = asyncio.get_running_loop()
 
-    def told() -> None:
-        if agent.stopping:
-            this.cancel()
-        else:
+    def told(number: signal.Signals) -> None:
+        if not agent.stopping:
             stopping()
             agent.stop()
+        elif number != signal.SIGHUP:
+            this.cancel()
 
-    for number in STOP_SIGNALS:
-        loop.add_signal_handler(number, told)
+    handled = (signal.SIGINT, *interrupts.stops())
+    for number in handled:
+        loop.add_signal_handler(number, told, number)
     try:
         yield
     except asyncio.CancelledError:
         if not agent.stopping:
             raise
     finally:
-        for number in STOP_SIGNALS:
+        for number in handled:
             loop.remove_signal_handler(number)

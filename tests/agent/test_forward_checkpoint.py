@@ -132,17 +132,27 @@ def test_one_agent_a_checkpoint(relay: Relay, secret: str, target: Target, tmp_p
         assert "--checkpoint" in second.said()
 
 
-def test_what_runs_comes_to_its_end(relay: Relay, secret: str, target: Target, tmp_path: Path) -> None:
-    """SIGINT waits for the answer to a request that is out, begins no other one, and exits with 0."""
-    path = relay.create_bucket("ending")
-    with forward(tmp_path, relay, secret, "ending", target.url) as agent:
+@pytest.mark.usefixtures("hearing")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_what_runs_comes_to_its_end(
+    relay: Relay, secret: str, target: Target, tmp_path: Path, number: signal.Signals
+) -> None:
+    """A signal waits for the answer to a request that is out, begins no other one, and exits with 0. That of a closed
+    terminal comes twice."""
+    bucket = f"ending-{number.name.lower()}"
+    path = relay.create_bucket(bucket)
+    with forward(tmp_path, relay, secret, bucket, target.url) as agent:
         send(relay, path, 1, X_Wait="5")
         send(relay, path, 2)
         wait_for(target.seen, "the request")
-        assert agent.stop(signal.SIGINT) == 0
+        agent.send_signal(number)
+        wait_for(lambda: "stopping" in agent.said(), "the signal")
+        if number == signal.SIGHUP:
+            agent.send_signal(number)
+        assert agent.wait() == 0
     assert target.numbers() == [1]
     assert agent.printed()[-1]["delivered"] == 1
-    assert logs(relay, "ending")[1]["status"] == "sent"
+    assert logs(relay, bucket)[1]["status"] == "sent"
 
 
 def test_a_second_signal_ends_at_once(relay: Relay, secret: str, target: Target, tmp_path: Path) -> None:

@@ -147,13 +147,17 @@ def test_events_that_have_left(relay: Relay, secret: str, target: Target) -> Non
     }
 
 
-def test_stopped_and_taken_up(relay: Relay, secret: str, shop: str, target: Target, tmp_path: Path) -> None:
-    """Ctrl-C says how far it came and how to go on, and that goes on there."""
+@pytest.mark.usefixtures("hearing")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_stopped_and_taken_up(
+    relay: Relay, secret: str, shop: str, target: Target, tmp_path: Path, number: signal.Signals
+) -> None:
+    """Ctrl-C, or a closed terminal, says how far it came and how to go on, and that goes on there."""
     arguments = ("replay", "shop", "--from", "seq:2", "--to-url", target.url, "--pace", "0.001/s", "--json")
     agent = Agent(tmp_path, relay.url, secret, *arguments)
     agent.start(until=lambda: bool(target.seen()))
     with agent:
-        assert agent.stop(signal.SIGINT) == 130
+        assert agent.stop(number) == 130
     assert json.loads(agent.output.read_text())["next"] == 3
     [_, words] = agent.said().strip().split("the same command with ")
     again = words.split(" goes on there")[0].split()

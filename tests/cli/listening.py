@@ -3,27 +3,14 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import pytest
-
 from tests.acceptance.relay import wait_for
 from tests.client.world import TIMEOUT, World
 from tests.serving import RELAY
-
-
-@pytest.fixture
-def hearing() -> Iterator[None]:
-    """What is started meanwhile hears SIGHUP, also where the tests run under `nohup`."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGHUP, before)
 
 
 def command(*arguments: object) -> list[str]:

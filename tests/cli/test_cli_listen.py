@@ -18,7 +18,6 @@ from relay_tornado.cli.access import open_access
 from tests.acceptance.relay import wait_for
 from tests.agent.world import kept
 from tests.cli.listening import clients, command, lines, listen, listening
-from tests.cli.listening import hearing as hearing
 from tests.cli.runner import Runner
 from tests.cli.terminal import on_terminal
 from tests.client.conftest import shared as shared

@@ -17,7 +17,6 @@ from relay_tornado.cli import listen_exec
 from relay_tornado.client.messages import read_event
 from tests.acceptance.relay import wait_for
 from tests.cli.listening import clients, command, listen, listening
-from tests.cli.listening import hearing as hearing
 from tests.client.conftest import shared as shared
 from tests.client.conftest import world as world
 from tests.client.world import TIMEOUT, World
