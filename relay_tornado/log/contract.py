@@ -17,13 +17,15 @@ Done: TypeAlias = Callable[[Appended | BaseException], None]
 
 
 class Outline(NamedTuple):
-    """An event without its content. `stub`: the event is ephemeral, so its content is not stored."""
+    """An event without its content. `crc`: the checksum of what is stored (`rows.checksum`). `stub`: the event is
+    ephemeral, so its content is not stored."""
 
     seq: int
     received_at: float
     input_id: str
     method: str
     size: int
+    crc: int
     stub: bool
 
 

@@ -83,9 +83,10 @@ _read_marks = msgspec.json.Decoder(tuple[str | None, int | None, int, int | None
 STUB = "length(event.headers) + length(event.body) = 0 AND event.size > length(event.path) + length(event.query)"
 """Whether a row of `event` is a stub of an ephemeral event. (Another event's size may be damaged.)"""
 _OUTLINE = (
-    f"SELECT {_of_event('seq, received_at, input_id, method, size')}, {STUB}{_PLACES}"
+    f"SELECT {_of_event('seq, received_at, input_id, method, size, crc')}, {STUB}{_PLACES}"
     " AND typeof(event.received_at) = 'real' AND typeof(event.size) = 'integer' AND typeof(event.input_id) = 'text'"
-    " AND abs(event.received_at) < 9e999 AND typeof(event.method) = 'text' ORDER BY place.seq"
+    " AND abs(event.received_at) < 9e999 AND typeof(event.method) = 'text'"
+    " AND typeof(event.crc) = 'integer' ORDER BY place.seq"
 )
 _AFTER_STUBS = f"SELECT min(seq) FROM event WHERE log = ? AND seq > ? AND seq <= ? AND NOT ({STUB})"  # noqa: S608
 
@@ -195,7 +196,10 @@ def outline(raw: sqlite3.Connection, log: int, start: int, end: int) -> list[Out
         if not is_damage(error):
             raise
         found = list(_one_by_one(raw, log, start, end, _OUTLINE))
-    return [Outline(seq, at, input_id, method, size, bool(stub)) for seq, at, input_id, method, size, stub in found]
+    return [
+        Outline(seq, at, input_id, method, size, crc, bool(stub))
+        for seq, at, input_id, method, size, crc, stub in found
+    ]
 
 
 def received_at(raw: sqlite3.Connection, log: int, seq: int) -> float | None:

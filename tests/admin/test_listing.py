@@ -431,7 +431,7 @@ def test_as_many_are_looked_at_together_as_there_is_room_for(
 ) -> None:
     """The newest of them, and one at least."""
     monkeypatch.setattr(listing, "_CHUNK_BYTES", room)
-    outlines = [Outline(seq, 0.0, "input", "POST", 100, False) for seq in (1, 2, 3)]
+    outlines = [Outline(seq, 0.0, "input", "POST", 100, 0, False) for seq in (1, 2, 3)]
     assert listing._newest(outlines) == outlines[-number:]
     assert listing._newest([]) == []
 

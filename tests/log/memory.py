@@ -18,6 +18,7 @@ from relay_tornado.log.batch import Entry, plan
 from relay_tornado.log.contract import Done, Extent, Held, Outline
 from relay_tornado.log.ephemeral import Ephemeral, EphemeralEvents
 from relay_tornado.log.importing import Import
+from relay_tornado.log.rows import checksum, marks_of
 from relay_tornado.log.state import LogState, age_limit, excess_bytes, keep_from_count
 from relay_tornado.log.watch import Registration, Watches
 from relay_tornado.model import Appended, Bounds, BucketId, Epoch, Event, NewEvent, Retention
@@ -162,6 +163,7 @@ class MemoryEventLog:
                 event.input_id,
                 event.method,
                 log.stubs.get(event.seq, event.size),
+                checksum(event, marks_of(event)),
                 bool(log.stubs.get(event.seq)),
             )
             for event in log.events[max(first - log.first, 0) : max(last - log.first + 1, 0)]

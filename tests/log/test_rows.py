@@ -259,7 +259,7 @@ def test_a_flipped_bit(database: bytes, table: str) -> None:
                     assert isinstance(told.received_at, float)
                     assert told == msgspec.structs.replace(event, received_at=told.received_at)
             for each in outlined:
-                assert [type(value) for value in each] == [int, float, str, str, int, bool]
+                assert [type(value) for value in each] == [int, float, str, str, int, int, bool]
     assert lost > len(used) / 2
 
 
