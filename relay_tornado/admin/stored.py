@@ -48,6 +48,11 @@ class Found:
     stub: bool
     ephemeral: bool
 
+    @property
+    def damaged(self) -> bool:
+        """Whether its content should be stored, and can't be read; or it was removed a moment ago."""
+        return self.stub and not self.ephemeral
+
 
 class Key(NamedTuple):
     """An event's place in a list over several buckets: by time, newest first, then by bucket, then by seq, newest
@@ -228,4 +233,4 @@ def document_of(bucket: Bucket, found: Found, copy: int | None, latest: Latest |
     """The Log of an event, or of its copy."""
     output = copy if latest is None else latest.output
     result = None if latest is None else latest.result
-    return log_document(bucket, found.event, copy, output, result, ephemeral=found.ephemeral)
+    return log_document(bucket, found.event, copy, output, result, ephemeral=found.ephemeral, damaged=found.damaged)

@@ -145,6 +145,8 @@ def show(id: str, data: Path, as_json: bool) -> None:
         rows.append(("signature", "good" if found["verified"] else f"bad: {found['verdict']}"))
     if found.get("resend_of"):
         rows.append(("resend of", found["resend_of"]))
+    if found.get("damaged"):
+        rows.append(("content", "damaged: it can't be read, and `relay check` says more"))
     print_fields(rows)
     if found["body"]:
         click.echo("")

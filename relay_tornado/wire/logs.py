@@ -17,13 +17,20 @@ RECEIVED = "received"
 
 
 def log_document(
-    bucket: Bucket, event: Event, copy: int | None, output: int | None, result: Result | None, *, ephemeral: bool
+    bucket: Bucket,
+    event: Event,
+    copy: int | None,
+    output: int | None,
+    result: Result | None,
+    *,
+    ephemeral: bool,
+    damaged: bool,
 ) -> Document:
     """The Log of an event of this bucket, or of its copy for output `copy`.
 
     `result` is the newest one, or None; `output` is the number of the output that it is about, 0 or None for none. A
     body that is not UTF-8 is in `body` with replacement characters, and exactly in `body_base64`. `response_truncated`
-    is true if the answer's body is left out.
+    is true if the answer's body is left out, and `damaged` if the event's content can't be read.
     """
     headers, _ = for_frame(event.headers)
     tried = result or Result(RECEIVED, 0, {}, b"", 0, 0, event.received_at)
@@ -65,6 +72,8 @@ def log_document(
         document["body_base64"] = b64encode(event.body).decode()
     if tried.left_out:
         document["response_truncated"] = True
+    if damaged:
+        document["damaged"] = True
     return document
 
 

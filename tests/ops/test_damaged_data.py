@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,17 @@ def test_times_that_are_in_no_calendar(cli: Runner, file: Path, at: float) -> No
     for command in (("logs", "list", "--bucket", "orders"), ("stats",), ("consumer", "show", "orders", "worker")):
         result = cli(*command)
         assert (result.exit_code, "no date" in result.stdout) == (0, True)
+
+
+def test_an_event_of_which_only_the_place_can_be_read(cli: Runner, file: Path) -> None:
+    """It is not taken for one without headers and body."""
+    change(file, "UPDATE event SET crc = crc + 1 WHERE log = 1 AND seq = 999")
+    listed = cli("logs", "list", "--bucket", "orders", "--limit", "2", "--json")
+    newest, damaged = json.loads(listed.stdout)["data"]
+    assert (newest.get("damaged"), damaged["damaged"], damaged["seq"]) == (None, True, 999)
+    assert json.loads(cli("logs", "show", damaged["id"], "--json").stdout)["damaged"]
+    assert "damaged: it can't be read" in cli("logs", "show", damaged["id"]).stdout
+    assert "damaged" not in cli("logs", "show", newest["id"]).stdout
 
 
 def test_a_backup_of_a_file_whose_schema_is_no_text(cli: Runner, file: Path, tmp_path: Path) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
 
 from tests.acceptance.relay import Relay, wait_for
+from tests.ops.checking import change
 from tests.ui.browser import Watch, begin_session, sign_in
 from tests.ui.sending import Sender
 
@@ -93,3 +95,26 @@ def test_a_bucket_that_goes_while_its_event_is_read(here: Page, relay: Relay, ad
     expect(article.get_by_role("alert")).to_contain_text("its bucket was deleted, your token does not have it")
     expect(article.get_by_role("alert")).to_contain_text("What is shown was loaded before.")
     expect(article).to_contain_text("its body")
+
+
+def test_a_damaged_event(page: Page, watch: Watch, tmp_path: Path) -> None:
+    """It is in its place, and the page does not show it as one without headers and body."""
+    watch.expected.append("asked for")
+    with Relay(tmp_path / "data") as own:
+        _, secret = own.create_token()
+        ours = Sender(own, secret, "damaged")
+        for body in (b"sound", b"lost"):
+            ours.send("/", body)
+        sound, lost = (each["id"] for each in ours.events())
+        ours.close()
+        own.stop()
+        change(tmp_path / "data" / "relay.db", "UPDATE event SET crc = crc + 1 WHERE body = CAST('lost' AS BLOB)")
+        own.start()
+        assert page.request.post(f"{own.url}/ui/session", data={"secret": secret}, headers={"Origin": own.url}).ok
+        article = page.get_by_role("article")
+        page.goto(f"{own.url}/ui/events/{lost}")
+        expect(article.get_by_role("status")).to_contain_text("The event is damaged")
+        page.goto(f"{own.url}/ui/events/{sound}")
+        expect(article.get_by_label("Body, raw")).to_have_text("sound")
+        expect(article.get_by_text("damaged")).to_have_count(0)
+        page.goto("about:blank")

@@ -192,6 +192,8 @@ export function EventView({ id, bucket, onNewer, onOlder, onClose, onLog, chosen
     <${Heading} class="request-line"><span class="method"><${Plain} text=${log.method} /></span> <${Path} key=${log.id}
       log=${log} />${log.edited && html` <${Badge}
         kind="accent">edited<//>`}${log.ephemeral && html` <${Badge}>ephemeral<//>`}<//>
+    ${log.damaged && html`<p class="note warn" role="status">The event is damaged: its headers and its body can't be read. The command <code>relay check</code>
+      says more.</p>`}
     <div class="event-tools">
       <${Button} kind="first" disabled=${!bucket} onPress=${() => setDialog("send")}>Send again<//><${Button} disabled=${!bucket}
         onPress=${() => setDialog("edit")}>Edit and send<//>
