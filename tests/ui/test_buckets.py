@@ -378,6 +378,26 @@ def test_an_output_that_somebody_else_deletes(signed_in: Page, watch: Watch) -> 
     expect(page.get_by_role("link", name="Connect")).to_have_attribute("aria-current", "page")
 
 
+def test_an_output_that_catches_up(signed_in: Page) -> None:
+    """Whoever is about to skip its next event is no longer offered that once there is none, and the page goes on."""
+    page = signed_in
+    bucket = make(page, "caught up")
+    output = {"name": "shop", "internal": False, "destination": "https://example.org/", "paused": True}
+    ask(page, "POST", "/v1/buckets/caught up/outputs", output)
+    assert page.request.post(f"/v1/webhooks/{bucket['inputs'][0]['id']}").ok
+    page.goto("/ui/buckets/caught up/outputs")
+    page.get_by_role("button", name="Move shop").click()
+    dialog = page.get_by_role("dialog", name="Move shop")
+    dialog.get_by_label("The event after the next one").check()
+    expect(dialog).to_contain_text("it skips 1 events")
+    ask(page, "POST", "/v1/buckets/caught up/consumers/output:1/seek", {"to": "latest"})
+    expect(dialog.get_by_role("status").first).to_have_text("Choose where it goes on.")
+    expect(dialog.get_by_label("The event after the next one")).to_have_count(0)
+    expect(dialog.get_by_role("button", name="Move", exact=True)).to_be_disabled()
+    dialog.get_by_role("button", name="Cancel").click()
+    expect(dialog).to_have_count(0)
+
+
 def test_a_token_with_some_buckets(page: Page, watch: Watch, relay: Relay) -> None:
     """It sees its buckets, changes them without seeing their secrets, and is not offered what it may not do."""
     relay.create_bucket("mine", "--auth", "token", "--token", "shown-to-nobody")

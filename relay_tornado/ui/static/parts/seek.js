@@ -19,6 +19,12 @@ const CHOICES = [
   ["id", "What comes after the event:"],
 ];
 
+/** Those that there are for a consumer as it stands. */
+function choicesOf(consumer) {
+  const past = isPast(consumer);
+  return CHOICES.filter(([name]) => (name === "next" ? consumer.oldest && !past : name === "past" ? past : true));
+}
+
 /** `to` of a seek, or null while what was entered is no position. */
 function position(choice, { floor, oldest }, { last, time, id }) {
   if (choice === "next") return oldest.id;
@@ -40,11 +46,13 @@ function Preview({ seeked }) {
 
 /** Asks where to move a consumer. `onMoved` is called once it is done. */
 export function Seek({ consumer, title, onMoved, onClose }) {
-  const [choice, setChoice] = useState(null);
+  const [entered, setChoice] = useState(null);
   const [given, setGiven] = useState({ last: "100", time: local(Date.now() / 1000 - 3600), id: "" });
   const [seen, setSeen] = useState({});
   const [turn, setTurn] = useState(0);
   const open = useOpen();
+  const choices = choicesOf(consumer);
+  const choice = choices.some(([name]) => name === entered) ? entered : null;
   const to = position(choice, consumer, given);
   const key = JSON.stringify(to);
   useEffect(() => {
@@ -85,7 +93,6 @@ export function Seek({ consumer, title, onMoved, onClose }) {
   };
   const { oldest } = consumer;
   const past = isPast(consumer);
-  const choices = CHOICES.filter(([name]) => (name === "next" ? oldest && !past : name === "past" ? past : true));
   const tries = triesOf(consumer);
   return html`<${Dialog} title=${`Move ${title}`} onClose=${onClose}>
     ${oldest && html`<p>${past ? "The oldest event that it is not done with" : "The next event"} is <a href=${link("/events", oldest.id)}>${
