@@ -148,6 +148,31 @@ def test_one_event_is_skipped(clients: Page, demo: Demo) -> None:
     assert (after["floor"], after["pending"]) == (stuck, before["pending"] - 1)
 
 
+def test_a_consumer_that_goes_on_is_not_moved_back(clients: Page, demo: Demo) -> None:
+    """What is skipped is the next event as the consumer stands, not as it stood when its dialog was opened; what the
+    move would do is looked at anew."""
+    worker = demo.client("goes-on/1.0", buckets=["orders"], consumer="goes on", since={"last": 9}, outputs="none")
+    first, *between, last = taken(worker, 6)
+    clients.set_viewport_size({"width": 1440, "height": 900})
+    clients.reload()
+    clients.get_by_role("button", name="Move goes on").click()
+    dialog = clients.get_by_role("dialog", name="Move goes on")
+    said = dialog.get_by_role("status").first
+    dialog.get_by_role("radio", name="Only what comes in from now on").check()
+    expect(said).to_contain_text("skips 9 events")
+    worker.send(json.dumps({"action": "ack", "id": first}))
+    expect(said).to_contain_text("skips 8 events")
+    dialog.get_by_role("radio", name="The event after the next one").check()
+    expect(said).to_contain_text(f"From {first} to {between[0]}: it skips 1 events")
+    for event in between:
+        worker.send(json.dumps({"action": "ack", "id": event}))
+    expect(said).to_contain_text(f"From {between[-1]} to {last}: it skips 1 events")
+    dialog.get_by_role("button", name="Move", exact=True).click()
+    told(clients, f"Moved to {last}: 0 repeated, 1 skipped")
+    worker.close()
+    demo.rest("DELETE", "/v1/buckets/orders/consumers/goes%20on")
+
+
 def test_an_event_that_was_refused_is_found_and_skipped(clients: Page, demo: Demo) -> None:
     """The consumer is past it. The page leads to it, says how often it was tried and when it is due, and skips it
     alone; the event says so, too."""

@@ -113,6 +113,8 @@ export function ConsumerTable({ consumers, buckets = [], tokens, bucketToo = fal
   const titled = (consumer) => called(consumer, bucketOf(consumer), tokens);
   const close = () => setAction(null);
   const title = action && titled(action.consumer);
+  // It goes on while one chooses where to move it.
+  const asItIs = (consumer) => consumers.find((each) => keyOf(each) === keyOf(consumer)) ?? consumer;
   const drop = async () => {
     await remove(consumerPath(action.consumer));
     tell(`${title} deleted`);
@@ -122,7 +124,7 @@ export function ConsumerTable({ consumers, buckets = [], tokens, bucketToo = fal
     ["Behind", "num"], ["Waiting", "num"], ["Dead", "num"], ["Actions", "acts"]]}>${consumers.toSorted(bySlowness).map((consumer) => html`<${Consumer} key=${keyOf(consumer)} consumer=${consumer} bucket=${bucketOf(consumer)} title=${titled(consumer)} bucketToo=${
         bucketToo} act=${(what) => setAction({ what, consumer })} />`)}<//>
     ${action?.what === "lag" && html`<${Lag} consumer=${action.consumer} title=${title} onClose=${close} />`}
-    ${action?.what === "seek" && html`<${Seek} consumer=${action.consumer} title=${title} onMoved=${again} onClose=${close} />`}
+    ${action?.what === "seek" && html`<${Seek} consumer=${asItIs(action.consumer)} title=${title} onMoved=${again} onClose=${close} />`}
     ${action?.what === "give up" && html`<${GiveUp} consumer=${action.consumer} title=${title} onDone=${again} onClose=${close} />`}
     ${action?.what === "dead" && html`<${DeadLetters} consumer=${action.consumer} title=${title} onChanged=${again} onClose=${close} />`}
     ${action?.what === "delete" && html`<${Confirm} title=${`Delete the consumer ${title}?`} action="Delete" typed=${action.consumer.name}

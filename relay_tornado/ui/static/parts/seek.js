@@ -44,7 +44,7 @@ function Preview({ seeked }) {
     parts.length ? what : "repeats nothing, and skips nothing"}.</span>`;
 }
 
-/** Asks where to move a consumer. `onMoved` is called once it is done. */
+/** Asks where to move a consumer, which may go on meanwhile: then what the move would do is looked at anew. `onMoved` is called once it is done. */
 export function Seek({ consumer, title, onMoved, onClose }) {
   const [entered, setChoice] = useState(null);
   const [given, setGiven] = useState({ last: "100", time: local(Date.now() / 1000 - 3600), id: "" });
@@ -68,7 +68,7 @@ export function Seek({ consumer, title, onMoved, onClose }) {
       ended = true;
       clearTimeout(timer);
     };
-  }, [key, turn]);
+  }, [key, turn, consumer.floor, consumer.pending]);
   const move = async () => {
     const seeked = await post(consumerPath(consumer, "seek"), { to });
     tell(`Moved to ${seeked.to}: ${number(seeked.repeats)} repeated, ${number(seeked.skips)} skipped`);
