@@ -10,7 +10,7 @@ from typing import Any
 from playwright.sync_api import Locator, Page, expect
 
 from tests.acceptance.relay import TIMEOUT, Relay
-from tests.ui.browser import Watch, sign_in, until
+from tests.ui.browser import Watch, ask, sign_in, until
 
 
 def opens(relay: Relay, secret: str) -> int:
@@ -98,6 +98,20 @@ def test_changed(signed_in: Page, relay: Relay) -> None:
     expect(page.get_by_text("An administrator's")).to_be_visible()
     page.get_by_role("button", name="Save").click()
     expect(row(page, "listener")).to_contain_text("administrator")
+
+
+def test_changed_by_two(signed_in: Page, relay: Relay) -> None:
+    """Whoever saves a new description gives nothing back that somebody else took from the token meanwhile."""
+    page = signed_in
+    key, _ = relay.create_token("--description", "two editors", "--durable")
+    page.goto("/ui/tokens")
+    page.get_by_role("button", name="Edit two editors").click()
+    page.get_by_label("Description").fill("still two editors")
+    ask(page, "PUT", f"/v1/tokens/{key}", {"api_access": "disabled", "durable": False})
+    page.get_by_role("button", name="Save").click()
+    expect(row(page, "still two editors")).to_contain_text("connect only")
+    changed = tokens(page)["still two editors"]
+    assert (changed["api_access"], changed["durable"]) == ("disabled", False)
 
 
 def test_what_could_not_be_loaded(admitted: Page, watch: Watch) -> None:

@@ -45,14 +45,15 @@ export function TokenDialog({ token, buckets, wanted, onSaved, onClose }) {
     description: token?.description ?? "", all: Boolean(token) && ids.length === 0, "scopes.buckets": ids,
     api_access: token?.api_access === "enabled", durable: token?.durable ?? false, expires_at: token?.expires_at ?? null,
   });
-  const { all, description, durable } = form.values;
+  const { all } = form.values;
   const chosen = form.values["scopes.buckets"];
   const save = () => {
     const { patch, values } = form;
-    const changes = { description, durable };
+    const changes = {};
+    // Somebody else may have changed the rest meanwhile.
+    for (const name of ["description", "durable", "expires_at"]) if (!token || name in patch) changes[name] = values[name];
     if (!token || "all" in patch || "scopes.buckets" in patch) changes.scopes = { buckets: all ? [] : chosen };
-    changes.api_access = values.api_access ? "enabled" : "disabled";
-    if (!token || "expires_at" in patch) changes.expires_at = values.expires_at;
+    if (!token || "api_access" in patch) changes.api_access = values.api_access ? "enabled" : "disabled";
     return token ? put(v1("tokens", token.key), changes) : post("/v1/tokens", changes);
   };
   const own = token?.key === session.value.key && (!all || !form.values.api_access);
