@@ -87,6 +87,15 @@ def test_what_is_looked_for_in_vain(wide: Page, long: Sender, path: str, field: 
     assert quality.sideways(wide) == []
 
 
+def test_a_dialogs_title(wide: Page, long: Sender) -> None:
+    """It leaves the button that closes the dialog its width."""
+    wide.set_viewport_size({"width": 360, "height": 700})
+    wide.goto(f"/ui/buckets/{long.name}/outputs")
+    wide.get_by_role("button", name=f"Edit {LONG}").click()
+    expect(wide.get_by_role("dialog", name=f"Output {LONG}")).to_be_visible()
+    assert quality.small(wide) == []
+
+
 @pytest.mark.parametrize("path", ["clients", "buckets/{name}/consumers"])
 def test_a_consumer(wide: Page, long: Sender, path: str) -> None:
     """How far it is behind stands beside its name, without scrolling."""
