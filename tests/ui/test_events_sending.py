@@ -70,6 +70,29 @@ def test_sending_can_be_stopped(events: Page, sender: Sender) -> None:
     assert len(held) == 2
 
 
+def test_a_selection_is_not_looked_for_again(events: Page, sender: Sender) -> None:
+    """The copies come into the list: as each does, the list does not look for all events of the selection in itself.
+    With 10,000 of them the page would come to nothing else, and nobody could stop it."""
+    for index in range(60):
+        sender.send(f"/{index}")
+    expect(events.get_by_text("60 listed")).to_be_visible()
+    events.get_by_role("listbox").focus()
+    events.keyboard.press("Control+a")
+    events.get_by_role("button", name="Send again").click()
+    expect(events.get_by_role("dialog", name="Send 60 events again")).to_be_visible()
+    events.evaluate("""() => {
+        window.looked = 0;
+        const { findLastIndex } = Array.prototype;
+        Array.prototype.findLastIndex = function (...given) {
+            looked += 1;
+            return findLastIndex.apply(this, given);
+        };
+    }""")
+    sender.send("/a-copy")
+    expect(events.get_by_text("61 listed")).to_be_attached()
+    assert events.evaluate("looked") < 60
+
+
 def test_to_a_url_an_output_and_a_consumer(events: Page, watch: Watch, sender: Sender, relay: Relay) -> None:
     """A URL that may not be called is told; an output gets the event alone; a consumer gets the same one again."""
     watch.expected.append("status of 4")

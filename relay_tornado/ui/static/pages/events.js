@@ -240,7 +240,7 @@ export default function Events({ bucket, query }) {
     ${dialog === "edit" && html`<${EditEvent} bucket=${bucket} onClose=${() => setDialog(null)} />`}
     ${dialog === "sample" && html`<${SendSample} bucket=${bucket} onClose=${() => setDialog(null)} />`}
     ${dialog === "range" && html`<${SendAgain} bucket=${bucket} range=${span(live)} onClose=${() => setDialog(null)} />`}
-    ${dialog === "chosen" && html`<${SendAgain} bucket=${bucket} events=${ids.map((id) => live.row(live.indexOf(id)) ?? { id })}
+    ${dialog === "chosen" && html`<${SendAgain} bucket=${bucket} events=${ids.map((id) => ({ id }))}
       onClose=${() => setDialog(null)} />`}
   </div>`;
 }
