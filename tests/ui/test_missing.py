@@ -20,6 +20,7 @@ REASONS = {
     "of another's bucket": "No bucket that you can see holds this event",
     "not yet": "There is no such event in its bucket",
     "left": "its bucket's retention removed it",
+    "of no output": "No output 7 gets this event",
 }
 
 
@@ -46,6 +47,7 @@ def ids(relay: Relay, administrator: str) -> dict[str, str]:
         "of another's bucket": other.events()[0]["id"],
         "not yet": there.partition("-")[0] + "-9",
         "left": left,
+        "of no output": f"{there}-7",
         "there": there,
     }
     hers.rest("PUT", "/v1/buckets/hers", {"retention": {"max_events": 1}})

@@ -19,12 +19,15 @@ async function why(id, abort) {
   return LEFT;
 }
 
+const noCopy = (id) => `No output ${id.split("-")[2]} gets this event: its rules don't fit, or it was deleted. The event itself is ${eventId(id)}.`;
+
 /** Loads an event. Throws an ApiError that says why where it is not there: 404. */
 export async function loadLog(id, abort) {
   try {
     return await get(v1("logs", id), undefined, abort);
   } catch (error) {
     if (error.status !== 404 || /damaged/.test(error.message)) throw error;
+    if (/does not go to an output/.test(error.message)) throw new ApiError(404, { message: noCopy(id) });
     throw new ApiError(404, { message: await why(id, abort) });
   }
 }
