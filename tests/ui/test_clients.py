@@ -9,8 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import Page, Route, expect
+from websockets.sync.client import connect
 
-from tests.acceptance.relay import Relay, wait_for
+from tests.acceptance.relay import TIMEOUT, Relay, wait_for
 from tests.ui import quality
 from tests.ui.browser import sign_in, told
 from tests.ui.demo import Demo, taken
@@ -39,6 +40,20 @@ def test_who_is_connected(clients: Page, demo: Demo) -> None:
     dashboard = table.get_by_role("row").filter(has_text="dashboard 1.0")
     expect(dashboard).to_contain_text("keeps its own position")
     expect(dashboard.get_by_text("up to date")).to_have_count(2)
+
+
+def test_who_keeps_the_position(clients: Page, relay: Relay) -> None:
+    """The relay does for a client of a durable token, which names no consumer."""
+    key, secret = relay.create_token("--description", "stock", "--bucket", "payments", "--durable")
+    messages = ({"action": "auth", "key": key, "secret": secret}, {"action": "subscribe", "buckets": ["payments"]})
+    with connect(relay.ws_url, user_agent_header="stock/1.0", open_timeout=TIMEOUT, close_timeout=1) as client:
+        for message in messages:
+            client.send(json.dumps(message))
+            client.recv(TIMEOUT)
+        clients.reload()
+        row = clients.get_by_role("region", name="Connected clients").get_by_role("row").filter(has_text="stock 1.0")
+        expect(row).to_contain_text("its durable token's")
+    assert relay.run("token", "revoke", key).returncode == 0
 
 
 def test_a_long_name_does_not_widen_the_page(clients: Page, relay: Relay) -> None:

@@ -55,7 +55,14 @@ function Standing({ client, heads }) {
   })}${names.length > shown.length && html`<span class="soft small">and ${number(names.length - shown.length)} more</span>`}</div>`;
 }
 
-function Clients({ clients, heads, tokens }) {
+/** Who keeps the position of a client: the consumer that it names, or its durable token's, which REST does not name; else the client. */
+function Keeper({ client, consumers }) {
+  if (client.consumer) return html`<b>${client.consumer}</b>`;
+  const token = consumers.some(({ kind, name, connections }) => kind === "token" && name === client.access_token_key && connections);
+  return html`<span class="soft">${token ? "its durable token's" : "keeps its own position"}</span>`;
+}
+
+function Clients({ clients, heads, tokens, consumers }) {
   if (!clients.length) {
     return html`<${Empty} title="Nobody is connected">
       <p>Clients show up here while they are subscribed, over the WebSocket or as a stream of server-sent events.</p><//>`;
@@ -66,7 +73,7 @@ function Clients({ clients, heads, tokens }) {
       <td class="name">${client.client_type || html`<span class="soft">unnamed</span>`} <span class="soft">${client.client_version}</span></td>
       <td class="mono" data-label="Address">${client.client_ip}</td>
       <td class="name" data-label="Token">${described.get(client.access_token_key) || html`<span class="mono">${client.access_token_key.slice(0, 8) || "–"}</span>`}</td>
-      <td class="name" data-label="Consumer">${client.consumer ? html`<b>${client.consumer}</b>` : html`<span class="soft">keeps its own position</span>`}</td>
+      <td class="name" data-label="Consumer"><${Keeper} client=${client} consumers=${consumers} /></td>
       <td data-label="Since"><${Time} at=${client.subscribed_at} /></td>
       <td class="whole" data-label="Given up to, by bucket"><${Standing} client=${client} heads=${heads} /></td></tr>`)}<//>`;
 }
@@ -94,7 +101,7 @@ export default function ClientsPage() {
           </div>
     <${Problem} error=${error} retry=${again} />
     <section class="stack"><h2>Connected now <span class="soft">${number(clients.length)}</span></h2>
-      <${Clients} clients=${clients} heads=${heads} tokens=${data.tokens} /></section>
+      <${Clients} clients=${clients} heads=${heads} tokens=${data.tokens} consumers=${data.consumers} /></section>
     <section class="stack"><h2>Consumers <span class="soft">${here && !data.tooMany ? number(data.consumers.length) : ""}</span></h2>
       <p class="soft">Positions that the relay keeps: a client that reconnects goes on where it was. The slowest comes first.</p>
       ${here ? html`<${Consumers} data=${data} again=${again} />` : !error && html`<${Loading} />`}
