@@ -111,6 +111,9 @@ def _restore(file: Path, directory: Path, progress: Progress, before: Report) ->
         witness = Witness.open(directory / witnesses.NAME)
         try:
             witness.restart(stamp)
+            # It has no WAL, so a start has no reason to look for the damage that a part of one would leave.
+            witness.note_copied(stamp)
+            witness.sync()
         finally:
             witness.close()
         part.replace(directory / NAME)

@@ -248,6 +248,21 @@ def test_a_damaged_backup_is_restored_all_the_same(cli: Runner, file: Path, new:
     assert Runner(tmp_path / "third").json("restore", file, "--damaged")["findings"] == []
 
 
+def test_a_damaged_page_does_not_prevent_a_start(cli: Runner, file: Path, new: Runner) -> None:
+    """What is restored with --damaged is served: it has no WAL, a part of which could be missing from it."""
+    fill(cli.data, "orders", 60, size=500)
+    cli.json("backup", file, "--force")
+    content = bytearray(file.read_bytes())
+    page = rows(file, "PRAGMA page_size")[0][0]
+    begin = content.index("20 schön ".encode()) // page * page
+    content[begin : begin + page] = bytes(page)
+    file.write_bytes(content)
+    found = new.json("restore", file, "--damaged")["findings"]
+    assert "pages" in {each["kind"] for each in found}
+    for _ in range(2):
+        fill(new.data, "orders", 1)
+
+
 def test_damage_that_no_restore_gets_over(file: Path, new: Runner) -> None:
     """A record that nobody understands might be that of an output: it is named, and nothing is left."""
     change(file, "UPDATE bucket SET document = '[3]'")
