@@ -160,8 +160,11 @@ def database(data: Path, owner: Owner | None = None) -> Finding:
     except (sqlite3.Error, OSError, TypeError) as error:
         if "disk I/O error" in str(error) or getattr(error, "errno", None) == errno.EIO:
             remedy = perhaps + _NOT_WRITTEN[errno.EIO]
+        elif isinstance(error, OSError):
+            remedy = f"{perhaps}relay check says more"
         # SQLite's module raises OperationalError for what is no damage.
-        mend = permissions.advice(data) if isinstance(error, sqlite3.OperationalError) else None
+        no_damage = isinstance(error, (sqlite3.OperationalError, OSError))
+        mend = permissions.advice(data) if no_damage else None
         return Finding(name, "fail", f"{path} can't be read ({error})", mend or remedy)
     if found is not None:
         return Finding(name, "ok", f"events that were ever stored in it: {found.appended}")

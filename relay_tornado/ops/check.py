@@ -25,7 +25,7 @@ from relay_tornado.ops.check_values import LARGE_TABLES, check_conditions, check
 from relay_tornado.ops.copying import Progress
 from relay_tornado.ops.findings import MOST_TOLD, RESTORE, Report
 from relay_tornado.ops.opening import open_file
-from relay_tornado.storage import lock, migrate, start
+from relay_tornado.storage import lock, migrate, permissions, start
 from relay_tornado.storage import witness as witnesses
 from relay_tornado.storage.damage import code_of
 from relay_tornado.storage.database import NAME
@@ -81,6 +81,7 @@ def _look_at_witness(path: Path, report: Report) -> witnesses.Stamp | None:
     """Reads the witness beside the file, which may condemn it. It may be missing beside a backup named relay.db, which
     has no lock file."""
     place = path.with_name(witnesses.NAME)
+    remedy = "restart the relay, which makes it anew; where nobody removed it, look at the disk"
     try:
         there = place.exists()
         stamp = witnesses.peek(place)
@@ -89,12 +90,14 @@ def _look_at_witness(path: Path, report: Report) -> witnesses.Stamp | None:
         problem = "is damaged" if there else "is missing"
     except OSError as error:
         there, stamp, problem = True, None, f"can't be read ({error.strerror})"
+        # A start is refused because of it.
+        remedy = permissions.advice(path.parent) or f"look at the disk; if that is sound, move {place} away"
     if stamp is None and (there or path.with_name(lock.NAME).exists()):
         report.add(
             "warning",
             "witness",
             f"{witnesses.NAME} {problem}, so that a loss before now can't be noticed",
-            "restart the relay, which makes it anew; where nobody removed it, look at the disk",
+            remedy,
         )
     return stamp
 

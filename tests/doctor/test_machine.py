@@ -158,10 +158,15 @@ def test_a_database_that_can_not_be_opened(data: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(machine.start, "look", look)
     monkeypatch.setattr(machine.permissions, "advice", lambda directory: f"mount {directory} read-write")
-    error: sqlite3.Error = sqlite3.OperationalError("unable to open database file")
+    error: Exception = sqlite3.OperationalError("unable to open database file")
+    assert machine.database(data).remedy == f"mount {data} read-write"
+    error = PermissionError(errno.EACCES, "Permission denied", str(data / "relay.witness"))
     assert machine.database(data).remedy == f"mount {data} read-write"
     error = sqlite3.DatabaseError("database disk image is malformed")
     assert "restore" in machine.database(data).remedy
+    monkeypatch.setattr(machine.permissions, "advice", lambda directory: None)
+    error = IsADirectoryError(errno.EISDIR, "Is a directory", str(data / "relay.witness"))
+    assert machine.database(data).remedy == "relay check says more"
 
 
 def test_an_older_wal(data: Path, tmp_path: Path) -> None:

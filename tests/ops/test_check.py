@@ -18,7 +18,7 @@ from relay_tornado.errors import StartupError
 from relay_tornado.ops.check import check
 from relay_tornado.ops.findings import RESTORE, Report
 from relay_tornado.ops.opening import open_file
-from relay_tornado.storage import migrate, start
+from relay_tornado.storage import migrate, permissions, start
 from relay_tornado.storage.witness import Stamp, Witness
 from tests.cli.runner import Runner
 from tests.ops.checking import OLD, change, found
@@ -320,6 +320,18 @@ def test_a_witness_that_says_nothing(cli: Runner, file: Path, content: bytes | N
     (cli.data.parent / "copies").mkdir()
     cli.json("backup", cli.data.parent / "copies" / "relay.db")
     assert cli.json("check", cli.data.parent / "copies" / "relay.db")["findings"] == []
+
+
+def test_a_witness_that_can_not_be_read(cli: Runner, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No start makes it anew: each is refused until its rights are mended, or what is in its place is gone."""
+    witness = cli.data / "relay.witness"
+    witness.unlink()
+    witness.mkdir()
+    (warning,) = cli.json("check")["findings"]
+    assert (warning["level"], warning["kind"]) == ("warning", "witness")
+    assert f"move {witness} away" in warning["advice"]
+    monkeypatch.setattr(permissions, "advice", lambda directory: f"chmod 0600 {witness}")
+    assert cli.json("check")["findings"][0]["advice"] == f"chmod 0600 {witness}"
 
 
 def test_an_older_wal(cli: Runner, file: Path, tmp_path: Path) -> None:
