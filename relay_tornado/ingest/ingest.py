@@ -28,9 +28,9 @@ import msgspec
 import structlog
 
 from relay_tornado.counters import Counters
-from relay_tornado.errors import BucketGone, NotFound, Overloaded, RelayError, TooLarge, Unavailable, Unknown
+from relay_tornado.errors import BucketGone, Malformed, NotFound, Overloaded, RelayError, TooLarge, Unknown
 from relay_tornado.ingest.endpoints import Endpoint, Endpoints, Place, without_tokens
-from relay_tornado.ingest.refusals import Refusals
+from relay_tornado.ingest.refusals import DAMAGED, Refusals
 from relay_tornado.log.contract import Done, EventLog
 from relay_tornado.model import KIB, Appended, Bucket, BucketId, Input, NewEvent
 from relay_tornado.registry.routes import Routes
@@ -160,10 +160,12 @@ class Ingest:
         place.endpoint.give_back()
         if isinstance(outcome, BucketGone) and self.endpoints.has(place.endpoint.bucket.id):
             # A deleted bucket's record is removed before its log, so the file is damaged, and may be restored.
-            outcome = Unavailable("the bucket's log is missing")
+            outcome = Malformed("the bucket's log is missing")
         elif isinstance(outcome, asyncio.CancelledError):
             outcome = Unknown()
         self.counters.rejected(outcome.code if isinstance(outcome, RelayError) else RelayError.code)
+        if isinstance(outcome, Malformed):  # events of other buckets may be stored, so /readyz does not tell it
+            self.refusals.add(place.endpoint.bucket, place.endpoint.input, DAMAGED, str(outcome))
         if not isinstance(outcome, RelayError):
             _log.error("append_failed", exc_info=outcome)
         return error_answer(outcome)

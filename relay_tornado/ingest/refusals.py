@@ -14,6 +14,9 @@ from relay_tornado.model import Bucket, Input, RateLimit
 from relay_tornado.rate_limits import Limiter
 from relay_tornado.wire.answers import PROBED_INPUT
 
+DAMAGED: Final = "unavailable"
+"""The reason where damage in relay.db is met by the events of one bucket, and perhaps by no others."""
+
 HINTS: Final[Mapping[str, str]] = {
     "not_found": "compare the sender's URL with `relay bucket show BUCKET`; a deleted input or bucket is in the log as "
     "bucket_changed or bucket_deleted",
@@ -23,9 +26,10 @@ HINTS: Final[Mapping[str, str]] = {
     "queue_full": "an output does not keep up with its max_queue_depth: relay consumer list BUCKET",
     "signature": "compare the secret with the sender's, and this machine's clock with the time: relay input set INPUT "
     "--verify PROVIDER --verify-secret-file FILE (repeat it to keep the earlier secret, too)",
+    DAMAGED: "relay.db is damaged: relay check says where, and what to do",
 }
 """The refusals that are remembered, by their codes in `counters.REJECTIONS`, and what to do about each. The others are
-about the relay, and /readyz names their cause."""
+about the relay, and /readyz names their cause. So are those of the code `DAMAGED` that no bucket is to blame for."""
 
 PAUSE: Final = 600.0
 """Seconds between two log lines about one input and reason."""

@@ -8,6 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from relay_tornado.counters import REJECTIONS
+from relay_tornado.errors import BucketGone, Malformed, RelayError, Unavailable
 from relay_tornado.ingest import refusals
 from relay_tornado.ingest.refusals import HINTS, PAUSE, Refusals
 from relay_tornado.model import Bucket, BucketAuth, RateLimit, Verify
@@ -56,6 +57,23 @@ async def test_a_rate_that_is_exceeded() -> None:
             await bench.send()
     assert [(line["event"], line["reason"]) for line in lines] == [("webhooks_refused", "rate_limited")]
     assert [each["count"] for each in bench.ingest.refusals.documents()] == [49]
+
+
+@pytest.mark.usefixtures("ways")
+@pytest.mark.parametrize("error", [Malformed("the write failed (malformed)"), BucketGone("b-1")])
+@pytest.mark.gen_test
+async def test_a_bucket_whose_events_meet_damage(error: RelayError, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is named, as /readyz goes by all buckets; a disk that fails all of them is told there."""
+    bench = await Bench().open()
+    monkeypatch.setattr(bench.log, "submit", lambda bucket_id, event, done: done(error))
+    with capture_logs() as lines:
+        assert (await bench.send()).status == 503
+    (line,) = lines
+    assert (line["event"], line["bucket"], line["reason"]) == ("webhooks_refused", "orders", "unavailable")
+    assert "relay check" in line["hint"]
+    monkeypatch.setattr(bench.log, "submit", lambda bucket_id, event, done: done(Unavailable()))
+    assert (await bench.send()).status == 503
+    assert [each["count"] for each in bench.ingest.refusals.documents()] == [1]
 
 
 @pytest.mark.gen_test
