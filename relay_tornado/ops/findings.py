@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -49,6 +50,12 @@ class Report:
     @property
     def damaged(self) -> bool:
         return bool(self.damage)
+
+    @property
+    def cut_off(self) -> set[str]:
+        """The kinds of which there may be more findings than are told."""
+        counts = Counter(finding.kind for finding in self.findings)
+        return {kind for kind, count in counts.items() if count >= MOST_TOLD}
 
     def add(self, level: Level, kind: str, message: str, advice: str = RESTORE, bucket: str = "") -> None:
         """Adds a finding; after `MOST_TOLD` of one kind, further ones are ignored."""

@@ -22,6 +22,7 @@ import pytest
 from relay_tornado.errors import CursorLost
 from relay_tornado.log.sqlite import SqliteEventLog
 from relay_tornado.ops import restore
+from relay_tornado.ops.findings import MOST_TOLD
 from relay_tornado.settings import Settings
 from relay_tornado.storage import migrate, witness
 from relay_tornado.storage.database import Database
@@ -261,6 +262,18 @@ def test_a_damaged_page_does_not_prevent_a_start(cli: Runner, file: Path, new: R
     assert "pages" in {each["kind"] for each in found}
     for _ in range(2):
         fill(new.data, "orders", 1)
+
+
+def test_more_damage_than_is_told(cli: Runner, file: Path, new: Runner) -> None:
+    """A check tells so many findings at most, and need not come upon the same ones again."""
+    fill(cli.data, "orders", 120, size=5000)
+    cli.json("backup", file, "--force")
+    page = rows(file, "PRAGMA page_size")[0][0]
+    with file.open("r+b") as raw:
+        raw.seek(page)
+        raw.write(bytes(page))  # of an incremental vacuum: it says of each of the next pages who points to it
+    assert len(new.json("restore", file, "--damaged")["findings"]) >= MOST_TOLD
+    assert new("export", "orders", "-").stdout.count('"seq"') == 150
 
 
 def test_damage_that_no_restore_gets_over(file: Path, new: Runner) -> None:
