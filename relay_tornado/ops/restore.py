@@ -14,6 +14,7 @@ import json
 import os
 import sqlite3
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,8 @@ _PART = NAME + ".restoring"
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """The result of a restore. `tokens` are the valid ones as (key, description), `paused` are (bucket, output).
+    """The result of a restore. `tokens` are the valid ones as (key, description), `paused` are (bucket, output), as a
+    command names them.
 
     `disabled`: the schema is too old for pausing, so these outputs are disabled instead."""
 
@@ -152,7 +154,7 @@ def _make_own(raw: sqlite3.Connection) -> tuple[tuple[str, str], ...]:
         ]
         for output in running:
             output[switch] = True
-            paused.append((name, str(output.get("name") or output.get("id"))))
+            paused.append((name, _reference(output, document["outputs"])))
         if running:
             raw.execute(
                 "UPDATE bucket SET document = ?, revision = revision + 1 WHERE id = ?",
@@ -160,6 +162,15 @@ def _make_own(raw: sqlite3.Connection) -> tuple[tuple[str, str], ...]:
             )
     raw.execute("COMMIT")
     return tuple(paused)
+
+
+def _reference(output: dict[str, Any], outputs: Sequence[dict[str, Any]]) -> str:
+    """Names one of a bucket's outputs in a command: by its name, or by its id if others have that name, or if it looks
+    like an option or can't be printed."""
+    name = str(output.get("name") or "")
+    alone = sum(str(each.get("name")) == name for each in outputs) == 1
+    clear = name and alone and name.isprintable() and not name.startswith("-")
+    return name if clear else str(output.get("id"))
 
 
 def _make_triggers(raw: sqlite3.Connection) -> None:

@@ -132,6 +132,23 @@ def test_how_outputs_are_let_go_on(cli: Runner, tmp_path: Path) -> None:
         assert (output["paused"], output["disabled"]) == (False, False)
 
 
+def test_outputs_whose_names_are_not_clear(cli: Runner, new: Runner, tmp_path: Path) -> None:
+    """Each command lets its own output go on, also where outputs have one name, as relays up to 0.4 allowed."""
+    fill(cli.data, "orders", 1)
+    for name in ("out", "-x", "\u202e", "shop", "two"):
+        cli("output", "create", "orders", "--public", f"--name={name}", "--destination", "https://example.org/")
+    cli.json("backup", tmp_path / "b.db")
+    with closing(sqlite3.connect(tmp_path / "b.db", isolation_level=None)) as raw:
+        raw.execute("UPDATE bucket SET document = replace(document, '\"two\"', '\"out\"')")
+    commands = [line for line in new("restore", tmp_path / "b.db").stdout.splitlines() if " output resume " in line]
+    for command in commands:
+        resumed = new(*shlex.split(command)[1:])
+        assert resumed.exit_code == 0, resumed.output
+    assert [output["name"] for output in new.json("output", "list")] == ["out", "-x", "\u202e", "shop", "out"]
+    assert not any(output["paused"] for output in new.json("output", "list"))
+    assert " shop " in commands[3]
+
+
 def test_only_an_empty_directory(cli: Runner, file: Path, new: Runner, tmp_path: Path) -> None:
     """A relay's data, anything else, and a running relay are refused, and stay as they are; a restore that was broken
     off is repeated."""
