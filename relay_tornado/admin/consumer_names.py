@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from relay_tornado.admin.lookup import named, no_such_part
-from relay_tornado.errors import NotFound
+from relay_tornado.errors import NotClear, NotFound
 from relay_tornado.log.consumers import Key, output_key
 from relay_tornado.model import Bucket, Output, Token
 
 
 def key_of(bucket: Bucket, reference: str) -> Key:
     """The key of a consumer, from its reference (see `reference_of`). An output is given by its number, id or name; if
-    a name looks like another output's number or id, that output is meant. Raises NotFound if there is no such
-    output."""
+    a name looks like another output's number or id, that output is meant. Raises NotFound if there is no such output,
+    and NotClear if several have the name."""
     kind, colon, name = reference.partition(":")
     if colon and kind == "client":
         return Key(bucket.id, "client", name)
@@ -23,6 +23,8 @@ def key_of(bucket: Bucket, reference: str) -> Key:
         found = _outputs(bucket, name)
         if not found:
             raise no_such_part(bucket, "output", name)
+        if len(found) > 1:
+            raise NotClear(bucket.name, "output", [each.id for each in found], name)
         return output_key(bucket.id, found[0].n)
     return Key(bucket.id, "client", reference)
 

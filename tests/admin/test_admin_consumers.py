@@ -11,7 +11,7 @@ import pytest
 from relay_tornado.admin.commands import Commands
 from relay_tornado.admin.consumer_names import key_of
 from relay_tornado.consumer_progress import AT_ONCE
-from relay_tornado.errors import Conflict, Invalid, NotFound
+from relay_tornado.errors import Conflict, Invalid, NotClear, NotFound
 from relay_tornado.ids import new_epoch
 from relay_tornado.log.consumers import Key, Terms
 from relay_tornado.model import Bucket, Cursor, Earliest, Gap, Last, Latest, Output, Position, Retention, Since
@@ -378,6 +378,15 @@ def test_an_outputs_number_comes_before_anothers_name() -> None:
         assert key_of(bucket, f"output:{words}") == Key("b-1", "output", number)
     with pytest.raises(NotFound):
         key_of(bucket, "output:4")
+
+
+def test_a_name_that_several_outputs_have() -> None:
+    """As relays up to 0.4 allowed: none is moved in the place of another one."""
+    outputs = (Output("o-1", 1, "shop", 0, 0), Output("o-2", 2, "shop", 0, 0))
+    bucket = dataclasses.replace(BUCKET, outputs=outputs)
+    with pytest.raises(NotClear, match=r"2 outputs 'shop': name the one you mean by its id \(o-1, o-2\)"):
+        key_of(bucket, "output:shop")
+    assert key_of(bucket, "output:o-2").name == key_of(bucket, "output:2").name == "2"
 
 
 @pytest.mark.gen_test
