@@ -465,7 +465,8 @@ def _page(found: Sequence[DeadLetter], most: int) -> Sequence[DeadLetter]:
 def _seq(bounds: Bounds, text: str, field: str = "ids") -> int:
     """The seq of an event of this bucket. Raises Invalid, which names the field."""
     cursor = cursor_of(text, field)
-    if cursor.seq and epoch_at(bounds.epochs, cursor.seq) == cursor.epoch:
+    may_be = bounds.open or cursor.seq <= bounds.head  # an epoch that ended gets no more events
+    if cursor.seq and may_be and epoch_at(bounds.epochs, cursor.seq) == cursor.epoch:
         return cursor.seq
     raise Invalid(f"{text[:80]} is no event of this bucket", field)
 

@@ -390,6 +390,25 @@ def test_a_name_that_several_outputs_have() -> None:
 
 
 @pytest.mark.gen_test
+async def test_an_event_that_was_lost_is_not_one_to_come(world: World) -> None:
+    """Its id names nothing, also before the next event opens another epoch, as after a restore."""
+    await world.events(5)
+    world.ledgers.close(await world.open())
+    with pytest.raises(Invalid, match=r"is no event of this bucket yet$"):
+        await world.consumers.give_up(BUCKET, "w", world.id(6))
+    world.log.lose(BUCKET.id, 2)
+    lost = world.id(4)
+    for refused in (
+        world.consumers.give_up(BUCKET, "w", lost),
+        world.consumers.resend(BUCKET, "w", [lost]),
+        world.consumers.forget(BUCKET, "w", [lost]),
+    ):
+        with pytest.raises(Invalid, match=f"{lost} is no event of this bucket$"):
+            await refused
+    assert (await world.consumers.give_up(BUCKET, "w", world.id(1)))["id"] == world.id(1)
+
+
+@pytest.mark.gen_test
 async def test_a_bucket_that_is_deleted_while_all_are_listed(world: World) -> None:
     """It is left out, as one that was deleted before; asked for by its name it is not found."""
     await world.open()
