@@ -23,6 +23,8 @@ BEGINNING = b'{"relay_export":'
 """The first bytes of every export."""
 LONGEST_LINE = 192 << 20
 """The most bytes of a line: the largest event that may be imported, in base64."""
+ESCAPE = 6
+"""The most bytes that JSON takes for one byte of a text: a control character is an escape, as `\\u0001`."""
 LARGEST_SEQ = 1 << 62
 """The largest seq that may be imported, so that a log can continue after it."""
 LARGEST_STUB = 1 << 40
@@ -82,14 +84,26 @@ def document(item: Item) -> dict[str, Any]:
     for field in _FIELDS:
         name, value = field.name, getattr(item, field.name)
         if name in _BYTES:
-            try:
-                made[name] = value.decode()
-            except UnicodeDecodeError:
+            text = _text(value)
+            if text is not None:
+                made[name] = text
+            else:
                 made[f"{name}_base64"] = base64.b64encode(value).decode()
         elif name not in _OPTIONAL or value != _OPTIONAL[name]:
             made[name] = value
     made["crc"] = rows.checksum(item, rows.marks_of(item))
     return made
+
+
+def _text(value: bytes) -> str | None:
+    """The text that these bytes are; None if they are none, or many that are shorter in base64 than with escapes."""
+    try:
+        text = value.decode()
+    except UnicodeDecodeError:
+        return None
+    if len(value) > LONGEST_LINE // ESCAPE and len(msgspec.json.encode(text)) > len(value) * 4 // 3:
+        return None
+    return text
 
 
 def parse(line: bytes) -> Header | Item:

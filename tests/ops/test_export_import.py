@@ -155,6 +155,18 @@ def test_a_line_without_end(cli: Runner, tmp_path: Path, monkeypatch: pytest.Mon
     assert log(cli, "copy")[:2] == (1, 3)
 
 
+@pytest.mark.parametrize("text", [b"\x01", b'"', b"a", "\u20ac".encode()])
+def test_a_text_of_many_escapes(monkeypatch: pytest.MonkeyPatch, text: bytes) -> None:
+    """However its characters are written in JSON, an event's line is no longer than one that is imported."""
+    monkeypatch.setattr(forms, "LONGEST_LINE", 60_000)
+    body = text * (40_000 // len(text))
+    event = Event(1, "k3v9x1q7m2ab", 1.0, "in", "POST", b"", b"", b"", body, "::1")
+    line = item_line(event)
+    assert len(line) <= 60_000
+    assert (b"body_base64" in line) == (text in b'\x01"')
+    assert parse(line) == event
+
+
 def test_an_ephemeral_bucket_takes_no_content(cli: Runner, tmp_path: Path) -> None:
     """By an import neither: none of it lies on the disk."""
     fill(cli.data, "orders", 3)
