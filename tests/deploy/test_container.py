@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from relay_tornado.settings import Settings, parse_duration, variable
@@ -38,6 +40,23 @@ def test_compose_accepts_its_file() -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environ)
     assert done.returncode != 0
     assert "the name under which senders reach this machine" in done.stderr
+
+
+@pytest.mark.parametrize("page", ["docs/operations.md", "deploy/docker/compose.yaml"])
+def test_each_command_that_is_shown_finds_the_name(tmp_path: Path, page: str) -> None:
+    """Compose asks for the machine's name whatever it is to do, also after the first command."""
+    needs("docker-compose", "apt-get install docker-compose")
+    commands = r"^(?:#   )?((?:export RELAY_DOMAIN|RELAY_DOMAIN|docker compose).*)$"
+    shown = re.findall(commands, (ROOT / page).read_text(), re.MULTILINE)
+    assert sum("docker compose" in line for line in shown) == 2
+    (tmp_path / "deploy" / "docker").mkdir(parents=True)
+    shutil.copy(DOCKER / "compose.yaml", tmp_path / "deploy" / "docker")
+    script = ["set -e", 'docker() { docker-compose "$2" "$3" config --quiet; }', *shown]
+    environ = {name: value for name, value in os.environ.items() if name != "RELAY_DOMAIN"}
+    done = subprocess.run(
+        ["bash", "-c", "\n".join(script)], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_the_relay_can_do_little() -> None:
