@@ -66,8 +66,8 @@ def examine(path: Path, steps: Steps, halt: Halt | None = None) -> tuple[Witness
     """Opens the witness beside `path` and compares it with the file, before anything is changed. Logs the outcome, and
     tells `steps` what it does.
 
-    Raises NewerSchema, StartupError (also if the file is damaged by what is lost), sqlite3.Error or OSError, and
-    Halted.
+    Raises NewerSchema, StartupError (also if the file is damaged by what is lost, or is lost itself), sqlite3.Error or
+    OSError, and Halted.
     """
     found = look(path)
     place = path.with_name(witnesses.NAME)
@@ -85,8 +85,12 @@ def _judge(
     path: Path, found: Stamp | None, stamp: Stamp | None, missing: bool, noted: bool, steps: Steps, halt: Halt
 ) -> Verdict:
     if found is None:
-        if stamp is not None:
-            _log.warning("witness_of_another_database", path=str(path), appended=stamp.appended, database="new")
+        if stamp is not None and stamp.appended:
+            raise StartupError(
+                f"{path} is missing or empty, and {witnesses.NAME} beside it counts {stamp.appended} events that were "
+                f"stored there: put {path.name} back, or restore a backup into another directory. To begin with "
+                f"nothing, move {witnesses.NAME} away."
+            )
         return Verdict(holds=False)
     if stamp is None or stamp.database != found.database:
         event = "witness_missing" if missing else "witness_damaged" if stamp is None else "witness_of_another_database"

@@ -69,6 +69,26 @@ def test_an_event_of_which_only_the_place_can_be_read(cli: Runner, file: Path) -
     assert "damaged" not in cli("logs", "show", newest["id"]).stdout
 
 
+@pytest.mark.parametrize("harm", ["missing", "empty"])
+def test_a_file_that_is_gone(cli: Runner, file: Path, harm: str) -> None:
+    """The relay does not begin with nothing, of which its senders would be told that there is no such input, unless its
+    witness is moved away."""
+    kept = file.rename(file.with_name("kept"))
+    for end in ("-wal", "-shm"):
+        file.with_name(f"{file.name}{end}").unlink(missing_ok=True)
+    if harm == "empty":
+        file.touch()
+    for _ in range(2):
+        words = cli.refused("bucket", "create", "anew")
+        assert "counts 1005 events" in words
+        assert "move relay.witness away" in words
+    kept.replace(file)
+    assert cli.json("check")["findings"] == []
+    file.unlink()
+    file.with_name("relay.witness").unlink()
+    cli.json("bucket", "create", "anew")
+
+
 def test_a_backup_of_a_file_whose_schema_is_no_text(cli: Runner, file: Path, tmp_path: Path) -> None:
     """It is made, with the damage, which is told."""
     statement = "UPDATE sqlite_schema SET sql = CAST(sql AS BLOB) WHERE name = 'log_bucket'"
