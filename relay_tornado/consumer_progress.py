@@ -137,6 +137,10 @@ class Progress:
         """How many events up to the log's `head` the consumer is not done with."""
         return max(head - self.floor - len(self._settled), 0) + len(self.parked)
 
+    def waiting(self, head: int) -> int:
+        """How many events up to the log's `head` wait to be taken for the first time."""
+        return max(head - self.floor - len(self._settled) - len(self._fresh), 0)
+
     def done_above(self, seq: int) -> int:
         """How many events above `seq` the consumer is done with: those that a `seek` to `seq` would repeat."""
         settled = sum(last - max(first - 1, seq) for first, last in self._settled if last > seq)

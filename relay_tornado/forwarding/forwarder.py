@@ -120,12 +120,13 @@ class Forwarder:
         return self._permits.in_use
 
     def full(self, coming: int) -> bool:
-        """Whether the queue is full. Events in flight do not count; `coming` ones that are not in the log yet do."""
+        """Whether the queue is full. Events in flight or on the retry schedule, which later ones pass, do not count;
+        `coming` ones that are not in the log yet do."""
         depth = self._permits.throttle.depth
         if depth is None or not self.active:
             return False
-        head, most = self._shared.head(self.bucket.id), depth + self.in_flight - coming
-        return head - self.ledger.progress.floor >= most and self.ledger.progress.pending(head) >= most
+        head, most = self._shared.head(self.bucket.id), depth - coming
+        return head - self.ledger.progress.floor >= most and self.ledger.progress.waiting(head) >= most
 
     def reaches(self, event: Event) -> bool:
         """Whether the event is to be sent there now."""

@@ -483,3 +483,35 @@ async def test_the_queue_of_one_output_is_full_whatever_the_others_are() -> None
         await w.idle(2)
         assert w.forwarding.full(B, 0)
         gate.set()
+
+
+@pytest.mark.gen_test
+async def test_an_event_on_the_retry_schedule_is_not_in_the_queue() -> None:
+    """Neither while it waits for its retry, nor instead of one that waits while the retry is in flight."""
+    retried, slow = asyncio.Event(), asyncio.Event()
+
+    async def answers(got: Got) -> bytes:
+        if got.body == b"1":
+            if len(target.got) > 3:
+                await retried.wait()
+            return answer(500)
+        if got.body == b"slow":
+            await slow.wait()
+        return answer()
+
+    throttle = {"enabled": True, "mode": "concurrency", "max_concurrent": 2, "max_queue_depth": 1}
+    async with Target(answers) as target, world(public(target.url, retries=3, throttle=throttle)) as w:
+        await quick_tries(w, target)
+        await w.append(b"slow")
+        await target.until(4)
+        await w.turn(13)
+        await target.until(5)
+        assert not w.forwarding.full(B, 0)
+        await w.append(b"waits")
+        assert w.forwarding.full(B, 0)
+        retried.set()
+        await target.until(6)
+        await until(lambda: w.forwarder().in_flight == 1)
+        assert w.forwarder().parked == 1
+        assert not w.forwarding.full(B, 0)
+        slow.set()
