@@ -19,6 +19,10 @@ BucketId: TypeAlias = str
 DAY = 86_400.0
 MAX_TIME = 253_402_300_799
 """The last second of the year 9999, in unix seconds."""
+MAX_SECONDS = 36_500 * DAY
+"""The longest time that a setting or a field may ask for."""
+MAX_COUNT = 2**53 - 1
+"""The largest integer that every JSON reader keeps exact."""
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
 UNTIL_IT_ENDS: Final = " (until it ends)"

@@ -28,6 +28,7 @@ from relay_tornado.log.ledgers import Ledger, Ledgers, gap_of, progress_of
 from relay_tornado.log.lineage import epoch_at, position_id
 from relay_tornado.log.results import Results
 from relay_tornado.model import (
+    MAX_SECONDS,
     Bounds,
     Bucket,
     BucketId,
@@ -42,7 +43,7 @@ from relay_tornado.model import (
     Token,
 )
 from relay_tornado.pieces import Pieces
-from relay_tornado.wire.fields import MAX_SECONDS, Document
+from relay_tornado.wire.fields import Document
 
 MOST_EVENTS: Final = 1_000
 """Maximum number of events in one replay, and of dead letters in one page or request."""

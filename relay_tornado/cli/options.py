@@ -23,7 +23,7 @@ from click.core import ParameterSource
 
 from relay_tornado.cli.errors import REMOTE, near_only
 from relay_tornado.errors import Invalid
-from relay_tornado.model import DAY
+from relay_tornado.model import DAY, MAX_COUNT, MAX_SECONDS
 from relay_tornado.proxy_trust import parse_ranges
 from relay_tornado.settings import Settings, parse_duration, parse_size
 
@@ -79,9 +79,12 @@ class Read(click.ParamType[Any]):
 
 
 class _Quantity(Read):
-    """A number with a unit; 0 is allowed only if it has a meaning."""
+    """A number with a unit, as large as REST takes it; 0 is allowed only if it has a meaning."""
 
     parse: Callable[[str], float]
+    most: float
+    """The largest quantity; `largest` says what it is."""
+    largest: str
 
     def __init__(self, *, zero: bool = False) -> None:
         self._zero = zero
@@ -93,6 +96,8 @@ class _Quantity(Read):
             self.fail(str(error))
         if quantity == 0 and not self._zero:
             self.fail("must be above 0")
+        if quantity > self.most:
+            self.fail(f"must be at most {self.largest}")
         return quantity
 
 
@@ -130,6 +135,7 @@ class Size(_Quantity):
 
     name = "size"
     parse = staticmethod(parse_size)
+    most, largest = MAX_COUNT, f"{MAX_COUNT} bytes"
 
 
 class Duration(_Quantity):
@@ -137,6 +143,7 @@ class Duration(_Quantity):
 
     name = "time"
     parse = staticmethod(parse_duration)
+    most, largest = MAX_SECONDS, f"{MAX_SECONDS // DAY}d"
 
 
 def date_time(text: str) -> float:

@@ -10,10 +10,10 @@ from relay_tornado.admin.administration import Administration
 from relay_tornado.admin.commands import run_command
 from relay_tornado.admin.logs import Logs
 from relay_tornado.errors import Unavailable
-from relay_tornado.model import Bounds, Bucket, Input, Output, from_document
+from relay_tornado.model import MAX_COUNT, Bounds, Bucket, Input, Output, from_document
 from relay_tornado.registry.memory import MemoryRegistry
 from relay_tornado.settings import Settings
-from relay_tornado.wire.fields import MAX_COUNT, Document
+from relay_tornado.wire.fields import Document
 from relay_tornado.wire.place import PLACE, compared
 
 _UNSHOWN = "aGlkZGVuLWhpZGRlbi1oaWRkZW4t"

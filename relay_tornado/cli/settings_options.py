@@ -24,6 +24,7 @@ from relay_tornado.cli.options import (
     format_duration,
     format_size,
 )
+from relay_tornado.model import MAX_COUNT
 from relay_tornado.settings import Settings, flag, variable
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -107,6 +108,8 @@ def _type_of(field: dataclasses.Field[Any], hint: Any) -> click.ParamType[Any]:
         return Duration(zero=zero)
     if field.name in ("port", "metrics_port"):
         return Number(0, 65_535)
+    if field.name == "retention_events":
+        return Number(1, MAX_COUNT)
     if hint is int:
         return Number(min=0 if zero else 1)
     if hint is Path:

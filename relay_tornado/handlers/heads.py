@@ -17,6 +17,8 @@ _WEBHOOK = re.compile(
 )
 _FRAMING = (b"\ncontent-length:", b"\ntransfer-encoding:", b"\nconnection:", b"\nexpect:")
 _CONNECTION = re.compile(rb"\nconnection:([!#$%&'*+\-.^_`|~0-9a-z, \t]*+)\r", re.IGNORECASE)
+_LENGTHS = re.compile(rb"\ncontent-length:(?:[^\n]*,|(?s:.*)\ncontent-length:)")
+"""More lengths than one, in a head in lower case."""
 
 
 def header_block(head: bytes) -> bytes:
@@ -39,9 +41,11 @@ def names_host(head: bytes) -> bool:
 
 
 def frames_body(head: bytes) -> bool:
-    """Whether a head may frame its body as it does. HTTP/1.0 has no Transfer-Encoding, so a head with it came through a
-    proxy that did not read it (RFC 9112, 6.1)."""
-    return b"\ntransfer-encoding:" not in head.lower() or _is_http_1_1(head)
+    """Whether a head may frame its body as it does. Of several equal lengths RFC 9112 (6.3) lets the recipient choose,
+    so one is all that a head may have. HTTP/1.0 has no Transfer-Encoding, so a head with it came through a proxy that
+    did not read it (6.1)."""
+    lower = head.lower()
+    return _LENGTHS.search(lower) is None and (b"\ntransfer-encoding:" not in lower or _is_http_1_1(head))
 
 
 def says_close(head: bytes) -> bytes:

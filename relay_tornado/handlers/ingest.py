@@ -129,10 +129,10 @@ def _body_length(headers: HTTPHeaders) -> int | None:
         return None
     if "Content-Length" not in headers:
         return 0
-    values = [value.strip() for value in headers["Content-Length"].split(",")]
-    if not all(value == values[0] and value.isascii() and value.isdigit() for value in values):
+    value = headers["Content-Length"].strip()
+    if not (value.isascii() and value.isdigit()):
         raise ValueError
-    return int(values[0])
+    return int(value)
 
 
 def _connection_line(version: str, method: str, length: int | None, asked: str) -> bytes:

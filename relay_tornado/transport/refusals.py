@@ -24,7 +24,8 @@ TOO_MANY_LINES: Final = last_answer(431, f"The request has more than {MOST_LINES
 MALFORMED: Final = last_answer(
     400,
     "This request can't be read: its request line, its headers or its body's framing are not what RFC 9112 allows, its"
-    " chunks have extensions or trailers, which the relay does not read, or its body is too large.",
+    " length is given twice, its chunks have extensions or trailers, which the relay does not read, or its body is too"
+    " large.",
 )
 _PROXIED: Final = last_answer(
     400,

@@ -15,13 +15,11 @@ import msgspec
 from marshmallow import INCLUDE, RAISE, Schema, ValidationError, fields, pre_load, validate
 
 from relay_tornado.errors import Invalid
-from relay_tornado.model import DAY
+from relay_tornado.model import MAX_COUNT, MAX_SECONDS
 
 Document: TypeAlias = dict[str, Any]
 """A JSON object."""
 
-MAX_SECONDS = 36_500 * DAY
-MAX_COUNT = 2**53 - 1  # the largest integer that every JSON reader keeps exact
 MAX_HEADERS = 1_000
 """Maximum number of header values in a form: nothing else runs while they are read."""
 MAX_EXTRA = 64 * 1024

@@ -13,9 +13,8 @@ from marshmallow import Schema, ValidationError, fields, validate
 
 from relay_tornado.errors import Invalid
 from relay_tornado.log.results import status_of
-from relay_tornado.model import NUMBERED, STATUSES, Result
+from relay_tornado.model import MAX_COUNT, NUMBERED, STATUSES, Result
 from relay_tornado.wire.fields import (
-    MAX_COUNT,
     MAX_HEADERS,
     Document,
     Headers,

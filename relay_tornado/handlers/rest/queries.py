@@ -9,8 +9,8 @@ from typing import Any
 
 from marshmallow import Schema, ValidationError, fields, validate
 
-from relay_tornado.model import DAY, MAX_TIME, NUMBERED, STATUSES
-from relay_tornado.wire.fields import MAX_COUNT, described
+from relay_tornado.model import DAY, MAX_COUNT, MAX_TIME, NUMBERED, STATUSES
+from relay_tornado.wire.fields import described
 
 MAX_AGE = int(36_500 * DAY)
 _DATE_AND_TIME = re.compile(
